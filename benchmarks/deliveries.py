@@ -145,7 +145,7 @@ def row_to_loki_ms(resources: Resources) -> tuple[float, float]:
             line = f"line {number}"
             run.log(line)
             while not connection.execute(found, {"line": line}).first():
-                time.sleep(0.001)
+                time.sleep(0.001)  # the resolution of the figure
             began = time.perf_counter()
             while session.get(f"{url}/twin/stats", timeout=10).json()["stored"] <= number:
                 time.sleep(0.002)

@@ -35,7 +35,7 @@ def log_to_row_ms(resources: Resources, flush_interval_s: float) -> tuple[float,
             began = time.perf_counter()
             run.log(line)
             while not connection.execute(found, {"line": line}).first():
-                time.sleep(0.001)
+                time.sleep(0.001)  # the resolution of the figure
             taken.append((time.perf_counter() - began) * 1000)
             time.sleep(0.02)
     taken = taken[5:]  # the first ones also start the trainer's connection

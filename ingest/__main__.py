@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainwire.ingest.hooks.hooks import CatchOptions
-from trainwire.ingest.hooks.printed import checked_pattern
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import JOB_ID_VARIABLE
 
@@ -21,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         catch = CatchOptions(
             hooks=options.pop("hooks"),
-            patterns=tuple(map(checked_pattern, options.pop("metrics_regex"))),
+            patterns=tuple(options.pop("metrics_regex")),
             tensorboard=tuple(options.pop("tensorboard")),
         )
         return launch(command[1:] if command[:1] == ["--"] else command, **options, catch=catch)

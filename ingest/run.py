@@ -272,32 +272,26 @@ class Run(RunEnd):
         A value that is no number is dropped, counted, and reported in one warning. Never raises.
         """
         ts = time.time_ns()
-        arguments = self._arguments
-        given = named if values is None else {**arguments.mapping("values", values), **named}
-        numbers = arguments.numbers("values", given)
-        at_epoch, at_step = arguments.count("epoch", epoch), arguments.count("step", step)
-        if numbers:
-            self._history.metrics.update(numbers)
-            path = location(checkpoint_path) or None
-            self._session.take_metric(
-                Point(ts=ts, values=numbers, epoch=at_epoch, step=at_step, checkpoint_path=path)
-            )
-        if at_epoch is not None and at_epoch != self._history.epoch:
-            self._session.take_metric(Metrics(ts=ts, progress=self._history.progress_to(at_epoch)))
+        given = named if values is None else {**self._arguments.mapping("values", values), **named}
+        self._take_values(ts, given, epoch, step, location(checkpoint_path) or None)
 
     def metric_at(
         self, ts: int, values: Mapping[str, Number], *, step: int | None = None, epoch: float | None = None
     ) -> None:
         """Take values that were measured at `ts` (nanoseconds since 1970), as `metric` takes those of now."""
+        self._take_values(moment_ns(ts), values, epoch, step, None)
+
+    def _take_values(self, ts: int, values: object, epoch: object, step: object, path: str | None) -> None:
         arguments = self._arguments
         numbers = arguments.numbers("values", values)
         at_epoch, at_step = arguments.count("epoch", epoch), arguments.count("step", step)
         if numbers:
             self._history.metrics.update(numbers)
-            point = Point(ts=moment_ns(ts), values=numbers, epoch=at_epoch, step=at_step)
-            self._session.take_metric(point)
+            self._session.take_metric(
+                Point(ts=ts, values=numbers, epoch=at_epoch, step=at_step, checkpoint_path=path)
+            )
         if at_epoch is not None and at_epoch != self._history.epoch:
-            self._session.take_metric(Metrics(ts=moment_ns(ts), progress=self._history.progress_to(at_epoch)))
+            self._session.take_metric(Metrics(ts=ts, progress=self._history.progress_to(at_epoch)))
 
     def describe(self, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> None:
         """Replace the parameters of the job's attempt, or its tags, or both."""

@@ -9,9 +9,7 @@ machine and in this network namespace: the addresses in it are those of the loop
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
+
+import msgspec
 
 DATA_DIR_VARIABLE: Final = "TRAINWIRE_DATA_DIR"
 RECORD_NAME: Final = "stack.json"
@@ -87,6 +87,8 @@ class StackFolders:
         if self.chosen is not None:
             record = running_record(self.chosen)
             if record is None:
+                import shlex  # noqa: PLC0415 - of no use in a trainer that finds its stack
+
                 command = f"trainwire up --data-dir {shlex.quote(str(self.chosen))}"
                 raise NoStack(_state(self.chosen, f"no trainwire is running in {self.chosen}"), command)
             return RunningStack(self.chosen, record)
@@ -189,8 +191,8 @@ def own_text(path: Path) -> str | None:
 
 def _own_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(own_text(path) or "{}")
-    except ValueError:
+        content = msgspec.json.decode(own_text(path) or "{}")
+    except msgspec.DecodeError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -10,7 +10,6 @@ import typer
 from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
 from trainwire.ingest.hooks.hooks import CatchOptions
-from trainwire.ingest.hooks.printed import checked_pattern
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import JOB_ID_VARIABLE
 from trainwire.schemas.validation import MAX_ATTEMPT
@@ -78,7 +77,7 @@ def run(
             fold_repeats=fold_repeats,
             catch=CatchOptions(
                 hooks=hooks,
-                patterns=tuple(map(checked_pattern, metrics_regex or ())),
+                patterns=tuple(metrics_regex or ()),
                 tensorboard=tuple(tensorboard or ()),
             ),
         )

@@ -49,7 +49,7 @@ class Caught:
 
     def logs_otherwise(self, by: str) -> bool:
         """Return whether metrics come from the SDK, or from another library than `by`."""
-        return self.has_sdk or bool((+self._values).keys() - {by})
+        return self.has_sdk or bool(self._values.keys() - {by})
 
     def skip(self, folder: str) -> None:
         """Note that the events of this folder of TensorBoard are not wanted."""
@@ -75,8 +75,10 @@ class Caught:
         """
         with self._lock:
             taken = {name: value for name, value in values.items() if self._owners.setdefault(name, by) == by}
-            self._values[by] += len(taken)
-            self._not_taken[by, "values that another library reports"] += len(values) - len(taken)
+            if taken:
+                self._values[by] += len(taken)
+            if len(taken) < len(values):
+                self._not_taken[by, "values that another library reports"] += len(values) - len(taken)
         if taken:
             self._of_rank(rank).metric_at(ts, taken, step=step, epoch=epoch)
 
@@ -147,11 +149,8 @@ class Caught:
             taken = [
                 f"{_counted(count, 'value')} of {_counted(names[by], 'metric')} from {by}"
                 for by, count in sorted(self._values.items())
-                if count
             ]
-            left = [
-                f"{count:,} of {kind} from {by}" for (by, kind), count in (+self._not_taken).most_common(_SHOWN)
-            ]
+            left = [f"{count:,} of {kind} from {by}" for (by, kind), count in self._not_taken.most_common(_SHOWN)]
             failures = [f"{by} failed ({text})" for by, text in sorted(self._failures.items())]
         parts = []
         if taken:

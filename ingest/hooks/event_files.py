@@ -12,6 +12,7 @@ from typing import IO, Final
 
 from trainwire.ingest.hooks.caught import TENSORBOARD, Caught
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
+from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import start_daemon
 
 EVERY_S: Final = 1.0
@@ -19,6 +20,8 @@ PATTERN: Final = "events.out.tfevents."
 MAX_EVENT_BYTES: Final = 64 * 1024 * 1024
 MOST_ENTRIES: Final = 20_000
 """How many files and folders one search looks at: a working folder may hold a data set."""
+MOST_SHARE: Final = 0.05
+"""Of the time, for a search of a working folder that takes long, such as one on a network."""
 SLACK_NS: Final = 60 * 10**9
 """An event that is older than the start by more than this was copied from an earlier run."""
 _READ_BYTES: Final = 1024 * 1024
@@ -82,8 +85,11 @@ class EventFiles:
         self._thread.join(timeout_s)
 
     def _follow(self) -> None:
-        while not self._closing.wait(EVERY_S):
+        pause_s = 0.0
+        while not self._closing.wait(max(EVERY_S, pause_s)):
+            began_s = monotonic_s()
             self._look()
+            pause_s = (monotonic_s() - began_s) / MOST_SHARE
         self._look()
         for file in self._files.values():
             if file is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
-from trainwire.ingest.hooks.printed import PrintedMetrics
+from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run
@@ -21,12 +21,19 @@ TIMEOUT_S: Final = 5.0
 
 @dataclass(frozen=True)
 class CatchOptions:
-    """The sources of values that a launcher catches; `hooks=False` leaves the pattern and the named folders."""
+    """The sources of values that a launcher catches; `hooks=False` leaves the patterns and the named folders.
+
+    Raises `ValueError` for a pattern that cannot be used.
+    """
 
     hooks: bool = True
     patterns: tuple[str, ...] = ()
     tensorboard: tuple[Path, ...] = ()
     """Folders whose event files are followed; without any, it is the working folder."""
+
+    def __post_init__(self) -> None:
+        for pattern in self.patterns:
+            checked_pattern(pattern)
 
 
 class Hooks:

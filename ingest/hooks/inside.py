@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run
@@ -36,12 +36,7 @@ def hook_into(run: Run, libraries: tuple[str, ...]) -> Callable[[], None]:
         raise ValueError(f"hook({names}): write {' or '.join(map(repr, LIBRARIES))}, or nothing for all")
     hooks = _hooks()
     caught = Caught(run, lambda _: run)
-    process = HookedProcess(caught)
-
-    def take(record: Mapping[str, Any]) -> None:
-        process.take(record)
-
-    hooks.install_for(take, libraries or LIBRARIES)
+    hooks.install_for(HookedProcess(caught).take, libraries or LIBRARIES)
     return lambda: caught.finish(0)
 
 

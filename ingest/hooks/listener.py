@@ -6,7 +6,6 @@ import json
 import os
 import selectors
 import socket
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -30,17 +29,20 @@ class HookListener:
         """Listen on a socket in `folder`, which only this user may enter; raise `OSError` where that fails."""
         self._path = folder / "hooks"
         self._caught = caught
-        self._closing = threading.Event()
+        self._is_closing = False
         self._selector = selectors.DefaultSelector()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._wake_up, self._woken = socket.socketpair()
         try:
             self._socket.bind(str(self._path))
             self._socket.listen(128)
             self._socket.setblocking(False)
-            self._selector.register(self._socket, selectors.EVENT_READ)
+            self._selector.register(self._socket, selectors.EVENT_READ, self._accept)
+            self._selector.register(self._woken, selectors.EVENT_READ, self._begin_to_close)
             self._thread = start_daemon(self._read, "trainwire-hooks")
         except (OSError, RuntimeError):
-            self._socket.close()
+            for each in (self._socket, self._wake_up, self._woken):
+                each.close()
             raise
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
@@ -50,16 +52,14 @@ class HookListener:
 
     def close(self, timeout_s: float) -> None:
         """Read the records sent so far, for at most `timeout_s`; processes still running are disconnected."""
-        self._closing.set()
+        self._wake_up.close()
         self._thread.join(timeout_s)
 
     def _read(self) -> None:
         try:
-            while (ready := self._selector.select(_IDLE_S)) or not self._closing.is_set():
+            while (ready := self._selector.select(_IDLE_S if self._is_closing else None)) or not self._is_closing:
                 for key, _ in ready:
-                    if key.data is None:
-                        self._accept()
-                    elif not key.data.read():
+                    if not key.data():
                         self._selector.unregister(key.fileobj)
         finally:
             for key in list(self._selector.get_map().values()):
@@ -67,14 +67,20 @@ class HookListener:
                     key.fileobj.close()
             self._selector.close()
 
-    def _accept(self) -> None:
+    def _begin_to_close(self) -> bool:
+        self._is_closing = True
+        self._woken.close()
+        return False
+
+    def _accept(self) -> bool:
         try:
             connection, _ = self._socket.accept()
         except OSError as exc:  # no file descriptor is free: the process sends nothing
             self._caught.failed("the launcher", str(exc))
-            return
+            return True
         connection.setblocking(False)
-        self._selector.register(connection, selectors.EVENT_READ, _Connection(connection, self._caught))
+        self._selector.register(connection, selectors.EVENT_READ, _Connection(connection, self._caught).read)
+        return True
 
 
 class _Connection:

@@ -22,10 +22,11 @@ def announce(settings: TrainerSettings, number: JobNumber, name: str | None, ran
 
     Where the page is not known, only the launcher writes it, and only of a number that it has made.
     """
+    if settings.quiet or rank:
+        return
     job_id, is_made = number
     address = page_of_job(settings, job_id)
-    has_news = address is not None or (is_made and settings.vitals.is_launcher)
-    if settings.quiet or rank or not has_news:
+    if address is None and not (is_made and settings.vitals.is_launcher):
         return
     named = f"job {job_id}" if name is None else f"{one_line(name)} (job {job_id})"
     print_note(named if address is None else f"{named}: {address}")

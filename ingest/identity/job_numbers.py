@@ -1,6 +1,6 @@
 """Makes job numbers: unique without asking any store, positive, within a BIGINT, and in the order of time.
 
-The layout and its arithmetic are in docs/decisions/0028-job-numbers.md: 17 bits count slots of two hours since
+The layout and its arithmetic are in docs/decisions/0029-job-numbers.md: 17 bits count slots of two hours since
 2026, 46 bits are random. Of 10,000 numbers made in one second two are equal with a probability of 7.1e-7.
 """
 

@@ -20,7 +20,6 @@ from trainwire.ingest.launcher.command import MemoryKills, Signals, error_messag
 from trainwire.ingest.launcher.keeper import Keeper
 from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
 from trainwire.ingest.output.pseudo_terminal import Terminal
-from trainwire.ingest.process.launches import UnknownLaunch
 from trainwire.ingest.process.ranks import Place
 from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run
@@ -82,12 +81,8 @@ def launch(
     _occupy_standard_descriptors()
     try:
         settings = TrainerSettings.from_env().at(redis_url).at_stack(data_dir)
-    except ValueError as exc:
-        print_note(f"{exc}; the command runs without trainwire")
-        return _run_alone(command, {**os.environ, **variables})
-    try:
         number = _number(job_id, settings)
-    except UnknownLaunch as exc:
+    except ValueError as exc:
         print_note(f"{exc}; the command runs without trainwire")
         return _run_alone(command, {**os.environ, **variables})
     if number.is_made:

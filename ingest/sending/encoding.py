@@ -53,6 +53,7 @@ class BodyEncoder:
         try:
             body, cuts = fitted(body)
         except Exception:
+            # Any error, such as one of a value's own methods: `encode` sends the part that can be encoded.
             logger.debug("%s of job %s cannot be measured", kind, self._origin.job_id, exc_info=True)
             return body
         if cuts and kind not in self._shortened_kinds:
