@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.kinds import ROW_KINDS
-from trainwire.schemas.messages import Completion, Message
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Completion, Message
 from trainwire.schemas.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, positions, rows, store
 from trainwire.workers.drain.changes import Change
@@ -196,8 +196,9 @@ class Batch:
         self._sources.row(message.job_id, message.source, self._kind).note_place(body)
         if isinstance(body, Completion):
             body = self._without_unusable_paths(job.id, body)
-        earlier.note(job, body, attempt)
-        job.fold(body, attempt)
+        is_stated = message.attempt != ATTEMPT_UNKNOWN
+        earlier.note(job, body, attempt, is_stated)
+        job.fold(body, attempt, is_stated=is_stated)
         self._sources.spans.note(job, body, attempt)
         stored = rows.log_lines(body) if isinstance(body, Completion) else body
         if stored is None:

@@ -127,14 +127,14 @@ class EarlierAttempts:
 
     def __init__(self) -> None:
         self._superseded: dict[AttemptKey, JobState] = {}
-        self._late: dict[AttemptKey, list[Body]] = defaultdict(list)
+        self._late: dict[AttemptKey, list[tuple[Body, bool]]] = defaultdict(list)
 
-    def note(self, job: JobState, body: Body, attempt: int) -> None:
-        """Record a message, before its job is folded with it."""
+    def note(self, job: JobState, body: Body, attempt: int, is_stated: bool) -> None:
+        """Record a message, before its job is folded with it; for `is_stated` see `JobState.fold`."""
         if job.status == "pending" or attempt == job.attempt:
             return
         if attempt < job.attempt:
-            self._late[job.id, attempt].append(body)
+            self._late[job.id, attempt].append((body, is_stated))
         else:
             self._superseded[job.id, job.attempt] = _as_earlier(job)
 
@@ -144,8 +144,8 @@ class EarlierAttempts:
         states = self._superseded | (load_attempts(connection, unknown) if unknown else {})
         for (job_id, attempt), bodies in self._late.items():
             state = states.get((job_id, attempt)) or JobState(job_id, attempt=attempt)
-            for body in bodies:
-                state.fold(body, attempt)
+            for body, is_stated in bodies:
+                state.fold(body, attempt, is_stated=is_stated)
             states[job_id, attempt] = _as_earlier(state)
         return list(states.values())
 

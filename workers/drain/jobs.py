@@ -96,15 +96,20 @@ class JobState:
         """Return whether a source is older than the newest attempt."""
         return self.status != "pending" and self.started_at is not None and source.is_before(self.started_at)
 
-    def fold(self, body: Body, attempt: int) -> None:
-        """Apply one stored message; a late message of an earlier attempt changes nothing."""
+    def fold(self, body: Body, attempt: int, *, is_stated: bool = False) -> None:
+        """Apply one stored message; a late message of an earlier attempt changes nothing.
+
+        Args:
+            attempt: the attempt of its source.
+            is_stated: whether the trainer stated the attempt; otherwise it was derived from clocks.
+        """
         if attempt < self.attempt and self.status != "pending":
             return
         if attempt > self.attempt or self.status == "pending":
             self._begin(attempt, began_at(body))
         if isinstance(body, Metrics) and body.heartbeat_s is not None:
             self.watched_attempt = attempt
-        if isinstance(body, Completion) and not (body.is_of_job and self._may_end_by(body)):
+        if isinstance(body, Completion) and not (body.is_of_job and (is_stated or self._may_end_by(body))):
             return
         if self.status == "lost" or (self.status == "stalled" and shows_progress(body)):
             self.status = "running"

@@ -30,12 +30,13 @@ class Lifetime:
     def of(cls, body: Body) -> Lifetime | None:
         """Return the lifetime that a message states of its source; None without the time of its beginning.
 
-        The end of one of several ranks is stated later by `RANK_SKEW`.
+        The end of one of several ranks is stated later by `RANK_SKEW`. An end before the beginning is unknown: the
+        clock was set back.
         """
         if body.started_at is None:
             return None
         ended = None
-        if isinstance(body, Completion) and body.of is None:
+        if isinstance(body, Completion) and body.of is None and body.ts >= body.started_at:
             is_alone = not body.rank and (body.world_size or 1) == 1
             ended = to_datetime(body.ts) + (timedelta() if is_alone else RANK_SKEW)
         return cls(to_datetime(body.started_at), ended)

@@ -140,7 +140,7 @@ def test_ranks_of_torchrun_share_a_number(valkey: Any) -> None:
         f"environment = {{**os.environ, **{variables}}}\n"
         f"command = [sys.executable, '-c', {SAYS + SAYS!r}]\n"
         "ranks = [subprocess.Popen(command, env={**environment, 'RANK': rank}) for rank in '01']\n"
-        "[process.wait() for process in ranks]\n"
+        "sys.exit(max(process.wait() for process in ranks))\n"
     )
     first, second = run(valkey, rank), run(valkey, rank)
     assert sorted(map(first.count, set(first))) == [2, 2]

@@ -18,12 +18,16 @@ from trainwire.workers.drain.lifetimes import Lifetime
         (1, None, 5, False),
         (0, 2, 5, False),
         (1, 2, 31, True),
+        (0, 1, 3600, False),
     ],
 )
 def test_ranks_may_run_one_after_the_other(
     rank: int | None, world_size: int | None, ended_before_s: int, is_before: bool
 ) -> None:
-    """A process that ended before the attempt began is of an earlier one; a rank only if that is over 30 s ago."""
+    """A process that ended before the attempt began is of an earlier one; a rank only if that is over 30 s ago.
+
+    If it ended before its own beginning, its clock was set back, and its end shows nothing.
+    """
     body = completion(
         ts=NOW_NS - ended_before_s * SECOND_NS,
         started_at=NOW_NS - 60 * SECOND_NS,
