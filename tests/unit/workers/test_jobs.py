@@ -185,11 +185,10 @@ def test_a_local_path_at_the_end_does_not_hide_an_upload() -> None:
 def test_a_stated_attempt_is_ended_by_any_clock() -> None:
     """The completion of a rank whose clock is an hour behind ends an attempt that it states, not a derived one."""
     end = completion(ts=NOW_NS - 3500 * SECOND_NS, started_at=NOW_NS - 3600 * SECOND_NS)
-    job = folded(logs("of another rank"))
-    job.fold(end, 1)
-    assert job.status == "running"
-    job.fold(end, 1, is_stated=True)
-    assert job.status == "completed"
+    for is_stated, status in ((False, "running"), (True, "completed")):
+        job = folded(logs("of another rank"))
+        job.fold(end, 1, is_stated=is_stated)
+        assert job.status == status
 
 
 def test_a_source_without_an_attempt() -> None:
