@@ -1,4 +1,4 @@
-"""Which extra of the distribution a command needs."""
+"""The extras of the distribution that commands need, for the error if one is not installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ _DEFAULT: Final = "worker"
 
 
 def install_hint(package: str, command: str | None) -> str:
-    """Return the sentence for a package that a command, or the whole command line, does not find."""
+    """Return a sentence with the `pip install` command for a package that is missing.
+
+    `command` is the command that needs it; None: all commands need it.
+    """
     extra = "cli" if command is None else _EXTRAS.get(command, _DEFAULT)
     instead = ", or use `python -m trainwire.ingest`" if command == "run" else ""
     return f'{package} is not installed: pip install "trainwire[{extra}]"{instead}'

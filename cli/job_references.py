@@ -19,9 +19,9 @@ _SHOWN: Final = 10
 def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = True) -> int:
     """Return the number of the job that a reference names.
 
-    `last` is the newest job. A number is that job's, also where another has it as a name. A name, or the beginning
-    of a name or of a number that a trainer made, must be that of one job alone. A number of no job is
-    returned too: the caller reports it. Raises `Problem`, with the candidates where there are several.
+    `last` is the newest job. A number is taken as a number even if another job has it as its name. A name, or the
+    beginning of a name or of a number that a trainer made, must match exactly one job. A number without a job is
+    returned too, so the caller must check it. Raises `Problem`, which lists the candidates if there are several.
     """
     text = reference.encode(errors="replace").decode()
     if not text.strip():

@@ -11,8 +11,11 @@ MOST_SHOWN: Final = 10_000_000
 """Largest --limit: bounds the memory of one command."""
 
 
-def whole(least: int, most: int, what: str = "") -> Callable[[str | int], int]:
-    """Return a parser of integers from `least` to `most`; `what` names the value in the error, like "a job id"."""
+def whole(least: int, most: int, noun: str = "") -> Callable[[str | int], int]:
+    """Return a parser of integers from `least` to `most`.
+
+    `noun` names the value in the error, like "a job id". The parser raises `typer.BadParameter`.
+    """
 
     def parse(text: str | int) -> int:
         try:
@@ -20,7 +23,7 @@ def whole(least: int, most: int, what: str = "") -> Callable[[str | int], int]:
         except ValueError:
             number = least - 1
         if not least <= number <= most:
-            named = f"is not {what}: a whole number" if what else "is not a whole number"
+            named = f"is not {noun}: a whole number" if noun else "is not a whole number"
             raise typer.BadParameter(f"{text!r} {named} from {least} to {most}")
         return number
 
@@ -28,7 +31,7 @@ def whole(least: int, most: int, what: str = "") -> Callable[[str | int], int]:
 
 
 def seconds(least: float, most: float) -> Callable[[str | float], float]:
-    """Return a parser of a number of seconds from `least` to `most`."""
+    """Return a parser of a number of seconds from `least` to `most`; it raises `typer.BadParameter`."""
 
     def parse(text: str | float) -> float:
         try:

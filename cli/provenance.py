@@ -1,4 +1,4 @@
-"""Command, code and machine of an attempt, in the lines of `trainwire status`."""
+"""The lines of `trainwire status` about the command, code and machine of an attempt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _COMMIT_CHARS: Final = 12
 
 
 def provenance_lines(items: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return name and text of each line; items of an unknown form are left out."""
+    """Return the lines for the items of the provenance as (name, text); malformed items are left out."""
     lines = []
     for name, item, shown in _LINES:
         try:

@@ -63,7 +63,7 @@ class Arguments:
         return numbers
 
     def mapping(self, name: str, values: object) -> dict[Any, Any]:
-        """Return `values` as a dictionary, empty where they are no mapping."""
+        """Return `values` as a dictionary; for anything but a mapping report it and return an empty one."""
         if type(values) is dict:
             return dict(values)
         try:
@@ -114,7 +114,7 @@ class Arguments:
         return word or "last"
 
     def ending(self, status: object, exit_code: object, error: object) -> Ending:
-        """Return the ending; an exit code or an exception as `status` is used as such."""
+        """Return how the run ended; an exit code or an exception that was passed as `status` is accepted."""
         code = self._read("exit_code", exit_code, exit_status, "not a number", "give the exit code as an integer")
         if isinstance(status, BaseException) and error is None:
             self._replace("status", status, "not a way to end", "error", "write error=...")
@@ -195,7 +195,7 @@ def checked_run_id(value: object) -> str:
 
 
 def moment_ns(value: object) -> int:
-    """Return a time in nanoseconds since 1970; the current time for one that cannot be stored."""
+    """Return `value` as nanoseconds since 1970; the current time if it is invalid or out of range."""
     whole = count(value)
     return whole if whole is not None and MIN_TIME_NS <= whole <= MAX_TIME_NS else time.time_ns()
 
@@ -208,7 +208,7 @@ def line_texts(lines: object) -> list[str]:
 
 
 def _remedy(value: object) -> str:
-    """Return the remedy for a value that is no number."""
+    """Return a hint for the warning about a value that is not a number."""
     try:
         return next((remedy for is_like, remedy in _REMEDIES if is_like(scalar(value))), "give a float")
     except Exception as exc:  # noqa: BLE001 - foreign code

@@ -33,7 +33,7 @@ Interpretation = Callable[[CallArguments], CallArguments]
 def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT], CallT]:
     """Decorate a method of `Run` so that a call with unknown or missing arguments is a warning, not a `TypeError`.
 
-    The method is then called with the arguments that it has; where a required one is missing, it is not called.
+    Unknown arguments are left out of the call; if a required one is missing, the method is not called.
     """
 
     def decorated(method: CallT) -> CallT:
@@ -102,7 +102,7 @@ def _joined(text: Any, rest: list[Any]) -> Any:
 
 
 def _fitting(method: Callable[..., Any], call: CallArguments) -> dict[str, Any] | None:
-    """Return the arguments that the method has, by name; None where a required one is missing."""
+    """Return the arguments of the call that the method accepts, by name; None if a required one is missing."""
     parameters = list(signature(method).parameters.values())[1:]
     by_position = [each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
     names = {each.name for each in parameters}

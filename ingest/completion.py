@@ -18,7 +18,7 @@ MAX_TRACEBACK_CHARS: Final = 100_000
 
 @dataclass(frozen=True)
 class Ending:
-    """The status of an end and its cause; the status is `ended` where the exit code is unknown."""
+    """The final status of a run and its cause; the status is `ended` if the exit code is unknown."""
 
     status: Outcome = "completed"
     exit_code: int | None = None
@@ -40,7 +40,7 @@ class History:
     final_checkpoint_path: str | None = None
 
     def progress_to(self, epoch: int | None, percent: float | None = None) -> Progress:
-        """Note the epoch and return the progress; without `percent` it is computed from the epochs."""
+        """Record the epoch and return the progress; without `percent` it is computed from the epochs."""
         if epoch is not None:
             self.epoch = epoch
         if percent is None and self.epoch is not None and self.total_epochs:
@@ -48,7 +48,7 @@ class History:
         return Progress(current_epoch=self.epoch, total_epochs=self.total_epochs, progress_percent=percent)
 
     def note_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Note the location of a checkpoint; of the best one also its epoch and metrics."""
+        """Record the location of a checkpoint; of the best one also its epoch and metrics."""
         self.last_checkpoint_path = checkpoint.uri
         if checkpoint.kind == "final":
             self.final_checkpoint_path = checkpoint.uri

@@ -29,11 +29,11 @@ class Destination(Protocol):
 
     @property
     def server(self) -> str:
-        """The name of the server, which stays the same: in the spool, and in the pickle of a run."""
+        """The name of the server in the spool and in pickles of a run; it does not change with the port."""
 
     @property
     def public_address(self) -> str:
-        """An address, or the name of a stack, for the pickle of a run: without user and password."""
+        """The address without user and password, or the name of the stack, for the pickle of a run."""
 
     def locate(self) -> str:
         """Return the address to connect to now; raise `NoServer` where there is none."""
@@ -53,13 +53,19 @@ class NamedServer:
 
 
 class OwnStack:
-    """The running `trainwire up` of this user, looked for with each connection: its ports can change.
+    """The running `trainwire up` of this user; searched at each connection, because its ports can change.
 
-    Once found it stays the same data folder.
+    Once a stack was found, only a stack of the same data folder is used.
     """
 
     def __init__(self, folders: StackFolders, spool: Path | None = None, *, is_silent: bool = False) -> None:
-        """Look in `folders`; `spool` is where messages wait, and `is_silent` for another process that warns."""
+        """Search the stack in `folders`.
+
+        Args:
+            folders: the folders of running stacks.
+            spool: the folder in which messages wait, for the warning; None without a spool.
+            is_silent: whether another process logs the warning that there is no stack.
+        """
         self._folders = folders
         self._spool = spool
         self._is_logged = is_silent
@@ -114,7 +120,7 @@ def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
 
 
 def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
-    """Return the environment by which a launched training finds the same server; None: a variable to remove."""
+    """Return environment variables for a launched training to find the same server; None: unset the variable."""
     destination = destination_of(settings)
     if isinstance(destination, NamedServer):
         return {} if settings.redis_url is None else {REDIS_URL_VARIABLE: settings.redis_url}

@@ -14,7 +14,7 @@ _MOVEMENT: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-ln-~]")
 
 
 class LineCutter:
-    """Splits text into lines; of a line that was redrawn with carriage returns the last state is kept.
+    """Splits text into lines; of a line that was overwritten by carriage returns only the last version is kept.
 
     A line of over `MAX_LINE_BYTES` becomes `[part 1] ...`, `[part 2] ...`, and where it ends `[part 3, last] ...`.
     """

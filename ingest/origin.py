@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Origin:
-    """Identifies one source of messages; `since_ns` is its beginning by its own clock, in ns since 1970."""
+    """Identifies one source of messages; `since_ns` is its start by its own clock, in nanoseconds since 1970."""
 
     job_id: int
     attempt: int

@@ -1,4 +1,4 @@
-"""Pickles runs: in the process of the run and its forks a pickle is the same run, elsewhere one that joins it."""
+"""Pickles runs: restored in the same process or a fork it is the same run, elsewhere a new run of the same job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _runs: WeakValueDictionary[str, Run] = WeakValueDictionary()
 
 
 class SharedRun:
-    """Makes copies of a run the run itself, and its pickles the run itself or one that joins it."""
+    """Mixin of `Run`: `copy` returns the run itself, and `pickle` restores it or a run of the same job."""
 
     job_id: int
     attempt: int
@@ -63,11 +63,11 @@ def register(run: Run, token: str | None = None) -> str:
 
 
 def restored(run_type: type[Run], handle: Handle) -> Run:
-    """Return the run of a pickle.
+    """Return the run for a pickle: an open run of this process, or else a new one.
 
-    If the process has this run, it is returned, or else another one of the same job: a training may resume from a
-    checkpoint that contains its former run. Otherwise the result is a new run that has joined: like a forked child
-    it numbers its own messages, sends no completion of the job, and claims no rank.
+    Of the open runs it is the pickled one, or another of the same job: a training may resume from a checkpoint
+    that contains its former run. A new run is like one in a forked child: it numbers its own messages, sends no
+    completion of the job, and claims no rank.
     """
     known = _runs.get(handle["token"])
     if known is None:  # the newest unfinished one, or else a finished one, which leaves out later calls

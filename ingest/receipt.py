@@ -1,4 +1,4 @@
-"""The receipt of a run: counts of its messages by how far they came."""
+"""The receipt of a run: its messages counted by state, such as stored, sent or spooled."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class Run(RunEnd):
             announce(settings, number, about["name"], self.rank)
 
     def _join(self, about: Mapping[str, Any]) -> None:
-        """Report to the run of the parent process, which has a name and an end of its own."""
+        """Join the run of the parent process: report to its job, without a name and a completion of this run."""
         described = {name: about[name] for name in ("params", "tags") if about[name]}
         if described:
             self._session.take_metric(Metrics(ts=time.time_ns(), **described))
@@ -143,7 +143,7 @@ class Run(RunEnd):
         joined_run_of_ns: int | None = None,
         token: str | None = None,
     ) -> None:
-        """Begin to take messages; with `joined_run_of_ns`, as a part of a run that another process began then."""
+        """Begin to take messages; `joined_run_of_ns` is the start of another process's run that this one joins."""
         self._place = {
             "rank": place.rank,
             "world_size": place.world_size,
@@ -278,7 +278,7 @@ class Run(RunEnd):
     def metric_at(
         self, ts: int, values: Mapping[str, Number], *, step: int | None = None, epoch: float | None = None
     ) -> None:
-        """Take values that were measured at `ts` (nanoseconds since 1970), as `metric` takes those of now."""
+        """Report metrics that were measured at `ts` (nanoseconds since 1970); like `metric`, never raises."""
         self._take_values(moment_ns(ts), values, epoch, step, None)
 
     def _take_values(self, ts: int, values: object, epoch: object, step: object, path: str | None) -> None:
@@ -370,10 +370,10 @@ class Run(RunEnd):
         return self._capture
 
     def hook(self, *libraries: str) -> None:
-        """Log what this training logs to "tensorboard", "wandb" and "mlflow" to this run too; by default to all.
+        """Log values also to this run that the training logs to `libraries`; without arguments to all of them.
 
-        The first two work on as before; MLflow without an address of its own keeps its runs in memory. Raises
-        `ValueError` for another library.
+        Libraries are "tensorboard", "wandb" and "mlflow"; `ValueError` is raised for others. TensorBoard and W&B
+        still work as usual; MLflow without a configured address keeps its runs in memory.
         """
         self._log_caught = hook_into(self, libraries)
 
@@ -410,7 +410,7 @@ class Run(RunEnd):
         return self._checked(self._finish(end, results, arguments.timeout_s(timeout_s)))
 
     def _note_misuse(self, call: str, text: str) -> None:
-        """Warn once of a call with wrong arguments."""
+        """Log a warning about a call with wrong arguments, once for each method."""
         self._session.warn_once(call, text)
 
 

@@ -22,7 +22,7 @@ from trainwire.ingest.strict import NotStored
 
 
 class RunEnd(SharedRun):
-    """The methods of a run that finish it, once."""
+    """Mixin of `Run`: the methods that finish it, each of them at most once."""
 
     _session: Session
     _history: History
@@ -34,7 +34,7 @@ class RunEnd(SharedRun):
     _provenance_sent: threading.Event | None
 
     def renew_after_fork(self) -> None:
-        """Finish a forked child of multiprocessing at its end."""
+        """In a forked child of multiprocessing, arrange that the run is finished at the child's end."""
         finish_with_multiprocessing(self, RunEnd._finish_at_exit)
 
     def __enter__(self) -> Self:

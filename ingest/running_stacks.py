@@ -30,7 +30,7 @@ START_TIME_FIELD: Final = 22
 
 
 class NoStack(Exception):  # noqa: N818 - shown to people
-    """No stack of this user can be used; the text gives the reason, `command` the one that helps."""
+    """This user has no running stack that can be used; `command` is the command line that remedies it."""
 
     def __init__(self, text: str, command: str = "trainwire up") -> None:
         super().__init__(text)
@@ -45,7 +45,7 @@ class RunningStack:
     record: Mapping[str, Any] = field(repr=False)
 
     def text(self, name: str) -> str | None:
-        """Return a text of the record, None where it has none of this name."""
+        """Return a string of the record by its name, None if it is absent or no string."""
         value = self.record.get(name)
         return value if isinstance(value, str) and value else None
 
@@ -57,7 +57,7 @@ class RunningStack:
 
 @dataclass(frozen=True)
 class StackFolders:
-    """Where the running stacks of this user are looked for."""
+    """The folders in which the running stacks of this user are searched."""
 
     registry: Path
     default: Path
@@ -76,7 +76,7 @@ class StackFolders:
         )
 
     def at(self, data_dir: Path | None) -> Self:
-        """Return these folders with another choice, if there is one."""
+        """Return these folders with `data_dir` as the chosen one, unless it is None."""
         return self if data_dir is None else replace(self, chosen=data_dir.expanduser().absolute())
 
     def find(self) -> RunningStack:
@@ -132,7 +132,7 @@ class StackFolders:
 
 
 def running_record(data_dir: Path) -> Mapping[str, Any] | None:
-    """Return the record of the stack in a folder; None where none is ready there, or it is not to be trusted."""
+    """Return the record of the running stack in a folder; None if there is none, or another user can write it."""
     record = _own_json(data_dir / RECORD_NAME)
     process = record.get("process")
     if not isinstance(process, dict) or not isinstance(pid := process.get("pid"), int):

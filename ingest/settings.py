@@ -149,7 +149,7 @@ class ParentRun:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> ParentRun | None:
-        """Read what the parent has exported; None where there is nothing that can be read."""
+        """Read the variable that the parent process exports; None if it is missing or malformed."""
         parts = environ.get(PARENT_VARIABLE, "").split(":")
         is_readable = len(parts) == 3 and all(part.isdecimal() and len(part) < 20 for part in parts)
         return cls(*map(int, parts)) if is_readable else None
@@ -160,13 +160,13 @@ class TrainerSettings:
     """The settings of a run: server, job, rank, memory and the groups of settings above."""
 
     redis_url: str | None = field(default=None, repr=False)  # may hold a password
-    """None: the Redis of this user's running `trainwire up`, and while there is none, the spool alone."""
+    """None: the Redis of this user's running `trainwire up`; while there is none, messages stay in the spool."""
     streams_url: str | None = field(default=None, repr=False)
-    """Where the streams are, if not at `redis_url`, the broker of the Celery workers."""
+    """The address of the Redis with the streams; None: they are at `redis_url`, with the broker of the workers."""
     job_id: int | None = None
     parent: ParentRun | None = None
     launch: str | None = None
-    """Identity of the launch of which this process is one of several ranks; None: there is none, or unknown."""
+    """Identity of the distributed launch that this process is a rank of; None: there is none, or it is unknown."""
     attempt: int = ATTEMPT_UNKNOWN
     rank: int | None = None
     world_size: int | None = None
@@ -182,13 +182,13 @@ class TrainerSettings:
     spool: SpoolSettings = SpoolSettings()
     vitals: Vitals = field(default_factory=Vitals)
     stacks: StackFolders | None = None
-    """Where running stacks are looked for; None: where the environment of the process says."""
+    """The folders in which running stacks are searched; None: those of the process environment."""
     strict: bool = False
     """Whether an unreachable Redis, a taken rank or unstored messages are errors (docs/strict.md)."""
     page_url: str | None = None
-    """Where the web page is, for the line with the job's address at the start."""
+    """The address of the web page, for the line that a run prints at its start."""
     quiet: bool = False
-    """Whether that line is left out."""
+    """Whether the line with the job's address at the start is left out."""
     provenance: frozenset[str] = frozenset()
     """Items that are collected at the start (docs/provenance.md): none where settings are made in code."""
 
@@ -240,7 +240,10 @@ class TrainerSettings:
         return self.streams_url or self.redis_url
 
     def promising(self, stall_after_s: float | None) -> TrainerSettings:
-        """Return these settings with this promise, unless it is None. Raises `ValueError` for an invalid one."""
+        """Return these settings with this longest pause between messages, unless it is None.
+
+        Raises `ValueError` for an invalid number of seconds.
+        """
         if stall_after_s is None:
             return self
         return replace(self, vitals=replace(self.vitals, stall_after_s=checked_pause_s(stall_after_s)))
@@ -254,11 +257,11 @@ class TrainerSettings:
         return replace(self, vitals=replace(self.vitals, is_launcher=True))
 
     def at(self, redis_url: str | None) -> TrainerSettings:
-        """Return these settings with this address, unless it is None. Raises `ValueError` for an invalid one."""
+        """Return these settings with this address of Redis, unless it is None. Raises `ValueError`."""
         return self if redis_url is None else replace(self, redis_url=checked_redis_url(redis_url, "redis_url"))
 
     def at_stack(self, data_dir: Path | None) -> TrainerSettings:
-        """Return these settings for the running stack of a data folder, whatever the environment names."""
+        """Return these settings for the running stack of a data folder, without addresses of the environment."""
         if data_dir is None:
             return self
         stacks = (self.stacks or StackFolders.from_env()).at(data_dir)
@@ -266,7 +269,10 @@ class TrainerSettings:
 
 
 def checked_pause_s(seconds: object, name: str = "stall_after_s") -> float:
-    """Return the promised longest pause in seconds. Raises `ValueError` for an invalid one."""
+    """Return `seconds` as a float if it is allowed as the longest pause between the messages of a run.
+
+    Raises `ValueError` that begins with `name`, the argument or variable with the value.
+    """
     if not isinstance(seconds, int | float) or seconds is True or not LEAST_PAUSE_S <= seconds <= MOST_PAUSE_S:
         raise ValueError(f"{name}={seconds!r} is not a number of seconds from {LEAST_PAUSE_S} to {MOST_PAUSE_S}")
     return float(seconds)

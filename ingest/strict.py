@@ -18,7 +18,7 @@ MISSED_BEATS: Final = 2
 """A process whose claim is older than so many of its heartbeat intervals has ended."""
 LOOK_EVERY_S: Final = 0.2
 MOST_WAIT_S: Final = 20.0
-"""A claim that was not renewed for so long is free, whatever its interval: any trainer can write a claim."""
+"""A claim not renewed for this time is free, even if it states a longer interval: any trainer can write one."""
 
 
 class StrictError(RuntimeError):

@@ -24,7 +24,7 @@ from trainwire.stack.persisted_config import Port, is_embedded_url, moved
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.recorded_settings import recorded_settings
 from trainwire.stack.server import EmbeddedServer
-from trainwire.stack.supervisor import CommandPart, Say, Supervisor
+from trainwire.stack.supervisor import CommandPart, Report, Supervisor
 from trainwire.stack.valkey import EmbeddedValkey
 
 WORKER_STOP_TIMEOUT_S: Final = 10.0
@@ -96,9 +96,12 @@ class WebPart:
 
 
 class Stack:
-    """All parts that `trainwire up` runs; the caller must hold the folder's lock."""
+    """All parts that `trainwire up` runs; the caller must hold the folder's lock.
 
-    def __init__(self, options: StackOptions, environ: Mapping[str, str], say: Say) -> None:
+    `say` is called with each line for the terminal.
+    """
+
+    def __init__(self, options: StackOptions, environ: Mapping[str, str], say: Report) -> None:
         self._options = options
         self._environ = environ
         self._say = say

@@ -19,7 +19,7 @@ RESTARTS: Final = Backoff(first_s=0.2, cap_s=10.0)
 HEALTHY_AFTER_S: Final = 30.0
 """A part that ran for this long is restarted with the shortest delay."""
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class StackPart(Protocol):
@@ -74,10 +74,10 @@ class _Watched:
 
 
 class Supervisor:
-    """Starts, watches and stops parts; reports each step with one line through the callback `say`."""
+    """Starts, restarts and stops parts; calls `report` with one line of text for each step."""
 
-    def __init__(self, say: Say, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._say = say
+    def __init__(self, report: Report, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._report = report
         self._clock = clock
         self._watched: list[_Watched] = []
         self._stop_requested = False
@@ -92,7 +92,7 @@ class Supervisor:
         watched = _Watched(part, self._clock())
         self._watched.append(watched)
         part.start()
-        self._say(f"{part.name}: started in {self._clock() - watched.started_at:.1f} s")
+        self._report(f"{part.name}: started in {self._clock() - watched.started_at:.1f} s")
 
     def request_stop(self) -> None:
         """Make `watch` return soon; safe in a signal handler."""
@@ -137,7 +137,7 @@ class Supervisor:
         was_running, began = part.child.is_running(), self._clock()
         part.child.stop()
         if was_running:
-            self._say(f"{part.name}: stopped in {self._clock() - began:.1f} s")
+            self._report(f"{part.name}: stopped in {self._clock() - began:.1f} s")
 
     def _note_end(self, watched: _Watched) -> None:
         child = watched.part.child
@@ -148,7 +148,7 @@ class Supervisor:
             watched.quick_ends = 0
         delay_s = self._schedule(watched)
         tail = child.log_tail() if watched.quick_ends > 2 else f" (log: {child.log_path})"
-        self._say(f"{watched.part.name}: {_ended(code)}, starting it again in {delay_s:.1f} s{tail}")
+        self._report(f"{watched.part.name}: {_ended(code)}, starting it again in {delay_s:.1f} s{tail}")
 
     def _start_again(self, watched: _Watched) -> None:
         watched.started_at = self._clock()
@@ -157,10 +157,10 @@ class Supervisor:
         except PartFailed as exc:
             if not self._stop_requested:
                 delay_s = self._schedule(watched)
-                self._say(f"{watched.part.name}: next start in {delay_s:.1f} s, because {exc}")
+                self._report(f"{watched.part.name}: next start in {delay_s:.1f} s, because {exc}")
             return
         watched.restart_at = None
-        self._say(f"{watched.part.name}: started again in {self._clock() - watched.started_at:.1f} s")
+        self._report(f"{watched.part.name}: started again in {self._clock() - watched.started_at:.1f} s")
 
     def _schedule(self, watched: _Watched) -> float:
         watched.quick_ends += 1

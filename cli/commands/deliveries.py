@@ -58,7 +58,7 @@ def known_sink(name: str) -> str:
 
 
 def _in_use(connection: Connection, settings: Settings) -> list[str]:
-    """Return the names of the sinks that are on or have been on."""
+    """Return the names of the sinks that are enabled, or were enabled at any time before."""
     on = {sink.name for sink in sinks_for(settings)}
     return [sink for sink in SINKS if sink in on or was_used(connection, sink)]
 
@@ -108,7 +108,10 @@ def replay(
     from_seq: Annotated[int, whole_option(1, MAX_ID, "The first row to send again.", "--from", metavar="SEQ")] = 1,
     data_dir: DataDir = None,
 ) -> None:
-    """Send a job's rows to a store again, including those that it refused; it stores equal rows once."""
+    """Send a job's rows to a store again, including those that it refused.
+
+    Rows that the store has already are not stored twice.
+    """
     known_sink(sink)
     with writing(servers(data_dir)) as connection:
         job_id = job_id_of(connection, job)
@@ -135,7 +138,8 @@ class Replayed:
 def retry_now(connection: Connection, sink: str) -> tuple[datetime | None, int]:
     """Make the next attempts of a sink due.
 
-    Returns since when the sink does not answer (None: it answers), and the number of jobs with failed deliveries.
+    Returns the time since which the sink does not answer (None: it answers), and the number of jobs with failed
+    deliveries.
     """
     jobs = try_again(connection, sink)
     due = text(
@@ -183,7 +187,10 @@ def replay_rows(
 
 
 def _wait_for_lease(connection: Connection, sink: str, job_id: int, timeout_s: int) -> None:
-    """Take the lock of `workers.sinks.cursors.lease_jobs`: a running delivery would undo the move."""
+    """Wait until no delivery of the job to the sink runs, and lock out new ones until the transaction ends.
+
+    A delivery that runs would overwrite the cursor. Raises `Problem` after `timeout_s` seconds.
+    """
     connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": f"{timeout_s}s"})
     try:
         await_lease(connection, sink, job_id)

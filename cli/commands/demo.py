@@ -1,4 +1,4 @@
-"""`trainwire demo`: a real training under trainwire, watched from the database while it runs."""
+"""`trainwire demo`: runs a small training under trainwire, and shows its rows in Postgres as they arrive."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def demo() -> None:
 
 
 def run_demo() -> int:
-    """Start the stack where none runs, train, show, sum up; return the training's exit code."""
+    """Run the demo from start to summary; return the training's exit code."""
     began = time.monotonic()
     with running_stack() as (address, is_ours), reading(address) as connection:
         job_id = make_number()
@@ -67,7 +67,10 @@ def run_demo() -> int:
 
 @contextmanager
 def running_stack() -> Iterator[tuple[Address, bool]]:
-    """Yield the servers of the running stack, or of one that runs as long as the block; and whether it is that."""
+    """Yield (the addresses of a stack, whether it was started here).
+
+    A stack that is started here is stopped at the end of the block.
+    """
     try:
         address = locate(None, os.environ)
     except Problem:
@@ -118,7 +121,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Addres
 
 
 def with_web_servers(address: Address) -> Address:
-    """Return the addresses with those of the servers that were not ready before."""
+    """Read the addresses again: the web servers become ready later than the others."""
     try:
         return address if address.data_dir is None else locate(address.data_dir, os.environ)
     except Problem:
@@ -198,7 +201,7 @@ def sum_up(connection: Connection, address: Address, job_id: int) -> None:
 
 
 def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:
-    """Return the job's state in names and values."""
+    """Return the lines of the summary as (name, value)."""
     return [
         ("job", f"{job.id} {job.name or ''}"),
         ("status", f"{job.status}, exit code {job.exit_code}"),
@@ -211,7 +214,7 @@ def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:
 
 
 def demo_folder(address: Address) -> Path:
-    """Return where the demo's own files go."""
+    """Return the folder for the script and the checkpoints of the demo."""
     return (address.data_dir or default_data_dir(os.environ)) / "demo"
 
 

@@ -1,4 +1,4 @@
-"""`trainwire import`: brings runs of other tools into trainwire, with a receipt."""
+"""`trainwire import`: imports runs of other tools, and prints a receipt that compares both sides."""
 
 from __future__ import annotations
 

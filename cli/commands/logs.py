@@ -117,7 +117,7 @@ def _follow(connection: Connection, wanted: LogFilter, last_seq: int) -> None:
 
 
 class Quiet:
-    """Measures for how long a job has been finished without a new row."""
+    """Measures how long a finished job has had no new row."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -35,19 +35,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 
 def servers(data_dir: Path | None) -> Address:
-    """Return the servers that this command uses; the settings of a running stack become those of this process."""
+    """Return the addresses that this command uses; copy the settings of a running stack to `os.environ`."""
     address = locate(data_dir, os.environ)
     adopt(address.settings, os.environ)
     return address
 
 
 def write_json(document: object) -> None:
-    """Print one JSON document: ISO times, and non-finite numbers by the names of the wire format."""
+    """Print one JSON document; times are ISO 8601, NaN and infinities are strings such as "NaN"."""
     sys.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as types that JSON can represent."""
+    """Convert `value` to types that JSON can represent, as `write_json` prints it."""
     if isinstance(value, msgspec.Struct):
         return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, dict):

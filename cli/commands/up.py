@@ -54,7 +54,7 @@ def up(
 def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
     """Start, watch and stop `stack`; the first ctrl-C asks it to stop, the second kills it.
 
-    `no_loki` is why Loki was switched off, for people.
+    `no_loki` is the reason for which Loki was switched off, as a sentence.
     """
     _stop_on_signals(stack)
     spool: SpoolWatch | None = None
@@ -80,7 +80,10 @@ def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
 
 
 def _spool_names(folder: Path, streams: str) -> set[str]:
-    """Return the names under which trainers spool for this stack: any of them where it is the one to be found."""
+    """Return the names of this stack in spools, by which its trainers mark the messages that are meant for it.
+
+    Trainers that found no stack use `ANY_STACK`: it is included if they would find this stack.
+    """
     try:
         is_found = StackFolders.from_env(os.environ).find().data_dir == folder
     except NoStack:

@@ -1,4 +1,4 @@
-"""A real training, a few seconds long and without any package: a small network learns to read drawn digits.
+"""A training of a few seconds that needs no packages: a small network learns to read drawn digits.
 
 `trainwire demo` runs it; alone: `TRAINWIRE_JOB_ID=1 python -m trainwire.cli.demo.digits`.
 """
@@ -42,7 +42,7 @@ Labelled = tuple[Image, int]
 
 @dataclass(frozen=True)
 class Options:
-    """The choices of the command line."""
+    """The options of the command line."""
 
     epochs: int
     hidden: int
@@ -52,7 +52,7 @@ class Options:
 
 
 class Network:
-    """One hidden layer with ReLU, softmax on top; learns from one image after the other."""
+    """A network with one hidden layer (ReLU) and softmax, trained with one image per step."""
 
     def __init__(self, hidden: int, rng: random.Random) -> None:
         spread = math.sqrt(2 / SIDE**2)
@@ -99,7 +99,7 @@ def drawn(digit: int, rng: random.Random) -> Image:
 
 
 def images(count: int, rng: random.Random) -> list[Labelled]:
-    """Return drawn digits, each as often as the others."""
+    """Return `count` labelled images, the same number of each digit."""
     return [(drawn(number % len(DIGITS), rng), number % len(DIGITS)) for number in range(count)]
 
 
@@ -152,7 +152,7 @@ def parse_options() -> Options:
 
 
 def main() -> None:
-    """Train under a run whose job id the environment names."""
+    """Train, with a `Run` of the job in TRAINWIRE_JOB_ID."""
     options = parse_options()
     options.out.mkdir(parents=True, exist_ok=True)
     params = {name: value for name, value in vars(options).items() if name != "out"}

@@ -1,1 +1,1 @@
-"""Brings runs of other tools into trainwire, and takes jobs out of it, with counts of both sides."""
+"""Imports runs of other tools and exports jobs; counts the rows of both sides to show that none is missing."""

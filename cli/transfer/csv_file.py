@@ -44,7 +44,10 @@ class Columns:
 
 
 def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
-    """Return the run in a file; raise `Problem` if there is no such file, or its header is not as it must be."""
+    """Return the run in a file; raise `Problem` if the file cannot be read, or its header lacks a needed column.
+
+    `copy` is part of the run's identity: the same file with another text is imported again, as another job.
+    """
     try:
         path = path.resolve(strict=True)
         if not path.is_file():  # a pipe cannot be read twice
@@ -77,7 +80,7 @@ class _CsvReader:
         self._tally = tally
 
     def items(self, name: str) -> Iterator[Item]:
-        """Yield the header, the points and the end; skip what cannot be stored."""
+        """Yield the header, the points and the end; skip and count cells that cannot be stored."""
         points = self._points()
         first = next(points, None)
         started_ns = None if first is None or self._columns.time is None else first.ts
@@ -163,7 +166,7 @@ class _CsvReader:
 
 
 def _merged(points: Iterable[Point]) -> Iterator[Point]:
-    """Join neighbours of the same time, step and epoch that have different metrics."""
+    """Merge consecutive points with the same time, step and epoch into one, unless they share a metric."""
     known: Point | None = None
     for point in points:
         if known is not None:
@@ -249,7 +252,7 @@ def _whole(row: Sequence[str], index: int) -> int | None:
 
 
 def _time_ns(text: str) -> int | None:
-    """Return a time in nanoseconds since 1970; without a time zone it is in UTC. None if it is none."""
+    """Parse a time (ISO 8601, by default in UTC, or seconds since 1970) to nanoseconds; None if it is invalid."""
     text = text.strip()
     try:
         seconds = float(text)

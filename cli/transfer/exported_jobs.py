@@ -1,4 +1,4 @@
-"""Reads a job for an export: page by page, so that its size does not matter."""
+"""Reads a job for an export, page by page, so that the memory does not depend on its size."""
 
 from __future__ import annotations
 

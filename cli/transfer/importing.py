@@ -27,7 +27,7 @@ def import_runs(
     sender: Sender | None,
     on_progress: Callable[[str, int], None],
 ) -> Receipt:
-    """Send all runs and return the receipt; without a sender only read them and count what Postgres has.
+    """Send all runs and return the receipt; without a sender only read them and count their rows in Postgres.
 
     `connection` is in autocommit mode. `on_progress` is called with the name of a run and the number of its points
     that were read.

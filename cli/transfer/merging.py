@@ -1,4 +1,4 @@
-"""Joins the values of several series by time and step, as they were logged."""
+"""Merges the series of a run into points: values with the same time and step become one point."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class MergedSeries:
         self._rows: dict[tuple[int, int], list[dict[str, float]]] = {}
 
     def add(self, ts: int, step: int, name: str, value: float) -> None:
-        """Add a value; one of a name that this time and step have makes another point."""
+        """Add a value; a second value of a name at the same time and step begins another point."""
         rows = self._rows.setdefault((ts, step), [])
         row = next((row for row in rows if name not in row), None)
         if row is None:

@@ -1,4 +1,4 @@
-"""Cuts the items of a run into numbered messages: always the same ones for the same items."""
+"""Makes numbered messages of the items of a run; the same items always make the same messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def messages_of(run: SourceRun, tally: Tally) -> Iterator[Message]:
 
 
 class _Buffer:
-    """The points and lines that are in no message yet."""
+    """The points and lines that are not yet part of a message."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -43,13 +43,13 @@ class _Buffer:
         self._chars = 0
 
     def add_point(self, point: Point) -> bool:
-        """Add a point; return whether a message is full."""
+        """Add a point; return whether there are now enough for a full message."""
         self._points.append(point)
         self._values += len(point.values)
         return len(self._points) >= MESSAGE_POINTS or self._values >= MESSAGE_VALUES
 
     def must_cut(self, line: Line) -> bool:
-        """Return whether the lines make a message before this one is added."""
+        """Return whether the lines so far must become a message: this one does not fit or is of another stream."""
         is_full = len(self._lines) >= MESSAGE_LINES or self._chars >= MESSAGE_CHARS
         return bool(self._lines) and (is_full or self._lines[-1].log_type != line.log_type)
 

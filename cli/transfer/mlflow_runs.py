@@ -22,7 +22,7 @@ _MS: Final = 1_000_000
 
 
 def mlflow_api(uri: str) -> MlflowApi:
-    """Return the API of a server; raise `Problem` for a URI that is not that of a server."""
+    """Return a client of an MLflow server; raise `Problem` for a URI without http:// or https://."""
     if not uri.startswith(("http://", "https://")):
         raise Problem(
             f"{uri!r} is not the address of an MLflow server: start one with "
@@ -34,8 +34,8 @@ def mlflow_api(uri: str) -> MlflowApi:
 class MlflowRuns:
     """The runs of a server.
 
-    `is_mirrored_to` tells that jobs are mirrored to this server: then each job is linked with its run there, and
-    no mirror is made. `knows_job` returns whether a job of this number is in Postgres.
+    With `is_mirrored_to`, jobs are mirrored to this server: each imported job is then linked with its existing run
+    there, instead of a second run. `knows_job` returns whether a job of this number is in Postgres.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ _STREAMS: Final = ("stdout", "stderr")
 
 @dataclass
 class _Run:
-    """A run, and the row groups of the files that have rows of it."""
+    """A run, and the parquet row groups with its rows, by file."""
 
     project: str
     run_id: str
@@ -190,7 +190,7 @@ class _RunReader:
 
 
 def _status(single: dict[str, Any]) -> Outcome:
-    """Return how the run ended: by our own export, or by Neptune's `sys/failed`."""
+    """Return the outcome of the run, from the attribute of our own export or Neptune's `sys/failed`."""
     stated = single.get("sys/status")
     if stated == "completed":
         return "completed"

@@ -1,4 +1,4 @@
-"""Compares what a run has at its source with its rows in Postgres: the receipt of an import."""
+"""The receipt of an import: compares the counts of a run in its tool with its rows in Postgres."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Receipt(msgspec.Struct, kw_only=True):
 def run_receipt(
     connection: Connection, run: SourceRun, tally: Tally, sent: int, *, is_deleted: bool
 ) -> RunReceipt:
-    """Count what Postgres has of a run."""
+    """Compare the counts of a run with its rows in Postgres."""
     found = connection.execute(_STORED, {"job": run.job_id, "source": run.source}).mappings().one()
     counts = {}
     for kind in COUNTED:

@@ -1,4 +1,4 @@
-"""A run of another tool, as a sequence of items, and the counts of what of it is skipped."""
+"""A run of another tool as a sequence of items, with counts of the items that are read and skipped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _READ_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The first item of a run; `mlflow_run_id` only for a run of the MLflow server that jobs are mirrored to."""
+    """The first item of a run.
+
+    `mlflow_run_id` is set only if jobs are mirrored to the MLflow server that the run is read from.
+    """
 
     name: str
     started_ns: int | None
@@ -42,14 +45,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """All parameters known so far, where they come after the header."""
+    """All parameters read so far, for tools that record them later than the header."""
 
     values: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """The last item of a run; `ended` where the tool does not record how a run ended."""
+    """The last item of a run; the status is `ended` if the tool does not record an outcome."""
 
     ts: int
     status: Outcome = "ended"
@@ -61,20 +64,20 @@ Item: TypeAlias = Header | Point | Line | Params | End
 
 @dataclass
 class Tally:
-    """What a run has: the items that were read, and what was skipped, by reason.
+    """Counts the items of a run: those read, and those skipped, by reason.
 
-    A point is one value of one metric at one step.
+    One point is one value of one metric at one step.
     """
 
     taken: Counter[Counted] = field(default_factory=Counter)
     skipped: dict[Counted, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in COUNTED})
     notes: list[str] = field(default_factory=list)
-    """What was shortened, in words."""
+    """Sentences about values that were shortened."""
     problems: list[str] = field(default_factory=list)
     """Files that could be read only in part, with the reasons."""
 
     def skip(self, kind: Counted, reason: str, count: int = 1) -> None:
-        """Count what is not imported."""
+        """Count items that are not imported."""
         if count:
             self.skipped[kind][reason] += count
 
@@ -88,8 +91,8 @@ class Tally:
 class SourceRun:
     """One run to import.
 
-    `identity` names the run and its content: equal for each import of the same, so that a second import makes the
-    same messages with the same numbers. `items` reads the run: its header first, its end last.
+    `identity` identifies the run and its content. It is the same at each import, so a second import makes the same
+    messages with the same numbers, which are not stored twice. `items` reads the run, from the header to the end.
     """
 
     tool: str
@@ -99,12 +102,12 @@ class SourceRun:
 
     @property
     def job_id(self) -> int:
-        """The number of its job: positive, as that of a launch without a launcher."""
+        """The number of its job, which is computed from the identity: the same at each import."""
         return number_of(f"import {self.tool} {self.identity}")
 
     @property
     def source(self) -> str:
-        """The name of the source of its messages."""
+        """The source name of its messages: the same at each import of the same run."""
         digest = hashlib.blake2b(self.identity.encode(errors="surrogatepass"), digest_size=6).hexdigest()
         return f"{IMPORT_SOURCE}{self.tool}-{digest}"
 

@@ -1,4 +1,4 @@
-"""Sends imported messages into the streams, no more than a window ahead of what Postgres has."""
+"""Sends imported messages into the streams; the number of uncommitted messages is limited by a window."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Unacked:
 
 
 class Sender:
-    """Appends messages to their streams; waits where Redis holds trainers back, and for the window.
+    """Appends messages to their streams; waits while the window or Redis is full.
 
     `connection` is in autocommit mode: the positions of sources are read from there.
     """
@@ -59,7 +59,7 @@ class Sender:
         self._unacked_bytes = 0
 
     def positions(self, job_id: int, source: str) -> dict[Kind, int]:
-        """Return up to which number the messages of a source are stored, by kind."""
+        """Return the number of the last stored message of a source, by kind."""
         found = read_positions(self._connection, [job_id])
         return {kind: seq for (_, of, kind), seq in found.items() if of == source}
 
@@ -79,7 +79,7 @@ class Sender:
             self._flush()
 
     def finish(self) -> None:
-        """Send what is queued, and wait until everything is stored."""
+        """Send the queued messages, and wait until Postgres has committed all messages."""
         self._flush()
         self._wait(lambda: not self._unacked)
 

@@ -114,7 +114,7 @@ def _items(root: Path, files: list[_File], name: str, tally: Tally) -> Iterator[
 
 
 def _event_items(prefix: str, event: Event, params: dict[str, Any], tally: Tally) -> Iterator[Item]:
-    """Yield what an event has; add its parameters to `params`."""
+    """Yield the points, parameters and texts of an event; add its parameters to `params`."""
     if event.scalars:
         yield from _points(prefix, event, tally)
     if event.params:

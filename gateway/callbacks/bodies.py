@@ -95,7 +95,7 @@ class ProgressCallback(Callback):
     mlflow_run_id: str | None = None
 
     def messages(self) -> list[NewMessage]:
-        """Return a metrics message, and a checkpoint for each path, to be appended if the path is new."""
+        """Return a metrics message, and a checkpoint for each path, which is appended only if the path is new."""
         ts = time.time_ns()
         values = {} if self.metrics is None else self.metrics.named()
         point = Point(

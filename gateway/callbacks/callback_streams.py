@@ -1,4 +1,4 @@
-"""Puts the messages of callbacks on the streams: one Redis script numbers, appends and remembers a request.
+"""Appends the messages of callbacks to the streams: one Redis script numbers and appends those of a request.
 
 A source is valid for one history of the server: `master_replid`, which Redis changes at each start and each
 promotion, and copies from its primary. A history that continues older data has old counters, and the numbers after
@@ -51,7 +51,7 @@ SOURCE_BYTES: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to append; with `once`, a field and a value, only if the field had another value before."""
+    """A message to append. With `once` (a field and a value) it is skipped if the job's last value is the same."""
 
     body: Body
     once: tuple[str, str] = ("", "")

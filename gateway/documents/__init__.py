@@ -1,1 +1,1 @@
-"""The JSON documents of the HTTP API: their types, their examples, and how those of jobs are made."""
+"""The JSON documents of the HTTP API: types, examples, and the queries for documents of jobs."""

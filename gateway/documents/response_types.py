@@ -20,7 +20,7 @@ D = TypeVar("D", bound=msgspec.Struct)
 
 
 def document_from(document: type[D], source: object, **fields: Any) -> D:
-    """Return a document with these fields; all others are the attributes of the source with the same name."""
+    """Build a document from `fields`, and for all other fields from the equally named attributes of `source`."""
     same = {name: getattr(source, name) for name in document.__struct_fields__ if name not in fields}
     return document(**same, **fields)
 
@@ -250,7 +250,7 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
-    """How many of a job's rows a sink has confirmed; `words` is a summary."""
+    """The number of a job's rows that a sink has confirmed; `words` is a summary in one sentence."""
 
     sink: str
     title: str

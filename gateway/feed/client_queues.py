@@ -22,7 +22,7 @@ class MustReconnect(Exception):  # noqa: N818 - never leaves the gateway
 
 
 class ClientQueue(Protocol):
-    """The queue of one client, as the feed uses it."""
+    """Protocol of the queues below, by which the feed sends frames to one client."""
 
     def send(self, batch: FrameBatch) -> bool:
         """Queue frames; return False if the client is too slow."""

@@ -38,7 +38,7 @@ class Frame:
 
     @cached_property
     def wire(self) -> bytes:
-        """The unmasked RFC 6455 frame of `text`."""
+        """The bytes on a WebSocket: `text` as an unmasked frame (RFC 6455)."""
         size = len(self.text)
         if size < 126:
             head = struct.pack("!BB", _FINAL_TEXT, size)

@@ -74,7 +74,7 @@ class JobFeed:
         self._queue.append(event)
 
     def update(self, row: JobRow) -> None:
-        """Queue the rows and the state that Postgres has."""
+        """Queue a row of training_jobs: clients get its newer state, and `advance` its rows that no event had."""
         self._queue += [RowGap(kind, 0, row.position.of(kind)) for kind in ROW_KINDS]
         self._queue.append(row)
 
@@ -89,7 +89,10 @@ class JobFeed:
         return None
 
     def fill(self, batch: RowBatch) -> None:
-        """Add rows that were read for the gap of `advance`; without any, drop the queued item that needs them."""
+        """Add rows that were read for the gap that `advance` returned.
+
+        If the batch has nothing new, the rows do not exist: the queued item that waits for them is dropped.
+        """
         end = self._end.of(batch.kind)
         if batch.last <= end:
             if self._queue:
@@ -100,7 +103,7 @@ class JobFeed:
             self._add_rows(event, batch._replace(after=end, items=rows))
 
     def take(self) -> list[FeedEvent]:
-        """Return the events for clients that have all events taken before."""
+        """Return and remove the new events, for clients that received all earlier ones."""
         events = self._pending.take(self.position)
         self.position = self._end
         return events
@@ -187,7 +190,7 @@ class JobFeed:
 
 @dataclass
 class _Pending:
-    """An event that was not taken yet; if it has rows, those after `after`, up to and including `last`."""
+    """A merged event for clients; its rows, if it has any, are those after `after` up to and including `last`."""
 
     event: Event
     after: int = 0

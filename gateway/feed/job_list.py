@@ -124,7 +124,7 @@ class JobList:
             self._send(FrameBatch(frames))
 
     def _changes_list(self, event: Event) -> bool:
-        """Return whether an event adds a job to the list or removes one."""
+        """Return whether an event is about a job that the list does not show, or removes one from it."""
         return isinstance(event, TrainingDeleted) or event.job_id not in self._listed
 
     async def _changed_jobs(self) -> list[Frame]:

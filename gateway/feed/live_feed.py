@@ -39,7 +39,7 @@ log = structlog.get_logger("trainwire.gateway.feed.live_feed")
 
 
 class LiveFeed:
-    """An async context manager; connections use `acquire`, `release` and `jobs`."""
+    """The live feed: an async context manager that runs it; connections use `acquire`, `release` and `jobs`."""
 
     def __init__(self, settings: GatewaySettings, names: MetricNames) -> None:
         # Connections of its own, so that slow requests do not delay the feed.
@@ -87,7 +87,7 @@ class LiveFeed:
             asyncio.get_running_loop().call_later(LINGER_S, self._end_if_unused, job)
 
     def _follow(self, job_id: int, row: JobRow) -> None:
-        """Start to follow a job; events before the subscription are found by the poll that follows it."""
+        """Start to follow a job; the poll after the subscription finds changes whose events came before it."""
         job = self._followed[job_id] = FollowedJob(job_id, row, self._read, self._read_detail)
         task = self._runs[job_id] = self._start(job.run())
         task.add_done_callback(lambda _: self._end(job))

@@ -20,7 +20,10 @@ _warnings.setLevel(logging.WARNING)
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
-    """Is in the scope as the ASGI extension `trainwire.frames`; logs no addresses of connections."""
+    """uvicorn's protocol with a method for encoded frames; routes find it as ASGI extension `trainwire.frames`.
+
+    It logs only warnings, so that addresses of clients are not logged.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

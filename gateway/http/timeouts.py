@@ -185,7 +185,7 @@ class WatchedTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write as the transport does; start to watch if it could not send all."""
+        """Write as the wrapped transport does; start the stall timeout if data is left in its buffer."""
         self._transport.write(data)
         self._written += len(data)
         if not self._is_watching and self.get_write_buffer_size():

@@ -27,7 +27,7 @@ _SHOWN: Final = 5
 
 
 class Caught:
-    """The records that hooks have caught of one job; safe to use from several threads."""
+    """Passes the values that hooks report of one job to its runs, and counts them; thread-safe."""
 
     def __init__(self, run: Run, run_of_rank: Callable[[int], Run]) -> None:
         self._run = run
@@ -48,15 +48,15 @@ class Caught:
         """Final values that the training has set itself."""
 
     def logs_otherwise(self, by: str) -> bool:
-        """Return whether metrics come from the SDK, or from another library than `by`."""
+        """Return whether metrics were reported by the SDK or by a library other than `by`."""
         return self.has_sdk or bool(self._values.keys() - {by})
 
     def skip(self, folder: str) -> None:
-        """Note that the events of this folder of TensorBoard are not wanted."""
+        """Ignore the events of this TensorBoard folder from now on."""
         self._folders.prefix_of(folder)
 
     def is_hooked(self, folder: str) -> bool:
-        """Return whether the events of this folder of TensorBoard come by a hook."""
+        """Return whether a hook reports the events of this TensorBoard folder: its files need not be read."""
         return self._folders.knows(folder)
 
     def metrics(
@@ -69,9 +69,9 @@ class Caught:
         epoch: float | None = None,
         rank: int | None = None,
     ) -> None:
-        """Take values of one step, measured at `ts` (nanoseconds since 1970).
+        """Take values of one step that library `by` reports, measured at `ts` (nanoseconds since 1970).
 
-        A metric belongs to the library that reports it first: others count its steps in another way.
+        If several libraries report a metric, only those of the first one are used: each counts steps differently.
         """
         with self._lock:
             taken = {name: value for name, value in values.items() if self._owners.setdefault(name, by) == by}
@@ -83,7 +83,7 @@ class Caught:
             self._of_rank(rank).metric_at(ts, taken, step=step, epoch=epoch)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Take parameters, with secrets masked; those that were taken before stay."""
+        """Add parameters to those taken before; secrets are masked."""
         values = masked_fields(values)
         with self._lock:
             before = dict(self._params)
@@ -93,18 +93,18 @@ class Caught:
             self._run.describe(params=params)
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Take tags; those that were taken before stay."""
+        """Add tags to those taken before."""
         with self._lock:
             self._tags.update(values)
             tags = dict(self._tags)
         self._run.describe(tags=tags)
 
     def log(self, text: str) -> None:
-        """Log a line about what a library does."""
+        """Log a line that reports an action of a library."""
         self._run.log(text, level="INFO")
 
     def event(self, folder: str, event: Event, rank: int | None) -> None:
-        """Take one event of TensorBoard. The names of its values are the folder's and the tag's."""
+        """Take one event of TensorBoard; the metric names are the prefix of the folder and the tag."""
         prefix = self._folders.prefix_of(folder)
         if event.scalars:
             values = {prefix + tag: number for tag, number in event.scalars.items()}
@@ -122,7 +122,7 @@ class Caught:
             self._not_taken[by, kind] += count
 
     def failed(self, by: str, text: str) -> None:
-        """Note that a hook does not work, once for each library."""
+        """Record that a hook failed, for the summary; only the first failure of a library counts."""
         with self._lock:
             self._failures.setdefault(by, text)
 
@@ -213,11 +213,10 @@ class HookedProcess:
 
 
 class _Folders:
-    """Names for the folders of TensorBoard's writers.
+    """Prefixes of metric names for the folders of TensorBoard's writers.
 
-    The folder of the first writer is the root, or its parent where it is called `train` or the like. Metrics of a
-    folder below the root have the path from there before their names, those of the root itself have none, and
-    those of any other folder have its name.
+    The folder of the first writer is the root, or its parent if it is called `train` or the like. The prefix of a
+    folder below the root is its path from the root; the root has no prefix, and any other folder its own name.
     """
 
     def __init__(self) -> None:

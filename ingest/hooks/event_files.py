@@ -32,7 +32,7 @@ _FOOTER_BYTES: Final = 4  # the checksum of the data
 class EventFile:
     """One file of records: length (8 bytes), checksum (4), data, checksum (4).
 
-    Checksums are not verified: a writer that is killed leaves a record cut short, and that shows by its length.
+    Checksums are not verified: a record that is cut short, because its writer was killed, is known by its length.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class EventFile:
         self._decoder = EventDecoder()
 
     def events(self) -> Iterator[Event]:
-        """Yield the events written since the last call; raise `DamagedEventError` for bytes that are none."""
+        """Yield the events written since the last call; raise `DamagedEventError` for bytes that are no event."""
         if self._file is None:
             self._file = self.path.open("rb")
         while chunk := self._file.read(_READ_BYTES):

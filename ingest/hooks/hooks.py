@@ -1,4 +1,4 @@
-"""All that catches metrics of one command: hooks in its processes, its event files and its printed lines."""
+"""Collects the metrics of one command from hooks in its processes, event files and printed lines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ TIMEOUT_S: Final = 5.0
 
 @dataclass(frozen=True)
 class CatchOptions:
-    """The sources of values that a launcher catches; `hooks=False` leaves the patterns and the named folders.
+    """The sources from which a launcher collects metrics.
 
-    Raises `ValueError` for a pattern that cannot be used.
+    Without `hooks` only printed lines that match the patterns and the named folders of event files are used.
+    Raises `ValueError` for an invalid pattern.
     """
 
     hooks: bool = True
@@ -37,7 +38,7 @@ class CatchOptions:
 
 
 class Hooks:
-    """Catches metrics from the start of a command to its end."""
+    """Collects metrics from the start of a command to its end."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Hooks:
         options: CatchOptions,
         warn: Callable[[str], None],
     ) -> None:
-        """Begin, with a socket in `folder`; where the system refuses a part of it, warn and go on without."""
+        """Start the listener, on a socket in `folder`, and the readers; a part that cannot start is a warning."""
         self._caught = Caught(run, run_of_rank)
         self._printed = PrintedMetrics(self._caught, options.patterns)
         self._takes_printed = options.hooks or bool(options.patterns)
@@ -72,7 +73,7 @@ class Hooks:
             self._printed.take(lines, ts)
 
     def close(self, exit_code: int) -> dict[str, float] | None:
-        """Read the rest, log a summary, and return the final values that the training itself has set."""
+        """Read the remaining values, log a summary, and return the final metrics that the training set itself."""
         if self._listener is not None:
             self._listener.close(TIMEOUT_S)
         if self._event_files is not None:

@@ -12,21 +12,22 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 _NAME: Final = "trainwire_hooks"
-"""Under which the launcher's carrier has imported the hooks, if it has."""
+"""The module name of the hooks, if `trainwire run` has installed them in this process."""
 LIBRARIES: Final = ("tensorboard", "wandb", "mlflow")
 
 
 def announce_run() -> None:
-    """Report to the launcher that this process has a run, so that the launcher ignores values caught here."""
+    """Report to the launcher that this process has a run, so that it ignores records of hooks in this process."""
     hooks = sys.modules.get(_NAME)
     if hooks is not None:
         hooks.announce_run()
 
 
 def hook_into(run: Run, libraries: tuple[str, ...]) -> Callable[[], None]:
-    """Report to `run` the values that this process logs to these libraries, by default to all known ones.
+    """Add the values that this process logs to these libraries to `run`; without a name, of all in `LIBRARIES`.
 
-    Returns a function for the end of the run, which logs a summary. Raises `ValueError` for another library.
+    Returns a function that logs a summary, to be called at the end of the run. Raises `ValueError` for an unknown
+    library.
     """
     from trainwire.ingest.hooks.caught import Caught, HookedProcess  # noqa: PLC0415 - of no use without hooks
 

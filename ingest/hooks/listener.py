@@ -93,7 +93,7 @@ class _Connection:
         self._rest = b""
 
     def read(self) -> bool:
-        """Take the records that have come; return False, with the connection closed, at its end."""
+        """Process the records received so far; at the end of the connection close it and return False."""
         try:
             chunk = self._connection.recv(_CHUNK_BYTES)
         except BlockingIOError:

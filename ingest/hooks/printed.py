@@ -24,10 +24,10 @@ PRINTED: Final = "printed lines"
 
 
 class PrintedMetrics:
-    """Takes the metrics of lines as they are printed.
+    """Finds metrics in printed lines, and passes them on.
 
-    Patterns of the user are always applied. Without one, JSON lines and dicts count, as long as neither a hook nor
-    the SDK has reported a metric: most trainings print the same numbers that they log.
+    Patterns of the user are always applied. Without a pattern, JSON objects and dicts are used until a hook or the
+    SDK reports a metric, because most trainings print the same numbers that they log.
     """
 
     def __init__(self, caught: Caught, patterns: Sequence[str] = ()) -> None:
@@ -62,7 +62,7 @@ class PrintedMetrics:
 
 
 class PrintedValues(NamedTuple):
-    """The numbers of one line."""
+    """The metrics found in one line, with step and epoch if the line has them."""
 
     values: dict[str, float]
     step: int | None
@@ -107,7 +107,7 @@ class PatternMatcher:
         )
 
     def values(self, lines: Sequence[str]) -> list[PrintedValues]:
-        """Return the numbers found; raise `PatternTooSlowError` once, and find nothing after it."""
+        """Return the metrics found; raise `PatternTooSlowError` once, and return nothing in later calls."""
         if self._pool is None:
             return []
         try:
@@ -129,15 +129,15 @@ class PatternMatcher:
 
 
 def _ignore_interrupts() -> None:
-    """Leave ctrl-C to the launcher."""
+    """Ignore SIGINT in the process of the matcher: ctrl-C is handled by the launcher."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def checked_pattern(pattern: str) -> str:
-    """Return a pattern of the user's; raise `ValueError` where it is none, or has no named group.
+    """Return `pattern` if it is a regular expression with a named group; else raise `ValueError`.
 
-    Each named group is a metric, and `step` and `epoch` are these. Where the groups `name` and `value` exist, each
-    match is one metric of that name.
+    Each named group is a metric, except `step` and `epoch`. With the groups `name` and `value` each match is one
+    metric, whose name is matched too.
     """
     try:
         groups = re.compile(pattern).groupindex
@@ -152,7 +152,7 @@ def checked_pattern(pattern: str) -> str:
 
 
 def values_of_lines(patterns: Sequence[str], lines: Sequence[str]) -> list[PrintedValues]:
-    """Return the numbers that patterns find in lines: those of all patterns in one line belong together."""
+    """Return the metrics that patterns find in lines; those of all patterns in one line become one item."""
     found = (_pattern_values(patterns, line) for line in lines)
     return [values for values in found if values is not None]
 

@@ -117,13 +117,13 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _plugin_data(metadata: bytes) -> tuple[str, bytes]:
-    """Return the name of the plugin that a value is for, and its data."""
+    """Return the name of the TensorBoard plugin that shows a value, and the plugin's data."""
     plugin = dict(_fields(dict(_fields(metadata)).get(1, b"")))
     return plugin.get(1, b"").decode("utf-8", "replace"), plugin.get(2, b"")
 
 
 def _number(tensor: bytes) -> float | None:
-    """Return the number of a tensor that holds one; None for strings and for more."""
+    """Return the number in a tensor with one number; None for tensors of strings or of several numbers."""
     fields = list(_fields(tensor))
     known = dict(fields)
     dtype = known.get(1, 0)

@@ -1,4 +1,4 @@
-"""The line on stderr at a job's start: its name, and where the page shows it."""
+"""The line on stderr at a job's start: its name, and the address of its page."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def page_of_job(settings: TrainerSettings, job_id: int) -> str | None:
 
 
 def announce(settings: TrainerSettings, number: JobNumber, name: str | None, rank: int | None) -> None:
-    """Write the line, unless it is unwanted, or this is one of the ranks above 0.
+    """Write the line to stderr, unless TRAINWIRE_QUIET is on or the rank is above 0.
 
-    Where the page is not known, only the launcher writes it, and only of a number that it has made.
+    If the address of the page is unknown, only a launcher that has made the number writes it.
     """
     if settings.quiet or rank:
         return
@@ -33,12 +33,12 @@ def announce(settings: TrainerSettings, number: JobNumber, name: str | None, ran
 
 
 def one_line(name: str) -> str:
-    """Return a name without the characters that a terminal obeys."""
+    """Return a name with control characters replaced, which a terminal would interpret."""
     return "".join(char if char.isprintable() else "\ufffd" for char in name)
 
 
 def print_note(sentence: str) -> None:
-    """Write a sentence to stderr, where that can be written."""
+    """Write a sentence to stderr; ignore a stderr that is closed or missing."""
     line = f"trainwire: {sentence}\n"
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()

@@ -29,8 +29,8 @@ _LONGEST: Final = 60
 def default_name(script: str, job_id: int) -> str:
     """Return the name of a job that is given none: `train-brisk-otter-42`, the same in all its processes.
 
-    Words are read aloud and remembered, where 3f2a and 3f2e look alike; of 100 runs two are called the same with
-    a probability of 1.2%.
+    Words are easier to read and remember than hex digits; of 100 runs two have the same name with a probability of
+    1.2%.
     """
     digest = int.from_bytes(hashlib.blake2b(str(job_id).encode(), digest_size=8).digest())
     words = []
@@ -41,7 +41,7 @@ def default_name(script: str, job_id: int) -> str:
 
 
 def script_of_process() -> str:
-    """Return the name of the script of this process, `notebook` in one, `python` where there is no script."""
+    """Return the name of this process's script; `notebook` in a notebook, `python` without a script."""
     return _stem(sys.argv[0] if sys.argv else "")
 
 

@@ -39,7 +39,7 @@ class NumberMaker:
         self._lock = threading.Lock()
 
     def make(self) -> int:
-        """Return a number that was never returned before, here or (see above) anywhere."""
+        """Return a new number, unique on all machines with the probability given above."""
         with self._lock:
             number = (slot_at(self._clock()) << RANDOM_BITS) + _random(RANDOM_BITS)
             if number <= self._last <= MAX_ID - 2**STEP_BITS:
@@ -54,9 +54,9 @@ def slot_at(now_s: float) -> int:
 
 
 def number_of(identity: str) -> int:
-    """Return the number that every process computes of the same identity, such as that of a launch.
+    """Return a number computed from an identity, such as that of a launch: the same in each process.
 
-    It has no time in it, as clocks of several machines differ.
+    Unlike those of `NumberMaker` it does not depend on the time, because clocks of several machines differ.
     """
     digest = hashlib.blake2b(identity.encode(errors="surrogatepass"), digest_size=8).digest()
     return LEAST_MADE_ID + int.from_bytes(digest) % (MAX_ID - LEAST_MADE_ID + 1)

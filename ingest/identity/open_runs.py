@@ -40,7 +40,7 @@ class _OpenRun:
 class OpenRuns:
     """Chooses the number of each run of this process; while a run is open, child processes find its number.
 
-    The number of the environment is that of the first run. A later run, as in a sweep in a loop, is a new job.
+    The first run gets the number of the environment. A later run, as in a loop over parameters, is a new job.
     """
 
     def __init__(self) -> None:
@@ -48,14 +48,14 @@ class OpenRuns:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Begin without runs: a number that the parent has exported is one of the environment here."""
+        """Forget the parent's runs; the number that the parent exported stays in the environment."""
         self._used: set[int] = set()
         self._open: dict[int, _OpenRun] = {}
         self._before: dict[str, str | None] = {}
         self._derived = 0
 
     def number_for(self, settings: TrainerSettings, place: Place) -> JobNumber:
-        """Return the number of a run that is given none; raise `UnknownLaunch` where its ranks cannot agree."""
+        """Return the job number for a run without one; raise `UnknownLaunch` if its ranks cannot agree on one."""
         said = settings.job_id
         if said is not None and said not in self._used:
             return JobNumber(said)
@@ -76,13 +76,13 @@ class OpenRuns:
         self._export()
 
     def note_capture(self, run: object, source: str) -> None:
-        """Export that the output of child processes is logged already, by `source`."""
+        """Export that `source` logs the output of child processes, so that they do not capture it again."""
         if id(run) in self._open:
             self._open[id(run)].capturing_source = source
             self._export()
 
     def end(self, run: object) -> None:
-        """Export the newest of the other open runs instead, or restore the environment of before."""
+        """Export the newest other open run instead; without one restore the former environment."""
         if self._open.pop(id(run), None) is not None:
             self._export()
 

@@ -36,7 +36,7 @@ class Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def forward_to(self, process: subprocess.Popen[bytes], terminal: Terminal | None = None) -> None:
-        """Set the process and its terminal, and send the signals that came before."""
+        """Set the process and its terminal, and send it the signals received so far."""
         self._process = process
         self._terminal = terminal
         for signum in self._early:

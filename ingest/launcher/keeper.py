@@ -36,7 +36,7 @@ END_TIMEOUT_S = 1.0
 
 
 class Keeper:
-    """Starts and ends the process, from the launcher."""
+    """Starts and stops the keeper process; used by the launcher."""
 
     def __init__(self, command: int, outputs: Sequence[tuple[int, int | None]]) -> None:
         """Start the process for the outputs of process `command`: descriptors to read from and to show on.
@@ -68,7 +68,7 @@ class Keeper:
             os.close(report)
 
     def close(self) -> int:
-        """Leave the open outputs to the process; return how many bytes it has shown by now."""
+        """Let the process read the outputs that are still open; return the number of bytes it has shown so far."""
         try:
             os.write(self._control, b".")
             os.close(self._control)
@@ -83,7 +83,7 @@ class Keeper:
 
 
 class Output:
-    """One output of the command, and the descriptor to show it on."""
+    """One output of the command, and the descriptor that it is written to (None: it is discarded)."""
 
     def __init__(self, source: int, shown: int | None) -> None:
         self._source = source
@@ -123,7 +123,7 @@ class Output:
 def watch(control: int, launcher: int, command: int, outputs: Sequence[Output]) -> tuple[bytes, int]:
     """Show the output while the launcher is stopped, until the launcher ends.
 
-    Returns the byte that it has written (none if it was killed), and how many bytes were shown.
+    Returns the byte that the launcher wrote before its end (empty if it was killed), and the count of bytes shown.
     """
     shown_bytes, since_s, pause_s = 0, None, CHECK_S
     while not select.select([control], [], [], pause_s)[0]:

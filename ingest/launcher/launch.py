@@ -140,7 +140,7 @@ def _variables(job_id: int | None, attempt: int | None) -> dict[str, str]:
 def _number(job_id: int | None, settings: TrainerSettings) -> JobNumber:
     """Return the job's number: as passed, as exported, or made; raise `UnknownLaunch` as `Run` does.
 
-    In a process that was started within an open run it is a new one: a launch has an end of its own.
+    A process that was started within an open run gets a new number, because a launch has an end of its own.
     """
     parent = settings.parent
     if parent is not None and parent.job_id == settings.job_id and job_id in (None, parent.job_id):

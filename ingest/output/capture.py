@@ -1,4 +1,4 @@
-"""Logs the output of this process and its subprocesses, which is still shown."""
+"""Logs the output of this process and its subprocesses, in addition to showing it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Capture:
         ]
 
     def stop(self) -> None:
-        """Restore streams and descriptors, and log what was printed before."""
+        """Restore streams and descriptors; returns once all earlier output is logged."""
         for tee in self._tees:
             tee.stop()
         if self._relay is not None:
@@ -80,7 +80,7 @@ class Capture:
 
 
 class NoCapture(Capture):
-    """Does nothing: the launcher captures the output."""
+    """A `Capture` that does nothing, for processes whose launcher captures the output."""
 
     def __init__(self) -> None:
         self._relay = None
@@ -124,7 +124,7 @@ class _Relay:
         await_ends([output.pipe for output in self._outputs], STOP_TIMEOUT_S)
 
     def abandon(self) -> None:
-        """Close what a forked child inherited: the relay must notice the end of the parent."""
+        """Close the inherited descriptors in a forked child, so that the relay notices the end of the parent."""
         for output in self._outputs:
             output.abandon()
         if self._outputs:
@@ -225,7 +225,10 @@ def _start_relay(outputs: Sequence[_Output]) -> int:
 
 
 def _text_streams() -> list[io.TextIOWrapper]:
-    """Return Python's own text streams, each once."""
+    """Return stdout and stderr, the current and the original ones, without duplicates.
+
+    Objects that replace them, as in notebooks, are left out unless they are text streams too.
+    """
     streams = {id(stream): stream for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)}
     return [stream for stream in streams.values() if isinstance(stream, io.TextIOWrapper)]
 

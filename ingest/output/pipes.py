@@ -151,7 +151,7 @@ class RepeatFolder:
 def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
     """Wait until all pipes have ended, at most `timeout_s`, then close them; return whether all have ended.
 
-    The time in which a slow reader of the shown output holds up a pipe does not count.
+    Time in which a pipe waits for a slow reader of the shown output does not count.
     """
     while timeout_s > 0 and (unread := [pipe for pipe in pipes if not pipe.has_ended()]):
         began_s = monotonic_s()

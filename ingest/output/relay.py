@@ -28,7 +28,7 @@ LONGEST_SETTLE_S = 1.0
 
 
 class Relay(threading.Thread):
-    """Shows one output of the training, and copies it."""
+    """Writes one output of the training to its original descriptor, and a copy to the training."""
 
     def __init__(self, source: int, shown: int, copy: int, stopping: threading.Event, wake: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Relay(threading.Thread):
         return self._source not in ready or self._pass_on()
 
     def _settle(self) -> bool:
-        """Relay the output written before the stop; return False at the end of the output."""
+        """Relay the output written before the stop request; return False at the end of the output."""
         deadline = time.monotonic() + LONGEST_SETTLE_S  # other processes may print without end
         poll = select.poll()
         poll.register(self._source, select.POLLIN)

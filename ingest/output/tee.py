@@ -41,7 +41,7 @@ class Tee:
             setattr(sys, log_type, self)
 
     def renew(self) -> None:
-        """Make a new lock and cutter in a forked child: the parent may hold the lock, and has the last line."""
+        """Make a new lock and line buffer in a forked child: a thread of the parent may hold the lock."""
         self._lock = threading.RLock()
         self._cutter = LineCutter()
         self._is_taking = False

@@ -27,7 +27,10 @@ class ProcessEnd(NamedTuple):
 
 
 class _Released:
-    """An attribute of a SystemExit that notes its release: with no frame left, the process exits by it."""
+    """An attribute of a SystemExit that is notified when the exception is freed.
+
+    If no frame is left then, nothing has caught it: the process exits with its code.
+    """
 
     def __init__(self, exits: Exits, code: object) -> None:
         self._exits = exits
@@ -70,7 +73,7 @@ class Exits:
             site.Quitter.__call__ = self._noting(site.Quitter.__call__)
 
     def note_code(self, code: object) -> None:
-        """Note that the process exits with this code."""
+        """Record the exit code of the process, for `process_end`."""
         self._codes[:] = [code]
 
     def process_end(self) -> ProcessEnd:
@@ -159,7 +162,7 @@ def at_end_of_target(finish: Callable[[BaseException | None], object]) -> Callab
 
 
 class Terminations:
-    """Finishes runs on SIGTERM, before it ends the process. A handler of the training takes precedence."""
+    """Finishes runs on SIGTERM, before the signal ends the process. A handler of the training takes precedence."""
 
     def __init__(self) -> None:
         self._finishers: dict[object, Callable[[float], object]] = {}
@@ -208,8 +211,8 @@ class Terminations:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Finish all runs and end the process, where the default action would have ended it.
 
-        It would not where a later handler calls this one: that handler decides. Nor in the first process of a
-        container, for which the kernel ignores the default action (kill(2)).
+        The process is not ended if a later handler has called this one, as that handler decides; nor if it is the
+        first process of a container, for which the kernel ignores the default action (kill(2)).
         """
         if not self._is_installed or os.getpid() == _INIT_PID:
             return

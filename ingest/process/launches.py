@@ -41,19 +41,19 @@ class UnknownLaunch(ValueError):  # noqa: N818 - a wrong setting, as the other V
 
 
 def is_one_of_several(place: Place) -> bool:
-    """Return whether a launch has other processes besides this one."""
+    """Return whether the launch of this process has several ranks."""
     return bool(place.rank) or (place.world_size or 1) > 1
 
 
 def find_launch(environ: Mapping[str, str], place: Place, proc: Path = Path("/proc")) -> str | None:
-    """Return the identity of the launch of which this process is one of several ranks; None where unknown."""
+    """Return the identity of the launch in which this process is one of several ranks; None if it is unknown."""
     if not is_one_of_several(place):
         return None
     return _torch_uuid(environ) or _launcher_process(environ, proc) or _slurm_step(environ)
 
 
 def _torch_uuid(environ: Mapping[str, str]) -> str | None:
-    """Return the id of a rendezvous that is random: `--standalone` makes one; others are often 'none' or '100'."""
+    """Return torchrun's rendezvous id if it is random, as of `--standalone`; others are often 'none' or '100'."""
     run_id = environ.get("TORCHELASTIC_RUN_ID", "").strip()
     return f"torch:{run_id.lower()}" if _UUID.fullmatch(run_id) else None
 
@@ -96,7 +96,7 @@ def _launcher_process(environ: Mapping[str, str], proc: Path) -> str | None:
 
 
 def _multiprocessing_parent() -> list[str]:
-    """Return the id of the process that started this one by multiprocessing, in a list; none otherwise."""
+    """Return a list with the id of the parent process if multiprocessing started this one, else an empty list."""
     module = sys.modules.get("multiprocessing.process")
     parent = None if module is None else module.parent_process()
     return [] if parent is None else [str(parent.pid)]

@@ -1,4 +1,4 @@
-"""Prevents that a traceback is logged twice: with the completion, and as captured output."""
+"""Keeps a traceback from being logged twice: with the completion, and as captured output."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TracebackFolder:
         self._lock: IO[bytes] | None = None
 
     def take(self) -> list[str]:
-        """Return the tracebacks in the folder; scripts that end later log theirs themselves."""
+        """Remove and return the tracebacks in the folder; scripts that end later log their own."""
         if self._lock is None or self.path is None:
             return []
         self._lock.close()

@@ -1,4 +1,4 @@
-"""Starts the collector of a run's provenance, and takes its answer, beside the training."""
+"""Runs the collector of a run's provenance in the background, and sends its answer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Recorder:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Begin anew: the thread is the parent's."""
+        """Forget the collection of the parent, whose thread does not exist in a forked child."""
         self._lock = threading.Lock()
         self._known: dict[tuple[str, ...], _Collection] = {}
 
@@ -67,7 +67,7 @@ class _Collection:
         self._waiting: list[tuple[Callable[[Provenance], object], threading.Event]] = []
 
     def deliver(self, send: Callable[[Provenance], object]) -> threading.Event:
-        """Send the answer, at once where it is known."""
+        """Call `send` with the answer, at once if the collector has finished; return an event that is set then."""
         done = threading.Event()
         with self._lock:
             is_first, self._begun = not self._begun, True
@@ -151,7 +151,10 @@ def _read(descriptor: int) -> bytes:
 
 
 def interpreter_of(command: Sequence[str]) -> str | None:
-    """Return the Python that a command runs: itself, or that of its first line, as torchrun's; None if unknown."""
+    """Return the Python interpreter of a command: the command itself, or the one in the `#!` line of its script.
+
+    None if it is neither.
+    """
     program = shutil.which(command[0])
     if program is None or _is_python(program):
         return program

@@ -1,1 +1,1 @@
-"""The way of a message from the call to the acknowledgement: buffer, batches, outbox, sender."""
+"""Sends messages to Redis until the workers acknowledge them: buffer, batches, outbox and sender."""

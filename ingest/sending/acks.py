@@ -26,7 +26,7 @@ def parse_report(acked: bytes | None, missing: bytes | None, lost: bytes | None 
 
 
 class AckWatch:
-    """Decides when to send messages of one kind again. A needless resend is harmless: the drain skips it."""
+    """Decides when to send messages of one kind again. A needless resend is harmless: workers skip duplicates."""
 
     def __init__(self, timing: Timing, now: float) -> None:
         self._timing = timing
@@ -74,7 +74,7 @@ class AckWatch:
         return report.missing
 
     def _probe(self, awaited: int, now: float) -> tuple[Range, ...]:
-        """Return the last message alone: if Redis has lost those before it, the drain reports the gap."""
+        """Return the range of the newest message only: when it arrives, the workers report the gap before it."""
         if now - self._quiet_since < self._probe_wait_s:
             return ()
         self._quiet_since = now

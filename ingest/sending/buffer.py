@@ -78,12 +78,12 @@ class Buffer:
 
     @property
     def size_bytes(self) -> int:
-        """Return about how much memory all values take that are not acknowledged."""
+        """Return the approximate memory of all values that are not acknowledged, in bytes."""
         return self.buffered_bytes + self.unacked_bytes
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Return the number of dropped lines, points and so on, by kind."""
+        """Return the number of dropped lines, points, checkpoints and values by kind of item."""
         with self._lock:
             return dict(self._dropped)
 
@@ -126,7 +126,7 @@ class Buffer:
         return is_taken
 
     def close(self, completion: Completion | None) -> None:
-        """Take the completion, even without room, and nothing after it."""
+        """Take the completion, even if the buffer is full, and reject all later values."""
         with self._lock:
             if not self.is_closed:
                 self.is_closed = True
@@ -167,7 +167,7 @@ class Buffer:
             self._dropped[kind] += number
 
     def restore_dropped(self, dropped: Mapping[str, int]) -> None:
-        """Add the counts of the process that has written the spool."""
+        """Add the counts of dropped items that an earlier process has left in the spool."""
         with self._lock:
             self._dropped.update(dropped)
 

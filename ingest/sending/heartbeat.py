@@ -41,7 +41,7 @@ class UnsentCounts(NamedTuple):
 
 
 class Activity:
-    """Measures the pauses between reports of a training, to the interval between two calls of `note`."""
+    """Measures the pauses between reports of a training; the interval of calls of `note` is the resolution."""
 
     def __init__(self, now: float) -> None:
         self._count = 0
@@ -50,7 +50,7 @@ class Activity:
         self._longest_s = 0.0
 
     def note(self, count: int, now: float) -> None:
-        """Note how many reports there are by now."""
+        """Record the total number of reports at time `now`."""
         if count == self._count:
             return
         if self._count:

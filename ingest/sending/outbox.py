@@ -68,7 +68,7 @@ class Outbox:
         """How many bodies reported progress of the training, not only values of the machine."""
 
     def resume(self, spans: Mapping[Kind, Range]) -> None:
-        """Continue with the messages of another process, which the spool has."""
+        """Continue with the messages that another process has left in the spool."""
         self._spool.open()
         for kind, (first, last) in spans.items():
             self._messages[kind].resume(first, last)
@@ -81,7 +81,7 @@ class Outbox:
         return has_more
 
     def open_spool(self) -> None:
-        """Open the spool now, where the system has refused it so far."""
+        """Open the spool now if earlier attempts failed."""
         with self._lock:
             self._open(at_once=True)
 
@@ -111,7 +111,7 @@ class Outbox:
         return messages.acked > before
 
     def step_back(self, kind: Kind, acked: int) -> bool:
-        """Await acknowledgements from `acked` on again, where more was acknowledged; return whether it was.
+        """Set the acknowledged number back to `acked` if it is higher; return whether it was.
 
         This happens after a restore of Postgres or Redis: messages that are still kept can be sent again.
         """
@@ -163,7 +163,7 @@ class Outbox:
         return self._is_all(lambda messages: messages.acked == messages.last)
 
     def receipt(self) -> Receipt:
-        """Return the counts of messages by how far they came."""
+        """Return the counts of messages by state."""
         with self._lock:
             receipt = Receipt(dropped=self._buffer.dropped, is_job_deleted=self._is_job_deleted)
             is_kept = self._spool.exists
@@ -245,7 +245,7 @@ class Outbox:
                 messages.spool(partial(self._spool.append, kind))
 
     def _declare_lost(self, kind: Kind, first: int, last: int, reason: str) -> Entry:
-        """Return the entry that tells the workers not to wait for these messages."""
+        """Return the entry by which the workers count these messages as lost instead of waiting for them."""
         origin = self.origin
         if (kind, first) not in self._declared and len(self._declared) < NAMED_LOSSES:
             self._declared.add((kind, first))

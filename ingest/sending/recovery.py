@@ -61,7 +61,7 @@ def send_leftovers(
     stop: threading.Event | None = None,
     is_due: Callable[[Path], bool] = lambda _path: True,
 ) -> Iterator[Leftover]:
-    """Send what is left for this server, the oldest source first, each for at most `timeout_s`.
+    """Send the messages that ended sources left in the spool, oldest source first, each for at most `timeout_s`.
 
     `servers` are the names under which the spool has messages for it; without any, its address. Messages of
     other servers stay, unless `any_server`. Folders for which `is_due` returns False are left for another time,

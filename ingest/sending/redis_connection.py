@@ -223,7 +223,7 @@ def _milliseconds(time: tuple[int, int]) -> int:
 
 
 def _get_claim(pipe: Any, key: str) -> None:
-    """Read a claim, up to the largest size that one has: any trainer can write the key."""
+    """Read a claim, at most the size of a valid one: any trainer can write the key, with any size."""
     pipe.getrange(key, 0, MAX_CLAIM_BYTES - 1)
 
 
@@ -232,5 +232,5 @@ def _is_wrong_type(reply: object) -> bool:
 
 
 def _is_claim(reply: object) -> bool:
-    """Return whether Redis let us read the claim; a key of another type may be replaced."""
+    """Return whether the reply is a claim, not an error: a key of another type may be replaced."""
     return not isinstance(reply, Exception) or _is_wrong_type(reply)

@@ -101,9 +101,9 @@ class Sender:
         return self._thread is not None
 
     def relieve(self, is_enough: Callable[[], bool]) -> None:
-        """Wait until `is_enough`, while values are reported faster than the disk takes them.
+        """Wait until `is_enough` returns True, to slow down callers that report faster than the disk writes.
 
-        A disk that takes nothing for `HUNG_DISK_S` is not waited for again until it takes something.
+        After a disk has written nothing for `HUNG_DISK_S`, calls do not wait until it writes again.
         """
         began, cuts = monotonic_s(), self._cuts
         while not is_enough() and self._stuck_at != self._cuts and not self._stopped.is_set():
@@ -119,10 +119,11 @@ class Sender:
                 )
 
     def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:
-        """Wait until everything is acknowledged, or sent and `settle_s` without news of the workers; then stop.
+        """Wait until everything is acknowledged, at most `timeout_s`, then stop.
 
-        With `may_leave`, and once everything is in the spool, it does not wait for a Redis that is unreachable for
-        as long as `timeout_s`, or for `away_s` if it has never answered.
+        Once everything is sent, the wait also ends after `settle_s` without a new acknowledgement. With
+        `may_leave`, and once everything is in the spool, it ends when Redis has been unreachable for `timeout_s`,
+        or for `away_s` if it has never answered.
         """
         began = monotonic_s()
         deadline = began + timeout_s
@@ -174,7 +175,7 @@ class Sender:
             self._end()
 
     def _cut_when_late(self) -> None:
-        """Make messages while the sending thread waits for imports or for a server: they are then on the disk."""
+        """Write messages to the spool while the sending thread still waits for imports or for a server."""
         while not self._stopped.is_set():
             is_asked = self._cut_now.wait(LATE_S)
             self._cut_now.clear()
@@ -325,7 +326,7 @@ class Sender:
             self._connection.close()
 
     def _end(self) -> None:
-        """Let `finish` return at once: the thread has ended."""
+        """Make `finish` return, because the thread has ended."""
         self._disconnect()
         self._all_sent.set()
         self._all_acked.set()

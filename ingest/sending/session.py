@@ -1,4 +1,4 @@
-"""The sending of one process's messages, from the first value to the receipt; a forked child begins anew."""
+"""The sending of one process's messages, from the first value to the receipt; a forked child starts a new one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Session:
         *,
         joined_run_of_ns: int | None = None,
     ) -> None:
-        """Begin; with `joined_run_of_ns`, as a part of a run that another process began at that time."""
+        """Begin to take values; `joined_run_of_ns` is the start of another process's run that this one joins."""
         self._job_id = job_id
         self._attempt = attempt
         self._rank = rank
@@ -137,7 +137,7 @@ class Session:
         self._outputs += 1
 
     def relieve(self) -> None:
-        """Wait while lines are printed faster than the disk takes them; for a disk that hangs, a few seconds."""
+        """Wait while lines are printed faster than the disk writes them; at most a few seconds if it hangs."""
         if self.buffer.buffered_bytes > RELIEF_BYTES:
             self._sender.relieve(lambda: self.buffer.buffered_bytes <= RELIEF_BYTES)
 
@@ -149,7 +149,7 @@ class Session:
             self._warn_of_drop()
 
     def take_metric_late(self, metric: Point | Metrics) -> None:
-        """Take what a thread of trainwire reports; without a warning, nothing once the run is finished."""
+        """Take a value from a thread of trainwire itself; it is silently ignored once the run is finished."""
         if not self.buffer.is_closed:
             self.take_metric(metric)
 

@@ -45,8 +45,8 @@ class UnackedMessages:
     """Tracks messages 1, 2, 3 ... of one kind: `acked <= sent <= last`.
 
     `load` reads messages that are not in memory: it returns entries by number, from the given number on. For
-    messages that it does not return, `declare_lost` (first, last, reason) makes an entry that tells the workers
-    not to wait for them.
+    messages that it does not return, `declare_lost` (first, last, reason) makes the entry by which the workers
+    count them as lost.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class UnackedMessages:
         self.sent = 0
         self.acked = 0
         self.lost = 0
-        """How many of the acknowledged messages the workers count as lost."""
+        """The number of acknowledged messages that the workers count as lost."""
         self._load = load
         self._declare_lost = declare_lost
         self._began_at = 0
@@ -78,7 +78,7 @@ class UnackedMessages:
                 self._in_memory[seq] = replace(message, is_spooled=append(seq, message.items, message.entry))
 
     def resume(self, first: int, last: int) -> None:
-        """Begin with messages `first` to `last` of another process, which `load` finds."""
+        """Begin with messages `first` to `last` of another process, which `load` reads."""
         self.acked = self.sent = self._began_at = self._deleted = first - 1
         self.last = last
 
@@ -104,7 +104,7 @@ class UnackedMessages:
         return batch
 
     def mark_sent(self, seqs: Iterable[int]) -> None:
-        """Note that Redis has these messages, the first of those that `to_send` returned."""
+        """Record that Redis has these messages, which are the first ones that `to_send` returned."""
         newest = max(seqs, default=0)
         self._resend = list(_above(newest, self._resend))
         self.sent = max(self.sent, newest)
@@ -127,7 +127,10 @@ class UnackedMessages:
         return is_below
 
     def send_again(self, ranges: Iterable[Range]) -> None:
-        """Queue the messages of `ranges` that were sent, before all new ones."""
+        """Queue messages to be sent a second time, before all new ones.
+
+        Of the numbers in `ranges`, those that were acknowledged or not yet sent are ignored.
+        """
         wanted = [(max(first, self.acked + 1), min(last, self.sent)) for first, last in ranges]
         self._resend = _joined([*self._resend, *(each for each in wanted if each[0] <= each[1])])
 
@@ -152,7 +155,7 @@ class UnackedMessages:
         return self.sent if self.sent > self.acked else None
 
     def _get(self, seq: int, last: int) -> EncodedMessage:
-        """Return message `seq`, or the declaration that it is lost, with those that follow it up to `last`."""
+        """Return message `seq`; if it cannot be read, an entry that declares it and unreadable next ones lost."""
         message = self._in_memory.get(seq) or self._loaded.get(seq)
         if message is None:
             self._loaded = {number: EncodedMessage(number, entry) for number, entry in self._load(seq).items()}

@@ -31,7 +31,7 @@ WARN_EVERY_S: Final = 600.0
 
 
 def spool_opener(settings: SpoolSettings, destination: Destination, origin: Origin) -> Callable[[], Spool] | None:
-    """Return a function that makes the spool of a source; None where the settings want no spool."""
+    """Return a function that creates the spool of a source; None if the spool is disabled."""
     folder = settings.folder
     return None if folder is None else partial(_new_spool, folder, settings.limit_bytes, destination, origin)
 
@@ -73,7 +73,7 @@ class SpoolAccess:
 
     @property
     def size_bytes(self) -> int:
-        """Return how much the messages take on the disk."""
+        """Return the size of the messages on the disk."""
         return 0 if self.spool is None else self.spool.size_bytes
 
     def open(self, *, at_once: bool = False) -> bool:

@@ -57,7 +57,7 @@ class Segment:
     size_bytes: int = 0
 
     def note(self, record: Record) -> None:
-        """Count the next message of the file."""
+        """Update the description for a message that was appended."""
         self.last = record.seq
         self.count += 1
         self.items += record.items
@@ -165,7 +165,7 @@ class Segments:
         self.size_bytes -= segment.size_bytes
 
     def _found(self, path: Path) -> Segment:
-        """Describe the file of another process; `last` is 0 where no message is readable."""
+        """Read the file of another process and return its description; `last` is 0 if no message is readable."""
         segment = Segment(path, int(path.stem.rpartition("-")[2]), 0, size_bytes=path.stat().st_size)
         for record in _records(path):
             segment.note(record)
@@ -180,7 +180,7 @@ def _records(path: Path) -> Iterator[Record]:
 
 
 def framed(payload: bytes) -> bytes:
-    """Return a payload as a record."""
+    """Return a payload as a record: with its length and checksum."""
     return _HEADER.pack(MAGIC, len(payload), _checksum(payload)) + payload
 
 

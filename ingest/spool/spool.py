@@ -59,7 +59,7 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """Return how much the messages take on the disk."""
+        """Return the size of the messages on the disk."""
         return sum(segments.size_bytes for segments in self._segments.values())
 
     @property
@@ -116,7 +116,7 @@ class Spool:
         return dict(self._drops)
 
     def note_drops(self, drops: Mapping[str, int]) -> None:
-        """Write the counts of dropped lines and points, for the process that recovers this spool."""
+        """Write the counts of dropped lines and points to the disk, for a process that recovers this spool."""
         if drops == self._drops:
             return
         # Written in place: the counts only grow, so that a full disk has room for them once it had some.

@@ -70,7 +70,7 @@ def is_uri(text: str) -> bool:
 
 
 def _text_of(path: object) -> str:
-    """Return a path as text, without `__fspath__` of remote paths: some libraries then download the file."""
+    """Return a path as text, without a call of `__fspath__` of remote paths: some libraries download the file."""
     text = plain_text(path)
     is_remote = isinstance(path, os.PathLike) and not isinstance(path, PurePath) and "://" in text
     return text if is_remote else path_text(path)
@@ -95,7 +95,7 @@ def _size_bytes(path: str) -> int | None:
 
 
 class Slot(NamedTuple):
-    """A newer checkpoint of the same slot and source supersedes an older one."""
+    """The key by which checkpoints of one source replace each other: a newer one supersedes those of its slot."""
 
     kind: str
     epoch: int | None

@@ -22,14 +22,14 @@ class StoreUnavailable(Exception):  # noqa: N818 - the word the whole project us
 
 
 class UploadAbandoned(Exception):  # noqa: N818 - named after its message
-    """The upload is not retried any more; the message is the reason."""
+    """The upload has failed for good; the message is the reason."""
 
 
 class UploadRetry:
     """Retries requests until the store has failed for `retry_s` seconds, or the run ends.
 
-    The time counts for all uploads together: once an outage has lasted so long, each further upload is tried only
-    once until the store answers again, so that snapshots do not fill the disk.
+    All uploads share this time: once an outage has lasted `retry_s`, each further upload is tried only once until
+    the store answers again, so that snapshots do not fill the disk.
     """
 
     def __init__(self, timing: Timing, retry_s: float) -> None:

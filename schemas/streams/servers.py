@@ -28,7 +28,7 @@ Commands = Sequence[tuple[Any, ...]]
 
 @dataclass
 class Answers(Generic[Topic]):
-    """The replies on each topic, one for each command, with the server's name and clock.
+    """The replies of each topic, one per command, and the name and clock of the topic's server.
 
     A topic has no replies if its server did not answer or refused; `away` has these servers (host:port -> error).
     """
@@ -42,6 +42,7 @@ class Answers(Generic[Topic]):
 def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answers[Topic]:
     """Run the commands of each topic on the server that has its keys, in one round trip per server.
 
+    A topic is any value by which the caller finds the replies to its commands, such as a shard's number.
     Errors of a single Redis are raised. In a cluster, servers that do not answer or refuse are collected in
     `Answers.away`; an error is raised only if no server of the cluster is found.
     """

@@ -50,7 +50,7 @@ def redis_trouble(exc: BaseException, url: str = "") -> str:
 
 
 def accepts_tls(host: str, port: int) -> bool:
-    """Return whether a server completes a TLS handshake, whatever its certificate."""
+    """Return whether a server completes a TLS handshake; its certificate is not verified."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # no data is sent

@@ -100,10 +100,10 @@ def find_jobs(
 def find_named(
     connection: Connection, text: str, limit: int, *, may_abbreviate: bool = True
 ) -> tuple[list[Job], int]:
-    """Return the newest jobs with this name, and how many there are.
+    """Return the newest jobs with this name, at most `limit`, and the number of all jobs with it.
 
-    Where there are none, and where the text may be an abbreviation: those whose name begins with it; if it has
-    digits only, those whose number begins with it, and is one that a trainer made: nobody abbreviates 42.
+    If no job has the name and `may_abbreviate` is set, `text` is taken as the beginning of a name or, if it has
+    only digits, of a number; of numbers only the long ones that trainers make, as users write out their own.
     """
     table = training_jobs.c
     conditions = [table.name == text]

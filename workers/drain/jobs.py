@@ -62,7 +62,7 @@ class JobState:
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
-    """News of the attempt, which is merged with what is stored: the job's row has none."""
+    """New items of the attempt, merged with its stored ones when it is saved; a job's row has no such column."""
     last_log_seq: int = 0
     last_metric_seq: int = 0
     last_checkpoint_seq: int = 0

@@ -1,4 +1,7 @@
-"""When sources began and ended, by the times in their messages. Each machine has a clock of its own."""
+"""Finds out whether a source belongs to an attempt, from the times of its beginning and end.
+
+The times are in its messages. The tolerances allow for the different clocks of machines.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,10 @@ class Lifetime:
 
     @classmethod
     def of(cls, body: Body) -> Lifetime | None:
-        """Return the lifetime that a message states of its source; None without the time of its beginning.
+        """Return the lifetime of a message's source; None if the message does not state its beginning.
 
-        The end of one of several ranks is stated later by `RANK_SKEW`. An end before the beginning is unknown: the
-        clock was set back.
+        Only a completion has the end. `RANK_SKEW` is added to the end of one of several ranks. An end before the
+        beginning is ignored: the clock was set back.
         """
         if body.started_at is None:
             return None
@@ -42,7 +45,7 @@ class Lifetime:
         return cls(to_datetime(body.started_at), ended)
 
     def is_before(self, began: datetime) -> bool:
-        """Return whether this source is too early to belong to an attempt that began at `began`."""
+        """Return whether this source belongs to an earlier attempt than the one that began at `began`."""
         if self.began >= began:
             return False
         return self.began < began - START_SPREAD or (self.ended is not None and self.ended < began)

@@ -26,7 +26,7 @@ _SINCE: Final = "since"
 
 @dataclass(frozen=True)
 class Heartbeats:
-    """The newest heartbeats of all jobs, and per shard the period in which they could be written.
+    """The newest heartbeats of all jobs, and per shard the period in which its server accepted heartbeats.
 
     Times are in milliseconds by the clock of the shard's server. For a shard whose server is in `away`
     (host:port -> reason) all of them are 0.

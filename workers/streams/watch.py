@@ -90,8 +90,8 @@ class StreamWatch:
 class Watcher:
     """Waits for entries in a group of streams on one server.
 
-    Reads from the start of each stream: committed entries are trimmed, so each stream with entries is to be
-    drained, whatever their ids are.
+    Reads from the start of each stream, not from a last id: committed entries are trimmed, so each stream that has
+    any entry needs a drain.
     """
 
     def __init__(

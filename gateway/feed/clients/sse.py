@@ -84,7 +84,7 @@ class EventStream(Response):
         self._remove_client = remove_client
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        """Send until the end."""
+        """Send the response: the first frame, then events until the connection ends."""
         queue = MemoryQueue(partial(self._request.app.state.telemetry.count_cut, "behind"))
         queue.send(_RETRY)
         until = (

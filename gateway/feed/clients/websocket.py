@@ -64,7 +64,10 @@ async def job_socket(websocket: WebSocket) -> None:
 
 
 async def _accept(websocket: WebSocket, follow: Callable[[WebSocket], Awaitable[None]]) -> None:
-    """Accept the connection, then refuse it if it must be: browsers report close codes only after an accept."""
+    """Accept the connection and send events; close it with a code and reason if the request is refused.
+
+    It is accepted even then, because browsers report close codes only of accepted connections.
+    """
     offered = websocket.scope.get("subprotocols", [])
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
     try:

@@ -38,7 +38,7 @@ _redirected = {"mlflow"}
 
 
 class ImportHook:
-    """A finder of `sys.meta_path` that has some modules of `PATCHES` patched right after their import."""
+    """A finder of `sys.meta_path` that patches the named modules of `PATCHES` right after their import."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -47,7 +47,7 @@ class ImportHook:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec that the finders behind this one have, with a loader that patches."""
+        """Return the spec of the later finders on `sys.meta_path`, with a loader that also patches the module."""
         if fullname in URI_READERS and self._has_mlflow:
             _set_mlflow_uri()
         if fullname not in self._names or fullname in _patched:
@@ -84,7 +84,10 @@ def _patch(module: ModuleType) -> None:
 
 
 def _set_mlflow_uri() -> None:
-    """Give MLflow the address of trainwire's store, if it has none, and take it back where no launcher is left."""
+    """Set MLFLOW_TRACKING_URI to trainwire's store, unless an address is configured.
+
+    If the launcher has ended, remove it instead.
+    """
     has_own = os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("DATABRICKS_RUNTIME_VERSION")
     socket = os.environ.get(SOCKET_VARIABLE)
     if socket and not os.path.exists(socket):  # a process that outlives the launch, or on another machine
@@ -94,20 +97,20 @@ def _set_mlflow_uri() -> None:
 
 
 def _take_mlflow_uri_back() -> None:
-    """Let MLflow keep its values itself."""
+    """Remove our address, so that MLflow uses its default store."""
     _redirected.discard("mlflow")
     if os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
         del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def install() -> None:
-    """Install the hooks, where a launcher listens."""
+    """Install the hooks if this process was started by a launcher that reads them."""
     if os.environ.get(SOCKET_VARIABLE):
         sys.meta_path.insert(0, ImportHook(list(PATCHES)))
 
 
 def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]) -> None:
-    """Give this process's records to `take` from now on, also those of modules that are imported already."""
+    """Install the hooks for `libraries`, and call `take` with each record; works after their import too."""
     from . import channel  # noqa: PLC0415
 
     channel.send_to(take)
@@ -124,7 +127,7 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
 def announce_run() -> None:
     """Report that this process has a `Run`: the launcher then leaves out its other records.
 
-    MLflow then keeps its values itself, unless it has begun to log here.
+    MLflow then uses its default store, unless it has already logged to trainwire's.
     """
     from . import channel  # noqa: PLC0415
 

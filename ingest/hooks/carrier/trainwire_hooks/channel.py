@@ -36,7 +36,7 @@ class Channel:
         self._connect()
 
     def send(self, record: Record) -> None:
-        """Send a record, now or as soon as the launcher reads on."""
+        """Send a record; if the socket is full, queue it for a thread."""
         if self._pid != os.getpid():  # forked: the connection is the parent's, and so may be its lock
             self._lock = threading.RLock()
             self._connect()
@@ -137,13 +137,13 @@ _takers: list[Callable[[Record], None]] = []
 
 
 def send_to(take: Callable[[Record], None]) -> None:
-    """Send records to a function of this process instead of a launcher, and notify the launcher of it."""
+    """Pass records to a function of this process from now on, and report to the launcher that it gets none."""
     send({"type": "sdk"})
     _takers[:] = [take]
 
 
 def send(record: Record) -> None:
-    """Send a record, where a launcher reads it."""
+    """Send a record to the launcher or the function of `send_to`; without either do nothing."""
     try:
         if _takers:
             _takers[0](record)

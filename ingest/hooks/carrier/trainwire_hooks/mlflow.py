@@ -26,7 +26,7 @@ _NO_REGISTRY = (
 
 
 def patch(module: ModuleType) -> None:
-    """Register in the registry of this module of MLflow."""
+    """Register our class in the registry of `module`, one of three modules of MLflow."""
     _REGISTER[module.__name__](module)
 
 
@@ -80,7 +80,7 @@ class JobTags:
     """Tags the runs that a training creates on a server of its own, so that the job is linked to the first."""
 
     def in_context(self) -> bool:
-        """Return whether a new run belongs to a job: not if it is nested, and not if trainwire has it anyway."""
+        """Return whether to tag a new run: not if it is nested, or stored in trainwire's own tracking store."""
         mlflow = sys.modules["mlflow"]
         return (
             bool(os.environ.get("TRAINWIRE_JOB_ID"))

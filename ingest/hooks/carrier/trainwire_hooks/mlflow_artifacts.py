@@ -1,4 +1,4 @@
-"""Keeps the files that a training logs with MLflow, in `mlruns` below its folder, and reports where."""
+"""Stores the files that a training logs with MLflow in `mlruns` below its folder, and logs their paths."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from . import channel
 
 
 class RecordedArtifacts(LocalArtifactRepository):
-    """MLflow's own repository of a local folder, whose uploads are lines in the job's log."""
+    """MLflow's repository for local folders, which also writes a line to the job's log for each upload."""
 
     def __init__(self, artifact_uri: str) -> None:
         super().__init__(artifact_uri.partition(":")[2])
         self.artifact_uri = artifact_uri
 
     def log_artifact(self, local_file: Any, artifact_path: str | None = None) -> None:
-        """Keep a file."""
+        """Store a file, and log its path."""
         super().log_artifact(local_file, artifact_path)
         path = os.path.join(self.artifact_dir, artifact_path or "", os.path.basename(local_file))
         _report(path, f"{os.path.getsize(local_file):,} bytes")
 
     def log_artifacts(self, local_dir: Any, artifact_path: str | None = None) -> None:
-        """Keep the files of a folder."""
+        """Store the files of a folder, and log its path."""
         super().log_artifacts(local_dir, artifact_path)
         count = sum(len(files) for _, _, files in os.walk(local_dir))
         _report(os.path.join(self.artifact_dir, artifact_path or "."), f"{count:,} files")

@@ -1,4 +1,4 @@
-"""Makes MLflow's entities, of MLflow 2 and 3, of the stored fields; and its errors."""
+"""Makes the entities and errors of MLflow 2 and 3 from stored fields."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(state: State, run_id: str) -> Any:
 
 
 def made(entity: Any, **fields: Any) -> Any:
-    """Return an entity of the fields that this version of MLflow has."""
+    """Build an entity; fields that this version of MLflow does not have are left out."""
     names = _parameters(entity)
     return entity(**{name: value for name, value in fields.items() if name in names})
 
@@ -77,7 +77,7 @@ def _dataset_input(fields: Fields) -> Any:
 
 
 def dataset_fields(given: Any) -> Fields:
-    """Return what is stored of a data set that is an input of a run."""
+    """Return the stored fields of a data set that is an input of a run: `dataset` and `tags`."""
     return {"dataset": dict(given.dataset), "tags": as_map(given.tags)}
 
 
@@ -87,7 +87,7 @@ def as_map(given: Any) -> dict[str, str]:
 
 
 def is_in(view_type: int, stage: str) -> bool:
-    """Return whether entities of this stage are wanted."""
+    """Return whether a search with this view type includes entities of this stage (active or deleted)."""
     return stage in LifecycleStage.view_type_to_stages(view_type or ViewType.ACTIVE_ONLY)
 
 
@@ -98,7 +98,7 @@ def finite(metric: Any) -> float:
 
 
 def whole(value: Any) -> int:
-    """Return a whole number of 64 bits; raise as MLflow does for anything else."""
+    """Return a value as a 64-bit integer; raise the error of MLflow for any other value."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError) as exc:
@@ -109,7 +109,7 @@ def whole(value: Any) -> int:
 
 
 def experiment_number(experiment_id: Any) -> int:
-    """Return the id of an experiment as a number; raise where it is none."""
+    """Return the id of an experiment as a number; raise MLflow's error if it is not a number."""
     try:
         return int(experiment_id)
     except (TypeError, ValueError) as exc:
@@ -117,7 +117,7 @@ def experiment_number(experiment_id: Any) -> int:
 
 
 def find_experiment(state: State, experiment_id: Any, *, active: bool = False) -> tuple[str, Fields]:
-    """Return id and fields of an experiment; raise where there is none, or no active one."""
+    """Return id and fields of an experiment; raise MLflow's error if it does not exist, or is not `active`."""
     key = str(experiment_number(experiment_id or "0"))
     fields = state.experiments.get(key)
     if fields is None:
@@ -134,7 +134,7 @@ def no_experiment(key: str) -> MlflowException:
 
 
 def find_run(state: State, run_id: str) -> Fields:
-    """Return the fields of a run; raise where there is none."""
+    """Return the fields of a run; raise MLflow's error if it does not exist."""
     fields = state.runs.get(run_id)
     if fields is None:
         raise missing(f"Run with id={run_id} not found")
@@ -142,7 +142,7 @@ def find_run(state: State, run_id: str) -> Fields:
 
 
 def check_max_results(value: Any) -> None:
-    """Raise where a page cannot have so many results."""
+    """Raise MLflow's error if `value` is not a valid size of a page."""
     if value is None or value < 1:
         raise invalid(f"Invalid value {value} for parameter 'max_results' supplied. It must be a positive integer")
     if value > SEARCH_MAX_RESULTS_THRESHOLD:

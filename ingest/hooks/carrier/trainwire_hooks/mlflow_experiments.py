@@ -97,7 +97,7 @@ class Experiments:
         self._move(experiment_id, LifecycleStage.ACTIVE, LifecycleStage.DELETED)
 
     def restore_experiment(self, experiment_id: str) -> None:
-        """Mark an experiment and its runs as active."""
+        """Restore a deleted experiment and its runs."""
         self._move(experiment_id, LifecycleStage.DELETED, LifecycleStage.ACTIVE)
 
     def _move(self, experiment_id: str, before: str, after: str) -> None:

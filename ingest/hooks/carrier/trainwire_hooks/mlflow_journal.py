@@ -46,7 +46,7 @@ class History:
 
 
 class State:
-    """The sum of all changes so far."""
+    """The entities with all changes applied so far."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, Fields] = {}
@@ -80,9 +80,9 @@ class State:
 
 
 class Journal:
-    """The state, kept equal in all processes by a file to which each appends its changes.
+    """The state, shared by all processes through a file to which each appends its changes.
 
-    Without a folder, or where the file cannot be written, the state is this process's alone.
+    Without a folder, or if the file cannot be written, other processes do not see the changes.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -90,7 +90,7 @@ class Journal:
         self._begin()
 
     def _begin(self) -> None:
-        """Start from nothing: at the start, and in a forked process, whose state may be half changed."""
+        """Reset the state: at the start, and in a forked process, whose copy may be half changed."""
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._offset = 0
@@ -105,7 +105,7 @@ class Journal:
 
     @contextmanager
     def open(self, *, writing: bool = False) -> Iterator[State]:
-        """Give the newest state; with `writing`, no other process changes it until the end."""
+        """Yield the newest state; with `writing`, other processes cannot change it until the block ends."""
         if self._pid != os.getpid():
             inherited, kept = self._file, self._state
             self._begin()

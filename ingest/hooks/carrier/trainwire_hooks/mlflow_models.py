@@ -19,7 +19,7 @@ MAX_RESULTS = 100
 
 
 class LoggedModels:
-    """The methods of the store for logged models."""
+    """Mixin of the tracking store: its methods for logged models."""
 
     _journal: Journal
 
@@ -32,7 +32,7 @@ class LoggedModels:
         params: Any = None,
         model_type: str | None = None,
     ) -> Any:
-        """Create a model whose files are still to come."""
+        """Create a model with the status pending; its files are uploaded later."""
         validation._validate_logged_model_name(name)
         with self._journal.open(writing=True) as state:
             key, experiment = find_experiment(state, experiment_id, active=True)
@@ -64,7 +64,7 @@ class LoggedModels:
             return _model(state, model_id)
 
     def finalize_logged_model(self, model_id: str, status: Any) -> Any:
-        """Set the state of a model whose files are there, or could not be written."""
+        """Set the final status of a model: ready, or failed if its files could not be uploaded."""
         self._change(model_id, {"status": status.to_int(), "last_updated_timestamp": now()})
         return self.get_logged_model(model_id, allow_deleted=True)
 
@@ -119,7 +119,7 @@ class LoggedModels:
             self._journal.change(MODELS, model_id, fields)
 
     def _log_of_models(self, run_id: str, metrics: list[Any]) -> None:
-        """Log those of a run's values that belong to a model."""
+        """Log the metrics of a run that name a model to that model too."""
         for metric in metrics:
             if getattr(metric, "model_id", None) is None:
                 continue

@@ -1,4 +1,4 @@
-"""Sends runs of MLflow to the launcher: the first one as the job, others by names before their values."""
+"""Sends runs of MLflow to the launcher: the first run's values as the job's, others with a prefix."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Fields = dict[str, Any]
 
 
 def place_of(runs: dict[str, Fields], name: str, tags: dict[str, str]) -> Fields:
-    """Return the prefix that a new run's names have, and the process's rank, whose first run has no prefix.
+    """Return the prefix of a new run's metric names and the rank of the process, as fields of the run.
 
-    A run below another one has its prefix too; a prefix that is used already gets a number.
+    The first run of a rank has no prefix. A nested run also has the prefix of its parent; a number is added to a
+    prefix that another run has.
     """
     rank = " ".join(f"{key}={value}" for key, value in sorted(os.environ.items()) if key in _RANKS)
     same_rank = [run for run in runs.values() if run["rank"] == rank]

@@ -57,7 +57,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
                 self.add_experiment(state, "Default", None, {})
 
     def create_run(self, experiment_id: str, user_id: str, start_time: int, tags: Any, run_name: str) -> Any:
-        """Create a run; the launch's first one becomes the job's, others have their names before their metrics."""
+        """Create a run; metrics of the first run of a launch become the job's, those of others get a prefix."""
         given = as_map(tags)
         tagged = given.get(MLFLOW_RUN_NAME)
         if run_name and tagged and run_name != tagged:
@@ -151,7 +151,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         self._log(run_id, [metric], {}, {})
 
     def log_param(self, run_id: str, param: Any) -> Any:
-        """Log a parameter; another value than it has is refused."""
+        """Log a parameter; raise MLflow's error if it already has another value."""
         checked = validation._validate_param(param.key, param.value) or param
         with self._active_run(run_id) as (_, run):
             before = run["params"].get(checked.key, checked.value)
@@ -240,7 +240,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             self._journal.change(RUNS, run_id, {"model_outputs": outputs})
 
     def record_logged_model(self, run_id: str, mlflow_model: Any) -> None:
-        """Log a model in the way of MLflow 2."""
+        """Log a model, as MLflow 2 does, in the tag `mlflow.log-model.history` of its run."""
         with self._active_run(run_id) as (_, run):
             known = json.loads(run["tags"].get(MLFLOW_LOGGED_MODELS, "[]"))
             value = json.dumps([*known, mlflow_model.get_tags_dict()])
