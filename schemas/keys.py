@@ -150,7 +150,7 @@ def alive_key(shard: int) -> str:
 
 
 def listening_key(shard: int) -> str:
-    """Return the hash with the last check of a shard's heartbeats, and the start of uninterrupted checks."""
+    """Return the hash with the time of the last check of a shard's heartbeats, and since when checks have run."""
     return f"ingest:{{{shard}}}:listening"
 
 

@@ -69,10 +69,9 @@ class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
 class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Points, progress, and name, params and tags of the run; every part may be absent or empty.
 
-    The first message of a source has `heartbeat_s`, its interval of heartbeats, and `world_size`, the number of
-    ranks of the attempt, if it knows that. `launcher` is true for a process that starts the trainers of its
-    machine: its rank numbers machines, theirs number processes. `provenance` is merged item by item with the
-    attempt's.
+    The first message of a source has `heartbeat_s`, its interval of heartbeats, and, if known, `world_size`, the
+    number of ranks of the attempt. `launcher` is true for a process that starts the trainers of a machine: its
+    rank is the number of the machine, not of a process. `provenance` is merged item by item with the attempt's.
     """
 
     points: list[Point] = []

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric; the name ends in its unit, a counter's then in `_total`."""
+    """One metric. The name ends in its unit, that of a counter in its unit and `_total`."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]

@@ -11,9 +11,9 @@ MAX_PORT: Final = 65_535
 
 
 def redis_url_problem(url: str) -> str | None:
-    """Return which part of an address is wrong, and how it is written; None where it can be right.
+    """Return an error text that names the wrong part of an address and its right form; None for a valid one.
 
-    No part of a password is in it.
+    The text never contains a part of the password.
     """
     return next(_problems(url), None)
 

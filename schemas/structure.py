@@ -38,7 +38,7 @@ def msgpack_length(raw: bytes | memoryview) -> int:
 def msgpack_elements(raw: bytes | memoryview, most: int) -> int:
     """Return the number of elements of a value, keys included; stops counting above `most`.
 
-    The count ends where a value is truncated: the decoder refuses it.
+    The count of a truncated value is too low, which is harmless, because the decoder rejects it.
     """
     position, count, left = 0, 0, 1
     end = len(raw)

@@ -66,7 +66,7 @@ def hold(data_dir: Path) -> Iterator[None]:
 
 
 def publish(data_dir: Path, stack: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    """Record that the stack in `data_dir` is ready, with its addresses, and that it is one of this process."""
+    """Write the record of a ready stack: `stack`, its addresses and settings, and this process as its owner."""
     record = {**stack, "process": process_mark(os.getpid())}
     write_private(_stack_path(data_dir), json.dumps(record, indent=1))
     entry = _registry_entry(data_dir, environ)
@@ -92,7 +92,7 @@ def published(data_dir: Path) -> dict[str, Any] | None:
 
 
 def running_data_dirs(environ: Mapping[str, str]) -> list[Path]:
-    """Return the folders of this user's stacks that run on this machine, or are just starting."""
+    """Return the data folders of this user's stacks that are running or starting on this machine."""
     return [folder for folder in StackFolders.from_env(environ).registered() if _is_of_this_machine(folder)]
 
 

@@ -67,7 +67,10 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
 
 
 def _exported_by(database_url: str, redis_url: str, environ: Mapping[str, str]) -> Address | None:
-    """Return the running stack whose addresses `trainwire env` has exported; its ports may be others by now."""
+    """Return the running stack to which these addresses of `trainwire env` belong, with its current ports.
+
+    None if they belong to other servers, or the stack does not run.
+    """
     folder = StackFolders.from_env(environ).owner_of(redis_url)
     if folder is None or not is_embedded_url(folder, "postgres", database_url) or published(folder) is None:
         return None
@@ -75,7 +78,7 @@ def _exported_by(database_url: str, redis_url: str, environ: Mapping[str, str]) 
 
 
 def adopt(settings: Mapping[str, str | None], environ: MutableMapping[str, str]) -> None:
-    """Change an environment to the recorded settings: also those that the stack does not have."""
+    """Set the recorded settings in an environment; remove the variables that the stack does not have."""
     for name, value in settings.items():
         if value is None:
             environ.pop(name, None)

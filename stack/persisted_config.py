@@ -26,7 +26,7 @@ PORT_ATTEMPTS: Final = 5
 
 
 class Port:
-    """The port of one server: the same at each start, and another one if a foreign process has bound it."""
+    """The port of one server: the same at each start, unless another process has bound it."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Port:
         self._number = fixed
         self._is_final = fixed is not None
         self.wanted = fixed or first or saved_port(data_dir, part)
-        """The port that it should have, None where any will do."""
+        """The chosen or usual port, None without one."""
 
     @property
     def number(self) -> int:
@@ -54,7 +54,7 @@ class Port:
         return self._number
 
     def start(self, start: Callable[[], None]) -> None:
-        """Call `start`, again with another port if it raises `PartEnded` as a foreign process has this one."""
+        """Call `start`; if it raises `PartEnded` and another process has the port, choose another and repeat."""
         for _ in range(PORT_ATTEMPTS - 1):
             try:
                 start()
@@ -70,7 +70,7 @@ class Port:
 
 
 def moved(port: Port) -> str | None:
-    """Return a sentence where a server has another port than it should have, None otherwise."""
+    """Return a sentence for the terminal if a server does not have its usual port, else None."""
     if port.wanted is None or port.number == port.wanted:
         return None
     return f"port {port.wanted} is taken by another program: listening on {port.number}"

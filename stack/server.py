@@ -44,7 +44,7 @@ class EmbeddedServer(ABC):
 
     @property
     def moved(self) -> str | None:
-        """A sentence where it does not have the port of the last start, None otherwise."""
+        """A sentence for the terminal if its port differs from that of the last start, else None."""
         return moved(self._port)
 
     def start(self) -> None:

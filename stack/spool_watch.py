@@ -29,7 +29,14 @@ class SpoolWatch:
         say: Callable[[str], None],
         servers: Callable[[], Collection[str]] = lambda: (),
     ) -> None:
-        """Watch `spool` for messages to `redis_url`; `servers` returns the names under which it has them."""
+        """Prepare the thread.
+
+        Args:
+            spool: the folder of the spool.
+            redis_url: the server to send to.
+            say: called with each line for the terminal.
+            servers: returns the names of this server in the spool.
+        """
         self._spool = spool
         self._servers = servers
         self._redis_url = redis_url

@@ -79,7 +79,7 @@ class WebPart:
 
     @property
     def moved(self) -> str | None:
-        """A sentence where it does not have the port that it should have, None otherwise."""
+        """A sentence for the terminal if it does not have its usual port, else None."""
         return moved(self._port)
 
     def start(self) -> None:
@@ -136,7 +136,7 @@ class Stack:
 
     @property
     def late(self) -> list[str]:
-        """The names of the web servers that are not ready yet; each is announced when it is."""
+        """The names of the web servers that are not ready yet."""
         return list(self._late)
 
     @property
@@ -170,7 +170,10 @@ class Stack:
         return server.url
 
     def _given(self, variable: str, part: str) -> str | None:
-        """Return the user's own address of a server; None if it is unset or that of an embedded server."""
+        """Return the address in an environment variable if it is that of a server of the user.
+
+        None if the variable is not set, or is the address of an embedded server as `trainwire env` exports it.
+        """
         url = self._environ.get(variable)
         if not url:
             return None
@@ -200,7 +203,7 @@ class Stack:
         self._supervisor.start(part)
 
     def _start_webs(self, env: Mapping[str, str]) -> None:
-        """Start the web servers in parallel, as their imports take seconds; set the addresses of ready ones."""
+        """Start the web servers in parallel, as their imports take seconds; add the ready ones to `address`."""
         options, parts = self._options, {}
         if options.with_flower:
             parts["flower"] = self._flower(env)

@@ -88,7 +88,7 @@ class Supervisor:
         return self._stop_requested
 
     def start(self, part: StackPart) -> None:
-        """Start `part` and watch it from now on; raise `PartFailed` if it does not become ready."""
+        """Start `part` and restart it from now on when it ends; raise `PartFailed` if it does not become ready."""
         watched = _Watched(part, self._clock())
         self._watched.append(watched)
         part.start()

@@ -204,9 +204,9 @@ def parse_postgres_url(text: str) -> URL:
 
 
 def wrong_port(text: str) -> str | None:
-    """Return the first port of a URL with `@` that is none; None where all can be right.
+    """Return the first invalid port of a URL with `@`, for the error; None if there is none.
 
-    Without `@` a word behind a colon may be a password, and no error may repeat that.
+    Without `@` the text behind a colon may be a password, which must not be shown.
     """
     _, has_user, rest = text.rpartition("@")
     hosts = re.split("[/?]", rest)[0] if has_user else ""

@@ -165,7 +165,7 @@ def _app() -> Celery:
 
 
 def _die_with_parent(**_: object) -> None:
-    """End pool processes with a killed worker, whose Postgres connections they would keep. Linux only."""
+    """Let the kernel kill this pool process when its worker is killed, else it keeps connections. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:

@@ -54,7 +54,7 @@ _RELEASE: Final = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('
 
 
 class BeatLease:
-    """The lease of which one beat at a time is the holder, in Redis and by its clock.
+    """A lease in Redis that one beat at a time holds; it expires by the clock of Redis.
 
     Every method raises `Unavailable` if Redis does not answer or is full.
     """
@@ -155,7 +155,7 @@ class LeasedScheduler(Scheduler):
         return is_active
 
     def _resume_from(self, last_ticks: dict[str, datetime]) -> None:
-        """Keep the intervals of the last ticks, which another beat may have sent."""
+        """Set the next ticks by the last ones, which another beat may have sent, so that intervals are kept."""
         now = datetime.now(UTC)
         for name, at in last_ticks.items():
             if name in self.schedule:

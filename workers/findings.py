@@ -56,7 +56,7 @@ def worst(findings: list[Finding]) -> int:
 
 
 def clock(part: Part, theirs_s: float, before_s: float, after_s: float) -> Finding:
-    """Compare a server's clock with this machine's, read before and after it. Times are in seconds."""
+    """Compare a server's clock `theirs_s` with this machine's, read before and after it (seconds since 1970)."""
     off_s = max(0.0, before_s - theirs_s, theirs_s - after_s)
     which = "behind" if theirs_s < before_s else "ahead of"
     says = f"its clock is {off_s:,.1f} s {which} this machine's"

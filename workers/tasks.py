@@ -84,7 +84,7 @@ def task(name: str, log_name: str, **options: Any) -> Callable[[Callable[..., No
 
 @app.task(name=keys.DRAIN_TASK, soft_time_limit=DRAIN_SOFT_LIMIT_S, time_limit=DRAIN_HARD_LIMIT_S)
 def drain(kind: Kind, shard: int) -> None:
-    """Drain one stream; if that fails, let it rest for a few seconds."""
+    """Drain one stream; after an error no drain of it is ordered for a few seconds."""
     resources = process_resources()
     stream = IngestStream(resources.streams, kind, shard)
     try:
@@ -127,7 +127,7 @@ def _rest(stream: IngestStream, seconds: int) -> None:
 
 @task(keys.SWEEP_TASK, "sweep")
 def sweep(resources: Resources) -> None:
-    """Order overdue drains, and publish the keys that trainers read first: number of shards, hold."""
+    """Order overdue drains, and publish the keys that trainers read before they send: number of shards, hold."""
     shards = resources.settings.ingest_shards
     publish_shards(resources.streams, shards)
     publish_hold(resources.streams, resources.settings.redis_high_water)
@@ -139,7 +139,7 @@ def sweep(resources: Resources) -> None:
 
 @task(keys.STRAYS_TASK, "strays")
 def drain_strays(resources: Resources) -> None:
-    """Drain streams of shards that do not exist; give claims without an expiry one."""
+    """Drain streams of shards that do not exist; set an expiry for claims without one."""
     drain_stray_streams(resources, partial(order_notify, resources))
 
 

@@ -47,7 +47,7 @@ os.register_at_fork(before=_sending.acquire, after_in_parent=_sending.release, a
 
 
 class StuckStreams:
-    """Remembers the first entry of each stream; a stream whose first entry stays is not being drained."""
+    """Finds streams that are not drained: their first entry is the same as some seconds before."""
 
     def __init__(self, client: redis.Redis, shards: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
@@ -77,7 +77,7 @@ class StuckStreams:
 
 
 class Watchdog:
-    """Checks every two seconds, in a thread of the worker's main process, which itself runs no task."""
+    """Runs the checks every two seconds, in a thread of the worker's main process, which runs no tasks."""
 
     def __init__(self, settings: Settings, worker: str, send_echo: Callable[[], None]) -> None:
         self._settings = settings
@@ -96,7 +96,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to stop."""
+        """Request the thread to stop."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -119,7 +119,7 @@ class Watchdog:
                 log.warning("watchdog.unavailable", reason=str(exc))
 
     def _drain_without_orders(self, stuck: list[str]) -> None:
-        """Drain in another process: this one forks, and must not have Postgres connections then."""
+        """Drain in another process: this one forks pool processes, which must not inherit Postgres connections."""
         log.warning("watchdog.draining_without_orders", streams=stuck)
         try:
             subprocess.run(
@@ -146,7 +146,7 @@ class Watchdog:
 
 
 class WatchdogStep(bootsteps.StartStopStep):
-    """Starts the watchdog with the worker, and the stream watch where the worker takes the orders to drain."""
+    """Bootstep of Celery: starts the watchdog with a worker, and the stream watch if the worker drains streams."""
 
     requires = ("celery.worker.components:Pool",)
     """The pool must fork before these threads run: a lock that a thread holds stays locked in the child."""

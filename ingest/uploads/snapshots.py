@@ -1,4 +1,4 @@
-"""Snapshots of checkpoint files: uploads read them, and the trainer may change the files meanwhile."""
+"""Snapshots of checkpoint files: uploads read the snapshots, so the training may change the files meanwhile."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Snapshot:
 class SnapshotFolder:
     """A folder `.trainwire-*` in `parent` for the snapshots of this process, locked until `remove`.
 
-    The next process deletes the folder of one that was killed: its lock is free.
+    The lock of a killed process is free: the next process in `parent` deletes its folder.
     """
 
     def __init__(self, parent: Path) -> None:

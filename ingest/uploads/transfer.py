@@ -37,7 +37,7 @@ class Uploaded(NamedTuple):
 
 
 class Transfer:
-    """Uploads one file after the other, with as many parts at once, and in memory, as `pool` has threads."""
+    """Uploads one file after the other; each thread of `pool` sends one part and has it in memory."""
 
     def __init__(self, store: ObjectStore, retry: UploadRetry, pool: DaemonPool[UploadedPart]) -> None:
         self._store = store

@@ -117,7 +117,7 @@ class Uploads:
             self._snapshots.remove()
 
     def _prepared(self, checkpoint: Checkpoint, bucket: str) -> _Pending:
-        """Return a checkpoint with its snapshot, or with the reason why there is none."""
+        """Take the snapshot of a checkpoint and return both; without a snapshot, the checkpoint has the reason."""
         error = self._obstacle()
         if error is not None:
             return _Pending(_with_error(checkpoint, error))
@@ -173,7 +173,7 @@ class Uploads:
             return self._queue[0] if self._queue else None
 
     def _outcome(self, pending: _Pending, pool: DaemonPool[UploadedPart]) -> Checkpoint:
-        """Upload one checkpoint and return it as it is to be reported."""
+        """Upload one checkpoint; return it with its new URI, or with the error if the upload has failed."""
         if pending.snapshot is None or pending.uri is None:
             return pending.checkpoint
         checkpoint, snapshot, uri = pending.checkpoint, pending.snapshot, pending.uri

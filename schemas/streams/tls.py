@@ -16,9 +16,9 @@ S3_CA: Final = "with AWS_CA_BUNDLE"
 
 
 def tls_trouble(exc: BaseException, where: str) -> str | None:
-    """Return why TLS failed below an error, with the remedy; None if the cause is not TLS.
+    """Return the reason and the remedy if a TLS handshake caused this error; None for other causes.
 
-    `where` describes the setting for the CA file of this server, as "with AWS_CA_BUNDLE".
+    `where` names the setting with the CA file of this server, such as "with AWS_CA_BUNDLE".
     """
     for each in _error_chain(exc):
         if isinstance(each, ssl.SSLCertVerificationError):
@@ -90,7 +90,7 @@ def s3_trouble(exc: BaseException) -> str:
 
 
 def _error_chain(exc: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that led to it, including those that urllib3 and requests keep in attributes."""
+    """Yield an error and its causes, including those that urllib3 and requests keep in attributes."""
     waiting, seen = [exc], set()
     while waiting:
         each = waiting.pop(0)

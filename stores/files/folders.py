@@ -1,4 +1,4 @@
-"""The manifest of a folder in an object store, validated: every client that can upload can write one."""
+"""Reads and validates the manifest of a folder in an object store, because any uploader can write one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The prefixes in S3 where files are verified and presigned: a message can name any address."""
+"""The prefixes in S3 below which files are verified and presigned.
+
+Messages can name any address, so without this limit a trainer could read any object through trainwire.
+"""
 
 from __future__ import annotations
 

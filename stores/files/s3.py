@@ -58,7 +58,7 @@ class StoredObject(NamedTuple):
 
 
 class OpenUpload(NamedTuple):
-    """A multipart upload that is neither complete nor aborted, and the time of its begin by the store's clock."""
+    """A multipart upload that is neither complete nor aborted, and its start time by the store's clock."""
 
     uri: S3Uri
     began_at: datetime

@@ -91,7 +91,7 @@ def _range(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> Iterato
 
 
 def _one_time(http: LokiHttp, selector: str, ts_ns: int, last_digits: str = "") -> Iterator[LokiLine]:
-    """Yield the lines of one nanosecond whose `seq` ends with these digits; each digit before them is one page.
+    """Yield the lines of one nanosecond whose `seq` ends with these digits; split by the digit before if too many.
 
     Of the lines without a `seq`, which trainwire did not send, at most one page is returned.
     """
@@ -107,7 +107,7 @@ def _one_time(http: LokiHttp, selector: str, ts_ns: int, last_digits: str = "") 
 
 
 def _parts(http: LokiHttp, one_row: str, page: list[LokiLine]) -> Iterator[LokiLine]:
-    """Yield all parts of a row that is too long for one page; `page` has some of them."""
+    """Yield all parts of a row with more parts than one page has; `page` has those that were read so far."""
     ts_ns = page[0].ts_ns
     count = page[0].parts
     if count == 1:
@@ -156,5 +156,5 @@ def _order(line: LokiLine) -> tuple[int, int, int]:
 
 
 def number_of(text: str | None) -> int | None:
-    """Return a label's number; None if it has none, or more digits than any of ours."""
+    """Return a label as an integer; None if it is no number, or longer than any that workers send."""
     return int(text) if text and len(text) <= MOST_DIGITS and text.isascii() and text.isdecimal() else None

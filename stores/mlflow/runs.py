@@ -223,14 +223,14 @@ MOST_REQUESTS: Final = 50
 
 
 class HistoryPlace(msgspec.Struct, frozen=True):
-    """The begin of a page: a metric, and MLflow's page token, or None for its first point."""
+    """The beginning of a page: a metric, and MLflow's page token (None: its first point)."""
 
     name: str
     token: str | None = None
 
 
 class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Points by metric; `next` is the begin of the next page, None for the last page.
+    """Points by metric; `next` is the beginning of the next page, None for the last page.
 
     `more_metrics` is the number of metrics without a point on this page or before.
     """

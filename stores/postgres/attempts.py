@@ -50,9 +50,9 @@ def find_provenance(connection: Connection, job_id: int, attempt: int) -> dict[s
 
 
 def renaming(attempts: Sequence[Attempt]) -> str | None:
-    """Return a warning where the newest attempt has another name than the one before; None where it has not.
+    """Return a warning if the names of the two newest named attempts differ, else None.
 
-    So it is where a number was chosen again that another training has.
+    Then a user has probably chosen the job number of another training.
     """
     named = [attempt for attempt in attempts if attempt.name is not None][-2:]
     if len(named) < 2 or named[0].name == named[1].name:

@@ -79,7 +79,7 @@ def open_engine(
 
 
 def _drop_useless_sessions(context: ExceptionContext) -> None:
-    """Make SQLAlchemy invalidate the connection, and the pool's other connections of the same age."""
+    """Make SQLAlchemy discard the connection, and all connections of the pool that are as old or older."""
     if ends_session(context.original_exception):
         context.is_disconnect = True
 

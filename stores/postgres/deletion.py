@@ -235,7 +235,7 @@ def _repeat(connection: Connection, job_id: int, choice: Choice) -> Deletion:
 
 
 def _reopened(name: PartName, part: DeletionPart, choice: Choice) -> DeletionPart:
-    """Return the part as open if it is to be retried; kept files are not reopened, as their rows are deleted."""
+    """Return the part, as open if it has to be retried; kept files are not reopened, as their rows are deleted."""
     was_kept = part.state == "kept" and name != "s3" and not choice.keeps(name)
     return replace(part, state="open", notes=[]) if part.state == "left" or was_kept else part
 

@@ -62,7 +62,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobPlace(NamedTuple):
-    """The position of a job in the list of all, newest first."""
+    """The sort key of a job in the list of all jobs, from which the next page continues."""
 
     created_at: datetime
     job_id: int

@@ -37,7 +37,7 @@ class SourcePosition:
 
     @property
     def made(self) -> int:
-        """The highest known number of a message of the source."""
+        """The highest known message number: from the completion, or the last message that arrived."""
         return max(self.produced or 0, self.last_seq)
 
     @property
@@ -94,7 +94,7 @@ class AbsentRanks:
     ranges: tuple[tuple[int, int], ...]
 
     def shown(self, newest_attempt: int) -> str:
-        """Return them as text, such as `ranks 1-3 of 4`."""
+        """Return the ranks as text, such as `ranks 1-3 of 4`; an older attempt than `newest_attempt` is named."""
         named = [f"{first:,}" if first == last else f"{first:,}-{last:,}" for first, last in self.ranges]
         rest = sum(last - first + 1 for first, last in self.ranges[SHOWN_RANGES:])
         more = f" and {rest:,} more" if rest else ""

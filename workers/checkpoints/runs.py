@@ -1,4 +1,4 @@
-"""Runs over checkpoint files: one worker at a time, with errors of Postgres and S3 as `Unavailable`."""
+"""Lets one worker at a time work on checkpoint files, and translates errors of Postgres and S3."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ Rule: TypeAlias = Literal["surplus", "superseded"]
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How many checkpoints of a job are kept besides its best, and the place where others are deleted."""
+    """The number of checkpoints to keep per job besides its best, and the bucket and prefix to delete from."""
 
     last: int
     bucket: str
@@ -113,7 +113,7 @@ def _files(found: CursorResult[Any], rule: Rule) -> list[Surplus]:
 
 
 def _is_free(connection: Connection, surplus: Surplus) -> bool:
-    """Return whether no running job, and no best or last path of any job, refers to it or to a file in it.
+    """Return whether a checkpoint is unused: no running job, and no best or last path of any job, refers to it.
 
     References in rows of its own job do not count for a superseded upload.
     """

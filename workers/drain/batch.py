@@ -151,7 +151,7 @@ class Batch:
         return new
 
     def _store(self, arrivals: Sequence[Arrival]) -> None:
-        """Store these in order; if Postgres refuses them, by halves until each refused message is alone."""
+        """Store these in order; if Postgres refuses them, retry halves until each refused message is found."""
         if not arrivals:
             return
         ids = {arrival.content.job_id for arrival in arrivals}
@@ -243,7 +243,7 @@ def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
 
 
 def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
-    """Sort the arrivals of each source by their numbers; each source keeps its places in the sequence."""
+    """Sort the arrivals of each source by number, in the places that arrivals of this source have in the list."""
     by_source: dict[tuple[int | None, str | None], list[Arrival]] = defaultdict(list)
     for arrival in arrivals:
         by_source[arrival.content.job_id, arrival.content.source].append(arrival)

@@ -113,7 +113,7 @@ def missing_checkpoints(connection: Connection, named: Collection[tuple[int, str
 
 
 def save_attempts(connection: Connection, states: Iterable[JobState]) -> None:
-    """Write these attempts; the count `changes` of those that differ from their rows grows."""
+    """Write these attempts; the column `changes` is incremented for those that differ from their rows."""
     values = [_attempt_values(state) for state in sorted(states, key=lambda state: (state.id, state.attempt))]
     if values:
         connection.execute(_SAVE_ATTEMPTS, {"rows": encoded(values)})
@@ -151,14 +151,14 @@ class EarlierAttempts:
 
 
 def has_changed(job: JobState, before: JobState) -> bool:
-    """Return whether the newest attempt of a job is another one, or has changed."""
+    """Return whether the job has a new attempt, or its newest attempt differs from `before`."""
     return job.attempt != before.attempt or any(
         getattr(job, name) != getattr(before, name) for name in ATTEMPT_FIELDS
     )
 
 
 def _as_earlier(state: JobState) -> JobState:
-    """Return a copy; without an end the attempt is lost, because another one has begun."""
+    """Return a copy of the state of an earlier attempt; if it has no end its status is `lost`."""
     earlier = copy(state)
     if not earlier.is_finished:
         earlier.status = "lost"

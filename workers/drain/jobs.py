@@ -93,7 +93,7 @@ class JobState:
         return min(self.attempt + 1, MAX_ATTEMPT)
 
     def is_preceded_by(self, source: Lifetime) -> bool:
-        """Return whether a source is older than the newest attempt."""
+        """Return whether a source is of an earlier attempt than the newest one, by its times."""
         return self.status != "pending" and self.started_at is not None and source.is_before(self.started_at)
 
     def fold(self, body: Body, attempt: int, *, is_stated: bool = False) -> None:

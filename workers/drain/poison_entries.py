@@ -133,7 +133,7 @@ class PoisonSearch:
                 self._save(begun=1)  # there may be another one: decode the next batch in a child at once
 
     def record_rollback(self) -> None:
-        """Record that a transaction ended in an orderly way without a commit; the search goes on from here."""
+        """Record that a transaction was rolled back and its process lives; the search continues from here."""
         if self._is_open:
             self._is_open = False
             self._save(begun=0)

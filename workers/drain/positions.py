@@ -160,7 +160,7 @@ class SourceRow:
     began_at: datetime | None = None
 
     def note_place(self, body: Body) -> None:
-        """Take over the rank, and the number of ranks, that a message states."""
+        """Copy the rank and the world size from a message that has them."""
         if isinstance(body, Checkpoint):
             return
         self.rank = self.rank if body.rank is None else body.rank

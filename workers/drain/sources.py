@@ -21,7 +21,7 @@ Source = tuple[int, str]
 
 
 class Sources:
-    """The sources of which a transaction has entries of one kind, and those whose end these entries infer.
+    """The sources of the entries of one kind in a transaction, and the sources whose inferred ends are among them.
 
     `jobs` are the locked jobs of the transaction, as it changes them.
     """
@@ -85,7 +85,7 @@ class Sources:
         self.attempts[source] = job.attempt_of_source(stated, known, began_ns)
 
     def add_counts(self, message: Message) -> None:
-        """Take over the counts of a stored completion: of several of one source, the highest ones.
+        """Copy the counts of a stored completion to the positions; of several of one source the highest counts.
 
         Counts of inferred ends apply only until a completion of the source itself, which replaces them.
         """

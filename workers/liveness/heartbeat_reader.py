@@ -1,4 +1,4 @@
-"""The Redis side of liveness: reads the heartbeats, and since when they could be written without a break."""
+"""Reads the heartbeats from Redis, and since when trainers could write them without interruption."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Heartbeats:
     """By job."""
     away: Mapping[str, str] = field(default_factory=dict)
     unread_ms: Sequence[int] = ()
-    """Per shard: for how long its oldest message has waited for a drain."""
+    """Per shard: the time for which its oldest message has waited for a drain."""
 
     def age_s(self, beat: Heartbeat) -> float:
         """Return the age of a heartbeat; one from the future (the clock was set back) is as old as the period."""
@@ -53,7 +53,7 @@ class Heartbeats:
         return None if ago_s is None else datetime.fromtimestamp(now_s - ago_s, UTC)
 
     def covered_s(self, job_id: int) -> float:
-        """Return for how long the job's heartbeats could be written without a break, until now."""
+        """Return how long, until now, the job's heartbeats could be written without interruption."""
         shard = self._shard(job_id)
         return (self.now_ms[shard] - self.since_ms[shard]) / 1000
 
@@ -68,7 +68,7 @@ class Heartbeats:
 def read_heartbeats(client: redis.Redis, shards: int, longest_gap_s: float) -> Heartbeats:
     """Return the newest heartbeats, delete old ones, and record in Redis that they were read.
 
-    The period in which heartbeats could be written begins anew when the last read was more than `longest_gap_s`
+    The period in which heartbeats could be written begins again when the last read was more than `longest_gap_s`
     seconds ago (Redis, the workers or beat were down), is not recorded, or lies in the future (clock set back).
     """
     gap_ms = int(longest_gap_s * 1000)
@@ -135,7 +135,7 @@ def _since_ms(noted: Mapping[bytes, bytes], now_ms: int, gap_ms: int) -> int:
 
 
 def _unread_ms(client: redis.Redis, before: Answers[int]) -> dict[int, int]:
-    """Return for how long the oldest unread message of each shard has waited.
+    """Return the age of the oldest unread message of each shard.
 
     In a halted stream valid messages are stored by a look-ahead: entries that it has passed do not count as
     unread.

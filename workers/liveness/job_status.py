@@ -38,7 +38,7 @@ class WatchedJob:
 
 @dataclass(frozen=True, slots=True)
 class NewStatus:
-    """The status that a job is to have, with the reason, and the seconds since its last sign of life."""
+    """The status to set for a job, with the reason, and the seconds since its last sign of life."""
 
     status: Status
     quiet_s: float | None = None
@@ -56,7 +56,7 @@ class LostRule:
 
     @property
     def longest_gap_s(self) -> float:
-        """Longest time between two reads of the heartbeats; after a longer one `after_s` begins anew."""
+        """Longest time between two reads of the heartbeats; after a longer one `after_s` is counted from zero."""
         return max(_LEAST_GAP_S, self.after_s / 3)
 
     @property
@@ -93,7 +93,7 @@ class LostRule:
     def _read_s(
         self, job: WatchedJob, beats: Sequence[Heartbeat], silent_s: float, heartbeats: Heartbeats
     ) -> float:
-        """Return for how long nothing came after the last heartbeat, as far as the job's shard has been drained.
+        """Return the silence after the last heartbeat in seconds, up to which the job's shard has been drained.
 
         Its last message may be among the unread ones. Without a heartbeat (a trainer deletes its own when it ends)
         that may have been sent at any time: then the streams of the shard must be drained almost to their ends.
@@ -124,7 +124,7 @@ def update_statuses(engine: Engine, heartbeats: Heartbeats, rule: LostRule) -> l
 def _stalled(
     job: WatchedJob, beats: Sequence[Heartbeat], fresh: Sequence[Heartbeat], heartbeats: Heartbeats
 ) -> NewStatus | None:
-    """Return `stalled` for a living job that is quiet for longer than it promised, or than its usual pauses."""
+    """Return `stalled` for a living job that is quiet for longer than its `stall_after_s` or its usual pauses."""
     if job.unseen_s < min(heartbeats.age_s(beat) for beat in fresh):
         return None if job.status == "lost" else NewStatus(job.status)  # a message was stored after the heartbeat
     quiet_s = min(beat.quiet_s for beat in fresh)

@@ -68,7 +68,7 @@ def _resending(letter: RowMapping) -> str:
 
 
 def _reopen(connection: Connection, letter: RowMapping) -> None:
-    """Make the source's position expect this message again, if it counts the letter."""
+    """Mark the message as missing in the position of its source, so that a replay is not taken for a duplicate."""
     job_id, source, kind, seq = letter["job_id"], letter["source"], letter["kind"], letter["seq"]
     if not job_rows.lock_jobs(connection, [job_id]):
         return  # the job was deleted: the drain discards the entry

@@ -48,7 +48,7 @@ def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """One address in the job's checkpoint rows, with the values of the newest of these rows."""
+    """A checkpoint file of the job, as in the newest row with its address."""
 
     uri: str
     sha256: str | None

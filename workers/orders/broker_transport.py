@@ -54,7 +54,7 @@ class CheckedRedis(redis.Redis):
     drops = DropLog()
 
     def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
-        """Return the reply; None, as after a timeout of BRPOP, for a message that was dropped."""
+        """Return the reply; for an invalid message drop it and return None, as BRPOP does after a timeout."""
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP" or not reply:
             return reply

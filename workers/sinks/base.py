@@ -1,5 +1,4 @@
-"""The interface of a sink, which writes rows to a store (`trainwire.workers.sinks.plugin` reads them from
-Postgres)."""
+"""The interface of a sink, which writes rows to a store; `plugin` has the one that reads them from Postgres."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ class RefusedRow:
 
 @dataclass(slots=True)
 class Delivered:
-    """The outcome of a part of a batch: confirmed up to a seq, and the rows refused on the way.
+    """The outcome of a part of a batch: the last confirmed `seq`, and the refused rows up to it.
 
     `more`: the next part can be sent as soon as this one is confirmed. `is_answer` is False if no request was
     needed, so that the outcome does not show whether the sink is reachable.

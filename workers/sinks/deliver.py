@@ -1,4 +1,6 @@
-"""Delivery of rows to a sink: jobs take turns, rows are read while others are sent, cursors move on proof only."""
+"""Delivers rows to a sink: jobs take turns, the next rows are read while others are sent.
+
+A cursor moves only when the sink has confirmed the rows before it."""
 
 from __future__ import annotations
 
@@ -88,7 +90,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
         return report
 
     def _is_reachable(self, report: DeliveryReport, deadline: float) -> bool:
-        """Return whether the sink answers; if it is marked as down and a probe is due, send one."""
+        """Return whether the sink answers; if it is marked as down and a probe is due, probe it first."""
         with self._engine.begin() as connection:
             state = cursors.sink_state(connection, self._sink.name)
             if state.next_probe_at is None:

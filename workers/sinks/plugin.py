@@ -27,7 +27,7 @@ class NotSetUp(Exception):  # noqa: N818 - shown to users
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of deleting one run or file; the rows that name it stay while it `is_left`."""
+    """The result of deleting one run or file; if it `is_left` undeleted, its rows in Postgres stay."""
 
     is_deleted: bool = False
     is_left: bool = False
@@ -97,7 +97,7 @@ class SinkSettings(BaseSettings):
 
 
 class SinkPlugin(ABC):
-    """The parts that differ between sinks; the module `plugin` of each sink has one instance, `PLUGIN`."""
+    """Base class of the code of one sink; the module `plugin` of each sink has one instance, `PLUGIN`."""
 
     settings_type: ClassVar[type[SinkSettings] | None] = None
     """The class of the sink's own settings, if it has any."""

@@ -10,7 +10,7 @@ log = structlog.get_logger("trainwire.workers.streams.outage_log")
 
 
 class OutageLog:
-    """Remembers which servers did not answer the last time; `name` is the first part of its log events."""
+    """Logs changes between calls of `note`; `name` is the first part of its log events."""
 
     def __init__(self, name: str) -> None:
         self._name = name

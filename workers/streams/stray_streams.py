@@ -1,7 +1,7 @@
-"""Drains stray streams, whose shards do not exist, and streams that were jammed; gives claims an expiry.
+"""Drains stray streams, which belong to shards that do not exist, and streams that were jammed.
 
-Clients that use an outdated number of shards (INGEST_SHARDS was changed, FLUSHALL) append to stray streams. Their
-messages are as valid as any.
+Clients with an outdated number of shards append to stray streams, after INGEST_SHARDS was changed or a FLUSHALL.
+Their messages are valid and must be stored.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _MAX_KEY_CHARS: Final = 200
 
 @dataclass
 class Strays:
-    """The keys of shards that do not exist, and all claims."""
+    """The keys of streams and heartbeats whose shards do not exist, and the keys of all claims."""
 
     streams: list[tuple[Kind, str]] = dataclasses.field(default_factory=list)
     heartbeats: list[str] = dataclasses.field(default_factory=list)
@@ -81,7 +81,7 @@ def find_strays(client: redis.Redis, shards: int) -> Strays:
 
 
 def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> None:
-    """Drain stray streams, move stray heartbeats to their shards, and give claims an expiry.
+    """Drain stray streams, move stray heartbeats to existing shards, and set an expiry for claims without one.
 
     Raises `Unavailable` if Redis does not answer.
     """
@@ -140,7 +140,7 @@ def _limit_claims(client: redis.Redis, keys: Sequence[bytes]) -> None:
 
 
 def _move_heartbeats(client: redis.Redis, name: str, shards: int) -> None:
-    """Move heartbeats to the hashes of their shards: their trainers use another number of shards."""
+    """Move the heartbeats of a shard that does not exist to the hashes of the shards of their jobs."""
     for chunk in _chunks(cast("Iterable[tuple[bytes, bytes]]", client.hscan_iter(name, count=_CHUNK_SIZE))):
         pipeline = client.pipeline(transaction=False)
         for _, data in chunk:
@@ -159,7 +159,10 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
-    """Drain a stray stream for one time slice; once it is empty, delete its cursor."""
+    """Drain a stray stream for one time slice; once it is empty, delete its cursor and record the repair.
+
+    Errors are only logged, so that the next stream is drained.
+    """
     with errors_logged(stream):
         entries = _drain(resources, stream, on_commit)
         if entries is None:

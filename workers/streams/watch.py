@@ -39,9 +39,9 @@ WRONG_TYPE_PAUSE_S: Final = 5.0
 
 
 class StreamWatch:
-    """Watches all streams: with one blocking read on a single Redis, with one for each shard on a cluster.
+    """Watches all streams, with one thread on a single Redis, and one for each shard on a cluster.
 
-    So a server that does not answer delays only its own shards.
+    A server of the cluster that does not answer then delays only its own shards.
     """
 
     def __init__(self, resources: Resources, order: Order) -> None:
@@ -63,7 +63,7 @@ class StreamWatch:
             thread.start()
 
     def stop(self) -> None:
-        """Ask the threads to stop; they do within `BLOCK_S`."""
+        """Request the threads to stop, which takes at most `BLOCK_S`."""
         self._stop.set()
 
     def _run(self, streams: Sequence[Stream], order: Order) -> None:

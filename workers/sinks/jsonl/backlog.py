@@ -44,7 +44,7 @@ class JsonlDelivered(Delivered):
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """See `Delivered`; `note` is shown with the job's delivery."""
+        """The newest file and the note, as JSON for the job's cursor."""
         tail = {} if self.tail is None else {"tail": self.tail}
         return tail if self.note is None else tail | {"note": self.note}
 

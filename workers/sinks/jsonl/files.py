@@ -64,10 +64,10 @@ _decode_number = msgspec.json.Decoder(_Numbered).decode
 
 
 def append(folder: Path, lines: Sequence[JsonLine], most_bytes: int) -> Tail | None:
-    """Append lines after all with a smaller `seq`, and flush them to the disk. Raises `OSError`.
+    """Append lines in the order of `seq`, and flush them to the disk. Raises `OSError`.
 
-    A file is continued up to `most_bytes`; a longer line has a file of its own. Returns the newest file; None if
-    its first line is not one of a row.
+    Lines in the files from the first `seq` on are truncated before. A new file begins above `most_bytes`, and a
+    longer line has a file of its own. Returns the newest file; None if its first line has no `seq`.
     """
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)

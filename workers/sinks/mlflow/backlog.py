@@ -108,7 +108,7 @@ def _attempt(row: RowMapping) -> AttemptState:
 
 
 def _unrecorded(known: Collection[AttemptState], rows: Sequence[MetricRow], made_at: Any) -> list[AttemptState]:
-    """Return older attempts that only rows refer to: they are from before the table of attempts existed."""
+    """Return attempts that occur in rows only: they are older than the table of attempts."""
     missing = {row.attempt for row in rows} - {attempt.attempt for attempt in known}
     return [
         AttemptState(attempt=attempt, status="lost", job_created_at=made_at, changes=1, is_settled=True)

@@ -154,7 +154,7 @@ def tags_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
 
 
 def provenance_tags(attempt: AttemptState, notes: Notes) -> dict[str, str]:
-    """Return the tags of a run's code and machine: those that MLflow's own client sets, where there are such."""
+    """Return tags about the code and machine of an attempt, under the names that MLflow's client uses if any."""
     found = attempt.provenance or {}
     git, host = (found[name] if isinstance(found.get(name), dict) else {} for name in ("git", "host"))
     command = found.get("command")

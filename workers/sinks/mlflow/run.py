@@ -48,7 +48,7 @@ class RunGone(Exception):  # noqa: N818 - a state of the run
 
 
 class ManyRefused(Exception):  # noqa: N818 - a state of the turn
-    """MLflow refuses some of the values, and these are too many to search for the refused ones in one turn."""
+    """MLflow refuses some of the values, and a search for them among so many would take too long."""
 
 
 class RunMirror:
@@ -62,7 +62,7 @@ class RunMirror:
         self._run_id = attempt.mirror_run_id or ""
 
     def open(self, experiment_id: str) -> str:
-        """Return the id of the run; create it if there is none, also none from before a crash."""
+        """Return the id of the run; create it unless it exists, perhaps from before a crash of the worker."""
         if not self._run_id:
             found = search_runs(self._api, [experiment_id], tag_filter(self._identity()), limit=1)
             self._run_id = found[0].run_id if found else self._create(experiment_id)
