@@ -65,7 +65,7 @@ class Run(RunEnd):
     where Redis does not answer, and `RankTaken` where another live trainer has the same job, attempt and rank;
     `finish` raises `NotStored` where not everything is committed by its deadline (docs/strict.md).
 
-    `stall_after_s` promises reports at least that often: a job without any for longer is shown as stalled
+    `stall_after_s` is the longest pause between reports: a job without any for longer is shown as stalled
     (docs/liveness.md). `world_size` is the number of ranks that use trainwire, where the environment lacks it or
     has another number: without all of them the job is not complete. `mlflow_run_id` is for a training that logs to
     MLflow itself: see `link_mlflow`.
@@ -88,7 +88,7 @@ class Run(RunEnd):
         redis_url: str | None = None,
         settings: TrainerSettings | None = None,
     ) -> None:
-        settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s).strictly(strict)
+        settings = (settings or TrainerSettings.from_env()).at(redis_url).with_stall_after(stall_after_s).strictly(strict)
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
             settings.world_size

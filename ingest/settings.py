@@ -43,7 +43,7 @@ MOST_PAUSE_S: Final = 30 * 86_400
 class Vitals:
     """Settings of the heartbeats of a process.
 
-    `stall_after_s` is the longest pause that it promises, None for no promise. `launcher` is the source of the
+    `stall_after_s` is the longest pause between messages that it states, or None. `launcher` is the source of the
     launcher that has started it, empty for none; `is_launcher` is True for a launcher.
     """
 
@@ -239,7 +239,7 @@ class TrainerSettings:
         """Return the address of the server that has the streams, None where none is named."""
         return self.streams_url or self.redis_url
 
-    def promising(self, stall_after_s: float | None) -> TrainerSettings:
+    def with_stall_after(self, stall_after_s: float | None) -> TrainerSettings:
         """Return these settings with this longest pause between messages, unless it is None.
 
         Raises `ValueError` for an invalid number of seconds.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
+
+LONGEST_RETRY_AFTER_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +24,11 @@ class Backoff:
         """
         doubled = min(self.first_s * 2.0 ** min(max(failures - 1, 0), 30), self.cap_s)
         return doubled * (0.5 + 0.5 * jitter())
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header, at most `LONGEST_RETRY_AFTER_S`; None without a valid one."""
+    try:
+        return min(max(float(headers["Retry-After"]), 0.0), LONGEST_RETRY_AFTER_S)
+    except (KeyError, ValueError):
+        return None

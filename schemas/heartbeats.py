@@ -26,7 +26,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of a source at the time `at`, in milliseconds since 1970 by the clock of Redis (TIME).
 
     `since` is the start of the process in seconds since 1970; `every_s` the interval of its heartbeats; `quiet_s`
-    the time since its last message. `stall_after_s` is the longest pause between messages that it promised,
+    the time since its last message. `stall_after_s` is the longest pause between messages that it stated,
     `usual_pause_s` the longest that its messages so far suggest. `unsent` counts messages that are not in Redis,
     `dropped` dropped lines, points and checkpoints; `spooled_bytes` is the size of its spool.
     """

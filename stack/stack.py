@@ -112,7 +112,8 @@ class Stack:
     def start(self) -> None:
         """Start all parts and publish their addresses; raise `Problem` if one does not become ready."""
         self._stop_leftovers()
-        database_url, redis_url = self._start_postgres(), self._start_valkey()
+        database_url = self._start_store("DATABASE_URL", EmbeddedPostgres)
+        redis_url = self._start_store("REDIS_URL", EmbeddedValkey)
         self.address = Address(database_url, redis_url, data_dir=self._options.data_dir)
         if self._supervisor.stop_requested:
             return
@@ -153,18 +154,11 @@ class Stack:
         """Send SIGKILL to all parts."""
         self._supervisor.kill()
 
-    def _start_postgres(self) -> str:
-        if url := self._given("DATABASE_URL", EmbeddedPostgres.name):
+    def _start_store(self, variable: str, store: type[EmbeddedPostgres | EmbeddedValkey]) -> str:
+        """Return the address of a store: that of the user's server in `variable`, else start an embedded one."""
+        if url := self._given(variable, store.name):
             return url
-        server = EmbeddedPostgres(self._options.data_dir)
-        self._supervisor.start(server)
-        self._say_moved(server)
-        return server.url
-
-    def _start_valkey(self) -> str:
-        if url := self._given("REDIS_URL", EmbeddedValkey.name):
-            return url
-        server = EmbeddedValkey(self._options.data_dir)
+        server = store(self._options.data_dir)
         self._supervisor.start(server)
         self._say_moved(server)
         return server.url
@@ -206,11 +200,11 @@ class Stack:
         """Start the web servers in parallel, as their imports take seconds; add the ready ones to `address`."""
         options, parts = self._options, {}
         if options.with_flower:
-            parts["flower"] = self._flower(env)
+            parts["flower"] = self._workers_web("flower", FLOWER_PORT, env)
         if options.with_gateway:
             parts["gateway"] = self._gateway(env, parts.get("flower"))
         if options.with_metrics:
-            parts["metrics"] = self._metrics(env)
+            parts["metrics"] = self._workers_web("metrics", METRICS_PORT, env)
         linked = parts["flower"].url if options.with_flower else None
         with ThreadPoolExecutor(len(parts) or 1) as pool:
             list(pool.map(lambda part: self._try(part, partial(self._supervisor.start, part)), parts.values()))
@@ -228,22 +222,11 @@ class Stack:
         if part.moved is not None:
             self._say(f"{part.name}: {part.moved}")
 
-    def _flower(self, env: Mapping[str, str]) -> WebPart:
-        data_dir = self._options.data_dir
+    def _workers_web(self, name: str, first_port: int, env: Mapping[str, str]) -> WebPart:
+        """Return a web server that is a process of the workers: Flower or the exporter."""
+        port = Port(self._options.data_dir, name, first=first_port)
         return WebPart(
-            "flower",
-            data_dir,
-            Port(data_dir, "flower", first=FLOWER_PORT),
-            lambda port: (workers_command("flower", "--port", str(port)), env),
-        )
-
-    def _metrics(self, env: Mapping[str, str]) -> WebPart:
-        data_dir = self._options.data_dir
-        return WebPart(
-            "metrics",
-            data_dir,
-            Port(data_dir, "metrics", first=METRICS_PORT),
-            lambda port: (workers_command("metrics", "--port", str(port)), env),
+            name, self._options.data_dir, port, lambda number: (workers_command(name, "--port", str(number)), env)
         )
 
     def _gateway(self, env: Mapping[str, str], flower: WebPart | None) -> WebPart:

@@ -12,9 +12,14 @@ from typing import Any
 
 from trainwire.cli.transfer.event_records import MAX_TAG_BYTES, one_scalar, records
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally, content_hash
-from trainwire.ingest.hooks.caught import SPLITS
 from trainwire.ingest.hooks.event_files import PATTERN
-from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
+from trainwire.ingest.hooks.tensorboard_events import (
+    SPLITS,
+    DamagedEventError,
+    Event,
+    EventDecoder,
+    metric_prefix,
+)
 from trainwire.schemas.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Point
 from trainwire.schemas.validation import MAX_TIME_NS
@@ -26,7 +31,7 @@ class _File:
     path: Path
     size: int
     prefix: str
-    """Before the names of its metrics: the path from the folder of the run."""
+    """The prefix of its metrics (`metric_prefix`)."""
 
 
 def tensorboard_runs(folder: Path, name: str | None, copy: str) -> Iterator[SourceRun | LeftOut]:
@@ -76,13 +81,12 @@ def _run(folder: Path, root: Path, paths: list[Path], name: str | None, copy: st
     digest = hashlib.blake2b(digest_size=16)
     files = []
     for path in paths:
-        prefix = path.parent.relative_to(root).as_posix()
         try:
             size = path.stat().st_size
             digest.update(f"{path.relative_to(root)} {size} {content_hash(path, size)}\n".encode(errors="replace"))
         except OSError as exc:
             return LeftOut(shown, f"cannot read {path}: {exc.strerror or exc}")
-        files.append(_File(path, size, "" if prefix == "." else f"{prefix}/"))
+        files.append(_File(path, size, metric_prefix(path.parent.relative_to(root))))
 
     if not any(file.size for file in files):
         return LeftOut(shown, "its event files are empty")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import binascii
 import os
-import re
 import threading
 import time
 from base64 import b64decode
@@ -12,7 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
+from trainwire.ingest.hooks.tensorboard_events import (
+    SPLITS,
+    DamagedEventError,
+    Event,
+    EventDecoder,
+    metric_prefix,
+)
 from trainwire.ingest.process.ranks import find_place
 from trainwire.ingest.provenance.masking import masked_fields
 
@@ -20,9 +25,6 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 TENSORBOARD: Final = "tensorboard"
-SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
-"""Names of folders that hold a part of a training's curves, and stand side by side."""
-_TIME: Final = re.compile(r"\d{9,11}(\.\d+)?")
 _SHOWN: Final = 5
 
 
@@ -233,10 +235,8 @@ class _Folders:
             if self._root is None:
                 self._root = os.path.dirname(path) if os.path.basename(path) in SPLITS else path
             inside = os.path.relpath(path, self._root)
-            name = os.path.basename(path) if inside.startswith("..") else inside
-            if _TIME.fullmatch(name):  # add_hparams writes into a folder that is called as the time
-                name = "."
-            known = self._prefixes[path] = "" if name == "." else f"{name}/"
+            known = metric_prefix(os.path.basename(path) if inside.startswith("..") else inside)
+            self._prefixes[path] = known
         return known
 
 

@@ -6,13 +6,18 @@ The messages are those of TensorFlow's `event.proto`, `summary.proto` and `tenso
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Final
 
 from trainwire.schemas.times import seconds_to_ns
 
+SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
+"""Names of folders that hold a part of a training's curves, and stand side by side."""
+_TIME: Final = re.compile(r"\d{9,11}(\.\d+)?")
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types of protocol buffers."""
 _MAX_VARINT_BITS: Final = 70
@@ -78,6 +83,18 @@ class EventDecoder:
         else:
             kind = next((kind for field_number, kind in _KINDS.items() if field_number in value), "tensor")
             event.not_taken.append(plugin.removesuffix("s") or kind)
+
+
+def metric_prefix(folder: str | PurePath) -> str:
+    """Return the prefix of metric names for a folder of event files, by its path from the folder of the run.
+
+    `train` has the prefix `train/`, and the folder of the run itself none. A last part that is a time is left out:
+    `add_hparams` writes into such a folder.
+    """
+    parts = PurePath(folder).parts
+    if parts and _TIME.fullmatch(parts[-1]):
+        parts = parts[:-1]
+    return "".join(f"{part}/" for part in parts)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

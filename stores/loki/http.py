@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from trainwire.schemas.backoff import retry_after_s
 from trainwire.schemas.streams.tls import tls_trouble
 from trainwire.stores.settings import StoreSettings
 
@@ -20,7 +21,6 @@ CONNECT_TIMEOUT_S: Final = 3
 PUSH_TIMEOUT_S: Final = 15
 QUERY_TIMEOUT_S: Final = 60
 """Loki's own `query_timeout`: it splits a query over a week into one query per hour."""
-LONGEST_RETRY_AFTER_S: Final = 600.0
 CONNECTIONS: Final = 16
 RATE_LIMIT: Final = 429
 _SHOWN_ANSWER_CHARS: Final = 300
@@ -116,7 +116,7 @@ def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
     meaning = _MEANING.get(answer.status, "")
     return LokiUnavailable(
         f"Loki answered {answer.status}{meaning}: {message}",
-        _retry_after_s(answer),
+        retry_after_s(answer.headers),
         is_rate_limit=answer.status == RATE_LIMIT,
     )
 
@@ -124,10 +124,3 @@ def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
 def message_of(answer: urllib3.BaseHTTPResponse) -> str:
     """Return the body of an answer as text."""
     return answer.data.decode(errors="replace").strip()
-
-
-def _retry_after_s(answer: urllib3.BaseHTTPResponse) -> float | None:
-    try:
-        return min(max(float(answer.headers["Retry-After"]), 0.0), LONGEST_RETRY_AFTER_S)
-    except (KeyError, ValueError):
-        return None

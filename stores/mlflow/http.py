@@ -11,12 +11,12 @@ import msgspec
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from trainwire.schemas.backoff import retry_after_s
 from trainwire.schemas.streams.tls import tls_trouble
 
 API: Final = "/api/2.0/mlflow/"
 TIMEOUT_S: Final = (3.0, 30.0)
 """To connect, and to answer: a batch of 1000 metrics takes a busy server on SQLite a second."""
-LONGEST_RETRY_AFTER_S: Final = 600.0
 MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
 EXISTS: Final = "RESOURCE_ALREADY_EXISTS"
 INVALID: Final = "INVALID_PARAMETER_VALUE"
@@ -158,11 +158,4 @@ def _unavailable(answer: requests.Response, message: str) -> MlflowUnavailable:
     shown = " ".join(message.split())[:_SHOWN_ANSWER_CHARS]
     text = f"MLflow answered {status}{meaning}: {shown}"
     is_failure = status >= requests.codes.internal_server_error
-    return MlflowUnavailable(text, _retry_after_s(answer), failed_inside=is_failure)
-
-
-def _retry_after_s(answer: requests.Response) -> float | None:
-    try:
-        return min(max(float(answer.headers["Retry-After"]), 0.0), LONGEST_RETRY_AFTER_S)
-    except (KeyError, ValueError):
-        return None
+    return MlflowUnavailable(text, retry_after_s(answer.headers), failed_inside=is_failure)

@@ -24,7 +24,7 @@ _LEAST_GAP_S: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedJob:
+class UnfinishedJob:
     """An unfinished job."""
 
     id: int
@@ -64,7 +64,7 @@ class LostRule:
         """Limit of the messages' wait for a drain: above it, a job without heartbeats does not become lost."""
         return self.after_s / 3
 
-    def evaluate(self, job: WatchedJob, heartbeats: Heartbeats) -> NewStatus:
+    def evaluate(self, job: UnfinishedJob, heartbeats: Heartbeats) -> NewStatus:
         """Return the status of an unfinished job; its present status if nothing shows another."""
         beats = _beats_of(job, heartbeats)
         if fresh := self._fresh(beats, heartbeats):
@@ -80,7 +80,7 @@ class LostRule:
         last = f"; the last: {_shown(max(beats, key=lambda beat: beat.at))}" if beats else ""
         return NewStatus("lost", min(silent_s, job.unseen_s), f"no heartbeat for {self.after_s:g} s{last}")
 
-    def sends_heartbeats(self, job: WatchedJob, heartbeats: Heartbeats) -> bool:
+    def sends_heartbeats(self, job: UnfinishedJob, heartbeats: Heartbeats) -> bool:
         """Return whether there is a heartbeat of any age that certainly belongs to the job's attempt.
 
         An old one without an attempt may belong to the attempt before. An old one counts because its trainer may
@@ -91,7 +91,7 @@ class LostRule:
         return bool(beats) and (is_certain or bool(self._fresh(beats, heartbeats)))
 
     def _read_s(
-        self, job: WatchedJob, beats: Sequence[Heartbeat], silent_s: float, heartbeats: Heartbeats
+        self, job: UnfinishedJob, beats: Sequence[Heartbeat], silent_s: float, heartbeats: Heartbeats
     ) -> float:
         """Return the silence after the last heartbeat in seconds, up to which the job's shard has been drained.
 
@@ -122,18 +122,18 @@ def update_statuses(engine: Engine, heartbeats: Heartbeats, rule: LostRule) -> l
 
 
 def _stalled(
-    job: WatchedJob, beats: Sequence[Heartbeat], fresh: Sequence[Heartbeat], heartbeats: Heartbeats
+    job: UnfinishedJob, beats: Sequence[Heartbeat], fresh: Sequence[Heartbeat], heartbeats: Heartbeats
 ) -> NewStatus | None:
     """Return `stalled` for a living job that is quiet for longer than its `stall_after_s` or its usual pauses."""
     if job.unseen_s < min(heartbeats.age_s(beat) for beat in fresh):
         return None if job.status == "lost" else NewStatus(job.status)  # a message was stored after the heartbeat
     quiet_s = min(beat.quiet_s for beat in fresh)
-    promised = [beat.stall_after_s for beat in fresh if beat.stall_after_s is not None]
+    stated = [beat.stall_after_s for beat in fresh if beat.stall_after_s is not None]
     usual = [beat.usual_pause_s for beat in fresh if beat.usual_pause_s is not None]
-    limit_s = max(promised or usual, default=quiet_s)
+    limit_s = max(stated or usual, default=quiet_s)
     if quiet_s <= limit_s:
         return None
-    pause = "promised a message every" if promised else "is usually not quiet for more than"
+    pause = "has sent no message for longer than its stall_after_s of" if stated else "is usually not quiet for more than"
     missing = _silent_ranks(beats, fresh)
     silent = f"; no heartbeat of rank {missing}" if missing else ""
     return NewStatus("stalled", quiet_s, f"alive ({_shown(fresh[0])}), but it {pause} {limit_s:g} s{silent}")
@@ -160,11 +160,11 @@ def _change(engine: Engine, job_ids: Iterable[int], heartbeats: Heartbeats, rule
     return changes
 
 
-def _read_jobs(connection: Connection, with_beats: Sequence[int]) -> list[WatchedJob]:
-    return [WatchedJob(*row) for row in connection.execute(_UNFINISHED, {"with_beats": with_beats})]
+def _read_jobs(connection: Connection, with_beats: Sequence[int]) -> list[UnfinishedJob]:
+    return [UnfinishedJob(*row) for row in connection.execute(_UNFINISHED, {"with_beats": with_beats})]
 
 
-def _beats_of(job: WatchedJob, heartbeats: Heartbeats) -> list[Heartbeat]:
+def _beats_of(job: UnfinishedJob, heartbeats: Heartbeats) -> list[Heartbeat]:
     """Return the heartbeats of the job's attempt; those without an attempt belong to the newest."""
     return [beat for beat in heartbeats.beats.get(job.id, ()) if beat.attempt in (ATTEMPT_UNKNOWN, job.attempt)]
 

@@ -109,6 +109,13 @@ def test_a_run_is_the_highest_folder_with_event_files(tmp_path: Path) -> None:
     assert set(names_of(tmp_path)) == {"a", "b", "c/1", "c/2"}
 
 
+def test_the_folder_of_add_hparams_is_no_prefix(tmp_path: Path) -> None:
+    """A folder that is named by a time is left out of the names, as for metrics that a hook reports."""
+    for place in ("a", "a/1700000000.1234567", "a/val/1700000000.5"):
+        event_file(tmp_path / place, scalar("hparam/loss", 0.5, 1))
+    assert names_of(tmp_path) == {"a": {"hparam/loss", "val/hparam/loss"}}
+
+
 def test_empty_files_are_left_out(tmp_path: Path) -> None:
     """A run whose event files have no byte is named with the reason."""
     event_file(tmp_path / "a")

@@ -45,7 +45,7 @@ class Process:
 
 
 def test_a_heartbeat_says_who_lives_and_for_how_long_it_is_quiet() -> None:
-    """It has the source, the time, the promise, and the seconds since the last new report."""
+    """It has the source, the time, the stated pause, and the seconds since the last new report."""
     process = Process(vitals=Vitals(stall_after_s=90))
     process.beat(reports=1)
     process.beat()
@@ -147,12 +147,12 @@ def test_metrics_of_the_machine_are_no_progress() -> None:
     assert not shows_progress(Metrics(points=[machine, machine]))
 
 
-def test_a_promise_is_a_number_of_seconds() -> None:
-    """An invalid promise is rejected with the name of the argument or of the variable."""
+def test_the_longest_pause_is_a_number_of_seconds() -> None:
+    """An invalid longest pause is rejected with the name of the argument or of the variable."""
     wrong: list[Any] = [0.5, -1, True, float("nan"), "soon"]
     for value in wrong:
         with pytest.raises(ValueError, match=r"stall_after_s=.* is not a number of seconds from 1 to 2592000"):
             Run(42, stall_after_s=value)
     with pytest.raises(ValueError, match=r"TRAINWIRE_STALL_AFTER_S=0\.0 is not a number of seconds"):
         TrainerSettings.from_env({"TRAINWIRE_STALL_AFTER_S": "0"})
-    assert TrainerSettings.from_env({"TRAINWIRE_STALL_AFTER_S": "90"}).promising(30).vitals.stall_after_s == 30
+    assert TrainerSettings.from_env({"TRAINWIRE_STALL_AFTER_S": "90"}).with_stall_after(30).vitals.stall_after_s == 30

@@ -9,7 +9,7 @@ import pytest
 from trainwire.schemas.heartbeats import Heartbeat
 from trainwire.schemas.messages import Status
 from trainwire.workers.liveness.heartbeat_reader import Heartbeats
-from trainwire.workers.liveness.job_status import LostRule, NewStatus, WatchedJob
+from trainwire.workers.liveness.job_status import LostRule, NewStatus, UnfinishedJob
 
 NOW_MS = 1_790_000_000_000
 RULE = LostRule(after_s=60.0)
@@ -32,7 +32,7 @@ def judged(
     """Return the status of job 1, attempt 1, by these heartbeats."""
     unread_ms = [int(unread_s * 1000)]
     heard = Heartbeats([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=unread_ms)
-    return RULE.evaluate(WatchedJob(1, 1, status, watched, unseen_s), heard)
+    return RULE.evaluate(UnfinishedJob(1, 1, status, watched, unseen_s), heard)
 
 
 def test_a_job_without_a_heartbeat_is_lost() -> None:
@@ -93,11 +93,11 @@ def test_a_heartbeat_from_the_future_is_as_old_as_the_listening() -> None:
     assert judged(beat(-3600), listened_s=61).status == "lost"
 
 
-def test_a_promise_that_is_broken_is_a_stall() -> None:
+def test_a_pause_over_the_stated_one_is_a_stall() -> None:
     """The shortest pause of all processes and the longest stated interval count; the usual pause does not."""
     verdict = judged(beat(quiet_s=91, stall_after_s=90, host="gpu-7"), beat(quiet_s=95, source="launcher"))
     assert (verdict.status, verdict.quiet_s) == ("stalled", 91)
-    assert verdict.reason == "alive (host gpu-7), but it promised a message every 90 s"
+    assert verdict.reason == "alive (host gpu-7), but it has sent no message for longer than its stall_after_s of 90 s"
     assert judged(beat(quiet_s=90, stall_after_s=90)).status == "running"
     assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5, stall_after_s=90)).status == "running"
     assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5)).status == "running"  # it prints
