@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import History
+from trainwire.ingest.environment import whole_number
 from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.identity.announcements import announce
 from trainwire.ingest.identity.default_names import default_name, script_of_process
@@ -32,7 +33,7 @@ from trainwire.ingest.run_options import RunOptions
 from trainwire.ingest.sanitize import Number, level_name, plain_text, shown
 from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
-from trainwire.ingest.settings import TrainerSettings, whole_number
+from trainwire.ingest.settings import TrainerSettings
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
 from trainwire.ingest.uploads.uploads import UploadChoice
 from trainwire.schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
@@ -88,7 +89,9 @@ class Run(RunEnd):
         redis_url: str | None = None,
         settings: TrainerSettings | None = None,
     ) -> None:
-        settings = (settings or TrainerSettings.from_env()).at(redis_url).with_stall_after(stall_after_s).strictly(strict)
+        settings = (
+            (settings or TrainerSettings.from_env()).at(redis_url).with_stall_after(stall_after_s).strictly(strict)
+        )
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
             settings.world_size

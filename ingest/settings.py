@@ -1,15 +1,15 @@
-"""The settings of a trainer: the only module of `ingest` that reads the environment."""
+"""The settings of a trainer, from environment variables that no other module of `ingest` reads."""
 
 from __future__ import annotations
 
-import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from trainwire.ingest.environment import absolute_path, optional_whole, parsed, seconds, word
 from trainwire.ingest.process.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
 from trainwire.ingest.running_stacks import StackFolders
@@ -27,8 +27,6 @@ REDIS_URL_VARIABLE: Final = "REDIS_URL"
 STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
 PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
 PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
-
-WordT = TypeVar("WordT", bound=str)
 
 DEFAULT_BUFFER_BYTES: Final = 256 * 1024 * 1024
 LEAST_BUFFER_BYTES: Final = 64 * 1024
@@ -98,11 +96,11 @@ class CheckpointSettings:
         return cls(
             bucket=_bucket(environ),
             prefix=prefix,
-            upload=_word(environ, "TRAINWIRE_CHECKPOINT_UPLOAD", ("auto", "none")),
-            snapshot=_word(environ, "TRAINWIRE_CHECKPOINT_SNAPSHOT", ("copy", "link")),
-            spool=_absolute(spool) if spool else None,
-            retry_s=_seconds(environ, "TRAINWIRE_CHECKPOINT_RETRY_S", cls.retry_s, 0, 86_400),
-            finish_s=_seconds(environ, "TRAINWIRE_CHECKPOINT_FINISH_S", cls.finish_s, 0, 86_400),
+            upload=word(environ, "TRAINWIRE_CHECKPOINT_UPLOAD", ("auto", "none")),
+            snapshot=word(environ, "TRAINWIRE_CHECKPOINT_SNAPSHOT", ("copy", "link")),
+            spool=absolute_path(spool) if spool else None,
+            retry_s=seconds(environ, "TRAINWIRE_CHECKPOINT_RETRY_S", cls.retry_s, 0, 86_400),
+            finish_s=seconds(environ, "TRAINWIRE_CHECKPOINT_FINISH_S", cls.finish_s, 0, 86_400),
         )
 
 
@@ -124,9 +122,9 @@ class SpoolSettings:
         """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
         return cls(
             folder=None if environ.get(SPOOL_VARIABLE) == SPOOL_OFF else default_spool_dir(environ),
-            limit_bytes=_optional_whole(environ, "TRAINWIRE_SPOOL_BYTES", LEAST_SPOOL_BYTES, MAX_ID)
+            limit_bytes=optional_whole(environ, "TRAINWIRE_SPOOL_BYTES", LEAST_SPOOL_BYTES, MAX_ID)
             or cls.limit_bytes,
-            when_full=_word(environ, "TRAINWIRE_SPOOL_FULL", ("drop_oldest_logs", "drop_newest", "block")),
+            when_full=word(environ, "TRAINWIRE_SPOOL_FULL", ("drop_oldest_logs", "drop_newest", "block")),
         )
 
 
@@ -134,7 +132,7 @@ def default_spool_dir(environ: Mapping[str, str]) -> Path:
     """Return the folder of the spool, by default in the state directory of the XDG specification."""
     named = environ.get(SPOOL_VARIABLE)
     if named and named != SPOOL_OFF:
-        return _absolute(named)
+        return absolute_path(named)
     state = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME") or os.sep, ".local", "state")
     return Path(state, "trainwire", "spool")
 
@@ -197,38 +195,38 @@ class TrainerSettings:
         """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
         place = find_place(
             environ,
-            _optional_whole(environ, RANK_VARIABLE, 0, MAX_ATTEMPT),
-            _optional_whole(environ, WORLD_SIZE_VARIABLE, 1, MAX_WORLD_SIZE),
+            optional_whole(environ, RANK_VARIABLE, 0, MAX_ATTEMPT),
+            optional_whole(environ, WORLD_SIZE_VARIABLE, 1, MAX_WORLD_SIZE),
         )
         return cls(
             redis_url=checked_redis_url(url) if (url := environ.get(REDIS_URL_VARIABLE)) else None,
             stacks=StackFolders.from_env(environ),
             streams_url=streams_url_of(environ),
-            job_id=_optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
+            job_id=optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
             parent=ParentRun.from_env(environ),
             launch=find_launch(environ, place),
             attempt=_attempt(environ),
             rank=place.rank,
             world_size=place.world_size,
-            buffer_bytes=_optional_whole(environ, "TRAINWIRE_BUFFER_BYTES", LEAST_BUFFER_BYTES, MAX_ID)
+            buffer_bytes=optional_whole(environ, "TRAINWIRE_BUFFER_BYTES", LEAST_BUFFER_BYTES, MAX_ID)
             or DEFAULT_BUFFER_BYTES,
-            log_lines_per_s=_optional_whole(environ, "TRAINWIRE_LOG_LINES_PER_S", 1, MAX_ID),
+            log_lines_per_s=optional_whole(environ, "TRAINWIRE_LOG_LINES_PER_S", 1, MAX_ID),
             is_captured=bool(environ.get(CAPTURED_VARIABLE)),
             traceback_folder=Path(folder) if (folder := environ.get(TRACEBACKS_VARIABLE)) else None,
             timing=Timing(
-                flush_interval_s=_seconds(
+                flush_interval_s=seconds(
                     environ, "TRAINWIRE_FLUSH_INTERVAL_S", Timing.flush_interval_s, 0.001, 60
                 ),
-                settle_s=_seconds(environ, "TRAINWIRE_SETTLE_S", Timing.settle_s, 0, 600),
+                settle_s=seconds(environ, "TRAINWIRE_SETTLE_S", Timing.settle_s, 0, 600),
             ),
             checkpoints=CheckpointSettings.from_env(environ),
             spool=SpoolSettings.from_env(environ),
-            strict=_word(environ, "TRAINWIRE_STRICT", ("off", "on")) == "on",
+            strict=word(environ, "TRAINWIRE_STRICT", ("off", "on")) == "on",
             page_url=environ.get(PAGE_URL_VARIABLE) or None,
-            quiet=_word(environ, "TRAINWIRE_QUIET", ("off", "on")) == "on",
+            quiet=word(environ, "TRAINWIRE_QUIET", ("off", "on")) == "on",
             provenance=_provenance(environ.get(PROVENANCE_VARIABLE) or "all"),
             vitals=Vitals(
-                interval_s=_seconds(environ, "TRAINWIRE_HEARTBEAT_S", Vitals.interval_s, 0.05, 20),
+                interval_s=seconds(environ, "TRAINWIRE_HEARTBEAT_S", Vitals.interval_s, 0.05, 20),
                 stall_after_s=_stall_after_s(environ),
                 launcher=environ.get(CAPTURED_VARIABLE, ""),
             ),
@@ -268,14 +266,14 @@ class TrainerSettings:
         return replace(self, redis_url=None, streams_url=None, stacks=stacks)
 
 
-def checked_pause_s(seconds: object, name: str = "stall_after_s") -> float:
-    """Return `seconds` as a float if it is allowed as the longest pause between the messages of a run.
+def checked_pause_s(value: object, name: str = "stall_after_s") -> float:
+    """Return `value` as a float if it is allowed as the longest pause between the messages of a run.
 
     Raises `ValueError` that begins with `name`, the argument or variable with the value.
     """
-    if not isinstance(seconds, int | float) or seconds is True or not LEAST_PAUSE_S <= seconds <= MOST_PAUSE_S:
-        raise ValueError(f"{name}={seconds!r} is not a number of seconds from {LEAST_PAUSE_S} to {MOST_PAUSE_S}")
-    return float(seconds)
+    if not isinstance(value, int | float) or value is True or not LEAST_PAUSE_S <= value <= MOST_PAUSE_S:
+        raise ValueError(f"{name}={value!r} is not a number of seconds from {LEAST_PAUSE_S} to {MOST_PAUSE_S}")
+    return float(value)
 
 
 def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
@@ -322,48 +320,14 @@ def server_of(redis_url: str) -> str:
     return f"{shown_host(redis_url)}/{urlsplit(redis_url).path.strip('/') or 0}"
 
 
-def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """Return `value` as an integer. Raises `ValueError` with name, value and range for others."""
-    try:
-        number = least - 1 if isinstance(value, bool) else int(operator.index(value))  # type: ignore[arg-type]
-    except TypeError:
-        number = least - 1
-    if not least <= number <= most:
-        raise ValueError(f"{name}={value!r} is not a whole number from {least} to {most}")
-    return number
-
-
-def _absolute(path: str) -> Path:
-    """Return an absolute path, independent of later changes of the working folder."""
-    try:
-        return Path(os.path.abspath(os.path.expanduser(path)))
-    except OSError:  # the working folder was deleted
-        return Path(path)
-
-
-def _optional_whole(environ: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    text = environ.get(name)
-    return whole_number(name, _parsed(int, text), least, most) if text else None
-
-
 def _attempt(environ: Mapping[str, str]) -> int:
-    attempt = _optional_whole(environ, ATTEMPT_VARIABLE, 0, MAX_ATTEMPT)
+    attempt = optional_whole(environ, ATTEMPT_VARIABLE, 0, MAX_ATTEMPT)
     return ATTEMPT_UNKNOWN if attempt is None else attempt
-
-
-def _seconds(environ: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
-    text = environ.get(name)
-    if not text:
-        return default
-    seconds = _parsed(float, text)
-    if not isinstance(seconds, float) or not least <= seconds <= most:  # NaN is in no range
-        raise ValueError(f"{name}={text!r} is not a number of seconds from {least} to {most}")
-    return seconds
 
 
 def _stall_after_s(environ: Mapping[str, str]) -> float | None:
     text = environ.get("TRAINWIRE_STALL_AFTER_S")
-    return checked_pause_s(_parsed(float, text), "TRAINWIRE_STALL_AFTER_S") if text else None
+    return checked_pause_s(parsed(float, text), "TRAINWIRE_STALL_AFTER_S") if text else None
 
 
 def _bucket(environ: Mapping[str, str]) -> str | None:
@@ -388,20 +352,3 @@ def _provenance(text: str) -> frozenset[str]:
             "write all, off, items with commas in between, or items to leave out, such as -diff,-user"
         )
     return frozenset(kept or PROVENANCE_ITEMS) - left_out
-
-
-def _word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> WordT:
-    """Return the value of a variable, one of `words`; the first of them without a value."""
-    value = environ.get(name) or words[0]
-    for word in words:
-        if value == word:
-            return word
-    raise ValueError(f"{name}={value!r} is not one of {', '.join(words)}")
-
-
-def _parsed(parse: Callable[[str], int | float], text: str) -> int | float | str:
-    """Return the number, or the text itself where it is none: the range check then reports it."""
-    try:
-        return parse(text)
-    except ValueError:
-        return text

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Final, TextIO
 
 from trainwire.ingest.destinations import page_url_of, variables_of
+from trainwire.ingest.environment import whole_number
 from trainwire.ingest.hooks.hooks import CatchOptions, Hooks
 from trainwire.ingest.identity.announcements import announce, print_note
 from trainwire.ingest.identity.default_names import default_name, script_of_command
@@ -32,7 +33,6 @@ from trainwire.ingest.settings import (
     PARENT_VARIABLE,
     TRACEBACKS_VARIABLE,
     TrainerSettings,
-    whole_number,
 )
 from trainwire.ingest.strict import StrictError
 from trainwire.schemas.messages import ATTEMPT_UNKNOWN

@@ -133,7 +133,7 @@ def _stalled(
     limit_s = max(stated or usual, default=quiet_s)
     if quiet_s <= limit_s:
         return None
-    pause = "has sent no message for longer than its stall_after_s of" if stated else "is usually not quiet for more than"
+    pause = "is quiet for more than its stall_after_s of" if stated else "is usually not quiet for more than"
     missing = _silent_ranks(beats, fresh)
     silent = f"; no heartbeat of rank {missing}" if missing else ""
     return NewStatus("stalled", quiet_s, f"alive ({_shown(fresh[0])}), but it {pause} {limit_s:g} s{silent}")

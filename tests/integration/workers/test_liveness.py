@@ -326,7 +326,7 @@ def test_a_training_that_hangs_has_stalled_until_its_next_message(watching: Watc
     (event,) = status_events([change])
     assert (event.job_id, event.attempt) == (1, 1)
     assert (change.before.status, change.after.status) == ("running", "stalled")
-    assert change.reason == "alive (pid 12), but it has sent no message for longer than its stall_after_s of 60 s"
+    assert change.reason == "alive (pid 12), but it is quiet for more than its stall_after_s of 60 s"
     quiet_since = watching.job()["quiet_since"]
     assert 98 < time.time() - quiet_since.timestamp() < 102
     sender.send(Metrics(points=[Point(ts=NOW_NS, values={"system/cpu_percent": 99.0})]))
@@ -407,4 +407,7 @@ def test_a_hostile_heartbeat_is_harmless(watching: Watch) -> None:
     watching.look()
     send_heartbeat(client, host="gpu\x007", quiet_s=10**9, stall_after_s=1)
     watching.becomes("stalled")
-    assert watching.job()["status_reason"] == "alive (host gpu\u24007), but it has sent no message for longer than its stall_after_s of 1 s"
+    assert (
+        watching.job()["status_reason"]
+        == "alive (host gpu\u24007), but it is quiet for more than its stall_after_s of 1 s"
+    )

@@ -155,4 +155,6 @@ def test_the_longest_pause_is_a_number_of_seconds() -> None:
             Run(42, stall_after_s=value)
     with pytest.raises(ValueError, match=r"TRAINWIRE_STALL_AFTER_S=0\.0 is not a number of seconds"):
         TrainerSettings.from_env({"TRAINWIRE_STALL_AFTER_S": "0"})
-    assert TrainerSettings.from_env({"TRAINWIRE_STALL_AFTER_S": "90"}).with_stall_after(30).vitals.stall_after_s == 30
+    assert (
+        TrainerSettings.from_env({"TRAINWIRE_STALL_AFTER_S": "90"}).with_stall_after(30).vitals.stall_after_s == 30
+    )

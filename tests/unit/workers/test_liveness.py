@@ -97,7 +97,7 @@ def test_a_pause_over_the_stated_one_is_a_stall() -> None:
     """The shortest pause of all processes and the longest stated interval count; the usual pause does not."""
     verdict = judged(beat(quiet_s=91, stall_after_s=90, host="gpu-7"), beat(quiet_s=95, source="launcher"))
     assert (verdict.status, verdict.quiet_s) == ("stalled", 91)
-    assert verdict.reason == "alive (host gpu-7), but it has sent no message for longer than its stall_after_s of 90 s"
+    assert verdict.reason == "alive (host gpu-7), but it is quiet for more than its stall_after_s of 90 s"
     assert judged(beat(quiet_s=90, stall_after_s=90)).status == "running"
     assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5, stall_after_s=90)).status == "running"
     assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5)).status == "running"  # it prints

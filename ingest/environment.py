@@ -1,0 +1,67 @@
+"""Reads and checks single environment variables; an error names the variable, its value and the allowed values."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+WordT = TypeVar("WordT", bound=str)
+
+
+def whole_number(name: str, value: object, least: int, most: int) -> int:
+    """Return `value` as an integer. Raises `ValueError` with name, value and range for others."""
+    try:
+        number = least - 1 if isinstance(value, bool) else int(operator.index(value))  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most:
+        raise ValueError(f"{name}={value!r} is not a whole number from {least} to {most}")
+    return number
+
+
+def optional_whole(environ: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    """Return the value of a variable as an integer, None if it is not set. Raises `ValueError`."""
+    text = environ.get(name)
+    return whole_number(name, parsed(int, text), least, most) if text else None
+
+
+def seconds(environ: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
+    """Return the value of a variable as seconds, `default` if it is not set. Raises `ValueError`."""
+    text = environ.get(name)
+    if not text:
+        return default
+    value = parsed(float, text)
+    if not isinstance(value, float) or not least <= value <= most:  # NaN is in no range
+        raise ValueError(f"{name}={text!r} is not a number of seconds from {least} to {most}")
+    return value
+
+
+def word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> WordT:
+    """Return the value of a variable, one of `words`, and the first of them if it is not set.
+
+    Raises `ValueError` for any other value.
+    """
+    value = environ.get(name) or words[0]
+    for each in words:
+        if value == each:
+            return each
+    raise ValueError(f"{name}={value!r} is not one of {', '.join(words)}")
+
+
+def absolute_path(path: str) -> Path:
+    """Return an absolute path, independent of later changes of the working folder."""
+    try:
+        return Path(os.path.abspath(os.path.expanduser(path)))
+    except OSError:  # the working folder was deleted
+        return Path(path)
+
+
+def parsed(parse: Callable[[str], int | float], text: str) -> int | float | str:
+    """Return the number, or the text itself where it is none: the range check then reports it."""
+    try:
+        return parse(text)
+    except ValueError:
+        return text
