@@ -16,7 +16,7 @@ from trainwire.gateway.settings import load_gateway_settings
 from trainwire.stores.settings import WrongSettings
 
 GRACE_S = 5
-"""How long running requests may take after SIGTERM."""
+"""Time limit of running requests after SIGTERM."""
 BACKLOG = 4096
 """Length of the listen queue, for the browsers that reconnect all at once after a restart."""
 MAX_OPEN_FILES = 10_240

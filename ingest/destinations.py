@@ -19,7 +19,7 @@ from trainwire.ingest.settings import (
 )
 
 ANY_STACK: Final = "trainwire up"
-"""In the spool, the server of messages that any stack of this user may take."""
+"""The name of the server, in the spool, of messages that any stack of this user may send."""
 STACK_IN: Final = f"{ANY_STACK} in "
 """The beginning of the name of a stack; its data folder follows."""
 

@@ -62,13 +62,13 @@ class Timing:
     resend_after_s: float = 2.0
     """The interval of resends of messages that are reported missing; doubles while nothing changes."""
     probe_after_s: float = 5.0
-    """After so long without a new report, the last message is sent again, in case Redis has lost it; doubles."""
+    """Time without a new report after which the last message is sent again, in case Redis has lost it; doubles."""
     longest_resend_s: float = 120.0
     """The longest pause between two resends, or two probes, of one kind."""
     settle_s: float = 2.0
-    """How long `finish` waits without a new acknowledgement once everything is in Redis."""
+    """Time without a new acknowledgement after which `finish` ends once everything is in Redis."""
     away_s: float = 2.0
-    """How long `finish` tries a Redis that has never answered, once everything is in the spool."""
+    """Time for which `finish` tries a Redis that has never answered, once everything is in the spool."""
     first_backoff_s: float = 0.1
     longest_backoff_s: float = 5.0
 
@@ -84,9 +84,9 @@ class CheckpointSettings:
     spool: Path | None = None
     """The folder for snapshots until their upload; None: the folder of the checkpoint."""
     retry_s: float = 600.0
-    """How long an outage of the store may last before a checkpoint is reported as not uploaded."""
+    """Duration of an outage of the store after which a checkpoint is reported as not uploaded."""
     finish_s: float = 300.0
-    """How long the end of the run waits for uploads, without a timeout of `finish`."""
+    """Time for which the end of the run waits for uploads if `finish` has no timeout."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> CheckpointSettings:

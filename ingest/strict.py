@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainwire.ingest.sending.redis_connection import RedisConnection
 
 MISSED_BEATS: Final = 2
-"""A process whose claim is older than so many of its heartbeat intervals has ended."""
+"""Number of its heartbeat intervals after which a process with an unrenewed claim is taken as ended."""
 LOOK_EVERY_S: Final = 0.2
 MOST_WAIT_S: Final = 20.0
 """A claim not renewed for this time is free, even if it states a longer interval: any trainer can write one."""

@@ -176,7 +176,7 @@ training_metrics = Table(
 )
 
 INDEXED_CHARS: Final = 500
-"""How many characters of a checkpoint's URI are in the index of URIs."""
+"""Number of characters of a checkpoint's URI in the index of URIs."""
 training_checkpoints = Table(
     "training_checkpoints",
     metadata,

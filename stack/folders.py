@@ -25,7 +25,7 @@ from trainwire.stack.errors import Problem
 from trainwire.stack.persisted_config import write_private
 
 LOCK_TIMEOUT_S: Final = 0.5
-"""How long `up` tries to lock: another command may hold a shared lock for a moment (`is_held`)."""
+"""Time for which `up` tries to lock: another command may hold a shared lock for a moment (`is_held`)."""
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:

@@ -35,7 +35,7 @@ class Settings(StoreSettings):
     """A job whose heartbeats ceased for this time is lost."""
 
     loki_linger_s: Annotated[float, Field(ge=0, le=5)] = 0.1
-    """How long lines are collected before a push, so that many quiet jobs do not cause as many pushes."""
+    """Time for which lines are collected before a push, so that many quiet jobs do not cause as many pushes."""
     mlflow_experiment: Annotated[str, Field(min_length=1, max_length=250)] = "trainwire"
     """The experiment of the mirrored runs; created if it is missing."""
     delivery_slice_s: Annotated[float, Field(gt=0, le=60)] = 10.0

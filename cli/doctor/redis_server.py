@@ -94,7 +94,7 @@ def _server(part: Part, info: Info, settings: Settings, *, has_streams: bool = T
 
 
 def _version(part: Part, info: Info) -> Finding:
-    """Check the version."""
+    """Check the version of the server."""
     kind = "valkey" if "valkey_version" in info else "redis"
     installed = str(info.get(f"{kind}_version", "0"))
     numbers = tuple(int(number) for number in installed.split(".")[:2] if number.isdigit())
@@ -114,7 +114,7 @@ def _eviction(part: Part, info: Info) -> Finding:
 
 
 def _persistence(part: Part, info: Info, *, has_streams: bool = True) -> Findings:
-    """Yield whether its data survives a restart, and whether its writes to disk succeed."""
+    """Yield whether the server's data survives a restart, and whether its writes to disk succeed."""
     if info.get("aof_enabled"):
         yield part.ok("persistence", "has an append-only file")
     elif has_streams:
@@ -129,7 +129,7 @@ def _persistence(part: Part, info: Info, *, has_streams: bool = True) -> Finding
 
 
 def _memory(part: Part, info: Info, high_water: float) -> Finding:
-    """Check its memory; above the share `high_water` trainers keep messages in their spools."""
+    """Check the server's memory; above the share `high_water` trainers keep messages in their spools."""
     used, limit = int(info["used_memory"]), int(info["maxmemory"])
     if not limit:
         text = "has no maxmemory: it grows until the machine kills it, and trainers never hold messages back"

@@ -16,7 +16,7 @@ from trainwire.stores.mlflow.runs import HISTORY_PAGE, JOB_TAG, MlflowRun, get_m
 
 PAGE: Final = 1000
 MOST_FOLDERS: Final = 10_000
-"""How many folders of artifacts of one run are listed."""
+"""Maximum number of artifact folders that are listed of one run."""
 _ENDS: Final[dict[str, Outcome]] = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "failed"}
 _MS: Final = 1_000_000
 

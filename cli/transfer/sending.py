@@ -22,10 +22,10 @@ WINDOW_BYTES: Final = 16 * 1024 * 1024
 """Most bytes that are sent and not committed in Postgres."""
 WINDOW_MESSAGES: Final = 5000
 BATCH_BYTES: Final = 512 * 1024
-"""How much is appended in one round trip."""
+"""Size of the messages that are appended in one round trip."""
 BATCH_MESSAGES: Final = 100
 STALLED_S: Final = 60.0
-"""For how long nothing may be stored until the import ends with an error."""
+"""The import ends with an error when nothing was stored for this time."""
 _LEAST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.2
 AGAIN: Final = "run the same command again: it continues where it ended"

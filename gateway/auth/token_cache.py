@@ -20,9 +20,9 @@ from trainwire.gateway.auth.tokens import ValidToken, find_token, hash_of, note_
 from trainwire.stores.postgres.connections import postgres_trouble
 
 FRESH_S: Final = 5.0
-"""How long a result is cached: a revoked token works no longer than this while Postgres is available."""
+"""Lifetime of a cached result: a revoked token works for at most this time while Postgres is available."""
 OUTAGE_S: Final = 300.0
-"""How long a token stays valid while Postgres is unavailable, from the last successful lookup."""
+"""Time after the last successful lookup for which a token stays valid while Postgres is unavailable."""
 QUERY_TIMEOUT_S: Final = 2.0
 """Timeout of a lookup if the cached token may be used instead."""
 MAX_CACHED: Final = 1000

@@ -44,7 +44,7 @@ from trainwire.schemas.wire import WIRE_VERSION
 COUNTERS_TTL_S: Final = 30 * 24 * 3600
 IDEMPOTENCY_TTL_S: Final = 24 * 3600
 RETRY_TTL_S: Final = 120
-"""How long requests without a key are remembered: redis-py repeats one whose reply was lost for a shorter time."""
+"""Time for which requests without a key are remembered; redis-py retries a lost reply for a shorter time."""
 SOURCE_BYTES: Final = 12
 """Random bytes in the name of a source, as many as in the SDK's."""
 

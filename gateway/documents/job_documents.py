@@ -31,7 +31,7 @@ MAX_NAMES: Final = 5000
 MAX_TRACEBACK_CHARS: Final = 100_000
 _LINE_CHARS: Final = 1000
 _LATEST_LINES: Final = 2000
-"""A traceback is one of the last lines: only so many are searched."""
+"""Number of last lines that are searched for a traceback."""
 _TRACEBACK_HEADER: Final = "Traceback (most recent call last):"
 _CONNECTORS: Final = (
     "The above exception was the direct cause of the following exception:",

@@ -12,7 +12,7 @@ from trainwire.gateway.feed.protocol import FrameProtocol
 MAX_WAITING_BYTES: Final = 1024 * 1024
 """A client with more than this in its queue is too slow; the buffers of its operating system come on top."""
 ROOM_TIMEOUT_S: Final = 30.0
-"""How long a client that catches up may take for each batch."""
+"""Time limit of each batch for a client that catches up."""
 RESYNC_CODE: Final = 4008
 RESYNC_REASON: Final = "too slow: connect again with your position"
 

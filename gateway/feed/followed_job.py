@@ -23,7 +23,7 @@ PAUSE_PER_CLIENT_S: Final = 25e-6
 MAX_PAUSE_S: Final = 0.1
 """Pause between the frames of a job: nearly none for few clients, and events are merged for many."""
 CLIENTS_AT_ONCE: Final = 200
-"""After this many writes other tasks of the event loop run."""
+"""Number of writes after which other tasks of the event loop may run."""
 FIRST_FRAME_FRESH_S: Final = 0.5
 """Clients that connect within this time get the same first frame, and after it the events since then."""
 RETRY_PAUSE_S: Final = 1.0

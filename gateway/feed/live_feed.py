@@ -33,7 +33,7 @@ STATEMENT_TIMEOUT_S: Final = 20
 POLL_EVERY_S: Final = 2.0
 RESTART_PAUSE_S: Final = 1.0
 LINGER_S: Final = 10.0
-"""How long a job is followed after its last client has left: a reloaded page finds its rows in memory."""
+"""Time for which a job is followed after its last client has left: a reloaded page finds its rows in memory."""
 
 log = structlog.get_logger("trainwire.gateway.feed.live_feed")
 

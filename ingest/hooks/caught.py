@@ -37,7 +37,7 @@ class Caught:
         self._lock = threading.Lock()
         self._values: Counter[str] = Counter()
         self._owners: dict[str, str] = {}
-        """Which library each metric comes from."""
+        """The library that reports each metric."""
         self._not_taken: Counter[tuple[str, str]] = Counter()
         self._failures: dict[str, str] = {}
         self._params: dict[str, Any] = {}

@@ -19,7 +19,7 @@ EVERY_S: Final = 1.0
 PATTERN: Final = "events.out.tfevents."
 MAX_EVENT_BYTES: Final = 64 * 1024 * 1024
 MOST_ENTRIES: Final = 20_000
-"""How many files and folders one search looks at: a working folder may hold a data set."""
+"""Maximum number of files and folders that one search examines: a working folder may hold a data set."""
 MOST_SHARE: Final = 0.05
 """Of the time, for a search of a working folder that takes long, such as one on a network."""
 SLACK_NS: Final = 60 * 10**9

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 TIMEOUT_S: Final = 5.0
-"""How long, at the end, records that are not read yet may take."""
+"""Time limit at the end for records that are not read yet."""
 
 
 @dataclass(frozen=True)

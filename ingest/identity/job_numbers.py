@@ -34,7 +34,7 @@ class NumberMaker:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Forget the last number: the parent continues from it."""
+        """Forget the last number, from which the parent continues to count."""
         self._last = 0
         self._lock = threading.Lock()
 

@@ -40,7 +40,7 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0
-"""How long output is read after the command has ended, while a process that it started keeps the pipe open."""
+"""Time for which output is read after the end of the command, if a process that it started has the pipe open."""
 _BACKGROUND: Final = "the command has ended; processes that it started still run, and their output is not logged"
 _SHOWN_WHILE_STOPPED: Final = "bytes of output came while the launcher was stopped: shown, and not logged"
 _LAST_STANDARD: Final = 2

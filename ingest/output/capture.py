@@ -27,7 +27,7 @@ DESCRIPTORS: Final[dict[LogType, int]] = {"stdout": 1, "stderr": 2}
 RELAY: Final = Path(__file__).with_name("relay.py")
 RELAY_START_TIMEOUT_S: Final = 10
 STOP_TIMEOUT_S: Final = 10.0
-"""How long the end of the capture waits for lines that were printed before; usually they are there at once."""
+"""Time for which the end of the capture waits for lines that were printed before; usually they arrive at once."""
 
 
 class Capture:

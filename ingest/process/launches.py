@@ -22,7 +22,7 @@ _SIZES: Final = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("PMI_SIZE", "MPI_LOCALNRANKS"),
 )
-"""How many ranks there are, and how many of them on this machine: torchrun, Open MPI, MPICH."""
+"""Variables with the number of ranks, and the number of ranks on this machine: torchrun, Open MPI, MPICH."""
 _NODES: Final = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _DEEPEST: Final = 64

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trainwire.ingest")
 
 CLAIM_TTL_BEATS: Final = 3
-"""A claim expires when it was not renewed for so many heartbeat intervals."""
+"""Number of heartbeat intervals without renewal after which a claim expires."""
 RETRY_SHARE: Final = 0.2
 """The share of the interval after which a heartbeat that Redis refused is sent again."""
 LEAST_PAUSES: Final = 10
-"""The usual pause is known after so many pauses."""
+"""Number of pauses after which the usual pause is known."""
 USUAL_PAUSE_FACTOR: Final = 3.0
 LEAST_USUAL_PAUSE_S: Final = 600.0
 

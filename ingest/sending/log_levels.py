@@ -26,7 +26,7 @@ LEVELS: Final = {
 _FIRST: Final = frozenset("[\x1b0123456789" + "".join(name[0] for name in LEVELS))
 """The first characters of lines with a level: most lines begin with another."""
 _HEAD_CHARS: Final = 300
-"""A level is searched in so many characters of a line."""
+"""Number of characters at the beginning of a line in which a level is searched."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
 _WORD: Final = r"(?:TRACE|DEBUG|INFO|SUCCESS|WARN(?:ING)?|ERROR|FATAL|CRITICAL)"
 _TIME: Final = r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z]*"

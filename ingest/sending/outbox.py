@@ -31,7 +31,7 @@ BODIES_PER_CUT: Final = 64
 MEMORY_BYTES: Final = 32 * 1024 * 1024
 """Messages beyond this are kept in the spool alone, and read back when they are sent."""
 NAMED_LOSSES: Final = 20
-"""How many lost ranges are named in the log; `trainwire status` names all."""
+"""Maximum number of lost ranges that are logged; `trainwire status` shows all."""
 DROP_ORDER: Final[tuple[Kind, ...]] = ("logs", "metrics")
 """The kinds that are dropped when the spool is full, in this order; checkpoints and completions never are."""
 
@@ -65,7 +65,7 @@ class Outbox:
         self._declared: set[tuple[Kind, int]] = set()
         self._is_job_deleted = False
         self.activity = 0
-        """How many bodies reported progress of the training, not only values of the machine."""
+        """Number of bodies that reported progress of the training, not only metrics of the machine."""
 
     def resume(self, spans: Mapping[Kind, Range]) -> None:
         """Continue with the messages that another process has left in the spool."""

@@ -28,7 +28,7 @@ logger = logging.getLogger("trainwire.ingest")
 
 NO_LIMIT: Final = 1 << 62
 SETTLE_S: Final = 10.0
-"""How long the recovery waits without a new acknowledgement, for the first source that needs it."""
+"""Time for which the recovery waits for a new acknowledgement of the first source that lacks some."""
 
 
 @dataclass(frozen=True)

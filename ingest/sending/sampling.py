@@ -10,7 +10,7 @@ from typing import Final
 from trainwire.ingest.sending.buffer import LogType
 
 SAMPLE_EVERY: Final = 100
-"""Beyond the limit one of so many lines is taken."""
+"""Beyond the limit, one of this number of lines is taken."""
 SECOND_NS: Final = 10**9
 
 

@@ -33,7 +33,7 @@ FINISHING_BACKOFF_S: Final = 0.5
 RESTART_S: Final = 1.0
 """The pause after the system has refused to start a thread."""
 LATE_S: Final = 0.1
-"""A second thread makes messages of values that have waited so long: a killed trainer loses 200 ms at most."""
+"""A second thread writes values that have waited this long to the spool: a killed trainer loses at most 200 ms."""
 HUNG_DISK_S: Final = 10.0
 DISK_POLL_S: Final = 0.05
 FINISH_POLL_S: Final = 0.05

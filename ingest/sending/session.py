@@ -44,18 +44,18 @@ SOURCE_BYTES: Final = 12
 """Random bytes of a source's name: a process that knows the name could send messages as this source."""
 RECOVERY_DELAY_S: Final = 5.0
 RECOVERY_TIMEOUT_S: Final = 600.0
-"""How long the recovery of one source may take; also the longest pause after an error."""
+"""Time limit of the recovery of one source; also the longest pause after an error."""
 
 RELIEF_BYTES: Final = 16 * 1024 * 1024
-"""How much may wait to be written to the disk before printing waits for it."""
+"""Size of the lines that wait to be written to the disk above which printing waits."""
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
 """The part of a timeout that is reserved for the messages when uploads take long."""
 PROVENANCE_WAIT_S: Final = 1.0
-"""How long the end of a short run waits for its provenance."""
+"""Time for which the end of a short run waits for its provenance."""
 CHILD_FLUSH_S: Final = 2.0
-"""How long the end of a forked child may wait for its own messages."""
+"""Time for which the end of a forked child waits until its own messages are sent."""
 
 
 class Session:

@@ -33,7 +33,7 @@ class EncodedMessage:
     entry: Entry
     is_spooled: bool = False
     items: int = 1
-    """How many lines or points it carries."""
+    """Number of its lines or points."""
 
     @property
     def size_bytes(self) -> int:

@@ -126,7 +126,7 @@ def encoded(digest: Digest) -> str:
 
 
 def composite(digests: Sequence[Digest]) -> str:
-    """Return the checksum of a multipart object: the SHA-256 of its parts' SHA-256, and their number."""
+    """Return the checksum of a multipart object as S3 does: the SHA-256 of its parts' SHA-256s and `-<parts>`."""
     return f"{encoded(hashlib.sha256(b''.join(digests)).digest())}-{len(digests)}"
 
 

@@ -21,7 +21,7 @@ _UNFINISHED: Final = ".trainwire.new-"
 _LOCK: Final = "lock"
 COPY_BYTES: Final = 64 * 1024 * 1024
 SPARE_COPIES: Final = 2
-"""A copy needs room for so many: the next checkpoint of the trainer must also fit."""
+"""Number of copies for which the disk must have room: the next checkpoint of the trainer must also fit."""
 
 
 class NoSnapshot(Exception):  # noqa: N818 - named after its message

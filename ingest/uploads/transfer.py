@@ -21,7 +21,7 @@ PART_BYTES: Final = 16 * 1024 * 1024
 MAX_PARTS: Final = 10_000
 """Of one multipart upload (S3 User Guide, "multipart upload limits")."""
 STARTS: Final = 3
-"""How often the upload of a file is begun where the store forgets it."""
+"""Number of times that the upload of a file is begun if the store loses it."""
 LOOK_UP_S: Final = 0.2
 
 Advance: TypeAlias = Callable[[int], None]

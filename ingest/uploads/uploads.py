@@ -39,7 +39,7 @@ UploadChoice: TypeAlias = Literal["auto", "none"]
 
 PARTS_AT_ONCE: Final = 4
 ABORT_S: Final = 1.0
-"""How long the end waits until the store has aborted an abandoned upload."""
+"""Time for which the end of the run waits until the store has aborted an abandoned upload."""
 _NOT_IN_TIME: Final = (
     "the run ended before it was uploaded: give finish() a longer timeout_s, or set TRAINWIRE_CHECKPOINT_FINISH_S"
 )

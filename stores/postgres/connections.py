@@ -33,14 +33,14 @@ _REMEDIES: Final = {
     "unsupported startup parameter": "PgBouncer refuses it: set ignore_startup_parameters = "
     "options in its file (docs/scaling.md)",
 }
-"""By part of libpq's message, which does not name the setting to change."""
+"""Remedies by a part of libpq's message, which does not name the setting to change."""
 _UNAVAILABLE_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
 """SQLSTATE classes: connection, rollback (deadlock, serialization), resources (disk, memory), lock, operator
 intervention (shutdown, statement timeout), system error (input and output)."""
 _UNAVAILABLE_STATES: Final = frozenset({"25006", "25P03", "25P04"})
 """A read-only server; idle_in_transaction_session_timeout and transaction_timeout, which end the session."""
 _SESSION_ENDS: Final = ("08", "25006", "25P03", "25P04", "57P01", "57P02", "57P03", "57P04", "57P05")
-"""After these the session has ended, or its server refuses writes."""
+"""SQLSTATEs after which the session has ended, or its server refuses writes."""
 _LOST_STATES: Final = frozenset({"42P05", "26000"})
 """Postgres' duplicate_prepared_statement and invalid_sql_statement_name."""
 _LOST_REMEDY: Final = (

@@ -16,7 +16,7 @@ from trainwire.schemas.tables import LIFTED
 
 MOST_JOBS: Final = 1000
 MOST_NAMES: Final = 100_000
-"""Most names of one job; so many are a mistake of the trainer."""
+"""Maximum number of names of one job; more are a mistake of its trainer."""
 MOST_BYTES: Final = 1024 * 1024
 """Most bytes of names in one answer."""
 MOST_NAMES_OF_ALL: Final = 1_000_000

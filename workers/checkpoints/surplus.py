@@ -22,7 +22,7 @@ RUN_FILES: Final = 200
 PAGE_FILES: Final = 500
 HIGHEST_CHAR: Final = "\U0010ffff"
 SUPERSEDED_AFTER_S: Final = 600
-"""How long an upload is kept after a newer one in its slot was verified, so that downloads can end."""
+"""Time for which an upload is kept after a newer one in its slot was verified, so that downloads can end."""
 
 Rule: TypeAlias = Literal["surplus", "superseded"]
 """`surplus`: of a finished job, besides its best and last ones. `superseded`: a newer upload took its place."""
@@ -104,7 +104,7 @@ def plan(connection: Connection, policy: RetentionPolicy, rule: Rule = "surplus"
 
 
 def shared_addresses(connection: Connection, job_id: int, uris: list[str]) -> set[str]:
-    """Return the addresses that other jobs use too, or that contain or are contained in theirs."""
+    """Return those of `uris` that other jobs use, as the same address or as a folder above or below it."""
     return set(connection.execute(_SHARED, {"job_id": job_id, "uris": uris}).scalars())
 
 

@@ -28,7 +28,7 @@ LONGEST_BATCH_S = 0.7
 """A transaction that takes longer makes the next batch smaller: meanwhile the stream's other messages wait."""
 _SMALLEST_READ_BYTES = 64 * 1024
 _MAX_CRASHES = 40
-"""In one run: more than the search for several poison entries takes."""
+"""Maximum number of exceptions in one run: more than the search for several poison entries causes."""
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ MAX_TAKEN_OF_A_SOURCE: Final = 256 * 1024
 MAX_READ_ENTRIES: Final = 200_000
 MAX_LOOK_S: Final = 1.0
 MAX_LOOK_HALTED_S: Final = 2.0
-"""In a halted stream, where the drain has nothing else to do."""
+"""Time limit in a halted stream, where the drain has nothing else to do."""
 MAX_SKIPPED_SOURCES: Final = 10_000
 """With more of them every source waits, and looking ahead ends."""
 _PAGE_BYTES: Final = 1024 * 1024
@@ -82,7 +82,7 @@ def source_of(entry: RawEntry) -> SourceDigest:
 def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
     """Return the sources that have a large share of these entries, alone or together with others of their job.
 
-    Of a heavy job, sources with less than half of the average of its sources are left out.
+    Of the sources of a job that is heavy as a whole, those with less than half of their average are left out.
     """
     by_source: list[Counter[_JobAndSource]] = [Counter(), Counter()]
     by_job: list[Counter[int | None]] = [Counter(), Counter()]

@@ -36,7 +36,7 @@ class Heartbeats:
     since_ms: Sequence[int]
     """Per shard: the beginning of the period without a break in which heartbeats could be written."""
     beats: Mapping[int, Sequence[Heartbeat]]
-    """By job."""
+    """The heartbeats by job number."""
     away: Mapping[str, str] = field(default_factory=dict)
     unread_ms: Sequence[int] = ()
     """Per shard: the time for which its oldest message has waited for a drain."""

@@ -30,7 +30,7 @@ PLANNED_JOBS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class RowPolicy:
-    """How many days rows of one table are kept, and the sinks that must have confirmed them before removal."""
+    """The number of days that rows of one table are kept, and the sinks that must have confirmed them before."""
 
     table: str
     last_seq: str

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 
 class Ranges(list[tuple[int, int]]):
-    """Ascending numbers as ranges, first and last included."""
+    """A list of ascending numbers, stored as ranges (first, last), both included."""
 
     @property
     def total(self) -> int:
-        """How many numbers there are."""
+        """The count of numbers."""
         return sum(last - first + 1 for first, last in self)
 
     def add(self, seq: int) -> None:
-        """Add a number, higher than all before."""
+        """Add a number that is higher than all others."""
         if self and self[-1][1] == seq - 1:
             self[-1] = (self[-1][0], seq)
         else:
@@ -22,7 +22,7 @@ class Ranges(list[tuple[int, int]]):
 
 
 def ranges_of(numbers: Iterable[int]) -> Ranges:
-    """Return distinct numbers as ranges."""
+    """Return distinct numbers, in any order, as ranges."""
     ranges = Ranges()
     for number in sorted(numbers):
         ranges.add(number)

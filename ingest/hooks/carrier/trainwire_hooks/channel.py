@@ -17,7 +17,7 @@ from . import SOCKET_VARIABLE
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Of records that the launcher has not read yet, because it is stopped or slow; more are counted and left out."""
 FLUSH_S = 2.0
-"""How long the end of the process waits for records that the socket had no room for."""
+"""Time for which the end of the process waits until queued records are sent."""
 RANK_VARIABLES = ("RANK", "SIZE", "PROCID", "TASKS", "STEP_ID")
 """Ends of the names of variables in which launchers of ranks state the rank; trainwire's launcher reads them."""
 
