@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from trainwire.gateway.http.proxies import Network, is_loopback
+from trainwire.gateway.http.proxies import Network
+from trainwire.stores.local_hosts import is_loopback
 from trainwire.stores.settings import StoreSettings, read_settings
 
 

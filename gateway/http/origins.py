@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainwire.gateway.http.problems import problem, problem_response, shown
-from trainwire.gateway.http.proxies import is_loopback
+from trainwire.stores.local_hosts import is_loopback
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 CONTENT_SECURITY_POLICY: Final = (

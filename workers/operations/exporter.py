@@ -14,8 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trainwire.schemas import prometheus_metrics as names
 from trainwire.schemas.streams.clients import STREAM_ERRORS
+from trainwire.stores.local_hosts import is_local_host, is_loopback
 from trainwire.workers.durations import cumulated
-from trainwire.workers.operations.local_hosts import is_local_host, is_loopback
 from trainwire.workers.operations.measures import (
     Sample,
     postgres_samples,

@@ -12,8 +12,8 @@ from tornado.httputil import HTTPServerRequest
 from tornado.options import options
 from tornado.web import Application, RequestHandler, authenticated
 
+from trainwire.stores.local_hosts import is_local_host, is_loopback
 from trainwire.stores.settings import WrongSettings
-from trainwire.workers.operations.local_hosts import is_local_host, is_loopback
 
 COLUMNS: Final = "name,args,uuid,state,received,runtime,worker"
 
