@@ -236,7 +236,7 @@ class Run(RunEnd):
     def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
         """Log lines printed at `ts` (nanoseconds since 1970), with the levels found in them.
 
-        It waits while lines come faster than the disk takes them.
+        It waits while lines are printed faster than the disk writes them.
         """
         self._session.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
         self._session.relieve()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class Unavailable(Exception):  # noqa: N818 - the term of the whole project
-    """A store did not answer, or asked for a retry later."""
+    """A store did not answer, or requested a retry later."""
 
 
 class WrongPooler(Unavailable):

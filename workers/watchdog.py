@@ -114,7 +114,7 @@ class Watchdog:
                 gap_s = LostRule(self._settings.lost_after_s).longest_gap_s
                 record_writable(self._streams, self._settings.ingest_shards, gap_s)
             except (*STREAM_ERRORS, Unavailable) as exc:
-                # Without Redis no echo can arrive: the time without one begins anew.
+                # Without Redis no echo can arrive: the time without one is counted from zero.
                 self._unanswered_since = None
                 log.warning("watchdog.unavailable", reason=str(exc))
 

@@ -52,7 +52,7 @@ def up(
 
 
 def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
-    """Start, watch and stop `stack`; the first ctrl-C asks it to stop, the second kills it.
+    """Start, watch and stop `stack`; the first ctrl-C requests its stop, the second kills it.
 
     `no_loki` is the reason for which Loki was switched off, as a sentence.
     """

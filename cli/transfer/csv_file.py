@@ -184,7 +184,7 @@ def _place(point: Point) -> tuple[int, int | None, int | None]:
 
 
 def _opened(path: Path) -> TextIO:
-    # What is no UTF-8 is replaced: in a number that is "not a number", and counted.
+    # Bytes that are not UTF-8 are replaced; in a number they make it "not a number", which is counted.
     return path.open(encoding="utf-8-sig", errors="replace", newline="")
 
 

@@ -11,7 +11,7 @@ from trainwire.ingest.sending.size_limits import fitted
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import KIND_OF_BODY, Body, Completion, Logs, Message, Metrics, Point
 
-# A second import finds what is stored by the numbers of the messages. Other sizes would give the same numbers to
+# A second import finds the stored messages by their numbers. Other sizes would give the same numbers to
 # other contents: changing one of these needs another name of the source (`SourceRun.source`).
 MESSAGE_POINTS: Final = 1000
 MESSAGE_VALUES: Final = 10_000

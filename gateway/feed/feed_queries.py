@@ -54,7 +54,10 @@ def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
 
 
 def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> dict[int, JobRow]:
-    """Return the rows of jobs by job; `state_events` has the jobs, and the events received of each until now."""
+    """Return the rows of the jobs in `state_events`, by job.
+
+    Its values are the numbers of state events received so far, which are copied to the rows.
+    """
     jobs = training_jobs.c
     state = job_columns(FeedState, training_jobs, MOST_SHOWN_NAMES)
     columns = [jobs.id, *(jobs[name] for name in _LAST_SEQS), *state]

@@ -1,4 +1,4 @@
-"""The state of a job as its clients know it: status, progress and results, which have no `seq` of their own."""
+"""The state of a job that its clients have: status, progress and results, which are not rows with a `seq`."""
 
 from __future__ import annotations
 

@@ -110,6 +110,6 @@ class _Connection:
 
     def _take(self, line: bytes) -> None:
         try:
-            self._process.take(json.loads(line))  # not msgspec, which knows no NaN
+            self._process.take(json.loads(line))  # not msgspec, which rejects NaN
         except (AttributeError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as exc:
             self._caught.failed("the training", f"a record could not be read: {exc}")

@@ -45,7 +45,7 @@ class Event:
 
 
 class EventDecoder:
-    """Decodes the events of one writer. A tag's kind is stated with its first value only, so it is remembered."""
+    """Decodes the events of one writer; keeps the kind of each tag, which only the tag's first value states."""
 
     def __init__(self) -> None:
         self._plugins: dict[str, str] = {}

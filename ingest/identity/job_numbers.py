@@ -26,7 +26,7 @@ STEP_BITS: Final = 24
 
 
 class NumberMaker:
-    """Makes numbers that ascend within a process; a forked child starts anew, with random bits of its own."""
+    """Makes numbers that ascend within a process; a forked child counts from new random bits."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

@@ -167,7 +167,7 @@ class Terminations:
     def __init__(self) -> None:
         self._finishers: dict[object, Callable[[float], object]] = {}
         self._forking = threading.local()
-        # Blocked during a fork: Python would forget a signal that the child gets before it is initialized.
+        # Blocked during a fork: Python would lose a signal that the child receives before it is initialized.
         os.register_at_fork(
             before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork_in_child
         )

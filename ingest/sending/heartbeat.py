@@ -89,7 +89,7 @@ class SourceHeartbeat:
         clock: Callable[[], float] = monotonic_s,
     ) -> None:
         self.origin = origin
-        # One launcher per machine is normal, and one may run another: the name tells them apart.
+        # One launcher per machine is normal, and one may run another: the name distinguishes them.
         self.launcher = f"{os.uname().nodename}/{vitals.launcher}" if vitals.is_launcher else ""
         """The name of this launcher; empty for a trainer. Launchers and trainers have separate claims."""
         self.may_claim = may_claim

@@ -240,7 +240,7 @@ class Sender:
         return self._failed_at + min(self._backoff_s, longest_s) - monotonic_s()
 
     def _send_heartbeat(self) -> None:
-        """Send a heartbeat if one is due, also while Redis asks trainers to hold messages back."""
+        """Send a heartbeat if one is due, also while messages are held back because Redis is nearly full."""
         if self._heartbeat is None or not self._heartbeat.is_due:
             return
         self._connected().send_heartbeat(self._heartbeat)

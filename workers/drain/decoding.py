@@ -74,7 +74,7 @@ class RawEntry:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An entry that can never be stored: the reason, and the fields of its envelope as far as it was readable."""
+    """An entry that can never be stored: the reason, and the readable fields of its envelope."""
 
     raw: RawEntry
     reason: str
@@ -199,7 +199,7 @@ def _sanitized(value: object) -> object:
 
 
 def memory_bytes(content: Content, plain_bytes: int) -> int:
-    """Return about how many bytes of memory decoding an entry took, and its message takes until the commit.
+    """Estimate the memory in bytes of decoding an entry, and of its message until the commit.
 
     Both arguments are those that `decode` returns.
     """

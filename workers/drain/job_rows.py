@@ -87,7 +87,7 @@ def save_statuses(connection: Connection, jobs: Collection[JobState]) -> None:
 
 
 def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[AttemptKey, JobState]:
-    """Return the states of these attempts as far as they exist, without params, tags and provenance."""
+    """Return the states of those of these attempts that exist, without params, tags and provenance."""
     found = connection.execute(
         text(
             f"SELECT job_id AS id, attempt, {', '.join(_LOADED_OF_ATTEMPT)} FROM training_attempts "  # noqa: S608 - our own column names

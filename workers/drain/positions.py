@@ -86,7 +86,7 @@ class Position:
         return [(first, min(end, last)) for first, end in self.missing if first <= last]
 
     def reopen(self, seq: int) -> bool:
-        """Make `seq` missing, so that it is stored when it comes again; return False if it has not arrived."""
+        """Mark `seq` as missing, so that a resend of it is stored; return False if it has not arrived."""
         missing, lost = _overlapping(self.missing, seq, seq), _overlapping(self.lost, seq, seq)
         if not 1 <= seq <= self.last_seq or missing[0] < missing[1] or lost[0] < lost[1]:
             return False

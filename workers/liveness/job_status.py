@@ -140,7 +140,7 @@ def _stalled(
 
 
 def _change(engine: Engine, job_ids: Iterable[int], heartbeats: Heartbeats, rule: LostRule) -> list[StatusChange]:
-    """Evaluate these jobs again under their locks, because messages may have come; save the changes."""
+    """Evaluate these jobs again under their locks, as new messages may have been stored; save the changes."""
     changes = []
     with store.postgres_errors(), engine.begin() as connection:
         states = job_rows.lock_jobs(connection, job_ids)

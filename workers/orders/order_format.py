@@ -124,7 +124,7 @@ def _bodies(arguments: Any) -> DecodeBody:
 
 @dataclass(frozen=True)
 class _Order:
-    """The queues that an order may come from, and the decoder of its body."""
+    """The queues in which an order is allowed, and the decoder of its body."""
 
     queues: Collection[str]
     decode_body: DecodeBody
@@ -193,7 +193,7 @@ def check_order(raw: bytes, queue: str) -> None:
 
 
 def sender_of(raw: bytes) -> dict[str, str]:
-    """Return the sender and the task of an invalid order, shortened, as far as they are readable."""
+    """Return the sender and the task of an invalid order, shortened; unreadable ones are left out."""
     try:
         headers = _decode_sent(raw[:MAX_ORDER_BYTES]).headers
     except (msgspec.DecodeError, UnicodeError, RecursionError):

@@ -1,6 +1,6 @@
 """Sends work orders. A key with a TTL marks each kind of order that is waiting, so that it is not sent twice.
 
-Orders that could not be sent, or were lost, are sent again by beat, which looks for overdue work every second.
+Orders that could not be sent, or were lost, are sent again: beat starts a search for overdue work every second.
 """
 
 from __future__ import annotations

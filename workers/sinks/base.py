@@ -10,7 +10,7 @@ from trainwire.workers.errors import Unavailable
 
 
 class SinkUnavailable(Unavailable):
-    """The sink cannot take the rows now. `retry_after_s`: when it asked to be retried, None if it named no time.
+    """The sink cannot take the rows now. `retry_after_s` is the delay that it requested, None if it did not.
 
     `may_be_the_jobs`: the data of the job may be the cause rather than the sink. Another job's success then
     proves that the sink works.

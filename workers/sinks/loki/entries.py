@@ -40,7 +40,7 @@ StreamKey = tuple[str, str | None]
 
 @dataclass(slots=True)
 class Push:
-    """Entries of one stream, each with the row it came from."""
+    """Entries of one stream, each with its row."""
 
     key: StreamKey
     entries: list[Entry] = field(default_factory=list)
