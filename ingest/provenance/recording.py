@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import select
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -155,6 +154,8 @@ def interpreter_of(command: Sequence[str]) -> str | None:
 
     None if it is neither.
     """
+    import shutil  # noqa: PLC0415 - loads the compression modules
+
     program = shutil.which(command[0])
     if program is None or _is_python(program):
         return program
