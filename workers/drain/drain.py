@@ -73,8 +73,8 @@ class Drain:
     def run(self) -> Drained:
         """Drain; raise `Unavailable` if a store is, and `MostlyInvalid` if nearly all entries are invalid.
 
-        After any other exception the drain goes on with fewer entries per transaction, until the entry that causes
-        it is found (`trainwire.workers.drain.poison_entries`).
+        After any other exception the drain continues with fewer entries per transaction, until the entry that
+        causes it is found (`trainwire.workers.drain.poison_entries`).
         """
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()

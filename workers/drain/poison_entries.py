@@ -66,7 +66,7 @@ class Precautions:
 
 
 class PoisonSearch:
-    """The search in one stream, with its state in a Redis hash. If Redis fails, drains run without precautions."""
+    """The search in one stream, with its state in a Redis hash. If Redis fails, drains run without a search."""
 
     def __init__(self, client: redis.Redis, stream: str) -> None:
         self._client = client

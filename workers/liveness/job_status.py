@@ -25,7 +25,7 @@ _LEAST_GAP_S: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedJob:
-    """An unfinished job."""
+    """The columns of an unfinished job from which its status is computed."""
 
     id: int
     attempt: int

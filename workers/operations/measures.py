@@ -52,7 +52,7 @@ def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis 
 
 
 def _stream_samples(client: redis.Redis, shards: int) -> Iterator[Sample]:
-    """Yield memory, hold and the lag of each stream; in a cluster, for the servers that answer."""
+    """Yield the memory, whether messages are held back, and each stream's lag; of servers that answer."""
     used, limit = fullest_memory(client)
     yield Sample(names.REDIS_USED_BYTES, (), float(used))
     yield Sample(names.REDIS_LIMIT_BYTES, (), float(limit))

@@ -95,7 +95,7 @@ class _Embedded(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _NoKeywords(msgspec.Struct, forbid_unknown_fields=True):
-    """No keyword arguments."""
+    """The keyword arguments of an order: none are allowed."""
 
 
 class _Sender(msgspec.Struct):

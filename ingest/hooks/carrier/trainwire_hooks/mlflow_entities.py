@@ -92,7 +92,7 @@ def is_in(view_type: int, stage: str) -> bool:
 
 
 def finite(metric: Any) -> float:
-    """Return the value as MLflow's databases store it."""
+    """Return the value with infinities replaced by the largest float, as MLflow's databases store them."""
     value = float(metric.value)
     return math.copysign(LARGEST, value) if math.isinf(value) else value
 
