@@ -18,6 +18,8 @@ VERIFIED_BYTES: Final = 4096
 """The data of a longer record (an image) is not verified: Python computes 10 MB of CRC-32C a second."""
 MAX_TAG_BYTES: Final = 127
 """Of the tags that `one_scalar` reads."""
+FRAME_BYTES: Final = 16
+"""Of a record: length, checksum of the length, and checksum of the data."""
 _READ_BYTES: Final = 1024 * 1024
 _HEADER: Final = struct.Struct("<QI")
 _DOUBLE: Final = struct.Struct("<d")
