@@ -17,6 +17,7 @@ class Clock:
         self.now_s = 100.0
 
     def __call__(self) -> float:
+        """Return the time."""
         return self.now_s
 
 
@@ -40,7 +41,7 @@ def test_a_line_comes_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixt
     ]
 
 
-def test_without_a_known_total_there_are_counts(clock: Clock) -> None:
+def test_without_a_known_total_there_are_counts() -> None:
     """Neither a percentage nor a remaining time is guessed; control characters of names are not printed."""
     assert progress_text("a\x1b[2Jb\n", 1200, None, 1000, 2.0) == "ab: 1,200 points, 500/s"
     assert progress_text("a", 0, 0.0, 0, 0.0) == "a: 0 points, 0%"
