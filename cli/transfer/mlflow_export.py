@@ -214,7 +214,7 @@ def _with_tags(attempt: AttemptState, more: Mapping[str, str]) -> AttemptState:
 
 def _links(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the addresses of the newest checkpoints, as tags."""
-    tags = {}
+    tags: dict[str, str] = {}
     for row in checkpoints:
         counts = (("epoch", row["epoch"]), ("step", row["step"]))
         name = "-".join([row["kind"], *(f"{word}{count}" for word, count in counts if count is not None)])

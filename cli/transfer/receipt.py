@@ -28,7 +28,7 @@ class Count(msgspec.Struct, kw_only=True):
         """Return the sum as a line of a receipt."""
         skipped = "".join(f" + {number:,} skipped ({one_line(why)})" for why, number in self.skipped.items())
         missing = f" + {self.missing:,} missing" if self.missing else ""
-        return f"{kind:<7}{self.source:,} = {self.stored:,} stored{skipped}{missing}"
+        return f"{kind:<6} {self.source:,} = {self.stored:,} stored{skipped}{missing}"
 
     def add(self, other: Count) -> None:
         """Add the counts of another run."""
