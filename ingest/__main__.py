@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hooks=options.pop("hooks"),
             patterns=tuple(options.pop("metrics_regex")),
             tensorboard=tuple(options.pop("tensorboard")),
+            upload_artifacts=options.pop("upload_artifacts"),
         )
         return launch(command[1:] if command[:1] == ["--"] else command, **options, catch=catch)
     except ValueError as exc:
@@ -47,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tensorboard", metavar="DIR", type=Path, action="append", default=[], help="follow event files below DIR"
+    )
+    parser.add_argument(
+        "--upload-artifacts", action="store_true", help="upload what MLflow logs to the bucket for checkpoints"
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command to run")
     return parser

@@ -12,6 +12,7 @@ import msgspec
 from trainwire.ingest.process.exits import exits
 from trainwire.ingest.process.interruptions import raise_interruption
 from trainwire.ingest.sanitize import plain_text
+from trainwire.schemas.checkpoint_keys import ARTIFACT
 from trainwire.schemas.messages import Checkpoint, Completion, Outcome, Progress
 
 MAX_TRACEBACK_CHARS: Final = 100_000
@@ -48,7 +49,8 @@ class History(msgspec.Struct):
 
     def note_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Record the location of a checkpoint; of the best one also its epoch and metrics."""
-        self.last_checkpoint_path = checkpoint.uri
+        if not checkpoint.kind.startswith(ARTIFACT):
+            self.last_checkpoint_path = checkpoint.uri
         if checkpoint.kind == "final":
             self.final_checkpoint_path = checkpoint.uri
         if checkpoint.is_best:

@@ -19,6 +19,7 @@ from trainwire.ingest.identity.announcements import announce
 from trainwire.ingest.identity.default_names import default_name, script_of_process
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.line_splitting import split_lines
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, address_of, register
 from trainwire.ingest.process.daemon_pool import message_of
@@ -35,7 +36,7 @@ from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings import TrainerSettings
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
-from trainwire.schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
+from trainwire.schemas.messages import MAX_WORLD_SIZE, Checkpoint, Metrics, Point, Progress
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 if TYPE_CHECKING:
@@ -206,9 +207,14 @@ class Run(RunEnd):
         return cls(job_id, name, settings=settings, **overrides)
 
     @property
+    def origin(self) -> Origin:
+        """Return the origin of this run's messages."""
+        return self._session.outbox.origin
+
+    @property
     def source(self) -> str:
         """Return the name of this process as a source of messages."""
-        return self._session.outbox.origin.source
+        return self.origin.source
 
     @forgiving(log_call)
     def log(
@@ -349,6 +355,10 @@ class Run(RunEnd):
             arguments.leave_out_path(path)
         else:
             self._session.take_checkpoint(described, arguments.upload(upload))
+
+    def record_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Report a checkpoint as it is described, without an upload."""
+        self._session.take_checkpoint(checkpoint, "none")
 
     @forgiving()
     def capture_output(self) -> Capture:

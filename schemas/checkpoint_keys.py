@@ -16,6 +16,10 @@ MAX_FILES: Final = 10_000
 """Most files of a folder."""
 NEWEST_KINDS: Final = ("best", "last", "final")
 """Kinds of which a newer step supersedes the older one."""
+ARTIFACT: Final = "artifact:"
+"""Begins the kind of a file that is no checkpoint: never the last one of a job, and not counted by retention."""
+MODEL: Final = "model:"
+"""Begins the kind of a logged model."""
 UPLOAD_PATTERN: Final = "[^/]+/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}/"
 """Attempt and upload folder below the job's folder; a regular expression for both Postgres and Python."""
 _LATEST_S: Final = 253_402_300_799

@@ -5,25 +5,33 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, TextIO
 
 import typer
+from sqlalchemy import Connection
 
 from trainwire.cli.commands.jobs import known_job
-from trainwire.cli.commands.options import DataDir, servers
+from trainwire.cli.commands.options import DataDir, Quiet, servers, write_json
 from trainwire.cli.job_references import job_id_of
-from trainwire.cli.terminal import one_line, warn
+from trainwire.cli.terminal import one_line, say, warn
 from trainwire.cli.transfer.exported_jobs import ExportedJob
+from trainwire.cli.transfer.mlflow_export import MlflowExport, MlflowReceipt
+from trainwire.cli.transfer.mlflow_runs import mlflow_api
 from trainwire.cli.transfer.parquet_export import write_parquet
+from trainwire.cli.transfer.progress import Progress
 from trainwire.cli.transfer.text_formats import write_csv, write_jsonl
 from trainwire.stack.database import reading
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
+from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
 from trainwire.stores.postgres.jobs import removed_rows
 
 TEXT_FORMATS: Final = {"csv": write_csv, "jsonl": write_jsonl}
-FORMATS: Final = (*TEXT_FORMATS, "parquet")
+FORMATS: Final = (*TEXT_FORMATS, "parquet", "mlflow")
+DEFAULT_EXPERIMENT: Final = "trainwire"
 
 
 def export(
@@ -31,27 +39,45 @@ def export(
         list[str], typer.Argument(metavar="JOB...", help="Numbers or names, the beginning of either, or `last`.")
     ],
     *,
-    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="csv, jsonl or parquet.")] = "csv",
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="csv, jsonl, parquet or mlflow.")
+    ] = "csv",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="A folder, with a file for each job.")
     ] = None,
     project: Annotated[str, typer.Option(help="The project_id in parquet.")] = "trainwire",
+    uri: Annotated[
+        str | None, typer.Option("--to", metavar="URI", help="The MLflow server, like http://localhost:5000.")
+    ] = None,
+    experiment: Annotated[
+        str, typer.Option(metavar="NAME", help="The experiment in MLflow.")
+    ] = DEFAULT_EXPERIMENT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt of MLflow as JSON.")] = False,
+    quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Write jobs to files: metrics as CSV, or all of a job as JSON lines or parquet.
+    """Write jobs to files, metrics as CSV, or all of a job as JSON lines or parquet; or to an MLflow server.
 
     Without --output one job is written to stdout, as CSV or JSON lines. Parquet has the schema of
-    neptune-exporter, and needs trainwire[parquet].
+    neptune-exporter, and needs trainwire[parquet]. In MLflow each attempt is a run; a second export adds nothing,
+    and the receipt counts what was read back.
     """
     if form not in FORMATS:
         raise Problem(f"no such format {form!r}: choose {', '.join(FORMATS)}")
+    if (form == "mlflow") != (uri is not None):
+        raise Problem("--format mlflow and --to URI go together: the address is that of an MLflow server")
+    if uri is not None:
+        if output is not None:
+            raise Problem("--output is for files: leave it out with --format mlflow")
+        _export_to_mlflow(jobs, uri, experiment, data_dir, as_json=as_json, quiet=quiet)
+        return
     if output is None and (form == "parquet" or len(jobs) > 1):
         raise Problem("several jobs, and parquet, are written to a folder: name it with --output DIR")
-    with reading(servers(data_dir)) as connection:
-        numbers = dict.fromkeys(job_id_of(connection, reference) for reference in jobs)
-        for number in numbers:
-            exported = ExportedJob(connection, known_job(connection, number))
-            removed = removed_rows(connection, number)
+    is_shown = output is not None or not sys.stdout.isatty()
+    with reading(servers(data_dir)) as connection, Progress(quiet=quiet or not is_shown) as progress:
+        for exported in _jobs(connection, jobs):
+            number = exported.job.id
+            exported.on_page = partial(_show, progress, exported)
             if output is None:
                 TEXT_FORMATS[form](exported, sys.stdout)
                 where = "stdout"
@@ -61,9 +87,60 @@ def export(
                 f"job {number} {one_line(exported.job.name or '')}: {exported.points:,} points, "
                 f"{exported.lines:,} lines, {exported.checkpoints:,} checkpoints to {where}"
             )
-            for kind, last in removed.items():
-                if last:
-                    warn(f"{kind} 1 to {last:,} of job {number} were removed by retention")
+            _warn_of_removed(connection, number)
+
+
+def _jobs(connection: Connection, references: Sequence[str]) -> Iterator[ExportedJob]:
+    for number in dict.fromkeys([job_id_of(connection, reference) for reference in references]):
+        yield ExportedJob(connection, known_job(connection, number))
+
+
+def _show(progress: Progress, exported: ExportedJob) -> None:
+    job = exported.job
+    share = exported.rows / max(job.last_metric_seq + job.last_log_seq, 1)
+    progress.update(f"job {job.id} {job.name or ''}", exported.points, share)
+
+
+def _warn_of_removed(connection: Connection, number: int) -> None:
+    for kind, last in removed_rows(connection, number).items():
+        if last:
+            warn(f"{kind} 1 to {last:,} of job {number} were removed by retention")
+
+
+def _export_to_mlflow(
+    jobs: Sequence[str], uri: str, experiment: str, data_dir: Path | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Export jobs, print the receipt, and exit with code 1 if it is not complete."""
+    api = mlflow_api(uri)
+    receipt = MlflowReceipt()
+    hint = f"; the address is {uri}; export again when it answers: it continues where it ended"
+    with (
+        reading(servers(data_dir)) as connection,
+        Progress(quiet=quiet) as progress,
+        as_problem(MlflowUnavailable, MlflowRefused, hint=hint),
+    ):
+        target = MlflowExport(api, experiment, progress.update)
+        for exported in _jobs(connection, jobs):
+            for run in target.export(exported):
+                receipt.add(run)
+            receipt.leave_out_lines(exported.job.last_log_seq)
+            _warn_of_removed(connection, exported.job.id)
+    if as_json:
+        write_json(receipt)
+    else:
+        _print(receipt)
+    if not receipt.complete:
+        raise typer.Exit(1)
+
+
+def _print(receipt: MlflowReceipt) -> None:
+    for run in receipt.runs:
+        news = f"{run.sent:,} points sent" if run.sent else "nothing new"
+        say(f"run {run.run_id}  job {run.job_id} attempt {run.attempt} {one_line(run.name)}: {news}")
+        for name, note in run.notes.items():
+            warn(one_line(f"job {run.job_id} attempt {run.attempt}: {name} {note}"))
+    for kind in ("points", "params", "tags", "checkpoints", "lines"):
+        say(getattr(receipt, kind).line(kind))
 
 
 def _write(exported: ExportedJob, form: str, folder: Path, project: str) -> Path:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.options import AsJson, DataDir, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, Quiet, servers, write_json
 from trainwire.cli.redis_clients import stream_client
 from trainwire.cli.terminal import one_line, say, warn
 from trainwire.cli.transfer.csv_file import csv_run
 from trainwire.cli.transfer.importing import import_runs
 from trainwire.cli.transfer.mlflow_runs import MlflowRuns, mlflow_api
 from trainwire.cli.transfer.parquet_import import parquet_runs
-from trainwire.cli.transfer.receipt import Count, Receipt
+from trainwire.cli.transfer.progress import Progress
+from trainwire.cli.transfer.receipt import Receipt
 from trainwire.cli.transfer.runs import COUNTED, LeftOut, SourceRun
 from trainwire.cli.transfer.sending import AGAIN, Sender
 from trainwire.cli.transfer.tensorboard import tensorboard_runs
@@ -51,6 +49,7 @@ def csv(
     copy: Copy = "",
     verify: Verify = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
     """Import a run from a CSV file.
@@ -59,7 +58,7 @@ def csv(
     Times are ISO 8601 or seconds since 1970.
     """
     run = csv_run(file, name, copy)
-    _import(lambda _: [run], data_dir, verify=verify, as_json=as_json)
+    _import(lambda _: [run], data_dir, verify=verify, as_json=as_json, quiet=quiet)
 
 
 @app.command("tensorboard")
@@ -70,10 +69,11 @@ def tensorboard(
     copy: Copy = "",
     verify: Verify = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
     """Import the runs of a folder of TensorBoard's event files: scalars, hyperparameters and texts."""
-    _import(lambda _: tensorboard_runs(folder, name, copy), data_dir, verify=verify, as_json=as_json)
+    _import(lambda _: tensorboard_runs(folder, name, copy), data_dir, verify=verify, as_json=as_json, quiet=quiet)
 
 
 @app.command("parquet")
@@ -83,13 +83,14 @@ def parquet(
     copy: Copy = "",
     verify: Verify = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
     """Import runs from parquet files in the schema of neptune-exporter: series, parameters, tags and texts.
 
     It needs trainwire[parquet].
     """
-    _import(lambda _: parquet_runs(path, copy), data_dir, verify=verify, as_json=as_json)
+    _import(lambda _: parquet_runs(path, copy), data_dir, verify=verify, as_json=as_json, quiet=quiet)
 
 
 @app.command("mlflow")
@@ -102,6 +103,7 @@ def mlflow(
     copy: Copy = "",
     verify: Verify = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
     """Import the runs of an MLflow server: metrics with all their history, parameters, tags and ends.
@@ -119,10 +121,12 @@ def mlflow(
         yield from source.runs(experiment or ())
 
     with as_problem(MlflowUnavailable, MlflowRefused, hint=f"; URI is {uri}; when it answers, {AGAIN}"):
-        _import(runs, data_dir, verify=verify, as_json=as_json)
+        _import(runs, data_dir, verify=verify, as_json=as_json, quiet=quiet)
 
 
-def _import(runs_of: Callable[[Connection], Runs], data_dir: Path | None, *, verify: bool, as_json: bool) -> None:
+def _import(
+    runs_of: Callable[[Connection], Runs], data_dir: Path | None, *, verify: bool, as_json: bool, quiet: bool
+) -> None:
     """Import the runs, print the receipt, and exit with code 1 if it is not complete."""
     address = servers(data_dir)
     with ExitStack() as stack:
@@ -131,28 +135,14 @@ def _import(runs_of: Callable[[Connection], Runs], data_dir: Path | None, *, ver
         if not verify:
             client = stack.enter_context(stream_client(settings_for(address, with_redis=True)))
             sender = Sender(client, connection)
-        on_progress = stack.enter_context(_progress())
-        receipt = import_runs(runs_of(connection), connection, sender, on_progress)
+        progress = stack.enter_context(Progress(quiet=quiet))
+        receipt = import_runs(runs_of(connection), connection, sender, progress.update)
     if as_json:
         write_json(receipt)
     else:
         _print(receipt)
     if not receipt.complete:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int], None]]:
-    """Show on a terminal the run that is imported, and how many of its points are read."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    console = Console(file=sys.stderr)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("looking for runs", total=None)
-
-        def update(name: str, points: int) -> None:
-            progress.update(task, description=f"{one_line(name)[:60]}: {points:,} points")
-
-        yield update
 
 
 def _print(receipt: Receipt) -> None:
@@ -167,16 +157,10 @@ def _print(receipt: Receipt) -> None:
         for problem in run.problems:
             warn(one_line(problem))
     for kind in ("runs", *COUNTED):
-        say(_sum(kind, getattr(receipt, kind)))
+        say(getattr(receipt, kind).line(kind))
     if any(run.missing for run in receipt.imported):
         lost = next(run for run in receipt.imported if run.missing)
         warn(
             f"not everything is stored, first of job {lost.job_id}: see `trainwire dead-letters list`; or the "
             "source has changed since its import: import it with --copy TEXT as another job, and delete this one"
         )
-
-
-def _sum(kind: str, count: Count) -> str:
-    skipped = "".join(f" + {number:,} skipped ({one_line(reason)})" for reason, number in count.skipped.items())
-    missing = f" + {count.missing:,} missing" if count.missing else ""
-    return f"{kind:<7}{count.source:,} = {count.stored:,} stored{skipped}{missing}"

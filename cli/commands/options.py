@@ -33,6 +33,8 @@ JobReference = Annotated[
 Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store: {SINK_NAMES}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+
 
 def servers(data_dir: Path | None) -> Address:
     """Return the addresses that this command uses; copy the settings of a running stack to `os.environ`."""

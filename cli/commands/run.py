@@ -59,6 +59,12 @@ def run(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Read metrics from new event files below DIR; repeatable."),
     ] = None,
+    upload_artifacts: Annotated[
+        bool,
+        typer.Option(
+            "--upload-artifacts", help="Upload files and models logged with MLflow to the bucket for checkpoints."
+        ),
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Run COMMAND; its stdout and stderr become log messages, its exit code the completion and that of `run`.
@@ -79,6 +85,7 @@ def run(
                 hooks=hooks,
                 patterns=tuple(metrics_regex or ()),
                 tensorboard=tuple(tensorboard or ()),
+                upload_artifacts=upload_artifacts,
             ),
         )
     except ValueError as exc:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from trainwire.cli.transfer.checksums import masked_crc, masked_crcs
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError
 from trainwire.schemas.messages import Point
 from trainwire.schemas.times import seconds_to_ns
@@ -18,7 +21,12 @@ VERIFIED_BYTES: Final = 4096
 """The data of a longer record (an image) is not verified: Python computes 10 MB of CRC-32C a second."""
 MAX_TAG_BYTES: Final = 127
 """Of the tags that `one_scalar` reads."""
+FRAME_BYTES: Final = 16
+"""Of a record: length, checksum of the length, and checksum of the data."""
 _READ_BYTES: Final = 1024 * 1024
+_MANY: Final = 50
+_SHORT_BYTES: Final = 256
+"""So many records of one length, up to this one, are verified at once."""
 _HEADER: Final = struct.Struct("<QI")
 _DOUBLE: Final = struct.Struct("<d")
 _FLOAT: Final = struct.Struct("<f")
@@ -39,32 +47,62 @@ def records(path: Path, size: int) -> Iterator[bytes]:
     rest, offset = b"", 0  # what is read and no whole record, and its place in the file
     with path.open("rb") as file:
         while chunk := file.read(min(_READ_BYTES, size - offset - len(rest))):
-            rest, at = rest + chunk, 0
-            needed = _HEADER.size + _FOOTER.size
-            while len(rest) - at >= needed:
-                length, checksum = _HEADER.unpack_from(rest, at)
-                if length > MAX_RECORD_BYTES or masked_crc(rest[at : at + 8]) != checksum:
-                    raise DamagedEventError(f"the record at byte {offset + at:,} is damaged")
-                end = at + _HEADER.size + length
-                if end + _FOOTER.size > len(rest):
-                    break
-                data = rest[at + _HEADER.size : end]
-                if length <= VERIFIED_BYTES and masked_crc(data) != _FOOTER.unpack_from(rest, end)[0]:
-                    raise DamagedEventError(f"the record at byte {offset + at:,} has a wrong checksum")
-                yield data
-                at = end + _FOOTER.size
+            rest += chunk
+            found, at, is_damaged = _cut(rest)
+            wrong = _first_wrong(found)
+            yield from (record.data for record in found[:wrong])
+            if wrong < len(found):
+                raise DamagedEventError(f"the record at byte {offset + found[wrong].at:,} has a wrong checksum")
+            if is_damaged:
+                raise DamagedEventError(f"the record at byte {offset + at:,} is damaged")
             rest, offset = rest[at:], offset + at
     if rest:
         raise DamagedEventError(f"the record at byte {offset:,} is cut short")
 
 
-def masked_crc(data: bytes) -> int:
-    """Return the CRC-32C of `data`, masked as in TensorFlow's record files."""
-    crc, table = 0xFFFFFFFF, _TABLE
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+class _Record(NamedTuple):
+    at: int
+    data: bytes
+    checksum: int
+
+
+def _cut(block: bytes) -> tuple[list[_Record], int, bool]:
+    """Return the whole records of a block, where the next one begins, and whether its length is damaged."""
+    found: list[_Record] = []
+    at, size = 0, len(block)
+    while size - at >= FRAME_BYTES:
+        length, checksum = _HEADER.unpack_from(block, at)
+        if length > MAX_RECORD_BYTES or length_crc(length) != checksum:
+            return found, at, True
+        begin, end = at + _HEADER.size, at + _HEADER.size + length
+        if end + _FOOTER.size > size:
+            break
+        found.append(_Record(at, block[begin:end], _FOOTER.unpack_from(block, end)[0]))
+        at = end + _FOOTER.size
+    return found, at, False
+
+
+def _first_wrong(found: Sequence[_Record]) -> int:
+    """Return the number of the first record whose data does not have its checksum; the count without any."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for number, record in enumerate(found):
+        by_length[len(record.data)].append(number)
+    first = len(found)
+    for length, numbers in by_length.items():
+        if length > VERIFIED_BYTES:
+            continue
+        texts = [found[number].data for number in numbers]
+        is_many = len(texts) >= _MANY and 0 < length <= _SHORT_BYTES
+        crcs = masked_crcs(texts) if is_many else map(masked_crc, texts)
+        wrong = (number for number, crc in zip(numbers, crcs, strict=True) if found[number].checksum != crc)
+        first = min(first, next(wrong, first))
+    return first
+
+
+@lru_cache(maxsize=4096)
+def length_crc(length: int) -> int:
+    """Return the checksum of a record's length; a run has few different ones."""
+    return masked_crc(length.to_bytes(8, "little"))
 
 
 def one_scalar(data: bytes) -> Point | None:
@@ -88,16 +126,3 @@ def one_scalar(data: bytes) -> Point | None:
         return None
     values = {tag.decode("utf-8", "replace"): _FLOAT.unpack(number)[0]}
     return Point(ts=seconds_to_ns(seconds), step=step, values=values)
-
-
-def _table() -> list[int]:
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-        table.append(crc)
-    return table
-
-
-_TABLE: Final = _table()

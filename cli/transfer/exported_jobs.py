@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +33,10 @@ class ExportedJob:
     points: int = 0
     lines: int = 0
     checkpoints: int = 0
+    rows: int = 0
+    """Rows of metrics and log lines that were read."""
+    on_page: Callable[[], None] = lambda: None
+    """Called after each page of rows."""
 
     def read_points(self) -> Iterator[StoredPoint]:
         """Yield all rows of metrics, in order; a row counts as many points as it has values."""
@@ -42,6 +46,7 @@ class ExportedJob:
                 self.points += len(row.values)
                 yield row
             seq = page[-1].seq
+            self._count(page)
 
     def read_lines(self) -> Iterator[StoredLine]:
         """Yield all log lines, in order."""
@@ -50,6 +55,11 @@ class ExportedJob:
             self.lines += len(page)
             yield from page
             seq = page[-1].seq
+            self._count(page)
+
+    def _count(self, page: Sized) -> None:
+        self.rows += len(page)
+        self.on_page()
 
     def read_checkpoints(self) -> Iterator[Mapping[str, Any]]:
         """Yield all records of checkpoints, in order."""

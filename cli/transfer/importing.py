@@ -12,6 +12,8 @@ from trainwire.cli.transfer.receipt import Receipt, is_deleted, receipt_of, run_
 from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
 from trainwire.cli.transfer.sending import Sender
 
+OnProgress = Callable[[str, int, Callable[[], float | None]], None]
+
 
 @dataclass
 class _Read:
@@ -25,12 +27,12 @@ def import_runs(
     runs: Iterable[SourceRun | LeftOut],
     connection: Connection,
     sender: Sender | None,
-    on_progress: Callable[[str, int], None],
+    on_progress: OnProgress,
 ) -> Receipt:
     """Send all runs and return the receipt; without a sender only read them and count their rows in Postgres.
 
-    `connection` is in autocommit mode. `on_progress` is called with the name of a run and the number of its points
-    that were read.
+    `connection` is in autocommit mode. `on_progress` is called with the name of a run, the number of its points
+    that were read, and a function that returns the share of it that was read.
     """
     left_out: list[LeftOut] = []
     read: list[_Read] = []
@@ -47,13 +49,11 @@ def import_runs(
     return receipt_of(receipts, left_out)
 
 
-def _read(
-    run: SourceRun, connection: Connection, sender: Sender | None, on_progress: Callable[[str, int], None]
-) -> _Read:
+def _read(run: SourceRun, connection: Connection, sender: Sender | None, on_progress: OnProgress) -> _Read:
     read = _Read(run, Tally(), 0, is_deleted(connection, run.job_id))
     stored = {} if sender is None else sender.positions(run.job_id, run.source)
     for message in messages_of(run, read.tally):
-        on_progress(run.name, read.tally.taken["points"])
+        on_progress(run.name, read.tally.taken["points"], read.tally.share)
         if sender is None or read.is_deleted or message.seq <= stored.get(message.kind, 0):
             continue
         sender.send(message)

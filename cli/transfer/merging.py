@@ -15,11 +15,15 @@ class MergedSeries:
 
     def add(self, ts: int, step: int, name: str, value: float) -> None:
         """Add a value; a second value of a name at the same time and step begins another point."""
-        rows = self._rows.setdefault((ts, step), [])
-        row = next((row for row in rows if name not in row), None)
-        if row is None:
-            rows.append(row := {})
-        row[name] = value
+        rows = self._rows.get((ts, step))
+        if rows is None:
+            self._rows[ts, step] = [{name: value}]
+            return
+        for row in rows:
+            if name not in row:
+                row[name] = value
+                return
+        rows.append({name: value})
 
     def points(self) -> Iterator[Point]:
         """Yield the points in the order of time and step."""

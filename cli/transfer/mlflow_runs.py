@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any, Final
 
 from trainwire.cli.transfer.merging import MergedSeries
@@ -105,7 +106,8 @@ class MlflowRuns:
     def _points(self, run: MlflowRun, tally: Tally) -> Iterator[Point]:
         """Yield the run's points, ordered by time and step: values of one time and step make one point."""
         series = MergedSeries()
-        for name in sorted(run.metrics):
+        for number, name in enumerate(sorted(run.metrics)):
+            tally.share = partial(float, number / len(run.metrics))
             token, is_first = None, True
             while is_first or token is not None:
                 page, token = get_metric_page(self._api, run.run_id, name, HISTORY_PAGE, token)

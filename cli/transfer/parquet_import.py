@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +34,8 @@ class _Run:
     project: str
     run_id: str
     groups: list[tuple[Path, int]] = field(default_factory=list)
+    rows: int = 0
+    """Of it and, where runs share row groups, of others."""
 
 
 def parquet_runs(path: Path, copy: str) -> Iterator[SourceRun]:
@@ -67,7 +71,9 @@ def _find_runs(file: Path, opened: Any, wanted: list[str], runs: dict[tuple[str,
         keys = table.group_by(["project_id", "run_id"], use_threads=False).aggregate([]).to_pylist()
         for key in keys:
             project, run_id = str(key["project_id"]), str(key["run_id"])
-            runs.setdefault((project, run_id), _Run(project, run_id)).groups.append((file, group))
+            run = runs.setdefault((project, run_id), _Run(project, run_id))
+            run.groups.append((file, group))
+            run.rows += table.num_rows
 
 
 def _source_run(run: _Run, identity: str, pq: Any) -> SourceRun:
@@ -120,69 +126,77 @@ class _RunReader:
         return Header(name=name, started_ns=started_ns, tags=tags, params=params or None)
 
     def _single_values(self) -> dict[str, Any]:
+        columns = dict(zip(_SINGLE_COLUMNS, range(len(_SINGLE_COLUMNS)), strict=True))
         values = {}
-        for row in self._rows(_SINGLE_COLUMNS):
-            column = VALUE_COLUMNS.get(row["attribute_type"])
-            if column is not None and row[column] is not None:
-                values[row["attribute_path"]] = row[column]
+        for row in self._rows(_SINGLE_COLUMNS, list(VALUE_COLUMNS)):
+            value = row[columns[VALUE_COLUMNS[row[columns["attribute_type"]]]]]
+            if value is not None:
+                values[row[columns["attribute_path"]]] = value
         return values
 
     def _series(self, fallback_ts: int) -> tuple[MergedSeries, list[Line]]:
         series, lines = MergedSeries(), []
-        for row in self._rows(_SERIES_COLUMNS):
-            kind, path = row["attribute_type"], row["attribute_path"]
-            ts = fallback_ts if row["timestamp"] is None else row["timestamp"] * _MS
+        total, read = max(self._run.rows, 1), 0
+        self._tally.share = lambda: read / total
+        for read, row in enumerate(self._rows(_SERIES_COLUMNS)):  # noqa: B007 - the share that is read
+            _, _, path, kind, step, timestamp, number, text = row
+            ts = fallback_ts if timestamp is None else timestamp * _MS
             if kind == SERIES:
-                self._add_value(series, ts, row)
+                self._add_value(series, ts, step or 0.0, path, number)
             elif kind == TEXTS:
-                text, stream = row["string_value"] or "", path.rpartition("/")[2]
-                text = text if stream in _STREAMS else f"{path} (step {row['step'] or 0:g}): {text}"
-                if len(text) > MAX_LINE_CHARS // 4:
+                shown, stream = text or "", path.rpartition("/")[2]
+                shown = shown if stream in _STREAMS else f"{path} (step {step or 0:g}): {shown}"
+                if len(shown) > MAX_LINE_CHARS // 4:
                     self._tally.skip("lines", f"text over {MAX_LINE_CHARS // 4:,} characters")
                 else:
-                    lines.append(Line(ts, text, "stderr" if stream == "stderr" else "stdout"))
+                    lines.append(Line(ts, shown, "stderr" if stream == "stderr" else "stdout"))
             elif kind in _FILES:
                 self._tally.skip("files", "files are not copied")
             elif kind not in VALUE_COLUMNS:
                 self._tally.skip("points", f"{kind}: not a number")
         return series, lines
 
-    def _add_value(self, series: MergedSeries, ts: int, row: dict[str, Any]) -> None:
-        step = row["step"] or 0.0
-        if row["float_value"] is None:
+    def _add_value(self, series: MergedSeries, ts: int, step: float, path: str, value: float | None) -> None:
+        if value is None:
             self._tally.skip("points", "no value")
         elif not step.is_integer():
             self._tally.skip("points", "step is not a whole number")
-        elif len(row["attribute_path"]) > MAX_METRIC_NAME_CHARS:
+        elif len(path) > MAX_METRIC_NAME_CHARS:
             self._tally.skip("points", f"name over {MAX_METRIC_NAME_CHARS:,} characters")
         else:
-            series.add(ts, int(step), row["attribute_path"], row["float_value"])
+            series.add(ts, int(step), path, value)
 
-    def _rows(self, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of the run: steps as floats, times in milliseconds since 1970."""
+    def _rows(self, columns: tuple[str, ...], kinds: list[str] | None = None) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of the run, or of these kinds: steps as floats, times in milliseconds since 1970."""
         pa, _ = arrow()
+        pc: Any = import_module("pyarrow.compute")
         by_file: dict[Path, list[int]] = defaultdict(list)
         for file, group in self._run.groups:
             by_file[file].append(group)
         for file, groups in by_file.items():
             for batch in self._batches(file, groups, columns):
-                names = batch.schema.names
-                data = [
-                    batch.column(name).cast(pa.float64() if name == "step" else pa.int64()).to_pylist()
-                    if name in {"step", "timestamp"}
-                    else batch.column(name).to_pylist()
-                    for name in names
+                conditions = [
+                    pc.equal(batch.column(0).cast(pa.string()), self._run.project),
+                    pc.equal(batch.column(1).cast(pa.string()), self._run.run_id),
                 ]
-                for values in zip(*data, strict=True):
-                    row = dict(zip(names, values, strict=True))
-                    if (row["project_id"], row["run_id"]) == (self._run.project, self._run.run_id):
-                        yield row
+                if kinds is not None:
+                    kind = batch.column(columns.index("attribute_type")).cast(pa.string())
+                    conditions.append(pc.is_in(kind, value_set=pa.array(kinds)))
+                own = batch.filter(reduce(pc.and_, conditions))
+                data = [
+                    own.column(at).cast(pa.float64() if name == "step" else pa.int64()).to_pylist()
+                    if name in {"step", "timestamp"}
+                    else own.column(at).to_pylist()
+                    for at, name in enumerate(columns)
+                ]
+                yield from zip(*data, strict=True)
 
     def _batches(self, file: Path, groups: list[int], columns: tuple[str, ...]) -> Iterator[Any]:
         """Yield the batches of rows up to an error, which is counted once for the file."""
         pa, _ = arrow()
         try:
-            yield from self._pq.ParquetFile(file).iter_batches(row_groups=groups, columns=list(columns))
+            for batch in self._pq.ParquetFile(file).iter_batches(row_groups=groups, columns=list(columns)):
+                yield batch.select(list(columns))
         except (pa.ArrowException, OSError) as exc:
             if file not in self._damaged:
                 self._damaged.add(file)

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, text
 
+from trainwire.cli.terminal import one_line
 from trainwire.cli.transfer.runs import COUNTED, Counted, LeftOut, SourceRun, Tally
 from trainwire.schemas.tables import LIFTED_SQL
 
@@ -22,6 +23,12 @@ class Count(msgspec.Struct, kw_only=True):
     stored: int = 0
     skipped: dict[str, int] = {}
     missing: int = 0
+
+    def line(self, kind: str) -> str:
+        """Return the sum as a line of a receipt."""
+        skipped = "".join(f" + {number:,} skipped ({one_line(why)})" for why, number in self.skipped.items())
+        missing = f" + {self.missing:,} missing" if self.missing else ""
+        return f"{kind:<6} {self.source:,} = {self.stored:,} stored{skipped}{missing}"
 
     def add(self, other: Count) -> None:
         """Add the counts of another run."""

@@ -76,6 +76,10 @@ class Tally:
     problems: list[str] = field(default_factory=list)
     """Files that could be read only in part, with the reasons."""
 
+    read_bytes: int = 0
+    share: Callable[[], float | None] = lambda: None
+    """Returns how much of the run is read, from 0 to 1, where that is known."""
+
     def skip(self, kind: Counted, reason: str, count: int = 1) -> None:
         """Count items that are not imported."""
         if count:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainwire.cli.transfer.event_records import MAX_TAG_BYTES, one_scalar, records
+from trainwire.cli.transfer.event_records import FRAME_BYTES, MAX_TAG_BYTES, one_scalar, records
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally, content_hash
 from trainwire.ingest.hooks.event_files import PATTERN
 from trainwire.ingest.hooks.tensorboard_events import (
@@ -100,6 +100,7 @@ def _run(folder: Path, root: Path, paths: list[Path], name: str | None, copy: st
 def _items(root: Path, files: list[_File], name: str, tally: Tally) -> Iterator[Item]:
     started_ns, last_ts = None, 0
     params: dict[str, Any] = {}
+    tally.share = lambda: tally.read_bytes / max(sum(file.size for file in files), 1)
     for file in files:
         for event in _events(file, tally):
             if started_ns is None:
@@ -139,6 +140,7 @@ def _events(file: _File, tally: Tally) -> Iterator[Event | Point]:
     is_short = len(file.prefix) < MAX_METRIC_NAME_CHARS - MAX_TAG_BYTES
     try:
         for data in records(file.path, file.size):
+            tally.read_bytes += len(data) + FRAME_BYTES
             event = (is_short and one_scalar(data)) or decoder.decode(data)
             if not 0 <= event.ts <= MAX_TIME_NS:
                 values = event.values if isinstance(event, Point) else event.scalars

@@ -22,6 +22,7 @@ from trainwire.ingest.process.ranks import find_place
 from trainwire.ingest.provenance.masking import masked_fields
 
 if TYPE_CHECKING:
+    from trainwire.ingest.hooks.artifacts import ArtifactUploads
     from trainwire.ingest.run import Run
 
 TENSORBOARD: Final = "tensorboard"
@@ -31,9 +32,12 @@ _SHOWN: Final = 5
 class Caught:
     """Passes the values that hooks report of one job to its runs, and counts them; thread-safe."""
 
-    def __init__(self, run: Run, run_of_rank: Callable[[int], Run]) -> None:
+    def __init__(
+        self, run: Run, run_of_rank: Callable[[int], Run], artifacts: ArtifactUploads | None = None
+    ) -> None:
         self._run = run
         self._run_of_rank = run_of_rank
+        self._artifacts = artifacts
         self._lock = threading.Lock()
         self._values: Counter[str] = Counter()
         self._owners: dict[str, str] = {}
@@ -118,6 +122,13 @@ class Caught:
         for kind in event.not_taken:
             self.not_taken(TENSORBOARD, kind)
 
+    def artifact(self, record: Mapping[str, Any], rank: int | None) -> None:
+        """Upload a file that MLflow keeps."""
+        if self._artifacts is None:
+            self.not_taken("mlflow", "files to upload")
+        else:
+            self._artifacts.take(record, rank)
+
     def not_taken(self, by: str, kind: str, count: int = 1) -> None:
         """Count values that trainwire does not store."""
         with self._lock:
@@ -159,7 +170,8 @@ class Caught:
             parts.append(f"caught {', '.join(taken)}")
         if left:
             parts.append(f"not taken: {', '.join(left)}")
-        return "; ".join([*parts, *failures]) or None
+        uploads = None if self._artifacts is None else self._artifacts.sentence()
+        return "; ".join([*parts, *([uploads] if uploads else []), *failures]) or None
 
 
 class HookedProcess:
@@ -196,6 +208,8 @@ class HookedProcess:
                 self._caught.tags(record["values"])
             case "log":
                 self._caught.log(str(record["text"]))
+            case "artifact":
+                self._caught.artifact(record, self._rank)
             case "summary":
                 self._caught.summary.update(_numbers(record["values"]))
             case "failure":

@@ -13,7 +13,9 @@ from trainwire.ingest.hooks.listener import HookListener
 from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern
 
 if TYPE_CHECKING:
+    from trainwire.ingest.hooks.artifacts import ArtifactUploads
     from trainwire.ingest.run import Run
+    from trainwire.ingest.settings import TrainerSettings
 
 TIMEOUT_S: Final = 5.0
 """Time limit at the end for records that are not read yet."""
@@ -31,10 +33,14 @@ class CatchOptions:
     patterns: tuple[str, ...] = ()
     tensorboard: tuple[Path, ...] = ()
     """Folders whose event files are followed; without any, it is the working folder."""
+    upload_artifacts: bool = False
+    """Whether files that MLflow keeps are uploaded to the bucket for checkpoints."""
 
     def __post_init__(self) -> None:
         for pattern in self.patterns:
             checked_pattern(pattern)
+        if self.upload_artifacts and not self.hooks:
+            raise ValueError("--upload-artifacts needs the hook into MLflow: leave out --no-hooks")
 
 
 class Hooks:
@@ -47,9 +53,16 @@ class Hooks:
         folder: Path | None,
         options: CatchOptions,
         warn: Callable[[str], None],
+        *,
+        settings: TrainerSettings | None = None,
     ) -> None:
-        """Start the listener, on a socket in `folder`, and the readers; a part that cannot start is a warning."""
-        self._caught = Caught(run, run_of_rank)
+        """Start the listener, on a socket in `folder`, and the readers; a part that cannot start is a warning.
+
+        `settings` are needed to upload artifacts.
+        """
+        wanted = settings if options.upload_artifacts else None
+        self._artifacts = None if wanted is None else _artifact_uploads(run, wanted, folder, warn)
+        self._caught = Caught(run, run_of_rank, self._artifacts)
         self._printed = PrintedMetrics(self._caught, options.patterns)
         self._takes_printed = options.hooks or bool(options.patterns)
         self._listener: HookListener | None = None
@@ -65,19 +78,42 @@ class Hooks:
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that the command needs in addition to `environ`."""
-        return {} if self._listener is None else self._listener.environment(environ)
+        if self._listener is None:
+            return {}
+        artifacts = {} if self._artifacts is None else self._artifacts.environment()
+        return {**self._listener.environment(environ), **artifacts}
 
     def take_printed(self, lines: Sequence[str], ts: int) -> None:
         """Take the metrics of lines that were printed at `ts` (nanoseconds since 1970)."""
         if self._takes_printed:
             self._printed.take(lines, ts)
 
-    def close(self, exit_code: int) -> dict[str, float] | None:
-        """Read the remaining values, log a summary, and return the final metrics that the training set itself."""
+    def close(self, exit_code: int, is_interrupted: Callable[[], bool]) -> dict[str, float] | None:
+        """Read the remaining values, log a summary, and return the final metrics that the training itself set.
+
+        It waits for uploads, unless it is interrupted.
+        """
         if self._listener is not None:
             self._listener.close(TIMEOUT_S)
         if self._event_files is not None:
             self._event_files.close(TIMEOUT_S)
         self._printed.close()
+        if self._artifacts is not None:
+            self._artifacts.close(is_interrupted)
         self._caught.finish(exit_code)
         return self._caught.summary or None
+
+
+def _artifact_uploads(
+    run: Run, settings: TrainerSettings, folder: Path | None, warn: Callable[[str], None]
+) -> ArtifactUploads | None:
+    from trainwire.ingest.hooks.artifacts import ArtifactUploads  # noqa: PLC0415 - of no use without the option
+
+    if settings.checkpoints.bucket is None:
+        warn("--upload-artifacts: no bucket is set, so files stay where they are; set TRAINWIRE_CHECKPOINT_BUCKET")
+        return None
+    try:
+        return ArtifactUploads(run, settings, folder)
+    except OSError as exc:
+        warn(f"--upload-artifacts: files stay where they are: {exc}")
+        return None

@@ -21,6 +21,8 @@ FORWARDED: Final = (
     signal.SIGUSR2,
     signal.SIGWINCH,
 )
+UNHEEDED: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+"""Signals that do not ask for an end."""
 CGROUP_ROOT: Final = "/sys/fs/cgroup"
 OWN_CGROUPS: Final = "/proc/self/cgroup"
 TYPED: Final = (signal.SIGINT, signal.SIGQUIT)
@@ -34,6 +36,8 @@ class Signals:
         self._terminal: Terminal | None = None
         self._early: list[int] = []
         self._before: dict[signal.Signals, Any] = {}
+        self.came_late = False
+        """Whether a signal came after the end of the command: the launcher then ends its waits."""
 
     def forward_to(self, process: subprocess.Popen[bytes], terminal: Terminal | None = None) -> None:
         """Set the process and its terminal, and send it the signals received so far."""
@@ -54,6 +58,9 @@ class Signals:
             signal.signal(signum, handler)
 
     def _forward(self, signum: int, _frame: FrameType | None) -> None:
+        if self._process is not None and self._process.returncode is not None:
+            self.came_late = self.came_late or signum not in UNHEEDED
+            return
         if signum in TYPED and _is_typed_at_terminal():
             return  # the terminal sends ctrl-C to the command too: twice would end it at once
         if self._terminal is not None:

@@ -99,7 +99,12 @@ def launch(
         terminal = _terminal() if tty else None
         environment = _environment(run, settings, tracebacks, has_terminal=terminal is not None)
         hooks = Hooks(
-            run, partial(_run_of_rank, run, settings), tracebacks.path, catch or CatchOptions(), print_note
+            run,
+            partial(_run_of_rank, run, settings),
+            tracebacks.path,
+            catch or CatchOptions(),
+            print_note,
+            settings=settings,
         )
         environment |= hooks.environment(environment)
         exit_code, error = _run_command(
@@ -107,7 +112,7 @@ def launch(
         )
         for text in tracebacks.take():
             run.log_traceback(text)
-        summary = hooks.close(exit_code)
+        summary = hooks.close(exit_code, lambda: signals.came_late)
         try:
             run.finish(
                 exit_code=exit_code,

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.sanitize import path_text, plain_text
-from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, new_upload_folder
+from trainwire.schemas.checkpoint_keys import ARTIFACT, MODEL, NEWEST_KINDS, new_upload_folder
 from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Checkpoint
 
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
@@ -94,6 +94,10 @@ def _size_bytes(path: str) -> int | None:
         return None
 
 
+MAX_NAME_CHARS: Final = 60
+"""Of the name of an artifact in a key: S3 has keys of at most 1024 bytes, and a character may take twelve."""
+
+
 class Slot(NamedTuple):
     """The key by which checkpoints of one source replace each other: a newer one supersedes those of its slot."""
 
@@ -131,5 +135,7 @@ def _ending(checkpoint: Checkpoint, is_folder: bool) -> str:
 
 
 def _word(kind: str) -> str:
-    """Return a kind, quoted so that it is one part of a key."""
+    """Return a kind, quoted so that it is one part of a key; of an artifact the name of its file."""
+    if kind.startswith((ARTIFACT, MODEL)):
+        kind = os.path.splitext(os.path.basename(kind.partition(":")[2]))[0][:MAX_NAME_CHARS]
     return quote(kind, safe="", errors="replace").replace(".", "%2E")

@@ -95,6 +95,11 @@ class SnapshotFolder:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
 
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
     def new_path(self) -> Path:
         """Create an empty folder in it and return its path."""
         return Path(tempfile.mkdtemp(dir=self._path))
@@ -107,6 +112,20 @@ class SnapshotFolder:
         """Delete the folder with all snapshots in it."""
         shutil.rmtree(self._path, ignore_errors=True)
         os.close(self._lock)
+
+
+def adopted(folder: Path) -> Snapshot:
+    """Return the snapshot that another process has taken: `folder` has the checkpoint as its only entry.
+
+    Raises `NoSnapshot`, and deletes the folder then.
+    """
+    try:
+        (source,) = folder.iterdir()
+        files = tuple(SnapshotFile(name, path, version) for path, name, version in _sources(source))
+        return Snapshot(folder, source.is_dir(), files)
+    except (OSError, ValueError, NoSnapshot) as exc:  # ValueError: not one entry
+        shutil.rmtree(folder, ignore_errors=True)
+        raise exc if isinstance(exc, NoSnapshot) else NoSnapshot(f"its snapshot cannot be read: {exc}") from exc
 
 
 class Snapshots:

@@ -25,7 +25,7 @@ from trainwire.ingest.settings import TrainerSettings
 from trainwire.ingest.uploads.checkpoint import Slot, is_uri, object_key, slot_of
 from trainwire.ingest.uploads.progress_bar import ProgressBar
 from trainwire.ingest.uploads.retry import UploadAbandoned, UploadRetry
-from trainwire.ingest.uploads.snapshots import NoSnapshot, Snapshot, Snapshots
+from trainwire.ingest.uploads.snapshots import NoSnapshot, Snapshot, Snapshots, adopted
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.messages import Checkpoint
 
@@ -83,14 +83,17 @@ class Uploads:
         """Return whether every checkpoint is reported."""
         return not self._queue
 
-    def take(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
-        """Take a checkpoint, and a snapshot of its files if it is to be uploaded."""
+    def take(self, checkpoint: Checkpoint, choice: UploadChoice | None, taken: Path | None = None) -> None:
+        """Take a checkpoint, and a snapshot of its files if it is to be uploaded.
+
+        `taken` is the folder of a snapshot that another process has taken; it is deleted with the snapshot.
+        """
         bucket = self._settings.bucket
         is_wanted = (choice or self._settings.upload) == "auto" and not is_uri(checkpoint.uri)
         if bucket is None or not is_wanted or self._is_closed:
             pending = _Pending(checkpoint)
         else:
-            pending = self._prepared(checkpoint, bucket)
+            pending = self._prepared(checkpoint, bucket, taken)
         with self._changed:
             if pending.snapshot is None and not self._queue:
                 self._report(pending.checkpoint)
@@ -116,13 +119,13 @@ class Uploads:
                 self._thread.join(min(ABORT_S, timeout_s / 2))
             self._snapshots.remove()
 
-    def _prepared(self, checkpoint: Checkpoint, bucket: str) -> _Pending:
-        """Take the snapshot of a checkpoint and return both; without a snapshot, the checkpoint has the reason."""
+    def _prepared(self, checkpoint: Checkpoint, bucket: str, taken: Path | None) -> _Pending:
+        """Return a checkpoint with its snapshot, or with the reason why there is none."""
         error = self._obstacle()
         if error is not None:
             return _Pending(_with_error(checkpoint, error))
         try:
-            snapshot = self._snapshots.take(Path(checkpoint.uri))
+            snapshot = self._snapshots.take(Path(checkpoint.uri)) if taken is None else adopted(taken)
         except NoSnapshot as exc:
             return _Pending(_with_error(checkpoint, str(exc)))
         key = object_key(self._settings.prefix, self._origin, checkpoint, snapshot.is_folder)

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, text
 
-from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, S3Uri
+from trainwire.schemas.checkpoint_keys import ARTIFACT, NEWEST_KINDS, SCHEME, S3Uri
 
 MISSING: Final = "missing"
 DIFFERENT: Final = "different"
@@ -18,7 +18,7 @@ NOT_SERVED: Final = "not served"
 
 UNUSABLE: Final = f"(starts_with(verify_error, '{MISSING}:') OR starts_with(verify_error, '{DIFFERENT}:'))"
 """SQL condition: verification has found the file missing or different."""
-OF_PATH: Final = {"best": "is_best", "last": "kind <> 'best'"}
+OF_PATH: Final = {"best": "is_best", "last": f"kind <> 'best' AND NOT starts_with(kind, '{ARTIFACT}')"}
 """SQL conditions: the rows that set a job's best and last path in a drain."""
 
 NOT_UPLOADED: Final = "not uploaded"

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from sqlalchemy import Connection, CursorResult, text
 
-from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, UPLOAD_PATTERN, S3Uri
+from trainwire.schemas.checkpoint_keys import ARTIFACT, NEWEST_KINDS, SCHEME, UPLOAD_PATTERN, S3Uri
 from trainwire.schemas.tables import INDEXED_CHARS
 from trainwire.workers.settings import Settings
 
@@ -159,7 +159,8 @@ _RANKED: Final = f"""
                 AND substr(uri, length(:root || job_id || '/') + 1) ~ :upload AS is_upload,
             CASE WHEN kind NOT IN {NEWEST_KINDS} THEN step END AS slot_step,
             substring(uri FROM '([.][^./]*|/)$') AS ending,
-            verified_at < now() - make_interval(secs => :grace_s) AS is_settled
+            verified_at < now() - make_interval(secs => :grace_s) AS is_settled,
+            starts_with(kind, '{ARTIFACT}') AS is_artifact
         FROM training_checkpoints
         WHERE deleted_at IS NULL AND deletion_began_at IS NULL AND starts_with(uri, 's3://')
             AND job_id IN (SELECT id FROM training_jobs WHERE %s)
@@ -174,7 +175,7 @@ _RANKED: Final = f"""
             is_best AND row_number() OVER (PARTITION BY job_id, is_best ORDER BY attempt DESC, logged_at DESC,
             seq DESC) = 1 AS is_the_best
         FROM slots WINDOW newest_first AS (
-            PARTITION BY job_id, is_outdated AND :removes_superseded
+            PARTITION BY job_id, is_artifact, is_outdated AND :removes_superseded
             ORDER BY attempt DESC, logged_at DESC, seq DESC
         )
     ), below AS (
@@ -193,7 +194,9 @@ _PAGE: Final = "ORDER BY job_id, seq LIMIT :limit"
 _QUERIES: Final = {
     "surplus": text(
         f"""
-        {_RANKED % _ENDED} AND place > :keep AND NOT (is_outdated AND :removes_superseded) {_PAGE}
+        {_RANKED % _ENDED} AND place > :keep AND NOT is_artifact
+            AND NOT (is_outdated AND :removes_superseded)
+        {_PAGE}
         """
     ),
     "superseded": text(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final
 
+from trainwire.schemas.checkpoint_keys import ARTIFACT
 from trainwire.schemas.heartbeats import shows_progress
 from trainwire.schemas.messages import (
     FINISHED,
@@ -167,7 +168,8 @@ class JobState:
         uri, saved_at = visible(body.uri), to_datetime(body.ts)
         if is_best(body) and _is_forward(saved_at, self.best_checkpoint_at):
             self.best_checkpoint_path, self.best_checkpoint_at = uri, saved_at
-        if body.kind != "best" and _is_forward(saved_at, self.last_checkpoint_at):
+        is_last = body.kind != "best" and not body.kind.startswith(ARTIFACT)
+        if is_last and _is_forward(saved_at, self.last_checkpoint_at):
             self.last_checkpoint_path, self.last_checkpoint_at = uri, saved_at
 
     def _fold_completion(self, body: Completion) -> None:

@@ -24,6 +24,9 @@ POSTGRES_EPOCH_US: Final = 946_684_800 * 1_000_000
 Times in rows are such numbers: making a datetime for each would cost more than the rest of the row.
 """
 
+_LIFTED_NAMES: Final = frozenset(name for names in LIFTED.values() for name in names)
+_NOTHING_LIFTED: Final = (None,) * len(LIFTED)
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -71,14 +74,15 @@ def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
 
 def metric_rows(origin: Origin, first_seq: int, body: Metrics) -> Iterator[Row]:
     """Yield one row per point."""
+    job_id, attempt, rank, source = origin.job_id, origin.attempt, origin.rank, origin.source
     for seq, point in enumerate(body.points, first_seq):
         lifted, extra = lift(point.values)
         yield (
-            origin.job_id,
+            job_id,
             seq,
-            origin.attempt,
-            origin.rank,
-            origin.source,
+            attempt,
+            rank,
+            source,
             _postgres_time(point.ts),
             point.epoch,
             point.step,
@@ -117,6 +121,8 @@ def is_best(body: Checkpoint) -> bool:
 def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, float]]:
     """Split metrics into the values of the lifted columns (None where absent) and the rest."""
     rest = dict(values)
+    if rest.keys().isdisjoint(_LIFTED_NAMES):
+        return list(_NOTHING_LIFTED), rest
     lifted = [_taken(rest, names) for names in LIFTED.values()]
     return lifted, rest
 

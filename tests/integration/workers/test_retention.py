@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, drain, rows
+from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, drain, one, rows
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 from trainwire.schemas.messages import Metrics
-from trainwire.schemas.tables import training_checkpoints
+from trainwire.schemas.tables import training_checkpoints, training_jobs
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.workers.checkpoints import surplus
 from trainwire.workers.checkpoints.retention import Retention
@@ -67,6 +67,18 @@ def stamped(resources: Resources) -> list[int]:
     """Return the seqs of the rows that are stamped as deleted."""
     found = rows(resources.engine, training_checkpoints, "seq", "deleted_at")
     return [seq for seq, deleted_at in found if deleted_at is not None]
+
+
+def test_artifacts_neither_count_nor_are_deleted(
+    resources: Resources, record: Record, finish: Record, bucket: Bucket
+) -> None:
+    """Files that are no checkpoints push none out, stay themselves, and never become the last checkpoint."""
+    files = epochs(bucket, 3)
+    plots = [bucket.put(f"checkpoints/1/1/plot-{number}.png") for number in range(4)]
+    record(*files, *(plot | {"kind": f"artifact:plot-{number}.png"} for number, plot in enumerate(plots)))
+    finish()
+    assert one(resources.engine, training_jobs, id=1)["last_checkpoint_path"] == files[2]["uri"]
+    assert retain(resources, bucket, keep=2) == ["checkpoints/1/1/epoch-1.pt"]
 
 
 def test_the_last_and_the_best_stay(resources: Resources, record: Record, finish: Record, bucket: Bucket) -> None:

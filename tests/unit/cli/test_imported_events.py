@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.unit.cli.event_files import event_file, image, scalar, text
 from tests.unit.ingest.test_event_files import field, tensor
-from trainwire.cli.transfer.event_records import masked_crc, one_scalar, records
+from trainwire.cli.transfer.checksums import masked_crc, masked_crcs
+from trainwire.cli.transfer.event_records import one_scalar, records
 from trainwire.cli.transfer.messages import messages_of
 from trainwire.cli.transfer.runs import LeftOut, Tally
 from trainwire.cli.transfer.tensorboard import tensorboard_runs
@@ -24,6 +25,24 @@ def test_the_checksum_is_that_of_tensorflow() -> None:
     """CRC-32C of "123456789", of the standard, rotated and shifted as TensorFlow does."""
     crc = 0xE3069283
     assert masked_crc(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@given(st.integers(1, 300).flatmap(lambda size: st.lists(st.binary(min_size=size, max_size=size), min_size=1)))
+def test_many_checksums_at_once_are_those_of_each(texts: list[bytes]) -> None:
+    """Texts of one length have the checksums that they have one by one."""
+    assert masked_crcs(texts) == [masked_crc(each) for each in texts]
+
+
+def test_a_wrong_record_among_many_of_its_length_is_found(tmp_path: Path) -> None:
+    """The records before it are read, and its place is named."""
+    path = event_file(tmp_path, *(scalar("loss", 0.5, step) for step in range(100)))
+    data = bytearray(path.read_bytes())
+    data[-16 * 50] ^= 1
+    path.write_bytes(data)
+    found: list[bytes] = []
+    with pytest.raises(DamagedEventError, match="the record at byte"):
+        found.extend(records(path, len(data)))
+    assert 50 < len(found) < 100
 
 
 def point_of(event: Event) -> Point:

@@ -55,7 +55,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
             attempts[row["job_id"]].append(_attempt(row))
         last_seqs = {job_id: (seq, made_at) for job_id, seq, made_at in connection.execute(_READ_JOBS, wanted)}
         known = cursors.read_cursors(connection, self._sink, job_ids)
-        rows = _read_rows(
+        rows = read_rows(
             connection, {job: cursor.confirmed_seq for job, cursor in known.items()}, most_rows, most_bytes
         )
         return {
@@ -90,9 +90,10 @@ def mirror_again(connection: Connection, job_id: int) -> None:
     connection.execute(_MIRROR_AGAIN, {"job_id": job_id, "stopped": STOPPED})
 
 
-def _read_rows(
+def read_rows(
     connection: Connection, after: Mapping[int, int], most_rows: int, most_bytes: int
 ) -> Mapping[int, list[MetricRow]]:
+    """Return the next rows of each job after a number, up to these limits."""
     wanted = {"jobs": list(after), "after": list(after.values()), "most_rows": most_rows, "most_bytes": most_bytes}
     rows: dict[int, list[MetricRow]] = defaultdict(list)
     for job_id, seq, attempt, rank, source, ts_ms, step, *lifted, extra in connection.execute(_READ_ROWS, wanted):

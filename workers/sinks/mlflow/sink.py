@@ -82,7 +82,7 @@ class MlflowSink:
                     run.supersede(attempt.mlflow_run_id)
                     notes.add("run", f"the trainer logs to {attempt.mlflow_run_id}: {run_id} has ended")
             elif STOPPED not in notes.texts:
-                run_id = run.open(self._open_experiment())
+                run_id = run.open(self.open_experiment())
                 if attempt.has_changed:
                     run.describe()
                 for request in metric_requests(metric for row in rows for metric in metrics_of(row, notes)):
@@ -93,7 +93,8 @@ class MlflowSink:
             notes.add(STOPPED, f"run {run_id} was deleted in MLflow: a replay makes a new one")
         return MirroredAttempt(attempt, run_id, _mirrored_changes(attempt, is_all, notes), notes.texts)
 
-    def _open_experiment(self) -> str:
+    def open_experiment(self) -> str:
+        """Return the id of the experiment, which is created if it is missing."""
         with self._lock:
             if self._experiment_id is None:
                 self._experiment_id = self._find_experiment() or self._create_experiment()

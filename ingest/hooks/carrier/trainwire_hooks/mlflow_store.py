@@ -43,7 +43,23 @@ from .mlflow_models import LoggedModels
 def open_store() -> Any:
     """Return the store of this process, with the state of the launch, if it has a launcher."""
     socket = os.environ.get(SOCKET_VARIABLE)
-    return TrainwireStore(Journal(os.path.dirname(socket) if socket else None))
+    store = TrainwireStore(Journal(os.path.dirname(socket) if socket else None))
+    _stores[:] = [store]
+    return store
+
+
+_stores: list[Any] = []
+
+
+def place_of_files(folder: str) -> str:
+    """Return the prefix for the names of the files in a folder: that of its run; of a model also name and id."""
+    key = os.path.basename(os.path.dirname(folder))
+    for store in _stores:
+        with store._journal.open() as state:
+            model = state.models.get(key, {})
+            run = state.runs.get(model.get("source_run_id") or key, {})
+            return f"{run.get('prefix', '')}{model['name']}/{key}/" if model else str(run.get("prefix", ""))
+    return f"{key}/"
 
 
 class TrainwireStore(Experiments, LoggedModels, AbstractStore):

@@ -1,0 +1,113 @@
+"""Uploads the files that a training logs with MLflow, as checkpoints of its job."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from trainwire.ingest.process.clock import monotonic_s
+from trainwire.ingest.sanitize import plain_text
+from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.uploads.checkpoint import location
+from trainwire.ingest.uploads.snapshots import SnapshotFolder
+from trainwire.ingest.uploads.uploads import Uploads
+from trainwire.schemas.checkpoint_keys import ARTIFACT, MODEL
+from trainwire.schemas.limits import MAX_TEXT_CHARS
+from trainwire.schemas.messages import Checkpoint
+
+if TYPE_CHECKING:
+    from trainwire.ingest.run import Run
+
+FOLDER_VARIABLE: Final = "TRAINWIRE_ARTIFACTS"
+"""The folder in which the training's process links the files that it logs; it is deleted at the end."""
+_LOOK_UP_S: Final = 0.05
+_LAST_S: Final = 1.0
+_SHOWN: Final = 3
+_MOST_CHARS: Final = MAX_TEXT_CHARS["kind"]
+_HASH_CHARS: Final = 12
+
+
+class ArtifactUploads:
+    """Uploads the files of one launch in the background; safe to use from several threads."""
+
+    def __init__(self, run: Run, settings: TrainerSettings, fallback: Path | None) -> None:
+        """Make the folder for the files, in the working folder or in `fallback`. Raises `OSError`."""
+        self._run = run
+        self._timeout_s = settings.checkpoints.finish_s
+        self._lock = threading.Lock()
+        self._uploaded = 0
+        self._failed: Counter[str] = Counter()
+        self._folder = _folder_in([settings.checkpoints.spool or Path.cwd(), fallback])
+        self._uploads = Uploads(settings, run.origin, self._report, can_upload=True)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variable by which hooks in the training find the folder."""
+        return {FOLDER_VARIABLE: str(self._folder.path)}
+
+    def take(self, record: Mapping[str, Any], rank: int | None) -> None:
+        """Take a logged file or folder, with the name of its snapshot, or with the reason why there is none."""
+        prefix = (MODEL if record.get("is_model") else ARTIFACT) + (f"rank_{rank}/" if rank else "")
+        uri = location(str(record["path"]))
+        described = Checkpoint(
+            ts=time.time_ns(),
+            kind=_kind(prefix + plain_text(record["name"])),
+            uri=uri,
+            size_bytes=int(record["size"]),
+        )
+        snapshot = record.get("snapshot")
+        if snapshot is None:
+            self._report(msgspec.structs.replace(described, upload_error=str(record.get("error"))))
+        else:
+            self._uploads.take(described, "auto", self._folder.path / os.path.basename(str(snapshot)))
+
+    def close(self, is_interrupted: Callable[[], bool]) -> None:
+        """Wait for the uploads, until the timeout of the settings or an interruption."""
+        deadline_s = monotonic_s() + self._timeout_s
+        while not self._uploads.is_idle and monotonic_s() < deadline_s and not is_interrupted():
+            time.sleep(_LOOK_UP_S)
+        self._uploads.finish(_LAST_S)
+        self._folder.remove()
+
+    def sentence(self) -> str | None:
+        """Return how many files were uploaded, and why others were not; None if there was none."""
+        with self._lock:
+            parts = [f"uploaded: {_files(self._uploaded)}"] if self._uploaded else []
+            parts += [f"not uploaded: {_files(count)} ({why})" for why, count in self._failed.most_common(_SHOWN)]
+            rest = sum(self._failed.values()) - sum(count for _, count in self._failed.most_common(_SHOWN))
+        return "; ".join([*parts, *([f"not uploaded: {rest:,} more"] if rest else [])]) or None
+
+    def _report(self, checkpoint: Checkpoint) -> None:
+        with self._lock:
+            if checkpoint.upload_error is None:
+                self._uploaded += 1
+            else:
+                self._failed[checkpoint.upload_error.replace(checkpoint.uri, "it")] += 1
+        self._run.record_checkpoint(checkpoint)
+
+
+def _kind(name: str) -> str:
+    """Return a kind for this name; a cut one ends in a hash, for names of one kind supersede each other."""
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_HASH_CHARS]
+    return name if len(name) <= _MOST_CHARS else f"{name[: _MOST_CHARS - _HASH_CHARS - 1]}-{digest}"
+
+
+def _folder_in(parents: list[Path | None]) -> SnapshotFolder:
+    error: OSError | None = None
+    for parent in filter(None, parents):
+        try:
+            return SnapshotFolder(parent)
+        except OSError as exc:
+            error = error or exc
+    raise error or OSError("no folder for the files to upload")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
