@@ -9,7 +9,7 @@ import typer
 
 from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
-from trainwire.ingest.hooks.hooks import CatchOptions
+from trainwire.ingest.hooks.hooks import WANDB_VARIABLE, CatchOptions
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import JOB_ID_VARIABLE
 from trainwire.schemas.validation import MAX_ATTEMPT
@@ -59,6 +59,14 @@ def run(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Read metrics from new event files below DIR; repeatable."),
     ] = None,
+    wandb: Annotated[
+        str,
+        typer.Option(
+            envvar=WANDB_VARIABLE,
+            metavar="MODE",
+            help="mirror takes what is logged to W&B; replace also disables W&B, so no account is needed; off.",
+        ),
+    ] = "mirror",
     data_dir: DataDir = None,
 ) -> None:
     """Run COMMAND; its stdout and stderr become log messages, its exit code the completion and that of `run`.
@@ -79,6 +87,7 @@ def run(
                 hooks=hooks,
                 patterns=tuple(metrics_regex or ()),
                 tensorboard=tuple(tensorboard or ()),
+                wandb=wandb,
             ),
         )
     except ValueError as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
@@ -15,6 +15,10 @@ from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
+WandbMode = Literal["mirror", "replace", "off"]
+WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)
+WANDB_VARIABLE: Final = "TRAINWIRE_WANDB"
+"""The mode for W&B: of a launcher without the option, and of the hooks in the training's processes."""
 TIMEOUT_S: Final = 5.0
 """How long, at the end, records that are not read yet may take."""
 
@@ -23,15 +27,21 @@ TIMEOUT_S: Final = 5.0
 class CatchOptions:
     """The sources of values that a launcher catches; `hooks=False` leaves the patterns and the named folders.
 
-    Raises `ValueError` for a pattern that cannot be used.
+    Raises `ValueError` for a pattern or a mode that cannot be used.
     """
 
     hooks: bool = True
     patterns: tuple[str, ...] = ()
     tensorboard: tuple[Path, ...] = ()
     """Folders whose event files are followed; without any, it is the working folder."""
+    wandb: str = "mirror"
+    """W&B works unchanged and its values are taken; `replace` disables it; `off` takes nothing from it."""
 
     def __post_init__(self) -> None:
+        if self.wandb not in WANDB_MODES:
+            raise ValueError(f"--wandb {self.wandb!r} is no mode: write one of {', '.join(WANDB_MODES)}")
+        if self.wandb == "replace" and not self.hooks:
+            raise ValueError("--wandb replace needs the hooks: leave out --no-hooks, or write --wandb off")
         for pattern in self.patterns:
             checked_pattern(pattern)
 
@@ -52,6 +62,7 @@ class Hooks:
         self._printed = PrintedMetrics(self._caught, options.patterns)
         self._takes_printed = options.hooks or bool(options.patterns)
         self._listener: HookListener | None = None
+        self._wandb = options.wandb
         self._event_files: EventFiles | None = None
         folders = options.tensorboard or ((Path.cwd(),) if options.hooks else ())
         try:
@@ -64,7 +75,10 @@ class Hooks:
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that the command needs in addition to `environ`."""
-        return {} if self._listener is None else self._listener.environment(environ)
+        variables = {WANDB_VARIABLE: self._wandb}
+        if self._wandb == "replace":
+            variables["WANDB_MODE"] = "disabled"  # also in processes without hooks
+        return variables if self._listener is None else variables | self._listener.environment(environ)
 
     def take_printed(self, lines: Sequence[str], ts: int) -> None:
         """Take the metrics of lines that were printed at `ts` (nanoseconds since 1970)."""
