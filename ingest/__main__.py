@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainwire.ingest.hooks.hooks import WANDB_MODES, WANDB_VARIABLE, CatchOptions
+from trainwire.ingest.hooks.hooks import WANDB_MODES, CatchOptions
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
-from trainwire.ingest.settings import JOB_ID_VARIABLE
+from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

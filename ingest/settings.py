@@ -26,6 +26,8 @@ TRACEBACKS_VARIABLE: Final = "TRAINWIRE_TRACEBACKS"
 REDIS_URL_VARIABLE: Final = "REDIS_URL"
 STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
 PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
+WANDB_VARIABLE: Final = "TRAINWIRE_WANDB"
+"""The mode for W&B: of a launcher without the option, and of the hooks in the training's processes."""
 PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
 
 WordT = TypeVar("WordT", bound=str)

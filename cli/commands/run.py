@@ -9,9 +9,9 @@ import typer
 
 from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
-from trainwire.ingest.hooks.hooks import WANDB_VARIABLE, CatchOptions
+from trainwire.ingest.hooks.hooks import CatchOptions
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
-from trainwire.ingest.settings import JOB_ID_VARIABLE
+from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.errors import Problem
 

@@ -11,14 +11,13 @@ from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
 from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern
+from trainwire.ingest.settings import WANDB_VARIABLE
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 WandbMode = Literal["mirror", "replace", "off"]
 WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)
-WANDB_VARIABLE: Final = "TRAINWIRE_WANDB"
-"""The mode for W&B: of a launcher without the option, and of the hooks in the training's processes."""
 TIMEOUT_S: Final = 5.0
 """How long, at the end, records that are not read yet may take."""
 

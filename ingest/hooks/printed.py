@@ -48,8 +48,8 @@ class PrintedMetrics:
                 if (values := json_values(line) or dict_values(line)) is not None
             ]
         for each in found:
-            values, epoch = self._with_fraction(each.values, each.epoch)
-            self._caught.metrics(PRINTED, values, ts=ts, step=each.step, epoch=epoch)
+            numbers, epoch = self._with_fraction(each.values, each.epoch)
+            self._caught.metrics(PRINTED, numbers, ts=ts, step=each.step, epoch=epoch)
 
     def close(self) -> None:
         """End the process that matches patterns."""
