@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
-from trainwire.cli.transfer.wandb_file import CutShortError, DamagedFileError, wandb_records
+from trainwire.cli.transfer.wandb_file import CutShortError, wandb_records
 from trainwire.cli.transfer.wandb_output import MOST_CHARS, OutputLines
 from trainwire.cli.transfer.wandb_values import Named, Row, item_of, json_value, row_of, text_of
-from trainwire.ingest.hooks.protobuf import ProtobufError, fields
+from trainwire.ingest.hooks.protobuf import fields
 from trainwire.ingest.provenance.masking import masked_fields
 from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS, MAX_RESULTS
 from trainwire.schemas.messages import Outcome, Point
@@ -38,7 +38,7 @@ QUIET_S: Final = 600.0
 """A file without an end that has not grown for so long is that of a killed run: W&B writes every 15 s."""
 MOST_VALUES: Final = 5000
 """Of one point; a step with more makes several."""
-DAMAGES: Final = (DamagedFileError, ProtobufError, struct.error, AttributeError, TypeError, IndexError, KeyError)
+DAMAGES: Final = (ValueError, struct.error, AttributeError, TypeError, LookupError, OverflowError)
 """Errors of bytes that are no record: a field may have another type than expected."""
 RUNNING: Final = "may still run (no end, and changed within 10 minutes): import it again later"
 _KILLED: Final = "the .wandb file has no end: the process was killed"

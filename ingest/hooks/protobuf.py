@@ -16,21 +16,23 @@ class ProtobufError(ValueError):
 
 def fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """Yield the number and value of each field: an int of a varint, the bytes of all others."""
-    at = 0
-    while at < len(data):
-        key, at = varint(data, at)
+    at, end = 0, len(data)
+    while at < end:
+        key = data[at]  # most keys and sizes are one byte
+        key, at = (key, at + 1) if key < 0x80 else varint(data, at)
         wire_type = key & 7
         if wire_type == VARINT:
             value, at = varint(data, at)
             yield key >> 3, value
             continue
         if wire_type == BYTES:
-            size, at = varint(data, at)
+            size = data[at] if at < end else 0x80
+            size, at = (size, at + 1) if size < 0x80 else varint(data, at)
         elif wire_type in {FIXED64, FIXED32}:
             size = 8 if wire_type == FIXED64 else 4
         else:
             raise ProtobufError(f"wire type {wire_type}")
-        if at + size > len(data):
+        if at + size > end:
             raise ProtobufError("cut short")
         yield key >> 3, data[at : at + size]
         at += size

@@ -17,8 +17,12 @@ import pytest
 from tests.factories import one, rows
 from tests.integrations.conftest import REASON, run_script
 from tests.processes import ROOT
+from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.runs import SourceRun, Tally
+from trainwire.cli.transfer.wandb_runs import wandb_runs
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.listener import HookListener
+from trainwire.schemas.messages import Completion, Metrics
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
 from trainwire.testing import RecordedRun
 from trainwire.workers.resources import Resources
@@ -215,6 +219,31 @@ def test_values_are_those_of_the_wandb_file(run: RecordedRun, tmp_path: Path) ->
     assert caught.summary == {"best": 0.99}
     for part in ("1 of Image", "1 of str", "1 of a step that has passed"):
         assert part in str(caught.sentence())
+
+
+@pytest.mark.parametrize("encoding", ["json", "json,typed"])
+def test_an_import_gives_the_values_of_the_wandb_file(tmp_path: Path, encoding: str) -> None:
+    """Each number of W&B's history has its step and value, by W&B's own decoder; all else is counted."""
+    train(WANDB, RecordedRun(1), tmp_path, WANDB_X_HISTORY_VALUE_ENCODING=encoding)
+    (source,) = wandb_runs(tmp_path, None, "")
+    assert isinstance(source, SourceRun)
+    tally = Tally()
+    bodies = [message.body for message in messages_of(source, tally)]
+    points = [point for body in bodies if isinstance(body, Metrics) for point in body.points]
+    found = {
+        (name, point.step): value
+        for point in points
+        if point.step is not None
+        for name, value in point.values.items()
+    }
+    assert found == pytest.approx(wandb_values(tmp_path), abs=0, rel=0, nan_ok=True)
+    assert [body.params for body in bodies if isinstance(body, Metrics) and body.params][-1] == {
+        "lr": 0.1, "layers": [8, 8], "epochs": 3,
+    }  # fmt: skip
+    (end,) = (body for body in bodies if isinstance(body, Completion))
+    assert (end.exit_code, (end.final_metrics or {})["best"]) == (0, 0.99)
+    assert tally.skipped["points"] == {"image-file: not a number": 1, "text: not a number": 1}
+    assert (tally.taken["files"], tally.problems) == (1, [])
 
 
 REPLACED = """
