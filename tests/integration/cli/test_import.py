@@ -235,7 +235,7 @@ def test_a_damaged_file_of_wandb_is_imported_up_to_the_damage(
         path, run_record("a"), *(history(step, {"loss": 1}) for step in range(10)), exit_record(0)
     )  # fmt: skip
     data = path.read_bytes()
-    path.write_bytes(data[: at + 20] if damage == "cut" else data[: at + 20] + b"\x01" + data[at + 21 :])
+    path.write_bytes(data[: at + 20] if damage == "cut" else data[: at + 20] + b"\xff" + data[at + 21 :])
     set_age(path, 3600)
     done = connected("import", "wandb", str(path))
     assert done.code == 1
