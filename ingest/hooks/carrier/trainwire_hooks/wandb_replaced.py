@@ -49,7 +49,7 @@ def _init(original: Callable[..., Any]) -> Callable[..., Any]:
 
         active = wandb.run
         if active is not None:
-            reinit = kwargs.get("reinit")
+            reinit = kwargs.get("reinit", getattr(kwargs.get("settings"), "reinit", None))
             if reinit in (True, "finish_previous"):
                 active.finish()
             elif reinit != "create_new":
