@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainwire.ingest.hooks.hooks import CatchOptions
+from trainwire.ingest.hooks.hooks import WANDB_MODES, CatchOptions
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
-from trainwire.ingest.settings import JOB_ID_VARIABLE
+from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             patterns=tuple(options.pop("metrics_regex")),
             tensorboard=tuple(options.pop("tensorboard")),
             upload_artifacts=options.pop("upload_artifacts"),
+            wandb=options.pop("wandb"),
         )
         return launch(command[1:] if command[:1] == ["--"] else command, **options, catch=catch)
     except ValueError as exc:
@@ -51,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--upload-artifacts", action="store_true", help="upload what MLflow logs to the bucket for checkpoints"
+    )
+    parser.add_argument(
+        "--wandb",
+        metavar="MODE",
+        default=os.environ.get(WANDB_VARIABLE) or "mirror",
+        help=f"{', '.join(WANDB_MODES)}: also take what is logged to W&B, disable W&B itself, leave it alone",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command to run")
     return parser

@@ -22,6 +22,7 @@ from trainwire.cli.transfer.receipt import Receipt
 from trainwire.cli.transfer.runs import COUNTED, LeftOut, SourceRun
 from trainwire.cli.transfer.sending import AGAIN, Sender
 from trainwire.cli.transfer.tensorboard import tensorboard_runs
+from trainwire.cli.transfer.wandb_runs import wandb_runs
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import as_problem
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
@@ -74,6 +75,23 @@ def tensorboard(
 ) -> None:
     """Import the runs of a folder of TensorBoard's event files: scalars, hyperparameters and texts."""
     _import(lambda _: tensorboard_runs(folder, name, copy), data_dir, verify=verify, as_json=as_json, quiet=quiet)
+
+
+@app.command("wandb")
+def wandb(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="A training's folder `wandb`, or one file *.wandb.")],
+    *,
+    name: Name = None,
+    copy: Copy = "",
+    verify: Verify = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Import runs of W&B, offline and synced ones, from their files: history, config, output and statistics.
+
+    It needs neither W&B nor an account.
+    """
+    _import(lambda _: wandb_runs(path, name, copy), data_dir, verify=verify, as_json=as_json)
 
 
 @app.command("parquet")

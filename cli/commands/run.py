@@ -11,7 +11,7 @@ from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
 from trainwire.ingest.hooks.hooks import CatchOptions
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
-from trainwire.ingest.settings import JOB_ID_VARIABLE
+from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.errors import Problem
 
@@ -65,6 +65,14 @@ def run(
             "--upload-artifacts", help="Upload files and models logged with MLflow to the bucket for checkpoints."
         ),
     ] = False,
+    wandb: Annotated[
+        str,
+        typer.Option(
+            envvar=WANDB_VARIABLE,
+            metavar="MODE",
+            help="mirror takes what is logged to W&B; replace also disables W&B, so no account is needed; off.",
+        ),
+    ] = "mirror",
     data_dir: DataDir = None,
 ) -> None:
     """Run COMMAND; its stdout and stderr become log messages, its exit code the completion and that of `run`.
@@ -86,6 +94,7 @@ def run(
                 patterns=tuple(metrics_regex or ()),
                 tensorboard=tuple(tensorboard or ()),
                 upload_artifacts=upload_artifacts,
+                wandb=wandb,
             ),
         )
     except ValueError as exc:

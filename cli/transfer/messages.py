@@ -92,7 +92,7 @@ def _bodies(items: Iterable[Item], tally: Tally) -> Iterator[Body]:
         else:
             yield from buffer.take_points()
             yield from buffer.take_lines()
-            yield _completion(item, buffer.started_at)
+            yield _fitted(_completion(item, buffer.started_at), tally)
 
 
 def _about(header: Header, tally: Tally) -> Body:
@@ -111,7 +111,9 @@ def _completion(end: End, started_at: int | None) -> Completion:
     return Completion(
         ts=end.ts,
         status=end.status,
+        exit_code=end.exit_code,
         exit_unknown=end.status == "ended",
+        final_metrics=end.final_metrics,
         error_message=end.error_message,
         started_at=started_at,
     )

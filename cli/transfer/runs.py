@@ -13,6 +13,7 @@ from trainwire.ingest.identity.job_numbers import number_of
 from trainwire.schemas.messages import Outcome, Point
 
 Counted = Literal["points", "lines", "files"]
+LogType = Literal["stdout", "stderr"]
 COUNTED: Final[tuple[Counted, ...]] = ("points", "lines", "files")
 IMPORT_SOURCE: Final = "import-"
 """Prefix of the sources of imported runs."""
@@ -40,7 +41,7 @@ class Line:
 
     ts: int
     text: str
-    log_type: Literal["stdout", "stderr"] = "stdout"
+    log_type: LogType = "stdout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ class End:
 
     ts: int
     status: Outcome = "ended"
+    exit_code: int | None = None
     error_message: str | None = None
+    final_metrics: dict[str, float] | None = None
 
 
 Item: TypeAlias = Header | Point | Line | Params | End

@@ -181,6 +181,8 @@ class HookedProcess:
         self._caught = caught
         self._rank: int | None = None
         self._has_sdk = False
+        self._replaced = {"mlflow"}
+        """Libraries that keep their values nowhere else."""
         self._decoders: dict[str, EventDecoder] = {}
 
     def take(self, record: Mapping[str, Any]) -> None:
@@ -193,7 +195,9 @@ class HookedProcess:
             self._has_sdk = self._caught.has_sdk = True
         elif kind == "event":
             self._take_event(str(record["folder"]), str(record["data"]))
-        elif not self._has_sdk or record.get("by") == "mlflow":  # which keeps them nowhere else
+        elif kind == "replaced":
+            self._replaced.add(str(record["by"]))
+        elif not self._has_sdk or record.get("by") in self._replaced:
             self._take_values(kind, str(record.get("by", "")), record)
 
     def _take_values(self, kind: str, by: str, record: Mapping[str, Any]) -> None:

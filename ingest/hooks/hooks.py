@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
 from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern
+from trainwire.ingest.settings import WANDB_VARIABLE
 
 if TYPE_CHECKING:
     from trainwire.ingest.hooks.artifacts import ArtifactUploads
     from trainwire.ingest.run import Run
     from trainwire.ingest.settings import TrainerSettings
 
+WandbMode = Literal["mirror", "replace", "off"]
+WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)
 TIMEOUT_S: Final = 5.0
 """Time limit at the end for records that are not read yet."""
 
@@ -26,7 +29,7 @@ class CatchOptions:
     """The sources from which a launcher collects metrics.
 
     Without `hooks` only printed lines that match the patterns and the named folders of event files are used.
-    Raises `ValueError` for an invalid pattern.
+    Raises `ValueError` for an invalid pattern or mode.
     """
 
     hooks: bool = True
@@ -35,8 +38,14 @@ class CatchOptions:
     """Folders whose event files are followed; without any, it is the working folder."""
     upload_artifacts: bool = False
     """Whether files that MLflow keeps are uploaded to the bucket for checkpoints."""
+    wandb: str = "mirror"
+    """W&B works unchanged and its values are taken; `replace` disables it; `off` takes nothing from it."""
 
     def __post_init__(self) -> None:
+        if self.wandb not in WANDB_MODES:
+            raise ValueError(f"--wandb {self.wandb!r} is no mode: write one of {', '.join(WANDB_MODES)}")
+        if self.wandb == "replace" and not self.hooks:
+            raise ValueError("--wandb replace needs the hooks: leave out --no-hooks, or write --wandb off")
         for pattern in self.patterns:
             checked_pattern(pattern)
         if self.upload_artifacts and not self.hooks:
@@ -66,6 +75,7 @@ class Hooks:
         self._printed = PrintedMetrics(self._caught, options.patterns)
         self._takes_printed = options.hooks or bool(options.patterns)
         self._listener: HookListener | None = None
+        self._wandb = options.wandb
         self._event_files: EventFiles | None = None
         folders = options.tensorboard or ((Path.cwd(),) if options.hooks else ())
         try:
@@ -78,10 +88,14 @@ class Hooks:
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that the command needs in addition to `environ`."""
-        if self._listener is None:
-            return {}
-        artifacts = {} if self._artifacts is None else self._artifacts.environment()
-        return {**self._listener.environment(environ), **artifacts}
+        variables = {WANDB_VARIABLE: self._wandb}
+        if self._wandb == "replace":
+            variables["WANDB_MODE"] = "disabled"  # also in processes without hooks
+        if self._listener is not None:
+            variables |= self._listener.environment(environ)
+        if self._artifacts is not None:
+            variables |= self._artifacts.environment()
+        return variables
 
     def take_printed(self, lines: Sequence[str], ts: int) -> None:
         """Take the metrics of lines that were printed at `ts` (nanoseconds since 1970)."""

@@ -33,6 +33,8 @@ class PrintedMetrics:
     def __init__(self, caught: Caught, patterns: Sequence[str] = ()) -> None:
         self._caught = caught
         self._matcher = PatternMatcher(patterns) if patterns else None
+        self._has_fractions = False
+        """Whether epochs are printed as fractions, such as 0.5 in the middle of the first one."""
 
     def take(self, lines: Sequence[str], ts: int) -> None:
         """Take the metrics of lines that were printed at `ts` (nanoseconds since 1970)."""
@@ -45,13 +47,28 @@ class PrintedMetrics:
                 if "{" in line[:20] and not self._caught.logs_otherwise(PRINTED)
                 if (values := json_values(line) or dict_values(line)) is not None
             ]
-        for values in found:
-            self._caught.metrics(PRINTED, values.values, ts=ts, step=values.step, epoch=values.epoch)
+        for each in found:
+            numbers, epoch = self._with_fraction(each.values, each.epoch)
+            self._caught.metrics(PRINTED, numbers, ts=ts, step=each.step, epoch=epoch)
 
     def close(self) -> None:
         """End the process that matches patterns."""
         if self._matcher is not None:
             self._matcher.close()
+
+    def _with_fraction(
+        self, values: dict[str, float], epoch: float | None
+    ) -> tuple[dict[str, float], float | None]:
+        """Return the values, with the epoch among them if epochs are fractions, and the epoch as a whole number.
+
+        It is the current epoch, counted from 1, as in the integration with Transformers.
+        """
+        if epoch is None or not math.isfinite(epoch):
+            return values, None
+        self._has_fractions |= not epoch.is_integer()
+        if not self._has_fractions:
+            return values, epoch
+        return {**values, _EPOCH: epoch}, math.ceil(epoch)
 
     def _by_pattern(self, matcher: PatternMatcher, lines: Sequence[str]) -> list[PrintedValues]:
         try:

@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final
 
+from trainwire.ingest.hooks.protobuf import fields, varint
 from trainwire.schemas.times import seconds_to_ns
 
 SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
 """Names of folders that hold a part of a training's curves, and stand side by side."""
 _TIME: Final = re.compile(r"\d{9,11}(\.\d+)?")
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-"""Wire types of protocol buffers."""
-_MAX_VARINT_BITS: Final = 70
 _NUMBERS_OF_DTYPE: Final = {1: "<f", 2: "<d", 3: "<i", 9: "<q", 10: "<?", 19: "<e"}
 """How `tensor_content` holds one number, by DataType."""
 _KINDS: Final = {4: "image", 5: "histogram", 6: "audio"}
@@ -54,16 +52,16 @@ class EventDecoder:
         """Decode an event; raise `DamagedEventError` for invalid bytes."""
         event = Event()
         try:
-            for number, value in _fields(data):
+            for number, value in fields(data):
                 if number == 1:
                     event.ts = seconds_to_ns(struct.unpack("<d", value)[0])
                 elif number == 2:
                     event.step = value - (1 << 64) if value >> 63 else value
                 elif number == 5:
-                    for inner, summary_value in _fields(value):
+                    for inner, summary_value in fields(value):
                         if inner == 1:
-                            self._take(event, dict(_fields(summary_value)))
-        except (struct.error, TypeError, IndexError, OverflowError, ValueError) as exc:
+                            self._take(event, dict(fields(summary_value)))
+        except (struct.error, AttributeError, TypeError, OverflowError, ValueError) as exc:
             raise DamagedEventError(f"not an event of TensorBoard: {exc}") from exc
         return event
 
@@ -97,52 +95,15 @@ def metric_prefix(folder: str | PurePath) -> str:
     return "".join(f"{part}/" for part in parts)
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield the number and value of each field: an int of a varint, the bytes of all others."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        wire_type = key & 7
-        if wire_type == VARINT:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if wire_type == BYTES:
-            size, at = _varint(data, at)
-        elif wire_type in {FIXED64, FIXED32}:
-            size = 8 if wire_type == FIXED64 else 4
-        else:
-            raise DamagedEventError(f"wire type {wire_type}")
-        if at + size > len(data):
-            raise DamagedEventError("cut short")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of variable length and the place behind it."""
-    number = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number & (1 << 64) - 1, at
-        shift += 7
-        if shift > _MAX_VARINT_BITS:
-            raise DamagedEventError("a number without an end")
-
-
 def _plugin_data(metadata: bytes) -> tuple[str, bytes]:
     """Return the name of the TensorBoard plugin that shows a value, and the plugin's data."""
-    plugin = dict(_fields(dict(_fields(metadata)).get(1, b"")))
+    plugin = dict(fields(dict(fields(metadata)).get(1, b"")))
     return plugin.get(1, b"").decode("utf-8", "replace"), plugin.get(2, b"")
 
 
 def _number(tensor: bytes) -> float | None:
     """Return the number in a tensor with one number; None for tensors of strings or of several numbers."""
-    fields = list(_fields(tensor))
-    known = dict(fields)
+    known = dict(fields(tensor))
     dtype = known.get(1, 0)
     if 4 in known:  # tensor_content
         form = _NUMBERS_OF_DTYPE.get(dtype)
@@ -157,13 +118,13 @@ def _number(tensor: bytes) -> float | None:
             )
     for number in (7, 10):  # int_val, int64_val: packed varints
         if number in known:
-            value = _varint(known[number], 0)[0] if isinstance(known[number], bytes) else known[number]
+            value = varint(known[number], 0)[0] if isinstance(known[number], bytes) else known[number]
             return float(value - (1 << 64) if value >> 63 else value)
     return None
 
 
 def _strings(tensor: bytes) -> Iterator[str]:
-    for number, value in _fields(tensor):
+    for number, value in fields(tensor):
         if number == 8:
             yield value.decode("utf-8", "replace")
 
@@ -171,18 +132,18 @@ def _strings(tensor: bytes) -> Iterator[str]:
 def _hparams(data: bytes) -> dict[str, Any]:
     """Return the hyperparameters of a session's start; nothing of any other message of the plugin."""
     params = {}
-    for number, session_start in _fields(data):
+    for number, session_start in fields(data):
         if number == 3:
-            for inner, entry in _fields(session_start):
+            for inner, entry in fields(session_start):
                 if inner == 1:
-                    pair = dict(_fields(entry))
+                    pair = dict(fields(entry))
                     params[pair[1].decode("utf-8", "replace")] = _protobuf_value(pair.get(2, b""))
     return params
 
 
 def _protobuf_value(data: bytes) -> Any:
     """Return a `google.protobuf.Value`: None, a number, a text or a truth value."""
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 2:
             return struct.unpack("<d", value)[0]
         if number == 3:

@@ -17,8 +17,12 @@ import pytest
 from tests.factories import one, rows
 from tests.integrations.conftest import REASON, run_script
 from tests.processes import ROOT
+from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.runs import SourceRun, Tally
+from trainwire.cli.transfer.wandb_runs import wandb_runs
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.listener import HookListener
+from trainwire.schemas.messages import Completion, Metrics
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
 from trainwire.testing import RecordedRun
 from trainwire.workers.resources import Resources
@@ -217,6 +221,107 @@ def test_values_are_those_of_the_wandb_file(run: RecordedRun, tmp_path: Path) ->
         assert part in str(caught.sentence())
 
 
+@pytest.mark.parametrize("encoding", ["json", "json,typed"])
+def test_an_import_gives_the_values_of_the_wandb_file(tmp_path: Path, encoding: str) -> None:
+    """Each number of W&B's history has its step and value, by W&B's own decoder; all else is counted."""
+    train(WANDB, RecordedRun(1), tmp_path, WANDB_X_HISTORY_VALUE_ENCODING=encoding)
+    (source,) = wandb_runs(tmp_path, None, "")
+    assert isinstance(source, SourceRun)
+    tally = Tally()
+    bodies = [message.body for message in messages_of(source, tally)]
+    points = [point for body in bodies if isinstance(body, Metrics) for point in body.points]
+    found = {
+        (name, point.step): value
+        for point in points
+        if point.step is not None
+        for name, value in point.values.items()
+    }
+    assert found == pytest.approx(wandb_values(tmp_path), abs=0, rel=0, nan_ok=True)
+    assert [body.params for body in bodies if isinstance(body, Metrics) and body.params][-1] == {
+        "lr": 0.1, "layers": [8, 8], "epochs": 3,
+    }  # fmt: skip
+    (end,) = (body for body in bodies if isinstance(body, Completion))
+    assert (end.exit_code, (end.final_metrics or {})["best"]) == (0, 0.99)
+    assert tally.skipped["points"] == {"image-file: not a number": 1, "text: not a number": 1}
+    assert (tally.taken["files"], tally.problems) == (1, [])
+
+
+REPLACED = """
+import os, sys
+reached = []
+def watch(event, arguments):
+    if event == "socket.getaddrinfo" or (event == "subprocess.Popen" and arguments[0] != "git"):
+        reached.append((event, arguments[0]))
+sys.addaudithook(watch)
+import wandb
+assert wandb.login()
+with wandb.init(project="digits", mode="online", config={"lr": 0.1}) as run:
+    assert wandb.init() is run
+    assert [wandb.log({"loss": 0.5}) for _ in range(3)] and run.step == 3
+    run.define_metric("loss", summary="min")
+    wandb.summary["best"] = 0.9
+    assert (run.summary["best"], run.summary["loss"]) == (0.9, 0.5)
+    wandb.watch(None)
+    with open(os.path.join(run.dir, "model.txt"), "w") as file:
+        file.write("weights")
+    artifact = wandb.Artifact("model", type="model")
+    artifact.add_file(file.name)
+    run.log_artifact(artifact)
+assert wandb.run is None
+second = wandb.init(settings=wandb.Settings(mode="online"))
+wandb.config.batch = 32
+second.log({"second/loss": 0.25})
+wandb.finish()
+assert reached == [], reached
+"""
+
+
+def test_replaced_wandb_gives_the_values_of_its_offline_mode(run: RecordedRun, tmp_path: Path) -> None:
+    """The same script gives each value of the `.wandb` file, with the same step, and leaves no files."""
+    offline, replaced = tmp_path / "offline", tmp_path / "replaced"
+    offline.mkdir()
+    replaced.mkdir()
+    train(WANDB, RecordedRun(1), offline)
+    caught = train(WANDB, run, replaced, TRAINWIRE_WANDB="replace")
+    expected = wandb_values(offline)
+    assert len(expected) == 405
+    assert caught_values(run) == pytest.approx(expected, abs=0, rel=1e-7, nan_ok=True)
+    assert run.params == {"lr": 0.1, "layers": [8, 8], "epochs": 3}
+    assert caught.summary == {"best": 0.99}
+    for part in ("1 of Image", "1 of str", "1 of a step that has passed"):
+        assert part in str(caught.sentence())
+    assert [path.name for path in replaced.iterdir()] == ["hooks"]
+
+
+def test_replaced_wandb_needs_no_account(run: RecordedRun, tmp_path: Path) -> None:
+    """Logins, several runs, files and artifacts work without network, a service or a folder `wandb`."""
+    caught = train(REPLACED, run, tmp_path, TRAINWIRE_WANDB="replace", WANDB_MODE="online", WANDB_API_KEY="")
+    assert [(point.step, point.values) for point in run.points] == [
+        (0, {"loss": 0.5}), (1, {"loss": 0.5}), (2, {"loss": 0.5}), (0, {"second/loss": 0.25}),
+    ]  # fmt: skip
+    assert run.params == {"lr": 0.1, "batch": 32}
+    assert caught.summary == {"best": 0.9}
+    assert "1 of log_artifact from wandb" in str(caught.sentence())
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_transformers_with_replaced_wandb(run: RecordedRun, tmp_path: Path) -> None:
+    """The Trainer's callback reports as to an account of W&B."""
+    pytest.importorskip("transformers", reason=REASON)
+    script = TRANSFORMERS.replace('report_to="all"', 'report_to="wandb"')
+    caught = train(script, run, tmp_path, TRAINWIRE_WANDB="replace", WANDB_MODE="online")
+    assert len([name for name, _ in caught_values(run) if name == "train/loss"]) == 4
+    assert "failed" not in str(caught.sentence())
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_wandb_is_left_alone(run: RecordedRun, tmp_path: Path) -> None:
+    """With `off` nothing is taken from W&B, which works."""
+    caught = train(WANDB, run, tmp_path, TRAINWIRE_WANDB="off")
+    assert (run.points, caught.sentence()) == ([], None)
+    assert len(wandb_values(tmp_path)) == 405
+
+
 LAUNCHED = """
 import subprocess, sys
 launcher = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42", "--"]
@@ -232,3 +337,17 @@ def test_a_launched_training_is_stored(resources: Resources, tmp_path: Path) -> 
     assert len(rows(resources.engine, training_metrics, "step")) == 602
     last = rows(resources.engine, training_logs, "content")[-1]
     assert "caught 602 values of 3 metrics from tensorboard" in str(last)
+
+
+def test_a_launched_training_needs_no_account(resources: Resources, tmp_path: Path) -> None:
+    """`--wandb replace` has the values of an unchanged script in Postgres."""
+    script = LAUNCHED.replace('"42", "--"', '"42", "--wandb", "replace", "--"').format(script=REPLACED)
+    assert run_script(script, resources=resources, folder=tmp_path, WANDB_MODE="online") == 0
+    job = one(resources.engine, training_jobs, id=42)
+    assert (job["status"], job["params"], job["final_metrics"]["best"]) == (
+        "completed",
+        {"lr": 0.1, "batch": 32},
+        0.9,
+    )
+    assert rows(resources.engine, training_metrics, "step") == [0, 1, 2, 0]
+    assert not (tmp_path / "wandb").exists()

@@ -91,6 +91,7 @@ def test_the_carrier_imports_the_standard_library_alone(path: Path) -> None:
     nodes = ast.walk(ast.parse(path.read_text()))
     names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     library = {"mlflow"} if path.name in LATE or path.name == "mlflow.py" else set()
+    library |= {"wandb"} if path.name == "wandb_replaced.py" else set()  # within functions of a patched wandb
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "trainwire_hooks", *library}
 
 

@@ -16,6 +16,7 @@ from tests.factories import drain, one, rows
 from tests.integration.cli.conftest import Trainwire
 from tests.mlflow_server import MlflowServer
 from tests.unit.cli.event_files import event_file, hparams, scalar, text
+from tests.unit.cli.wandb_files import START_S, exit_record, history, output, run_record, set_age, wandb_file
 from trainwire.cli.transfer import mlflow_runs, sending
 from trainwire.schemas.keys import HOLD_KEY, KINDS
 from trainwire.schemas.tables import source_positions, training_jobs, training_logs, training_metrics
@@ -171,6 +172,79 @@ def test_a_damaged_event_file_is_imported_up_to_the_damage(
 
 
 @pytest.mark.usefixtures("workers")
+def test_a_folder_of_wandb_becomes_jobs_once(connected: Trainwire, resources: Resources, tmp_path: Path) -> None:
+    """Values, steps, times, output and ends are stored; a second import, also of moved files, sends nothing."""
+    folder = tmp_path / "wandb"
+    rows_ = [history(step, {"loss": 1 / (step + 1), "val/f1": "NaN"}) for step in range(2500)]
+    first = wandb_file(
+        folder / "offline-run-1" / "run-a.wandb",
+        run_record("a", name="brisk", lr=0.5), *rows_, output("done\n"), exit_record(0, 3000),
+    )  # fmt: skip
+    wandb_file(folder / "run-2" / "run-b.wandb", run_record("b"), history(0, {"loss": 1}), exit_record(1))
+    wandb_file(folder / "run-3" / "run-c.wandb", run_record("c"), history(0, {"loss": 1}), age_s=5)
+    receipt = receipt_of(connected, "wandb", str(folder))
+    assert (receipt["runs"]["stored"], sum(receipt["runs"]["skipped"].values())) == (2, 1)
+    assert (receipt["points"]["stored"], receipt["lines"]["stored"], receipt["files"]["stored"]) == (5001, 1, 2)
+    numbers = {run["name"]: run["job_id"] for run in receipt["imported"]}
+    job = one(resources.engine, training_jobs, id=numbers["brisk"])
+    assert (job["params"], job["status"], job["exit_code"]) == ({"lr": 0.5}, "completed", 0)
+    assert (job["started_at"].timestamp(), job["completed_at"].timestamp()) == (START_S, START_S + 3000)
+    failed = one(resources.engine, training_jobs, id=numbers["b"])
+    assert (failed["status"], failed["exit_code"]) == ("failed", 1)
+    with resources.engine.connect() as connection:
+        wanted = training_metrics.select().where(training_metrics.c.job_id == numbers["brisk"])
+        stored = connection.execute(wanted.order_by(training_metrics.c.seq)).mappings().all()
+    assert [(row["step"], row["loss"]) for row in stored] == [(step, 1 / (step + 1)) for step in range(2500)]
+    assert {str(row["extra_metrics"]) for row in stored} == {"{'val/f1': 'NaN'}"}
+    assert [row["logged_at"].timestamp() for row in stored[:3]] == [START_S, START_S + 1, START_S + 2]
+    assert rows(resources.engine, training_logs, "content") == ["done"]
+    moved = first.rename(tmp_path / "moved.wandb")
+    again = receipt_of(connected, "wandb", str(moved))
+    assert (again["points"]["stored"], again["imported"][0]["sent"]) == (5000, 0)
+    assert receipt_of(connected, "wandb", str(moved), "--verify")["points"] == again["points"]
+    assert len(rows(resources.engine, training_metrics, "seq")) == 2501
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_grown_file_of_wandb_is_never_imported_twice(
+    connected: Trainwire, resources: Resources, tmp_path: Path
+) -> None:
+    """A run that went on after its import counts as missing, with the remedy, and makes no second job."""
+    path = wandb_file(tmp_path / "run-a.wandb", run_record("a"), history(0, {"loss": 1}))
+    assert receipt_of(connected, "wandb", str(path))["points"]["stored"] == 1
+    assert one(resources.engine, training_jobs)["error_message"].endswith("the process was killed")
+    wandb_file(path, run_record("a"), history(0, {"loss": 1}), history(1, {"loss": 2}), exit_record(0))
+    done = connected("import", "wandb", str(path))
+    assert done.code == 1
+    assert "the source has changed since its import" in " ".join(done.err.split())
+    assert rows(resources.engine, training_metrics, "step") == [0]
+    assert receipt_of(connected, "wandb", str(path), "--copy", "2")["points"]["stored"] == 2
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_file_of_wandb_is_imported_up_to_the_damage(
+    connected: Trainwire, resources: Resources, tmp_path: Path, damage: str
+) -> None:
+    """What comes before is stored, the file and the byte are named, and the command fails."""
+    path = wandb_file(
+        tmp_path / "run-a.wandb", run_record("a"), *(history(step, {"loss": 1}) for step in range(9))
+    )
+    at = len(path.read_bytes())
+    path = wandb_file(
+        path, run_record("a"), *(history(step, {"loss": 1}) for step in range(10)), exit_record(0)
+    )  # fmt: skip
+    data = path.read_bytes()
+    path.write_bytes(data[: at + 20] if damage == "cut" else data[: at + 20] + b"\xff" + data[at + 21 :])
+    set_age(path, 3600)
+    done = connected("import", "wandb", str(path))
+    assert done.code == 1
+    assert f"{path}: the record at byte {at:,}" in done.err
+    assert rows(resources.engine, training_metrics, "step") == list(range(9))
+    assert "1 skipped (read up to an error)" in done.out
+
+
+@pytest.mark.usefixtures("workers")
 def test_an_mlflow_server_is_imported_with_its_history(
     connected: Trainwire, resources: Resources, mlflow_server: MlflowServer
 ) -> None:
@@ -259,6 +333,7 @@ def make_run(server: MlflowServer, experiment: str, status: str) -> str:
     [
         (("csv", "/no/such.csv"), "/no/such.csv", "No such file"),
         (("tensorboard", "/no/such"), "/no/such", "tensorboard --logdir"),
+        (("wandb", "/no/such"), "/no/such", "the folder `wandb` of the training"),
         (("mlflow", "sqlite:///mlflow.db"), "sqlite:///mlflow.db", "mlflow server --backend-store-uri"),
         (("mlflow", "http://127.0.0.1:1"), "127.0.0.1:1", "run the same command again"),
     ],

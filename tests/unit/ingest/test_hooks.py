@@ -16,6 +16,7 @@ import pytest
 from tests.processes import wait_until
 from trainwire.ingest.hooks.carrier.trainwire_hooks import channel
 from trainwire.ingest.hooks.caught import Caught, HookedProcess
+from trainwire.ingest.hooks.hooks import CatchOptions, Hooks
 from trainwire.ingest.hooks.listener import HookListener
 from trainwire.testing import RecordedRun
 
@@ -138,6 +139,38 @@ def test_nothing_is_taken_from_a_process_with_a_run_of_its_own(run: RecordedRun,
     )
     listener.close(10)
     assert run.points == []
+
+
+def test_values_of_a_replaced_library_are_taken(run: RecordedRun, listener: HookListener) -> None:
+    """A library that keeps its values nowhere else reports also in a process with a `Run`."""
+    script = LOG_LOSS.format(count=3)
+    replaced = "channel.send({'type': 'replaced', 'by': 'test'})\n"
+    announced = "import trainwire_hooks\ntrainwire_hooks.announce_run()\nfrom trainwire_hooks import channel\n"
+    output_of(python(announced + replaced + script, listener))
+    listener.close(10)
+    assert len(run.points) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"wandb": "no"}, "'no' is no mode: write one of mirror, replace, off"),
+        ({"wandb": "replace", "hooks": False}, "leave out --no-hooks"),
+    ],
+)
+def test_a_wrong_mode_for_wandb_is_named(options: dict[str, Any], remedy: str) -> None:
+    """The error has the mode and what to write instead."""
+    with pytest.raises(ValueError, match=remedy):
+        CatchOptions(**options)
+
+
+@pytest.mark.parametrize(("mode", "wandb_mode"), [("mirror", None), ("replace", "disabled"), ("off", None)])
+def test_the_mode_for_wandb_is_in_the_environment(run: RecordedRun, mode: str, wandb_mode: str | None) -> None:
+    """Only `replace` disables W&B, also where no hook could be installed."""
+    hooks = Hooks(run, lambda _: run, None, CatchOptions(wandb=mode), print)
+    environment = hooks.environment({})
+    hooks.close(0)
+    assert (environment["TRAINWIRE_WANDB"], environment.get("WANDB_MODE")) == (mode, wandb_mode)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,21 @@ def test_printed_metrics_end_where_a_library_reports() -> None:
     assert [dict(point.values) for point in run.points] == [{"loss": 1.0}, {"train/loss": 2.0}]
 
 
+def test_a_fractional_epoch_is_kept() -> None:
+    """Once an epoch is a fraction, epochs are values too; a point has the number of the current epoch."""
+    run = RecordedRun(1)
+    printed = PrintedMetrics(Caught(run, lambda _: run))
+    lines = ("{'loss': 4, 'epoch': 0}", "{'loss': 3, 'epoch': 0.5}", "{'loss': '2', 'epoch': '1'}")
+    printed.take([*lines, '{"loss": 1, "epoch": 1.25}', '{"loss": 0, "epoch": NaN}'], 10**18)
+    assert [(point.epoch, dict(point.values)) for point in run.points] == [
+        (0, {"loss": 4.0}),
+        (1, {"loss": 3.0, "epoch": 0.5}),
+        (1, {"loss": 2.0, "epoch": 1.0}),
+        (2, {"loss": 1.0, "epoch": 1.25}),
+        (None, {"loss": 0.0}),
+    ]
+
+
 def test_patterns_of_one_line_belong_together() -> None:
     """Several patterns find the metrics and the step of a line in different places."""
     patterns = [r"step (?P<step>\d+)", r"loss=(?P<loss>[0-9.]+)", r"(?P<name>lr|mom)=(?P<value>\d+)"]

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 SOCKET_VARIABLE = "TRAINWIRE_HOOKS"
 """The path of the launcher's socket. Without it no hook is installed."""
+WANDB_VARIABLE = "TRAINWIRE_WANDB"
+"""`mirror` takes the values of W&B, `replace` also disables it, `off` leaves it alone."""
 PATCHES = {
     "tensorboard.summary.writer.event_file_writer": "tensorboard",
     "tensorboardX.event_file_writer": "tensorboard",
     "wandb.sdk.wandb_run": "wandb",
+    "wandb.sdk.wandb_init": "wandb_replaced",
+    "wandb.sdk.wandb_login": "wandb_replaced",
     "mlflow.tracking._tracking_service.utils": "mlflow",
     "mlflow.store.artifact.artifact_repository_registry": "mlflow",
     "mlflow.tracking._model_registry.utils": "mlflow",
@@ -106,7 +110,14 @@ def _take_mlflow_uri_back() -> None:
 def install() -> None:
     """Install the hooks if this process was started by a launcher that reads them."""
     if os.environ.get(SOCKET_VARIABLE):
-        sys.meta_path.insert(0, ImportHook(list(PATCHES)))
+        sys.meta_path.insert(0, ImportHook(_wanted()))
+
+
+def _wanted() -> list[str]:
+    """Return the modules to patch, by the mode for W&B."""
+    mode = os.environ.get(WANDB_VARIABLE) or "mirror"
+    left_out = {"mirror": {"wandb_replaced"}, "replace": {"wandb"}}.get(mode, {"wandb", "wandb_replaced"})
+    return [name for name, by in PATCHES.items() if by not in left_out]
 
 
 def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]) -> None:
@@ -114,7 +125,7 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
     from . import channel  # noqa: PLC0415
 
     channel.send_to(take)
-    names = [name for name in PATCHES if name.lower().startswith(tuple(libraries))]
+    names = [name for name in _wanted() if name.lower().startswith(tuple(libraries))]
     if "mlflow" in libraries:
         _redirected.add("mlflow")
         _set_mlflow_uri()

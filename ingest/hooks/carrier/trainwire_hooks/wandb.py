@@ -18,9 +18,9 @@ def patch(module: ModuleType) -> None:
     """Wrap the methods of `wandb.Run` that log values, parameters and summaries."""
     _wrap(module.Run, "log", _log)
     for name, prepare in (
-        ("_on_start", _config),
-        ("_config_callback", _config),
-        ("_summary_update_callback", _summary),
+        ("_on_start", report_config),
+        ("_config_callback", report_config),
+        ("_summary_update_callback", report_summary),
     ):
         if hasattr(module.Run, name):  # private: a version without it logs no parameters
             _wrap(module.Run, name, prepare)
@@ -32,16 +32,17 @@ def _wrap(owner: Any, name: str, prepare: Callable[..., Callable[[], None]]) -> 
 
     @functools.wraps(original)
     def wrapped(run: Any, *args: Any, **kwargs: Any) -> Any:
-        report = _harmless(functools.partial(prepare, run, args, kwargs))
+        report = harmless(functools.partial(prepare, run, args, kwargs))
         result = original(run, *args, **kwargs)
         if report is not None:
-            _harmless(report)
+            harmless(report)
         return result
 
     setattr(owner, name, wrapped)
 
 
-def _harmless(call: Callable[[], Any]) -> Any:
+def harmless(call: Callable[[], Any]) -> Any:
+    """Return what `call` returns; report its error, and return None."""
     try:
         return call()
     except Exception as exc:  # noqa: BLE001 - foreign objects
@@ -53,9 +54,13 @@ def _log(run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable
     """Return a function that sends the numbers of one call, with the step that W&B gives them."""
     data = args[0] if args else kwargs["data"]
     step = args[1] if len(args) > 1 else kwargs.get("step")
-    local_step = int(getattr(run, "_local_step", 0))
+    return report_of(data, step, int(getattr(run, "_local_step", 0)))
+
+
+def report_of(data: Mapping[str, Any], step: Any, local_step: int) -> Callable[[], None]:
+    """Return a function that sends the numbers of `data`, logged at `step` or else at the run's own step."""
     if step is not None and int(step) < local_step:  # W&B leaves it out, with a warning
-        return functools.partial(_send_not_taken, "a step that has passed")
+        return functools.partial(send_not_taken, "a step that has passed")
     values, others = {}, []
     for name, value in _flat("", data):
         number = _number(value)
@@ -69,16 +74,17 @@ def _log(run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable
         if values:
             channel.send(record)
         for kind in others:
-            _send_not_taken(kind)
+            send_not_taken(kind)
 
     return send
 
 
-def _send_not_taken(kind: str) -> None:
+def send_not_taken(kind: str) -> None:
+    """Count a value of this kind as not taken."""
     channel.send({"type": "not taken", "by": BY, "kind": kind})
 
 
-def _config(run: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> Callable[[], None]:
+def report_config(run: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> Callable[[], None]:
     """Return a function that sends the parameters as they are after the call."""
 
     def send() -> None:
@@ -88,7 +94,7 @@ def _config(run: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> Cal
     return send
 
 
-def _summary(_run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], None]:
+def report_summary(_run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], None]:
     """Return a function that sends the numbers that the training has set in `run.summary`."""
     record = args[0] if args else kwargs["summary_record"]
     found = {".".join(item.key): _number(item.value) for item in record.update}

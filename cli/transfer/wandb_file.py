@@ -1,0 +1,74 @@
+"""Reads the records of a `.wandb` file: the log format of LevelDB, with a header of W&B and CRC-32 checksums.
+
+The format is that of LevelDB's `doc/log_format.md` and of `wandb/sdk/internal/datastore.py` (wandb 0.16).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+FILE_HEADER: Final = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
+BLOCK_BYTES: Final = 32 * 1024
+MAX_RECORD_BYTES: Final = 256 * 1024 * 1024
+HEADER: Final = struct.Struct("<IHB")  # checksum, length, and the part of a record that follows
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+class DamagedFileError(ValueError):
+    """The rest of a file cannot be read."""
+
+
+class CutShortError(DamagedFileError):
+    """The last record of a file is not complete: its writer was killed, or still writes."""
+
+
+def wandb_records(path: Path, size: int) -> Iterator[bytes]:
+    """Yield each record in the first `size` bytes of a file.
+
+    Raises `DamagedFileError` with the place of a record that is damaged or cut short, and `OSError` if the file
+    cannot be read.
+    """
+    parts: list[bytes] = []
+    length, began = 0, 0
+    for at, kind, data in _parts(path, size):
+        if (kind in (FULL, FIRST)) == bool(parts):
+            raise DamagedFileError(f"the record at byte {at:,} is out of order")
+        began = began if parts else at
+        parts.append(data)
+        length += len(data)
+        if length > MAX_RECORD_BYTES:
+            raise DamagedFileError(f"the record at byte {began:,} has more than {MAX_RECORD_BYTES:,} bytes")
+        if kind in (FULL, LAST):
+            yield b"".join(parts)
+            parts, length = [], 0
+    if parts:
+        raise CutShortError(f"the record at byte {began:,} is cut short")
+
+
+def _parts(path: Path, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield place, kind and data of each part of a record; a block ends with zeros where no header fits."""
+    with path.open("rb") as file:
+        offset, at = 0, len(FILE_HEADER)
+        while block := file.read(min(BLOCK_BYTES, size - offset)):
+            if offset == 0 and len(block) < at:
+                raise CutShortError("its header is cut short")
+            if offset == 0 and block[:at] != FILE_HEADER:
+                raise DamagedFileError("it does not begin as a file of W&B")
+            while (end := at + HEADER.size) <= len(block):
+                checksum, length, kind = HEADER.unpack_from(block, at)
+                data = block[end : end + length]
+                if not FULL <= kind <= LAST or end + length > BLOCK_BYTES:
+                    raise DamagedFileError(f"the record at byte {offset + at:,} is damaged")
+                if len(data) < length:
+                    break
+                if crc32(data, crc32(bytes((kind,)))) != checksum:
+                    raise DamagedFileError(f"the record at byte {offset + at:,} has a wrong checksum")
+                yield offset + at, kind, data
+                at = end + length
+            if at < len(block) < BLOCK_BYTES and BLOCK_BYTES - at >= HEADER.size:
+                raise CutShortError(f"the record at byte {offset + at:,} is cut short")
+            offset, at = offset + len(block), 0

@@ -1,0 +1,44 @@
+"""Joins the output of a run, which W&B records in the pieces that were printed, into lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from trainwire.cli.transfer.runs import Line, LogType
+from trainwire.schemas.limits import MAX_LINE_CHARS
+
+MOST_CHARS: Final = MAX_LINE_CHARS // 4
+
+
+class OutputLines:
+    """The unfinished lines of both streams."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[LogType, list[str]] = {"stdout": [], "stderr": []}
+        self._chars: dict[LogType, int] = {"stdout": 0, "stderr": 0}
+
+    def add(self, log_type: LogType, text: str, ts: int) -> Iterator[Line]:
+        """Yield the lines that are complete with this text."""
+        *ends, rest = text.split("\n")
+        for end in ends:
+            self._pieces[log_type].append(end)
+            yield Line(ts, self._take(log_type), log_type)
+        if rest:
+            self._pieces[log_type].append(rest)
+            self._chars[log_type] += len(rest)
+            if self._chars[log_type] > MOST_CHARS:  # a progress bar without an end
+                kept = self._take(log_type)
+                self._pieces[log_type], self._chars[log_type] = [kept], len(kept)
+
+    def finish(self, ts: int) -> Iterator[Line]:
+        """Yield the lines without an end."""
+        for log_type in self._pieces:
+            if self._pieces[log_type]:
+                yield Line(ts, self._take(log_type), log_type)
+
+    def _take(self, log_type: LogType) -> str:
+        """Return the line as a terminal shows it: what comes after a carriage return replaces what is before."""
+        line = "".join(self._pieces[log_type]).rstrip("\r").rpartition("\r")[2]
+        self._pieces[log_type], self._chars[log_type] = [], 0
+        return line

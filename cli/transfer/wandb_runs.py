@@ -1,0 +1,326 @@
+"""Reads the runs of `.wandb` files, of W&B's offline mode and of synced runs (docs/import-export.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
+from trainwire.cli.transfer.wandb_file import CutShortError, wandb_records
+from trainwire.cli.transfer.wandb_output import MOST_CHARS, OutputLines
+from trainwire.cli.transfer.wandb_values import Named, Row, item_of, json_value, row_of, text_of
+from trainwire.ingest.hooks.protobuf import fields
+from trainwire.ingest.provenance.masking import masked_fields
+from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS, MAX_RESULTS
+from trainwire.schemas.messages import Outcome, Point
+from trainwire.schemas.times import seconds_to_ns
+from trainwire.schemas.validation import MAX_ID, MAX_TIME_NS
+from trainwire.stack.errors import Problem
+
+HISTORY, SUMMARY, OUTPUT, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT_RAW, RUN, EXIT = (
+    *(2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 18),
+)
+"""Fields of `wandb_internal.Record`."""
+_KINDS: Final = frozenset({HISTORY, SUMMARY, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT, OUTPUT_RAW, RUN, EXIT})
+_TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes", 12: "sweep"}
+"""Fields of `wandb_internal.RunRecord` that become tags."""
+_AXES: Final = ("_step", "_timestamp", "_runtime")
+_NOT_VALUES: Final = (*_AXES, "_wandb")
+SUFFIX: Final = ".wandb"
+QUIET_S: Final = 600.0
+"""A file without an end that has not grown for so long is that of a killed run: W&B writes every 15 s."""
+MOST_VALUES: Final = 5000
+"""Of one point; a step with more makes several."""
+DAMAGES: Final = (ValueError, struct.error, AttributeError, TypeError, LookupError, OverflowError)
+"""Errors of bytes that are no record: a field may have another type than expected."""
+RUNNING: Final = "may still run (no end, and changed within 10 minutes): import it again later"
+_KILLED: Final = "the .wandb file has no end: the process was killed"
+
+
+def wandb_runs(path: Path, name: str | None, copy: str) -> Iterator[SourceRun | LeftOut]:
+    """Yield the runs of a file or below a folder; raise `Problem` if there is none."""
+    path = Path(os.path.realpath(path))  # `wandb/latest-run` is a link
+    if not path.exists():
+        raise Problem(f"{path} does not exist: give the folder `wandb` of the training, or a file *{SUFFIX}")
+    found = [path] if path.is_file() else sorted(_files(path))
+    if not found:
+        raise Problem(f"no file *{SUFFIX} below {path}: give the folder `wandb` of the training")
+    if name is not None and len(found) > 1:
+        raise Problem(f"--name is for one run, and {path} has {len(found):,}: give the file of one of them")
+    seen: set[str] = set()
+    for each in found:
+        run = _run(each, name, copy)
+        if isinstance(run, SourceRun) and run.identity in seen:
+            run = LeftOut(run.name, "a copy of another file of this import")
+        elif isinstance(run, SourceRun):
+            seen.add(run.identity)
+        yield run
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders.sort()
+        yield from (Path(place, each) for each in names if each.endswith(SUFFIX))
+
+
+def _raise(error: OSError) -> None:
+    raise Problem(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
+    """Return the run of a file.
+
+    It is identified by its first record, which does not change when the file grows, is synced or is moved: a run
+    becomes one job, never two.
+    """
+    about: _About | None = None
+    has_end, damage = False, None
+    try:
+        status = path.stat()
+        for kind, data in _records(path, status.st_size):
+            if kind == RUN:
+                about = _about(data, about)
+            has_end |= kind == EXIT
+    except OSError as exc:
+        return LeftOut(path.name, f"cannot read {path}: {exc.strerror or exc}")
+    except DAMAGES as exc:
+        damage = exc
+    if about is None:
+        reason = "the file has no run" if damage is None else f"the file cannot be read: {damage}"
+        return LeftOut(path.name, reason if status.st_size else "the file is empty")
+    is_unfinished = not has_end and (damage is None or isinstance(damage, CutShortError))
+    if is_unfinished and time.time() - status.st_mtime < QUIET_S:
+        return LeftOut(name or about.name, RUNNING)
+
+    def items(tally: Tally) -> Iterator[Item]:
+        reader = _Reader(path, status.st_size, about, tally)
+        yield Header(name=name or about.name, started_ns=about.started_ns, tags=about.tags, params=about.params)
+        yield from reader.items()
+        yield reader.end(is_killed=is_unfinished)
+
+    return SourceRun(tool="wandb", identity=f"{about.identity} {copy}", name=name or about.name, items=items)
+
+
+def _records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and content of the records that an import needs."""
+    for record in wandb_records(path, size):
+        for number, value in fields(record):
+            if number in _KINDS:
+                yield number, value
+                break
+
+
+@dataclass
+class _About:
+    """The first record of a run; later ones have changed names, notes and tags."""
+
+    identity: str
+    name: str
+    started_ns: int | None
+    tags: dict[str, Any]
+    params: dict[str, Any]
+
+
+def _about(record: bytes, before: _About | None) -> _About:
+    texts: dict[int, str] = {}
+    labels: list[str] = []
+    params: dict[str, Any] = {}
+    started_ns = None
+    for number, value in fields(record):
+        if number in {1, 8, *_TAGS}:
+            texts[number] = text_of(value)
+        elif number == 4:
+            params = _config(value)
+        elif number == 10:
+            labels.append(text_of(value))
+        elif number == 17:
+            started_ns = _checked_time(_timestamp(value))
+    run_id = texts.get(1, "")
+    tags = {f"wandb.{name}": texts[number] for number, name in _TAGS.items() if texts.get(number)}
+    if labels:
+        tags["wandb.tags"] = ", ".join(labels)
+    tags["imported_from"] = f"wandb run {run_id}"
+    name = texts.get(8) or run_id or "run"
+    if before is not None:
+        return replace(before, name=name, tags=tags)
+    identity = hashlib.blake2b(record, digest_size=16).hexdigest()
+    return _About(identity, name, started_ns, tags, masked_fields(params))
+
+
+def _config(record: bytes) -> dict[str, Any]:
+    """Return the parameters that a config record sets; those of W&B itself are left out."""
+    items = [item_of(value) for number, value in fields(record) if number == 1]
+    return {".".join(names): json_value(raw) for names, raw in items if names[0] != "_wandb"}
+
+
+def _timestamp(data: bytes) -> int:
+    """Return a `google.protobuf.Timestamp` in nanoseconds."""
+    parts = dict(fields(data))
+    return int(parts.get(1, 0)) * 10**9 + int(parts.get(2, 0))
+
+
+def _checked_time(ts: int) -> int | None:
+    return ts if 0 <= ts <= MAX_TIME_NS else None
+
+
+class _Reader:
+    """Reads the items of one run after its header."""
+
+    def __init__(self, path: Path, size: int, about: _About, tally: Tally) -> None:
+        self._path = path
+        self._size = size
+        self._about = about
+        self._tally = tally
+        self._params = dict(about.params)
+        self._summary: dict[tuple[str, ...], bytes] = {}
+        self._files: set[str] = set()
+        self._output = OutputLines()
+        self._has_output = False
+        self._last_ns = about.started_ns or 0
+        self._exit_code: int | None = None
+
+    def items(self) -> Iterator[Item]:
+        """Yield points, lines and parameters, up to the end of the file or to a damaged record."""
+        try:
+            for kind, data in _records(self._path, self._size):
+                yield from self._record(kind, data)
+        except (*DAMAGES, OSError) as exc:
+            self._tally.fail(f"{self._path}: {exc}; what comes before it is imported")
+        else:
+            self._tally.taken["files"] += 1
+        lines = self._output.finish(self._last_ns) if self._has_output else self._lines_of_file()
+        yield from self._checked(lines)
+        self._tally.skip("files", "files and artifacts stay with W&B", len(self._files))
+
+    def end(self, *, is_killed: bool) -> End:
+        """Return the end of the run."""
+        row = row_of([(names, raw) for names, raw in self._summary.items() if names[0] not in _NOT_VALUES])
+        numbers = dict(islice(row.numbers.items(), MAX_RESULTS)) or None
+        ts = self._last_ns or self._path.stat().st_mtime_ns
+        if self._exit_code is None:
+            status: Outcome = "failed" if is_killed else "ended"
+            return End(ts=ts, status=status, error_message=_KILLED if is_killed else None, final_metrics=numbers)
+        status = "failed" if self._exit_code else "completed"
+        return End(ts=ts, status=status, exit_code=self._exit_code, final_metrics=numbers)
+
+    def _record(self, kind: int, data: bytes) -> Iterator[Item]:
+        if kind == HISTORY:
+            yield from self._history(data)
+        elif kind == SUMMARY:
+            self._summary.update(item_of(value) for number, value in fields(data) if number == 1)
+        elif kind == STATS:
+            yield from self._stats(data)
+        elif kind in {OUTPUT, OUTPUT_RAW}:
+            yield from self._checked(self._lines(data))
+        elif kind == CONFIG:
+            self._params |= masked_fields(_config(data))
+            yield Params(dict(self._params))
+        elif kind == FILES:
+            self._files.update(text_of(dict(fields(value))[1]) for number, value in fields(data) if number == 1)
+        elif kind == ARTIFACT:
+            self._files.add(f"artifact {text_of(dict(fields(data)).get(5, b''))}")
+        elif kind == ALERT:
+            title, text = (text_of(dict(fields(data)).get(number, b"")) for number in (1, 2))
+            yield from self._checked(iter([Line(self._last_ns, f"W&B alert: {title}: {text}", "stderr")]))
+        elif kind == EXIT:
+            self._end(dict(fields(data)))
+
+    def _end(self, exit_fields: dict[int, int]) -> None:
+        code = exit_fields.get(1, 0)
+        self._exit_code = code - (1 << 64) if code >> 63 else code
+        runtime_ns = exit_fields.get(2, 0) * 10**9
+        ended_ns = _checked_time((self._about.started_ns or 0) + runtime_ns)
+        self._last_ns = max(self._last_ns, ended_ns or 0)
+
+    def _history(self, data: bytes) -> Iterator[Point]:
+        step: int | None = None
+        items: list[Named] = []
+        axes: dict[str, bytes] = {}
+        for number, value in fields(data):
+            if number == 1:
+                item = item_of(value)
+                if item[0][0] in _NOT_VALUES:
+                    axes[item[0][0]] = item[1]
+                else:
+                    items.append(item)
+            elif number == 2:
+                step = int(dict(fields(value)).get(1, 0))
+        row = row_of(items)
+        for kind, count in row.others.items():
+            self._tally.skip("points", f"{kind}: not a number", count)
+        if step is None:  # versions before 2023 have it among the items
+            step = int(axes.get("_step", b"-1"))
+        yield from self._points(row, self._time_of(axes), step if 0 <= step <= MAX_ID else None)
+
+    def _time_of(self, axes: dict[str, bytes]) -> int | None:
+        """Return the time of a row: its own, or the start and its runtime; None if it is out of range."""
+        try:
+            if "_timestamp" in axes:
+                return _checked_time(seconds_to_ns(float(axes["_timestamp"])))
+            runtime_ns = seconds_to_ns(float(axes.get("_runtime", b"0")))
+        except (ValueError, OverflowError):
+            return None
+        return _checked_time((self._about.started_ns or 0) + runtime_ns)
+
+    def _stats(self, data: bytes) -> Iterator[Point]:
+        items: list[Named] = []
+        ts = None
+        for number, value in fields(data):
+            if number == 2:
+                ts = _checked_time(_timestamp(value))
+            elif number == 3:
+                names, raw = item_of(value)
+                items.append((("system/" + names[0], *names[1:]), raw))
+        row = row_of(items)
+        for kind, count in row.others.items():
+            self._tally.skip("points", f"{kind}: not a number", count)
+        yield from self._points(row, ts, None)
+
+    def _points(self, row: Row, ts: int | None, step: int | None) -> Iterator[Point]:
+        values = row.numbers
+        if ts is None:
+            self._tally.skip("points", "time is out of range", len(values))
+            return
+        self._last_ns = max(self._last_ns, ts)
+        if values and max(map(len, values)) > MAX_METRIC_NAME_CHARS:
+            values = {name: value for name, value in values.items() if len(name) <= MAX_METRIC_NAME_CHARS}
+            reason = f"name over {MAX_METRIC_NAME_CHARS:,} characters"
+            self._tally.skip("points", reason, len(row.numbers) - len(values))
+        if len(values) <= MOST_VALUES:
+            if values:
+                yield Point(ts=ts, step=step, values=values)
+            return
+        left = iter(values.items())
+        while part := dict(islice(left, MOST_VALUES)):
+            yield Point(ts=ts, step=step, values=part)
+
+    def _lines(self, data: bytes) -> Iterator[Line]:
+        found = dict(fields(data))
+        self._has_output = True
+        ts = _checked_time(_timestamp(found.get(2, b""))) or self._last_ns
+        self._last_ns = max(self._last_ns, ts)
+        yield from self._output.add("stdout" if found.get(1) else "stderr", text_of(found.get(3, b"")), ts)
+
+    def _lines_of_file(self) -> Iterator[Line]:
+        """Yield the lines of the folder's `output.log`, where the records have none."""
+        try:
+            with (self._path.parent / "files" / "output.log").open(errors="replace") as file:
+                for line in file:
+                    yield from self._output.add("stdout", line, self._last_ns)
+        except OSError:
+            return
+        yield from self._output.finish(self._last_ns)
+
+    def _checked(self, lines: Iterator[Line]) -> Iterator[Line]:
+        for line in lines:
+            if len(line.text) > MOST_CHARS:
+                self._tally.skip("lines", f"text over {MOST_CHARS:,} characters")
+            else:
+                yield line

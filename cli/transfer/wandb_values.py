@@ -1,0 +1,127 @@
+"""Decodes the values in records of W&B: names, and JSON texts (`wandb/proto/wandb_internal.proto`)."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from trainwire.ingest.hooks.protobuf import fields
+
+Named = tuple[tuple[str, ...], bytes]
+"""The names of a value, from the outside in, and its JSON text."""
+UNREADABLE: Final = "unreadable value"
+_VALUE_JSON: Final = b"\x82\x01"  # the key of field 16
+_KINDS: Final[dict[type, str]] = {str: "text", list: "list", type(None): "empty value"}
+_MAX_DEPTH: Final = 40
+_MAX_INTEGER_DIGITS: Final = 18
+
+
+@dataclass
+class Row:
+    """The numbers of one step, and the number of other values by kind."""
+
+    numbers: dict[str, float] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def text_of(data: bytes) -> str:
+    """Return a text; invalid UTF-8 is replaced."""
+    return data.decode("utf-8", "replace")
+
+
+def item_of(data: bytes) -> Named:
+    """Return the names and the JSON text of an item of a history, config, summary or statistics record."""
+    if len(data) > 4 and data[0] in (0x0A, 0x12) and (size := data[1]) < 0x80:  # one short name, as most have
+        at = size + 5
+        if data[size + 2 : at - 1] == _VALUE_JSON and len(data) - at == data[at - 1] < 0x80:
+            return (text_of(data[2 : size + 2]),), data[at:]
+    names: list[str] = []
+    key, value = "", b"null"
+    for number, found in fields(data):
+        if number == 1:
+            key = text_of(found)
+        elif number == 2:
+            names.append(text_of(found))
+        elif number == 16 or (number in _TYPED and value == b"null"):
+            value = found if number == 16 else _TYPED[number](found)
+    return tuple(names) or (key,), value
+
+
+_TYPED: Final[dict[int, Any]] = {
+    4: lambda value: b"true" if value else b"false",
+    5: lambda value: str((value >> 1) ^ -(value & 1)).encode(),
+    6: lambda value: repr(struct.unpack("<d", value)[0]).encode(),
+    7: lambda value: json.dumps(text_of(value)).encode(),
+    8: lambda value: value,
+}
+"""Fields of history items in newer versions, which write the JSON text as well."""
+
+
+def row_of(items: list[Named]) -> Row:
+    """Return the numbers among items; names of nested values are joined with dots, as W&B joins them."""
+    row = Row()
+    media = {names[:-1]: raw for names, raw in items if len(names) > 1 and names[-1] == "_type"}
+    for names, raw in items:
+        if media and any(names[:size] in media for size in range(1, len(names))):
+            continue
+        name = ".".join(names)
+        try:
+            row.numbers[name] = float(raw)
+        except ValueError:
+            _add_other(row, name, raw)
+    for raw in media.values():
+        row.others[str(json_value(raw))[:100]] += 1
+    return row
+
+
+def _add_other(row: Row, name: str, raw: bytes) -> None:
+    try:
+        found = list(_numbers(name, json.loads(raw)))
+    except (ValueError, RecursionError, OverflowError):
+        row.others[UNREADABLE] += 1
+        return
+    for each, number in found:
+        if isinstance(number, float):
+            row.numbers[each] = number
+        else:
+            row.others[number] += 1
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float | str]]:
+    """Yield the numbers in a value by name, and the kind of each value that is none."""
+    if isinstance(value, dict):
+        if "_type" in value:
+            yield name, str(value["_type"])[:100]
+            return
+        for key, inner in value.items():
+            yield from _numbers(f"{name}.{key}".encode("utf-8", "replace").decode(), inner)
+    elif isinstance(value, int | float) or value in ("NaN", "Infinity", "-Infinity"):
+        yield name, float(value)
+    else:
+        yield name, _KINDS.get(type(value), UNREADABLE)
+
+
+def json_value(raw: bytes) -> Any:
+    """Return a value for parameters: of JSON that is too deep or invalid, its text."""
+    text = text_of(raw)
+    try:
+        value = json.loads(text, parse_int=_integer)
+        if _depth(value) > _MAX_DEPTH:
+            return text
+        # An escaped half of a surrogate pair cannot be stored.
+        return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), parse_int=_integer)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else float(digits)
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)

@@ -1,0 +1,55 @@
+"""Reads the wire format of protocol buffers: fields by their numbers, without a schema or a package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Wire types."""
+_MAX_VARINT_BITS: Final = 70
+
+
+class ProtobufError(ValueError):
+    """The bytes are no message."""
+
+
+def fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield the number and value of each field: an int of a varint, the bytes of all others."""
+    at, end = 0, len(data)
+    while at < end:
+        key = data[at]  # most keys and sizes are one byte
+        key, at = (key, at + 1) if key < 0x80 else varint(data, at)
+        wire_type = key & 7
+        if wire_type == VARINT:
+            value, at = varint(data, at)
+            yield key >> 3, value
+            continue
+        if wire_type == BYTES:
+            size = data[at] if at < end else 0x80
+            size, at = (size, at + 1) if size < 0x80 else varint(data, at)
+        elif wire_type in {FIXED64, FIXED32}:
+            size = 8 if wire_type == FIXED64 else 4
+        else:
+            raise ProtobufError(f"wire type {wire_type}")
+        if at + size > end:
+            raise ProtobufError("cut short")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return a number of variable length and the place behind it."""
+    number = shift = 0
+    while True:
+        try:
+            byte = data[at]
+        except IndexError:
+            raise ProtobufError("cut short") from None
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number & (1 << 64) - 1, at
+        shift += 7
+        if shift > _MAX_VARINT_BITS:
+            raise ProtobufError("a number without an end")

@@ -1,0 +1,314 @@
+"""Files of W&B, read for an import."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.cli.wandb_files import (
+    START_S,
+    exit_record,
+    file_of,
+    history,
+    item,
+    output,
+    record,
+    run_record,
+    set_age,
+    time_of,
+    wandb_file,
+)  # fmt: skip
+from tests.unit.ingest.test_event_files import field
+from trainwire.cli.transfer import wandb_file as reader
+from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
+from trainwire.cli.transfer.wandb_file import BLOCK_BYTES, CutShortError, DamagedFileError, wandb_records
+from trainwire.cli.transfer.wandb_runs import wandb_runs
+from trainwire.cli.transfer.wandb_values import item_of, json_value, row_of
+from trainwire.ingest.hooks.protobuf import ProtobufError, fields
+from trainwire.schemas.messages import Completion, Logs, Metrics, Point
+from trainwire.stack.errors import Problem
+
+
+class Read:
+    """The only run of a path, with all that its messages have."""
+
+    def __init__(self, path: Path) -> None:
+        (run,) = wandb_runs(path, None, "")
+        assert isinstance(run, SourceRun), run
+        self.run, self.tally = run, Tally()
+        bodies = [message.body for message in messages_of(run, self.tally)]
+        metrics = [body for body in bodies if isinstance(body, Metrics)]
+        self.header = metrics[0]
+        self.points: list[Point] = [point for body in metrics for point in body.points]
+        self.params = [body.params for body in metrics if body.params is not None][-1]
+        logs = [body for body in bodies if isinstance(body, Logs)]
+        self.lines = [(body.log_type, line) for body in logs for line in body.lines]
+        (self.end,) = (body for body in bodies if isinstance(body, Completion))
+
+
+def read_all(path: Path) -> None:
+    """Read the messages of all runs."""
+    for each in wandb_runs(path, None, ""):
+        if isinstance(each, SourceRun):
+            list(messages_of(each, Tally()))
+
+
+def left_out(path: Path) -> str:
+    """Return why the only run of a path is not imported."""
+    (run,) = wandb_runs(path, None, "")
+    assert isinstance(run, LeftOut)
+    return run.reason
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, BLOCK_BYTES - 14, BLOCK_BYTES - 15, BLOCK_BYTES, 3 * BLOCK_BYTES])
+def test_records_are_read_across_blocks(tmp_path: Path, size: int) -> None:
+    """A record of any size is read, wherever a block of the file ends."""
+    generator = random.Random(size)
+    records = [generator.randbytes(max(0, size - offset)) for offset in range(10)] + [b"last"]
+    path = wandb_file(tmp_path / "run.wandb", *records)
+    assert list(wandb_records(path, path.stat().st_size)) == records
+
+
+def test_each_cut_of_a_file_gives_what_comes_before(tmp_path: Path) -> None:
+    """Wherever a file ends, the records before are read, and the rest is named as cut short."""
+    records = [b"first", b"second" * 6000, b"third"]
+    content = file_of(records)
+    path = tmp_path / "run.wandb"
+    path.write_bytes(content)
+    ends = {len(file_of(records[:count])) for count in range(4)}
+    for size in [
+        *range(40),
+        *range(BLOCK_BYTES - 9, BLOCK_BYTES + 9),
+        *range(len(content) - 30, len(content) + 1),
+    ]:
+        found: list[bytes] = []
+        try:
+            found.extend(wandb_records(path, size))
+            assert size in ends | {0}
+        except CutShortError:
+            assert size not in ends
+        assert found == records[: len(found)]
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=80), st.integers(0, 200))
+def test_damaged_bytes_are_never_another_error(noise: bytes, at: int) -> None:
+    """Any bytes in the place of records are read, or named as damaged."""
+    content = file_of([run_record(lr=0.1), history(1, {"loss": 0.5}), exit_record(0)])
+    content = content[:at] + noise + content[at + len(noise) :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "run.wandb")
+        path.write_bytes(content)
+        set_age(path, 3600)
+        read_all(path)
+
+
+@settings(max_examples=40)
+@given(st.binary(max_size=60))
+def test_hostile_records_with_right_checksums_are_named(content: bytes) -> None:
+    """A record that holds other bytes than its kind needs ends the file, and raises nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in (2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 18):
+            read_all(wandb_file(Path(folder, "run.wandb"), run_record(), record(kind, content), exit_record(0)))
+
+
+def test_a_record_without_bounds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that belong together are not collected for ever."""
+    monkeypatch.setattr(reader, "MAX_RECORD_BYTES", 100_000)
+    path = wandb_file(tmp_path / "run.wandb", bytes(200_000))
+    with pytest.raises(DamagedFileError, match="more than 100,000 bytes"):
+        list(wandb_records(path, path.stat().st_size))
+
+
+def test_a_run_is_read_as_it_was_logged(tmp_path: Path) -> None:
+    """Name, tags, config, history, output, statistics, summary and end are those of the file."""
+    summary = field(1, item("best", "0.9")) + field(1, item(("loss",), "0.25")) + field(1, item("note", '"x"'))
+    files = field(1, field(1, b"media/a.png"))
+    stats = field(2, time_of(1.5)) + field(3, item("gpu.0.temp", "61.5"))
+    path = wandb_file(
+        tmp_path / "offline-run-1" / "run-abc123.wandb",
+        run_record(name="brisk", lr=0.1, layers=[8, 8], api_key="secret", _wandb={"v": 1}),
+        history(0, {"loss": 1, "accuracy": 0.5}, 0.25),
+        record(7, stats),
+        output("epoch 1\nepo", 2),
+        output("warning", 2, is_stderr=True),
+        output("ch 2\n\rstep 1\rstep 2", 3),
+        history(500, {"loss": "NaN", "bad": '"Infinity"', "nested": {"a": 1, "b": {"c": True}}}, 5),
+        record(5, field(1, item("epochs", "3"))),
+        record(6, files),
+        record(6, files),
+        record(8, field(5, b"model")),
+        record(10, field(1, b"hot") + field(2, b"very")),
+        record(3, summary),
+        exit_record(0, 60),
+    )
+    read = Read(path)
+    assert (read.header.name, read.header.started_at) == ("brisk", START_S * 10**9)
+    assert read.header.tags == {
+        "wandb.project": "digits", "wandb.group": "group-1", "wandb.notes": "a note", "wandb.tags": "base",
+        "imported_from": "wandb run abc123",
+    }  # fmt: skip
+    assert read.params == {"lr": 0.1, "layers": [8, 8], "api_key": "***", "epochs": 3}
+    first, statistics, last = read.points
+    assert (first.step, first.ts, first.values) == (0, START_S * 10**9 + 250_000_000, {"loss": 1, "accuracy": 0.5})
+    assert (statistics.step, statistics.values) == (None, {"system/gpu.0.temp": 61.5})
+    assert math.isnan(last.values.pop("loss"))
+    assert (last.step, last.values) == (500, {"bad": math.inf, "nested.a": 1, "nested.b.c": 1})
+    assert read.lines == [
+        ("stdout", "epoch 1"), ("stdout", "epoch 2"), ("stderr", "W&B alert: hot: very"), ("stdout", "step 2"),
+        ("stderr", "warning"),
+    ]  # fmt: skip
+    assert (read.end.status, read.end.exit_code, read.end.ts) == ("completed", 0, (START_S + 60) * 10**9)
+    assert read.end.final_metrics == {"best": 0.9, "loss": 0.25}
+    assert read.tally.taken == {"points": 7, "lines": 5, "files": 1}
+    assert read.tally.skipped["files"] == {"files and artifacts stay with W&B": 2}
+
+
+def test_other_values_are_counted_by_kind(tmp_path: Path) -> None:
+    """A histogram, table, text, list or null is one skipped point each, in both forms of nested values."""
+    values = {"a": "text", "b": [1], "c": None, "d": {"_type": "table-file", "x": 1}, "e": {"f": "text", "g": 2}}
+    nested = field(1, item(("h", "_type"), '"histogram"')) + field(1, item(("h", "bins"), "[1]"))
+    texts = {name: json.dumps(value) for name, value in values.items()}
+    path = wandb_file(
+        tmp_path / "run.wandb",
+        run_record(),
+        history(0, texts | {"broken": "{", "deep": "[" * 100_000, "huge": "9" * 5000, "long" * 300: 1}),
+        record(2, nested + field(1, item(("_timestamp",), str(START_S))) + field(2, b"")),
+        history(1, {"late": 1}, 1e15),
+        exit_record(0),
+    )
+    read = Read(path)
+    assert [dict(point.values) for point in read.points] == [{"e.g": 2.0, "huge": math.inf}]
+    assert read.tally.skipped["points"] == {
+        "text: not a number": 2, "list: not a number": 1, "empty value: not a number": 1,
+        "table-file: not a number": 1, "unreadable value: not a number": 2, "histogram: not a number": 1,
+        "name over 1,000 characters": 1, "time is out of range": 1,
+    }  # fmt: skip
+
+
+def test_typed_values_of_newer_versions_are_read() -> None:
+    """Without a JSON text the typed fields count; numbers of any form are the same."""
+    typed = {4: field(4, 1), 5: field(5, 7), 6: b"\x31" + bytes.fromhex("000000000000e03f"), 7: field(7, b"x")}
+    items = [item_of(field(2, str(number).encode()) + value) for number, value in typed.items()]
+    row = row_of(items)
+    assert (row.numbers, row.others) == ({"4": 1.0, "5": -4.0, "6": 0.5}, {"text": 1})
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (b"[1, 2.5]", [1, 2.5]),
+        (b"123456789012345678901234567890", 1.2345678901234568e29),
+        (b'"\\ud800"', "?"),
+        (b"{", "{"),
+        (b"\xff", "\ufffd"),
+        (b"[" * 60 + b"]" * 60, "[" * 60 + "]" * 60),
+        (b"[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_parameters_can_always_be_stored(raw: bytes, value: Any) -> None:
+    """What a message cannot hold is kept as text, or as the nearest number."""
+    assert json_value(raw) == value
+
+
+def test_a_step_that_is_no_number_ends_the_file(tmp_path: Path) -> None:
+    """The file is named, and what comes before is imported."""
+    wrong = record(2, field(1, item("_step", '"x"')) + field(1, item("loss", "1")))
+    path = wandb_file(tmp_path / "run.wandb", run_record(), history(0, {"loss": 1}), wrong, exit_record(0))
+    read = Read(path)
+    assert (len(read.points), read.tally.problems != []) == (1, True)
+
+
+def test_a_nonzero_exit_code_is_a_failure(tmp_path: Path) -> None:
+    """The code is kept, also a negative one."""
+    path = wandb_file(tmp_path / "run.wandb", run_record(), exit_record(-9))
+    end = Read(path).end
+    assert (end.status, end.exit_code) == ("failed", -9)
+
+
+def test_a_running_run_is_left_out(tmp_path: Path) -> None:
+    """Without an end, a file that changed a moment ago is not imported; a quiet one is that of a killed run."""
+    records = [run_record(), history(0, {"loss": 1})]
+    path = wandb_file(tmp_path / "run.wandb", *records, age_s=5)
+    assert "may still run" in left_out(path)
+    path.write_bytes(path.read_bytes()[:-3])
+    assert "may still run" in left_out(path)
+    wandb_file(path, *records, age_s=700)
+    end = Read(path).end
+    assert (end.status, end.error_message) == ("failed", "the .wandb file has no end: the process was killed")
+
+
+def test_a_run_is_one_job_wherever_its_file_is(tmp_path: Path) -> None:
+    """A grown, moved or copied file has the same number; another run or copy has another."""
+    first = wandb_file(tmp_path / "a" / "run.wandb", run_record())
+    number = Read(first).run.job_id
+    grown = wandb_file(tmp_path / "b" / "run.wandb", run_record(), history(0, {"loss": 1}), exit_record(0))
+    assert Read(grown).run.job_id == number
+    assert Read(wandb_file(tmp_path / "c" / "run.wandb", run_record("other"))).run.job_id != number
+    (tmp_path / "latest").symlink_to("a")
+    assert Read(tmp_path / "latest").run.job_id == number
+    runs = list(wandb_runs(tmp_path, None, ""))
+    assert [type(run) for run in runs] == [SourceRun, LeftOut, SourceRun]
+    copied = next(iter(wandb_runs(first, None, "2")))
+    assert isinstance(copied, SourceRun)
+    assert copied.job_id != number
+
+
+def test_a_later_record_renames_the_run(tmp_path: Path) -> None:
+    """`run.name = ...` counts, and does not make another run of it."""
+    path = wandb_file(tmp_path / "run.wandb", run_record(lr=1), run_record(name="better"), exit_record(0))
+    read = Read(path)
+    assert (read.header.name, read.params) == ("better", {"lr": 1})
+    assert read.run.job_id == Read(wandb_file(tmp_path / "run.wandb", run_record(lr=1))).run.job_id
+
+
+def test_output_is_read_from_the_file_where_no_record_has_it(tmp_path: Path) -> None:
+    """`files/output.log` counts only then."""
+    path = wandb_file(tmp_path / "run.wandb", run_record(), exit_record(0))
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "output.log").write_text("one\ntwo")
+    assert Read(path).lines == [("stdout", "one"), ("stdout", "two")]
+    path = wandb_file(tmp_path / "run.wandb", run_record(), output("three\n"), exit_record(0))
+    assert Read(path).lines == [("stdout", "three")]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b":W", "its header is cut short"),
+        (b"SQLite format 3", "does not begin as a file of W&B"),
+        (file_of([]), "the file has no run"),
+        (file_of([b"\x8a\x01\x7f"]), "cut short"),
+    ],
+)
+def test_a_file_without_a_run_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    """It is left out with the reason."""
+    path = tmp_path / "run.wandb"
+    path.write_bytes(content)
+    set_age(path, 3600)
+    assert reason in left_out(path)
+
+
+def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
+    """A missing folder, and one without files of W&B, are errors with the remedy."""
+    for path, what in ((tmp_path / "no", "does not exist"), (tmp_path, r"no file \*.wandb below")):
+        with pytest.raises(Problem, match=what):
+            list(wandb_runs(path, None, ""))
+
+
+@given(st.binary(max_size=40))
+def test_fields_of_any_bytes_end(data: bytes) -> None:
+    """Bytes are fields, or no message."""
+    with contextlib.suppress(ProtobufError):
+        assert len(list(fields(data))) <= len(data)
