@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -129,8 +130,10 @@ def _key_parsers(sort: Sort | None) -> tuple[Callable[[str], Key], ...]:
     return (float if is_float(sort[0]) else int,)
 
 
-def _text(key: str) -> str:
-    key.encode()  # raises `ValueError` for what Postgres cannot have
+def _text(key: object) -> str:
+    if not isinstance(key, str):
+        raise TypeError(key)
+    key.encode()  # raises `ValueError` for lone surrogates
     return key
 
 
@@ -222,7 +225,7 @@ def _sql(expression: Expression, now: datetime) -> Condition:
             return _sql(expression.of, now).is_not(true())
         case Is():
             value = value_of(expression.field, now)
-            return value.is_(None) if expression.what == "null" else value == "NaN"
+            return value.is_(None) if expression.what == "null" else value == literal(math.nan, Double)
         case In():
             return or_(*(_compare(Compare(expression.field, "=", value), now) for value in expression.values))
         case Compare():
@@ -298,7 +301,8 @@ def _after(keys: Sequence[ColumnElement[Any]], place: JobPlace, *, is_descending
     """Return whether a job comes after a place, in an order where NULL comes last."""
     later: list[Condition] = []
     same: list[Condition] = []
-    for key, known in zip(keys, place.keys, strict=True):
+    for key, given in zip(keys, place.keys, strict=True):
+        known = literal(given) if isinstance(given, bool) else given  # SQLAlchemy compares no `True` with `<`
         if known is not None:
             beyond = key < known if is_descending else key > known
             later.append(and_(*same, or_(beyond, key.is_(None))))

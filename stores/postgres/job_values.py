@@ -47,7 +47,7 @@ shown_tags: Value = literal_column(
 def value_of(field: Field, now: datetime) -> Value:
     """Return the value of a field: text for `params` and `tags`, seconds for a duration."""
     if field.type == "free":
-        return json_of(field).op("#>>")(cast(literal([], ARRAY(Text)), ARRAY(Text)))
+        return json_of(field).op("#>>", return_type=Text())(cast(literal([], ARRAY(Text)), ARRAY(Text)))
     return _metric(field) if field.space else _COLUMNS[field.name](now)
 
 
@@ -86,13 +86,17 @@ def _metric(field: Field) -> Value:
 
 
 def _result(results: Value, names: list[str]) -> Value:
-    found = [results.op("->>")(literal(name, Text)) for name in names]
+    found = [results.op("->>", return_type=Text())(literal(name, Text)) for name in names]
     return cast(func.coalesce(*found) if len(found) > 1 else found[0], Double)
 
 
 def _newest(name: str, column: str | None) -> Value:
     rows = training_metrics.c
-    value = cast(rows.extra_metrics.op("->>")(literal(name, Text)), Double) if column is None else rows[column]
+    value = (
+        cast(rows.extra_metrics.op("->>", return_type=Text())(literal(name, Text)), Double)
+        if column is None
+        else rows[column]
+    )
     wanted = and_(rows.job_id == _jobs.id, rows.seq > _jobs.last_metric_seq - NEWEST_ROWS)
     found = select(value).where(wanted, value.is_not(None)).order_by(rows.seq.desc()).limit(1)
     return found.correlate(training_jobs).scalar_subquery()
@@ -128,7 +132,7 @@ def _ranks(_: datetime) -> Value:
 def _provenance(*path: str) -> Callable[[datetime], Value]:
     def found(_: datetime) -> Value:
         rows = training_attempts.c
-        value = rows.provenance.op("#>>")(cast(literal(list(path), ARRAY(Text)), ARRAY(Text)))
+        value = rows.provenance.op("#>>", return_type=Text())(cast(literal(list(path), ARRAY(Text)), ARRAY(Text)))
         of_job = and_(rows.job_id == _jobs.id, rows.attempt == _jobs.attempt)
         return select(value).where(of_job).correlate(training_jobs).scalar_subquery()
 
@@ -162,5 +166,5 @@ _COLUMNS: Final[Mapping[str, Callable[[datetime], Value]]] = {
     "points": _column(_jobs.last_metric_seq),
     "checkpoints": _column(_jobs.last_checkpoint_seq),
     "note": _column(_jobs.note),
-    "archived": _column(_jobs.archived_at.is_not(None)),
+    "archived": _column(case((_jobs.archived_at.is_not(None), literal(True)), else_=literal(False))),
 }
