@@ -39,13 +39,13 @@ export class Facts {
     this.facts.replaceChildren(
       ...(parts.length
         ? parts
-        : [h("p", { class: "quiet padded" }, "No parameters: Run(…, params={…}) says them.")]),
+        : [h("p", { class: "quiet padded" }, "No parameters. Pass params={…} to Run(…).")]),
     );
   }
 }
 
 /** Nested parameters as [path, text]. */
-function flat(given, path = "") {
+export function flat(given, path = "") {
   return Object.entries(given ?? {}).flatMap(([name, found]) => {
     const here = path ? `${path}.${name}` : name;
     if (found !== null && typeof found === "object" && !Array.isArray(found) && Object.keys(found).length)

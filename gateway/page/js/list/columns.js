@@ -18,7 +18,16 @@ const FROM_HIGH = /^(metrics\.|lines$|points$|ranks$|checkpoints$|created$|ended
 
 /** Return the head of a column and the order of its first click. */
 export function columnOf(key) {
-  return KNOWN[key] ?? { title: key, sort: FROM_HIGH.test(key) ? `-${key}` : key, isField: true };
+  return KNOWN[key] ?? { title: titleOf(key), sort: FROM_HIGH.test(key) ? `-${key}` : key, isField: true };
+}
+
+/** "params.lr" -> "lr", "metrics.loss.best" -> "best loss", "exit_code" -> "Exit code" */
+function titleOf(key) {
+  const [, space, name] = /^(params|tags|metrics)\.(.+)$/s.exec(key) ?? [];
+  if (!space) return key.charAt(0).toUpperCase() + key.slice(1).replaceAll("_", " ");
+  const [, start, of] = (space === "metrics" && /^(.+)\.(last|best)$/s.exec(name)) || [null, name, ""];
+  const plain = start.replace(/"((?:[^"\\]|\\.)*)"/g, (_, text) => text.replace(/\\(.)/g, "$1"));
+  return of === "best" ? `best ${plain}` : plain;
 }
 
 /** Return the columns that the gateway computes. */

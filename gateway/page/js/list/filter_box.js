@@ -39,6 +39,8 @@ export class FilterBox {
 
   /** Show why the gateway has refused the filter, null for nothing. */
   refuse(message) {
+    this.refused = message;
+    if (message && this.words?.length) return; // while a field is being typed
     this.problem.hidden = !message;
     this.input.setAttribute("aria-invalid", String(Boolean(message)));
     if (!message) return;
@@ -79,6 +81,7 @@ export class FilterBox {
 
   #show(words) {
     this.words = words;
+    if (!words.length && this.refused) this.refuse(this.refused);
     this.chosen = -1;
     this.list.hidden = !words.length;
     this.input.setAttribute("aria-expanded", String(words.length > 0));

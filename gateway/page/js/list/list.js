@@ -141,7 +141,7 @@ class JobList {
           h("div", { class: "filters", role: "group", "aria-label": "Filter by status" }, this.chips, this.archived),
           this.search,
         ),
-        h("div", { class: "list-bar" }, this.filter.root, columns),
+        h("div", { class: "list-bar list-filter" }, this.filter.root, columns),
         this.actions.root,
         h("div", { class: "jobs-frame" }, this.table),
         this.said,
@@ -181,7 +181,7 @@ class JobList {
       th.append(
         h(
           "button",
-          { class: "sort", title: `Sort by ${title}`, on: { click: () => this.#sortBy(sort) } },
+          { class: "sort", title: `Sort by ${field}`, on: { click: () => this.#sortBy(sort) } },
           h("span", { dir: "auto" }, title),
           h("i", { "aria-hidden": "true" }, { ascending: "↑", descending: "↓", none: "" }[order]),
         ),
@@ -193,9 +193,9 @@ class JobList {
   #sortBy(sort) {
     const opposite = sort.startsWith("-") ? sort.slice(1) : `-${sort}`;
     const next = { [sort]: opposite, [opposite]: "" }[this.choice.sort] ?? sort;
-    const key = sort.replace(/^-/, "");
+    const focused = [...this.heads.querySelectorAll("button")].indexOf(document.activeElement);
     this.#choose({ sort: next }, true);
-    this.heads.querySelectorAll("button.sort")[this.columns.filter((each) => columnOf(each).sort).findIndex((each) => columnOf(each).sort.replace(/^-/, "") === key)]?.focus();
+    this.heads.querySelectorAll("button")[focused]?.focus({ preventScroll: true });
   }
 
   #openColumns() {

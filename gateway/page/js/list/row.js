@@ -72,7 +72,8 @@ function fieldCell(key) {
 /** The newest value of a metric, which events bring. */
 function latest(job, key) {
   const name = /^metrics\.([^"]+?)(?:\.last)?$/.exec(key)?.[1];
-  return name && !hasEnded(job) && !key.endsWith(".best") ? job.last_metrics?.[name] : undefined;
+  if (!name || key.endsWith(".best") || hasEnded(job) || job.final_metrics?.[name] !== undefined) return undefined;
+  return job.last_metrics?.[name];
 }
 
 function fieldWords(key, found) {
