@@ -9,7 +9,7 @@ export function hasEnded(job) {
 
 /** The name that a job is called by. */
 export function jobName(job) {
-  return job.name || `job ${job.id}`;
+  return job.name?.trim() ? job.name : `job ${job.id}`;
 }
 
 /** Compare two ids, numbers or texts of any length, as numbers. */

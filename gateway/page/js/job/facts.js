@@ -44,9 +44,10 @@ export class Facts {
   }
 }
 
-/** Nested parameters as [path, text]. */
+/** Nested parameters as [path, text], in alphabetic order: Postgres does not keep the given one. */
 export function flat(given, path = "") {
-  return Object.entries(given ?? {}).flatMap(([name, found]) => {
+  const sorted = Object.entries(given ?? {}).sort(([one], [other]) => one.localeCompare(other));
+  return sorted.flatMap(([name, found]) => {
     const here = path ? `${path}.${name}` : name;
     if (found !== null && typeof found === "object" && !Array.isArray(found) && Object.keys(found).length)
       return flat(found, here);
