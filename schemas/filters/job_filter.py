@@ -230,7 +230,8 @@ class _Parser:
         if field.type == "time":
             return self._time(token)
         if field.type in VALUES:
-            return VALUES[field.type](token)
+            value: Value = VALUES[field.type](token)
+            return value
         is_quoted = any(piece.is_quoted for piece in token.pieces)
         number = None if field.type == "text" or is_quoted else number_of(token.text)
         return token.text if number is None else number

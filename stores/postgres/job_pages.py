@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -252,12 +253,12 @@ def _bound(field: Field, given: Any) -> ColumnElement[Any]:
     return literal(given, DateTime(timezone=True)) if isinstance(given, datetime) else literal(given)
 
 
-def _compare_free(text: ColumnElement[Any], operator: str, given: Any) -> Condition:
-    compare = _OPERATORS[operator]
+def _compare_free(text: ColumnElement[Any], sign: str, given: Any) -> Condition:
+    compare = _OPERATORS[sign]
     if isinstance(given, Decimal):
         result: Condition = compare(as_number(text), literal(given, Numeric))
         # A text that is no number differs from every number.
-        return func.coalesce(result, text.is_not(None)) if operator == "!=" else result
+        return func.coalesce(result, text.is_not(None)) if sign == "!=" else result
     if given.lower() in ("true", "false"):
         return compare(func.lower(text), given.lower())
     return compare(text, given)
@@ -271,13 +272,13 @@ def _matches(text: ColumnElement[Any], pattern: str) -> Condition:
     return text.ilike(escaped.replace("*", "%").replace("?", "_"), escape="\\")
 
 
-_OPERATORS: Final[dict[str, Any]] = {
-    "=": lambda one, other: one == other,
-    "!=": lambda one, other: one != other,
-    "<": lambda one, other: one < other,
-    "<=": lambda one, other: one <= other,
-    ">": lambda one, other: one > other,
-    ">=": lambda one, other: one >= other,
+_OPERATORS: Final[Mapping[str, Callable[[Any, Any], Condition]]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
 }
 
 

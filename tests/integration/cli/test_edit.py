@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from tests.integration.cli.conftest import Trainwire
+from trainwire.cli.terminal import safe
 from trainwire.schemas.tables import training_jobs
 from trainwire.workers.resources import Resources
 
@@ -138,7 +139,7 @@ def test_a_long_name_fits_the_terminal(engine: Engine, resources: Resources) -> 
 def in_terminal(resources: Resources, *arguments: str, columns: int) -> list[str]:
     """Run a command with a pseudo terminal as its output, and return the lines of text."""
     ours, theirs = pty.openpty()
-    servers = {"DATABASE_URL": resources.settings.database_url.get_secret_value(), "TERM": "dumb"}
+    servers = {"DATABASE_URL": resources.settings.database_url.get_secret_value(), "TERM": "xterm"}
     command = [sys.executable, "-m", "trainwire", *arguments]
     with subprocess.Popen(command, stdout=theirs, env=os.environ | servers | {"COLUMNS": str(columns)}) as process:
         os.close(theirs)
@@ -153,4 +154,4 @@ def in_terminal(resources: Resources, *arguments: str, columns: int) -> list[str
             output += read
         process.wait(60)
     os.close(ours)
-    return output.decode().splitlines()
+    return [safe(line) for line in output.decode().splitlines()]
