@@ -24,12 +24,13 @@ export class Facts {
   }
 
   setJob(job) {
-    const key = JSON.stringify([job.params, job.tags, job.attempts, job.final_metrics, job.best_metrics]);
+    const key = JSON.stringify([job.note, job.params, job.tags, job.attempts, job.final_metrics, job.best_metrics]);
     if (key === this.key) return;
     if (this.attempt !== job.attempt && this.root.offsetParent) this.opened();
     this.attempt = job.attempt;
     this.key = key;
     const parts = [
+      job.note && h("div", { class: "facts-block" }, h("h2", null, "Note"), h("p", { dir: "auto" }, job.note)),
       table("Parameters", flat(job.params)),
       table("Tags", flat(job.tags)),
       table("Final metrics", shownMetrics(job.final_metrics)),

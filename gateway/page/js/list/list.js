@@ -16,6 +16,7 @@ import { jobRow } from "./row.js";
 const STATUSES = ["running", "stalled", "lost", "failed", "ended", "completed", "pending"];
 const TICK_MS = 5000;
 const SPARE_ROWS = 12; // drawn above and below the window
+const PREFETCHED_ROWS = 60;
 const USUAL_ROW_PX = 46;
 const EMPTY = { status: "", search: "", filter: "", sort: "", columns: "", archived: "" };
 
@@ -167,8 +168,9 @@ class JobList {
     this.heads.replaceChildren(this.#tickAll(), ...this.columns.map((key) => this.#head(key)));
     const [named, fields] = [this.columns.filter((key) => !columnOf(key).isField), fieldsOf(this.columns)];
     this.table.style.minWidth = window.innerWidth > 720 ? `${140 * named.length + 130 * fields.length}px` : "";
-    this.rows.clear();
-    this.body.replaceChildren();
+    if (this.shownColumns === this.choice.columns) return;
+    this.shownColumns = this.choice.columns;
+    this.#redrawAll();
   }
 
   #head(key) {
@@ -305,7 +307,7 @@ class JobList {
       if (this.body.children[index] !== row) this.body.insertBefore(row, this.body.children[index] ?? null);
     });
     while (this.body.children.length > wanted.length) this.body.lastElementChild.remove();
-    if (until > last - 2 * SPARE_ROWS) this.pages.more();
+    if (until > last - PREFETCHED_ROWS) this.pages.more();
   }
 
   #spacer(name, height) {
