@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     DateTime,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Numeric,
     Text,
     and_,
+    any_,
     case,
     cast,
     func,
@@ -27,7 +29,7 @@ from sqlalchemy import (
     true,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from trainwire.schemas.filters.job_fields import Field
 from trainwire.schemas.filters.job_filter import All, AnyOf, Compare, Expression, In, Is, Not, fields_in
@@ -148,7 +150,7 @@ def count_jobs(connection: Connection, query: JobQuery) -> int:
 def read_jobs(connection: Connection, job_ids: Sequence[int]) -> list[Job]:
     """Return these jobs in this order; one that has been deleted is left out."""
     columns = job_columns(Job, training_jobs, MOST_LISTED_NAMES)
-    rows = connection.execute(select(*columns).where(_jobs.id.in_(job_ids))).mappings()
+    rows = connection.execute(select(*columns).where(_is_one_of(job_ids))).mappings()
     found = {row["id"]: Job(**row) for row in rows}
     return [found[job_id] for job_id in job_ids if job_id in found]
 
@@ -172,8 +174,13 @@ def read_columns(
     if not fields or not job_ids:
         return {}
     values = [_shown_value(field, now) for field in fields.values()]
-    rows = connection.execute(select(_jobs.id, *values).where(_jobs.id.in_(job_ids)))
+    rows = connection.execute(select(_jobs.id, *values).where(_is_one_of(job_ids)))
     return {job: dict(zip(fields, map(_finite, found), strict=True)) for job, *found in rows}
+
+
+def _is_one_of(job_ids: Sequence[int]) -> Condition:
+    # One parameter: a statement has at most 65,535.
+    return _jobs.id == any_(literal(list(job_ids), ARRAY(BigInteger)))
 
 
 def _shown_value(field: Field, now: datetime) -> ColumnElement[Any]:

@@ -11,7 +11,7 @@ import webbrowser
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine, insert, text
 
 from tests.integration.cli.conftest import Trainwire
 from trainwire.cli.terminal import safe
@@ -64,6 +64,13 @@ def test_jobs_are_filtered_sorted_and_shown_by_field(connected: Trainwire) -> No
         assert (refused.code, refused.out) == (1, "")
         assert f"{option}: unknown field `parms.lr` at column 1; did you mean params.lr?" in refused.err
     assert connected("jobs", "--filter", "id > 7").out == "no such jobs\n"
+
+
+def test_any_number_of_jobs_is_listed(engine: Engine, connected: Trainwire) -> None:
+    """More jobs than a statement of Postgres may have parameters are listed, with columns."""
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO training_jobs (id) SELECT n FROM generate_series(1, 70000) n"))
+    assert len(listed(connected, "--limit", "70000", "--columns", "attempt")) == 70_000
 
 
 @pytest.mark.usefixtures("jobs")

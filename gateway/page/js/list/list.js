@@ -236,8 +236,11 @@ class JobList {
 
   /** The newest jobs, when a connection begins: some may have come or gone in the meantime. */
   #takeSnapshot(jobs) {
+    const unknown = jobs.slice(0, 50).filter((job) => !this.pages.jobs.has(String(job.id)));
     for (const job of jobs) if (this.pages.jobs.has(String(job.id))) this.pages.put(job);
-    if (this.pages.isLoaded || this.pages.problem) this.pages.refresh();
+    const mayMiss = this.hadSnapshot || unknown.length > 0;
+    this.hadSnapshot = true;
+    if (this.pages.problem || (this.pages.isLoaded && mayMiss)) this.pages.refresh();
   }
 
   #changed() {
