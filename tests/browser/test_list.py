@@ -221,3 +221,25 @@ def test_a_row_that_changes_while_it_is_pressed_still_opens(listed: Page, resour
     listed.mouse.up()
     listed.locator("tr.job").evaluate("(row) => row.classList.add('before')")
     expect(listed.locator("tr.job.before")).to_have_count(0, timeout=3 * TICK_MS)
+
+
+def test_the_log_has_ranks(listed: Page, resources: Resources) -> None:
+    """Lines of several ranks have a column with the rank, and can be filtered by it."""
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO training_jobs (id, name, status, last_log_seq) VALUES (1, 'ranks', 'running', 40)")
+        )
+        connection.execute(
+            text(
+                "INSERT INTO training_logs "
+                "(job_id, seq, logged_at, attempt, rank, logged_ns, source, log_type, content) "
+                "SELECT 1, n, now(), 1, n % 4, 0, n % 4 || '-x', 'stdout', 'line ' || n "
+                "FROM generate_series(1, 40) n"
+            )
+        )
+    listed.goto("/#/jobs/1")
+    expect(listed.locator(".line[data-seq='39'] .rank")).to_have_text("3")
+    expect(listed.locator(".line[data-seq='39'] .rank")).to_be_visible()
+    listed.get_by_label("Rank", exact=True).select_option("2")
+    expect(listed.locator(".line[data-seq='39']")).to_have_count(0)
+    expect(listed.locator(".line .text").last).to_have_text("line 38")
