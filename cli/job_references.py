@@ -7,10 +7,11 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from trainwire.cli.terminal import local, one_line
+from trainwire.cli.terminal import local, one_line, warn
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.jobs import Job, find_jobs, find_named, is_known
+from trainwire.stores.postgres.job_pages import find_jobs
+from trainwire.stores.postgres.jobs import Job, find_named, is_known
 
 LAST: Final = "last"
 _SHOWN: Final = 10
@@ -19,21 +20,22 @@ _SHOWN: Final = 10
 def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = True) -> int:
     """Return the number of the job that a reference names.
 
-    `last` is the newest job. A number is taken as a number even if another job has it as its name. A name, or the
-    beginning of a name or of a number that a trainer made, must match exactly one job. A number without a job is
-    returned too, so the caller must check it. Raises `Problem`, which lists the candidates if there are several.
+    `last` is the newest job. `last` and a number that another job has as its name are a warning, and without
+    `may_abbreviate` an error. A name, or the beginning of a name or of a number that a trainer made, must match
+    exactly one job. A number without a job is returned too, so the caller must check it.
+
+    Raises `Problem`, which lists the candidates if there are several.
     """
     text = reference.encode(errors="replace").decode()
     if not text.strip():
         raise Problem("the job's name is empty: `trainwire jobs` lists numbers and names")
     if text == LAST:
         newest = find_jobs(connection, limit=1)
-        if not newest:
-            raise Problem("no jobs yet: `trainwire run -- COMMAND` makes one")
-        return newest[0].id
+        if newest:
+            return _unless_named(connection, text, newest[0].id, is_strict=not may_abbreviate)
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
     if 1 <= number <= MAX_ID and is_known(connection, number):
-        return number
+        return _unless_named(connection, text, number, is_strict=not may_abbreviate)
     found, count = find_named(connection, text, _SHOWN, may_abbreviate=may_abbreviate)
     if count == 1:
         return found[0].id
@@ -41,7 +43,23 @@ def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = 
         raise Problem(_candidates(text, found, count))
     if 1 <= number <= MAX_ID:
         return number
+    if text == LAST:
+        raise Problem("no jobs yet: `trainwire run -- COMMAND` makes one")
     raise Problem(f"no job {one_line(text)!r} in the database: `trainwire jobs` lists numbers and names")
+
+
+def _unless_named(connection: Connection, text: str, job_id: int, *, is_strict: bool) -> int:
+    """Return the job of a number or of `last`; warn, or raise if strict, if it is also another job's name."""
+    named, _ = find_named(connection, text, 2, may_abbreviate=False)
+    others = [job.id for job in named if job.id != job_id]
+    if others:
+        problem = f"{text} is job {job_id}, and also the name of job {others[0]}"
+        if is_strict:
+            raise Problem(
+                f"{problem}: use the number {others[0]}, or rename it (`trainwire rename {others[0]} NAME`)"
+            )
+        warn(f"{problem}: use the number {others[0]} for that one")
+    return job_id
 
 
 def _candidates(text: str, found: list[Job], count: int) -> str:

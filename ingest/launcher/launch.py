@@ -86,7 +86,7 @@ def launch(
         print_note(f"{exc}; the command runs without trainwire")
         return _run_alone(command, {**os.environ, **variables})
     if number.is_made:
-        name = name or default_name(script_of_command(command), number.job_id)
+        name = (name or "").strip() or default_name(script_of_command(command), number.job_id)
     settings = settings.as_launcher()
     try:
         run = Run(number.job_id, name, attempt=attempt, settings=settings)

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser.stack import Stack
+from trainwire.schemas.filters.job_filter import parse_fields
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -74,6 +75,7 @@ def test_where_to_go_in_a_log(page: Page, typed: str, found: dict[str, int] | No
         ({"status": "running", "total_epochs": 10, "current_epoch": 3}, 30),
         ({"status": "running", "total_epochs": 10, "current_epoch": None, "progress_percent": 12.5}, 12.5),
         ({"status": "completed", "total_epochs": None, "current_epoch": 3}, 100),
+        ({"status": "completed", "total_epochs": 10, "current_epoch": 9, "progress_percent": 90.0}, 100),
     ],
 )
 def test_progress_that_is_not_reported_is_not_zero(page: Page, job: dict[str, Any], shown: float | None) -> None:
@@ -93,3 +95,39 @@ def test_modules_are_asked_for_anew(page: Page, stack: Stack) -> None:
     first = page.request.get(f"{stack.url}/page/js/main.js")
     again = page.request.get(f"{stack.url}/page/js/main.js", headers={"If-None-Match": first.headers["etag"]})
     assert (first.headers["cache-control"], again.status) == ("no-cache", 304)
+
+
+@pytest.mark.parametrize(
+    ("typed", "tags"),
+    [
+        ("team=vision baseline -old", {"team": "vision", "baseline": "true", "old": None}),
+        ('"a b=c d" x=', {"a b": "c d", "x": ""}),
+        ("-a=b", {"-a": "b"}),
+        (" ", {}),
+    ],
+)
+def test_typed_tags(page: Page, typed: str, tags: dict[str, str | None]) -> None:
+    """A word sets a tag, with a value after `=`, and a minus removes one; quotes keep spaces."""
+    assert call(page, "list/actions.js", "tagsOf", typed) == tags
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "field"),
+    [
+        ("params", "lr", "params.lr"),
+        ("params", "batch size", 'params."batch size"'),
+        ("metrics", "val/loss", "metrics.val/loss"),
+        ("metrics", "a.best", 'metrics."a.best"'),
+        ("tags", 'say "x"\\', 'tags."say \\"x\\"\\\\"'),
+    ],
+)
+def test_fields_of_names(page: Page, space: str, name: str, field: str) -> None:
+    """A name that is no plain word is quoted, as the language of filters reads it."""
+    assert call(page, "list/columns.js", "fieldText", space, name) == field
+    assert field_of_text(field) == name
+
+
+def field_of_text(text: str) -> str:
+    """Return the name of a field."""
+    (field,) = parse_fields(text).values()
+    return field.name

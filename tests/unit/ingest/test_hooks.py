@@ -169,7 +169,7 @@ def test_the_mode_for_wandb_is_in_the_environment(run: RecordedRun, mode: str, w
     """Only `replace` disables W&B, also where no hook could be installed."""
     hooks = Hooks(run, lambda _: run, None, CatchOptions(wandb=mode), print)
     environment = hooks.environment({})
-    hooks.close(0)
+    hooks.close(0, lambda: False)
     assert (environment["TRAINWIRE_WANDB"], environment.get("WANDB_MODE")) == (mode, wandb_mode)
 
 

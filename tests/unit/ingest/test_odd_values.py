@@ -160,6 +160,13 @@ def test_odd_names_params_and_tags_are_text(tell: Tell, odd: str) -> None:
     assert not told.run.finish(timeout_s=0).dropped
 
 
+@pytest.mark.parametrize("name", ["", " ", "\t\n", "\u3000"])
+def test_a_blank_name_is_no_name(tell: Tell, name: str) -> None:
+    """A name of white space does not replace the name that the job has."""
+    (body,) = tell(name=name).bodies("metrics")
+    assert body.name is None
+
+
 def test_what_has_a_meaning_keeps_it(tell: Tell) -> None:
     """Paths, words, numbers and levels of other types arrive with their meaning."""
     told = tell(name=Path("digits"))

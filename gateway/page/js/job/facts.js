@@ -24,12 +24,13 @@ export class Facts {
   }
 
   setJob(job) {
-    const key = JSON.stringify([job.params, job.tags, job.attempts, job.final_metrics, job.best_metrics]);
+    const key = JSON.stringify([job.note, job.params, job.tags, job.attempts, job.final_metrics, job.best_metrics]);
     if (key === this.key) return;
     if (this.attempt !== job.attempt && this.root.offsetParent) this.opened();
     this.attempt = job.attempt;
     this.key = key;
     const parts = [
+      job.note && h("div", { class: "facts-block" }, h("h2", null, "Note"), h("p", { dir: "auto" }, job.note)),
       table("Parameters", flat(job.params)),
       table("Tags", flat(job.tags)),
       table("Final metrics", shownMetrics(job.final_metrics)),
@@ -39,14 +40,15 @@ export class Facts {
     this.facts.replaceChildren(
       ...(parts.length
         ? parts
-        : [h("p", { class: "quiet padded" }, "No parameters: Run(…, params={…}) says them.")]),
+        : [h("p", { class: "quiet padded" }, "No parameters. Pass params={…} to Run(…).")]),
     );
   }
 }
 
-/** Nested parameters as [path, text]. */
-function flat(given, path = "") {
-  return Object.entries(given ?? {}).flatMap(([name, found]) => {
+/** Nested parameters as [path, text], in alphabetic order: Postgres does not keep the given one. */
+export function flat(given, path = "") {
+  const sorted = Object.entries(given ?? {}).sort(([one], [other]) => one.localeCompare(other));
+  return sorted.flatMap(([name, found]) => {
     const here = path ? `${path}.${name}` : name;
     if (found !== null && typeof found === "object" && !Array.isArray(found) && Object.keys(found).length)
       return flat(found, here);

@@ -38,6 +38,9 @@ export class LogFilters {
     this.attempt.classList.add("log-attempt");
     this.attempt.hidden = true;
     this.attempts = [];
+    this.rank = select("Rank", [["", "All ranks"]], changed);
+    this.rank.hidden = true;
+    this.ranks = [];
     this.goTo = h("input", {
       type: "text",
       class: "log-goto",
@@ -74,6 +77,7 @@ export class LogFilters {
       this.stream,
       this.level,
       this.attempt,
+      this.rank,
       this.goTo,
       this.said,
       this.follow,
@@ -89,13 +93,14 @@ export class LogFilters {
       log_type: this.stream.value,
       level: this.level.value,
       attempt: this.attempt.value,
+      rank: this.rank.value,
     };
     return Object.fromEntries(Object.entries(chosen).filter(([, value]) => value));
   }
 
   /** Take all filters away. */
   clear() {
-    for (const field of [this.search, this.stream, this.level, this.attempt]) field.value = "";
+    for (const field of [this.search, this.stream, this.level, this.attempt, this.rank]) field.value = "";
     this.#changed();
   }
 
@@ -109,6 +114,16 @@ export class LogFilters {
     const options = this.attempts.map((number) => option(String(number), `attempt ${number}`));
     this.attempt.replaceChildren(this.attempt.options[0], ...options);
     this.attempt.value = chosen;
+  }
+
+  /** Offer a rank of which a line was read, where there is a choice. */
+  addRank(number) {
+    if (number === null || number === undefined || this.ranks.includes(number)) return;
+    this.ranks = [...this.ranks, number].sort((a, b) => a - b);
+    this.rank.hidden = this.ranks.length < 2;
+    const chosen = this.rank.value;
+    this.rank.replaceChildren(this.rank.options[0], ...this.ranks.map((each) => option(String(each), `Rank ${each}`)));
+    this.rank.value = chosen;
   }
 
   setFollowing(isFollowing) {

@@ -179,11 +179,18 @@ export class LogPanel {
     );
   }
 
+  /** Show the ranks of lines as soon as lines of two ranks were read. */
+  #noteRank(rank) {
+    this.filters.addRank(rank);
+    this.root.classList.toggle("has-ranks", this.filters.ranks.length > 1);
+  }
+
   #row(index, before) {
     const line = this.source.lineAt(index);
     if (before && before.line === line && (line || before.index === index)) return before;
     const row = lineRow(line, index + 1, this.filter.search);
     row.line = line;
+    if (line) this.#noteRank(line.rank);
     row.index = index;
     if (line && line.seq === this.selected) row.classList.add("is-selected");
     return row;

@@ -26,6 +26,7 @@ export function lineRow(line, number, needle) {
     { class: classes.filter(Boolean).join(" "), data: { seq: String(line.seq) } },
     h("span", { class: "no" }, String(line.seq)),
     h("time", { title: dateTime(ms) }, clock(ms), h("span", { class: "ms" }, clock(ms, true).slice(8))),
+    h("span", { class: "rank", title: "Rank" }, String(line.rank ?? "")),
     h(
       "span",
       { class: "level", title: line.level ? `${line.level}, ${line.log_type}` : line.log_type },
