@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sized
-from typing import Any, Final, NamedTuple, SupportsFloat, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsFloat, TypeVar
 
 from trainwire.ingest.completion import Ending, ending
 from trainwire.ingest.line_splitting import split_lines
 from trainwire.ingest.process.interruptions import raise_interruption
 from trainwire.ingest.sanitize import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
 from trainwire.ingest.sending.buffer import LogType
-from trainwire.ingest.uploads.uploads import UploadChoice
 from trainwire.schemas.validation import MAX_TIME_NS, MIN_TIME_NS
+
+if TYPE_CHECKING:
+    from trainwire.ingest.uploads.uploads import UploadChoice
 
 T = TypeVar("T")
 

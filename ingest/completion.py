@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from traceback import TracebackException
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from trainwire.ingest.process.exits import exits
 from trainwire.ingest.process.interruptions import raise_interruption
@@ -16,8 +17,7 @@ from trainwire.schemas.messages import Checkpoint, Completion, Outcome, Progress
 MAX_TRACEBACK_CHARS: Final = 100_000
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """The status of an end and its cause; the status is `ended` where the exit code is unknown."""
 
     status: Outcome = "completed"
@@ -26,13 +26,12 @@ class Ending:
     traceback: str | None = None
 
 
-@dataclass
-class History:
+class History(msgspec.Struct):
     """The last epoch, the last value of each metric, and the last and the best checkpoint of a run."""
 
     total_epochs: int | None = None
     epoch: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = msgspec.field(default_factory=dict)
     best_metrics: dict[str, float] | None = None
     best_epoch: int | None = None
     best_checkpoint_path: str | None = None
@@ -76,7 +75,7 @@ def ending_at_exit() -> Ending:
     """Return the ending of a run that was not finished before the interpreter exits."""
     end = exits.process_end()
     known = ending(None, None, end.error)
-    return known if end.is_known else replace(known, status="ended", exit_code=None)
+    return known if end.is_known else known._replace(status="ended", exit_code=None)
 
 
 def completion(

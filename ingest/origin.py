@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Identifies one source of messages; `since_ns` is its beginning by its own clock, in ns since 1970."""
 
     job_id: int

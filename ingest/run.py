@@ -34,12 +34,12 @@ from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings import TrainerSettings, whole_number
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
-from trainwire.ingest.uploads.uploads import UploadChoice
 from trainwire.schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 if TYPE_CHECKING:
     from trainwire.ingest.output.capture import Capture
+    from trainwire.ingest.uploads.uploads import UploadChoice
 
 quiet_ours()
 

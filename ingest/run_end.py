@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from signal import SIGTERM
 from types import TracebackType
@@ -56,7 +55,7 @@ class RunEnd(SharedRun):
 
     def _finish(self, end: Ending, results: Mapping[str, Any], timeout_s: float | None) -> Receipt:
         if self._is_launched:
-            end = replace(end, exit_code=None)
+            end = end._replace(exit_code=None)
         if self._log_caught is not None:
             log_caught, self._log_caught = self._log_caught, None
             log_caught()
@@ -83,7 +82,7 @@ class RunEnd(SharedRun):
         if text is None:
             return end
         is_left = folder is not None and leave_to_launcher(folder, self._session.outbox.origin.source, text)
-        return replace(end, traceback=None) if is_left or self._session.printed.contain(text) else end
+        return end._replace(traceback=None) if is_left or self._session.printed.contain(text) else end
 
     def _finish_at_exit(self) -> None:
         self._finish(ending_at_exit(), {}, None if self._session.is_creator else CHILD_FLUSH_S)

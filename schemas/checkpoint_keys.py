@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from typing import Final, NamedTuple, Self
 
@@ -53,14 +53,14 @@ class S3Uri(NamedTuple):
 def new_upload_folder(ts: int) -> str:
     """Return a unique name for the folder of an upload; names sort by `ts` (nanoseconds since 1970)."""
     at = time.gmtime(min(max(ts // 10**9, 0), _LATEST_S))
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', at)}-{secrets.token_hex(4)}"
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', at)}-{os.urandom(4).hex()}"
 
 
 def upload_folder_of(job_folder: S3Uri, key: str) -> S3Uri | None:
     """Return the upload folder that contains `key`; None if the key does not match UPLOAD_PATTERN."""
     if not key.startswith(job_folder.key):
         return None
-    found = _UPLOAD.match(key, len(job_folder.key))
+    found = re.compile(UPLOAD_PATTERN).match(key, len(job_folder.key))
     return None if found is None else S3Uri(job_folder.bucket, key[: found.end()])
 
 
@@ -73,10 +73,6 @@ class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
     store_checksum: str | None = None
 
 
-_UPLOAD: Final = re.compile(UPLOAD_PATTERN)
-_decode_manifest = msgspec.json.Decoder(list[ManifestFile]).decode
-
-
 def encode_manifest(files: list[ManifestFile]) -> bytes:
     """Return a folder's manifest as JSON."""
     return msgspec.json.encode(files)
@@ -84,4 +80,4 @@ def encode_manifest(files: list[ManifestFile]) -> bytes:
 
 def decode_manifest(raw: bytes) -> list[ManifestFile]:
     """Decode a manifest; raise msgspec's `ValueError` that names the wrong field."""
-    return _decode_manifest(raw)
+    return msgspec.json.decode(raw, type=list[ManifestFile])

@@ -5,14 +5,12 @@ The code of a sink is `trainwire.workers.sinks.<name>.plugin`; docs/add-a-sink.m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 RowKind = Literal["logs", "metrics"]
 
 
-@dataclass(frozen=True, slots=True)
-class RowNames:
+class RowNames(NamedTuple):
     """The table of one kind of rows, its columns in `training_jobs`, and its nouns in texts."""
 
     table: str
@@ -30,8 +28,7 @@ ROWS: Final[dict[RowKind, RowNames]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SinkEntry:
+class SinkEntry(NamedTuple):
     """The properties of a sink that all processes need, including those that never deliver to it."""
 
     name: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import msgspec
 
 from trainwire.ingest.identity.job_numbers import make_number, number_of
 from trainwire.ingest.process.forks import renew_in_children
@@ -29,8 +30,7 @@ class JobNumber(NamedTuple):
     is_made: bool = False
 
 
-@dataclass
-class _OpenRun:
+class _OpenRun(msgspec.Struct):
     job_id: int
     attempt: int
     started_at_ns: int

@@ -16,7 +16,7 @@ from typing import Final
 
 from trainwire.ingest.process.ranks import RANKS, Place
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
+_UUID: Final = r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}"
 _SIZES: Final = (
     ("WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -55,7 +55,7 @@ def find_launch(environ: Mapping[str, str], place: Place, proc: Path = Path("/pr
 def _torch_uuid(environ: Mapping[str, str]) -> str | None:
     """Return the id of a rendezvous that is random: `--standalone` makes one; others are often 'none' or '100'."""
     run_id = environ.get("TORCHELASTIC_RUN_ID", "").strip()
-    return f"torch:{run_id.lower()}" if _UUID.fullmatch(run_id) else None
+    return f"torch:{run_id.lower()}" if re.fullmatch(_UUID, run_id, re.IGNORECASE) else None
 
 
 def _slurm_step(environ: Mapping[str, str]) -> str | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from trainwire.schemas.messages import MAX_WORLD_SIZE
 from trainwire.schemas.validation import MAX_ATTEMPT
@@ -25,8 +24,7 @@ RANKS: Final = (*(rank for rank, _ in _LAUNCHERS), "SLURM_PROCID")
 _warned: set[str] = set()
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Rank and world size of a process; None where they are unknown."""
 
     rank: int | None = None

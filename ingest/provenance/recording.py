@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import select
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -152,6 +151,8 @@ def _read(descriptor: int) -> bytes:
 
 def interpreter_of(command: Sequence[str]) -> str | None:
     """Return the Python that a command runs: itself, or that of its first line, as torchrun's; None if unknown."""
+    import shutil  # noqa: PLC0415 - loads the compression modules
+
     program = shutil.which(command[0])
     if program is None or _is_python(program):
         return program

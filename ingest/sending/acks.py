@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from trainwire.ingest.sending.unacked import Range
 from trainwire.ingest.settings import Timing
 
 
-@dataclass(frozen=True)
-class AckReport:
+class AckReport(NamedTuple):
     """The workers' report on one kind: all up to `acked` committed or counted as `lost`, and the missing ranges.
 
     `acked` is None before the first report, and where Redis has lost it.

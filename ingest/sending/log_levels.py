@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 LEVELS: Final = {
@@ -27,11 +28,11 @@ _FIRST: Final = frozenset("[\x1b0123456789" + "".join(name[0] for name in LEVELS
 """The first characters of lines with a level: most lines begin with another."""
 _HEAD_CHARS: Final = 300
 """A level is searched in so many characters of a line."""
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
+_COLOUR: Final = r"\x1b\[[0-9;:]*m"
 _WORD: Final = r"(?:TRACE|DEBUG|INFO|SUCCESS|WARN(?:ING)?|ERROR|FATAL|CRITICAL)"
 _TIME: Final = r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z]*"
 _BORDER: Final = r"\s?[\]\[|:-][\s\]\[|:-]*"
-_HEAD: Final = re.compile(
+_HEAD: Final = (
     r"(?:\[(?:part 1|\w*\d)\]:? ?)*"  # the part number of a long line, or the rank that torchrun adds
     r"(?:"
     # logging.basicConfig, uvicorn, transformers: "INFO:root:...", "[INFO|trainer.py:7]", "INFO ..."
@@ -54,6 +55,12 @@ def level_of(line: str) -> str | None:
     """Return the name of the level of a line; None where its beginning has none."""
     head = line[:_HEAD_CHARS]
     if "\x1b" in head:
-        head = _COLOUR.sub("", head)
-    found = _HEAD.match(head)
+        head = re.sub(_COLOUR, "", head)
+    found = _compiled_head().match(head)
     return None if found is None else LEVELS[str(found[found.lastgroup or 0])]
+
+
+@cache
+def _compiled_head() -> re.Pattern[str]:
+    """Compile `_HEAD` at its first use: a training that captures no output never needs it."""
+    return re.compile(_HEAD)

@@ -153,7 +153,7 @@ def outbox_of_inferred_end(origin: Origin, end: Completion) -> Outbox:
     digest = zlib.crc32(repr((end.produced, end.dropped)).encode())
     buffer = Buffer(0, threading.Event())
     buffer.close(end)
-    return Outbox(replace(origin, source=f"{origin.source}~end-{digest:08x}"), buffer)
+    return Outbox(origin._replace(source=f"{origin.source}~end-{digest:08x}"), buffer)
 
 
 def _joined(receipts: Sequence[Receipt]) -> Receipt:

@@ -26,17 +26,17 @@ from trainwire.ingest.sending.buffer import Buffer, LogType
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.sending.sampling import LineSampler
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.settings import TrainerSettings, shown_host
 from trainwire.ingest.spool.access import spool_opener
-from trainwire.ingest.uploads.uploads import UploadChoice, Uploads
 from trainwire.schemas.messages import Checkpoint, Completion, Metrics, Point
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from trainwire.ingest.arguments import WrongArgument
+    from trainwire.ingest.sending.sampling import LineSampler
+    from trainwire.ingest.uploads.uploads import UploadChoice, Uploads
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -99,7 +99,7 @@ class Session:
         origin = Origin(self._job_id, self._attempt, source, self._rank, self._since_ns)
         open_spool = spool_opener(settings.spool, self.destination, origin)
         self.outbox = outbox = Outbox(origin, self.buffer, open_spool, settings.spool.when_full)
-        self._uploads = Uploads(settings, origin, self._publish_checkpoint, can_upload=self.is_creator)
+        self._uploads = self._new_uploads(origin)
         self._heartbeat = SourceHeartbeat(
             origin,
             settings.vitals,
@@ -111,8 +111,7 @@ class Session:
         if settings.strict:
             timing = replace(timing, settle_s=math.inf)  # the end waits for acknowledgements up to its deadline
         self._sender = Sender(outbox, self.destination, timing, wake, self._heartbeat)
-        rate = settings.log_lines_per_s
-        self._sampler = None if rate is None else LineSampler(rate)
+        self._sampler = _new_sampler(settings.log_lines_per_s)
         self._starting = threading.Lock()
         self._finishing = threading.RLock()  # re-entrant: a signal handler may call finish within finish
         self.finished = threading.Event()
@@ -121,6 +120,14 @@ class Session:
         self._warned_of: set[str] = set()
         self._outputs = 0
         self.printed = PrintedLines()
+
+    def _new_uploads(self, origin: Origin) -> Uploads | None:
+        """Return the uploads of checkpoints; None where no bucket is configured, and none is uploaded."""
+        if self._settings.checkpoints.bucket is None:
+            return None
+        from trainwire.ingest.uploads.uploads import Uploads  # noqa: PLC0415 - of no use without a bucket
+
+        return Uploads(self._settings, origin, self._publish_checkpoint, can_upload=self.is_creator)
 
     def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
         """Take log lines of one level."""
@@ -155,7 +162,10 @@ class Session:
 
     def take_checkpoint(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
         """Take a checkpoint; one whose file is to be uploaded is reported after the upload."""
-        self._uploads.take(checkpoint, choice)
+        if self._uploads is None:
+            self._publish_checkpoint(checkpoint)
+        else:
+            self._uploads.take(checkpoint, choice)
 
     def report_wrong(self, argument: WrongArgument) -> None:
         """Count a wrong argument that is left out, and warn once for each name."""
@@ -194,10 +204,12 @@ class Session:
         """Wait for uploads; return the seconds that are left for the messages."""
         self.buffer.stop_waiting()
         if timeout_s is None:
-            self._uploads.finish(self._settings.checkpoints.finish_s)
+            if self._uploads is not None:
+                self._uploads.finish(self._settings.checkpoints.finish_s)
             return DEFAULT_TIMEOUT_S
         started_s = monotonic_s()
-        self._uploads.finish(max(timeout_s - RESERVED_S, timeout_s / 2))
+        if self._uploads is not None:
+            self._uploads.finish(max(timeout_s - RESERVED_S, timeout_s / 2))
         return round(max(0.0, timeout_s - (monotonic_s() - started_s)), 3)
 
     def _finish_messages(self, completion: Callable[[], Completion], timeout_s: float) -> Receipt:
@@ -326,3 +338,11 @@ class Session:
                 wait_s = min(2 * wait_s, RECOVERY_TIMEOUT_S)
             else:
                 return
+
+
+def _new_sampler(lines_per_s: int | None) -> LineSampler | None:
+    if lines_per_s is None:
+        return None
+    from trainwire.ingest.sending.sampling import LineSampler  # noqa: PLC0415 - of no use without a limit
+
+    return LineSampler(lines_per_s)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from trainwire.schemas.wire import Entry
 
@@ -22,8 +21,7 @@ DAMAGED: Final = "damaged"
 """The reason of a loss: the message cannot be read from the spool."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedMessage:
+class EncodedMessage(NamedTuple):
     """One message as a stream entry; `is_spooled` is True where the spool has it too.
 
     An entry that declares a range of messages lost has the number of the last of them.
@@ -75,7 +73,7 @@ class UnackedMessages:
         """Write the messages that are only in memory to the spool: call `append` (seq, items, entry) in order."""
         for seq, message in self._in_memory.items():
             if not message.is_spooled:
-                self._in_memory[seq] = replace(message, is_spooled=append(seq, message.items, message.entry))
+                self._in_memory[seq] = message._replace(is_spooled=append(seq, message.items, message.entry))
 
     def resume(self, first: int, last: int) -> None:
         """Begin with messages `first` to `last` of another process, which `load` finds."""

@@ -50,14 +50,27 @@ def test_the_import_leaves_redis_for_later() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_the_import_is_quick() -> None:
-    """It takes at most four times the processor time of `import asyncio`, which was 2.4 times on 2026-11-25."""
+def test_the_import_is_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, it takes at most three times the processor time of `import asyncio` (1.6 on 2026-11-30).
+
+    pip compiles the modules of a package that it installs; the first run of a checkout would measure the compiler.
+    """
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
     script = "import time; t = time.process_time(); {}; print(time.process_time() - t)"
     ours, asyncio = (
         min(float(python(script.format(statement)).stdout) for _ in range(5))
         for statement in ("from trainwire import Run", "import asyncio")
     )
-    assert ours < 4 * asyncio
+    assert ours < 3 * asyncio
+
+
+def test_the_import_leaves_rare_parts_for_later() -> None:
+    """Uploads and sampling are loaded by the runs that need them."""
+    done = python("import sys; from trainwire import Run; print(*sorted(sys.modules))")
+    loaded = set(done.stdout.split())
+    ours = {"trainwire.ingest.uploads.uploads", "trainwire.ingest.sending.sampling"}
+    assert not {*ours, "shutil", "tempfile"} & loaded, done.stderr
 
 
 def test_the_package_loads_its_parts_when_they_are_asked_for() -> None:
