@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 from trainwire.cli.terminal import local, one_line
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.jobs import Job, find_jobs, find_named, is_known
+from trainwire.stores.postgres.job_pages import find_jobs
+from trainwire.stores.postgres.jobs import Job, find_named, is_known
 
 LAST: Final = "last"
 _SHOWN: Final = 10

@@ -78,6 +78,13 @@ training_jobs = Table(
     Column("watched_attempt", Integer, comment="the attempt of which heartbeats were heard"),
     Column("params", JSONB),
     Column("tags", JSONB),
+    # Written by people, and never by messages of trainers.
+    Column("given_name", Text, comment="name given by a person; replaces `name`"),
+    Column(
+        "given_tags", JSONB, comment="tags given by a person, merged with `tags`; a null removes the trainer's tag"
+    ),
+    Column("note", Text),
+    Column("archived_at", DateTime(timezone=True), comment="hidden in lists since then"),
     # The last `seq` of a row of this job, per kind: also the number of rows ever written.
     _count("last_log_seq"),
     _count("last_metric_seq"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -63,10 +64,18 @@ def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem
     return job_items(connection, [Job(**row) for row in connection.execute(newest_first).mappings()])
 
 
-def job_items(connection: Connection, jobs: Sequence[Job]) -> list[JobItem]:
-    """Return the documents of these jobs for a list, in the same order; the number of queries is constant."""
+def job_items(
+    connection: Connection, jobs: Sequence[Job], columns: Mapping[int, dict[str, Any]] = MappingProxyType({})
+) -> list[JobItem]:
+    """Return the documents of these jobs for a list, in the same order; the number of queries is constant.
+
+    `columns` has for each job the values of the requested fields.
+    """
     computed = _computed_fields(connection, jobs, LAST_ROWS_IN_LISTS)
-    return [document_from(JobItem, job, **fields) for job, fields in zip(jobs, computed, strict=True)]
+    return [
+        document_from(JobItem, job, **fields, columns=columns.get(job.id, {}))
+        for job, fields in zip(jobs, computed, strict=True)
+    ]
 
 
 def job_detail(
@@ -93,6 +102,7 @@ def job_detail(
         metric_names_complete=known.is_complete(job.last_metric_seq) and len(shown) == len(known.names),
         results_complete=all(len(getattr(job, result) or ()) <= MOST_SHOWN_NAMES for result in RESULTS),
         warning=renaming(attempts),
+        columns={},
         traceback=_traceback(connection, job) if job.status == "failed" else None,
     )
 

@@ -41,7 +41,7 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A job in a list."""
+    """A job in a list; `columns` has the values of the fields that the request names."""
 
     id: int
     name: str | None
@@ -67,6 +67,9 @@ class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     rows: Rows
     last_metrics: Numbers
     sparkline: Sparkline | None
+    note: str | None
+    archived_at: datetime | None
+    columns: dict[str, Any] = {}
 
 
 class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,10 +121,23 @@ class NamePage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Jobs, the newest first; `next` is the `cursor` of the following page, null on the last one."""
+    """Jobs in the requested order; `next` is the `cursor` of the following page, null on the last one.
+
+    `total` is the number of matching jobs, on the first page only.
+    """
 
     items: list[JobItem]
     next: str | None
+    total: int | None = None
+
+
+class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields for filters, sort orders and columns: those of all jobs, and those that the newest jobs have."""
+
+    jobs: list[str]
+    params: list[str]
+    tags: list[str]
+    metrics: list[str]
 
 
 class Scanned(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Final, TypeVar
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
@@ -13,6 +15,7 @@ from trainwire.gateway.documents.response_types import (
     CompletenessReport,
     Deliveries,
     DeliveryItem,
+    FieldNames,
     Gap,
     JobDetail,
     JobPage,
@@ -21,7 +24,7 @@ from trainwire.gateway.documents.response_types import (
     RankGap,
     document_from,
 )
-from trainwire.gateway.http.problems import unknown_job
+from trainwire.gateway.http.problems import unknown_job, wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404
 from trainwire.gateway.routes.parameters import (
@@ -34,15 +37,33 @@ from trainwire.gateway.routes.parameters import (
     encode_cursor,
     wrong_cursor,
 )
+from trainwire.schemas.filters.job_fields import COLUMNS
+from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
+from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.messages import Status
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stores.postgres.attempts import find_provenance
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
-from trainwire.stores.postgres.jobs import Job, JobFilter, JobPlace, find_page
+from trainwire.stores.postgres.job_pages import (
+    JobPlace,
+    JobQuery,
+    count_jobs,
+    find_places,
+    place_fields,
+    place_from,
+    read_columns,
+    read_jobs,
+)
+from trainwire.stores.rows.field_names import field_names
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
+
+
+P = TypeVar("P")
+MAX_COLUMNS: Final = 50
+FILTER_EXAMPLE: Final = 'status = failed and params.lr < 0.01 and tags.dataset = "coco"'
 
 
 @router.get("/jobs", responses=described(JobPage))
@@ -51,15 +72,53 @@ def jobs(
     resources: ResourcesDep,
     status: Annotated[list[Status], Query(description="Only jobs with this status; may be repeated.")] = [],  # noqa: B006
     name: Annotated[Text | None, Query(description="Only jobs whose name contains this.")] = None,
+    search: Annotated[Text | None, Query(description="Only jobs with this in number, name or tags.")] = None,
+    filter: Annotated[  # noqa: A002 - the parameter's name in HTTP
+        str | None,
+        Query(description="Only jobs for which this is true (docs/filters.md).", examples=[FILTER_EXAMPLE]),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        Query(description="A field, with `-` for descending; default: newest first.", examples=["-metrics.loss"]),
+    ] = None,
+    columns: Annotated[
+        str,
+        Query(description="Fields whose values are returned, separated by commas.", examples=["params.lr,ranks"]),
+    ] = "",
+    archived: Annotated[bool, Query(description="With jobs that are archived.")] = False,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> Response:
-    """Return jobs, the newest first."""
-    wanted = JobFilter(statuses=status, name=name, after=None if cursor is None else _place(cursor))
+    """Return jobs, the newest first unless sorted; those without a value of the sorted field come last."""
+    place, now = (None, datetime.now(UTC)) if cursor is None else _place(cursor, sort)
+    query = JobQuery(
+        where=_parsed("filter", filter or "", lambda text: parse_filter(text, now)),
+        statuses=status,
+        name=name,
+        search=search,
+        sort=_parsed("sort", sort, parse_sort) if sort else None,
+        after=place,
+        with_archived=archived,
+        now=now,
+    )
+    fields = _parsed("columns", columns, parse_fields)
+    if len(fields) > MAX_COLUMNS:
+        raise wrong_value("columns", f"{len(fields)} fields", f"send at most {MAX_COLUMNS}")
     with resources.reading() as connection:
-        page = find_page(connection, wanted, limit + 1)
-        items = job_items(connection, page[:limit])
-    return json_response(JobPage(items=items, next=_cursor(page[limit - 1]) if len(page) > limit else None))
+        places = find_places(connection, query, limit + 1)
+        ids = [place.job_id for place in places[:limit]]
+        values = read_columns(connection, ids, fields, now)
+        items = job_items(connection, read_jobs(connection, ids), values)
+        total = count_jobs(connection, query) if cursor is None else None
+    following = _cursor(places[limit - 1], sort, now) if len(places) > limit else None
+    return json_response(JobPage(items=items, next=following, total=total))
+
+
+@router.get("/jobs/fields", responses=described(FieldNames))
+def fields(resources: ResourcesDep) -> Response:
+    """Return the fields that jobs can be filtered, sorted and shown by."""
+    with resources.reading() as connection:
+        return json_response(FieldNames(jobs=list(COLUMNS), **field_names(connection)))
 
 
 @router.get("/jobs/{job_id}", responses=described(JobDetail, 404))
@@ -125,16 +184,27 @@ def _delivery(job: JobDelivery, health: SinkHealth) -> DeliveryItem:
     )
 
 
-def _cursor(last: Job) -> str:
-    return encode_cursor(f"{last.created_at.isoformat()}|{last.id}".encode())
+def _cursor(last: JobPlace, sort: str | None, now: datetime) -> str:
+    return encode_cursor(json.dumps([sort, now.isoformat(), place_fields(last)]).encode())
 
 
-def _place(cursor: str) -> JobPlace:
+def _place(cursor: str, sort: str | None) -> tuple[JobPlace, datetime]:
+    """Return the place of a cursor, and the time of the first page."""
     try:
-        at, _, job_id = decode_cursor(cursor).decode().partition("|")
-        place = JobPlace(datetime.fromisoformat(at), int(job_id))
-    except ValueError as exc:
+        of_sort, now, place = json.loads(decode_cursor(cursor))
+        if of_sort != sort:
+            raise wrong_cursor(cursor)
+        at = datetime.fromisoformat(now)
+        found = place_from(place, parse_sort(sort) if sort else None)
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as exc:
         raise wrong_cursor(cursor) from exc
-    if place.created_at.tzinfo is None or not 0 <= place.job_id <= MAX_ID:
+    if at.tzinfo is None or not 0 <= found.job_id <= MAX_ID:
         raise wrong_cursor(cursor)
-    return place
+    return found, at
+
+
+def _parsed(field: str, text: str, parse: Callable[[str], P]) -> P:
+    try:
+        return parse(text)
+    except WrongFilter as exc:
+        raise wrong_value(field, text, str(exc)) from exc

@@ -8,6 +8,8 @@ import msgspec
 from sqlalchemy import ColumnElement, Table, literal_column
 from sqlalchemy.dialects.postgresql import JSONB
 
+from trainwire.stores.postgres.job_values import shown_name, shown_tags
+
 MOST_LISTED_NAMES: Final = 20
 MOST_SHOWN_NAMES: Final = 1000
 """Most names of a map of results that are read: of each job in a list, and of one job."""
@@ -23,13 +25,18 @@ def columns_of(struct: type[msgspec.Struct], table: Table) -> list[ColumnElement
 
 
 def job_columns(struct: type[msgspec.Struct], table: Table, most_names: int) -> list[ColumnElement[Any]]:
-    """Return the columns of `columns_of`, with at most `most_names` names of each map of results."""
-    return [
-        literal_column(first_names(f"{table.name}.{column.name}", most_names), JSONB).label(column.name)
-        if column.name in RESULTS
-        else column
-        for column in columns_of(struct, table)
-    ]
+    """Return the columns of `columns_of`, with at most `most_names` names of each map of results.
+
+    `name` and `tags` are those that people have given, else the trainer's.
+    """
+    return [_job_column(column, f"{table.name}.{column.name}", most_names) for column in columns_of(struct, table)]
+
+
+def _job_column(column: ColumnElement[Any], full_name: str, most_names: int) -> ColumnElement[Any]:
+    if column.name in RESULTS:
+        return literal_column(first_names(full_name, most_names), JSONB).label(column.name)
+    given = {"name": shown_name, "tags": shown_tags}.get(column.name)
+    return column if given is None else given.label(column.name)
 
 
 def first_names(column: str, most: int) -> str:

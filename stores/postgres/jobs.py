@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Text, cast, func, select, tuple_
+from sqlalchemy import Connection, Text, cast, func, select
 
 from trainwire.schemas.kinds import ROW_KINDS
 from trainwire.schemas.messages import FINISHED, Status
 from trainwire.schemas.tables import deleted_jobs, training_jobs
 from trainwire.schemas.validation import LEAST_MADE_ID
-from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, job_columns
+from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, job_columns
+from trainwire.stores.postgres.job_values import shown_name
 
 LEAST_PREFIX: Final = 4
 """Digits of a number that are taken for its beginning."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_jobs; `final_metrics` and `best_metrics` have only some names (`job_columns`)."""
+    """One row of training_jobs; `final_metrics` and `best_metrics` have only some names (`job_columns`).
+
+    `name` and `tags` are those that people have given, else the trainer's.
+    """
 
     id: int
     name: str | None
@@ -46,6 +49,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     status_reason: str | None
     params: dict[str, Any] | None
     tags: dict[str, Any] | None
+    note: str | None
+    archived_at: datetime | None
     last_log_seq: int
     last_metric_seq: int
     last_checkpoint_seq: int
@@ -61,42 +66,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return {kind: getattr(self, storage.last_seq) for kind, storage in ROW_KINDS.items()}
 
 
-class JobPlace(NamedTuple):
-    """The position of a job in the list of all, newest first."""
-
-    created_at: datetime
-    job_id: int
-
-
-class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions on jobs; empty values are no condition. `after` is the last job of the page before."""
-
-    statuses: Sequence[str] = ()
-    name: str | None = None
-    after: JobPlace | None = None
-
-
-def find_page(connection: Connection, wanted: JobFilter, limit: int) -> list[Job]:
-    """Return the next page of matching jobs, newest first."""
-    table = training_jobs.c
-    columns = job_columns(Job, training_jobs, MOST_LISTED_NAMES)
-    found = select(*columns).order_by(table.created_at.desc(), table.id.desc())
-    if wanted.statuses:
-        found = found.where(table.status.in_(wanted.statuses))
-    if wanted.name is not None:
-        found = found.where(table.name.icontains(wanted.name, autoescape=True))
-    if wanted.after is not None:
-        found = found.where(tuple_(table.created_at, table.id) < tuple_(*wanted.after))
-    return [Job(**row) for row in connection.execute(found.limit(limit)).mappings()]
-
-
-def find_jobs(
-    connection: Connection, *, status: str | None = None, name: str | None = None, limit: int = 50
-) -> list[Job]:
-    """Return the newest jobs, the newest first."""
-    return find_page(connection, JobFilter(statuses=() if status is None else (status,), name=name), limit)
-
-
 def find_named(
     connection: Connection, text: str, limit: int, *, may_abbreviate: bool = True
 ) -> tuple[list[Job], int]:
@@ -106,10 +75,10 @@ def find_named(
     digits only, those whose number begins with it, and is one that a trainer made: nobody abbreviates 42.
     """
     table = training_jobs.c
-    conditions = [table.name == text]
+    conditions = [shown_name == text]
     is_number = text.isascii() and text.isdecimal()
     if may_abbreviate and not is_number:
-        conditions.append(func.starts_with(table.name, text))
+        conditions.append(func.starts_with(shown_name, text))
     elif may_abbreviate and len(text) >= LEAST_PREFIX:
         conditions.append((table.id >= LEAST_MADE_ID) & func.starts_with(cast(table.id, Text), text))
     for condition in conditions:

@@ -1,0 +1,1 @@
+"""The language in which jobs are filtered, sorted and shown by column."""

@@ -1,0 +1,128 @@
+"""The fields of jobs in filters, sort orders and columns, like `status`, `params.lr` and `metrics.loss.best`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final, Literal, TypeAlias
+
+Type: TypeAlias = Literal["number", "duration", "time", "text", "word", "truth", "free"]
+"""`word` is one of a fixed set of texts; `free` is any JSON value, compared as a number where both sides are."""
+Space: TypeAlias = Literal["", "params", "tags", "metrics"]
+
+COLUMNS: Final[dict[str, Type]] = {
+    "id": "number",
+    "name": "text",
+    "status": "word",
+    "attempt": "number",
+    "created": "time",
+    "started": "time",
+    "ended": "time",
+    "seen": "time",
+    "duration": "duration",
+    "progress": "number",
+    "epoch": "number",
+    "epochs": "number",
+    "best_epoch": "number",
+    "exit_code": "number",
+    "error": "text",
+    "ranks": "number",
+    "machine": "text",
+    "user": "text",
+    "lines": "number",
+    "points": "number",
+    "checkpoints": "number",
+    "note": "text",
+    "archived": "truth",
+}
+"""Fields that every job has."""
+SPACES: Final[tuple[Space, ...]] = ("params", "tags", "metrics")
+"""First words of fields that have names of their own, like `params.lr`."""
+KINDS_OF_VALUE: Final = ("last", "best")
+"""Last words of a metric's field; without one it is `last`."""
+UNSTORED: Final = ("min", "max")
+"""Last words that would need all points of all jobs: they are refused with a remedy."""
+MAX_SHOWN_CHARS: Final = 60
+"""Longest part of a wrong text in an error."""
+
+
+class WrongField(ValueError):  # noqa: N818 - its text is sent to clients
+    """A field does not exist; the text names the value and the nearest field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A column of jobs, or a name in their params, tags or metrics.
+
+    `of` is `last` or `best` for a metric, else "".
+    """
+
+    space: Space
+    name: str
+    of: str = ""
+
+    @property
+    def type(self) -> Type:
+        """The type of the field's values."""
+        if self.space:
+            return "number" if self.space == "metrics" else "free"
+        return COLUMNS[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a field as it was typed; dots separate names only where they are not quoted."""
+
+    text: str
+    is_quoted: bool = False
+
+
+def field_of(pieces: Sequence[Piece]) -> Field:
+    """Return the field of pieces of text, like `params.` and the quoted `batch size`; raise `WrongField`."""
+    typed = "".join(piece.text for piece in pieces)
+    head, dot, first = pieces[0].text.partition(".") if not pieces[0].is_quoted else ("", "", "")
+    if not dot and len(pieces) == 1 and head in COLUMNS:
+        return Field("", head)
+    if head not in SPACES or (not dot):
+        raise WrongField(_unknown(typed, head))
+    rest = [Piece(first), *pieces[1:]]
+    name, of = "".join(piece.text for piece in rest), ""
+    if head == "metrics":
+        name, of = _metric(name, is_quoted=rest[-1].is_quoted)
+    if not name.strip():
+        raise WrongField(
+            f"`{shown(typed)}` has no name after `{head}.`; write for example {head}.{_EXAMPLES[head]}"
+        )
+    return Field(head, name, of)
+
+
+def shown(text: str) -> str:
+    """Return a text, cut for an error."""
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
+
+
+def _metric(name: str, *, is_quoted: bool) -> tuple[str, str]:
+    """Return the metric and the kind of value of `loss.best`; a quoted end is part of the name."""
+    start, _, end = name.rpartition(".")
+    if is_quoted or not start:
+        return name, "last"
+    if end in UNSTORED:
+        raise WrongField(f"metrics.{shown(name)} is not stored; use metrics.{shown(start)}.last or .best")
+    return (start, end) if end in KINDS_OF_VALUE else (name, "last")
+
+
+def _unknown(typed: str, head: str) -> str:
+    rest = typed.partition(".")[2]
+    if head in SPACES:
+        near = [f"{head}.{_EXAMPLES[head]}"]
+    elif rest:
+        near = [f"{space}.{shown(rest)}" for space in get_close_matches(head.lower(), SPACES, 1)]
+    else:
+        near = get_close_matches(typed.lower(), COLUMNS, 1, 0.75)
+    if not near and typed.strip():
+        near = [f"{space}.{shown(typed)}" for space in SPACES]
+    return f"unknown field `{shown(typed)}`" + (f"; did you mean {' or '.join(near)}?" if near else "")
+
+
+_EXAMPLES: Final[dict[Space, str]] = {"params": "lr", "tags": "dataset", "metrics": "loss"}

@@ -1,0 +1,90 @@
+"""Changes that people make to a job: name, tags, note, archive. Messages of trainers do not replace them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy.dialects.postgresql import JSONB
+
+from trainwire.schemas.limits import MAX_TEXT_CHARS
+from trainwire.schemas.tables import training_jobs
+
+MAX_NOTE_CHARS: Final = 10_000
+MAX_TAGS: Final = 100
+MAX_TAG_CHARS: Final = 200
+MAX_NAME_CHARS: Final = MAX_TEXT_CHARS["name"]
+
+
+class WrongEdit(ValueError):  # noqa: N818 - its text is sent to clients
+    """A change cannot be made; `field` is the part that is wrong."""
+
+    def __init__(self, field: str, value: str, detail: str) -> None:
+        super().__init__(f"{field} {value[:100]!r}: {detail}")
+        self.field, self.value, self.detail = field, value, detail
+
+
+class JobEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The changes of a job; parts that are absent stay.
+
+    An empty `name` restores the trainer's name; an empty `note` deletes the note; a tag that is null is removed.
+    """
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    note: str | msgspec.UnsetType = msgspec.UNSET
+    tags: dict[str, str | None] | msgspec.UnsetType = msgspec.UNSET
+    archived: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+def save_edit(connection: Connection, job_id: int, edit: JobEdit) -> bool:
+    """Change a job in the caller's transaction, and return whether it exists; raise `WrongEdit`."""
+    values = _checked(edit)
+    jobs = training_jobs.c
+    wanted = select(jobs.given_tags).where(jobs.id == job_id)
+    # Locked also without changes: the answer must be right.
+    row = connection.execute(wanted.with_for_update()).one_or_none()
+    if row is None:
+        return False
+    if edit.tags is not msgspec.UNSET:
+        tags = {**(row.given_tags or {}), **edit.tags}
+        _check_count(tags)
+        values["given_tags"] = bindparam("tags", tags, JSONB)
+    if edit.archived is not msgspec.UNSET:
+        values["archived_at"] = func.coalesce(jobs.archived_at, func.now()) if edit.archived else None
+    if values:
+        connection.execute(update(training_jobs).where(jobs.id == job_id).values(values))
+    return True
+
+
+def _checked(edit: JobEdit) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if edit.name is not msgspec.UNSET:
+        name = edit.name.strip()
+        _check_text("name", name, MAX_NAME_CHARS)
+        values["given_name"] = name or None
+    if edit.note is not msgspec.UNSET:
+        note = edit.note.strip()
+        _check_text("note", note, MAX_NOTE_CHARS)
+        values["note"] = note or None
+    if edit.tags is not msgspec.UNSET:
+        for name, value in edit.tags.items():
+            if not name.strip():
+                raise WrongEdit("tags", name, 'has no name: send for example {"team": "vision"}')
+            _check_text("tags", name, MAX_TAG_CHARS)
+            _check_text("tags", value or "", MAX_TAG_CHARS)
+    return values
+
+
+def _check_text(field: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise WrongEdit(field, text, f"has {len(text):,} characters: use at most {most:,}")
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise WrongEdit(field, text, "has NUL or an invalid character: remove it")
+
+
+def _check_count(tags: Mapping[str, str | None]) -> None:
+    if len(tags) > MAX_TAGS:
+        raise WrongEdit("tags", json.dumps([*tags][-1]), f"would be tag {len(tags)}: a job has at most {MAX_TAGS}")

@@ -1,0 +1,43 @@
+"""The names in params, tags and metrics of the newest jobs, to offer them as fields."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, Text, cast, func, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
+
+from trainwire.schemas.tables import training_jobs
+from trainwire.stores.postgres.job_values import shown_tags
+from trainwire.stores.rows.sparklines import last_values
+
+NEWEST_JOBS: Final = 200
+NEWEST_ROWS: Final = 5
+MAX_NAMES: Final = 1000
+"""Most names of each kind."""
+
+
+def field_names(connection: Connection) -> dict[str, list[str]]:
+    """Return sorted names of `params`, `tags` and `metrics` of the newest jobs."""
+    jobs = training_jobs.c
+    newest = (
+        select(jobs.id, jobs.params, cast(shown_tags, JSONB).label("tags"), jobs.final_metrics, jobs.best_metrics)
+        .where(jobs.archived_at.is_(None))
+        .order_by(jobs.created_at.desc(), jobs.id.desc())
+        .limit(NEWEST_JOBS)
+        .cte("newest")
+    )
+    found: dict[str, set[str]] = {"params": set(), "tags": set(), "metrics": set()}
+    for kind, column in (
+        ("params", newest.c.params),
+        ("tags", newest.c.tags),
+        ("metrics", newest.c.final_metrics),
+        ("metrics", newest.c.best_metrics),
+    ):
+        names = func.jsonb_object_keys(func.coalesce(column, cast(literal("{}", Text), JSONB)))
+        keys = select(names.label("name")).select_from(newest).distinct().limit(MAX_NAMES)
+        found[kind].update(connection.execute(keys).scalars())
+    ids = connection.execute(select(newest.c.id)).scalars().all()
+    for values in last_values(connection, ids, NEWEST_ROWS).values():
+        found["metrics"].update(values)
+    return {kind: sorted(names)[:MAX_NAMES] for kind, names in found.items()}
