@@ -8,12 +8,10 @@ from typing import Final
 from sqlalchemy import Connection
 
 from trainwire.cli.terminal import local, one_line
-from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.job_pages import find_jobs
-from trainwire.stores.postgres.jobs import Job, find_named, is_known
+from trainwire.stores.postgres.job_references import LAST, find_referenced, number_in
+from trainwire.stores.postgres.jobs import Job
 
-LAST: Final = "last"
 _SHOWN: Final = 10
 
 
@@ -27,20 +25,15 @@ def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = 
     text = reference.encode(errors="replace").decode()
     if not text.strip():
         raise Problem("the job's name is empty: `trainwire jobs` lists numbers and names")
-    if text == LAST:
-        newest = find_jobs(connection, limit=1)
-        if not newest:
-            raise Problem("no jobs yet: `trainwire run -- COMMAND` makes one")
-        return newest[0].id
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
-    if 1 <= number <= MAX_ID and is_known(connection, number):
-        return number
-    found, count = find_named(connection, text, _SHOWN, may_abbreviate=may_abbreviate)
-    if count == 1:
-        return found[0].id
-    if found:
+    found, count = find_referenced(connection, text, _SHOWN, may_abbreviate=may_abbreviate)
+    if count > 1:
         raise Problem(_candidates(text, found, count))
-    if 1 <= number <= MAX_ID:
+    if found:
+        return found[0].id
+    if text == LAST:
+        raise Problem("no jobs yet: `trainwire run -- COMMAND` makes one")
+    number = number_in(text)
+    if number is not None:
         return number
     raise Problem(f"no job {one_line(text)!r} in the database: `trainwire jobs` lists numbers and names")
 
