@@ -180,9 +180,13 @@ _NO_RUN_ID: Final = ("not the id of a run in MLflow", "write mlflow.active_run()
 def description(
     name: object, params: Mapping[str, Any] | None, tags: Mapping[str, Any] | None, mlflow_run_id: object
 ) -> dict[str, Any]:
-    """Return name, params, tags and MLflow run id as fields of `Metrics`. Raises `ValueError` for invalid ones."""
+    """Return name, params, tags and MLflow run id as fields of `Metrics`. Raises `ValueError` for invalid ones.
+
+    A name of white space only is no name.
+    """
+    named = "" if name is None else plain_text(name)
     return {
-        "name": None if name is None else plain_text(name),
+        "name": named if named.strip() else None,
         "params": None if params is None else plain_mapping("params", params),
         "tags": None if tags is None else plain_mapping("tags", tags),
         "mlflow_run_id": None if mlflow_run_id is None else checked_run_id(mlflow_run_id),

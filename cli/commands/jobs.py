@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections import Counter
-from datetime import datetime
-from typing import Annotated, Any, get_args
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 import typer
 from rich.text import Text
@@ -16,7 +19,9 @@ from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.provenance import provenance_lines
 from trainwire.cli.redis_clients import halted_streams
-from trainwire.cli.terminal import cell, console, local, one_line, say, shown_clock, table, warn
+from trainwire.cli.terminal import cell, console, local, one_line, print_table, say, shown_clock, warn
+from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
+from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number
 from trainwire.stack.database import reading
@@ -27,33 +32,74 @@ from trainwire.stores.postgres.checkpoints import CheckpointFile, find_problems,
 from trainwire.stores.postgres.completeness import Completeness, find_completeness
 from trainwire.stores.postgres.deletion import find_deletion
 from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, counted, job_deliveries, shown_delivery
-from trainwire.stores.postgres.jobs import Job, find_job, find_jobs
+from trainwire.stores.postgres.job_pages import JobQuery, find_page, read_columns
+from trainwire.stores.postgres.jobs import Job, find_job
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
+P = TypeVar("P")
+MIN_NAME_WIDTH: Final = 12
 EXIT_UNKNOWN = "its process has ended with an unknown exit code (docs/ends.md)"
 ROW_NAMES = {"logs": "log line", "metrics": "metric point", "checkpoints": "checkpoint"}
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
 
 
-def jobs(
+def jobs(  # noqa: PLR0917 - typer passes options by name
     status: Annotated[str | None, typer.Option(help=f"Only {', '.join(get_args(Status))}.")] = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="Only jobs with TEXT in their name.")] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only jobs with TEXT in number, name or tags.")
+    ] = None,
+    filter: Annotated[  # noqa: A002 - the option's name
+        str,
+        typer.Option(
+            metavar="FILTER", help="Only jobs for which it is true: 'status = failed and params.lr < 1'."
+        ),
+    ] = "",
+    sort: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Sort by a field, descending with a minus: -metrics.loss.")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(metavar="FIELDS", help="Fields to show too, separated by commas: params.lr,duration.")
+    ] = "",
+    archived: Annotated[bool, typer.Option("--archived", help="Archived jobs too.")] = False,
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """List the newest jobs."""
+    """List jobs, the newest first. docs/filters.md has the fields of --filter, --sort and --columns."""
     if status is not None and status not in get_args(Status):
         raise Problem(f"no such status {status!r}: choose one of {', '.join(get_args(Status))}")
+    query = JobQuery(
+        where=_parsed("--filter", filter, parse_filter),
+        statuses=() if status is None else (status,),
+        name=name,
+        search=search,
+        sort=_parsed("--sort", sort, parse_sort) if sort else None,
+        with_archived=archived,
+    )
+    fields = _parsed("--columns", columns, parse_fields)
     with reading(servers(data_dir)) as connection:
-        found = find_jobs(connection, status=status, name=name, limit=limit)
+        found = find_page(connection, query, limit)
+        values = read_columns(connection, [job.id for job in found], fields, query.now)
     if as_json:
-        write_json([job_document(job) for job in found])
+        of_columns = {job.id: {"columns": values[job.id]} if fields else {} for job in found}
+        write_json([job_document(job) | of_columns[job.id] for job in found])
     elif found:
-        _show_table(found)
+        _show_table(found, values, list(fields))
     else:
-        wanted = "" if status is None else f"{status} "
-        say("no jobs yet" if status is name is None else f"no such {wanted}jobs" if name else f"no {wanted}jobs")
+        _say_none(status, is_narrowed=bool(name or search or filter))
+
+
+def _parsed(option: str, text: str, parse: Callable[[str], P]) -> P:
+    try:
+        return parse(text)
+    except WrongFilter as exc:
+        raise Problem(f"{option}: {exc}") from exc
+
+
+def _say_none(status: str | None, *, is_narrowed: bool) -> None:
+    wanted = "" if status is None else f"{status} "
+    say(f"no such {wanted}jobs" if is_narrowed else "no jobs yet" if status is None else f"no {wanted}jobs")
 
 
 def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
@@ -161,6 +207,8 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
     lines: list[tuple[str, object]] = [
         ("job", f"{job.id}{named}"),
         ("status", f"{shown_status(job)}, attempt {job.attempt}"),
+        ("note", job.note),
+        ("archived", shown_time(job.archived_at)),
         ("why", EXIT_UNKNOWN if job.status == "ended" else job.status_reason),
         ("started", shown_time(job.started_at)),
         ("ended", shown_time(job.completed_at)),
@@ -218,10 +266,35 @@ def shown_time(at: datetime | None) -> str | None:
     return None if at is None else f"{local(at):%Y-%m-%d %H:%M:%S %Z}"
 
 
-def _show_table(found: list[Job]) -> None:
-    shown = table("job", "name", "status", "attempt", "progress", "started", "log lines", "points", "checkpoints")
+def _show_table(found: list[Job], values: dict[int, dict[str, Any]], fields: list[str]) -> None:
+    usual = ("attempt", "progress", "started", "log lines", "points", "checkpoints")
+    heads = ("job", "name", "status", *(fields or usual))
+    rows = []
     for job in found:
         status_cell = Text(shown_status(job), style=STATUS_COLOURS.get(job.status, ""))
-        values = (job.attempt, _progress(job), shown_time(job.started_at), *job.rows.values())
-        shown.add_row(cell(job.id), cell(job.name), status_cell, *(cell(value) for value in values))
-    console().print(shown)
+        rest: Sequence[object] = (job.attempt, _progress(job), shown_time(job.started_at), *job.rows.values())
+        if fields:
+            rest = [_column_value(field, values[job.id][field]) for field in fields]
+        rows.append([cell(job.id), cell(job.name), status_cell, *map(cell, rest)])
+    if sys.stdout.isatty():
+        _cut_names(heads, rows)
+    print_table(heads, rows)
+
+
+def _cut_names(heads: Sequence[str], rows: list[list[Text]]) -> None:
+    """Cut the names, in the second column, so that each job has one line in the terminal."""
+    widths = [max(len(head), *(cells[index].cell_len for cells in rows)) for index, head in enumerate(heads)]
+    between = 2 * (len(heads) - 1)
+    left = console().width - (sum(widths) - widths[1]) - between
+    for cells in rows:
+        cells[1].truncate(max(MIN_NAME_WIDTH, left), overflow="ellipsis")
+
+
+def _column_value(field: str, value: object) -> object:
+    if isinstance(value, datetime):
+        return shown_time(value)
+    if field == "duration" and isinstance(value, float):
+        return str(timedelta(seconds=round(value)))
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return None if value is None else shown_number(value)

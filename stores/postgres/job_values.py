@@ -34,8 +34,8 @@ _MAX_NUMBER_CHARS: Final = 400
 """JSONB stores 1e300 with all its digits."""
 _jobs: Final = training_jobs.c
 
-shown_name: Value = func.coalesce(_jobs.given_name, _jobs.name)
-"""The name given by a person, else the trainer's."""
+shown_name: Value = func.coalesce(_jobs.given_name, case((func.btrim(_jobs.name) != "", _jobs.name)))
+"""The name given by a person, else the trainer's unless it is blank."""
 shown_tags: Value = literal_column(
     "CASE WHEN training_jobs.given_tags IS NULL THEN training_jobs.tags ELSE "
     "jsonb_strip_nulls(coalesce(training_jobs.tags, '{}') || training_jobs.given_tags) END",

@@ -14,19 +14,39 @@ const crumbs = document.getElementById("crumbs");
 const connection = new Connection(document.getElementById("connection"));
 let close = () => {};
 let isLocked = false;
+let mayEdit = false;
+
+const JOB = /^#\/jobs\/(\d+)(?:\?(.*))?$/;
+const LIST = /^(?:#\/?(?:\?(.*))?)?$/;
 
 /** Show what the address asks for: `#/` the list, `#/jobs/42?…` a job. */
 function route() {
   if (isLocked) return;
   close();
   connection.hide();
-  const [, id, query] = /^#\/jobs\/(\d+)(?:\?(.*))?$/.exec(location.hash) ?? [];
-  const view = { content, crumbs, connection };
+  const view = { content, crumbs, connection, mayEdit };
   crumbs.replaceChildren();
-  close = id
-    ? openJob(view, id, new URLSearchParams(query))
-    : openList(view, new URLSearchParams(location.hash.split("?")[1]));
+  const [job, list] = [JOB.exec(location.hash), LIST.exec(location.hash)];
+  close = job
+    ? openJob(view, job[1], new URLSearchParams(job[2]))
+    : list
+      ? openList(view, new URLSearchParams(list[1]))
+      : showUnknown();
   window.scrollTo(0, 0);
+}
+
+function showUnknown() {
+  document.title = "Page not found · trainwire";
+  content.replaceChildren(
+    h(
+      "div",
+      { class: "empty" },
+      h("h2", null, "Page not found"),
+      h("p", { dir: "auto" }, `Nothing is at ${location.hash.slice(0, 100)}.`),
+      h("a", { class: "button", href: "#/" }, "All jobs"),
+    ),
+  );
+  return () => {};
 }
 
 function askForToken() {
@@ -89,6 +109,7 @@ async function begin() {
   } catch {
     // Nobody answers: the view says so and tries again.
   }
+  mayEdit = session.auth === "off" || session.role === "admin";
   drawTools(session);
   if (session.auth === "on" && !session.role) askForToken();
   else route();

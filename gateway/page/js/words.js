@@ -9,7 +9,7 @@ export function hasEnded(job) {
 
 /** The name that a job is called by. */
 export function jobName(job) {
-  return job.name || `job ${job.id}`;
+  return job.name?.trim() ? job.name : `job ${job.id}`;
 }
 
 /** Compare two ids, numbers or texts of any length, as numbers. */
@@ -32,13 +32,14 @@ export function runtime(job) {
 
 /** Progress in per cent; null where the trainer has reported too little to compute it. */
 export function percent(job) {
+  if (job.status === "completed") return 100; // its epochs may count from 0
   if (job.progress_percent !== null && job.progress_percent !== undefined) {
     const said = Number(job.progress_percent);
     return Number.isFinite(said) ? Math.min(100, Math.max(0, said)) : null;
   }
   const epoch = Number(job.current_epoch ?? NaN); // null, not reported, would count as 0
   if (job.total_epochs > 0 && epoch >= 0) return Math.min(100, (100 * epoch) / job.total_epochs);
-  return job.status === "completed" ? 100 : null;
+  return null;
 }
 
 /** "epoch 3 of 10", "epoch 3", "" */

@@ -39,14 +39,15 @@ export class Facts {
     this.facts.replaceChildren(
       ...(parts.length
         ? parts
-        : [h("p", { class: "quiet padded" }, "No parameters: Run(…, params={…}) says them.")]),
+        : [h("p", { class: "quiet padded" }, "No parameters. Pass params={…} to Run(…).")]),
     );
   }
 }
 
-/** Nested parameters as [path, text]. */
-function flat(given, path = "") {
-  return Object.entries(given ?? {}).flatMap(([name, found]) => {
+/** Nested parameters as [path, text], in alphabetic order: Postgres does not keep the given one. */
+export function flat(given, path = "") {
+  const sorted = Object.entries(given ?? {}).sort(([one], [other]) => one.localeCompare(other));
+  return sorted.flatMap(([name, found]) => {
     const here = path ? `${path}.${name}` : name;
     if (found !== null && typeof found === "object" && !Array.isArray(found) && Object.keys(found).length)
       return flat(found, here);

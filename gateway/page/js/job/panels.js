@@ -7,6 +7,7 @@ import { ChartPanel } from "../charts/panel.js";
 import { LogPanel } from "../log/panel.js";
 import { Checkpoints } from "./checkpoints.js";
 import { Delivery } from "./delivery.js";
+import { Differences } from "./differences.js";
 import { Facts } from "./facts.js";
 
 /** In the order of their tabs; `key` opens one, `note(job)` is the number beside its title. */
@@ -38,6 +39,7 @@ export const PANELS = [
     note: (job) => job.rows.checkpoints,
   },
   { id: "facts", title: "Parameters", key: "3", make: (page) => new Facts(page.id) },
+  { id: "compare", title: "Compare", key: "6", make: (page) => new Differences(page.id) },
   {
     id: "delivery",
     title: "Delivery",

@@ -1,7 +1,7 @@
 // One job in the list.
 
 import { h } from "../dom.js";
-import { ago, count, dateTime, duration, fromText } from "../format.js";
+import { ago, count, dateTime, duration, fromText, value } from "../format.js";
 import { sparkline } from "../sparkline.js";
 import { epochs, hasEnded, headline, jobName, percent, runtime } from "../words.js";
 
@@ -27,30 +27,90 @@ export function progressBar(job) {
   return h("div", { class: "progress" }, bar, h("span", { class: "quiet" }, words));
 }
 
-/** The row of a job. */
-export function jobRow(job) {
-  const began = fromText(job.started_at ?? job.created_at);
+/** The row of a job with these columns. */
+export function jobRow(job, columns, { isTicked, onTick }) {
+  const tick = h("input", {
+    type: "checkbox",
+    checked: isTicked,
+    "aria-label": `Select ${jobName(job)}`,
+    on: { change: (event) => onTick(event.target.checked) },
+  });
+  return h(
+    "tr",
+    {
+      class: `job is-${job.status}${job.archived_at ? " is-archived" : ""}`,
+      data: { id: String(job.id) },
+      "aria-selected": isTicked ? "true" : null,
+    },
+    h("td", { class: "c-tick" }, tick),
+    columns.map((key) => (CELLS[key] ?? fieldCell(key))(job)),
+  );
+}
+
+const CELLS = {
+  status: (job) => h("td", { class: "c-status" }, statusBadge(job)),
+  id: (job) => h("td", { class: "c-id num", title: String(job.id) }, String(job.id)),
+  name: (job) => h("td", { class: "c-name" }, title(job)),
+  progress: (job) => h("td", { class: "c-progress" }, progressBar(job)),
+  metrics: (job) => h("td", { class: "c-metrics" }, metrics(job)),
+  chart: (job) => h("td", { class: "c-chart", title: job.sparkline?.name }, sparkline(job.sparkline)),
+  duration: (job) => h("td", { class: "c-duration num" }, took(job)),
+  started: (job) => h("td", { class: "c-started num" }, time(job.started_at ?? job.created_at)),
+};
+const TIMES = ["created", "ended", "seen"];
+const COUNTS = ["lines", "points", "checkpoints"];
+
+function fieldCell(key) {
+  return (job) => {
+    const found = latest(job, key) ?? job.columns?.[key];
+    const shown = TIMES.includes(key) ? time(found) : fieldWords(key, found);
+    const isNumber = typeof found === "number" || ["NaN", "Infinity", "-Infinity"].includes(found);
+    return h("td", { class: isNumber ? "c-field num" : "c-field", title: wholeText(found), dir: "auto" }, shown);
+  };
+}
+
+/** The newest value of a metric, which events bring. */
+function latest(job, key) {
+  const name = /^metrics\.([^"]+?)(?:\.last)?$/.exec(key)?.[1];
+  if (!name || key.endsWith(".best") || hasEnded(job) || job.final_metrics?.[name] !== undefined) return undefined;
+  return job.last_metrics?.[name];
+}
+
+function fieldWords(key, found) {
+  if (found === null || found === undefined) return h("span", { class: "quiet" }, "–");
+  if (COUNTS.includes(key)) return count(found);
+  if (typeof found === "number") return value(found);
+  return typeof found === "string" ? found : JSON.stringify(found);
+}
+
+function wholeText(found) {
+  if (found === null || found === undefined) return null;
+  return typeof found === "string" ? found : JSON.stringify(found);
+}
+
+function time(text) {
+  const at = fromText(text);
+  return at ? h("time", { title: dateTime(at), datetime: text }, ago(at)) : "–";
+}
+
+/** The name, and below it the reason of a failure, or the note. */
+function title(job) {
   const link = h(
     "a",
     { href: `#/jobs/${job.id}`, class: "job-link" },
     h("span", { class: "name", dir: "auto" }, jobName(job)),
   );
-  return h(
-    "tr",
-    { class: `job is-${job.status}`, data: { id: String(job.id) } },
-    h("td", { class: "c-status" }, statusBadge(job)),
-    h("td", { class: "c-id num", title: String(job.id) }, String(job.id)),
-    h("td", { class: "c-name" }, h("div", { class: "title" }, link, again(job)), why(job)),
-    h("td", { class: "c-progress" }, progressBar(job)),
-    h("td", { class: "c-metrics" }, metrics(job)),
-    h("td", { class: "c-spark", title: job.sparkline?.name }, sparkline(job.sparkline)),
-    h("td", { class: "c-time num" }, took(job)),
-    h("td", { class: "c-began num", title: began ? dateTime(began) : "" }, began ? ago(began) : "–"),
-  );
+  const words = why(job) ?? note(job);
+  return [h("div", { class: "title" }, link, chip(job)), words];
 }
 
-function again(job) {
-  return job.attempt > 1 ? h("span", { class: "chip" }, `attempt ${count(job.attempt)}`) : null;
+function chip(job) {
+  const words = [job.archived_at && "archived", job.attempt > 1 && `attempt ${count(job.attempt)}`].filter(Boolean);
+  return words.map((text) => h("span", { class: "chip" }, text));
+}
+
+function note(job) {
+  return job.note ? h("span", { class: "note", dir: "auto", title: job.note }, job.note) : null;
 }
 
 function why(job) {

@@ -1,0 +1,155 @@
+"""`trainwire rename`, `note`, `tag` and `archive` change a job; `compare` and `open` show jobs."""
+
+from __future__ import annotations
+
+import webbrowser
+from typing import Annotated, Any
+
+import typer
+
+from trainwire.cli.commands.jobs import known_job, shown_number
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.job_references import job_id_of
+from trainwire.cli.terminal import one_line, print_table, say
+from trainwire.stack.database import reading, writing
+from trainwire.stack.errors import Problem
+from trainwire.stores.postgres.job_edits import JobEdit, WrongEdit, save_edit
+from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
+
+MOST_COMPARED = 20
+Jobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Numbers or names of jobs, or `last`.")]
+
+
+def rename(
+    job: JobReference,
+    name: Annotated[str, typer.Argument(help="The new name; an empty one restores the trainer's.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Rename a job; its trainer's next messages do not change the name back."""
+    job_id = _edit(data_dir, job, JobEdit(name=name))
+    say(
+        f"job {job_id} is named {one_line(name)!r}"
+        if name.strip()
+        else f"job {job_id} has its trainer's name again"
+    )
+
+
+def note(
+    job: JobReference,
+    text: Annotated[str, typer.Argument(help="The note; an empty one deletes it.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Write a note to a job, which replaces its note."""
+    job_id = _edit(data_dir, job, JobEdit(note=text))
+    say(f"job {job_id} has the note {one_line(text)!r}" if text.strip() else f"job {job_id} has no note")
+
+
+def tag(
+    job: JobReference,
+    tags: Annotated[list[str] | None, typer.Argument(metavar="NAME[=VALUE]...", help="Tags to set.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Remove a tag; repeatable.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Set and remove tags of a job; a tag without a value has the value `true`."""
+    wanted: dict[str, str | None] = {name: value if mark else "true" for name, mark, value in _parts(tags or [])}
+    wanted |= dict.fromkeys(remove or [])
+    if not wanted:
+        raise Problem("no tags: write for example `trainwire tag 42 team=vision` or `--remove team`")
+    job_id = _edit(data_dir, job, JobEdit(tags=wanted))
+    shown = ", ".join(f"{name} removed" if value is None else f"{name}={value}" for name, value in wanted.items())
+    say(f"job {job_id}: {one_line(shown)}")
+
+
+def archive(
+    jobs: Jobs,
+    undo: Annotated[bool, typer.Option("--undo", help="Show the jobs in lists again.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Hide jobs in lists; nothing of them is deleted. `trainwire jobs --archived` shows them."""
+    for job in jobs:
+        job_id = _edit(data_dir, job, JobEdit(archived=not undo))
+        say(f"job {job_id} is {'in lists again' if undo else 'archived'}")
+
+
+def compare(
+    jobs: Jobs,
+    every: Annotated[bool, typer.Option("--all", help="Also parameters that are equal.")] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Print the parameters in which jobs differ, with their final and best metrics."""
+    if not 2 <= len(jobs) <= MOST_COMPARED:
+        raise Problem(f"{len(jobs)} jobs: name 2 to {MOST_COMPARED} jobs to compare")
+    with reading(servers(data_dir)) as connection:
+        found = [known_job(connection, job_id_of(connection, job)) for job in jobs]
+        last = last_values(connection, [job.id for job in found], LAST_ROWS)
+    documents = [_compared(job, {**last.get(job.id, {}), **(job.final_metrics or {})}) for job in found]
+    names = list(dict.fromkeys(name for document in documents for name in document))
+    if not every:
+        names = [name for name in names if not name.startswith("params.") or _differ(documents, name)]
+    if as_json:
+        shown = [{name: document.get(name) for name in names} for document in documents]
+        write_json([{"id": job.id, **document} for job, document in zip(found, shown, strict=True)])
+        return
+    rows = [[name, *(_shown(document.get(name)) for document in documents)] for name in names]
+    print_table(["", *(str(job.id) for job in found)], rows)
+
+
+def open_page(
+    jobs: Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Default: the list.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Print the address of a job's page, or of several jobs compared, and open it in a browser."""
+    address = servers(data_dir)
+    if address.gateway_url is None:
+        raise Problem("no gateway: start `trainwire up`, or set GATEWAY_URL")
+    place = "#/"
+    if jobs:
+        with reading(address) as connection:
+            first, *others = [known_job(connection, job_id_of(connection, job)).id for job in jobs]
+        place = f"#/jobs/{first}" + (f"?compare={','.join(map(str, others))}" if others else "")
+    url = f"{address.gateway_url.rstrip('/')}/{place}"
+    say(url)
+    webbrowser.open(url)
+
+
+def _edit(data_dir: Any, reference: str, edit: JobEdit) -> int:
+    """Change a job, and return its number."""
+    with writing(servers(data_dir)) as connection:
+        job_id = known_job(connection, job_id_of(connection, reference)).id
+        try:
+            save_edit(connection, job_id, edit)
+        except WrongEdit as exc:
+            raise Problem(str(exc)) from exc
+    return job_id
+
+
+def _parts(tags: list[str]) -> list[tuple[str, str, str]]:
+    return [text.partition("=") for text in tags]
+
+
+def _compared(job: Job, final: dict[str, Any]) -> dict[str, Any]:
+    return (
+        {"name": job.name, "status": job.status}
+        | {f"params.{name}": value for name, value in _flat(job.params or {})}
+        | {f"metrics.{name}": value for name, value in final.items()}
+        | {f"metrics.{name}.best": value for name, value in (job.best_metrics or {}).items()}
+    )
+
+
+def _flat(values: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, value in values.items():
+        found += (
+            _flat(value, f"{path}{name}.") if isinstance(value, dict) and value else [(f"{path}{name}", value)]
+        )
+    return found
+
+
+def _differ(documents: list[dict[str, Any]], name: str) -> bool:
+    return len({repr(document.get(name)) for document in documents}) > 1
+
+
+def _shown(value: object) -> object:
+    return None if value is None or value == "" else shown_number(value)

@@ -1,0 +1,94 @@
+// The compared jobs side by side: parameters that differ, final and best metrics.
+
+import { get } from "../api.js";
+import { h } from "../dom.js";
+import { duration, value } from "../format.js";
+import { jobName, ordered, runtime } from "../words.js";
+import { flat } from "./facts.js";
+
+const MOST_JOBS = 20;
+const MOST_ROWS = 1000;
+
+/** The pane; the compared jobs are those of the address, and read when it is opened. */
+export class Differences {
+  constructor(jobId) {
+    this.jobId = jobId;
+    this.jobs = [];
+    this.all = h("input", { type: "checkbox", on: { change: () => this.#draw() } });
+    this.table = h("div", { class: "differences-frame", tabindex: "0", role: "group", "aria-label": "Compared jobs" });
+    this.root = h(
+      "section",
+      { class: "pane", "aria-label": "Compare" },
+      h("label", { class: "differences-all" }, this.all, "Show equal values too"),
+      this.table,
+    );
+  }
+
+  async opened() {
+    const others = /[?&]compare=([^&]*)/.exec(location.hash)?.[1] ?? "";
+    const ids = [...new Set([this.jobId, ...decodeURIComponent(others).split(",")])].filter((id) => /^\d+$/.test(id));
+    const found = await Promise.all(ids.slice(0, MOST_JOBS).map((id) => get(`/jobs/${id}`).catch(() => null)));
+    this.jobs = found.filter(Boolean);
+    this.#draw();
+  }
+
+  /** Read the jobs again when an attempt has ended. */
+  take(event) {
+    if (["training_complete", "training_error"].includes(event.type) && this.root.offsetParent) this.opened();
+  }
+
+  #draw() {
+    if (this.jobs.length < 2) {
+      const words = "No jobs to compare. Select jobs in the list and press Compare, or add a job above the charts.";
+      this.table.replaceChildren(h("p", { class: "quiet" }, words));
+      return;
+    }
+    const heads = this.jobs.map((job) =>
+      h("th", { scope: "col" }, h("a", { href: `#/jobs/${job.id}`, dir: "auto" }, jobName(job)), h("small", { class: "quiet num" }, String(job.id))),
+    );
+    this.table.replaceChildren(
+      h(
+        "table",
+        { class: "differences" },
+        h("thead", null, h("tr", null, h("td"), heads)),
+        this.#group("Job", (job) => ({ status: job.status, duration: took(job) }), { isWhole: true }),
+        this.#group("Parameters", (job) => Object.fromEntries(flat(job.params))),
+        this.#group("Final metrics", finalMetrics, { shown: value, isWhole: true, order: ordered }),
+        this.#group("Best metrics", (job) => job.best_metrics, { shown: value, isWhole: true, order: ordered }),
+        this.#group("Tags", (job) => Object.fromEntries(flat(job.tags))),
+      ),
+    );
+  }
+
+  #group(title, valuesOf, { shown = (text) => text, isWhole = false, order = (names) => names } = {}) {
+    const values = this.jobs.map((job) => valuesOf(job) ?? {});
+    const names = order([...new Set(values.flatMap(Object.keys))]);
+    const wanted = isWhole || this.all.checked ? names : names.filter((name) => isDifferent(values, name));
+    const head = h("tr", null, h("th", { class: "group", colspan: String(this.jobs.length + 1), scope: "rowgroup" }, title));
+    const rows = wanted.slice(0, MOST_ROWS).map((name) =>
+      h(
+        "tr",
+        { class: isDifferent(values, name) ? "is-different" : null },
+        h("th", { scope: "row", dir: "auto" }, name),
+        values.map((each) => h("td", { class: "num", dir: "auto" }, name in each ? shown(each[name]) : "–")),
+      ),
+    );
+    if (names.length && !rows.length)
+      rows.push(h("tr", null, h("td", { class: "quiet", colspan: String(this.jobs.length + 1) }, "All equal.")));
+    return rows.length ? h("tbody", null, head, rows) : null;
+  }
+}
+
+/** Of a job without final metrics, its latest. */
+function finalMetrics(job) {
+  return { ...job.last_metrics, ...job.final_metrics };
+}
+
+function isDifferent(values, name) {
+  return new Set(values.map((each) => (name in each ? JSON.stringify(each[name]) : ""))).size > 1;
+}
+
+function took(job) {
+  const seconds = runtime(job);
+  return seconds === null ? "–" : duration(seconds);
+}

@@ -1,0 +1,122 @@
+// The columns of the list: those it begins with, and any field of the filter language.
+
+import { h } from "../dom.js";
+
+/** Columns with cells of their own: [key, head, field to sort by, its first order]. */
+const KNOWN = {
+  status: { title: "Status", sort: "status" },
+  id: { title: "ID", sort: "-id" },
+  name: { title: "Name", sort: "name" },
+  progress: { title: "Progress", sort: "-progress" },
+  metrics: { title: "Latest metrics" },
+  chart: { title: "Chart" },
+  duration: { title: "Duration", sort: "-duration" },
+  started: { title: "Started", sort: "-started" },
+};
+export const USUAL = ["status", "id", "name", "progress", "metrics", "chart", "duration", "started"];
+const FROM_HIGH = /^(metrics\.|lines$|points$|ranks$|checkpoints$|created$|ended$|seen$|epoch|attempt$)/;
+
+/** Return the head of a column and the order of its first click. */
+export function columnOf(key) {
+  return KNOWN[key] ?? { title: titleOf(key), sort: FROM_HIGH.test(key) ? `-${key}` : key, isField: true };
+}
+
+/** "params.lr" -> "lr", "metrics.loss.best" -> "best loss", "exit_code" -> "Exit code" */
+function titleOf(key) {
+  const [, space, name] = /^(params|tags|metrics)\.(.+)$/s.exec(key) ?? [];
+  if (!space) return key.charAt(0).toUpperCase() + key.slice(1).replaceAll("_", " ");
+  const [, start, of] = (space === "metrics" && /^(.+)\.(last|best)$/s.exec(name)) || [null, name, ""];
+  const plain = start.replace(/"((?:[^"\\]|\\.)*)"/g, (_, text) => text.replace(/\\(.)/g, "$1"));
+  return of === "best" ? `best ${plain}` : plain;
+}
+
+/** Return the columns that the gateway computes. */
+export function fieldsOf(columns) {
+  return columns.filter((key) => !KNOWN[key]);
+}
+
+/** Return the keys of a text like `status,params."a, b"`. */
+export function split(text) {
+  return (text.match(/(?:"(?:[^"\\]|\\.)*"|[^,])+/g) ?? []).map((key) => key.trim()).filter(Boolean);
+}
+
+/** Return a field's text; a name that is no plain word is quoted. */
+export function fieldText(space, name) {
+  const isPlain = /^[\p{L}\p{N}_/@:.-]+$/u.test(name) && !(space === "metrics" && /\.(last|best|min|max)$/.test(name));
+  return `${space}.${isPlain ? name : `"${name.replace(/["\\]/g, "\\$&")}"`}`;
+}
+
+/** All fields that can be shown, as [group, texts]. */
+export function offered(names) {
+  return [
+    ["Job", [...USUAL, ...names.jobs.filter((name) => !USUAL.includes(name) && name !== "archived")]],
+    ["Parameters", names.params.map((name) => fieldText("params", name))],
+    ["Metrics", names.metrics.flatMap((name) => [fieldText("metrics", name), `${fieldText("metrics", name)}.best`])],
+    ["Tags", names.tags.map((name) => fieldText("tags", name))],
+  ];
+}
+
+/** A dialog in which columns are chosen; `onChange(columns)` with each choice. */
+export function chooseColumns(names, columns, onChange) {
+  let chosen = [...columns];
+  const search = h("input", {
+    type: "search",
+    placeholder: "Search columns",
+    "aria-label": "Search columns",
+    on: { input: () => draw() },
+  });
+  const lists = h("div", { class: "column-lists" });
+  const box = (key) =>
+    h(
+      "label",
+      null,
+      h("input", {
+        type: "checkbox",
+        checked: chosen.includes(key),
+        on: {
+          change: (event) => {
+            chosen = event.target.checked ? [...chosen, key] : chosen.filter((other) => other !== key);
+            onChange(chosen);
+          },
+        },
+      }),
+      h("span", { dir: "auto" }, columnOf(key).title),
+    );
+  const draw = () => {
+    const wanted = search.value.trim().toLowerCase();
+    const groups = offered(names).map(([title, keys]) => {
+      const all = [...new Set([...keys, ...(title === "Job" ? [] : chosen.filter((key) => keys.includes(key)))])];
+      const found = all.filter((key) => columnOf(key).title.toLowerCase().includes(wanted));
+      if (!found.length) return null;
+      return h("fieldset", null, h("legend", null, title), found.slice(0, 300).map(box));
+    });
+    lists.replaceChildren(...groups.filter(Boolean));
+    if (!lists.children.length) lists.replaceChildren(h("p", { class: "quiet" }, "No matching columns."));
+  };
+  const close = () => dialog.close();
+  const reset = () => {
+    chosen = [...USUAL];
+    onChange(chosen);
+    draw();
+  };
+  const dialog = h(
+    "dialog",
+    {
+      class: "columns",
+      "aria-labelledby": "columns-title",
+      on: { click: (event) => event.target === dialog && close(), close: () => dialog.remove() },
+    },
+    h("h2", { id: "columns-title" }, "Columns"),
+    search,
+    lists,
+    h(
+      "div",
+      { class: "buttons" },
+      h("button", { on: { click: reset } }, "Reset"),
+      h("button", { class: "primary", on: { click: close } }, "Done"),
+    ),
+  );
+  draw();
+  document.body.append(dialog);
+  dialog.showModal();
+}

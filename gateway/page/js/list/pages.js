@@ -1,0 +1,126 @@
+// The jobs of the list in the order of the gateway, read page by page, and kept in order while they change.
+
+import { Problem, get } from "../api.js";
+import { throttled } from "../dom.js";
+
+const PAGE = 100;
+const REFRESH_MS = 3000;
+const RETRY_MS = 3000;
+const MOST_REFRESHED = 500;
+
+export class JobPages {
+  /** `query()` returns the parameters of the request; `onChange()` after each answer. */
+  constructor(query, onChange) {
+    this.query = query;
+    this.onChange = onChange;
+    this.jobs = new Map();
+    this.order = [];
+    this.next = null;
+    this.total = null;
+    this.problem = null;
+    this.isLoaded = false;
+    this.refresh = throttled(() => this.#refresh(), REFRESH_MS);
+  }
+
+  close() {
+    this.refresh.cancel();
+    clearTimeout(this.retry);
+    this.abort?.abort();
+    this.isClosed = true;
+  }
+
+  /** Read the first page of another query. */
+  async load() {
+    this.abort?.abort();
+    this.abort = new AbortController();
+    this.isLoading = true;
+    await this.#ask(null, (page) => {
+      this.order = page.items.map((job) => this.put(job));
+      this.#forget();
+      this.#took(page);
+    });
+  }
+
+  /** Read the next page, unless one is coming. */
+  async more() {
+    if (this.isLoading || this.next === null || this.problem) return;
+    this.isLoading = true;
+    await this.#ask(this.next, (page) => {
+      const known = new Set(this.order);
+      const ids = page.items.map((job) => this.put(job));
+      this.order.push(...ids.filter((id) => !known.has(id)));
+      this.next = page.next;
+    });
+  }
+
+  /** Keep a job's document; what was computed for the columns stays, where it has none. */
+  put(job) {
+    const id = String(job.id);
+    const columns = { ...this.jobs.get(id)?.columns, ...job.columns };
+    this.jobs.set(id, { ...job, columns });
+    this.onPut?.(id);
+    return id;
+  }
+
+  remove(id) {
+    if (this.jobs.delete(id) && this.total !== null && this.order.includes(id)) this.total -= 1;
+    this.order = this.order.filter((other) => other !== id);
+  }
+
+  #took(page) {
+    this.next = page.next;
+    this.total = page.total ?? null;
+    this.isLoaded = true;
+  }
+
+  async #ask(cursor, take) {
+    const { signal } = this.abort;
+    try {
+      const page = await get("/jobs", { ...this.query(), limit: PAGE, cursor }, signal);
+      if (signal.aborted) return null;
+      this.problem = null;
+      take(page);
+    } catch (problem) {
+      if (!(problem instanceof Problem) || signal.aborted) return null;
+      this.problem = problem;
+      clearTimeout(this.retry);
+      if ([0, 429, 503].includes(problem.status)) this.retry = setTimeout(() => this.load(), RETRY_MS);
+    }
+    this.isLoading = false;
+    this.onChange();
+    return this.problem;
+  }
+
+  /** Read the first pages again: jobs have come, gone, or changed their places. */
+  async #refresh() {
+    if (this.isClosed || !this.abort) return;
+    if (this.isLoading) return void this.refresh();
+    this.isLoading = true;
+    const wanted = Math.min(Math.max(this.order.length, 1), MOST_REFRESHED);
+    const ids = [];
+    let first = null;
+    let next = null;
+    do {
+      const failed = await this.#ask(next, (page) => {
+        first ??= page;
+        ids.push(...page.items.map((job) => this.put(job)));
+        next = page.next;
+      });
+      if (failed || first === null || this.isClosed) return;
+      this.isLoading = true;
+    } while (next !== null && ids.length < wanted);
+    const fresh = new Set(ids);
+    const rest = this.order.slice(ids.length).filter((id) => !fresh.has(id));
+    this.order = [...fresh, ...(next === null ? [] : rest)];
+    this.total = first.total ?? null;
+    if (next === null || !rest.length) this.next = next;
+    this.isLoading = false;
+    this.#forget();
+    this.onChange();
+  }
+
+  #forget() {
+    const shown = new Set(this.order);
+    for (const id of this.jobs.keys()) if (!shown.has(id)) this.jobs.delete(id);
+  }
+}
