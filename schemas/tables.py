@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     Double,
     Identity,
@@ -265,8 +266,15 @@ source_positions = Table(
         "began_at", DateTime(timezone=True), comment="start of the source that stated world_size, by its clock"
     ),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # For the exporter: without them it would read all sources of all jobs.
-    Index("source_positions_missing_idx", "kind", postgresql_where=text("missing <> '[]' OR produced > last_seq")),
+    Column(
+        "is_behind",
+        Boolean,
+        Computed("missing <> '[]' OR coalesce(produced > last_seq, false)", persisted=True),
+        comment="whether messages are missing",
+    ),
+    # For the exporter: without them it would read all sources of all jobs. With `last_seq` in a predicate, each
+    # update of a position would add entries to all indexes (migration 0020).
+    Index("source_positions_behind_idx", "kind", postgresql_where=text("is_behind")),
     Index("source_positions_lost_idx", "kind", postgresql_where=text("lost <> '[]'")),
 )
 

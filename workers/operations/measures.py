@@ -174,7 +174,7 @@ _CURSORS: Final = text(
 _MISSING: Final = text(
     "SELECT kind, sum(greatest(coalesce(produced, 0) - last_seq, 0) + (SELECT coalesce(sum("
     "CAST(gap->>1 AS bigint) - CAST(gap->>0 AS bigint) + 1), 0) FROM jsonb_array_elements(missing) AS gap)) "
-    "FROM source_positions WHERE missing <> '[]' OR produced > last_seq GROUP BY kind"
+    "FROM source_positions WHERE is_behind GROUP BY kind"
 )
 _LOST: Final = text(
     "SELECT kind, sum((SELECT sum(CAST(gone->>1 AS bigint) - CAST(gone->>0 AS bigint) + 1) "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -104,6 +105,34 @@ def test_entries_read_twice_are_stored_once(resources: Resources, sender: Sender
     assert (drained.stored, drained.duplicates, acked) == (0, 1, b"1")
     assert rows(resources.engine, training_logs, "content") == ["a"]
     assert len(rows(resources.engine, dead_letters, "id", order=["id"])) == 1
+
+
+def test_updates_stay_in_their_pages(resources: Resources, sender: Sender) -> None:
+    """Further messages of 200 jobs update rows of jobs and positions without new entries in the indexes."""
+
+    def updates() -> dict[str, tuple[int, int]]:
+        resources.engine.dispose()  # a connection that ends has reported its counts
+        with resources.engine.connect() as connection:
+            found = connection.execute(text("SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables"))
+            return {name: (total, in_place) for name, total, in_place in found}
+
+    def send_round() -> None:
+        for job in range(1, 801, 4):
+            sender.send(logs("a"), job=job)
+        drain(resources)
+
+    send_round()
+    before = updates()
+    for _ in range(5):
+        send_round()
+    deadline = time.monotonic() + 10
+    while (after := updates())["source_positions"][0] < before["source_positions"][0] + 1000:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for table in ("training_jobs", "source_positions"):
+        total, in_place = (new - old for new, old in zip(after[table], before[table], strict=True))
+        assert total == 1000
+        assert in_place > 0.9 * total
 
 
 def test_a_stream_born_anew_is_read_from_its_start(resources: Resources, sender: Sender) -> None:
