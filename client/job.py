@@ -12,6 +12,7 @@ from trainwire.client.metrics import Metrics
 from trainwire.client.records import CheckpointInfo, JobInfo
 from trainwire.client.source import LogQuery, Source
 from trainwire.schemas.events import LogLine
+from trainwire.schemas.lifted_metrics import COLUMN_OF
 from trainwire.schemas.messages import FINISHED
 
 _ENDS: Final = ("training_complete", "training_error", "training_deleted")
@@ -58,7 +59,8 @@ class Job:
         wanted = [names] if isinstance(names, str) else list(names)
         if wrong := [name for name in wanted if "," in name]:
             raise ClientError(f"names={wrong[0]!r}: give a list of names, each without a comma")
-        return Metrics(self.id, self._source.metrics(self.id, wanted))
+        stored = [COLUMN_OF[name] for name in wanted if name in COLUMN_OF]
+        return Metrics(self.id, self._source.metrics(self.id, [*wanted, *stored]))
 
     def logs(
         self,

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 from trainwire.client.errors import ClientError
+from trainwire.schemas.lifted_metrics import COLUMN_OF
 from trainwire.schemas.metric_blocks import EPOCH_US, INTEGERS, MetricBlock, Packed
 
 _TYPECODES: Final = {"seq": "q", "attempt": "i", "rank": "i", "epoch": "q", "step": "q", "time": "q"}
@@ -70,7 +71,8 @@ class _Column:
 class Metrics(Mapping[str, Series]):
     """All points of metrics of one job: `metrics["loss"]` is one series, `columns` is a table.
 
-    A row is one call of `run.metric`; NaN and infinities are values, a metric that a row lacks is None.
+    A row is one call of `run.metric`; NaN and infinities are values, a metric that a row lacks is None. `acc` and
+    `lr` are stored as `accuracy` and `learning_rate`, and found under both names.
     """
 
     def __init__(self, job_id: int, blocks: Iterable[MetricBlock]) -> None:
@@ -101,7 +103,7 @@ class Metrics(Mapping[str, Series]):
         return iter(sorted(self._metrics))
 
     def __getitem__(self, name: str) -> Series:
-        column = self._metrics.get(name)
+        column = self._metrics.get(name) or self._metrics.get(COLUMN_OF.get(name, name))
         if column is None:
             raise KeyError(f"job {self.job_id} has no metric {name!r} here: {', '.join(list(self)[:20])}")
         about = {each: found.full(self._rows) for each, found in self._about.items()}

@@ -62,7 +62,7 @@ def job(sender: Sender, resources: Resources) -> int:
     sender.send(logs("one", "two ERROR", "three"), job=number)
     sender.send(completion(error_message="boom", exit_code=1, status="failed"), job=number)
     for kind in ("metrics", "logs", "completions"):
-        drain(resources, kind, number)  # type: ignore[arg-type]
+        drain(resources, kind, number)
     return number
 
 
@@ -106,6 +106,18 @@ def test_named_metrics_alone_are_read(reader: Client, job: int) -> None:
         found["lose"]
     with pytest.raises(ClientError, match="each without a comma"):
         reader.job(job).metrics("loss,acc")
+
+
+def test_a_metric_is_found_under_the_name_that_it_was_logged_with(
+    reader: Client, sender: Sender, resources: Resources
+) -> None:
+    """`acc` and `lr` are stored as `accuracy` and `learning_rate`."""
+    number = next(_jobs)
+    sender.send(Metrics(points=[Point(ts=NOW_NS, values={"acc": 0.5, "lr": 0.1})]), job=number)
+    drain(resources, "metrics", number)
+    found = reader.job(number).metrics(["acc"])
+    assert (list(found), list(found["acc"].value)) == (["accuracy"], [0.5])
+    assert list(reader.job(number).metrics()["lr"].value) == [0.1]
 
 
 def test_frames(reader: Client, job: int) -> None:
