@@ -7,5 +7,9 @@ class ClientError(Exception):
     """A request of the client failed; the message gives the reason and the remedy."""
 
 
+class GatewayUnavailable(ClientError):  # noqa: N818 - a state
+    """No gateway answers at the address; it may later."""
+
+
 class JobNotFound(ClientError, LookupError):  # noqa: N818 - as Python names its LookupErrors
     """No job has this number or name, or several do: the message lists them."""

@@ -15,10 +15,11 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
-from trainwire.client.errors import ClientError, JobNotFound
+from trainwire.client.errors import ClientError, GatewayUnavailable, JobNotFound
 from trainwire.client.records import CheckpointInfo, JobInfo, R, record
 from trainwire.client.source import Candidates, LogPage, LogQuery
 from trainwire.schemas.events import LogLine
+from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.metric_blocks import LENGTH_BYTES, MetricBlock, WrongBlock, decode_frame
 
 TIMEOUT_S: Final = 60.0
@@ -28,6 +29,7 @@ PAGE_CHECKPOINTS: Final = 1000
 CUT_CHARS: Final = 64 * 1024
 """The gateway cuts longer lines, except on a page of one line."""
 RECONNECT_S: Final = 1.0
+_ENDS: Final = ("training_complete", "training_error", "training_deleted")
 _UNKNOWN_JOB: Final = "urn:trainwire:problem:unknown-job"
 
 
@@ -106,15 +108,25 @@ class HttpSource:
         return str(self._json(f"/jobs/{job_id}/checkpoints/{seq}/url")["url"])
 
     def follow(self, job_id: int) -> Iterator[dict[str, Any]]:
-        """Yield the events of a job; connects again with the last position where the connection ends."""
+        """Yield the events of a job until it has ended; where the connection ends, connect again and go on.
+
+        Only the first connection raises `GatewayUnavailable`: a gateway may restart meanwhile.
+        """
         position: str | None = None
         while True:
             try:
                 with self._open(f"/jobs/{job_id}/events", {"after": position}) as answer:
+                    rows: list[int] | None = None
                     for found, event in _events(answer):
                         position = found or position
                         yield event
-            except (OSError, HTTPException):  # the connection ended in between
+                        rows = _rows_at_end(event) or rows
+                        if event["type"] in _ENDS or (rows and position and _has_all(position, rows)):
+                            return
+            except GatewayUnavailable:
+                if position is None:
+                    raise
+            except (OSError, HTTPException):  # the connection ended within an event
                 pass
             time.sleep(RECONNECT_S)
 
@@ -156,7 +168,7 @@ class HttpSource:
             raise self._refusal(path, exc) from exc
         except (URLError, OSError, HTTPException) as exc:
             reason = getattr(exc, "reason", None) or exc
-            raise ClientError(
+            raise GatewayUnavailable(
                 f"no gateway answers at {self._url} ({reason}): start `trainwire up` or correct TRAINWIRE_URL"
             ) from exc
         return answer
@@ -202,6 +214,18 @@ def _detail(problem: dict[str, Any]) -> str:
     """Return the text of a problem document, with the invalid values."""
     errors = [f"{each['field']}={each['value']!r}: {each['detail']}" for each in problem.get("errors", ())]
     return "; ".join(errors) or str(problem["detail"])
+
+
+def _rows_at_end(event: dict[str, Any]) -> list[int] | None:
+    """Return how many rows of each kind an ended job has, from the first event of a connection."""
+    if event["type"] not in ("snapshot", "resumed") or event["job"]["status"] not in FINISHED:
+        return None
+    return [event["job"]["rows"][kind] for kind in ("logs", "metrics", "checkpoints")]
+
+
+def _has_all(position: str, rows: Sequence[int]) -> bool:
+    """Return whether a position of the feed is behind these rows."""
+    return all(int(seen) >= count for seen, count in zip(position.split("-"), rows, strict=True))
 
 
 def _exactly(answer: HTTPResponse, size: int) -> bytes:

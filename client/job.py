@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from trainwire.client.download import fetch
 from trainwire.client.errors import ClientError
@@ -13,9 +13,6 @@ from trainwire.client.records import CheckpointInfo, JobInfo
 from trainwire.client.source import LogQuery, Source
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.lifted_metrics import COLUMN_OF
-from trainwire.schemas.messages import FINISHED
-
-_ENDS: Final = ("training_complete", "training_error", "training_deleted")
 
 
 class Job:
@@ -97,12 +94,11 @@ class Job:
         return fetch(self._source.checkpoint_url(self.id, chosen.seq), chosen, to, force=force)
 
     def follow(self) -> Iterator[dict[str, Any]]:
-        """Yield the events of the job until it has ended: a `snapshot`, then new rows (docs/events.md)."""
-        for event in self._source.follow(self.id):
-            yield event
-            is_over = event["type"] == "snapshot" and event["job"]["status"] in FINISHED
-            if is_over or event["type"] in _ENDS:
-                return
+        """Return the events of the job until it has ended: a `snapshot`, then new rows (docs/feed.md).
+
+        A connection that ends is made again, and goes on where it was. Needs a gateway.
+        """
+        return self._source.follow(self.id)
 
     def _chosen(self, which: str | int) -> CheckpointInfo:
         found = self.checkpoints()

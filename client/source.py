@@ -59,7 +59,7 @@ class Source(Protocol):
         """Return a signed URL of a checkpoint's file."""
 
     def follow(self, job_id: int) -> Iterator[dict[str, Any]]:
-        """Yield the events of a job as they come."""
+        """Yield the events of a job as they come, until it has ended."""
 
     def close(self) -> None:
         """Close all connections."""

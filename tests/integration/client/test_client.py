@@ -21,6 +21,7 @@ import trainwire
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs
 from tests.gateway_server import GatewayServer
 from tests.integration.conftest import Bucket
+from tests.integration.gateway.feed_clients import GatewayProcess, Trainer
 from trainwire import Client, ClientError, JobNotFound
 from trainwire.gateway.auth.tokens import create_token
 from trainwire.schemas.messages import Metrics, Point
@@ -36,6 +37,19 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("TRAINWIRE_URL", "GATEWAY_URL", "TRAINWIRE_TOKEN", "DATABASE_URL", "TRAINWIRE_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def feed_gateway(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[GatewayProcess]:
+    """A gateway process, which can be restarted."""
+    with GatewayProcess(tmp_path, database_url, redis_url) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def trainer(resources: Resources) -> Trainer:
+    """A trainer that publishes events."""
+    return Trainer(resources, next(_jobs))
 
 
 @pytest.fixture(params=["http", "postgres"])
@@ -270,6 +284,24 @@ def test_following_ends_with_the_job(gateway: GatewayServer, job: int, database_
     assert [event["type"] for event in Client(gateway.url).job(job).follow()] == ["snapshot"]
     with Client(database_url=database_url) as client, pytest.raises(ClientError, match="set TRAINWIRE_URL"):
         next(client.job(job).follow())
+
+
+def test_new_rows_are_followed_until_the_end(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """Events come live and end with the job, also where it ended while the gateway restarted."""
+    trainer.send(logs("first"))
+    events = Client(feed_gateway.url).job(trainer.job_id).follow()
+    first = next(events)
+    assert (first["type"], [line["text"] for line in first["logs"]]) == ("snapshot", ["first"])
+    trainer.send(logs("second"))
+    assert [line["text"] for line in next(events)["lines"]] == ["second"]
+    feed_gateway.restart()
+    trainer.send(logs("third"))
+    trainer.send(completion())
+    rest = list(events)
+    assert [line["text"] for event in rest for line in event.get("lines") or ()] == ["third"]
+    again = Client(feed_gateway.url).job(trainer.job_id)
+    assert again.status == "completed"
+    assert [event["type"] for event in again.follow()] == ["snapshot"]
 
 
 def test_a_token_is_needed_where_the_gateway_requires_one(
