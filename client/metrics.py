@@ -71,8 +71,8 @@ class _Column:
 class Metrics(Mapping[str, Series]):
     """All points of metrics of one job: `metrics["loss"]` is one series, `columns` is a table.
 
-    A row is one call of `run.metric`; NaN and infinities are values, a metric that a row lacks is None. `acc` and
-    `lr` are stored as `accuracy` and `learning_rate`, and found under both names.
+    A row is one call of `run.metric`; NaN and infinities are values, a metric that a row lacks is None. A metric
+    that is stored under another name (`acc` as `accuracy`) is found under both.
     """
 
     def __init__(self, job_id: int, blocks: Iterable[MetricBlock]) -> None:
