@@ -32,7 +32,7 @@ def test_an_event_goes_on_without_its_rows() -> None:
 
 
 def test_metric_columns_are_listed_once() -> None:
-    """A new metric column is a line in schemas/lifted_metrics.py and a migration; HTTP callbacks may name it as well."""
+    """A new metric column is a line in schemas/lifted_metrics.py and a migration; HTTP callbacks may name it."""
     folders = ("schemas", "stores", "workers", "client", "gateway", "cli", "stack", "trainwire")
     trainings = {"integrations", "demo"}
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if not trainings & {*path.parts}]
