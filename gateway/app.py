@@ -33,6 +33,7 @@ from trainwire.gateway.routes import (
     log_routes,
     metric_routes,
     mlflow_routes,
+    reading_routes,
     session_routes,
 )
 from trainwire.gateway.settings import GatewaySettings
@@ -40,10 +41,11 @@ from trainwire.gateway.telemetry import Telemetry
 
 PAGE: Final = Path(__file__).parent / "page"
 ROUTERS: Final = (
-    # The first three before /jobs/{job_id}, which `events` and `compare` would match.
+    # The first four before /jobs/{job_id}, which `events`, `compare` and `resolve` would match.
     websocket.router,
     sse.router,
     comparison_routes.router,
+    reading_routes.router,
     job_routes.router,
     deletion_routes.router,
     edit_routes.router,

@@ -77,6 +77,9 @@ class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
     store_checksum: str | None = None
 
 
+_decode_manifest = msgspec.json.Decoder(list[ManifestFile]).decode
+
+
 def encode_manifest(files: list[ManifestFile]) -> bytes:
     """Return a folder's manifest as JSON."""
     return msgspec.json.encode(files)
@@ -84,4 +87,4 @@ def encode_manifest(files: list[ManifestFile]) -> bytes:
 
 def decode_manifest(raw: bytes) -> list[ManifestFile]:
     """Decode a manifest; raise msgspec's `ValueError` that names the wrong field."""
-    return msgspec.json.decode(raw, type=list[ManifestFile])
+    return _decode_manifest(raw)

@@ -26,6 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from trainwire.schemas import lifted_metrics
+
 metadata: Final = MetaData(
     naming_convention={"pk": "%(table_name)s_pkey", "ix": "%(table_name)s_%(column_0_N_name)s_idx"}
 )
@@ -155,15 +157,7 @@ training_logs = Table(
     Column("content", Text, nullable=False),
 )
 
-LIFTED: Final = {
-    "loss": ("loss",),
-    "accuracy": ("accuracy", "acc"),
-    "learning_rate": ("learning_rate", "lr"),
-}
-"""Column -> names of metrics that are stored in it, instead of in `extra_metrics`; the first present name wins.
-
-A new one needs a line here and a migration; existing rows keep the metric in `extra_metrics`.
-"""
+LIFTED: Final = lifted_metrics.LIFTED
 LIFTED_SQL: Final = ", ".join(LIFTED)
 
 training_metrics = Table(

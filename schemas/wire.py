@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 import zstandard
@@ -65,6 +64,12 @@ class Loss(msgspec.Struct, omit_defaults=True, kw_only=True, frozen=True):
 Entry: TypeAlias = dict[str, str | int | bytes]
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode
+_decode_loss = msgspec.msgpack.Decoder(Loss).decode
+_decode_json_loss = msgspec.json.Decoder(Loss).decode
+_is_reason = re.compile(r"[a-z-]{1,40}").fullmatch
+_strict_decoders: Final[dict[Kind, Callable[[bytes], Body]]] = {
+    kind: msgspec.msgpack.Decoder(body_type).decode for kind, body_type in BODY_TYPES.items()
+}
 
 
 def encode_entry(message: Message) -> Entry:
@@ -109,15 +114,14 @@ def decode_loss(envelope: Envelope) -> Loss:
     if len(envelope.body) > MAX_LOSS_BYTES:
         raise InvalidMessage("too-large", f"body of a loss: {len(envelope.body):,} bytes, over {MAX_LOSS_BYTES}")
     try:  # no msgpack map begins with a brace
-        decode = msgspec.json.decode if envelope.body.startswith(b"{") else msgspec.msgpack.decode
-        loss = decode(envelope.body, type=Loss)
+        loss = (_decode_json_loss if envelope.body.startswith(b"{") else _decode_loss)(envelope.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidMessage("wrong-fields", f"body of a loss: {exc}") from exc
     if not 0 <= loss.last - envelope.seq < MAX_LOST or loss.last > MAX_ID:
         raise InvalidMessage(
             "out-of-range", f"numbers {envelope.seq} to {loss.last} are not 1 to {MAX_LOST:,} lost messages"
         )
-    if not re.fullmatch(r"[a-z-]{1,40}", loss.reason):
+    if not _is_reason(loss.reason):
         raise InvalidMessage("wrong-fields", f"reason {loss.reason[:40]!r} is not 1 to 40 letters a-z and hyphens")
     return loss
 
@@ -159,7 +163,7 @@ def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
     try:
         if is_json:
             return body_from_object(kind, _known_json(kind, raw))
-        body = _decoders(kind).whole(raw) if len(raw) <= UNCOUNTED_BYTES else _counted(kind, raw)
+        body = _strict_decoders[kind](raw) if len(raw) <= UNCOUNTED_BYTES else _counted(kind, raw)
     except msgspec.ValidationError as exc:
         raise InvalidMessage("wrong-fields", f"{kind} body: {exc}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -197,35 +201,30 @@ _JSON_ELEMENTS_A_VALUE: Final = 4
 _LISTS: Final = ("lines", "ts", "levels")
 _NUMBER_MAPS: Final = ("metrics", "final_metrics", "best_metrics", "produced", "dropped")
 
-
-class _Decoders(NamedTuple):
-    """The decoders of one kind of bodies: for the whole, for its fields as raw values, and for each field."""
-
-    whole: Callable[[bytes], Body]
-    split_msgpack: Callable[[bytes], msgspec.Struct]
-    split_json: Callable[[bytes], msgspec.Struct]
-    of_fields: dict[str, Callable[[msgspec.Raw], Any]]
-    required: list[str]
-
-
-@cache
-def _decoders(kind: Kind) -> _Decoders:
-    """Build the decoders of a kind at its first use: a trainer only encodes."""
-    body_type = BODY_TYPES[kind]
-    fields = msgspec.structs.fields(body_type)
-    raw_fields = [(field.name, msgspec.Raw, msgspec.Raw()) for field in fields]
-    split = msgspec.defstruct(f"Undecoded{body_type.__name__}", raw_fields)
-    return _Decoders(
-        whole=msgspec.msgpack.Decoder(body_type).decode,
-        split_msgpack=msgspec.msgpack.Decoder(split).decode,
-        split_json=msgspec.json.Decoder(split).decode,
-        of_fields={field.name: msgspec.msgpack.Decoder(field.type).decode for field in fields},
-        required=[field.name for field in fields if field.required],
+_undecoded: Final[dict[Kind, type[msgspec.Struct]]] = {
+    kind: msgspec.defstruct(
+        f"Undecoded{body_type.__name__}",
+        [(field.name, msgspec.Raw, msgspec.Raw()) for field in msgspec.structs.fields(body_type)],
     )
+    for kind, body_type in BODY_TYPES.items()
+}
+_split_msgpack: Final = {kind: msgspec.msgpack.Decoder(split).decode for kind, split in _undecoded.items()}
+_split_json: Final = {kind: msgspec.json.Decoder(split).decode for kind, split in _undecoded.items()}
+_field_decoders: Final[dict[Kind, dict[str, Callable[[msgspec.Raw], Any]]]] = {
+    kind: {field.name: msgspec.msgpack.Decoder(field.type).decode for field in msgspec.structs.fields(body_type)}
+    for kind, body_type in BODY_TYPES.items()
+}
+_required: Final[dict[Kind, list[str]]] = {
+    kind: [field.name for field in msgspec.structs.fields(body_type) if field.required]
+    for kind, body_type in BODY_TYPES.items()
+}
 
 
 class _UndecodedPoint(msgspec.Struct):
     values: msgspec.Raw = msgspec.Raw()
+
+
+_split_points: Final = msgspec.msgpack.Decoder(list[_UndecodedPoint]).decode
 
 
 def _counted(kind: Kind, raw: bytes) -> Body:
@@ -233,16 +232,16 @@ def _counted(kind: Kind, raw: bytes) -> Body:
 
     Of a repeated field only the last occurrence is decoded.
     """
-    decoders = _decoders(kind)
-    fields = _present_fields(decoders.split_msgpack(raw))
-    for name in decoders.required:
+    fields = _present_fields(_split_msgpack[kind](raw))
+    for name in _required[kind]:
         if name not in fields:
             raise InvalidMessage("wrong-fields", f"{kind} body: Object missing required field `{name}`")
+    decoders = _field_decoders[kind]
     built: dict[str, Any] = {}
     for name, value in fields.items():
         _check_msgpack(name, memoryview(value))
         try:
-            built[name] = decoders.of_fields[name](value)
+            built[name] = decoders[name](value)
         except msgspec.ValidationError as exc:
             raise InvalidMessage("wrong-fields", f"{kind} body: {name}: {exc}") from exc
     return BODY_TYPES[kind](**built)
@@ -259,7 +258,7 @@ def _check_msgpack(name: str, value: memoryview) -> None:
         check_amount(name, msgpack_length(value), MAX_ITEMS)
         if len(value) <= _LEAST_VALUE_BYTES * MAX_VALUES:
             return
-        values = [memoryview(point.values) for point in msgspec.msgpack.decode(value, type=list[_UndecodedPoint])]
+        values = [memoryview(point.values) for point in _split_points(value)]
         check_amount("values of all points", sum(map(msgpack_length, values)), MAX_VALUES)
         # Other fields of a point, for instance a repeated `values`, are decoded as well.
         rest_bytes = len(value) - sum(map(len, values))
@@ -268,7 +267,7 @@ def _check_msgpack(name: str, value: memoryview) -> None:
 
 def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
     """Decode the known fields of a JSON body, after a check of their limits; unknown fields are ignored."""
-    fields = {name: bytes(value) for name, value in _present_fields(_decoders(kind).split_json(raw)).items()}
+    fields = {name: bytes(value) for name, value in _present_fields(_split_json[kind](raw)).items()}
     for name, value in fields.items():
         if name in FREE_MAPS:
             check_amount(name, len(value), MAX_FREE_BYTES, "bytes")

@@ -8,6 +8,8 @@ all other modules are private.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trainwire.client.client import Client
+    from trainwire.client.errors import ClientError, JobNotFound
     from trainwire.ingest.receipt import Receipt
     from trainwire.ingest.run import Run
     from trainwire.ingest.settings import TrainerSettings
@@ -16,6 +18,9 @@ else:
     from importlib import import_module
 
     _MODULES = {
+        "Client": "trainwire.client.client",
+        "ClientError": "trainwire.client.errors",
+        "JobNotFound": "trainwire.client.errors",
         "NotStored": "trainwire.ingest.strict",
         "RankTaken": "trainwire.ingest.strict",
         "Receipt": "trainwire.ingest.receipt",
@@ -35,4 +40,15 @@ else:
         return sorted({*globals(), *_MODULES})
 
 
-__all__ = ["NotStored", "RankTaken", "Receipt", "RedisAway", "Run", "StrictError", "TrainerSettings"]
+__all__ = [
+    "Client",
+    "ClientError",
+    "JobNotFound",
+    "NotStored",
+    "RankTaken",
+    "Receipt",
+    "RedisAway",
+    "Run",
+    "StrictError",
+    "TrainerSettings",
+]

@@ -1,42 +1,110 @@
-"""`trainwire metrics`: the newest metric points of a job."""
+"""`trainwire metrics`: the newest metric points of a job, or all as CSV."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import csv
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import typer
 
 from trainwire.cli.commands.jobs import known_job, shown_number
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
-from trainwire.cli.terminal import cell, print_table, say, warn
+from trainwire.cli.terminal import cell, one_line, print_table, say, warn
+from trainwire.client.client import Client
+from trainwire.client.errors import ClientError
+from trainwire.client.metrics import Metrics
+from trainwire.schemas.lifted_metrics import COLUMN_OF
+from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED
+from trainwire.schemas.times import to_datetime
 from trainwire.stack.database import reading
+from trainwire.stack.errors import Problem, as_problem
+from trainwire.stack.locate import Address
 from trainwire.stores.postgres.jobs import removed_rows
 from trainwire.stores.rows.command_rows import StoredPoint, newest_metrics
 
 SHOWN_EXTRAS = 12
 """Most metrics beside the lifted ones that the table shows; --json has all."""
+DEFAULT_LIMIT: Final = 500
 
 
 def metrics(
     job: JobReference,
+    *,
     as_json: AsJson = False,
-    limit: Annotated[int, whole_option(1, MOST_SHOWN, "Number of newest points.")] = 500,
+    names: Annotated[str, typer.Option(metavar="NAME,...", help="Only these metrics, separated by commas.")] = "",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print all points as CSV, one line for each.")] = False,
+    limit: Annotated[
+        int, whole_option(1, MOST_SHOWN, "Number of newest points; --csv prints all.")
+    ] = DEFAULT_LIMIT,
     data_dir: DataDir = None,
 ) -> None:
-    """Print a job's newest metric points, oldest first."""
-    with reading(servers(data_dir)) as connection:
+    """Print a job's newest metric points, oldest first, or all of them as CSV."""
+    wanted = list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
+    if as_csv and (as_json or limit != DEFAULT_LIMIT):
+        raise Problem("--csv prints all points: leave out --json and --limit")
+    address = servers(data_dir)
+    with reading(address) as connection:
         job_id = known_job(connection, job_id_of(connection, job)).id
-        rows = newest_metrics(connection, job_id, limit)
         removed = removed_rows(connection, job_id)["metrics"]
-    if as_json:
+        rows = [] if as_csv or wanted else newest_metrics(connection, job_id, limit)
+    if as_csv or wanted:
+        found = _all_points(address, job_id, wanted)
+        rows = [] if as_csv else _newest(found, limit)
+    if as_csv:
+        _write_csv(found)
+    elif as_json:
         write_json(rows)
     elif rows:
         _show_table(rows)
     elif not removed:
-        say(f"no metrics of job {job_id} yet")
-    if removed and len(rows) < limit:
+        say(f"no metrics of job {job_id} yet" if not wanted else f"job {job_id} has none of these metrics")
+    if removed and (as_csv or len(rows) < limit):
         warn(f"points 1 to {removed:,} of job {job_id} were removed by retention")
+
+
+def _all_points(address: Address, job_id: int, names: Sequence[str]) -> Metrics:
+    """Return all points of these metrics; warn of each name that the job does not have."""
+    with as_problem(ClientError), Client(database_url=address.need_database_url()) as client:
+        found = client.job(job_id).metrics(list(names))
+    for name in names:
+        if name not in found and COLUMN_OF.get(name) not in found:
+            warn(f"job {job_id} has no metric {one_line(name)!r}")
+    return found
+
+
+def _newest(found: Metrics, limit: int) -> list[StoredPoint]:
+    """Return the last rows, with the metrics that were read."""
+    columns = {name: column[-limit:] for name, column in found.columns.items()}
+    about = [columns.pop(name) for name in ("seq", "attempt", "rank", "epoch", "step", "ts")]
+    return [
+        StoredPoint(
+            seq=seq,
+            attempt=attempt,
+            rank=rank,
+            epoch=epoch,
+            step=step,
+            logged_at=to_datetime(ts),
+            checkpoint_path=None,
+            values={name: shown_float(values[at]) for name, values in columns.items() if values[at] is not None},
+        )
+        for at, (seq, attempt, rank, epoch, step, ts) in enumerate(zip(*about, strict=True))
+    ]
+
+
+def _write_csv(found: Metrics) -> None:
+    """Write a line for each point, with its time in nanoseconds since 1970; a metric that it lacks is empty."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(found.columns)
+    writer.writerows(zip(*(map(_shown, column) for column in found.columns.values()), strict=True))
+
+
+def _shown(value: Any) -> Any:
+    return shown_float(value) if isinstance(value, float) else value
 
 
 def _show_table(rows: list[StoredPoint]) -> None:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-FOLDERS = ("ingest", "schemas", "stores", "workers", "gateway", "stack", "cli", "trainwire")
+FOLDERS = ("ingest", "schemas", "stores", "workers", "client", "gateway", "stack", "cli", "trainwire")
 _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 

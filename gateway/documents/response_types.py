@@ -131,6 +131,22 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None = None
 
 
+class JobReference(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that a name or the beginning of one may mean."""
+
+    id: int
+    name: str | None
+    status: Status
+    started_at: datetime | None
+
+
+class JobReferences(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest jobs that a reference names, and how many there are, deleted ones included."""
+
+    items: list[JobReference]
+    total: int
+
+
 class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
     """Fields for filters, sort orders and columns: those of all jobs, and those that the newest jobs have."""
 

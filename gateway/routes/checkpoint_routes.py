@@ -12,7 +12,7 @@ from trainwire.gateway.documents.response_types import CheckpointItem, Checkpoin
 from trainwire.gateway.http.problems import not_found
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404
-from trainwire.gateway.routes.parameters import VIEWER, JobId, ResourcesDep
+from trainwire.gateway.routes.parameters import VIEWER, JobId, ResourcesDep, Seq
 from trainwire.schemas.times import to_ns
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stores.files.presign_policy import check_served
@@ -27,11 +27,15 @@ Seconds = Annotated[int, Query(ge=1, le=MAX_PRESIGN_S, description="How long the
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=described(CheckpointPage, 404))
-def checkpoints(resources: ResourcesDep, job_id: JobId) -> Response:
+def checkpoints(
+    resources: ResourcesDep,
+    job_id: JobId,
+    before: Annotated[Seq | None, Query(description="The newest of those before this `seq`.")] = None,
+) -> Response:
     """Return the newest 1000 checkpoints, in the order in which they were stored."""
     with resources.reading() as connection:
         job = job_or_404(connection, job_id)
-        files = find_checkpoints(connection, job_id, newest=MAX_CHECKPOINTS)
+        files = find_checkpoints(connection, job_id, newest=MAX_CHECKPOINTS, before=before)
     best, last = _newest_of(files, job.best_checkpoint_path), _newest_of(files, job.last_checkpoint_path)
     return json_response(CheckpointPage(items=[_item(file, best, last) for file in files]))
 

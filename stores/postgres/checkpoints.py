@@ -85,10 +85,15 @@ class NotFetchable(LookupError):  # noqa: N818 - shown to users
 
 
 def find_checkpoints(
-    connection: Connection, job_id: int, attempt: int | None = None, newest: int | None = None
+    connection: Connection,
+    job_id: int,
+    attempt: int | None = None,
+    newest: int | None = None,
+    before: int | None = None,
 ) -> list[CheckpointFile]:
-    """Return the checkpoints of a job (of one attempt; only the newest) in the order of `seq`."""
-    found = connection.execute(_OF_JOB, {"job_id": job_id, "attempt": attempt, "newest": newest}).mappings()
+    """Return the checkpoints of a job (of one attempt; only the newest before `before`) in the order of `seq`."""
+    bounds = {"job_id": job_id, "attempt": attempt, "newest": newest, "before": before}
+    found = connection.execute(_OF_JOB, bounds).mappings()
     return [CheckpointFile(**row) for row in reversed(found.all())]
 
 
@@ -155,6 +160,7 @@ _ALL: Final = (
 )
 _OF_JOB: Final = text(
     f"SELECT * FROM ({_ALL}) AS files WHERE attempt = coalesce(CAST(:attempt AS integer), attempt) "  # noqa: S608
+    "AND seq < coalesce(CAST(:before AS bigint), seq + 1) "
     "ORDER BY seq DESC LIMIT :newest"
 )
 _SUSPICIOUS: Final = text(

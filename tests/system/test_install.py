@@ -19,7 +19,7 @@ import redis
 from tests.processes import ROOT, wait_until
 from trainwire.schemas.keys import stream_key
 
-OURS = ("schemas", "stores", "ingest", "workers", "gateway", "cli", "stack")
+OURS = ("schemas", "stores", "ingest", "workers", "client", "gateway", "cli", "stack")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 SCRIPT = """
 import sys
@@ -32,10 +32,10 @@ heavy = {"sqlalchemy", "celery", "kombu", "pydantic", "mlflow", "alembic", "type
 assert not heavy, heavy
 """
 TRAINING = """
-import schemas, stores, ingest, workers, gateway, cli, stack
+import schemas, stores, ingest, workers, client, gateway, cli, stack
 from trainwire import Run
 with Run.from_env() as run:
-    run.metric(loss=sum(module.MINE for module in (schemas, stores, ingest, workers, gateway, cli, stack)))
+    run.metric(loss=sum(module.MINE for module in (schemas, stores, ingest, workers, client, gateway, cli, stack)))
 """
 READY = "Ctrl-C stops it."
 SWEEP_DEADLINE_S = 60

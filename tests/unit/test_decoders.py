@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("schemas", "stores", "ingest", "workers", "gateway", "cli", "stack", "trainwire", "tests/twins")
+FOLDERS = (
+    "schemas",
+    "stores",
+    "ingest",
+    "workers",
+    "client",
+    "gateway",
+    "cli",
+    "stack",
+    "trainwire",
+    "tests/twins",
+)
 MODULES = [path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 PLAIN = {"dict", "list", "str", "int", "float", "bytes", "bool", "Any"}
 """The types without fields to be looked up."""

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {path.name: path.readlink() for path in (ROOT / "trainwire").iterdir() if path.is_symlink()}
-EXPECTED = ("cli", "gateway", "ingest", "schemas", "stack", "stores", "workers")
+EXPECTED = ("cli", "client", "gateway", "ingest", "schemas", "stack", "stores", "workers")
 SOURCES = [
     path
     for folder in (*FOLDERS, "trainwire", "tests", "benchmarks", "docs/site")

@@ -7,7 +7,7 @@ index or of its predicate has changed.
 from alembic import op
 
 revision = "0020"
-down_revision = "0016"
+down_revision = "0019"
 
 
 def upgrade() -> None:

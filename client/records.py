@@ -1,0 +1,80 @@
+"""The rows that the client returns."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from trainwire.schemas.non_finite import NON_FINITE_NAMES
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a job; `final_metrics` and `best_metrics` have at most 1,000 names, in a list fewer.
+
+    A list has no `params` and no `tags` over HTTP: `client.job(number)` has.
+    """
+
+    id: int
+    name: str | None = None
+    status: str
+    status_reason: str | None = None
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    last_seen_at: datetime | None = None
+    current_epoch: int | None = None
+    total_epochs: int | None = None
+    progress_percent: float | None = None
+    final_metrics: dict[str, Any] | None = None
+    best_metrics: dict[str, Any] | None = None
+    best_epoch: int | None = None
+    best_checkpoint_path: str | None = None
+    last_checkpoint_path: str | None = None
+    exit_code: int | None = None
+    error_message: str | None = None
+    params: dict[str, Any] | None = None
+    tags: dict[str, Any] | None = None
+    note: str | None = None
+    rows: dict[str, int] = {}
+
+
+class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint and the state of its file; `is_best` and `is_last` refer to the job's current paths."""
+
+    seq: int
+    attempt: int
+    ts: int
+    """Nanoseconds since 1970."""
+    checkpoint_kind: str
+    uri: str
+    state: str
+    is_best: bool = False
+    is_last: bool = False
+    epoch: int | None = None
+    step: int | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    metrics: dict[str, Any] | None = None
+
+
+def record(kind: type[R], fields: dict[str, Any]) -> R:
+    """Return a record of these fields, with floats for the names of NaN and infinities in maps of metrics.
+
+    Raises `msgspec.ValidationError`.
+    """
+    shown = {name: _floats(value) if name.endswith("metrics") else value for name, value in fields.items()}
+    return msgspec.convert(shown, kind, strict=False)
+
+
+def _floats(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: NON_FINITE_NAMES.get(number, number) if isinstance(number, str) else number
+        for name, number in value.items()
+    }

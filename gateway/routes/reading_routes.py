@@ -1,0 +1,58 @@
+"""Routes of the Python client: jobs by name, and all metrics of a job as packed columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response, StreamingResponse
+
+from trainwire.gateway.documents.response_types import JobReference, JobReferences, document_from
+from trainwire.gateway.http.responses import described, described_problems, json_response
+from trainwire.gateway.resources import Resources, job_or_404
+from trainwire.gateway.routes.parameters import VIEWER, JobId, Names, ResourcesDep, Text, split_names
+from trainwire.schemas.metric_blocks import MEDIA_TYPE, MetricBlock, encode_frame
+from trainwire.stores.postgres.job_references import find_referenced
+from trainwire.stores.postgres.jobs import removed_rows
+from trainwire.stores.rows.metric_columns import metric_blocks
+
+router = APIRouter(tags=["jobs"], dependencies=VIEWER)
+
+MAX_CANDIDATES: Final = 10
+
+
+@router.get("/jobs/resolve", responses=described(JobReferences))
+def resolve(
+    resources: ResourcesDep,
+    reference: Annotated[Text, Query(description="A number, a name, the beginning of either, or `last`.")],
+) -> Response:
+    """Return the newest 10 jobs that a reference names, and how many there are."""
+    with resources.reading() as connection:
+        jobs, total = find_referenced(connection, reference, MAX_CANDIDATES)
+    return json_response(JobReferences(items=[document_from(JobReference, job) for job in jobs], total=total))
+
+
+@router.get(
+    "/jobs/{job_id}/metrics/download",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "All points of these metrics, as packed columns (docs/client.md).",
+            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **described_problems(404),
+    },
+)
+def download_metrics(resources: ResourcesDep, job_id: JobId, names: Names = []) -> Response:  # noqa: B006
+    """Return all points of these metrics, by default of all, neither downsampled nor cut, as a binary stream."""
+    with resources.reading() as connection:
+        last = job_or_404(connection, job_id).last_metric_seq
+        removed = removed_rows(connection, job_id)["metrics"]
+    return StreamingResponse(_frames(resources, job_id, split_names(names), removed, last), media_type=MEDIA_TYPE)
+
+
+def _frames(resources: Resources, job_id: int, names: Sequence[str], after: int, last: int) -> Iterator[bytes]:
+    for block in metric_blocks(resources.engine, job_id, names, after, last):
+        yield encode_frame(block)
+    yield encode_frame(MetricBlock(rows=0))
