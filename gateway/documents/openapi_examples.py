@@ -89,7 +89,9 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "CheckpointPage": {"items": [_CHECKPOINT]},
     "Comparison": {
         "jobs": [_example(JobItem, _JOB)],
-        "series": [{"job_id": 42, "name": "loss", "attempt": 1, "points": _POINTS}],
+        "series": [{"job_id": 42, "name": "loss", "attempt": 1, "rank": None, "points": _POINTS}],
+        "next": None,
+        "complete": True,
     },
     "CompletenessReport": {
         "state": "open",

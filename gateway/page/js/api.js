@@ -9,8 +9,8 @@ export class Problem extends Error {
   }
 }
 
-// This module is page/js/api.js of the gateway, which a proxy may serve below a path of its own.
-const BASE = new URL("../../", import.meta.url).pathname;
+// This module is page/js/api.js of the gateway, or page/~<hash>/js/api.js; a proxy may add a path prefix.
+const BASE = new URL(import.meta.url).pathname.replace(/page\/(~[0-9a-f]+\/)?js\/api\.js$/, "");
 
 const listeners = new Set();
 
