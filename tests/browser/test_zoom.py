@@ -76,7 +76,7 @@ def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> N
     page.route(FINER, hold)
     canvas = page.locator("figure[data-title=loss] canvas")
     zoom(page, 0.5, 0.51)
-    expect(page.get_by_role("button", name="end zoom")).to_be_visible()
+    expect(page.get_by_role("button", name="Reset zoom")).to_be_visible()
     while not held:
         page.wait_for_timeout(50)
     coarse = canvas.screenshot()
@@ -94,7 +94,7 @@ def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> N
     fine = points_of(page, "loss")
     drawn_more_than(page, fine + 10)
     page.unroute(FINER)
-    page.get_by_role("button", name="end zoom").click()
+    page.get_by_role("button", name="Reset zoom").click()
     page.wait_for_function(
         "(most) => Number(document.querySelector(\".plot[aria-label^='loss ']\").ariaLabel"
         ".match(/([\\d,]+) point/)[1].replaceAll(',', '')) < most",

@@ -51,7 +51,7 @@ export async function request(path, options = {}, query = {}) {
     response = await fetch(address(path, query), { headers: { Accept: "application/json" }, ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "No answer", "The gateway does not answer.");
+    throw new Problem(0, "No answer", "Can't reach the trainwire server. Retrying…");
   }
   const text = await response.text();
   if (response.ok) return text ? parse(text) : null;
@@ -68,7 +68,7 @@ function problemOf(response, text) {
     return new Problem(
       response.status,
       response.statusText,
-      `The gateway answered ${response.status} ${response.statusText}`,
+      `The server answered ${response.status} ${response.statusText}`,
     );
   }
 }

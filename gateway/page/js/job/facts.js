@@ -39,7 +39,7 @@ export class Facts {
     this.facts.replaceChildren(
       ...(parts.length
         ? parts
-        : [h("p", { class: "quiet padded" }, "No parameters: Run(…, params={…}) says them.")]),
+        : [h("p", { class: "quiet padded" }, "No parameters. Pass params={…} to Run(…).")]),
     );
   }
 }
@@ -84,11 +84,11 @@ function attempts(all) {
     return h(
       "tr",
       null,
-      h("th", { scope: "row" }, `attempt ${attempt.attempt}`),
+      h("th", { scope: "row" }, `Attempt ${attempt.attempt}`),
       h(
         "td",
         { dir: "auto" },
-        [attempt.status, attempt.attempt < 1 && "sent late", from && `began ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
+        [attempt.status, attempt.attempt < 1 && "sent late", from && `started ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
       ),
     );
   });

@@ -10,13 +10,13 @@ const RETRY_MS = 1500;
  * were dropped again; `onChange(shift)` says how many came in front.
  */
 export class LogMatches {
-  constructor(fetchLines, total, onChange) {
+  constructor(fetchLines, total, onChange, start = total + 1) {
     this.fetchLines = fetchLines;
     this.onChange = onChange;
     this.items = [];
     this.total = total;
-    this.oldest = total + 1;
-    this.newest = total;
+    this.oldest = start; // the search begins here: at the newest line, or where one was before
+    this.newest = start - 1;
     this.isLoading = false;
     this.problem = null;
     this.timer = null;

@@ -12,11 +12,13 @@ import { Scroller } from "./scroller.js";
 import { destination } from "./times.js";
 
 const ROW_HEIGHT = 19;
-const UNREADABLE = "lines cannot be read: the gateway does not answer";
+const PARAMETERS = ["search", "log_type", "level", "attempt"]; // of the gateway and of the address
+const UNREADABLE = "Can't reach the trainwire server. Retrying…";
 
 /** The panel of one job. */
 export class LogPanel {
-  constructor(jobId) {
+  constructor(jobId, address) {
+    this.address = address;
     this.path = `/jobs/${jobId}/logs`;
     this.filter = {};
     this.total = 0;
@@ -56,9 +58,14 @@ export class LogPanel {
     this.scroller = new Scroller(this.view, {
       rowHeight: ROW_HEIGHT,
       makeRow: (index, before) => this.#row(index, before),
-      onRange: (first, last) => this.source.need(first, last),
+      onRange: (first, last, top) => {
+        this.source.need(first, last);
+        this.#keepPosition(top);
+      },
       onFollow: (isFollowing) => this.#followed(isFollowing),
     });
+    this.top = Number(address.get("line")) || null; // the line to begin at, once it is here
+    this.filters.restore(Object.fromEntries(PARAMETERS.map((name) => [name, address.get(name)])));
   }
 
   close() {
@@ -83,9 +90,31 @@ export class LogPanel {
     this.update();
   }
 
-  begin(snapshot) {
+  begin(snapshot, isFirst) {
     if (snapshot.logs) this.add(snapshot.logs);
     this.setTotal(snapshot.job.rows.logs);
+    if (!isFirst) return;
+    if (this.top) this.scroller.setFollowing(false);
+    if (Object.keys(this.filters.filter).length) this.#setFilter(this.filters.filter);
+    this.update();
+  }
+
+  /** Show the line at which the address begins. */
+  #restorePosition() {
+    const inView = Math.ceil(this.view.clientHeight / ROW_HEIGHT);
+    const { source } = this;
+    const index = source === this.pages ? this.pages.indexOf(this.top) : source.items.findIndex(({ seq }) => seq >= this.top);
+    const isThere = source === this.pages || source.newest >= this.total || source.count - index > inView;
+    if (index < 0 || !isThere) return;
+    this.top = null;
+    this.scroller.showAtTop(index);
+  }
+
+  /** Keep the line at the top of the view in the address, none while the newest line is followed. */
+  #keepPosition(index) {
+    if (this.top) return;
+    const seq = this.scroller.isFollowing ? null : this.source.lineAt(index)?.seq;
+    if (seq !== undefined) this.address.set("line", seq && String(seq));
   }
 
   take(event) {
@@ -140,6 +169,7 @@ export class LogPanel {
   #setFilter(filter) {
     if (this.source !== this.pages) this.source.close();
     this.filter = filter;
+    for (const name of PARAMETERS) this.address.set(name, filter[name]);
     this.shift = 0;
     if (Object.keys(filter).length === 0) this.source = this.pages;
     else {
@@ -147,17 +177,18 @@ export class LogPanel {
       this.source = new LogMatches(fetchLines, this.total, (shift) => {
         this.shift += shift;
         this.update();
-      });
+      }, this.top ?? undefined);
     }
     this.scroller.draw(true);
     this.scroller.setCount(this.source.count);
-    this.scroller.setFollowing(true);
+    this.scroller.setFollowing(this.top === null);
     this.update();
   }
 
   #update() {
     this.scroller.setCount(this.source.count, this.shift);
     this.shift = 0;
+    if (this.top && this.source.count) this.#restorePosition();
     this.empty.hidden = this.source.count > 0;
     setText(this.empty, this.#emptyWords());
     this.#say();
@@ -166,8 +197,8 @@ export class LogPanel {
   }
 
   #emptyWords() {
-    if (this.source === this.pages) return "No lines yet. What the training prints appears here.";
-    return this.source.hasOlder ? `Searching, above line ${count(this.source.oldest)} …` : "No line is like this.";
+    if (this.source === this.pages) return "No output yet.";
+    return this.source.hasOlder ? `Searching above line ${count(this.source.oldest)}…` : "No matching lines.";
   }
 
   #say() {
@@ -198,7 +229,7 @@ export class LogPanel {
   #goTo(text) {
     const line = this.source.lineAt(Math.max(0, this.scroller.first)) ?? this.pages.lineAt(this.total - 1);
     const to = destination(text, line ? fromNs(line.ts) : Date.now());
-    if (!to) return this.filters.say("a line's number, or a time like 14:03:11", true);
+    if (!to) return this.filters.say("Not a line or time: use 1234, or 14:03:11", true);
     if (to.seq) this.#showSeq(to.seq);
     else this.goToTime(to.at);
     this.view.focus({ preventScroll: true });
