@@ -26,6 +26,7 @@ from trainwire.stores.rows.metric_names import MetricNames, names_within
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values, last_values_by_rank, sparklines
 
 LAST_ROWS_IN_LISTS: Final = 30
+LAST_ROWS_OF_RANKS: Final = 500
 MAX_NAMES: Final = 5000
 """Names of metrics in one document; the feed sends the document to each client."""
 MAX_TRACEBACK_CHARS: Final = 100_000
@@ -92,7 +93,7 @@ def job_detail(
         metric_names=shown,
         metric_names_complete=known.is_complete(job.last_metric_seq) and len(shown) == len(known.names),
         results_complete=all(len(getattr(job, result) or ()) <= MOST_SHOWN_NAMES for result in RESULTS),
-        last_by_rank=last_values_by_rank(connection, job, LAST_ROWS),
+        last_by_rank=last_values_by_rank(connection, job, LAST_ROWS_OF_RANKS),
         warning=renaming(attempts),
         traceback=_traceback(connection, job) if job.status == "failed" else None,
     )

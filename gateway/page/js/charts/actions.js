@@ -25,12 +25,12 @@ export class ChartActions {
 
   /** All points of one chart, or of a list of metrics. */
   async csv(wanted) {
-    const { controls, grid, jobId, jobIds, shown, settings } = this.panel;
+    const { controls, data, grid, jobId, shown, settings } = this.panel;
     const isOne = typeof wanted === "string" && !(settings.isTogether && grid.charts.has(wanted));
     const names = isOne ? [wanted] : shown;
     const name = fileName(`job-${jobId}`, ...(isOne ? [wanted] : []));
     try {
-      const isSampled = await downloadCsv(name, jobIds, names, (done, all) =>
+      const isSampled = await downloadCsv(name, data.jobIds, names, (done, all) =>
         controls.say(`Reading metric ${done + 1} of ${all}…`, false),
       );
       controls.say(isSampled ? "Some series have more than 20,000 points: the file has the extremes of equal pieces." : "", false);

@@ -26,7 +26,6 @@ export class ChartControls {
       toggle("isLog", "Log scale", "Logarithmic values (l)"),
       toggle("isTogether", "Overlay", "All selected metrics in one chart (o)"),
       toggle("isOutlierFree", "Ignore outliers", "Scale by the values without the lowest and highest 2%"),
-      this.mean,
     ];
     const smooth = (field) => () => this.set({ smoothing: smoothingOf(field.value) });
     const range = { min: "0", max: "0.99", step: "0.01" };
@@ -72,26 +71,16 @@ export class ChartControls {
       { class: "chart-bar" },
       h("span", { class: "segments", role: "group", "aria-label": "Horizontal axis" }, this.axes),
       this.toggles,
-      h("label", { class: "smoothing" }, "Smoothing", this.slider, this.number),
+      share(onCopy, onCsv),
       this.zoomed,
-      h("span", { class: "bar-break" }),
+      h("label", { class: "smoothing" }, "Smoothing", this.slider, this.number),
       this.filter,
       this.menu.root,
       this.compare,
       this.suggestions,
-      h(
-        "details",
-        { class: "menu share", on: MENU_EVENTS },
-        h("summary", null, "Share"),
-        h(
-          "div",
-          { class: "menu-body", tabindex: "-1" },
-          h("button", { class: "plain", on: { click: onCopy } }, "Copy link"),
-          h("button", { class: "plain", on: { click: onCsv } }, "Download all as CSV"),
-        ),
-      ),
       this.status,
       this.runs,
+      this.mean,
       this.ranks,
     );
     this.mark();
@@ -106,7 +95,7 @@ export class ChartControls {
   mark() {
     const { settings } = this;
     for (const button of this.axes) button.setAttribute("aria-pressed", String(button.dataset.axis === settings.axis));
-    for (const button of this.toggles) button.setAttribute("aria-pressed", String(settings[button.dataset.setting]));
+    for (const button of [...this.toggles, this.mean]) button.setAttribute("aria-pressed", String(settings[button.dataset.setting]));
     for (const field of [this.slider, this.number])
       if (document.activeElement !== field) field.value = String(settings.smoothing);
   }
@@ -130,7 +119,7 @@ export class ChartControls {
 
   /** Show switches of runs and ranks (see run_chips.js). */
   setRuns(runs, onToggle, ranks, rankOptions) {
-    const key = JSON.stringify([runs, ranks, [...rankOptions.hidden]]);
+    const key = JSON.stringify([runs, ranks.map((rank) => [rank, rankOptions.styleOf(rank)]), [...rankOptions.hidden]]);
     if (key === this.runsKey) return;
     this.runsKey = key;
     this.runs.replaceChildren(...runChips(runs, onToggle));
@@ -163,4 +152,18 @@ export class ChartControls {
       ...page.items.map((job) => h("option", { value: String(job.id) }, `${job.id} · ${jobName(job)}`)),
     );
   }
+}
+
+function share(onCopy, onCsv) {
+  return h(
+    "details",
+    { class: "menu share", on: MENU_EVENTS },
+    h("summary", null, "Share"),
+    h(
+      "div",
+      { class: "menu-body", tabindex: "-1" },
+      h("button", { class: "plain", on: { click: onCopy } }, "Copy link"),
+      h("button", { class: "plain", on: { click: onCsv } }, "Download all as CSV"),
+    ),
+  );
 }

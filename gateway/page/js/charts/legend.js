@@ -1,8 +1,8 @@
 // The legend of a chart: each line with its colour, dash, name and value.
 
-import { h } from "../dom.js";
+import { h, svg } from "../dom.js";
 
-const DASH_STYLES = { 7: "dashed", 2: "dotted", 9: "double" };
+const WIDTH = 20;
 
 /** The entries of lines; each line gets `shown`, the element of its value. One line alone needs no colour. */
 export function legendEntries(lines) {
@@ -20,8 +20,6 @@ export function legendEntries(lines) {
 
 /** A short piece of a line in its colour and dash. */
 export function lineSample({ color, dash }) {
-  const sample = h("i", { class: "line-sample", "aria-hidden": "true" });
-  sample.style.borderTopColor = color;
-  if (dash) sample.style.borderTopStyle = DASH_STYLES[dash[0]];
-  return sample;
+  const line = { x1: 0, x2: WIDTH, y1: 2, y2: 2, stroke: color, "stroke-width": 2.5, "stroke-dasharray": dash?.join(" ") };
+  return svg("svg", { class: "line-sample", viewBox: `0 0 ${WIDTH} 4`, "aria-hidden": "true" }, svg("line", line));
 }

@@ -1,7 +1,7 @@
 // The lines of a chart: of each run and rank, or of each run the mean of its ranks with their range.
 
 import { bandOf, calmed, curve, positive, smoothed } from "./curves.js";
-import { rankName, rankStyle, runDash } from "./runs.js";
+import { hasRanks, rankName, rankStyle, runDash } from "./runs.js";
 
 /**
  * `[{label, color, dash, x, y, ts, odd, strong, low, high, isMain}]` of the metrics `names`.
@@ -23,7 +23,7 @@ export function linesOf(store, names, view) {
 }
 
 function ofRun(store, name, run, view, own) {
-  const { settings, ranks } = view;
+  const { settings } = view;
   const entries = store
     .of(run.jobId, name)
     .filter(({ attempt, rank }) => attempt === run.attempt && !settings.hiddenRanks.has(String(rank)));
@@ -38,12 +38,11 @@ function ofRun(store, name, run, view, own) {
   return entries.map((entry) => {
     const found = curveOf(entry);
     const y = settings.isLog ? positive(found.y) : found.y;
-    const isTold = ranks.length > 0 || entry.rank > 0;
     return {
       ...found,
       ...(own ?? rankStyle(run, entry.rank, view)),
       ...shaped(y, settings, true),
-      who: isTold ? rankName(entry.rank) : "",
+      who: hasRanks(run) ? rankName(entry.rank) : "",
     };
   });
 }

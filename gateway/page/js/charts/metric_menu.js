@@ -11,7 +11,7 @@ export class MetricMenu {
     Object.assign(this, { onToggle, onAll });
     this.title = h("summary", null);
     this.body = h("div", { class: "menu-body", tabindex: "-1" });
-    this.root = h("details", { class: "menu", on: MENU_EVENTS }, this.title, this.body);
+    this.root = h("details", { class: "menu metrics-menu", on: MENU_EVENTS }, this.title, this.body);
   }
 
   /** Offer `fitting`, sorted, of `total` names; all are shown but the `hidden` ones. */

@@ -50,9 +50,14 @@ function shortened(name) {
   return name.length > MOST_OF_NAME ? `${name.slice(0, MOST_OF_NAME)}…` : name;
 }
 
+/** Tell whether a run is of several ranks, so that each line needs the name of its rank. */
+export function hasRanks({ ranks }) {
+  return ranks.length > 1 || ranks[0] > 0;
+}
+
 /** All ranks of some runs, in order; none where there is only one. */
 export function ranksOf(runs) {
-  const ranks = new Set(runs.flatMap((run) => run.ranks));
+  const ranks = new Set(runs.flatMap((run) => (hasRanks(run) ? run.ranks : [])));
   return ranks.size > 1 ? [...ranks].sort((a, b) => (a ?? -1) - (b ?? -1)) : [];
 }
 
