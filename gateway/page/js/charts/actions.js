@@ -33,7 +33,10 @@ export class ChartActions {
       const isSampled = await downloadCsv(name, data.jobIds, names, (done, all) =>
         controls.say(`Reading metric ${done + 1} of ${all}…`, false),
       );
-      controls.say(isSampled ? "Some series have more than 20,000 points: the file has the extremes of equal pieces." : "", false);
+      controls.say(
+        isSampled ? "Some series have more than 20,000 points: the file has the extremes of equal pieces." : "",
+        false,
+      );
     } catch (problem) {
       controls.say(problem.message);
     }

@@ -15,7 +15,10 @@ export function axes(axis, colors) {
     ticks: { show: false },
     gap: 4,
   };
-  const labels = { time: (_, ticks, __, ___, step) => times(ticks, step), relative: (_, ticks) => ticks.map(elapsed) };
+  const labels = {
+    time: (_, ticks, __, ___, step) => times(ticks, step),
+    relative: (_, ticks) => ticks.map(elapsed),
+  };
   const below = labels[axis] ?? ((_, ticks) => ticks.map(shortNumber));
   return [
     { ...common, size: 24, space: 60, values: below },
@@ -39,7 +42,8 @@ function times(ticks, step) {
 
 /** Seconds since the start, as short as they can be: "40 s", "1 h 30 min". */
 export function elapsed(seconds) {
-  const words = Math.abs(seconds) < 60 ? `${Number(Math.abs(seconds).toPrecision(4))} s` : duration(Math.abs(seconds));
+  const words =
+    Math.abs(seconds) < 60 ? `${Number(Math.abs(seconds).toPrecision(4))} s` : duration(Math.abs(seconds));
   return (seconds < 0 ? "−" : "") + words.replace(/ 0 (s|min|h)$/, "");
 }
 

@@ -129,12 +129,24 @@ export class Chart {
     const button = (name, glyph, words) =>
       h(
         "button",
-        { class: "icon plain", title: words, "aria-label": `${words}: ${this.title}`, on: { click: () => this.onAction(name, this.title) } },
+        {
+          class: "icon plain",
+          title: words,
+          "aria-label": `${words}: ${this.title}`,
+          on: { click: () => this.onAction(name, this.title) },
+        },
         glyph,
       );
     this.pin = button("pin", "☆", "Pin");
     this.full = button("full", "⤢", "Full screen");
-    return h("span", { class: "actions" }, this.pin, button("csv", "CSV", "Download as CSV"), button("png", "PNG", "Download as PNG"), this.full);
+    return h(
+      "span",
+      { class: "actions" },
+      this.pin,
+      button("csv", "CSV", "Download as CSV"),
+      button("png", "PNG", "Download as PNG"),
+      this.full,
+    );
   }
 
   // For those who do not see the lines.
@@ -169,7 +181,9 @@ export class Chart {
     if (!this.plot || event.target !== this.host) return;
     const xs = this.plot.data[0];
     const now = this.plot.cursor.idx;
-    const to = { ArrowLeft: (now ?? xs.length) - 1, ArrowRight: (now ?? -1) + 1, Home: 0, End: xs.length - 1 }[event.key];
+    const to = { ArrowLeft: (now ?? xs.length) - 1, ArrowRight: (now ?? -1) + 1, Home: 0, End: xs.length - 1 }[
+      event.key
+    ];
     if (event.key === "Enter" && now !== null && now !== undefined) this.#pick(xs[now]);
     if (to === undefined || xs.length === 0) return;
     event.preventDefault();

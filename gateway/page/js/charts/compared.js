@@ -63,7 +63,11 @@ export class ComparedJobs {
   }
 
   #connected(id, state) {
-    const words = { unknown: `No job ${id} yet.`, deleted: `Job ${id} was deleted.`, refused: `This token may not read job ${id}.` };
+    const words = {
+      unknown: `No job ${id} yet.`,
+      deleted: `Job ${id} was deleted.`,
+      refused: `This token may not read job ${id}.`,
+    };
     if (!words[state]) return;
     this.say(words[state]);
     this.remove(id);

@@ -29,8 +29,18 @@ export class ChartControls {
     ];
     const smooth = (field) => () => this.set({ smoothing: smoothingOf(field.value) });
     const range = { min: "0", max: "0.99", step: "0.01" };
-    this.slider = h("input", { type: "range", "aria-label": "Smoothing", ...range, on: { input: () => smooth(this.slider)() } });
-    this.number = h("input", { type: "number", "aria-label": "Smoothing, a number from 0 to 0.99", ...range, on: { change: () => smooth(this.number)() } });
+    this.slider = h("input", {
+      type: "range",
+      "aria-label": "Smoothing",
+      ...range,
+      on: { input: () => smooth(this.slider)() },
+    });
+    this.number = h("input", {
+      type: "number",
+      "aria-label": "Smoothing, a number from 0 to 0.99",
+      ...range,
+      on: { change: () => smooth(this.number)() },
+    });
     this.zoomed = h(
       "button",
       { class: "attention", hidden: true, title: "Show all (r, or a double click)", on: { click: onResetZoom } },
@@ -94,8 +104,10 @@ export class ChartControls {
 
   mark() {
     const { settings } = this;
-    for (const button of this.axes) button.setAttribute("aria-pressed", String(button.dataset.axis === settings.axis));
-    for (const button of [...this.toggles, this.mean]) button.setAttribute("aria-pressed", String(settings[button.dataset.setting]));
+    for (const button of this.axes)
+      button.setAttribute("aria-pressed", String(button.dataset.axis === settings.axis));
+    for (const button of [...this.toggles, this.mean])
+      button.setAttribute("aria-pressed", String(settings[button.dataset.setting]));
     for (const field of [this.slider, this.number])
       if (document.activeElement !== field) field.value = String(settings.smoothing);
   }
@@ -119,7 +131,11 @@ export class ChartControls {
 
   /** Show switches of runs and ranks (see run_chips.js). */
   setRuns(runs, onToggle, ranks, rankOptions) {
-    const key = JSON.stringify([runs, ranks.map((rank) => [rank, rankOptions.styleOf(rank)]), [...rankOptions.hidden]]);
+    const key = JSON.stringify([
+      runs,
+      ranks.map((rank) => [rank, rankOptions.styleOf(rank)]),
+      [...rankOptions.hidden],
+    ]);
     if (key === this.runsKey) return;
     this.runsKey = key;
     this.runs.replaceChildren(...runChips(runs, onToggle));

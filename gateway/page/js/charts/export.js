@@ -71,7 +71,10 @@ export function downloadPng(name, { title, plot, lines }) {
 
 /** A name that is valid for a file on all systems. */
 export function fileName(...parts) {
-  return parts.join(".").replace(/[^\w.-]+/g, "_").slice(0, 120);
+  return parts
+    .join(".")
+    .replace(/[^\w.-]+/g, "_")
+    .slice(0, 120);
 }
 
 function save(name, blob) {

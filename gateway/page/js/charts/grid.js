@@ -83,7 +83,11 @@ export class ChartGrid {
     }
     const head = this.heads.get(title);
     head.button.setAttribute("aria-expanded", String(!isFolded));
-    if (title) head.button.replaceChildren(h("span", { dir: "auto" }, title), h("span", { class: "quiet num" }, count(names.length)));
+    if (title)
+      head.button.replaceChildren(
+        h("span", { dir: "auto" }, title),
+        h("span", { class: "quiet num" }, count(names.length)),
+      );
     return head;
   }
 

@@ -20,6 +20,14 @@ export function legendEntries(lines) {
 
 /** A short piece of a line in its colour and dash. */
 export function lineSample({ color, dash }) {
-  const line = { x1: 0, x2: WIDTH, y1: 2, y2: 2, stroke: color, "stroke-width": 2.5, "stroke-dasharray": dash?.join(" ") };
+  const line = {
+    x1: 0,
+    x2: WIDTH,
+    y1: 2,
+    y2: 2,
+    stroke: color,
+    "stroke-width": 2.5,
+    "stroke-dasharray": dash?.join(" "),
+  };
   return svg("svg", { class: "line-sample", viewBox: `0 0 ${WIDTH} 4`, "aria-hidden": "true" }, svg("line", line));
 }

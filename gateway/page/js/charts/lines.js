@@ -5,7 +5,7 @@ import { hasRanks, rankName, rankStyle, runDash } from "./runs.js";
 
 /**
  * `[{label, color, dash, x, y, ts, odd, strong, low, high, isMain}]` of the metrics `names`.
- * `view` is `{runs, ranks, palette, settings, pointsOf(entry), startOf(run)}`.
+ * `view` is that of view.js.
  */
 export function linesOf(store, names, view) {
   const isMixed = names.length > 1;
@@ -15,7 +15,7 @@ export function linesOf(store, names, view) {
       return ofRun(store, name, run, view, own).map((line) => ({
         ...line,
         isMain: run.isMain,
-        label: [isMixed && name, view.runs.length > 1 && run.label, line.who].filter(Boolean).join(" · "),
+        label: [isMixed && name, view.isSeveral && run.label, line.who].filter(Boolean).join(" · "),
       }));
     }),
   );
@@ -33,7 +33,14 @@ function ofRun(store, name, run, view, own) {
     const shown = settings.isLog
       ? { ...band, low: positive(band.low), high: positive(band.high), y: positive(band.y) }
       : band;
-    return [{ ...shown, ...(own ?? { color: run.color }), ...shaped(shown.y, settings, false), who: `mean of ${entries.length} ranks` }];
+    return [
+      {
+        ...shown,
+        ...(own ?? { color: run.color }),
+        ...shaped(shown.y, settings, false),
+        who: `mean of ${entries.length} ranks`,
+      },
+    ];
   }
   return entries.map((entry) => {
     const found = curveOf(entry);
@@ -49,5 +56,9 @@ function ofRun(store, name, run, view, own) {
 
 /** The line as it is, and over it a smoothed one: as chosen, or where it would be a block of colour. */
 function shaped(y, { smoothing }, mayCalm) {
-  return { y, strong: smoothing > 0 ? smoothed(y, smoothing) : mayCalm ? calmed(y) : null, isCalmed: !(smoothing > 0) };
+  return {
+    y,
+    strong: smoothing > 0 ? smoothed(y, smoothing) : mayCalm ? calmed(y) : null,
+    isCalmed: !(smoothing > 0),
+  };
 }

@@ -76,7 +76,11 @@ export class MetricLoader {
     for (const piece of batch) this.running.set(keyOf(piece), request);
     let problem = null;
     try {
-      await this.read(batch[0].jobId, batch.map(({ name }) => name), request.abort.signal);
+      await this.read(
+        batch[0].jobId,
+        batch.map(({ name }) => name),
+        request.abort.signal,
+      );
     } catch (error) {
       problem = error;
     }

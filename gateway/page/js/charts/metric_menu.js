@@ -17,7 +17,10 @@ export class MetricMenu {
   /** Offer `fitting`, sorted, of `total` names; all are shown but the `hidden` ones. */
   update(fitting, hidden, total) {
     const shown = fitting.reduce((sum, name) => sum + (hidden.has(name) ? 0 : 1), 0);
-    setText(this.title, shown === total ? `${count(total)} metrics` : `${count(shown)} of ${count(total)} metrics`);
+    setText(
+      this.title,
+      shown === total ? `${count(total)} metrics` : `${count(shown)} of ${count(total)} metrics`,
+    );
     const listed = fitting.slice(0, MOST_LISTED);
     const key = JSON.stringify([listed, fitting.length]);
     if (key !== this.key) this.#build(listed, fitting.length - listed.length);
@@ -29,7 +32,9 @@ export class MetricMenu {
     this.boxes = listed.map((name) =>
       h("input", { type: "checkbox", on: { change: (event) => this.onToggle(name, event.target.checked) } }),
     );
-    const labels = listed.map((name, index) => h("label", null, this.boxes[index], h("span", { dir: "auto" }, name)));
+    const labels = listed.map((name, index) =>
+      h("label", null, this.boxes[index], h("span", { dir: "auto" }, name)),
+    );
     this.body.replaceChildren(
       h(
         "div",

@@ -1,24 +1,21 @@
 // The charts of a job: one for each metric, or one for all, of one run or of several that are compared.
 
 import { h, remembered, setText, throttled } from "../dom.js";
-import { count, counted } from "../format.js";
 import { onTheme } from "../theme.js";
 import { hasEnded } from "../words.js";
 import { ChartActions } from "./actions.js";
-import { chartColors } from "./colors.js";
 import { ChartControls } from "./controls.js";
 import { suitableAxis } from "./curves.js";
 import { ChartData } from "./data.js";
 import { ChartGrid } from "./grid.js";
 import { linesOf } from "./lines.js";
 import { failureWords } from "./loader.js";
-import { ranksOf, rankStyle, runsOf } from "./runs.js";
 import { nameFilter, sectionsOf } from "./sections.js";
 import { readSettings, writeSettings } from "./settings.js";
+import { chartNote, drawnRuns, MOST_TOGETHER } from "./view.js";
 
 const REDRAW_MS = 250;
 const TOGETHER = "All selected metrics";
-const MOST_TOGETHER = 20;
 const MANY_RANKS = 8;
 const [LARGE, FEW] = [2, 4];
 
@@ -52,7 +49,11 @@ export class ChartPanel {
       onAction: (name, title) => this.actions[name](title),
     });
     this.message = h("p", { class: "quiet padded", role: "status" }, "Loading…");
-    this.hint = h("p", { class: "chart-hint quiet" }, "Click a point to see the log at that moment. Drag to zoom.");
+    this.hint = h(
+      "p",
+      { class: "chart-hint quiet" },
+      "Click a point to see the log at that moment. Drag to zoom.",
+    );
     this.root = h(
       "section",
       { class: "charts", "aria-label": "Charts" },
@@ -188,7 +189,11 @@ export class ChartPanel {
   #arrange(sections) {
     const { hidden, folded, full, isTogether } = this.settings;
     const shown = sections
-      .map(({ title, names }) => ({ title, names: names.filter((name) => !hidden.has(name)), isFolded: folded.has(title) }))
+      .map(({ title, names }) => ({
+        title,
+        names: names.filter((name) => !hidden.has(name)),
+        isFolded: folded.has(title),
+      }))
       .filter(({ names }) => names.length);
     const { classList } = this.grid.cells;
     classList.toggle("is-together", isTogether);
@@ -218,48 +223,35 @@ export class ChartPanel {
       );
   }
 
-  /** What is needed to draw lines; it also shows the switches of runs and ranks. */
+  /** What lines are drawn of; the switches of runs and ranks are shown, too. */
   #view() {
     const { settings, data } = this;
-    const { lines: palette } = chartColors();
-    const all = runsOf(data.store, { jobs: data.jobIds, documentOf: (id) => data.documentOf(id), palette });
-    const ranks = ranksOf(all);
-    if (!settings.isMeanChosen && ranks.length > MANY_RANKS) settings.isMean = true;
-    const shown = all.map((run) => ({
-      ...run,
-      isShown: !settings.hiddenRuns.has(run.key),
-      remove: run.isMain ? null : () => data.compared.remove(run.jobId),
-    }));
-    const styleOf = (rank) => (all.length > 1 || settings.isMean ? null : rankStyle(all[0], rank, { runs: all, ranks, palette }));
-    this.controls.setRuns(shown, (key) => this.#toggle("hiddenRuns", key), ranks, {
-      hidden: settings.hiddenRanks,
-      styleOf,
-      onToggle: (rank) => this.#toggle("hiddenRanks", String(rank)),
-    });
-    const runs = all.length > 1 ? shown.filter((run) => run.isShown) : all;
-    const startOf = (run) => data.startOf(run);
-    const pointsOf = (entry) => data.detail.of(entry, settings.axis === "relative" ? startOf(entry) : 0);
-    return { runs, ranks, palette, settings, startOf, pointsOf };
+    const view = drawnRuns(data, settings);
+    if (!settings.isMeanChosen && view.ranks.length > MANY_RANKS) settings.isMean = true;
+    const remove = (run) => (run.isMain ? null : () => data.compared.remove(run.jobId));
+    this.controls.setRuns(
+      view.all.map((run) => ({ ...run, remove: remove(run) })),
+      (key) => this.#toggle("hiddenRuns", key),
+      view.ranks,
+      {
+        hidden: settings.hiddenRanks,
+        styleOf: view.styleOf,
+        onToggle: (rank) => this.#toggle("hiddenRanks", String(rank)),
+      },
+    );
+    return view;
   }
 
   #drawOne(title, members, view) {
     const lines = linesOf(this.data.store, members, view);
-    const { axis, isLog, isOutlierFree, pinned, full } = this.settings;
-    const options = { axis: axis ?? "step", isLog, isOutlierFree, note: this.#note(members, lines), themeRevision: this.themeRevision };
+    const { axis, isLog, isOutlierFree, isTogether, pinned, full } = this.settings;
+    const options = {
+      axis: axis ?? "step",
+      isLog,
+      isOutlierFree,
+      note: chartNote(this.data, members, lines, { axis, isTogether, total: this.shown.length }),
+      themeRevision: this.themeRevision,
+    };
     this.grid.draw(title, lines, options, { isPinned: pinned.has(title), isFull: full === title });
-  }
-
-  #note(members, lines) {
-    const { data } = this;
-    const problem = data.problemOf(members);
-    if (problem) return failureWords(problem);
-    if (members.some((name) => data.jobIds.some((id) => data.isMissing(id, name)))) return lines.length ? "" : "Loading…";
-    const odd = lines.reduce((sum, line) => sum + line.odd, 0);
-    const notes = [
-      this.settings.isTogether && this.shown.length > MOST_TOGETHER && `first ${MOST_TOGETHER} of ${count(this.shown.length)} metrics`,
-      odd > 0 && counted(odd, "NaN or Inf value"),
-      !lines.length && `no ${this.settings.axis} values`,
-    ];
-    return notes.filter(Boolean).join(" · ");
   }
 }

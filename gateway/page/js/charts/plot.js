@@ -16,10 +16,18 @@ function columnsOf(lines) {
     const common = { spanGaps: false, points: { size: 4 }, dash: line.dash };
     const edge = { ...common, width: 0, points: { show: false } };
     const columns = [];
-    if (line.low) columns.push({ y: line.high, series: edge, fill: faint(line.color, RANGE_OPACITY) }, { y: line.low, series: edge });
+    if (line.low)
+      columns.push(
+        { y: line.high, series: edge, fill: faint(line.color, RANGE_OPACITY) },
+        { y: line.low, series: edge },
+      );
     const under = line.strong ? { stroke: faint(line.color, 0.28), width: 1 } : { stroke: line.color, width: 1.5 };
     columns.push({ y: line.y, series: { ...common, ...under } });
-    if (line.strong) columns.push({ y: line.strong, series: { ...common, stroke: line.color, width: 1.8, points: { show: false } } });
+    if (line.strong)
+      columns.push({
+        y: line.strong,
+        series: { ...common, stroke: line.color, width: 1.8, points: { show: false } },
+      });
     return columns.map((column) => ({ ...column, x: line.x }));
   });
 }
@@ -70,13 +78,16 @@ function rangeWithoutOutliers(plot, isLog) {
   const values = [];
   xs.forEach((x, index) => {
     if (index % every || x < (min ?? x) || x > (max ?? x)) return;
-    for (const column of columns) if (column[index] !== null && column[index] !== undefined) values.push(column[index]);
+    for (const column of columns)
+      if (column[index] !== null && column[index] !== undefined) values.push(column[index]);
   });
   if (!values.length) return isLog ? [1, 10] : [0, 1];
   values.sort((a, b) => a - b);
   const low = values[Math.floor((values.length - 1) * OUTLIERS)];
   const high = values[Math.ceil((values.length - 1) * (1 - OUTLIERS))];
-  return isLog ? uPlot.rangeLog(low, high, 10, true) : uPlot.rangeNum(low, high === low ? low + 1 : high, 0.1, true);
+  return isLog
+    ? uPlot.rangeLog(low, high, 10, true)
+    : uPlot.rangeNum(low, high === low ? low + 1 : high, 0.1, true);
 }
 
 /** The last index whose x is at or before `x`, by bisection. */

@@ -11,7 +11,11 @@ export function runChips(runs, onToggle) {
     const name = switchOf(run.label, run.isShown, lineSample(run), () => onToggle(run.key));
     const remove =
       run.remove &&
-      h("button", { class: "run-remove", "aria-label": `Stop comparing with ${run.label}`, on: { click: run.remove } }, "×");
+      h(
+        "button",
+        { class: "run-remove", "aria-label": `Stop comparing with ${run.label}`, on: { click: run.remove } },
+        "×",
+      );
     return h("span", { class: "run-chip" }, name, remove);
   });
 }
@@ -21,10 +25,19 @@ export function rankChips(ranks, { hidden, styleOf, onToggle }) {
   return ranks.map((rank) => {
     const style = styleOf(rank);
     const isShown = !hidden.has(String(rank));
-    return h("span", { class: "run-chip" }, switchOf(rankName(rank), isShown, style && lineSample(style), () => onToggle(rank)));
+    return h(
+      "span",
+      { class: "run-chip" },
+      switchOf(rankName(rank), isShown, style && lineSample(style), () => onToggle(rank)),
+    );
   });
 }
 
 function switchOf(label, isShown, sample, click) {
-  return h("button", { class: "run", "aria-pressed": String(isShown), on: { click } }, sample, h("span", { dir: "auto" }, label));
+  return h(
+    "button",
+    { class: "run", "aria-pressed": String(isShown), on: { click } },
+    sample,
+    h("span", { dir: "auto" }, label),
+  );
 }

@@ -65,9 +65,9 @@ export function ranksOf(runs) {
  * The colour and dash of a rank's line: of one run each rank has a colour, and where these are used up a dash, too; of
  * several runs the colour is the run's, and the dash the rank's.
  */
-export function rankStyle(run, rank, { runs, ranks, palette }) {
+export function rankStyle(run, rank, { isSeveral, ranks, palette }) {
   const index = Math.max(0, ranks.indexOf(rank));
-  if (runs.length > 1) return { color: run.color, dash: DASHES[index % DASHES.length] };
+  if (isSeveral) return { color: run.color, dash: DASHES[index % DASHES.length] };
   return {
     color: ranks.length ? palette[index % palette.length] : run.color,
     dash: DASHES[Math.floor(index / palette.length) % DASHES.length],

@@ -23,7 +23,8 @@ export class MetricStore {
   /** Keep live points of a metric from now on: its older points are being read. */
   expect(jobId, name) {
     const { metrics } = this.#job(jobId);
-    if (!metrics.has(name)) metrics.set(name, { isLoaded: false, isThinned: false, lastSeq: 0, series: new Map() });
+    if (!metrics.has(name))
+      metrics.set(name, { isLoaded: false, isThinned: false, lastSeq: 0, series: new Map() });
     return metrics.get(name);
   }
 

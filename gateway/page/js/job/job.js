@@ -80,10 +80,7 @@ class JobPage {
 
   #keys() {
     const { charts, log } = this.panels;
-    const tabs = PANELS.map(({ id, title, key, help }) => [
-      key,
-      [help ?? title, () => this.tabs.open(id)],
-    ]);
+    const tabs = PANELS.map(({ id, title, key, help }) => [key, [help ?? title, () => this.tabs.open(id)]]);
     return {
       "/": ["Search the log", () => this.#withLog(() => log.focusSearch())],
       f: ["Follow the newest line, or stop", () => log.toggleFollow()],
@@ -92,7 +89,10 @@ class JobPage {
       l: ["Charts: log scale", () => charts.toggleLog()],
       o: ["Charts: overlay", () => charts.toggleTogether()],
       r: ["Charts: reset zoom", () => charts.resetZoom()],
-      Escape: ["Close the line's details, or a chart on the full screen", () => log.closeDetail() || charts.showFull(null)],
+      Escape: [
+        "Close the line's details, or a chart on the full screen",
+        () => log.closeDetail() || charts.showFull(null),
+      ],
       ...Object.fromEntries(tabs),
     };
   }

@@ -96,7 +96,12 @@ export class LogFilters {
   /** Fill in what was filtered for, without a search. */
   restore({ search, log_type: stream, level, attempt }) {
     if (Number(attempt)) this.setAttempts([Number(attempt), ...this.attempts]);
-    for (const [field, text] of [[this.search, search], [this.stream, stream], [this.level, level], [this.attempt, attempt]])
+    for (const [field, text] of [
+      [this.search, search],
+      [this.stream, stream],
+      [this.level, level],
+      [this.attempt, attempt],
+    ])
       field.value = text ?? "";
     this.#link();
   }

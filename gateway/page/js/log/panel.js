@@ -7,6 +7,7 @@ import { lineDetail } from "./detail.js";
 import { LogFilters } from "./filters.js";
 import { LogMatches } from "./matches.js";
 import { LogPages } from "./pages.js";
+import { LogPosition } from "./position.js";
 import { lineRow } from "./row.js";
 import { Scroller } from "./scroller.js";
 import { destination } from "./times.js";
@@ -26,7 +27,10 @@ export class LogPanel {
     this.unseen = 0;
     this.filters = new LogFilters({
       path: this.path,
-      onFilter: (filter) => this.#setFilter(filter),
+      onFilter: (filter) => {
+        this.position.forget();
+        this.#setFilter(filter);
+      },
       onGoTo: (text) => this.#goTo(text),
       onFollow: () => this.toggleFollow(),
     });
@@ -60,11 +64,11 @@ export class LogPanel {
       makeRow: (index, before) => this.#row(index, before),
       onRange: (first, last, top) => {
         this.source.need(first, last);
-        this.#keepPosition(top);
+        this.position.keep(this.source, top, this.scroller.isFollowing);
       },
       onFollow: (isFollowing) => this.#followed(isFollowing),
     });
-    this.top = Number(address.get("line")) || null; // the line to begin at, once it is here
+    this.position = new LogPosition(address);
     this.filters.restore(Object.fromEntries(PARAMETERS.map((name) => [name, address.get(name)])));
   }
 
@@ -94,27 +98,9 @@ export class LogPanel {
     if (snapshot.logs) this.add(snapshot.logs);
     this.setTotal(snapshot.job.rows.logs);
     if (!isFirst) return;
-    if (this.top) this.scroller.setFollowing(false);
+    if (this.position.wanted) this.scroller.setFollowing(false);
     if (Object.keys(this.filters.filter).length) this.#setFilter(this.filters.filter);
     this.update();
-  }
-
-  /** Show the line at which the address begins. */
-  #restorePosition() {
-    const inView = Math.ceil(this.view.clientHeight / ROW_HEIGHT);
-    const { source } = this;
-    const index = source === this.pages ? this.pages.indexOf(this.top) : source.items.findIndex(({ seq }) => seq >= this.top);
-    const isThere = source === this.pages || source.newest >= this.total || source.count - index > inView;
-    if (index < 0 || !isThere) return;
-    this.top = null;
-    this.scroller.showAtTop(index);
-  }
-
-  /** Keep the line at the top of the view in the address, none while the newest line is followed. */
-  #keepPosition(index) {
-    if (this.top) return;
-    const seq = this.scroller.isFollowing ? null : this.source.lineAt(index)?.seq;
-    if (seq !== undefined) this.address.set("line", seq && String(seq));
   }
 
   take(event) {
@@ -174,21 +160,29 @@ export class LogPanel {
     if (Object.keys(filter).length === 0) this.source = this.pages;
     else {
       const fetchLines = (query, signal) => get(this.path, { ...this.filter, ...query }, signal);
-      this.source = new LogMatches(fetchLines, this.total, (shift) => {
-        this.shift += shift;
-        this.update();
-      }, this.top ?? undefined);
+      this.source = new LogMatches(
+        fetchLines,
+        this.total,
+        (shift) => {
+          this.shift += shift;
+          this.update();
+        },
+        this.position.wanted ?? undefined,
+      );
     }
     this.scroller.draw(true);
     this.scroller.setCount(this.source.count);
-    this.scroller.setFollowing(this.top === null);
+    this.scroller.setFollowing(this.position.wanted === null);
     this.update();
   }
 
   #update() {
     this.scroller.setCount(this.source.count, this.shift);
     this.shift = 0;
-    if (this.top && this.source.count) this.#restorePosition();
+    if (this.position.wanted && this.source.count) {
+      const index = this.position.restored(this.source, Math.ceil(this.view.clientHeight / ROW_HEIGHT));
+      if (index !== null) this.scroller.showAtTop(index);
+    }
     this.empty.hidden = this.source.count > 0;
     setText(this.empty, this.#emptyWords());
     this.#say();
@@ -236,6 +230,7 @@ export class LogPanel {
   }
 
   #showSeq(seq) {
+    this.position.forget();
     if (this.source !== this.pages) this.filters.clear();
     this.selected = Math.min(seq, this.total);
     this.scroller.show(this.pages.indexOf(seq));
