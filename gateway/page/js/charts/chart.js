@@ -58,12 +58,20 @@ export class Chart {
     this.lines = lines;
     this.options = options;
     setText(this.note, options.note);
+    if (!lines.length) return this.#empty();
     const key = plotKey(lines, options);
     if (!this.plot || key !== this.key) this.#make(key);
     else this.#setData(plotData(lines));
     this.legend.replaceChildren(...legendEntries(lines));
     this.#values();
     this.#describe();
+  }
+
+  #empty() {
+    this.release();
+    this.legend.replaceChildren();
+    setText(this.at, "");
+    this.host.setAttribute("aria-label", [this.title, this.options.note].filter(Boolean).join(": "));
   }
 
   #setData(data) {
