@@ -10,6 +10,7 @@ export class ComparedJobs {
     Object.assign(this, { onBegin, onPoints, onChange, say });
     this.jobs = new Map();
     this.feeds = new Map();
+    this.states = new Map();
     for (const id of ids.slice(0, MOST_COMPARED)) this.#follow(id);
   }
 
@@ -20,6 +21,11 @@ export class ComparedJobs {
   /** The document of a job, null while it is not known. */
   job(id) {
     return this.jobs.get(id) ?? null;
+  }
+
+  /** Tell whether the feed of a job is lost and will be back. */
+  isLost(id) {
+    return this.states.get(id) === "waiting";
   }
 
   /** Add a job, unless there are too many. */
@@ -68,6 +74,9 @@ export class ComparedJobs {
       deleted: `Job ${id} was deleted.`,
       refused: `This token may not read job ${id}.`,
     };
+    const wasLost = this.isLost(id);
+    this.states.set(id, state);
+    if (this.isLost(id) !== wasLost) this.onChange();
     if (!words[state]) return;
     this.say(words[state]);
     this.remove(id);

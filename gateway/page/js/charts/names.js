@@ -4,13 +4,16 @@ import { get } from "../api.js";
 import { backoff } from "./loader.js";
 
 const PAGE = 10_000;
-const AGAIN_MS = 1000;
 
-/** Read all names of a job; `onNames(names)` for each page. Older rows are read by later requests until all are known. */
+/**
+ * Reads all names of a job; `onNames(names)` for each page. While the gateway has not read older rows (`complete`) they
+ * are read again, with growing pauses as long as nothing new is found: of too many names it never knows all.
+ */
 export class NameReader {
   constructor(jobId, { onNames, onEnd }) {
     Object.assign(this, { path: `/jobs/${jobId}/metrics/names`, onNames, onEnd });
     this.tries = 0;
+    this.names = new Set();
   }
 
   close() {
@@ -22,13 +25,16 @@ export class NameReader {
   async read() {
     clearTimeout(this.timer);
     try {
+      const before = this.names.size;
       let page = { next: "" };
       while (page.next !== null && !this.isClosed) {
         page = await get(this.path, { after: page.next, limit: PAGE });
+        for (const name of page.items) this.names.add(name);
         if (!this.isClosed) this.onNames(page.items);
       }
-      Object.assign(this, { problem: null, tries: 0, isComplete: page.complete });
-      if (!page.complete && !this.isClosed) this.timer = setTimeout(() => this.read(), AGAIN_MS);
+      Object.assign(this, { problem: null, tries: this.names.size > before ? 1 : this.tries + 1 });
+      if (page.complete) this.tries = 0;
+      else if (!this.isClosed) this.timer = setTimeout(() => this.read(), backoff(this.tries));
     } catch (problem) {
       this.problem = problem;
       this.tries += 1;

@@ -228,9 +228,10 @@ export class ChartPanel {
     const { settings, data } = this;
     const view = drawnRuns(data, settings);
     if (!settings.isMeanChosen && view.ranks.length > MANY_RANKS) settings.isMean = true;
+    const label = (run) => (data.compared.isLost(run.jobId) ? `${run.label} (reconnecting…)` : run.label);
     const remove = (run) => (run.isMain ? null : () => data.compared.remove(run.jobId));
     this.controls.setRuns(
-      view.all.map((run) => ({ ...run, remove: remove(run) })),
+      view.all.map((run) => ({ ...run, label: label(run), remove: remove(run) })),
       (key) => this.#toggle("hiddenRuns", key),
       view.ranks,
       {

@@ -133,7 +133,7 @@ class JobPage {
       h(
         "div",
         { class: "empty" },
-        h("h2", null, `No job ${this.id} yet.`),
+        h("h1", null, `No job ${this.id} yet.`),
         h("p", null, "This page updates as soon as it starts."),
         h("pre", null, h("code", null, `trainwire run --job-id ${this.id} -- python train.py`)),
       ),
@@ -147,7 +147,7 @@ class JobPage {
       h(
         "div",
         { class: "empty", role: "status" },
-        h("h2", null, `Job ${this.id} was deleted`),
+        h("h1", null, `Job ${this.id} was deleted`),
         h("p", null, "Its data is no longer stored; messages that its trainer still sends are discarded."),
       ),
     );
