@@ -41,6 +41,7 @@ _DETAIL: Final[dict[str, Any]] = {
     "metric_names": ["accuracy", "grad_norm", "loss"],
     "metric_names_complete": True,
     "results_complete": True,
+    "last_by_rank": {"loss": {"0": 0.31, "1": 0.33}},
 }
 _LINE: Final = {"seq": 119, "attempt": 1, "ts": _TS, "log_type": "stdout", "text": "epoch 3"}
 _WARNING: Final = {"seq": 120, "log_type": "stderr", "text": "slow disk", "level": "WARNING", "ts": _TS + 1000}

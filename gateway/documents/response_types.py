@@ -96,7 +96,7 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     metric_names: list[str]
     metric_names_complete: bool
     results_complete: bool
-    last_by_rank: dict[str, dict[int, Number]]
+    last_by_rank: dict[str, dict[str, Number]]
     traceback: str | None
     warning: str | None
 

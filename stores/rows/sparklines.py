@@ -52,15 +52,15 @@ def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> di
     return values
 
 
-def last_values_by_rank(connection: Connection, job: Job, rows: int) -> dict[str, dict[int, Number]]:
-    """Return for each metric the newest value of each rank, from the job's last rows of its newest attempt."""
-    values: dict[str, dict[int, Number]] = defaultdict(dict)
+def last_values_by_rank(connection: Connection, job: Job, rows: int) -> dict[str, dict[str, Number]]:
+    """Return for each metric the newest value of each rank (as text), from the last rows of the newest attempt."""
+    values: dict[str, dict[str, Number]] = defaultdict(dict)
     bounds = {"jobs": [job.id], "rows": rows, "row_bytes": ROW_BYTES}
     for row in connection.execute(_LAST, bounds).mappings():
         if row["rank"] is None or row["attempt"] != job.attempt:
             continue
         for name, value in values_of(row).items():
-            values[name][row["rank"]] = value
+            values[name][str(row["rank"])] = value
     return values
 
 
