@@ -6,18 +6,18 @@ import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.responses import FileResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.middleware.gzip import GZipMiddleware
 
 from trainwire.gateway.feed.clients import sse, websocket
 from trainwire.gateway.feed.live_feed import LiveFeed
 from trainwire.gateway.http import problems
 from trainwire.gateway.http.head_requests import HeadRequests
 from trainwire.gateway.http.origins import Origins, SecurityHeaders
+from trainwire.gateway.http.page_files import PageFiles
 from trainwire.gateway.http.proxies import RootPath, TrustedProxies
 from trainwire.gateway.http.request_limits import BodyLimit, RateLimit
 from trainwire.gateway.http.responses import describe_structs
@@ -64,16 +64,6 @@ DESCRIPTION: Final = (
 )
 
 
-class PageFiles(StaticFiles):
-    """The page's files, revalidated at each use, so that modules of two versions are never mixed."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Return a file, or 304 if the browser has the same version."""
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
-
-
 def create_app(settings: GatewaySettings) -> FastAPI:
     """Return the gateway for these settings; it connects to each store at its first use."""
     resources, telemetry = open_resources(settings), Telemetry()
@@ -102,6 +92,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             Middleware(RateLimit, per_s=settings.gateway_requests_per_s),
             Middleware(BodyLimit, max_bytes=settings.gateway_max_body_bytes),
             Middleware(HeadRequests),
+            # Level 9, the default, takes eight times as long as 4 and saves only 4% more of a page of points.
+            Middleware(GZipMiddleware, minimum_size=1000, compresslevel=4),
         ],
     )
     app.state.resources, app.state.authorizer, app.state.telemetry = resources, resources.authorizer, telemetry
@@ -118,8 +110,6 @@ def _serve_page(app: FastAPI) -> None:
     if not PAGE.is_dir():
         return
 
-    @app.get("/", include_in_schema=False)
-    def index() -> Response:
-        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
-
-    app.mount("/page", PageFiles(directory=PAGE), name="page")
+    files = PageFiles(PAGE)
+    app.get("/", include_in_schema=False)(files.index)
+    app.mount("/page", files, name="page")

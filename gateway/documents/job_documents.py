@@ -24,9 +24,10 @@ from trainwire.stores.postgres.attempts import Attempt, find_attempts, renaming
 from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, RESULTS, job_columns
 from trainwire.stores.postgres.jobs import Job, find_job
 from trainwire.stores.rows.metric_names import MetricNames, names_within
-from trainwire.stores.rows.sparklines import LAST_ROWS, last_values, sparklines
+from trainwire.stores.rows.sparklines import LAST_ROWS, last_values, last_values_by_rank, sparklines
 
 LAST_ROWS_IN_LISTS: Final = 30
+LAST_ROWS_OF_RANKS: Final = 500
 MAX_NAMES: Final = 5000
 """Names of metrics in one document; the feed sends the document to each client."""
 MAX_TRACEBACK_CHARS: Final = 100_000
@@ -101,6 +102,7 @@ def job_detail(
         metric_names=shown,
         metric_names_complete=known.is_complete(job.last_metric_seq) and len(shown) == len(known.names),
         results_complete=all(len(getattr(job, result) or ()) <= MOST_SHOWN_NAMES for result in RESULTS),
+        last_by_rank=last_values_by_rank(connection, job, LAST_ROWS_OF_RANKS),
         warning=renaming(attempts),
         columns={},
         traceback=_traceback(connection, job) if job.status == "failed" else None,

@@ -41,6 +41,7 @@ _DETAIL: Final[dict[str, Any]] = {
     "metric_names": ["accuracy", "grad_norm", "loss"],
     "metric_names_complete": True,
     "results_complete": True,
+    "last_by_rank": {"loss": {"0": 0.31, "1": 0.33}},
 }
 _LINE: Final = {"seq": 119, "attempt": 1, "ts": _TS, "log_type": "stdout", "text": "epoch 3"}
 _WARNING: Final = {"seq": 120, "log_type": "stderr", "text": "slow disk", "level": "WARNING", "ts": _TS + 1000}
@@ -89,7 +90,9 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "CheckpointPage": {"items": [_CHECKPOINT]},
     "Comparison": {
         "jobs": [_example(JobItem, _JOB)],
-        "series": [{"job_id": 42, "name": "loss", "attempt": 1, "points": _POINTS}],
+        "series": [{"job_id": 42, "name": "loss", "attempt": 1, "rank": None, "points": _POINTS}],
+        "next": None,
+        "complete": True,
     },
     "CompletenessReport": {
         "state": "open",

@@ -89,6 +89,7 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
 
     If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is
     false, `final_metrics` or `best_metrics` has more than the 1,000 names that are shown.
+    `last_by_rank` has the newest value of each rank among the job's last rows, for trainings on several ranks.
     """
 
     params: dict[str, Any] | None
@@ -98,6 +99,7 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     metric_names: list[str]
     metric_names_complete: bool
     results_complete: bool
+    last_by_rank: dict[str, dict[str, Number]]
     traceback: str | None
     warning: str | None
 
@@ -195,19 +197,27 @@ class MetricPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobSeries(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of the newest attempt of one job."""
+    """One metric of one rank in the newest attempt of one job."""
 
     job_id: int
     name: str
     attempt: int
+    rank: int | None
     points: list[SeriesPoint]
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Several jobs and series of their metrics."""
+    """Several jobs and series of their metrics.
+
+    Without `names` in the request, a page has up to 50 of the metrics that all jobs have; `next` is the `after` of
+    the following page, null on the last one. If `complete` is false, more shared metrics may be found in older
+    rows, which later requests read.
+    """
 
     jobs: list[JobItem]
     series: list[JobSeries]
+    next: str | None
+    complete: bool
 
 
 class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
@@ -14,7 +14,7 @@ from trainwire.gateway.documents.response_types import Comparison, JobSeries
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources, job_or_404
-from trainwire.gateway.routes.metric_routes import shown_points, wanted_names
+from trainwire.gateway.routes.metric_routes import MAX_NAMES, shown_points, wanted_names
 from trainwire.gateway.routes.parameters import VIEWER, Names, ResourcesDep
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stores.postgres.jobs import Job
@@ -24,24 +24,38 @@ router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 MAX_JOBS = 20
 
 
+class _SharedNames(NamedTuple):
+    names: list[str]
+    complete: bool = True
+
+
 @router.get("/jobs/compare", responses=described(Comparison, 404))
 def compare(
+    *,
     resources: ResourcesDep,
     ids: Annotated[str, Query(max_length=1000, description="Job numbers, separated by commas.", examples=["1,2"])],
     names: Names = [],  # noqa: B006
+    after: Annotated[str, Query(description="Without `names`: only shared metrics after this name.")] = "",
     points: Annotated[int, Query(ge=4, le=5000, description="Maximum points of a series, roughly.")] = 500,
     x: Annotated[XAxis, Query(description="Unit of the first number of a point.")] = "step",
 ) -> Response:
-    """Return jobs with series of their newest attempts; without `names`, of metrics that all these jobs have."""
+    """Return jobs with series of their newest attempts, one for each metric and rank.
+
+    Without `names`, these are the metrics that all the jobs have, 50 per request: continue with `after`.
+    """
     with resources.reading() as connection:
         jobs = [job_or_404(connection, job_id) for job_id in _numbers(ids)]
-        wanted = wanted_names(names) or _common_names(resources, connection, jobs)
+        shared = _SharedNames(wanted_names(names))
+        if not shared.names:
+            shared = _shared_names(resources, connection, jobs, after)
+        wanted = shared.names[:MAX_NAMES]
         share = MOST_POINTS // len(jobs)
         series = [
             each for job in jobs for each in _series(connection, job, wanted, x, points=points, of_all=share)
         ]
         items = job_items(connection, jobs)
-    return json_response(Comparison(jobs=items, series=series))
+    following = wanted[-1] if len(shared.names) > len(wanted) else None
+    return json_response(Comparison(jobs=items, series=series, next=following, complete=shared.complete))
 
 
 def _series(
@@ -50,14 +64,17 @@ def _series(
     rows = SeriesFilter(job_id=job.id, names=names, last=job.last_metric_seq, attempt=job.attempt)
     by_name, _ = read_series(connection, rows, points, of_all)
     return [
-        JobSeries(job_id=job.id, name=name, attempt=attempt, points=shown_points(values, x))
-        for (name, attempt, _), values in by_name.items()
+        JobSeries(job_id=job.id, name=name, attempt=attempt, rank=rank, points=shown_points(values, x))
+        for (name, attempt, rank), values in by_name.items()
     ]
 
 
-def _common_names(resources: Resources, connection: Connection, jobs: list[Job]) -> list[str]:
+def _shared_names(resources: Resources, connection: Connection, jobs: list[Job], after: str) -> _SharedNames:
+    """Return the names after `after` that all jobs have, sorted, and whether the names of all jobs are known."""
     of_each = [resources.metric_names.of(connection, job.id, job.last_metric_seq) for job in jobs]
-    return sorted(frozenset.intersection(*(known.names for known in of_each)))[:10]
+    shared = frozenset.intersection(*(known.names for known in of_each))
+    complete = all(known.is_complete(job.last_metric_seq) for known, job in zip(of_each, jobs, strict=True))
+    return _SharedNames(sorted(name for name in shared if name > after), complete)
 
 
 def _numbers(ids: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Annotated, Final, Literal
 
 from fastapi import Depends, Path, Query
@@ -34,13 +35,16 @@ Rank = Annotated[int, Query(ge=0, le=MAX_ATTEMPT)]
 LogType = Literal["stdout", "stderr"]
 Names = Annotated[
     list[Annotated[str, AfterValidator(_without_nul)]],
-    Query(max_length=100, description="Names of metrics, separated by commas, or repeated."),
+    Query(
+        max_length=100,
+        description=r"Names of metrics, separated by commas, or repeated; `\,` is a comma in a name.",
+    ),
 ]
 
 
 def split_names(given: list[str]) -> list[str]:
-    """Return the distinct names of a repeatable, comma-separated parameter."""
-    names = [name.strip() for text in given for name in text.split(",")]
+    r"""Return the distinct names of a repeatable, comma-separated parameter; a comma in a name is written `\,`."""
+    names = [name.replace("\\,", ",").strip() for text in given for name in re.split(r"(?<!\\),", text)]
     return list(dict.fromkeys(name for name in names if name))
 
 

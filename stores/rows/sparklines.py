@@ -26,9 +26,9 @@ PREFERRED: Final = ("loss", "train_loss", "train/loss", "val_loss", "accuracy")
 
 _LAST: Final = text(
     "SELECT m.* FROM unnest(CAST(:jobs AS bigint[])) AS wanted(id) CROSS JOIN LATERAL ("  # noqa: S608 - our own columns
-    f"SELECT job_id, seq, {LIFTED_SQL}, CASE WHEN sum(coalesce(pg_column_size(extra_metrics), 0)) "
+    f"SELECT job_id, seq, attempt, rank, {LIFTED_SQL}, CASE WHEN sum(coalesce(pg_column_size(extra_metrics), 0)) "
     "OVER (ORDER BY seq DESC) <= :rows * CAST(:row_bytes AS bigint) THEN extra_metrics END AS extra_metrics "
-    f"FROM (SELECT job_id, seq, {LIFTED_SQL}, extra_metrics FROM training_metrics "
+    f"FROM (SELECT job_id, seq, attempt, rank, {LIFTED_SQL}, extra_metrics FROM training_metrics "
     "WHERE job_id = wanted.id ORDER BY seq DESC LIMIT :rows) AS newest) AS m ORDER BY m.seq"
 )
 _WHEN_LIFTED: Final = " ".join(f"WHEN '{name}' THEN {name}" for name in LIFTED)
@@ -49,6 +49,18 @@ def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> di
     values: dict[int, dict[str, Number]] = defaultdict(dict)
     for row in connection.execute(_LAST, {"jobs": list(job_ids), "rows": rows, "row_bytes": ROW_BYTES}).mappings():
         values[row["job_id"]].update(values_of(row))
+    return values
+
+
+def last_values_by_rank(connection: Connection, job: Job, rows: int) -> dict[str, dict[str, Number]]:
+    """Return for each metric the newest value of each rank (as text), from the last rows of the newest attempt."""
+    values: dict[str, dict[str, Number]] = defaultdict(dict)
+    bounds = {"jobs": [job.id], "rows": rows, "row_bytes": ROW_BYTES}
+    for row in connection.execute(_LAST, bounds).mappings():
+        if row["rank"] is None or row["attempt"] != job.attempt:
+            continue
+        for name, value in values_of(row).items():
+            values[name][str(row["rank"])] = value
     return values
 
 

@@ -45,7 +45,7 @@ def shown_lines(page: Page) -> list[tuple[int, str]]:
 
 def go_to_line(page: Page, number: int) -> None:
     """Type a line's number, and wait until it is shown."""
-    page.get_by_label("Go to a line's number").fill(str(number))
+    page.get_by_label("Go to line or time").fill(str(number))
     page.keyboard.press("Enter")
     expect(page.locator(f".line.is-selected[data-seq='{number}'] .text")).to_be_visible()
 
@@ -126,14 +126,14 @@ def test_a_hundred_thousand_lines(page: Page, stack: Stack) -> None:
     expect(page.locator(".line .text", has_text="line 45678")).to_be_attached()
     assert [seq for seq, _ in shown_lines(page)] == [4567, *range(45670, 45680)]
     page.get_by_label("Search the log").fill("")
-    page.get_by_role("button", name="follow").click()
+    page.get_by_role("button", name="Follow", exact=True).click()
     expect(page.locator(".line[data-seq='100000'] .text")).to_have_text("line 100000")
 
 
 def test_a_failed_job_shows_its_traceback(page: Page, stack: Stack) -> None:
     """A training that raises is shown as failed, with its message and its traceback, without a reload."""
     page.goto("/#/jobs/4")
-    expect(page.get_by_text("Job 4 has said nothing yet")).to_be_visible()
+    expect(page.get_by_text("No job 4 yet.")).to_be_visible()
     stack.train(
         4,
         """
@@ -181,13 +181,13 @@ def test_a_token_opens_the_page(page: Page, stack: Stack) -> None:
     """A gateway that requires tokens shows a form: a wrong token is refused, a viewer's opens the list."""
     page.goto(stack.guarded_gateway())
     page.get_by_label("Token").fill("not a token")
-    page.get_by_role("button", name="Open").click()
-    expect(page.get_by_role("alert")).to_contain_text("This token is not known")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("Invalid, expired or revoked token.")
     page.get_by_label("Token").fill(stack.new_token())
-    page.get_by_role("button", name="Open").click()
+    page.get_by_role("button", name="Sign in").click()
     page.locator("#connection[data-state=live]").wait_for()
     expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
-    page.get_by_role("button", name="log out").click()
+    page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("Token")).to_be_visible()
 
 
@@ -200,4 +200,4 @@ def test_an_empty_list_shows_the_command(page: Page) -> None:
     page.goto("/")
     expect(page.get_by_text("trainwire run -- python train.py")).to_be_visible()
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog")).to_contain_text("theme")
+    expect(page.get_by_role("dialog")).to_contain_text("Theme")

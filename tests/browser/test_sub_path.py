@@ -31,7 +31,7 @@ def test_the_page_works_below_a_path_of_nginx(page: Page, stack: Stack, tmp_path
     with Nginx(tmp_path, stack.guarded_gateway()) as nginx:
         page.goto(nginx.url.rstrip("/"))
         page.get_by_label("Token").fill(stack.new_token())
-        page.get_by_role("button", name="Open").click()
+        page.get_by_role("button", name="Sign in").click()
         training = stack.train(7_007, SCRIPT, name="below-a-path")
         page.get_by_text("below-a-path").first.click()
         expect(page.get_by_text("epoch 2 below a path")).to_be_visible(timeout=PATIENCE_S * 1000)

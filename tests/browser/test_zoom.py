@@ -9,6 +9,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser.stack import PATIENCE_S, Stack
 from tests.browser.test_page import points_of, stop
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -59,11 +60,12 @@ def shown_step(page: Page) -> int:
 def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> None:
     """Zooming in loads finer points, down to every point; live points arrive; a reset restores the first view."""
     stack.train(20, LONG)
-    page.goto("/")
-    page.wait_for_function(
-        "(points) => fetch('/jobs/20').then((answer) => answer.json()).then((job) => job.rows?.metrics > points)",
-        arg=POINTS,
-    )
+
+    def is_stored() -> bool:
+        answer = page.request.get("/jobs/20")
+        return answer.ok and answer.json()["rows"]["metrics"] > POINTS
+
+    wait_until(is_stored, "all points are stored", 2 * PATIENCE_S)
     page.goto("/#/jobs/20")
     drawn_more_than(page, 500)
     before = points_of(page, "loss")
@@ -76,7 +78,7 @@ def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> N
     page.route(FINER, hold)
     canvas = page.locator("figure[data-title=loss] canvas")
     zoom(page, 0.5, 0.51)
-    expect(page.get_by_role("button", name="end zoom")).to_be_visible()
+    expect(page.get_by_role("button", name="Reset zoom")).to_be_visible()
     while not held:
         page.wait_for_timeout(50)
     coarse = canvas.screenshot()
@@ -94,7 +96,7 @@ def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> N
     fine = points_of(page, "loss")
     drawn_more_than(page, fine + 10)
     page.unroute(FINER)
-    page.get_by_role("button", name="end zoom").click()
+    page.get_by_role("button", name="Reset zoom").click()
     page.wait_for_function(
         "(most) => Number(document.querySelector(\".plot[aria-label^='loss ']\").ariaLabel"
         ".match(/([\\d,]+) point/)[1].replaceAll(',', '')) < most",

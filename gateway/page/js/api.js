@@ -9,8 +9,8 @@ export class Problem extends Error {
   }
 }
 
-// This module is page/js/api.js of the gateway, which a proxy may serve below a path of its own.
-const BASE = new URL("../../", import.meta.url).pathname;
+// This module is page/js/api.js of the gateway, or page/~<hash>/js/api.js; a proxy may add a path prefix.
+const BASE = new URL(import.meta.url).pathname.replace(/page\/(~[0-9a-f]+\/)?js\/api\.js$/, "");
 
 const listeners = new Set();
 
@@ -51,7 +51,7 @@ export async function request(path, options = {}, query = {}) {
     response = await fetch(address(path, query), { headers: { Accept: "application/json" }, ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "No answer", "The gateway does not answer.");
+    throw new Problem(0, "No answer", "Can't reach the trainwire server. Retrying…");
   }
   const text = await response.text();
   if (response.ok) return text ? parse(text) : null;
@@ -68,7 +68,7 @@ function problemOf(response, text) {
     return new Problem(
       response.status,
       response.statusText,
-      `The gateway answered ${response.status} ${response.statusText}`,
+      `The server answered ${response.status} ${response.statusText}`,
     );
   }
 }

@@ -32,7 +32,7 @@ export class Connection {
       this.#set(
         state.name,
         {
-          connecting: "connecting …",
+          connecting: "connecting…",
           unknown: "waiting for the job",
           refused: "not allowed",
           deleted: "the job was deleted",

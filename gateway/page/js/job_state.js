@@ -40,14 +40,24 @@ function beginAttempt(job, attempt) {
     started_at: new Date().toISOString(),
     status: "running",
     traceback: null,
+    last_by_rank: job.last_by_rank && {},
   });
 }
 
 function applyProgress(job, event) {
   take(job, event, ["status", "current_epoch", "total_epochs", "progress_percent", "best_checkpoint_path"]);
+  takeRanks(job, event.points ?? []);
   if (!event.metrics) return;
   job.last_metrics = { ...job.last_metrics, ...event.metrics };
   extendSparkline(job, event.metrics);
+}
+
+function takeRanks(job, points) {
+  for (const { attempt, rank, values } of points) {
+    if (rank === null || rank === undefined || attempt !== job.attempt || !job.last_by_rank) continue;
+    for (const [name, value] of Object.entries(values))
+      job.last_by_rank[name] = { ...job.last_by_rank[name], [rank]: value };
+  }
 }
 
 function extendSparkline(job, metrics) {

@@ -28,7 +28,7 @@ export function showKeys() {
       "aria-labelledby": "keys-title",
       on: { click: (event) => event.target === dialog && close() },
     },
-    h("h2", { id: "keys-title" }, "Keys"),
+    h("h2", { id: "keys-title" }, "Keyboard shortcuts"),
     h("table", null, h("tbody", null, rows)),
     h("button", { on: { click: close } }, "Close"),
   );

@@ -69,7 +69,7 @@ function drawTools(session) {
   const themeButton = h("button", { class: "icon", on: { click: changeTheme } });
   const nameTheme = () => {
     themeButton.textContent = { auto: "◐", light: "☀", dark: "☾" }[theme()];
-    const words = `Theme: ${theme() === "auto" ? "as the system" : theme()} (t)`;
+    const words = `Theme: ${theme() === "auto" ? "system" : theme()} (t)`;
     themeButton.title = words;
     themeButton.setAttribute("aria-label", words);
   };
@@ -80,7 +80,7 @@ function drawTools(session) {
   nameTheme();
   const keys = h(
     "button",
-    { class: "icon", title: "Keys (?)", "aria-label": "Show the keys", on: { click: showKeys } },
+    { class: "icon", title: "Keyboard shortcuts (?)", "aria-label": "Keyboard shortcuts", on: { click: showKeys } },
     "?",
   );
   const leave = async () => {
@@ -89,16 +89,16 @@ function drawTools(session) {
   };
   const out =
     session.auth === "on" && session.role
-      ? h("button", { class: "plain", title: `role: ${session.role}`, on: { click: leave } }, "log out")
+      ? h("button", { class: "plain", title: `role: ${session.role}`, on: { click: leave } }, "Sign out")
       : null;
   const workers = session.flower_url
-    ? h("a", { class: "button plain", href: session.flower_url, target: "_blank", rel: "noopener", title: "Flower" }, "workers")
+    ? h("a", { class: "button plain", href: session.flower_url, target: "_blank", rel: "noopener", title: "Flower" }, "Workers ↗")
     : null;
   document.getElementById("tools").replaceChildren(...[workers, out, themeButton, keys].filter(Boolean));
   bindKeys({
-    "?": ["these keys", showKeys],
-    t: ["theme: as the system, light, dark", changeTheme],
-    h: ["home: the list of jobs", () => (location.hash = "#/")],
+    "?": ["Keyboard shortcuts", showKeys],
+    t: ["Theme: system, light, dark", changeTheme],
+    h: ["Home: the list of jobs", () => (location.hash = "#/")],
   });
 }
 

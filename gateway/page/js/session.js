@@ -14,7 +14,7 @@ export function loginView(onIn) {
     spellcheck: "false",
   });
   const said = h("p", { class: "problem", role: "alert" });
-  const button = h("button", { type: "submit", class: "primary" }, "Open");
+  const button = h("button", { type: "submit", class: "primary" }, "Sign in");
   const submit = async (event) => {
     event.preventDefault();
     button.disabled = true;
@@ -30,7 +30,7 @@ export function loginView(onIn) {
       setText(
         said,
         [401, 422].includes(problem.status)
-          ? "This token is not known, has expired, or was revoked."
+          ? "Invalid, expired or revoked token."
           : problem.message,
       );
       token.select();
@@ -40,11 +40,11 @@ export function loginView(onIn) {
   const form = h(
     "form",
     { class: "login", on: { submit } },
-    h("h1", null, "This gateway asks for a token"),
+    h("h1", null, "Sign in"),
     h("label", { for: "token" }, "Token"),
     h("div", { class: "login-row" }, token, button),
     said,
-    h("p", { class: "quiet" }, "Make one where the stack runs:"),
+    h("p", { class: "quiet" }, "Create a token where the stack runs:"),
     h("pre", { class: "quiet" }, "trainwire token create --name me"),
   );
   requestAnimationFrame(() => token.focus());

@@ -64,7 +64,7 @@ export function sentence(job) {
   const took = ran === null ? "" : duration(ran);
   switch (job.status) {
     case "pending":
-      return "Waiting: its trainer has not begun.";
+      return "Waiting: its trainer has not started.";
     case "running":
       return `Running for ${took}.`;
     case "completed":
@@ -74,9 +74,9 @@ export function sentence(job) {
     case "ended":
       return `Ended after ${took}; its exit code is not known.`;
     case "stalled":
-      return `Stalled: ${job.status_reason || "alive, but it says nothing"}.`;
+      return `Stalled: ${job.status_reason || "alive, but it sends nothing"}.`;
     case "lost":
-      return `Lost: ${job.status_reason || "its trainer is no longer heard of"}${lastHeard(job)}.`;
+      return `Lost: ${job.status_reason || "its trainer no longer sends anything"}${lastHeard(job)}.`;
     default:
       return job.status;
   }
@@ -103,4 +103,14 @@ export function ordered(names) {
 export function headline(metrics, most) {
   const names = ordered(Object.keys(metrics ?? {})).slice(0, most);
   return names.map((name) => [name, value(metrics[name])]);
+}
+
+/** The value of a metric of a training on several ranks, and whose it is: `{value, words}`; null without ranks. */
+export function rankedValue(byRank, name) {
+  const isAlone = Object.values(byRank ?? {}).every((ranks) => Object.keys(ranks).every((rank) => rank === "0"));
+  const values = Object.entries(byRank?.[name] ?? {});
+  if (isAlone || !values.length) return null;
+  if (values.length === 1) return { value: values[0][1], words: `rank ${values[0][0]}` };
+  const sum = values.reduce((total, [, found]) => total + Number(found), 0);
+  return { value: sum / values.length, words: `mean of ${values.length} ranks` };
 }

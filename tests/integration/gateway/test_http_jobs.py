@@ -243,6 +243,39 @@ def test_jobs_are_compared(gateway: GatewayServer, resources: Resources, sender:
     assert gateway.get("/jobs/compare", params={"ids": "1,999999"}, status=404)["detail"].startswith("no job ")
 
 
+def test_a_comparison_tells_ranks_apart(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
+    """Each rank of a job is a series of its own, and the job's document has the newest value of each rank."""
+    job = next(_jobs)
+    for rank in range(4):
+        points = [Point(ts=NOW_NS, values={"loss": 1.0 + rank})]
+        sender.send(Metrics(points=points, rank=rank), job=job, source=f"{rank}-abc")
+    drain_all(resources, job)
+    found = gateway.get("/jobs/compare", params={"ids": job})
+    answered = [(each["rank"], each["points"][0][2]) for each in found["series"]]
+    assert answered == [(0, 1.0), (1, 2.0), (2, 3.0), (3, 4.0)]
+    assert gateway.get(f"/jobs/{job}")["last_by_rank"]["loss"] == {"0": 1.0, "1": 2.0, "2": 3.0, "3": 4.0}
+
+
+def test_a_comparison_has_all_shared_metrics(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
+    """Shared metrics come in pages of 50, none twice; a name may contain a comma."""
+    one, two = next(_jobs), next(_jobs)
+    names = sorted([f"m/{number:03}" for number in range(119)] + ["a,b"])
+    for job in (one, two):
+        values = dict.fromkeys([*names, f"own {job}"], 1.0)
+        sender.send(Metrics(points=[Point(ts=NOW_NS, values=values)]), job=job)
+    drain_all(resources, one, two)
+    found: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        page = gateway.get("/jobs/compare", params={"ids": f"{one},{two}", "after": after})
+        found += [each["name"] for each in page["series"] if each["job_id"] == two]
+        after = page["next"]
+        assert page["complete"]
+    assert found == names
+    chosen = gateway.get(f"/jobs/{one}/metrics", params={"names": "a\\,b,m/000"})
+    assert [each["name"] for each in chosen["series"]] == ["a,b", "m/000"]
+
+
 def test_jobs_that_share_no_metric_are_compared(
     gateway: GatewayServer, resources: Resources, sender: Sender
 ) -> None:

@@ -1,13 +1,13 @@
 // The two axes of a chart, with labels as short as they can be.
 
-import { clock, dateTime, value } from "../format.js";
+import { clock, dateTime, duration, value } from "../format.js";
 
 const CHARACTER_PX = 6.3;
 const MIN_AXIS_PX = 30;
 const DAY_S = 86400;
 
-/** The axes for uPlot; `isTime`: x is in seconds since 1970. */
-export function axes(isTime, colors) {
+/** The axes for uPlot, of a horizontal `axis`: step, epoch, time (seconds since 1970) or relative (seconds). */
+export function axes(axis, colors) {
   const common = {
     stroke: colors.axis,
     font: colors.font,
@@ -15,7 +15,11 @@ export function axes(isTime, colors) {
     ticks: { show: false },
     gap: 4,
   };
-  const below = isTime ? (_, ticks, __, ___, step) => times(ticks, step) : (_, ticks) => ticks.map(shortNumber);
+  const labels = {
+    time: (_, ticks, __, ___, step) => times(ticks, step),
+    relative: (_, ticks) => ticks.map(elapsed),
+  };
+  const below = labels[axis] ?? ((_, ticks) => ticks.map(shortNumber));
   return [
     { ...common, size: 24, space: 60, values: below },
     {
@@ -34,6 +38,13 @@ function times(ticks, step) {
     if (step >= DAY_S || time === "00:00:00") return dateTime(tick * 1000).slice(5, 10);
     return step >= 60 ? time.slice(0, 5) : time;
   });
+}
+
+/** Seconds since the start, as short as they can be: "40 s", "1 h 30 min". */
+export function elapsed(seconds) {
+  const words =
+    Math.abs(seconds) < 60 ? `${Number(Math.abs(seconds).toPrecision(4))} s` : duration(Math.abs(seconds));
+  return (seconds < 0 ? "−" : "") + words.replace(/ 0 (s|min|h)$/, "");
 }
 
 function axisWidth(labels) {

@@ -1,53 +1,77 @@
-// One chart: uPlot with our axes, colours and a legend of text nodes.
+// One chart: a card with its name, a legend, and a plot while it is in view.
 
 import uPlot from "../../vendor/uplot/uPlot.esm.js";
 import { h, setText } from "../dom.js";
 import { clock, counted, dateTime, value } from "../format.js";
-import { axes } from "./axes.js";
-import { chartColors, faint } from "./colors.js";
+import { elapsed } from "./axes.js";
+import { legendEntries } from "./legend.js";
+import { indexAt, isBeyond, plotData, plotKey, plotOptions } from "./plot.js";
 
 const CLICK_PX = 4;
-const GAPS_KEPT = 1; // uPlot.join: a null stays a gap, a missing x is drawn through
-const SYNC = "trainwire";
+const MOST_DESCRIBED = 12;
 
-/** A card with a chart; `onZoom(range|null)`, `onPick(ms)` when a point is clicked. */
+/** A card; `onZoom(range|null)`, `onPick(ms)` for the log of a moment, `onAction(name, title)`: pin, full, csv, png. */
 export class Chart {
-  constructor(title, { onZoom, onPick }) {
-    Object.assign(this, { title, onZoom, onPick });
-    this.key = "";
+  constructor(title, { onZoom, onPick, onAction }) {
+    Object.assign(this, { title, onZoom, onPick, onAction });
     this.lines = [];
     this.legend = h("div", { class: "legend" });
     this.note = h("span", { class: "note quiet" });
-    this.host = h("div", { class: "plot", role: "img" });
+    this.spoken = h("span", { class: "unseen", role: "status" });
+    this.host = h("div", {
+      class: "plot",
+      role: "group",
+      tabindex: "0",
+      "aria-roledescription": "chart",
+      "aria-label": title,
+      title: "Click: the log at this moment. Drag: zoom.",
+      on: { keydown: (event) => this.#key(event) },
+    });
     this.at = h("span", { class: "at quiet num" });
-    this.head = h("header", null, h("h3", { dir: "auto", title }, title), this.note, this.at);
-    this.root = h("figure", { class: "card", tabindex: "-1" }, this.head, this.legend, this.host);
+    this.head = h("header", null, h("h3", { dir: "auto", title }, title), this.note, this.at, this.#actions());
+    this.root = h("figure", { class: "card", tabindex: "-1" }, this.head, this.legend, this.host, this.spoken);
     this.resizing = new ResizeObserver(() => this.#resize());
     this.resizing.observe(this.host);
   }
 
   close() {
     this.resizing.disconnect();
-    this.plot?.destroy();
+    this.release();
   }
 
-  /** Draw `lines` ({label, color, x, y, strong, ts, dash}) under `options` ({axis, isLog, zoom, note}). */
+  /** Free the canvas of a chart that is out of view. */
+  release() {
+    this.plot?.destroy();
+    this.plot = null;
+    this.key = null;
+  }
+
+  mark({ isPinned, isFull }) {
+    this.root.classList.toggle("is-full", isFull);
+    this.pin.setAttribute("aria-pressed", String(isPinned));
+    setText(this.pin, isPinned ? "★" : "☆");
+    this.full.setAttribute("aria-pressed", String(isFull));
+  }
+
+  /** Draw `lines` (see lines.js) under `options` ({axis, isLog, isOutlierFree, zoom, note, themeRevision}). */
   draw(lines, options) {
     this.lines = lines;
     this.options = options;
     setText(this.note, options.note);
-    const data = joined(lines);
-    const key = JSON.stringify([
-      options.axis,
-      options.isLog,
-      options.themeRevision,
-      lines.map((line) => [line.label, line.color, Boolean(line.strong)]),
-    ]);
-    if (!this.plot || key !== this.key) this.#make(key, data);
-    else this.#setData(data);
-    this.#labels();
+    if (!lines.length) return this.#empty();
+    const key = plotKey(lines, options);
+    if (!this.plot || key !== this.key) this.#make(key);
+    else this.#setData(plotData(lines));
+    this.legend.replaceChildren(...legendEntries(lines));
     this.#values();
     this.#describe();
+  }
+
+  #empty() {
+    this.release();
+    this.legend.replaceChildren();
+    setText(this.at, "");
+    this.host.setAttribute("aria-label", [this.title, this.options.note].filter(Boolean).join(": "));
   }
 
   #setData(data) {
@@ -60,6 +84,7 @@ export class Chart {
 
   // What is under the cursor has another index now.
   #placeCursor() {
+    if (!this.plot) return;
     const { left, top } = this.plot.cursor;
     if (left >= 0) this.plot.setCursor({ left, top });
   }
@@ -73,37 +98,19 @@ export class Chart {
     this.isZooming = false;
   }
 
-  #make(key, data) {
+  #make(key) {
     this.plot?.destroy();
     this.key = key;
     this.isZooming = true;
-    this.plot = new uPlot(this.#plotOptions(), data, this.host);
+    const hooks = {
+      setCursor: [() => this.#values()],
+      setScale: [(plot, scale) => scale === "x" && this.#zoomed(plot)],
+    };
+    const options = { ...plotOptions(this.lines, this.options), ...this.#size(), hooks };
+    this.plot = new uPlot(options, plotData(this.lines), this.host);
     if (this.options.zoom) this.plot.setScale("x", this.options.zoom);
     this.isZooming = false;
     this.#listenForClicks(this.plot.over);
-  }
-
-  #plotOptions() {
-    const colors = chartColors();
-    const isTime = this.options.axis === "time";
-    return {
-      ...this.#size(),
-      padding: [8, 10, 0, 0],
-      legend: { show: false },
-      scales: { x: { time: isTime }, y: { distr: this.options.isLog ? 3 : 1 } },
-      axes: axes(isTime, colors),
-      series: [{}, ...this.lines.flatMap((line) => seriesOf(line))],
-      cursor: {
-        sync: { key: `${SYNC}.${this.options.axis}`, setSeries: false },
-        points: { size: 6 },
-        drag: { x: true, y: false },
-        y: false,
-      },
-      hooks: {
-        setCursor: [() => this.#values()],
-        setScale: [(plot, scale) => scale === "x" && this.#zoomed(plot)],
-      },
-    };
   }
 
   #zoomed(plot) {
@@ -126,27 +133,38 @@ export class Chart {
     this.isZooming = false;
   }
 
-  #labels() {
-    const entries = this.lines.map((line) => {
-      const swatch = h("i", { class: "swatch", "aria-hidden": "true" });
-      swatch.style.background = line.color;
-      line.shown = h("b", { class: "num" });
-      return h(
-        "span",
-        { class: "legend-entry", title: line.label },
-        swatch,
-        line.label && h("span", { dir: "auto" }, line.label),
-        line.shown,
+  #actions() {
+    const button = (name, glyph, words) =>
+      h(
+        "button",
+        {
+          class: "icon plain",
+          title: words,
+          "aria-label": `${words}: ${this.title}`,
+          on: { click: () => this.onAction(name, this.title) },
+        },
+        glyph,
       );
-    });
-    this.legend.replaceChildren(...entries);
+    this.pin = button("pin", "☆", "Pin");
+    this.full = button("full", "⤢", "Full screen");
+    return h(
+      "span",
+      { class: "actions" },
+      this.pin,
+      button("csv", "CSV", "Download as CSV"),
+      button("png", "PNG", "Download as PNG"),
+      this.full,
+    );
   }
 
   // For those who do not see the lines.
   #describe() {
     const points = this.lines.reduce((sum, line) => sum + line.x.length, 0);
-    const last = this.lines[0]?.y.findLast((number) => number !== null);
-    const words = `${this.title} by ${this.options.axis}: ${counted(points, "point")}${last === undefined ? "" : `, last ${value(last)}`}`;
+    const lasts = this.lines.slice(0, MOST_DESCRIBED).map((line) => {
+      const last = line.y.findLast((number) => number !== null);
+      return last === undefined ? "" : `, ${[line.label, "last"].filter(Boolean).join(" ")} ${value(last)}`;
+    });
+    const words = `${this.title} by ${this.options.axis}: ${counted(points, "point")}${lasts.join("")}`;
     this.host.setAttribute("aria-label", words);
   }
 
@@ -155,20 +173,37 @@ export class Chart {
     if (!this.plot) return;
     const { idx } = this.plot.cursor;
     const x = idx === null || idx === undefined ? null : this.plot.data[0][idx];
-    setText(this.at, x === null ? "" : this.#shownX(x));
-    for (const line of this.lines) {
-      const index = x === null ? line.y.length - 1 : isBeyond(line.x, x) ? -1 : indexAt(line.x, x);
-      const found = index < 0 ? null : line.y[index];
-      if (line.shown) setText(line.shown, index < 0 ? "–" : found === null ? "no number" : value(found));
-    }
+    setText(this.at, x === null || x === undefined ? "" : this.#shownX(x));
+    for (const line of this.lines) if (line.shown) setText(line.shown, valueAt(line, x ?? null));
   }
 
   #shownX(x) {
-    if (this.options.axis === "time")
-      return new Date(x * 1000).toDateString() === new Date().toDateString()
-        ? clock(x * 1000)
-        : dateTime(x * 1000);
-    return `${this.options.axis} ${x.toLocaleString("en-US")}`;
+    if (this.options.axis === "relative") return `${elapsed(x)} after the start`;
+    if (this.options.axis !== "time") return `${this.options.axis} ${x.toLocaleString("en-US")}`;
+    const isToday = new Date(x * 1000).toDateString() === new Date().toDateString();
+    return isToday ? clock(x * 1000) : dateTime(x * 1000);
+  }
+
+  // Keys move the cursor from point to point; Enter shows the log of that moment.
+  #key(event) {
+    if (!this.plot || event.target !== this.host) return;
+    const xs = this.plot.data[0];
+    const now = this.plot.cursor.idx;
+    const to = { ArrowLeft: (now ?? xs.length) - 1, ArrowRight: (now ?? -1) + 1, Home: 0, End: xs.length - 1 }[
+      event.key
+    ];
+    if (event.key === "Enter" && now !== null && now !== undefined) this.#pick(xs[now]);
+    if (to === undefined || xs.length === 0) return;
+    event.preventDefault();
+    const x = xs[Math.min(xs.length - 1, Math.max(0, to))];
+    this.plot.setCursor({ left: this.plot.valToPos(x, "x"), top: 1 });
+    const values = this.lines.slice(0, MOST_DESCRIBED).map((line) => `${line.label} ${valueAt(line, x)}`.trim());
+    setText(this.spoken, `${this.#shownX(x)}: ${values.join(", ")}`);
+  }
+
+  #pick(x) {
+    const line = this.lines.find((candidate) => candidate.x.length && candidate.isMain) ?? this.lines[0];
+    if (line) this.onPick(line.ts[Math.max(0, indexAt(line.x, x))]);
   }
 
   #listenForClicks(over) {
@@ -176,52 +211,16 @@ export class Chart {
     over.addEventListener("mousedown", (event) => (from = event.clientX));
     over.addEventListener("click", (event) => {
       if (from === null || Math.abs(event.clientX - from) > CLICK_PX) return;
-      const x = this.plot.posToVal(event.offsetX, "x");
-      const line = this.lines.find((candidate) => candidate.x.length && candidate.isMain) ?? this.lines[0];
-      const index = line ? Math.max(0, indexAt(line.x, x)) : -1;
-      if (index >= 0) this.onPick(line.ts[index]);
+      this.#pick(this.plot.posToVal(event.offsetX, "x"));
     });
   }
 }
 
-function joined(lines) {
-  const tables = lines.flatMap((line) =>
-    line.strong
-      ? [
-          [line.x, line.y],
-          [line.x, line.strong],
-        ]
-      : [[line.x, line.y]],
-  );
-  if (!tables.length) return [[]];
-  return uPlot.join(
-    tables,
-    tables.map(() => [0, GAPS_KEPT]),
-  );
-}
-
-function seriesOf({ color, dash, strong }) {
-  const common = { dash, spanGaps: false, points: { size: 4 } };
-  if (!strong) return [{ ...common, stroke: color, width: 1.5 }];
-  return [
-    { ...common, stroke: faint(color, 0.28), width: 1 },
-    { ...common, stroke: color, width: 1.8 },
-  ];
-}
-
-/** The last index whose x is at or before `x`, by bisection. */
-function indexAt(xs, x) {
-  let low = 0;
-  let high = xs.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (xs[middle] <= x) low = middle + 1;
-    else high = middle;
-  }
-  return low - 1;
-}
-
-/** Tell whether `x` lies more than one interval after the last of `xs`: nothing was said there. */
-function isBeyond(xs, x) {
-  return xs.length > 1 && x > 2 * xs.at(-1) - xs.at(-2);
+/** A line's value at `x` in words, with its range where it is a mean; the newest for null. */
+function valueAt(line, x) {
+  const index = x === null ? line.y.length - 1 : isBeyond(line.x, x) ? -1 : indexAt(line.x, x);
+  if (index < 0) return "–";
+  if (line.y[index] === null) return "NaN or Inf";
+  const range = line.low ? ` (${value(line.low[index])} to ${value(line.high[index])})` : "";
+  return value(line.y[index]) + range;
 }

@@ -1,60 +1,71 @@
-// The bar above the charts: axis, scale, smoothing, which metrics, which runs.
+// The bar above the charts: axis, scale, smoothing, which metrics, which runs and ranks.
 
 import { get } from "../api.js";
 import { debounced, h, setText } from "../dom.js";
-import { jobName, ordered } from "../words.js";
+import { jobName } from "../words.js";
 import { AXES } from "./curves.js";
+import { MENU_EVENTS, MetricMenu } from "./metric_menu.js";
+import { rankChips, runChips } from "./run_chips.js";
+import { smoothingOf } from "./settings.js";
+
+const FILTER_MS = 200;
 
 /** The bar; `settings` is read and written, `onChange()` after each change. */
 export class ChartControls {
-  constructor(settings, { onChange, onCompare, onResetZoom }) {
+  constructor(settings, { onChange, onCompare, onResetZoom, onCsv, onCopy }) {
     Object.assign(this, { settings, onChange, onCompare });
-    this.axes = AXES.map((axis) => h("button", { data: { axis }, on: { click: () => this.set({ axis }) } }, axis));
-    this.log = h(
-      "button",
-      {
-        class: "toggle",
-        title: "Logarithmic values (l)",
-        on: { click: () => this.set({ isLog: !settings.isLog }) },
-      },
-      "log",
+    const toggle = (name, words, title) => {
+      const click = () => this.set({ [name]: !settings[name], ...(name === "isMean" && { isMeanChosen: true }) });
+      return h("button", { class: "toggle", title, data: { setting: name }, on: { click } }, words);
+    };
+    this.axes = AXES.map((axis) =>
+      h("button", { data: { axis }, on: { click: () => this.set({ axis, isAxisChosen: true }) } }, axis),
     );
-    this.together = h(
-      "button",
-      {
-        class: "toggle",
-        title: "All chosen metrics in one chart (o)",
-        on: { click: () => this.set({ isTogether: !settings.isTogether }) },
-      },
-      "one chart",
-    );
-    this.smoothing = h("input", {
+    this.mean = toggle("isMean", "Mean of ranks", "The mean of all ranks, and their lowest and highest values");
+    this.toggles = [
+      toggle("isLog", "Log scale", "Logarithmic values (l)"),
+      toggle("isTogether", "Overlay", "All selected metrics in one chart (o)"),
+      toggle("isOutlierFree", "Ignore outliers", "Scale by the values without the lowest and highest 2%"),
+    ];
+    const smooth = (field) => () => this.set({ smoothing: smoothingOf(field.value) });
+    const range = { min: "0", max: "0.99", step: "0.01" };
+    this.slider = h("input", {
       type: "range",
-      min: "0",
-      max: "0.98",
-      step: "0.02",
-      value: String(settings.smoothing),
       "aria-label": "Smoothing",
-      on: { input: () => this.set({ smoothing: Number(this.smoothing.value) }) },
+      ...range,
+      on: { input: () => smooth(this.slider)() },
+    });
+    this.number = h("input", {
+      type: "number",
+      "aria-label": "Smoothing, a number from 0 to 0.99",
+      ...range,
+      on: { change: () => smooth(this.number)() },
     });
     this.zoomed = h(
       "button",
-      {
-        class: "attention",
-        hidden: true,
-        title: "Show all (r, or a double click)",
-        on: { click: onResetZoom },
-      },
-      "end zoom",
+      { class: "attention", hidden: true, title: "Show all (r, or a double click)", on: { click: onResetZoom } },
+      "Reset zoom",
     );
-    this.metrics = h("div", { class: "menu-body", tabindex: "-1" });
-    this.metricsTitle = h("summary", null);
+    this.filter = h("input", {
+      type: "search",
+      class: "metric-filter",
+      placeholder: "Filter metrics (regex)",
+      "aria-label": "Filter metrics by a regular expression",
+      value: settings.filter,
+      spellcheck: "false",
+      on: { input: debounced(() => this.set({ filter: this.filter.value }), FILTER_MS) },
+    });
+    this.menu = new MetricMenu({
+      onToggle: (name, isShown) => this.#show([name], isShown),
+      onAll: (isShown) => this.#show(this.fitting, isShown),
+    });
     this.runs = h("span", { class: "runs", role: "group", "aria-label": "Runs" });
+    this.ranks = h("span", { class: "runs ranks", role: "group", "aria-label": "Ranks" });
     this.compare = h("input", {
       type: "text",
       class: "compare",
       list: "jobs-to-compare",
-      placeholder: "+ compare job",
+      placeholder: "+ Compare job",
       "aria-label": "Compare with a job: its number",
       on: {
         focus: () => this.#suggest(),
@@ -64,25 +75,23 @@ export class ChartControls {
       },
     });
     this.suggestions = h("datalist", { id: "jobs-to-compare" });
-    this.said = h("span", { class: "problem", role: "status" });
+    this.status = h("span", { class: "chart-status", role: "status" });
     this.root = h(
       "div",
       { class: "chart-bar" },
       h("span", { class: "segments", role: "group", "aria-label": "Horizontal axis" }, this.axes),
-      this.log,
-      this.together,
-      h("label", { class: "smoothing" }, "smooth", this.smoothing),
-      h(
-        "details",
-        { class: "menu", on: { focusout: closeBehind, keydown: closeOnEscape } },
-        this.metricsTitle,
-        this.metrics,
-      ),
-      this.runs,
+      this.toggles,
+      share(onCopy, onCsv),
+      this.zoomed,
+      h("label", { class: "smoothing" }, "Smoothing", this.slider, this.number),
+      this.filter,
+      this.menu.root,
       this.compare,
       this.suggestions,
-      this.said,
-      this.zoomed,
+      this.status,
+      this.runs,
+      this.mean,
+      this.ranks,
     );
     this.mark();
   }
@@ -94,72 +103,52 @@ export class ChartControls {
   }
 
   mark() {
+    const { settings } = this;
     for (const button of this.axes)
-      button.setAttribute("aria-pressed", String(button.dataset.axis === this.settings.axis));
-    this.log.setAttribute("aria-pressed", String(this.settings.isLog));
-    this.together.setAttribute("aria-pressed", String(this.settings.isTogether));
+      button.setAttribute("aria-pressed", String(button.dataset.axis === settings.axis));
+    for (const button of [...this.toggles, this.mean])
+      button.setAttribute("aria-pressed", String(settings[button.dataset.setting]));
+    for (const field of [this.slider, this.number])
+      if (document.activeElement !== field) field.value = String(settings.smoothing);
   }
 
-  say(words) {
-    setText(this.said, words);
+  /** Show a short text, as a problem or as a result; "" for none. */
+  say(words, isProblem = true) {
+    setText(this.status, words);
+    this.status.classList.toggle("problem", isProblem);
   }
 
-  /** Offer the metrics; all are shown but the hidden ones. */
-  setMetrics(names) {
-    const key = JSON.stringify([names, [...this.settings.hidden]]);
-    if (key === this.metricsKey) return;
-    this.metricsKey = key;
-    const boxes = ordered(names).map((name) => {
-      const box = h("input", {
-        type: "checkbox",
-        checked: !this.settings.hidden.has(name),
-        on: { change: () => this.#toggle(name, box.checked) },
-      });
-      return h("label", null, box, h("span", { dir: "auto" }, name));
-    });
-    this.metrics.replaceChildren(...boxes);
-    const shown = names.filter((name) => !this.settings.hidden.has(name)).length;
-    setText(
-      this.metricsTitle,
-      shown === names.length ? `${names.length} metrics` : `${shown} of ${names.length} metrics`,
-    );
+  /** Offer the metrics that fit the filter, of `total`; `problem` names what is wrong with the filter. */
+  setMetrics(fitting, total, problem) {
+    this.fitting = fitting;
+    this.filter.setAttribute("aria-invalid", String(problem !== null));
+    this.filter.title = problem ?? "";
+    if (problem) this.say(problem);
+    else if (this.filterProblem) this.say("");
+    this.filterProblem = problem;
+    this.menu.update(fitting, this.settings.hidden, total);
   }
 
-  /** Show the runs ({key, label, color, isShown, remove?}) as switches, where there is more than one. */
-  setRuns(runs, onToggle) {
+  /** Show switches of runs and ranks (see run_chips.js). */
+  setRuns(runs, onToggle, ranks, rankOptions) {
+    const key = JSON.stringify([
+      runs,
+      ranks.map((rank) => [rank, rankOptions.styleOf(rank)]),
+      [...rankOptions.hidden],
+    ]);
+    if (key === this.runsKey) return;
+    this.runsKey = key;
+    this.runs.replaceChildren(...runChips(runs, onToggle));
+    this.ranks.replaceChildren(...rankChips(ranks, rankOptions));
     this.runs.hidden = runs.length < 2;
-    const chips = runs.map((run) => {
-      const swatch = h("i", { class: "swatch", "aria-hidden": "true" });
-      swatch.style.background = run.color;
-      const name = h(
-        "button",
-        {
-          class: "run",
-          "aria-pressed": String(run.isShown),
-          on: { click: () => onToggle(run.key) },
-        },
-        swatch,
-        h("span", { dir: "auto" }, run.label),
-      );
-      const remove =
-        run.remove &&
-        h(
-          "button",
-          {
-            class: "run-remove",
-            "aria-label": `Stop comparing with ${run.label}`,
-            on: { click: run.remove },
-          },
-          "×",
-        );
-      return h("span", { class: "run-chip" }, name, remove);
-    });
-    this.runs.replaceChildren(...chips);
+    this.ranks.hidden = this.mean.hidden = ranks.length === 0;
   }
 
-  #toggle(name, isShown) {
-    if (isShown) this.settings.hidden.delete(name);
-    else this.settings.hidden.add(name);
+  #show(names, isShown) {
+    for (const name of names) {
+      if (isShown) this.settings.hidden.delete(name);
+      else this.settings.hidden.add(name);
+    }
     this.onChange();
   }
 
@@ -181,10 +170,16 @@ export class ChartControls {
   }
 }
 
-function closeBehind({ currentTarget, relatedTarget }) {
-  if (!currentTarget.contains(relatedTarget)) currentTarget.open = false;
-}
-
-function closeOnEscape({ currentTarget, key }) {
-  if (key === "Escape") currentTarget.open = false;
+function share(onCopy, onCsv) {
+  return h(
+    "details",
+    { class: "menu share", on: MENU_EVENTS },
+    h("summary", null, "Share"),
+    h(
+      "div",
+      { class: "menu-body", tabindex: "-1" },
+      h("button", { class: "plain", on: { click: onCopy } }, "Copy link"),
+      h("button", { class: "plain", on: { click: onCsv } }, "Download all as CSV"),
+    ),
+  );
 }

@@ -6,7 +6,7 @@ const VALUE = 2;
 const EPOCH = 3;
 export const SEQ = 4;
 
-export const AXES = ["step", "epoch", "time"];
+export const AXES = ["step", "epoch", "time", "relative"];
 
 /** The axis that suits the points: steps where they are said, else epochs, else the time. */
 export function suitableAxis(allPoints) {
@@ -20,15 +20,16 @@ export function suitableAxis(allPoints) {
       if (point[EPOCH] !== null) epochs += 1;
     }
   }
+  if (all === 0) return null;
   if (steps * 2 > all) return "step";
   return epochs * 2 > all ? "epoch" : "time";
 }
 
 /** `{x, y, ts, odd}` in order of x; equal x: the newest counts. A y of null is a gap; `odd` counts NaN and infinities. */
-export function curve(points, axis) {
+export function curve(points, axis, start = 0) {
   const byX = new Map();
   for (const point of points) {
-    const x = place(point, axis);
+    const x = place(point, axis, start);
     if (x !== null) byX.set(x, point);
   }
   const xs = [...byX.keys()].sort((a, b) => a - b);
@@ -42,9 +43,10 @@ export function curve(points, axis) {
   };
 }
 
-/** Where a point is on an axis, null where it is not; time in seconds since 1970. */
-export function place(point, axis) {
+/** The x of a point, null where it has none: seconds since 1970, or since `start` (ns) for the relative axis. */
+export function place(point, axis, start = 0) {
   if (axis === "time") return Number(point[TS]) / 1e9;
+  if (axis === "relative") return (Number(point[TS]) - start) / 1e9;
   return axis === "step" ? point[STEP] : point[EPOCH];
 }
 
@@ -63,4 +65,65 @@ export function smoothed(y, weight) {
 /** What a logarithmic axis can show: zero and below become gaps. */
 export function positive(y) {
   return y.map((number) => (number !== null && number > 0 ? number : null));
+}
+
+/**
+ * Mean, lowest and highest value of several curves at each x of any of them, `{x, y, low, high, ts, odd}`. Between two
+ * points of a curve its value is interpolated, because ranks that are downsampled have points at different x.
+ */
+export function bandOf(curves) {
+  const times = new Map(curves.flatMap(({ x, ts }) => x.map((at, index) => [at, ts[index]])));
+  const xs = [...times.keys()].sort((a, b) => a - b);
+  const rows = curves.map((each) => valuesAt(each, xs));
+  const found = { x: xs, y: [], low: [], high: [], ts: xs.map((x) => times.get(x)) };
+  xs.forEach((_, index) => {
+    const values = rows.map((row) => row[index]).filter((number) => number !== null);
+    const has = values.length > 0;
+    found.y.push(has ? values.reduce((sum, number) => sum + number, 0) / values.length : null);
+    found.low.push(has ? Math.min(...values) : null);
+    found.high.push(has ? Math.max(...values) : null);
+  });
+  return { ...found, odd: curves.reduce((sum, each) => sum + each.odd, 0) };
+}
+
+function valuesAt({ x, y }, xs) {
+  let next = 0;
+  return xs.map((at) => {
+    while (next < x.length && x[next] < at) next += 1;
+    if (x[next] === at) return y[next];
+    if (next === 0 || next === x.length || y[next] === null || y[next - 1] === null) return null;
+    return y[next - 1] + ((y[next] - y[next - 1]) * (at - x[next - 1])) / (x[next] - x[next - 1]);
+  });
+}
+
+const NOISY_POINTS = 400;
+const NOISY_TURNS = 25; // sum of all steps up and down, in heights of the chart
+const WINDOWS = 80;
+
+/** The local average of a series that would be drawn as a block of colour; null for a calm one. */
+export function calmed(y) {
+  const numbers = y.filter((number) => number !== null);
+  if (numbers.length < NOISY_POINTS) return null;
+  const sorted = [...numbers].sort((a, b) => a - b);
+  const height = sorted[Math.floor(sorted.length * 0.98)] - sorted[Math.floor(sorted.length * 0.02)];
+  let moved = 0;
+  for (let index = 1; index < numbers.length; index += 1)
+    moved += Math.min(height, Math.abs(numbers[index] - numbers[index - 1]));
+  if (height === 0 || moved / height < NOISY_TURNS) return null;
+  return averaged(y, Math.ceil(y.length / WINDOWS));
+}
+
+/** Averages over `2 * reach + 1` points around each; gaps stay gaps. */
+function averaged(y, reach) {
+  const sums = [0];
+  const counts = [0];
+  y.forEach((number, index) => {
+    sums.push(sums[index] + (number ?? 0));
+    counts.push(counts[index] + (number === null ? 0 : 1));
+  });
+  return y.map((number, index) => {
+    if (number === null) return null;
+    const [from, to] = [Math.max(0, index - reach), Math.min(y.length, index + reach + 1)];
+    return (sums[to] - sums[from]) / (counts[to] - counts[from]);
+  });
 }

@@ -3,81 +3,84 @@
 import { get } from "../api.js";
 import { debounced } from "../dom.js";
 import { place, SEQ } from "./curves.js";
-import { keyOf } from "./store.js";
+import { MetricLoader, namesParameter } from "./loader.js";
+import { seriesKey } from "./store.js";
 
 const POINTS = 3000;
 const PAUSE_MS = 250;
-const RETRY_MS = 3000;
 const MARGIN = 0.05; // of the range, asked for on both sides: what rounding moves over an end is not lost
-const UNITS = { step: 1, epoch: 1, time: 1e9 }; // of the gateway in one of the chart's
 
-/** Reads what is zoomed into; `jobIds()` and `axis()` say of what, `onChange()` that there is more to draw. */
+/** Reads the range of the charts in view; `axis()` is theirs, `starts(jobId)` the starts of the attempts in ns. */
 export class ZoomDetail {
-  constructor(store, { jobIds, axis, onChange }) {
-    Object.assign(this, { store, jobIds, axis, onChange });
+  constructor(store, { axis, starts, onChange }) {
+    Object.assign(this, { store, axis, starts });
     this.found = new Map();
     this.range = null;
-    this.read = debounced(() => this.#read(), PAUSE_MS);
+    this.loader = new MetricLoader((jobId, names, signal) => this.#read(jobId, names, signal), onChange);
+    this.begin = debounced(() => {
+      this.isResting = true;
+      onChange();
+    }, PAUSE_MS);
   }
 
   close() {
-    this.#stop();
-    this.found.clear();
+    this.begin.cancel();
+    this.loader.reset();
   }
 
   /** Show a range `{min, max}` of the axis finer, null for nothing. */
   show(range) {
     if (range?.min === this.range?.min && range?.max === this.range?.max) return;
     this.range = range;
-    this.#stop();
-    if (range) this.read();
+    this.isResting = false;
+    this.loader.reset();
+    if (range) this.begin();
     else this.found.clear();
   }
 
   /** Read it again: other points than before are around it. */
   refresh() {
-    if (this.range) this.read();
+    for (const found of this.found.values()) found.range = null;
+  }
+
+  /** Read these `{jobId, name}` finer, as far as the gateway has more. */
+  request(pieces) {
+    if (!this.range || !this.isResting) return;
+    const isMissing = ({ jobId, name }) =>
+      this.store.isThinned(jobId, name) && this.found.get(`${jobId}/${name}`)?.range !== this.range;
+    this.loader.request(pieces.filter(isMissing));
   }
 
   /** The points of a series, fine where it is zoomed into; live ones that came after the reading are there too. */
-  of(entry) {
-    const found = this.found.get(entry.jobId);
-    const fine = found?.series.get(keyOf(entry));
-    if (!fine) return entry.points;
-    const { axis, min, max, lastSeq } = found;
+  of(entry, start) {
+    const found = this.found.get(`${entry.jobId}/${entry.name}`);
+    const fine = found?.series.get(seriesKey(entry.attempt, entry.rank));
+    if (!fine || found.axis !== this.axis()) return entry.points;
     const isInside = (point) => {
-      const x = place(point, axis);
-      return x !== null && x >= min && x <= max;
+      const x = place(point, found.axis, start);
+      return x !== null && x >= found.min && x <= found.max;
     };
-    const coarse = entry.points.filter((point) => point[SEQ] > lastSeq || !isInside(point));
+    const coarse = entry.points.filter((point) => point[SEQ] > found.lastSeq || !isInside(point));
     return [...coarse, ...fine.filter(isInside)].sort((a, b) => a[SEQ] - b[SEQ]);
   }
 
-  #stop() {
-    this.read.cancel();
-    clearTimeout(this.retry);
-    this.abort?.abort();
-  }
-
-  async #read() {
-    this.#stop();
-    this.abort = new AbortController();
-    const { signal } = this.abort;
-    const thinned = this.jobIds().filter((id) => this.store.isThinned(id));
-    const read = await Promise.allSettled(thinned.map((id) => this.#readJob(id, signal)));
-    if (signal.aborted) return;
-    const failed = read.some(({ status, reason }) => status === "rejected" && reason.status === 0);
-    if (failed) this.retry = setTimeout(() => this.#read(), RETRY_MS);
-    if (thinned.length) this.onChange();
-  }
-
-  async #readJob(id, signal) {
+  async #read(jobId, names, signal) {
     const [range, axis] = [this.range, this.axis()];
-    const [margin, unit] = [(range.max - range.min) * MARGIN, UNITS[axis]];
-    const query = { points: POINTS, x: axis, from: (range.min - margin) * unit, to: (range.max + margin) * unit };
-    const page = await get(`/jobs/${id}/metrics`, query, signal);
+    const margin = (range.max - range.min) * MARGIN;
+    const query = { names: namesParameter(names), points: POINTS, ...this.#limits(jobId, axis, range, margin) };
+    const page = await get(`/jobs/${jobId}/metrics`, query, signal);
     if (signal.aborted) return;
-    const series = new Map(page.series.map((each) => [keyOf({ ...each, jobId: id }), each.points]));
-    this.found.set(id, { ...range, axis, series, lastSeq: page.last_seq });
+    for (const name of names) {
+      const own = page.series.filter((each) => each.name === name);
+      const series = new Map(own.map(({ attempt, rank, points }) => [seriesKey(attempt, rank), points]));
+      this.found.set(`${jobId}/${name}`, { ...range, range, axis, series, lastSeq: page.last_seq });
+    }
+  }
+
+  #limits(jobId, axis, { min, max }, margin) {
+    if (axis === "step" || axis === "epoch") return { x: axis, from: min - margin, to: max + margin };
+    const starts = axis === "relative" ? this.starts(jobId) : [0];
+    const [first, last] = [Math.min(...starts), Math.max(...starts)];
+    return { x: "time", from: first + (min - margin) * 1e9, to: last + (max + margin) * 1e9 };
   }
 }

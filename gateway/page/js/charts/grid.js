@@ -1,50 +1,104 @@
-// The charts on the page: one for each title, drawn only while it is in view, all zoomed alike.
+// The charts on the page in sections: one for each title, drawn only while it is in view, all zoomed alike.
 
-import { h } from "../dom.js";
+import { h, setText } from "../dom.js";
+import { count } from "../format.js";
 import { Chart } from "./chart.js";
 
-/** The grid; `onSeen()` when other charts have come into view, `onZoom(range|null)`, `onPick(ms)`. */
+const CARDS = 60; // at first, and each time the end comes into view: of 100,000 metrics only those are elements
+
+/** The grid; `onSeen()` when other charts have come into view, `onFold(section)`, and what a chart needs. */
 export class ChartGrid {
-  constructor({ onSeen, onZoom, onPick }) {
-    Object.assign(this, { onSeen, onZoom, onPick });
+  constructor({ onSeen, onFold, ...forCharts }) {
+    Object.assign(this, { onSeen, onFold, forCharts });
     this.charts = new Map();
+    this.heads = new Map();
     this.visible = new Set();
+    this.most = CARDS;
     this.zoom = null;
-    this.root = h("div", { class: "grid" });
-    this.seen = new IntersectionObserver((entries) => this.#sawn(entries), { rootMargin: "200px" });
+    this.cells = h("div", { class: "grid" });
+    this.more = h("div", { class: "more-charts quiet", "aria-hidden": "true" });
+    this.root = h("div", null, this.cells, this.more);
+    this.seen = new IntersectionObserver((entries) => this.#sawn(entries), { scrollMargin: "200px" });
+    this.end = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.#grow(), {
+      scrollMargin: "600px",
+    });
   }
 
   close() {
     this.seen.disconnect();
+    this.end.disconnect();
     for (const chart of this.charts.values()) chart.close();
   }
 
-  /** Have one chart for each of `titles`, in their order. */
-  arrange(titles) {
-    for (const title of [...this.charts.keys()]) if (!titles.includes(title)) this.#remove(title);
-    titles.forEach((title, index) => {
-      const { root } = this.charts.get(title) ?? this.#make(title);
-      if (this.root.children[index] !== root) this.root.insertBefore(root, this.root.children[index] ?? null);
+  /** Have a chart for each title of `sections` (`[{title, names, isFolded}]`), in their order, as far as one has scrolled. */
+  arrange(sections, full) {
+    this.sections = sections;
+    this.full = full;
+    const cells = sections.flatMap((section) => [
+      this.#head(section),
+      ...(section.isFolded ? [] : section.names.map((name) => ({ name }))),
+    ]);
+    const shown = cells.slice(0, this.most);
+    if (full && !shown.some(({ name }) => name === full)) shown.push({ name: full });
+    const names = new Set(shown.map(({ name }) => name));
+    for (const title of [...this.charts.keys()]) if (!names.has(title)) this.#remove(title);
+    const elements = shown.map((cell) => cell.root ?? (this.charts.get(cell.name) ?? this.#make(cell.name)).root);
+    elements.forEach((element, index) => {
+      const there = this.cells.children[index];
+      if (there !== element) this.cells.insertBefore(element, there ?? null);
     });
+    while (this.cells.children.length > elements.length) this.cells.lastElementChild.remove();
+    this.hasMore = cells.length > this.most;
+    setText(this.more, this.hasMore ? `${count(cells.length - this.most)} more …` : "");
+    if (!this.hasMore) return;
+    this.end.unobserve(this.more); // an observer reports changes only, and the end may be in view already
+    this.end.observe(this.more);
   }
 
-  isVisible(title) {
-    return this.visible.has(title);
+  /** Titles whose charts are in view, in the order of the page; of a full screen only that. */
+  get inView() {
+    if (this.full && this.charts.has(this.full)) return [this.full];
+    return [...this.cells.children].map(({ dataset }) => dataset.title).filter((title) => this.visible.has(title));
   }
 
-  draw(title, lines, options) {
-    this.charts.get(title).draw(lines, { ...options, zoom: this.zoom });
+  draw(title, lines, options, marks) {
+    const chart = this.charts.get(title);
+    chart.mark(marks);
+    chart.draw(lines, { ...options, zoom: this.zoom });
   }
 
   /** Show a range of x in all charts, null for all of it. */
   setZoom(zoom) {
     this.zoom = zoom;
     for (const chart of this.charts.values()) chart.zoom(zoom);
-    this.onZoom(zoom);
+    this.forCharts.onZoom(zoom);
+  }
+
+  #head(section) {
+    const { title, names, isFolded } = section;
+    if (!this.heads.has(title)) {
+      const button = h("button", { class: "section-fold", on: { click: () => this.onFold(title) } });
+      const root = h("h2", { class: title ? "section-head" : "section-head unseen" }, title ? button : "Metrics");
+      this.heads.set(title, { root, button });
+    }
+    const head = this.heads.get(title);
+    head.button.setAttribute("aria-expanded", String(!isFolded));
+    if (title)
+      head.button.replaceChildren(
+        h("span", { dir: "auto" }, title),
+        h("span", { class: "quiet num" }, count(names.length)),
+      );
+    return head;
+  }
+
+  #grow() {
+    if (!this.hasMore) return;
+    this.most += CARDS;
+    this.arrange(this.sections, this.full);
   }
 
   #make(title) {
-    const chart = new Chart(title, { onZoom: (zoom) => this.setZoom(zoom), onPick: this.onPick });
+    const chart = new Chart(title, { ...this.forCharts, onZoom: (zoom) => this.setZoom(zoom) });
     chart.root.dataset.title = title;
     this.charts.set(title, chart);
     this.seen.observe(chart.root);
@@ -62,8 +116,12 @@ export class ChartGrid {
 
   #sawn(entries) {
     for (const { target, isIntersecting } of entries) {
-      if (isIntersecting) this.visible.add(target.dataset.title);
-      else this.visible.delete(target.dataset.title);
+      const { title } = target.dataset;
+      if (isIntersecting) this.visible.add(title);
+      else {
+        this.visible.delete(title);
+        if (title !== this.full) this.charts.get(title)?.release();
+      }
     }
     this.onSeen();
   }

@@ -1,65 +1,68 @@
 // The charts of a job: one for each metric, or one for all, of one run or of several that are compared.
 
-import { get } from "../api.js";
 import { h, remembered, setText, throttled } from "../dom.js";
-import { counted } from "../format.js";
 import { onTheme } from "../theme.js";
-import { ordered } from "../words.js";
-import { chartColors } from "./colors.js";
+import { hasEnded } from "../words.js";
+import { ChartActions } from "./actions.js";
 import { ChartControls } from "./controls.js";
-import { curve, positive, smoothed, suitableAxis } from "./curves.js";
-import { ZoomDetail } from "./detail.js";
+import { suitableAxis } from "./curves.js";
+import { ChartData } from "./data.js";
 import { ChartGrid } from "./grid.js";
-import { runsOf } from "./runs.js";
-import { MetricStore } from "./store.js";
+import { linesOf } from "./lines.js";
+import { failureWords } from "./loader.js";
+import { nameFilter, sectionsOf } from "./sections.js";
+import { readSettings, writeSettings } from "./settings.js";
+import { chartNote, drawnRuns, MOST_TOGETHER } from "./view.js";
 
-const POINTS = 1500;
 const REDRAW_MS = 250;
-const RETRY_MS = 3000;
-const UNREADABLE = "The points cannot be read: the gateway does not answer. Trying again …";
-const TOGETHER = "all chosen metrics";
-const FEW = 4;
-const DASHES = [undefined, [6, 4], [2, 3], [8, 3, 2, 3]];
+const TOGETHER = "All selected metrics";
+const MANY_RANKS = 8;
+const [LARGE, FEW] = [2, 4];
 
-/** The panel; `onPick(ms)` when a point is clicked, `onCompared(ids)` when other jobs come or go. */
+/** The panel; `address` keeps its settings, `onPick(ms)` when a point is clicked. */
 export class ChartPanel {
-  constructor(jobId, { compared, onPick, onCompared }) {
-    Object.assign(this, { jobId, onCompared });
-    this.compared = new Map(compared.map((id) => [id, null]));
-    this.settings = {
-      axis: null,
-      isLog: false,
-      isTogether: false,
-      smoothing: Number(remembered.get("smoothing") ?? 0),
-      hidden: new Set(),
-    };
-    this.store = new MetricStore();
-    this.hiddenRuns = new Set();
-    this.themeRevision = 0;
+  constructor(jobId, { address, onPick }) {
+    Object.assign(this, { jobId, address, themeRevision: 0, shown: [] });
+    this.settings = readSettings(address);
+    this.update = throttled(() => this.#draw(), REDRAW_MS);
+    this.actions = new ChartActions(this);
     this.controls = new ChartControls(this.settings, {
       onChange: () => this.#changed(),
-      onCompare: (id) => this.#compare(id),
+      onCompare: (id) => id !== jobId && this.data.compared.add(id),
       onResetZoom: () => this.resetZoom(),
+      onCsv: () => this.actions.csv(this.shown),
+      onCopy: () => this.actions.copyLink(),
+    });
+    const compared = (address.get("compare") ?? "").split(",").filter((id) => /^\d+$/.test(id) && id !== jobId);
+    this.data = new ChartData(jobId, {
+      compared: [...new Set(compared)],
+      axis: () => this.settings.axis,
+      onChange: this.update,
+      onCompared: (ids) => address.set("compare", ids.join(",")),
+      say: (words) => this.controls.say(words),
     });
     this.grid = new ChartGrid({
       onSeen: () => this.#draw(),
+      onFold: (title) => this.#toggle("folded", title),
       onZoom: (zoom) => this.#zoomed(zoom),
-      onPick,
+      onPick: (ms) => this.#picked(ms, onPick),
+      onAction: (name, title) => this.actions[name](title),
     });
-    this.detail = new ZoomDetail(this.store, {
-      jobIds: () => [this.jobId, ...this.compared.keys()],
-      axis: () => this.settings.axis,
-      onChange: () => this.update(),
-    });
-    this.said = h("p", { class: "quiet padded", role: "status" }, "Loading …");
+    this.message = h("p", { class: "quiet padded", role: "status" }, "Loading…");
+    this.hint = h(
+      "p",
+      { class: "chart-hint quiet" },
+      "Click a point to see the log at that moment. Drag to zoom.",
+    );
     this.root = h(
       "section",
       { class: "charts", "aria-label": "Charts" },
       this.controls.root,
-      this.said,
+      this.message,
+      this.hint,
       this.grid.root,
     );
-    this.update = throttled(() => this.#draw(), REDRAW_MS);
+    if (this.settings.zoom) this.grid.setZoom(this.settings.zoom);
     this.forgetTheme = onTheme(() => {
       this.themeRevision += 1;
       this.update();
@@ -68,48 +71,25 @@ export class ChartPanel {
 
   close() {
     this.isClosed = true;
-    clearTimeout(this.retry);
+    this.data.close();
+    this.grid.close();
     this.update.cancel();
     this.forgetTheme();
-    this.detail.close();
-    this.grid.close();
   }
 
-  /** Read all points from the gateway; live ones that come meanwhile are not lost: `lastSeq` tells. */
-  async load() {
-    if (this.isLoading) return;
-    this.isLoading = true;
-    this.waiting = [];
-    try {
-      const found = await get(`/jobs/${this.jobId}/metrics`, { points: POINTS });
-      this.store.replace(this.jobId, found.series, { lastSeq: found.last_seq, isThinned: found.downsampled });
-      this.detail.refresh();
-      this.problem = null;
-    } catch (problem) {
-      this.problem = problem;
-      if (!this.isClosed) this.retry = setTimeout(() => this.load(), RETRY_MS);
-    }
-    this.isLoading = false;
-    this.isLoaded ||= !this.problem;
-    this.store.add(this.jobId, this.waiting);
-    for (const id of this.compared.keys()) if (!this.compared.get(id)) this.#loadOther(id);
-    this.update();
-  }
-
-  /** Read everything at first, and where the feed could not go on from what is drawn. */
   begin(snapshot, isFirst) {
-    if (isFirst || snapshot.type === "snapshot") this.load();
+    this.data.begin(this.jobId, !isFirst && snapshot.type === "resumed");
   }
 
   take(event) {
-    if (event.type === "training_progress" && event.points) this.add(event.points);
+    if (event.type === "training_progress" && event.points) this.data.add(this.jobId, event.points);
   }
 
-  /** Take live points. */
-  add(points) {
-    if (this.isLoading) this.waiting.push(...points);
-    else this.store.add(this.jobId, points);
-    if (this.store.isCrowded) this.load();
+  setJob(job) {
+    this.data.job = job;
+  }
+
+  opened() {
     this.update();
   }
 
@@ -120,7 +100,7 @@ export class ChartPanel {
   /** Go on to the next horizontal axis. */
   nextAxis() {
     const axes = this.controls.axes.map((button) => button.dataset.axis);
-    this.controls.set({ axis: axes[(axes.indexOf(this.settings.axis) + 1) % axes.length] });
+    this.controls.set({ axis: axes[(axes.indexOf(this.settings.axis) + 1) % axes.length], isAxisChosen: true });
   }
 
   toggleLog() {
@@ -131,122 +111,148 @@ export class ChartPanel {
     this.controls.set({ isTogether: !this.settings.isTogether });
   }
 
+  /** Add a name to one of the sets of the settings, or remove it. */
+  #toggle(setting, name) {
+    if (!this.settings[setting].delete(name)) this.settings[setting].add(name);
+    this.#changed();
+  }
+
+  togglePinned(title) {
+    this.#toggle("pinned", title);
+  }
+
+  /** Show one chart alone, null for all. */
+  showFull(title) {
+    this.settings.full = title;
+    this.#changed();
+  }
+
   #zoomed(zoom) {
+    this.settings.zoom = zoom;
     this.controls.zoomed.hidden = zoom === null;
-    this.detail.show(zoom);
+    this.data.detail.show(zoom);
+    writeSettings(this.address, this.settings);
     this.update();
   }
 
   #changed() {
     remembered.set("smoothing", String(this.settings.smoothing));
-    if (this.lastAxis !== this.settings.axis) this.resetZoom();
+    if (this.lastAxis && this.lastAxis !== this.settings.axis) this.resetZoom();
     this.lastAxis = this.settings.axis;
+    writeSettings(this.address, this.settings);
     this.#draw();
   }
 
-  #compare(id) {
-    if (id === this.jobId || this.compared.has(id)) return;
-    this.compared.set(id, null);
-    this.onCompared([...this.compared.keys()]);
-    this.#loadOther(id);
-  }
-
-  async #loadOther(id) {
-    try {
-      const found = await get("/jobs/compare", { ids: id });
-      if (!this.compared.has(id)) return;
-      this.compared.set(id, found.jobs[0]);
-      this.store.replace(id, found.series);
-      this.detail.refresh();
-      this.controls.say("");
-    } catch (problem) {
-      this.controls.say(problem.message);
-      if (problem.status !== 0) this.#forget(id);
-    }
+  // The hint is for those who have not done it yet.
+  #picked(ms, onPick) {
+    remembered.set("picked", "1");
     this.update();
-  }
-
-  #forget(id) {
-    this.compared.delete(id);
-    this.store.forget(id);
-    this.onCompared([...this.compared.keys()]);
-    this.update();
+    onPick(ms);
   }
 
   #draw() {
     if (this.isClosed) return;
-    const names = [...this.store.names];
+    const { settings, data } = this;
+    this.#chooseAxis();
+    const { names, filter, sections } = this.#sections();
+    const fitting = sections.flatMap((section) => section.names);
+    this.shown = fitting.filter((name) => !settings.hidden.has(name));
     this.#say(names);
-    this.settings.axis ??= this.#chooseAxis();
-    this.lastAxis ??= this.settings.axis;
-    this.controls.mark();
-    this.controls.setMetrics(names);
+    this.controls.setMetrics(fitting, names.length, filter.problem);
     this.controls.root.hidden = names.length === 0;
-    const runs = this.#runs();
-    this.controls.setRuns(runs, (key) => this.#toggleRun(key));
-    const shown = ordered(names.filter((name) => !this.settings.hidden.has(name)));
-    const groups = this.settings.isTogether ? [[TOGETHER, shown]] : shown.map((name) => [name, [name]]);
-    this.grid.root.classList.toggle("is-together", this.settings.isTogether);
-    this.grid.root.classList.toggle("is-few", groups.length <= FEW);
-    this.grid.arrange(groups.filter(([, members]) => members.length).map(([title]) => title));
-    for (const [title, members] of groups) if (this.grid.isVisible(title)) this.#drawOne(title, members, runs);
+    this.hint.hidden = names.length === 0 || remembered.get("picked") === "1";
+    const view = this.#view();
+    this.controls.mark();
+    this.#arrange(sections);
+    const wanted = [];
+    for (const title of this.grid.inView) {
+      const members = settings.isTogether ? this.shown.slice(0, MOST_TOGETHER) : [title];
+      wanted.push(...members);
+      this.#drawOne(title, members, view);
+    }
+    data.request(wanted);
   }
 
-  #toggleRun(key) {
-    if (!this.hiddenRuns.delete(key)) this.hiddenRuns.add(key);
-    this.#draw();
+  // Of 100,000 names sorting takes longer than the pause between two drawings: only where something has changed.
+  #sections() {
+    const { filter: expression, pinned } = this.settings;
+    const { names } = this.data;
+    const key = JSON.stringify([this.data.jobIds, names.length, expression, [...pinned]]);
+    if (key !== this.sectionsKey) {
+      const filter = nameFilter(expression);
+      const sections = sectionsOf(names.filter(filter.matches), pinned);
+      Object.assign(this, { sectionsKey: key, found: { names, filter, sections } });
+    }
+    return this.found;
+  }
+
+  #arrange(sections) {
+    const { hidden, folded, full, isTogether } = this.settings;
+    const shown = sections
+      .map(({ title, names }) => ({
+        title,
+        names: names.filter((name) => !hidden.has(name)),
+        isFolded: folded.has(title),
+      }))
+      .filter(({ names }) => names.length);
+    const { classList } = this.grid.cells;
+    classList.toggle("is-together", isTogether);
+    classList.toggle("is-large", !isTogether && this.shown.length <= LARGE);
+    classList.toggle("is-few", this.shown.length <= FEW);
+    const overlay = this.shown.length ? [{ title: "", names: [TOGETHER], isFolded: false }] : [];
+    this.grid.arrange(isTogether ? overlay : shown, full === TOGETHER || this.shown.includes(full) ? full : null);
   }
 
   #chooseAxis() {
-    return this.store.series.size
-      ? suitableAxis([...this.store.series.values()].map((entry) => entry.points))
-      : null;
+    const { store, jobIds } = this.data;
+    this.settings.axis ??= suitableAxis(jobIds.flatMap((id) => [...store.all(id)].map((entry) => entry.points)));
+    this.lastAxis ??= this.settings.axis;
   }
 
   #say(names) {
-    this.said.hidden = names.length > 0 && !this.problem;
-    if (this.problem) setText(this.said, this.problem.status === 0 ? UNREADABLE : this.problem.message);
-    else if (this.isLoaded) setText(this.said, "No metrics yet. What run.metric(…) says is drawn here.");
+    const { problem, isLoaded, job } = this.data;
+    this.message.hidden = this.shown.length > 0;
+    if (names.length) setText(this.message, "No matching metrics.");
+    else if (problem) setText(this.message, failureWords(problem));
+    else if (isLoaded && job)
+      setText(
+        this.message,
+        hasEnded(job)
+          ? "This job logged no metrics."
+          : "No metrics logged yet. Call run.metric(loss=…) to see charts here.",
+      );
   }
 
-  #runs() {
-    const { lines: palette } = chartColors();
-    return runsOf(this.store, { jobId: this.jobId, compared: this.compared, palette }).map((run) => ({
-      ...run,
-      isShown: !this.hiddenRuns.has(run.key),
-      remove: run.isMain ? null : () => this.#forget(run.jobId),
-    }));
-  }
-
-  #drawOne(title, members, runs) {
-    const { lines: palette } = chartColors();
-    const isMixed = members.length > 1;
-    const lines = members.flatMap((name, nth) =>
-      runs.flatMap((run, index) => {
-        const style = isMixed
-          ? { color: palette[nth % palette.length], dash: DASHES[index % DASHES.length] }
-          : { color: run.color };
-        const entries = run.isShown ? this.store.of(name, run) : [];
-        return entries.map((entry) =>
-          this.#line(entry, { ...style, isMain: run.isMain, words: [isMixed && name, run.label] }),
-        );
-      }),
+  /** What lines are drawn of; the switches of runs and ranks are shown, too. */
+  #view() {
+    const { settings, data } = this;
+    const view = drawnRuns(data, settings);
+    if (!settings.isMeanChosen && view.ranks.length > MANY_RANKS) settings.isMean = true;
+    const label = (run) => (data.compared.isLost(run.jobId) ? `${run.label} (reconnecting…)` : run.label);
+    const remove = (run) => (run.isMain ? null : () => data.compared.remove(run.jobId));
+    this.controls.setRuns(
+      view.all.map((run) => ({ ...run, label: label(run), remove: remove(run) })),
+      (key) => this.#toggle("hiddenRuns", key),
+      view.ranks,
+      {
+        hidden: settings.hiddenRanks,
+        styleOf: view.styleOf,
+        onToggle: (rank) => this.#toggle("hiddenRanks", String(rank)),
+      },
     );
-    const drawn = lines.filter((line) => line.x.length);
-    const odd = drawn.reduce((sum, line) => sum + line.odd, 0);
-    const note = odd ? `${counted(odd, "value")} not finite` : drawn.length ? "" : `no ${this.settings.axis} said`;
-    const { axis, isLog } = this.settings;
-    this.grid.draw(title, drawn, { axis, isLog, note, themeRevision: this.themeRevision });
+    return view;
   }
 
-  #line(entry, { words, ...style }) {
-    const found = curve(this.detail.of(entry), this.settings.axis ?? "step");
-    const label = [...words, entry.rank !== null && `rank ${entry.rank}`].filter(Boolean).join(" · ");
-    return { ...found, ...this.#shape(found.y), ...style, label };
-  }
-
-  #shape(given) {
-    const y = this.settings.isLog ? positive(given) : given;
-    return { y, strong: this.settings.smoothing > 0 ? smoothed(y, this.settings.smoothing) : null };
+  #drawOne(title, members, view) {
+    const lines = linesOf(this.data.store, members, view);
+    const { axis, isLog, isOutlierFree, isTogether, pinned, full } = this.settings;
+    const options = {
+      axis: axis ?? "step",
+      isLog,
+      isOutlierFree,
+      note: chartNote(this.data, members, lines, { axis, isTogether, total: this.shown.length }),
+      themeRevision: this.themeRevision,
+    };
+    this.grid.draw(title, lines, options, { isPinned: pinned.has(title), isFull: full === title });
   }
 }

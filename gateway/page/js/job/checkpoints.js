@@ -6,14 +6,14 @@ import { bytes, count, dateTime, fromNs, fromText, moment } from "../format.js";
 import { headline } from "../words.js";
 
 const RELOAD_MS = 2000;
-const COLUMNS = ["", "saved", "epoch", "size", "state", "file", ""];
+const COLUMNS = ["Kind", "Saved", "Epoch", "Size", "State", "File", "Download"];
 
 /** The list of checkpoints; `reload()` when there may be news. */
 export class Checkpoints {
   constructor(jobId) {
     this.path = `/jobs/${jobId}/checkpoints`;
     this.body = h("tbody");
-    this.said = h("p", { class: "quiet padded", role: "status" }, "Loading …");
+    this.said = h("p", { class: "quiet padded", role: "status" }, "Loading…");
     this.table = h(
       "table",
       { class: "checkpoints", hidden: true },
@@ -50,7 +50,7 @@ export class Checkpoints {
       this.body.replaceChildren(...items.reverse().map((item) => this.#row(item)));
       this.table.hidden = items.length === 0;
       this.said.hidden = items.length > 0;
-      setText(this.said, "No checkpoints yet. What run.checkpoint(…) says is listed here.");
+      setText(this.said, "No checkpoints yet. Call run.checkpoint(path).");
     } catch (problem) {
       this.said.hidden = false;
       setText(this.said, problem.message);
@@ -80,7 +80,7 @@ export class Checkpoints {
         "td",
         {
           class: `state tone-${tone}`,
-          title: item.verified_at ? `looked at ${dateTime(fromText(item.verified_at))}` : "",
+          title: item.verified_at ? `checked ${dateTime(fromText(item.verified_at))}` : "",
         },
         words,
       ),
@@ -128,5 +128,5 @@ function stateWords(item) {
   if (item.upload_error) return [`upload failed: ${item.upload_error}`, "bad"];
   if (item.verify_error) return [item.verify_error, "bad"];
   if (item.verified_at) return ["verified", "good"];
-  return [item.state || "not looked at yet", "quiet"];
+  return [item.state || "not checked yet", "quiet"];
 }

@@ -12,7 +12,7 @@ export class Delivery {
     Object.assign(this, { path: `/jobs/${jobId}`, isNeeded, onState });
     this.sum = h("div", { class: "facts-block" });
     this.sinks = h("div", { class: "facts-block" });
-    this.said = h("p", { class: "quiet padded", role: "status" }, "Loading …");
+    this.said = h("p", { class: "quiet padded", role: "status" }, "Loading…");
     this.root = h("section", { class: "pane", "aria-label": "Delivery" }, this.sum, this.sinks, this.said);
     this.timer = setInterval(() => this.isNeeded() && this.reload(), RELOAD_MS);
   }
@@ -48,23 +48,24 @@ export class Delivery {
 
 function sumWords(sum) {
   const numbers = [
-    ["produced", sum.produced],
-    ["stored", sum.stored],
-    ["dead-lettered", sum.dead_lettered],
-    ["missing", sum.missing],
-    ["lost", Object.values(sum.lost ?? {}).reduce((total, number) => total + number, 0)],
-    ["dropped", sum.dropped],
+    ["Produced", sum.produced],
+    ["Stored", sum.stored],
+    ["Dead-lettered", sum.dead_lettered],
+    ["Missing", sum.missing],
+    ["Lost", Object.values(sum.lost ?? {}).reduce((total, number) => total + number, 0)],
+    ["Dropped", sum.dropped],
   ];
   const tiles = numbers.map(([name, number]) =>
     h(
       "span",
-      { class: `tile${number && ["missing", "lost", "dead-lettered"].includes(name) ? " tone-bad" : ""}` },
-      h("b", { class: "num" }, count(number)),
+      { class: `tile${number && ["Missing", "Lost", "Dead-lettered"].includes(name) ? " tone-bad" : ""}` },
       h("span", { class: "quiet" }, name),
+      " ",
+      h("b", { class: "num" }, count(number)),
     ),
   );
   return [
-    h("h2", null, "Every message"),
+    h("h2", null, "Completeness"),
     h("p", { class: `tone-${toneOf(sum.state)}` }, verdict(sum)),
     h("div", { class: "tiles" }, tiles),
     h("p", { class: "quiet small" }, sum.line),
@@ -89,12 +90,12 @@ function verdict(sum) {
     case "incomplete":
       return `Incomplete: ${counted(sum.missing, "message")} did not arrive.`;
     default:
-      return "Open: more messages may come.";
+      return "Still receiving: final count not known yet.";
   }
 }
 
 function sinkWords(items) {
-  if (!items.length) return [h("p", { class: "quiet" }, "Rows of this job end in Postgres: no sink is on.")];
+  if (!items.length) return [h("p", { class: "quiet" }, "No external destinations configured.")];
   return items.map((item) =>
     h(
       "p",

@@ -86,11 +86,11 @@ function attempts(all) {
     return h(
       "tr",
       null,
-      h("th", { scope: "row" }, `attempt ${attempt.attempt}`),
+      h("th", { scope: "row" }, `Attempt ${attempt.attempt}`),
       h(
         "td",
         { dir: "auto" },
-        [attempt.status, attempt.attempt < 1 && "sent late", from && `began ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
+        [attempt.status, attempt.attempt < 1 && "sent late", from && `started ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
       ),
     );
   });

@@ -3,7 +3,7 @@
 import { h, setText } from "../dom.js";
 import { dateTime, fromText, value } from "../format.js";
 import { statusBadge } from "../list/row.js";
-import { epochs, hasEnded, headline, jobName, percent, remaining, sentence } from "../words.js";
+import { epochs, hasEnded, headline, jobName, percent, rankedValue, remaining, sentence } from "../words.js";
 
 const SHOWN_METRICS = 4;
 
@@ -43,7 +43,7 @@ export class JobHeader {
     setText(this.sentence, sentence(job));
     const began = fromText(job.started_at);
     const attempt = job.attempt > 1 ? `Attempt ${job.attempt}.` : "";
-    setText(this.facts, [attempt, began && `Began ${dateTime(began)}.`].filter(Boolean).join(" "));
+    setText(this.facts, [attempt, began && `Started ${dateTime(began)}.`].filter(Boolean).join(" "));
     this.#progress(job);
     this.#metrics(job);
     this.#link(job.mlflow_url);
@@ -68,17 +68,21 @@ export class JobHeader {
   #metrics(job) {
     const final = hasEnded(job) ? job.final_metrics : null;
     const shown = headline({ ...job.last_metrics, ...final }, SHOWN_METRICS);
-    const key = JSON.stringify([shown, job.best_metrics, job.best_epoch]);
+    const source = (name) => (name in (final ?? {}) ? null : rankedValue(job.last_by_rank, name));
+    const key = JSON.stringify([shown, shown.map(([name]) => source(name)), job.best_metrics, job.best_epoch]);
     if (key === this.metricsKey) return;
     this.metricsKey = key;
-    const tiles = shown.map(([name, words]) =>
-      h(
+    const tiles = shown.map(([name, words]) => {
+      const { value: mean, words: who } = source(name) ?? {};
+      return h(
         "span",
         { class: "tile" },
-        h("b", { class: "num" }, words),
         h("span", { class: "quiet", dir: "auto", title: name }, name),
-      ),
-    );
+        " ",
+        h("b", { class: "num" }, mean === undefined ? words : value(mean)),
+        who && h("span", { class: "quiet who" }, ` ${who}`),
+      );
+    });
     this.metrics.replaceChildren(...tiles, bestTile(job) ?? "");
   }
 
@@ -100,7 +104,7 @@ export class JobHeader {
       h(
         "details",
         { open: true },
-        h("summary", null, "traceback"),
+        h("summary", null, "Traceback"),
         h("pre", { tabindex: "0", class: "traceback" }, text),
       );
     this.failure.replaceChildren(
@@ -120,7 +124,9 @@ function bestTile(job) {
   return h(
     "span",
     { class: "tile" },
+    h("span", { class: "quiet", dir: "auto" }, `best ${name}`),
+    " ",
     h("b", { class: "num" }, value(best)),
-    h("span", { class: "quiet", dir: "auto" }, `best ${name}${where}`),
+    where && h("span", { class: "quiet" }, where),
   );
 }

@@ -1,5 +1,6 @@
 // A job's page: its head, the charts, the log, and what else is known of it, all live.
 
+import { AddressState } from "../address_state.js";
 import { get } from "../api.js";
 import { h, oncePerFrame, setText, throttled } from "../dom.js";
 import { count } from "../format.js";
@@ -16,6 +17,11 @@ import { Tabs } from "./tabs.js";
 const REFRESH_MS = 1000;
 const TICK_MS = 1000;
 
+/** Tell whether a job has lines and no metrics: then the log has the whole width. */
+function hasOnlyLogs(job) {
+  return job.rows.logs > 0 && job.rows.metrics === 0;
+}
+
 /** Open the page of a job; returns how to close it. */
 export function openJob(view, id, query) {
   const page = new JobPage(view, id, query);
@@ -28,7 +34,7 @@ class JobPage {
     Object.assign(this, { content, crumbs, connection, id });
     this.job = null;
     this.header = new JobHeader();
-    this.compared = (query.get("compare") ?? "").split(",").filter((other) => /^\d+$/.test(other) && other !== id);
+    this.address = new AddressState(`#/jobs/${id}`, query);
     this.panels = Object.fromEntries(PANELS.map((entry) => [entry.id, entry.make(this)]));
     // The log stands beside the tabs; it has one for narrow screens.
     const rootOf = (tab) => (tab === "log" ? h("div", { class: "log-tab" }) : this.panels[tab].root);
@@ -63,6 +69,7 @@ class JobPage {
     clearInterval(this.timer);
     this.refresh.cancel();
     this.unbind();
+    this.address.close();
     this.feed.close();
     this.#each((panel) => panel.close?.());
   }
@@ -73,19 +80,19 @@ class JobPage {
 
   #keys() {
     const { charts, log } = this.panels;
-    const tabs = PANELS.map(({ id, title, key, help }) => [
-      key,
-      [help ?? title.toLowerCase(), () => this.tabs.open(id)],
-    ]);
+    const tabs = PANELS.map(({ id, title, key, help }) => [key, [help ?? title, () => this.tabs.open(id)]]);
     return {
-      "/": ["search the log", () => this.#withLog(() => log.focusSearch())],
-      f: ["follow the newest line, or stop", () => log.toggleFollow()],
-      g: ["go to a line or a time", () => this.#withLog(() => log.focusGoTo())],
-      x: ["charts: step, epoch, time", () => charts.nextAxis()],
-      l: ["charts: logarithmic values", () => charts.toggleLog()],
-      o: ["charts: one chart for all", () => charts.toggleTogether()],
-      r: ["charts: end the zoom", () => charts.resetZoom()],
-      Escape: ["close the line's details", () => log.closeDetail()],
+      "/": ["Search the log", () => this.#withLog(() => log.focusSearch())],
+      f: ["Follow the newest line, or stop", () => log.toggleFollow()],
+      g: ["Go to line or time", () => this.#withLog(() => log.focusGoTo())],
+      x: ["Charts: step, epoch, time, relative time", () => charts.nextAxis()],
+      l: ["Charts: log scale", () => charts.toggleLog()],
+      o: ["Charts: overlay", () => charts.toggleTogether()],
+      r: ["Charts: reset zoom", () => charts.resetZoom()],
+      Escape: [
+        "Close the line's details, or a chart on the full screen",
+        () => log.closeDetail() || charts.showFull(null),
+      ],
       ...Object.fromEntries(tabs),
     };
   }
@@ -100,26 +107,24 @@ class JobPage {
     this.#withLog(() => this.panels.log.goToTime(ms));
   }
 
-  /** Put the compared jobs into the address. */
-  setCompared(ids) {
-    history.replaceState(null, "", `#/jobs/${this.id}${ids.length ? `?compare=${ids.join(",")}` : ""}`);
-  }
-
   #build() {
     const side = h("div", { class: "side" }, this.tabs.bar, this.tabs.panels);
     this.frame = h("div", { class: "job-frame" });
     this.frame.append(side, splitter(this.frame), this.panels.log.root);
     this.content.replaceChildren(h("article", { class: "job-page" }, this.header.root, this.frame));
-    this.tabs.open(PANELS[0].id);
+    const given = this.address.get("tab");
+    this.isLogOnly = hasOnlyLogs(this.job);
+    this.frame.classList.toggle("is-log-only", this.isLogOnly);
+    this.tabs.open(this.panels[given] ? given : this.isLogOnly ? "log" : PANELS[0].id);
   }
 
   #connected(state) {
     this.connection.show(state);
     if (state.name === "unknown" && !this.job) this.#sayUnknown();
     if (state.name === "deleted") this.#sayDeleted();
-    if (state.name === "refused") setText(this.waiting, "This token may not look at this job.");
+    if (state.name === "refused") setText(this.waiting, "This token may not read this job.");
     if (state.name === "waiting" && !this.job)
-      setText(this.waiting, "The gateway does not answer. Trying again …");
+      setText(this.waiting, "Can't reach the trainwire server. Retrying…");
   }
 
   #sayUnknown() {
@@ -128,8 +133,8 @@ class JobPage {
       h(
         "div",
         { class: "empty" },
-        h("h2", null, `Job ${this.id} has said nothing yet`),
-        h("p", null, "This page opens by itself with its first message:"),
+        h("h1", null, `No job ${this.id} yet.`),
+        h("p", null, "This page updates as soon as it starts."),
         h("pre", null, h("code", null, `trainwire run --job-id ${this.id} -- python train.py`)),
       ),
     );
@@ -142,8 +147,8 @@ class JobPage {
       h(
         "div",
         { class: "empty", role: "status" },
-        h("h2", null, `Job ${this.id} was deleted`),
-        h("p", null, "Nothing more of it is stored, whatever its trainer still sends."),
+        h("h1", null, `Job ${this.id} was deleted`),
+        h("p", null, "Its data is no longer stored; messages that its trainer still sends are discarded."),
       ),
     );
   }
@@ -154,6 +159,7 @@ class JobPage {
     applyEvent(this.job, event);
     this.#each((panel) => panel.take?.(event));
     if (changesMore(this.job, event)) this.refresh();
+    this.#leaveLogOnly();
     this.draw();
   }
 
@@ -161,8 +167,17 @@ class JobPage {
     const isFirst = this.job === null;
     this.job = event.job;
     if (isFirst) this.#build();
+    else this.#leaveLogOnly();
     this.#each((panel) => panel.begin?.(event, isFirst));
     this.draw();
+  }
+
+  /** Give the charts their place as soon as there are metrics. */
+  #leaveLogOnly() {
+    if (!this.isLogOnly || hasOnlyLogs(this.job)) return;
+    this.isLogOnly = false;
+    this.frame.classList.remove("is-log-only");
+    if (this.tabs.current === "log") this.tabs.open(PANELS[0].id);
   }
 
   async #refresh() {
@@ -188,6 +203,8 @@ class JobPage {
 
   #opened(tab) {
     this.frame?.setAttribute("data-tab", tab);
+    const usual = this.isLogOnly ? "log" : PANELS[0].id;
+    if (this.frame) this.address.set("tab", tab === usual ? null : tab);
     this.panels[tab].opened?.();
   }
 

@@ -18,17 +18,16 @@ export const PANELS = [
     key: "1",
     make: (page) =>
       new ChartPanel(page.id, {
-        compared: page.compared,
+        address: page.address,
         onPick: (ms) => page.showTime(ms),
-        onCompared: (ids) => page.setCompared(ids),
       }),
   },
   {
     id: "log",
     title: "Log",
     key: "5",
-    help: "log (on a narrow screen)",
-    make: (page) => new LogPanel(page.id),
+    help: "Log (on a narrow screen)",
+    make: (page) => new LogPanel(page.id, page.address),
     note: (job) => job.rows.logs,
   },
   {

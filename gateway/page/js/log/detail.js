@@ -18,7 +18,7 @@ export function lineDetail(line, { needle, onShowAround, onClose }) {
     `attempt ${line.attempt}`,
     line.rank !== undefined && line.rank !== null && `rank ${line.rank}`,
   ];
-  const copy = h("button", { on: { click: () => copyText(copy, plain(line.text)) } }, "copy");
+  const copy = h("button", { on: { click: () => copyText(copy, plain(line.text)) } }, "Copy");
   return h(
     "div",
     { class: "line-detail", role: "region", "aria-label": `line ${line.seq}` },
@@ -26,7 +26,7 @@ export function lineDetail(line, { needle, onShowAround, onClose }) {
       "div",
       { class: "line-detail-head" },
       h("span", { class: "quiet" }, known.filter(Boolean).join(" · ")),
-      onShowAround && h("button", { on: { click: () => onShowAround(line.seq) } }, "show the lines around it"),
+      onShowAround && h("button", { on: { click: () => onShowAround(line.seq) } }, "Show surrounding lines"),
       copy,
       h("button", { class: "icon", "aria-label": "Close", on: { click: onClose } }, "×"),
     ),
@@ -37,8 +37,8 @@ export function lineDetail(line, { needle, onShowAround, onClose }) {
 async function copyText(button, text) {
   try {
     await navigator.clipboard.writeText(text);
-    button.textContent = "copied";
+    button.textContent = "Copied";
   } catch {
-    button.textContent = "select it and press ctrl-C";
+    button.textContent = "Select it and press Ctrl-C";
   }
 }

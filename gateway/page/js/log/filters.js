@@ -15,7 +15,7 @@ export class LogFilters {
     this.search = h("input", {
       type: "search",
       class: "log-search",
-      placeholder: "search",
+      placeholder: "Search",
       "aria-label": "Search the log",
       spellcheck: "false",
       on: { input: debounced(changed, SEARCH_MS) },
@@ -23,7 +23,7 @@ export class LogFilters {
     this.stream = select(
       "Stream",
       [
-        ["", "output"],
+        ["", "All output"],
         ["stdout", "stdout"],
         ["stderr", "stderr"],
       ],
@@ -31,10 +31,10 @@ export class LogFilters {
     );
     this.level = select(
       "Level",
-      [["", "levels"], ...LEVELS.map((level) => [level, level.toLowerCase()])],
+      [["", "All levels"], ...LEVELS.map((level) => [level, level.toLowerCase()])],
       changed,
     );
-    this.attempt = select("Attempt", [["", "attempts"]], changed);
+    this.attempt = select("Attempt", [["", "All attempts"]], changed);
     this.attempt.classList.add("log-attempt");
     this.attempt.hidden = true;
     this.attempts = [];
@@ -44,8 +44,8 @@ export class LogFilters {
     this.goTo = h("input", {
       type: "text",
       class: "log-goto",
-      placeholder: "line or time",
-      "aria-label": "Go to a line's number, or a time like 14:03:11",
+      placeholder: "Go to line or time",
+      "aria-label": "Go to line or time, like 1234 or 14:03:11",
       spellcheck: "false",
       on: { keydown: (event) => event.key === "Enter" && onGoTo(this.goTo.value.trim()) },
     });
@@ -57,7 +57,7 @@ export class LogFilters {
         "aria-pressed": "true",
         on: { click: onFollow },
       },
-      "follow",
+      "Follow",
     );
     this.download = h(
       "a",
@@ -98,6 +98,19 @@ export class LogFilters {
     return Object.fromEntries(Object.entries(chosen).filter(([, value]) => value));
   }
 
+  /** Fill in what was filtered for, without a search. */
+  restore({ search, log_type: stream, level, attempt }) {
+    if (Number(attempt)) this.setAttempts([Number(attempt), ...this.attempts]);
+    for (const [field, text] of [
+      [this.search, search],
+      [this.stream, stream],
+      [this.level, level],
+      [this.attempt, attempt],
+    ])
+      field.value = text ?? "";
+    this.#link();
+  }
+
   /** Take all filters away. */
   clear() {
     for (const field of [this.search, this.stream, this.level, this.attempt, this.rank]) field.value = "";
@@ -111,7 +124,7 @@ export class LogFilters {
     this.attempts = [...offered].sort((a, b) => a - b);
     this.attempt.hidden = this.attempts.length < 2;
     const chosen = this.attempt.value;
-    const options = this.attempts.map((number) => option(String(number), `attempt ${number}`));
+    const options = this.attempts.map((number) => option(String(number), `Attempt ${number}`));
     this.attempt.replaceChildren(this.attempt.options[0], ...options);
     this.attempt.value = chosen;
   }

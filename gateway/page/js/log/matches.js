@@ -10,13 +10,13 @@ const RETRY_MS = 1500;
  * were dropped again; `onChange(shift)` says how many came in front.
  */
 export class LogMatches {
-  constructor(fetchLines, total, onChange) {
+  constructor(fetchLines, total, onChange, start = total + 1) {
     this.fetchLines = fetchLines;
     this.onChange = onChange;
     this.items = [];
     this.total = total;
-    this.oldest = total + 1;
-    this.newest = total;
+    this.oldest = start; // the search begins here: at the newest line, or where one was before
+    this.newest = start - 1;
     this.isLoading = false;
     this.problem = null;
     this.timer = null;
@@ -32,19 +32,29 @@ export class LogMatches {
     return this.oldest > 1;
   }
 
+  /** Tell whether newer lines may fit, too. */
+  get hasNewer() {
+    return this.newest < this.total;
+  }
+
+  /** The index of the first line at or after one, -1 without any. */
+  indexOf(seq) {
+    return this.items.findIndex((line) => line.seq >= seq);
+  }
+
   lineAt(index) {
     return this.items[index];
   }
 
   need(first, last) {
     if (first < 100 && this.hasOlder) this.#load(true);
-    else if (last > this.items.length - 100 && this.newest < this.total) this.#load(false);
+    else if (last > this.items.length - 100 && this.hasNewer) this.#load(false);
   }
 
   /** Say how many lines the job has: new ones may fit. */
   setTotal(total) {
     this.total = Math.max(this.total, total);
-    if (this.newest < this.total) this.#later(LATER_MS);
+    if (this.hasNewer) this.#later(LATER_MS);
   }
 
   close() {

@@ -7,16 +7,19 @@ import { lineDetail } from "./detail.js";
 import { LogFilters } from "./filters.js";
 import { LogMatches } from "./matches.js";
 import { LogPages } from "./pages.js";
+import { LogPosition } from "./position.js";
 import { lineRow } from "./row.js";
 import { Scroller } from "./scroller.js";
 import { destination } from "./times.js";
 
 const ROW_HEIGHT = 19;
-const UNREADABLE = "lines cannot be read: the gateway does not answer";
+const PARAMETERS = ["search", "log_type", "level", "attempt"]; // of the gateway and of the address
+const UNREADABLE = "Can't reach the trainwire server. Retrying…";
 
 /** The panel of one job. */
 export class LogPanel {
-  constructor(jobId) {
+  constructor(jobId, address) {
+    this.address = address;
     this.path = `/jobs/${jobId}/logs`;
     this.filter = {};
     this.total = 0;
@@ -24,7 +27,10 @@ export class LogPanel {
     this.unseen = 0;
     this.filters = new LogFilters({
       path: this.path,
-      onFilter: (filter) => this.#setFilter(filter),
+      onFilter: (filter) => {
+        this.position.forget();
+        this.#setFilter(filter);
+      },
       onGoTo: (text) => this.#goTo(text),
       onFollow: () => this.toggleFollow(),
     });
@@ -56,9 +62,14 @@ export class LogPanel {
     this.scroller = new Scroller(this.view, {
       rowHeight: ROW_HEIGHT,
       makeRow: (index, before) => this.#row(index, before),
-      onRange: (first, last) => this.source.need(first, last),
+      onRange: (first, last, top) => {
+        this.source.need(first, last);
+        this.position.keep(this.source, top, this.scroller.isFollowing);
+      },
       onFollow: (isFollowing) => this.#followed(isFollowing),
     });
+    this.position = new LogPosition(address);
+    this.filters.restore(Object.fromEntries(PARAMETERS.map((name) => [name, address.get(name)])));
   }
 
   close() {
@@ -83,9 +94,13 @@ export class LogPanel {
     this.update();
   }
 
-  begin(snapshot) {
+  begin(snapshot, isFirst) {
     if (snapshot.logs) this.add(snapshot.logs);
     this.setTotal(snapshot.job.rows.logs);
+    if (!isFirst) return;
+    if (this.position.wanted) this.scroller.setFollowing(false);
+    if (Object.keys(this.filters.filter).length) this.#setFilter(this.filters.filter);
+    this.update();
   }
 
   take(event) {
@@ -140,24 +155,34 @@ export class LogPanel {
   #setFilter(filter) {
     if (this.source !== this.pages) this.source.close();
     this.filter = filter;
+    for (const name of PARAMETERS) this.address.set(name, filter[name]);
     this.shift = 0;
     if (Object.keys(filter).length === 0) this.source = this.pages;
     else {
       const fetchLines = (query, signal) => get(this.path, { ...this.filter, ...query }, signal);
-      this.source = new LogMatches(fetchLines, this.total, (shift) => {
-        this.shift += shift;
-        this.update();
-      });
+      this.source = new LogMatches(
+        fetchLines,
+        this.total,
+        (shift) => {
+          this.shift += shift;
+          this.update();
+        },
+        this.position.wanted ?? undefined,
+      );
     }
     this.scroller.draw(true);
     this.scroller.setCount(this.source.count);
-    this.scroller.setFollowing(true);
+    this.scroller.setFollowing(this.position.wanted === null);
     this.update();
   }
 
   #update() {
     this.scroller.setCount(this.source.count, this.shift);
     this.shift = 0;
+    if (this.position.wanted && this.source.count) {
+      const index = this.position.restored(this.source, Math.ceil(this.view.clientHeight / ROW_HEIGHT));
+      if (index !== null) this.scroller.showAtTop(index);
+    }
     this.empty.hidden = this.source.count > 0;
     setText(this.empty, this.#emptyWords());
     this.#say();
@@ -166,8 +191,8 @@ export class LogPanel {
   }
 
   #emptyWords() {
-    if (this.source === this.pages) return "No lines yet. What the training prints appears here.";
-    return this.source.hasOlder ? `Searching, above line ${count(this.source.oldest)} …` : "No line is like this.";
+    if (this.source === this.pages) return "No output yet.";
+    return this.source.hasOlder ? `Searching above line ${count(this.source.oldest)}…` : "No matching lines.";
   }
 
   #say() {
@@ -205,13 +230,14 @@ export class LogPanel {
   #goTo(text) {
     const line = this.source.lineAt(Math.max(0, this.scroller.first)) ?? this.pages.lineAt(this.total - 1);
     const to = destination(text, line ? fromNs(line.ts) : Date.now());
-    if (!to) return this.filters.say("a line's number, or a time like 14:03:11", true);
+    if (!to) return this.filters.say("Not a line or time: use 1234, or 14:03:11", true);
     if (to.seq) this.#showSeq(to.seq);
     else this.goToTime(to.at);
     this.view.focus({ preventScroll: true });
   }
 
   #showSeq(seq) {
+    this.position.forget();
     if (this.source !== this.pages) this.filters.clear();
     this.selected = Math.min(seq, this.total);
     this.scroller.show(this.pages.indexOf(seq));

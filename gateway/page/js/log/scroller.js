@@ -47,6 +47,12 @@ export class Scroller {
     this.#moveTo(index * this.rowHeight - this.root.clientHeight / 3, true);
   }
 
+  /** Bring a row to the top of the view; this ends following. */
+  showAtTop(index) {
+    this.setFollowing(false);
+    this.#moveTo(index * this.rowHeight, true);
+  }
+
   /** Scroll by rows, as keys do. */
   moveBy(rows) {
     const to = this.top + rows * this.rowHeight;

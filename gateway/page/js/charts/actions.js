@@ -1,0 +1,55 @@
+// What the buttons of a chart and of the bar do: pin, full screen, files, the link to this view.
+
+import { downloadCsv, downloadPng, fileName } from "./export.js";
+
+/** The actions of a panel of charts; those of one chart take its title. */
+export class ChartActions {
+  constructor(panel) {
+    this.panel = panel;
+  }
+
+  pin(title) {
+    this.panel.togglePinned(title);
+  }
+
+  full(title) {
+    const isFull = this.panel.settings.full === title;
+    this.panel.showFull(isFull ? null : title);
+    this.panel.grid.charts.get(title)?.full.focus();
+  }
+
+  png(title) {
+    const chart = this.panel.grid.charts.get(title);
+    if (chart?.plot) downloadPng(fileName(`job-${this.panel.jobId}`, title), chart);
+  }
+
+  /** All points of one chart, or of a list of metrics. */
+  async csv(wanted) {
+    const { controls, data, grid, jobId, shown, settings } = this.panel;
+    const isOne = typeof wanted === "string" && !(settings.isTogether && grid.charts.has(wanted));
+    const names = isOne ? [wanted] : shown;
+    const name = fileName(`job-${jobId}`, ...(isOne ? [wanted] : []));
+    try {
+      const isSampled = await downloadCsv(name, data.jobIds, names, (done, all) =>
+        controls.say(`Reading metric ${done + 1} of ${all}…`, false),
+      );
+      controls.say(
+        isSampled ? "Some series have more than 20,000 points: the file has the extremes of equal pieces." : "",
+        false,
+      );
+    } catch (problem) {
+      controls.say(problem.message);
+    }
+  }
+
+  async copyLink() {
+    const { address, controls } = this.panel;
+    address.write();
+    try {
+      await navigator.clipboard.writeText(location.href);
+      controls.say("Link copied.", false);
+    } catch {
+      controls.say("The browser does not allow this: copy the address of the page, it has the whole view.");
+    }
+  }
+}

@@ -1,0 +1,139 @@
+// The data of the charts: names and points of this job and of the compared ones, read when needed and kept live.
+
+import { get } from "../api.js";
+import { fromText } from "../format.js";
+import { ComparedJobs } from "./compared.js";
+import { ZoomDetail } from "./detail.js";
+import { MetricLoader, namesParameter } from "./loader.js";
+import { NameReader } from "./names.js";
+import { MetricStore } from "./store.js";
+
+const POINTS = 1500;
+const MOST_KEPT = 400; // metrics whose points are kept; those in view always are
+
+/** The data of job `jobId` and of `compared`; `onChange()` when there is more to draw, `onCompared(ids)`, `say(words)`. */
+export class ChartData {
+  constructor(jobId, { compared, axis, onChange, onCompared, say }) {
+    Object.assign(this, { jobId, onChange, onCompared, job: null, isLoaded: false });
+    this.store = new MetricStore();
+    this.loader = new MetricLoader((id, names, signal) => this.#read(id, names, signal), onChange);
+    this.detail = new ZoomDetail(this.store, { axis, starts: (id) => this.#starts(id), onChange });
+    this.readers = new Map([[jobId, this.#reader(jobId)]]);
+    this.compared = new ComparedJobs(compared, {
+      onBegin: (id, isResumed) => this.begin(id, isResumed),
+      onPoints: (id, points) => this.add(id, points),
+      onChange: () => this.#comparedChanged(),
+      say,
+    });
+  }
+
+  close() {
+    for (const part of [this.compared, this.detail, ...this.readers.values()]) part.close();
+    this.loader.reset();
+  }
+
+  /** This job and the compared ones. */
+  get jobIds() {
+    return [this.jobId, ...this.compared.ids];
+  }
+
+  /** The names of the metrics of all jobs. */
+  get names() {
+    return [...new Set(this.jobIds.flatMap((id) => [...this.store.names(id)]))];
+  }
+
+  /** Why the names of this job cannot be read, null without a failure. */
+  get problem() {
+    return this.readers.get(this.jobId).problem ?? null;
+  }
+
+  /** The document of a job, null while it is not known. */
+  documentOf(id) {
+    return id === this.jobId ? this.job : this.compared.job(id);
+  }
+
+  /** A feed begins: read the names at first, and everything anew where it could not go on from what is here. */
+  begin(id, isResumed) {
+    if (!this.readers.has(id)) this.readers.set(id, this.#reader(id));
+    if (!isResumed) {
+      this.store.outdate(id);
+      this.detail.refresh();
+      this.readers.get(id).read();
+    }
+    this.loader.retryNow();
+    this.onChange();
+  }
+
+  /** Take live points of a job. */
+  add(id, points) {
+    this.store.add(id, points);
+    this.onChange();
+  }
+
+  /** Read the metrics `names` of all jobs that have them, in this order. */
+  request(names) {
+    const needed = new Set(names);
+    this.store.evict(MOST_KEPT, (name) => needed.has(name));
+    const pieces = [...needed].flatMap((name) => this.jobIds.map((jobId) => ({ jobId, name })));
+    this.loader.request(pieces.filter(({ jobId, name }) => this.isMissing(jobId, name)));
+    this.detail.request(pieces);
+  }
+
+  /** Tell whether a job has a metric whose points are not here. */
+  isMissing(jobId, name) {
+    return this.store.names(jobId).has(name) && !this.store.isLoaded(jobId, name);
+  }
+
+  /** Why some of these metrics cannot be read, null without a failure. */
+  problemOf(names) {
+    return this.jobIds.flatMap((id) => names.map((name) => this.loader.problem(id, name))).find(Boolean) ?? null;
+  }
+
+  /** When an attempt began, in nanoseconds: what its relative time is counted from. */
+  startOf({ jobId, attempt }) {
+    const document = this.documentOf(jobId);
+    const known = document?.attempts?.find((each) => each.attempt === attempt)?.started_at;
+    return (fromText(known ?? document?.started_at) ?? 0) * 1e6;
+  }
+
+  #starts(jobId) {
+    const attempts = new Set([...this.store.all(jobId)].map(({ attempt }) => attempt));
+    return [...attempts].map((attempt) => this.startOf({ jobId, attempt }));
+  }
+
+  #reader(id) {
+    return new NameReader(id, {
+      onNames: (names) => {
+        this.store.addNames(id, names);
+        this.onChange();
+      },
+      onEnd: () => {
+        this.isLoaded = true;
+        this.onChange();
+      },
+    });
+  }
+
+  async #read(id, names, signal) {
+    for (const name of names) this.store.expect(id, name);
+    const attempt = id === this.jobId ? null : this.compared.job(id)?.attempt;
+    const query = { names: namesParameter(names), points: POINTS, attempt };
+    const page = await get(`/jobs/${id}/metrics`, query, signal);
+    if (!this.jobIds.includes(id)) return;
+    for (const name of names) {
+      const series = page.series.filter((each) => each.name === name);
+      this.store.replace(id, name, series, { lastSeq: page.last_seq, isThinned: page.downsampled });
+    }
+  }
+
+  #comparedChanged() {
+    for (const [id, reader] of this.readers) {
+      if (this.jobIds.includes(id)) continue;
+      reader.close();
+      this.readers.delete(id);
+      this.store.forget(id);
+    }
+    this.onCompared(this.compared.ids);
+    this.onChange();
+  }
+}

@@ -1,0 +1,33 @@
+// The legend of a chart: each line with its colour, dash, name and value.
+
+import { h, svg } from "../dom.js";
+
+const WIDTH = 20;
+
+/** The entries of lines; each line gets `shown`, the element of its value. One line alone needs no colour. */
+export function legendEntries(lines) {
+  return lines.map((line) => {
+    line.shown = h("b", { class: "num" });
+    return h(
+      "span",
+      { class: "legend-entry", title: line.label },
+      lines.length > 1 && lineSample(line),
+      line.label && h("span", { dir: "auto" }, line.label),
+      line.shown,
+    );
+  });
+}
+
+/** A short piece of a line in its colour and dash. */
+export function lineSample({ color, dash }) {
+  const line = {
+    x1: 0,
+    x2: WIDTH,
+    y1: 2,
+    y2: 2,
+    stroke: color,
+    "stroke-width": 2.5,
+    "stroke-dasharray": dash?.join(" "),
+  };
+  return svg("svg", { class: "line-sample", viewBox: `0 0 ${WIDTH} 4`, "aria-hidden": "true" }, svg("line", line));
+}

@@ -1,0 +1,119 @@
+// Reads metrics as their charts come into view: a few names per request, a few requests at a time, with backoff.
+
+const BATCH_NAMES = 8;
+const BATCH_CHARACTERS = 3000;
+const REQUESTS = 3;
+const FIRST_WAIT_MS = 1000;
+const LONGEST_WAIT_MS = 60_000;
+
+/** Milliseconds to wait after the `tries`-th failure in a row: 1 s, 2 s, 4 s … 60 s. */
+export function backoff(tries) {
+  return Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** (tries - 1));
+}
+
+/** `read(jobId, names, signal)` reads and stores metrics; `onChange()` is called after each request. */
+export class MetricLoader {
+  constructor(read, onChange) {
+    Object.assign(this, { read, onChange });
+    this.wanted = [];
+    this.running = new Map();
+    this.failures = new Map();
+  }
+
+  /** Read these `{jobId, name}`, in this order; what was wanted before and is not among them is no longer read. */
+  request(wanted) {
+    this.wanted = wanted;
+    this.#start();
+  }
+
+  /** Stop all requests and forget what failed. */
+  reset() {
+    clearTimeout(this.timer);
+    this.wanted = [];
+    this.failures.clear();
+    for (const { abort } of new Set(this.running.values())) abort.abort();
+    this.running.clear();
+  }
+
+  /** Try at once what failed. */
+  retryNow() {
+    for (const failure of this.failures.values()) failure.retryAt = 0;
+    this.#start();
+  }
+
+  /** Why a metric is not here yet, null without a failure. */
+  problem(jobId, name) {
+    return this.failures.get(keyOf({ jobId, name }))?.problem ?? null;
+  }
+
+  #start() {
+    clearTimeout(this.timer);
+    while (new Set(this.running.values()).size < REQUESTS) {
+      const batch = this.#batch();
+      if (!batch.length) break;
+      this.#run(batch);
+    }
+    const times = this.wanted.map((piece) => this.failures.get(keyOf(piece))?.retryAt).filter(Boolean);
+    if (times.length && !this.running.size)
+      this.timer = setTimeout(() => this.#start(), Math.max(50, Math.min(...times) - Date.now()));
+  }
+
+  // A metric that failed is read alone: it may be the one that takes too long.
+  #batch() {
+    const idle = this.wanted.filter((piece) => !this.running.has(keyOf(piece)));
+    const fresh = idle.filter((piece) => !this.failures.has(keyOf(piece)));
+    const again = idle.find((piece) => this.failures.get(keyOf(piece))?.retryAt <= Date.now());
+    if (!fresh.length) return again ? [again] : [];
+    let characters = 0;
+    return fresh
+      .filter(({ jobId }) => jobId === fresh[0].jobId)
+      .slice(0, BATCH_NAMES)
+      .filter(({ name }, index) => (characters += name.length) <= BATCH_CHARACTERS || index === 0);
+  }
+
+  async #run(batch) {
+    const request = { abort: new AbortController() };
+    for (const piece of batch) this.running.set(keyOf(piece), request);
+    let problem = null;
+    try {
+      await this.read(
+        batch[0].jobId,
+        batch.map(({ name }) => name),
+        request.abort.signal,
+      );
+    } catch (error) {
+      problem = error;
+    }
+    if (request.abort.signal.aborted) return;
+    for (const piece of batch) {
+      const key = keyOf(piece);
+      this.running.delete(key);
+      if (problem) this.#fail(key, problem);
+      else this.failures.delete(key);
+    }
+    if (!problem) this.wanted = this.wanted.filter((piece) => !batch.includes(piece));
+    this.#start();
+    this.onChange();
+  }
+
+  #fail(key, problem) {
+    const tries = (this.failures.get(key)?.tries ?? 0) + 1;
+    this.failures.set(key, { tries, problem, retryAt: Date.now() + backoff(tries) * (0.8 + Math.random() / 5) });
+  }
+}
+
+function keyOf({ jobId, name }) {
+  return `${jobId}/${name}`;
+}
+
+/** A failure in words. */
+export function failureWords(problem) {
+  if (problem.status === 0) return "Can't reach the trainwire server. Retrying…";
+  if (problem.status >= 429) return "This chart is taking too long to load. Retrying…";
+  return problem.message;
+}
+
+/** Names as the gateway's parameter `names` has them. */
+export function namesParameter(names) {
+  return names.map((name) => name.replaceAll(",", "\\,")).join(",");
+}

@@ -1,0 +1,62 @@
+// The menu of metrics: which are shown, of those that fit the filter.
+
+import { h, setText } from "../dom.js";
+import { count } from "../format.js";
+
+const MOST_LISTED = 300;
+
+/** The menu; `onToggle(name, isShown)`, `onAll(isShown)` for all that are listed. */
+export class MetricMenu {
+  constructor({ onToggle, onAll }) {
+    Object.assign(this, { onToggle, onAll });
+    this.title = h("summary", null);
+    this.body = h("div", { class: "menu-body", tabindex: "-1" });
+    this.root = h("details", { class: "menu metrics-menu", on: MENU_EVENTS }, this.title, this.body);
+  }
+
+  /** Offer `fitting`, sorted, of `total` names; all are shown but the `hidden` ones. */
+  update(fitting, hidden, total) {
+    const shown = fitting.reduce((sum, name) => sum + (hidden.has(name) ? 0 : 1), 0);
+    setText(
+      this.title,
+      shown === total ? `${count(total)} metrics` : `${count(shown)} of ${count(total)} metrics`,
+    );
+    const listed = fitting.slice(0, MOST_LISTED);
+    const key = JSON.stringify([listed, fitting.length]);
+    if (key !== this.key) this.#build(listed, fitting.length - listed.length);
+    this.key = key;
+    listed.forEach((name, index) => (this.boxes[index].checked = !hidden.has(name)));
+  }
+
+  #build(listed, rest) {
+    this.boxes = listed.map((name) =>
+      h("input", { type: "checkbox", on: { change: (event) => this.onToggle(name, event.target.checked) } }),
+    );
+    const labels = listed.map((name, index) =>
+      h("label", null, this.boxes[index], h("span", { dir: "auto" }, name)),
+    );
+    this.body.replaceChildren(
+      h(
+        "div",
+        { class: "menu-row" },
+        h("button", { on: { click: () => this.onAll(true) } }, "Show all"),
+        h("button", { on: { click: () => this.onAll(false) } }, "Hide all"),
+      ),
+      ...labels,
+      rest > 0 ? h("p", { class: "quiet small" }, `${count(rest)} more: use the filter`) : "",
+    );
+  }
+}
+
+/** A menu closes when the focus leaves it, and with Escape. */
+export const MENU_EVENTS = {
+  focusout(event) {
+    if (!event.currentTarget.contains(event.relatedTarget)) event.currentTarget.open = false;
+  },
+  keydown(event) {
+    if (event.key !== "Escape" || !event.currentTarget.open) return;
+    event.currentTarget.open = false;
+    event.currentTarget.querySelector("summary").focus();
+    event.stopPropagation();
+  },
+};

@@ -1,0 +1,37 @@
+// Names of metrics in sections: the pinned ones first, then by the part before the last "/".
+
+import { ordered } from "../words.js";
+
+export const PINNED = "Pinned";
+
+/** `[{title, names}]`; the section of names without "/" has the title "". */
+export function sectionsOf(names, pinned) {
+  const sections = new Map([["", []]]);
+  for (const name of ordered(names)) {
+    if (pinned.has(name)) continue;
+    const title = name.slice(0, Math.max(0, name.lastIndexOf("/")));
+    if (!sections.has(title)) sections.set(title, []);
+    sections.get(title).push(name);
+  }
+  const known = new Set(names);
+  const first = { title: PINNED, names: [...pinned].filter((name) => known.has(name)) };
+  const others = [...sections].map(([title, members]) => ({ title, names: members }));
+  others.sort((a, b) => place(a.title) - place(b.title) || a.title.localeCompare(b.title));
+  return [first, ...others].filter((section) => section.names.length);
+}
+
+/** Sections in the order of their use: without a title, of the training, of the machine. */
+function place(title) {
+  return title === "" ? 0 : title === "system" || title.startsWith("system/") ? 2 : 1;
+}
+
+/** `{matches(name), problem}` of a regular expression, without regard to case; `problem` names what is invalid. */
+export function nameFilter(text) {
+  try {
+    const expression = new RegExp(text, "iu");
+    return { matches: (name) => expression.test(name), problem: null };
+  } catch (error) {
+    const reason = error.message.replace(/^Invalid regular expression: \/.*\/\w*: /s, "");
+    return { matches: () => true, problem: `Not a regular expression: ${reason}` };
+  }
+}

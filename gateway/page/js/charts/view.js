@@ -1,0 +1,48 @@
+// Which runs and ranks the charts draw, and the note beside a chart's name.
+
+import { count, counted } from "../format.js";
+import { chartColors } from "./colors.js";
+import { failureWords } from "./loader.js";
+import { ranksOf, rankStyle, runsOf } from "./runs.js";
+
+export const MOST_TOGETHER = 20; // metrics in one chart
+
+/**
+ * `{all, runs, ranks, palette, settings, styleOf, startOf, pointsOf}`: all runs with `isShown`, those that are drawn,
+ * all ranks, the style of a rank's switch (null where it is not that of its lines), and what lines.js needs.
+ */
+export function drawnRuns(data, settings) {
+  const { lines: palette } = chartColors();
+  const found = runsOf(data.store, { jobs: data.jobIds, documentOf: (id) => data.documentOf(id), palette });
+  const isOne = found.length === 1;
+  const all = found.map((run) => ({ ...run, isShown: isOne || !settings.hiddenRuns.has(run.key) }));
+  const ranks = ranksOf(all);
+  const startOf = (run) => data.startOf(run);
+  return {
+    all,
+    runs: all.filter((run) => run.isShown),
+    isSeveral: all.length > 1,
+    ranks,
+    palette,
+    settings,
+    styleOf: (rank) =>
+      isOne && !settings.isMean ? rankStyle(all[0], rank, { isSeveral: false, ranks, palette }) : null,
+    startOf,
+    pointsOf: (entry) => data.detail.of(entry, settings.axis === "relative" ? startOf(entry) : 0),
+  };
+}
+
+/** Why a chart of the metrics `names` has no lines or not all of them, in words; "" if nothing is missing. */
+export function chartNote(data, names, lines, { axis, isTogether, total }) {
+  const problem = data.problemOf(names);
+  if (problem) return failureWords(problem);
+  const isComing = names.some((name) => data.jobIds.some((id) => data.isMissing(id, name)));
+  if (isComing) return lines.length ? "" : "Loading…";
+  const odd = lines.reduce((sum, line) => sum + line.odd, 0);
+  const notes = [
+    isTogether && total > MOST_TOGETHER && `first ${MOST_TOGETHER} of ${count(total)} metrics`,
+    odd > 0 && counted(odd, "NaN or Inf value"),
+    !lines.length && `no ${axis} values`,
+  ];
+  return notes.filter(Boolean).join(" · ");
+}
