@@ -1,0 +1,256 @@
+"""Charts from blocks show what the rows have: the same ends, extremes and NaNs, in whatever order the steps are."""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from tests.factories import Sender, drain, metrics, one, rows
+from trainwire.schemas.non_finite import NON_FINITE_NAMES
+from trainwire.schemas.tables import delivery_cursors, metric_blocks, metric_series, training_jobs
+from trainwire.schemas.times import to_ns
+from trainwire.stores.rows.metric_columns import Key
+from trainwire.stores.rows.metric_series import MOST_ROWS, SeriesFilter, SeriesValue, XAxis, XRange, read_series
+from trainwire.workers.resources import Resources
+from trainwire.workers.rollups import follower
+from trainwire.workers.rollups.follower import RollupFollower, rebuild
+
+JOB = 1
+START = datetime(2026, 11, 30, tzinfo=UTC)
+NAMES = ("loss", "all", "rare", "flat")
+COLUMNS = "job_id, seq, attempt, rank, source, logged_at, epoch, step, loss, extra_metrics"
+Series = dict[Key, list[SeriesValue]]
+
+
+class Training:
+    """Appends rows of job 1, with late and missing steps, NaN and infinities."""
+
+    def __init__(self, engine: Engine, seed: int = 1) -> None:
+        self.engine = engine
+        self.seq = 0
+        self._dice = random.Random(seed)
+
+    def train(self, count: int, *, is_shuffled: bool = False, attempt: int = 1, rank: int | None = None) -> None:
+        """Append rows; their steps are in no order if `is_shuffled`."""
+        new = [(JOB, self.seq + n, attempt, rank, *self._row(self.seq + n, is_shuffled)) for n in range(1, count + 1)]
+        self.seq += count
+        job = (
+            "INSERT INTO training_jobs (id, last_metric_seq) VALUES (1, :seq) "
+            "ON CONFLICT (id) DO UPDATE SET last_metric_seq = :seq, settled = ''"
+        )
+        with self.engine.begin() as connection:
+            driver: Any = connection.connection.driver_connection
+            with driver.cursor() as cursor, cursor.copy(f"COPY training_metrics ({COLUMNS}) FROM STDIN") as copy:
+                for row in new:
+                    copy.write_row(row)
+            connection.execute(text(job), {"seq": self.seq})
+
+    def _row(self, seq: int, is_shuffled: bool) -> tuple[Any, ...]:
+        dice = self._dice
+        late = dice.randrange(300) if dice.random() < 0.01 else 0
+        step = None if dice.random() < 0.01 else dice.randrange(100_000) if is_shuffled else seq - late
+        odd = dice.random() < 0.003
+        loss = dice.choice((math.nan, math.inf, -math.inf)) if odd else dice.gauss(0, 1)
+        rare = f', "rare": {dice.random()}' if dice.random() < 0.01 else ""
+        every = '"NaN"' if dice.random() < 0.3 else dice.choice((0, dice.random()))
+        at = START + timedelta(milliseconds=seq + dice.randrange(5))
+        return "s", at, seq // 100, step, loss, f'{{"all": {every}, "flat": 1{rare}}}'
+
+
+@pytest.fixture
+def training(engine: Engine) -> Training:
+    """A job without rows."""
+    return Training(engine)
+
+
+def follow(engine: Engine, until: float = math.inf) -> None:
+    """Bring the blocks of the job up to date, in as many transactions as `until` requires."""
+    while not RollupFollower(engine).follow(JOB, until):
+        pass
+
+
+def read(engine: Engine, wanted: SeriesFilter, points: int = 100) -> tuple[Series, bool]:
+    """Return the series of a chart."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        return read_series(connection, wanted, points)
+
+
+def of_rows(engine: Engine, wanted: SeriesFilter) -> Series:
+    """Return the points that match, computed from all rows one by one."""
+    found: Series = {}
+    query = text("SELECT * FROM training_metrics WHERE job_id = 1 ORDER BY seq")
+    with engine.connect() as connection:
+        for row in connection.execute(query).mappings():
+            ts = to_ns(row["logged_at"])
+            values = row["extra_metrics"] | {"loss": row["loss"]}
+            is_wanted = wanted.after < row["seq"] <= wanted.last
+            is_wanted &= wanted.attempt in {None, row["attempt"]} and wanted.rank in {None, row["rank"]}
+            if is_wanted and lies_within({"step": row["step"], "epoch": row["epoch"], "time": ts}, wanted.within):
+                for name in wanted.names:
+                    if values.get(name) is not None:
+                        value = shown(float(values[name]))
+                        point = SeriesValue(seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"])
+                        found.setdefault((name, row["attempt"], row["rank"]), []).append(point)
+    return found
+
+
+def shown(value: float) -> Any:
+    """Return a number as in JSON."""
+    return next((name for name, number in NON_FINITE_NAMES.items() if str(number) == str(value)), value)
+
+
+def lies_within(axes: dict[str, int | None], within: XRange | None) -> bool:
+    """Return whether a row lies in a range."""
+    if within is None:
+        return True
+    x = axes[within.x]
+    if x is None:
+        return False
+    return (within.first is None or x >= within.first) and (within.last is None or x <= within.last)
+
+
+def number(point: SeriesValue) -> float:
+    """Return the value as a float."""
+    return NON_FINITE_NAMES[point.value] if isinstance(point.value, str) else point.value
+
+
+def check(engine: Engine, wanted: SeriesFilter, points: int = 100) -> None:
+    """Compare a chart with all its rows."""
+    series, is_downsampled = read(engine, wanted, points)
+    every = of_rows(engine, wanted)
+    assert series.keys() == every.keys()
+    assert is_downsampled == any(len(all_points) > points for all_points in every.values())
+    for key, all_points in every.items():
+        if len(all_points) <= points:
+            assert series[key] == all_points
+        else:
+            check_downsampled(series[key], all_points, points)
+
+
+def check_downsampled(chosen: list[SeriesValue], all_points: list[SeriesValue], points: int) -> None:
+    """Assert that no value of a series lies outside of what a chart of it shows nearby."""
+    assert (chosen[0], chosen[-1]) == (all_points[0], all_points[-1])
+    by_seq = {point.seq: point for point in all_points}
+    assert all(by_seq[point.seq] == point for point in chosen)
+    seqs = [point.seq for point in chosen]
+    assert seqs == sorted(set(seqs))
+    assert points // 8 <= len(seqs) <= 1.6 * points
+    nans = [point for point in all_points if point.value == "NaN"]
+    assert [p for p in chosen if p.value == "NaN"][:1] == nans[:1]
+    pieces = (points - 2) // 2
+    reach = 2 * (all_points[-1].seq - all_points[0].seq + 1) / pieces
+    steps = 2 * len(all_points) // pieces
+    for index, point in enumerate(all_points):
+        first = min(point.seq - reach, all_points[max(0, index - steps)].seq)
+        last = max(point.seq + reach, all_points[min(len(all_points) - 1, index + steps)].seq)
+        near = [number(each) for each in chosen[bisect_left(seqs, first) : bisect_right(seqs, last)]]
+        if point.value == "NaN":
+            assert any(map(math.isnan, near))
+        else:
+            assert any(value <= number(point) for value in near)
+            assert any(value >= number(point) for value in near)
+
+
+def wanted(training: Training, **conditions: Any) -> SeriesFilter:
+    """Return the filter of a chart with all metrics of the job."""
+    return SeriesFilter(job_id=JOB, names=NAMES, last=training.seq, **conditions)
+
+
+def test_a_chart_of_many_points_shows_their_extremes(training: Training) -> None:
+    """Whether rows entered the blocks in one transaction or in twenty, the chart has each piece's extremes."""
+    for count in (1, 126, 1, 5000, 13, 20_000, 3000):
+        training.train(count)
+        follow(training.engine, until=0)
+    check(training.engine, wanted(training))
+    check(training.engine, wanted(training), points=1000)
+    check(training.engine, wanted(training), points=20_000)
+    check(training.engine, wanted(training), points=4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_parts_of_all_axes_show_their_extremes(engine: Engine, seed: int) -> None:
+    """A range of steps, times or epochs has the points of the rows within it alone, late ones included."""
+    training, dice = Training(engine, seed), random.Random(seed)
+    training.train(15_000)
+    follow(engine)
+    training.train(777)
+    start = to_ns(START)
+    axes: dict[XAxis, Callable[[float], float]] = {
+        "step": lambda share: share * 15_777,
+        "epoch": lambda share: share * 158,
+        "time": lambda share: start + share * 15_777 * 1e6,
+    }
+    for x, at in axes.items():
+        for width in (0.9, 0.3, 0.03, 0.001):
+            first = dice.random()
+            check(engine, wanted(training, within=XRange(x=x, first=at(first), last=at(first + width))), points=200)
+        check(engine, wanted(training, within=XRange(x=x, first=at(0.5))))
+        check(engine, wanted(training, within=XRange(x=x, last=at(0.99))))
+    for after, last in ((0, 9000), (4321, 15_777), (128, 129), (15_100, 15_777), (256, 12_800)):
+        check(engine, SeriesFilter(job_id=JOB, names=NAMES, after=after, last=last))
+
+
+def test_attempts_and_ranks_have_series_of_their_own(training: Training) -> None:
+    """Rows of several ranks and attempts in turns are separate series and can be chosen."""
+    for attempt, rank in ((1, None), (1, 0), (1, 1), (2, 0), (1, 1), (2, 0), (1, 0)):
+        training.train(400, attempt=attempt, rank=rank)
+        follow(training.engine)
+    for conditions in ({}, {"attempt": 1}, {"rank": 1}, {"attempt": 2, "rank": 0}, {"attempt": 3}):
+        check(training.engine, wanted(training, **conditions))
+
+
+def test_steps_in_no_order_are_true_points(training: Training) -> None:
+    """Of steps in no order a part may lack extremes, but no point of it is wrong."""
+    training.train(40_000, is_shuffled=True)
+    follow(training.engine)
+    check(training.engine, wanted(training))
+    within = wanted(training, within=XRange(x="step", first=10_000, last=50_000))
+    series, is_downsampled = read(training.engine, within)
+    every = of_rows(training.engine, within)
+    assert is_downsampled
+    assert all(set(map(str, points)) <= set(map(str, every[key])) for key, points in series.items())
+    assert len(series["loss", 1, None]) > 50
+
+
+def test_a_transaction_that_fails_leaves_no_trace(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that ends before its commit has changed nothing: the next one stores each point once."""
+    training.train(3000)
+    follow(training.engine)
+    training.train(3000)
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(follower, "REST_SHARE", ZERO)
+        follow(training.engine)
+    check(training.engine, wanted(training))
+    follow(training.engine)
+    check(training.engine, wanted(training))
+
+
+class _Zero:
+    """Raises at its use, after the blocks were written."""
+
+    def __mul__(self, _other: float) -> float:
+        raise ZeroDivisionError
+
+
+ZERO = _Zero()
+
+
+def test_blocks_can_be_built_again(training: Training) -> None:
+    """After `rebuild` the follower stores the blocks of all rows again."""
+    training.train(3000)
+    follow(training.engine)
+    before = rows(training.engine, metric_blocks, "points", order=("series", "level", "number"))
+    with training.engine.begin() as connection:
+        connection.execute(text("UPDATE training_jobs SET settled = 'rollups'"))
+        rebuild(connection, JOB)
+    assert rows(training.engine, metric_series, "series", order=("series",)) == []
+    assert RollupFollower(training.engine).run(30) > 0
+    assert rows(training.engine, metric_blocks, "points", order=("series", "level", "number")) == before
+    check(training.engine, wanted(training))
