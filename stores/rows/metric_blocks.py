@@ -11,9 +11,8 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import pairwise
 from math import isnan
-from operator import sub
 from threading import local
 from typing import Final, NamedTuple
 
@@ -29,10 +28,12 @@ TAIL: Final = -1
 ABSENT: Final = -(2**63)
 """A step or epoch that a point does not have; valid ones are greater."""
 _PIECES: Final = 64
-_HEADER: Final = struct.Struct("<BBI")
+_HEADER: Final = struct.Struct("<BI")
 _BOUNDS: Final = struct.Struct("<9qB")
+_TYPES: Final = "qqqqd"
 _INTEGERS: Final = 4
 """Columns of integers in `Points`; the values follow."""
+_NUMBER_BYTES: Final = 8
 _VERSION: Final = 1
 _NO_TIME: Final = (2**63 - 1, ABSENT)
 
@@ -40,11 +41,11 @@ _NO_TIME: Final = (2**63 - 1, ABSENT)
 class Points(NamedTuple):
     """Points of one series in the order of their rows, as columns; `times` in microseconds since 1970."""
 
-    seqs: list[int]
-    steps: list[int]
-    times: list[int]
-    epochs: list[int]
-    values: list[float]
+    seqs: array[int]
+    steps: array[int]
+    times: array[int]
+    epochs: array[int]
+    values: array[float]
 
     def part(self, begin: int, end: int) -> Points:
         """Return the points from `begin` to before `end`."""
@@ -53,7 +54,7 @@ class Points(NamedTuple):
     def at(self, indexes: Iterable[int]) -> Points:
         """Return the points with these indexes."""
         chosen = list(indexes)
-        return Points(*([column[index] for index in chosen] for column in self))
+        return Points(*(array(column.typecode, [column[index] for index in chosen]) for column in self))
 
 
 class Range(NamedTuple):
@@ -75,9 +76,13 @@ class Bounds(NamedTuple):
     epochs: Range
 
 
-def joined(parts: Sequence[Points]) -> Points:
+def joined(parts: Iterable[Points]) -> Points:
     """Return consecutive points as one."""
-    return Points(*(list(chain.from_iterable(part[column] for part in parts)) for column in range(_INTEGERS + 1)))
+    columns = [array(typecode) for typecode in _TYPES]
+    for part in parts:
+        for column, more in zip(columns, part, strict=True):
+            column.extend(more)
+    return Points(*columns)
 
 
 def bounds_of(points: Points) -> Bounds:
@@ -108,7 +113,7 @@ def reduced(points: Points) -> Points:
     return points.at(extremes(points.values, cuts))
 
 
-def extremes(values: Sequence[float], cuts: Sequence[int]) -> list[int]:
+def extremes(values: array[float], cuts: Sequence[int]) -> list[int]:
     """Return the indexes of the lowest and highest value and the first NaN of each piece, the first and the last.
 
     Piece n has the values from `cuts[n]` to before `cuts[n + 1]`. Of equal values the first one is returned.
@@ -119,7 +124,7 @@ def extremes(values: Sequence[float], cuts: Sequence[int]) -> list[int]:
         if begin == end:
             continue
         piece = values[begin:end]
-        numbers = piece
+        numbers: Sequence[float] = piece
         if may_have_nan:
             numbers = [value for value in piece if not isnan(value)]
             if len(numbers) < len(piece):
@@ -140,37 +145,27 @@ def equal_cuts(seqs: Sequence[int], pieces: int) -> list[int]:
 
 def encode_rows(points: Points) -> bytes:
     """Encode all columns except the values; series that were logged together have the same."""
-    deltas, columns = 0, []
-    for number, column in enumerate(points[:_INTEGERS]):
-        try:
-            columns.append(array("q", [*column[:1], *map(sub, column[1:], column)]))
-            deltas |= 1 << number
-        except OverflowError:
-            columns.append(array("q", column))
-    data = _compress(b"".join(column.tobytes() for column in columns))
-    return _HEADER.pack(_VERSION, deltas, len(data)) + data
+    data = _compress(b"".join(column.tobytes() for column in points[:_INTEGERS]))
+    return _HEADER.pack(_VERSION, len(data)) + data
 
 
 def encode_values(points: Points) -> bytes:
     """Encode the values, which follow the other columns."""
-    return _compress(array("d", points.values).tobytes())
+    return _compress(points.values.tobytes())
 
 
 def decode_points(data: bytes) -> Points:
     """Decode the columns and the values of a block."""
-    if not data:
-        return Points([], [], [], [], [])
-    version, deltas, size = _HEADER.unpack_from(data)
+    version, size = _HEADER.unpack_from(data)
     if version != _VERSION:
         raise ValueError(f"metric_blocks: encoding {version} is unknown, update this process")
-    values = array("d", _decompress(data[_HEADER.size + size :]))
-    integers = array("q", _decompress(data[_HEADER.size : _HEADER.size + size]))
-    count = len(values)
-    columns = []
-    for number in range(_INTEGERS):
-        column = integers[number * count : (number + 1) * count]
-        columns.append(list(accumulate(column)) if deltas >> number & 1 else column.tolist())
-    return Points(*columns, values.tolist())
+    integers = _decompress(data[_HEADER.size : _HEADER.size + size])
+    values = _decompress(data[_HEADER.size + size :])
+    columns = (integers[begin : begin + len(values)] for begin in range(0, len(integers), len(values) or 1))
+    arrays = [array(typecode) for typecode in _TYPES]
+    for column, numbers in zip(arrays, (*columns, values), strict=False):
+        column.frombytes(numbers)
+    return Points(*arrays)
 
 
 def encode_bounds(bounds: Bounds) -> bytes:
@@ -193,7 +188,7 @@ def decode_bounds(data: bytes) -> Bounds:
     return Bounds(points, first, last, steps, times, epochs)
 
 
-def _range_of(column: list[int]) -> Range:
+def _range_of(column: array[int]) -> Range:
     low = min(column)
     if low != ABSENT:
         return Range(low, max(column))
@@ -212,9 +207,15 @@ class _Coders(local):
 _coders: Final = _Coders()
 
 
-def _compress(data: bytes) -> bytes:
-    return _coders.compress(data)
+def _compress(numbers: bytes) -> bytes:
+    """Compress numbers of 8 bytes (little endian): their first bytes come first, then their second bytes ..."""
+    return _coders.compress(b"".join(numbers[place::_NUMBER_BYTES] for place in range(_NUMBER_BYTES)))
 
 
-def _decompress(data: bytes) -> bytes:
-    return _coders.decompress(data)
+def _decompress(data: bytes) -> bytearray:
+    by_place = _coders.decompress(data)
+    count = len(by_place) // _NUMBER_BYTES
+    numbers = bytearray(len(by_place))
+    for place in range(_NUMBER_BYTES):
+        numbers[place::_NUMBER_BYTES] = by_place[place * count : (place + 1) * count]
+    return numbers

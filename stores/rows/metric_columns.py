@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -23,11 +25,11 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 class _Group:
     """The rows of one attempt and rank; `metrics` has for each name the indexes of its rows and its values."""
 
-    seqs: list[int] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-    epochs: list[int] = field(default_factory=list)
-    metrics: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    seqs: array[int] = field(default_factory=partial(array, "q"))
+    steps: array[int] = field(default_factory=partial(array, "q"))
+    times: array[int] = field(default_factory=partial(array, "q"))
+    epochs: array[int] = field(default_factory=partial(array, "q"))
+    metrics: dict[str, tuple[list[int], array[float]]] = field(default_factory=dict)
 
 
 class MetricColumns:
@@ -73,7 +75,7 @@ class MetricColumns:
             if number is None:
                 continue
             if (known := metrics.get(name)) is None:
-                known = metrics[name] = [], []
+                known = metrics[name] = [], array("d")
             known[0].append(index)
             known[1].append(number)
         self.rows += 1
@@ -81,11 +83,12 @@ class MetricColumns:
         self.last_seq = seq
 
 
-def _points(group: _Group, indexes: list[int], values: list[float]) -> Points:
-    columns = (group.seqs, group.steps, group.times, group.epochs)
+def _points(group: _Group, indexes: list[int], values: array[float]) -> Points:
+    points = Points(group.seqs, group.steps, group.times, group.epochs, values)
     if len(indexes) == len(group.seqs):  # in all rows
-        return Points(*columns, values)
-    return Points(*([column[index] for index in indexes] for column in columns), values)
+        return points
+    columns = (array("q", [column[index] for index in indexes]) for column in points[:-1])
+    return Points(*columns, values)
 
 
 def _number(value: Any) -> float | None:

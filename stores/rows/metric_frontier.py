@@ -6,6 +6,7 @@ points are then chosen one by one.
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ class PointFilter:
         if points.seqs and not (points.seqs[0] > self.after and points.seqs[-1] <= self.last):
             indexes = [index for index in indexes if self.after < points.seqs[index] <= self.last]
         if self.axis is not None:
-            column: list[int] = points[_COLUMNS[self.axis]]  # type: ignore[assignment]
+            column: array[int] = points[_COLUMNS[self.axis]]  # type: ignore[assignment]
             indexes = [index for index in indexes if column[index] != ABSENT and self._has(column[index])]
         return points.at(indexes)
 

@@ -47,7 +47,7 @@ class SeriesFilter(msgspec.Struct, frozen=True, kw_only=True):
     within: XRange | None = None
 
 
-class SeriesValue(msgspec.Struct, frozen=True, kw_only=True):
+class SeriesValue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One value of one metric; `ts` in nanoseconds since 1970."""
 
     seq: int
@@ -78,7 +78,7 @@ def read_series(
         most = max(FEWEST_POINTS, min(points, of_all // max(1, len(known.keys() | tail.keys()))))
         is_whole = not after and covered.through <= wanted.last and wanted.within is None
         condition = None if is_whole else _point_filter(wanted, after)
-        found = read_blocks(connection, wanted.job_id, list(known.values()), condition, 2 * most)
+        found = read_blocks(connection, wanted.job_id, list(known.values()), condition, most * 3 // 2)
     series: dict[Key, list[SeriesValue]] = {}
     is_downsampled = is_sampled
     for key in _in_order(wanted.names, known.keys() | tail.keys()):

@@ -43,7 +43,7 @@ class Series:
     new: Points
     is_new: bool = False
     points: int = 0
-    tail: Points = field(default_factory=lambda: Points([], [], [], [], []))
+    tail: Points = field(default_factory=lambda: joined([]))
 
     @property
     def all_points(self) -> int:
@@ -85,7 +85,7 @@ class BlockTable:
     def __init__(self, connection: Connection, job_id: int) -> None:
         self._connection = connection
         self._job = {"job_id": job_id}
-        self._rows: dict[tuple[int, ...], bytes] = {}
+        self._rows: dict[bytes, bytes] = {}
         """Encoded columns of rows: metrics that are logged together have the same."""
 
     def find(self, keys: Sequence[Key]) -> dict[Key, int]:
@@ -145,7 +145,7 @@ class BlockTable:
     def _encode(self, points: Points, *, is_shared: bool = True) -> bytes:
         if not is_shared:
             return encode_rows(points) + encode_values(points)
-        key = tuple(points.seqs)
+        key = points.seqs.tobytes()
         if (rows := self._rows.get(key)) is None:
             rows = self._rows[key] = encode_rows(points)
         return rows + encode_values(points)

@@ -1,4 +1,4 @@
-"""Charts from blocks show what the rows have: the same ends, extremes and NaNs, in whatever order the steps are."""
+"""Charts from blocks show what the rows have: the same ends, extremes and NaNs, in any order of steps."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+import redis
+from sqlalchemy import Engine, text
 
 from tests.factories import Sender, drain, metrics, one, rows
+from trainwire.schemas.keys import stream_key
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 from trainwire.schemas.tables import delivery_cursors, metric_blocks, metric_series, training_jobs
 from trainwire.schemas.times import to_ns
 from trainwire.stores.rows.metric_columns import Key
+from trainwire.stores.rows.metric_names import MetricNames
 from trainwire.stores.rows.metric_series import MOST_ROWS, SeriesFilter, SeriesValue, XAxis, XRange, read_series
+from trainwire.workers.operations.row_retention import RowPolicy, RowRetention
 from trainwire.workers.resources import Resources
 from trainwire.workers.rollups import follower
 from trainwire.workers.rollups.follower import RollupFollower, rebuild
+from trainwire.workers.rollups.pace import BACKLOG_ENTRIES, BUSY_SLICE_S, SLICE_S, RollupPace, has_backlog
 
 JOB = 1
 START = datetime(2026, 11, 30, tzinfo=UTC)
@@ -39,7 +44,9 @@ class Training:
 
     def train(self, count: int, *, is_shuffled: bool = False, attempt: int = 1, rank: int | None = None) -> None:
         """Append rows; their steps are in no order if `is_shuffled`."""
-        new = [(JOB, self.seq + n, attempt, rank, *self._row(self.seq + n, is_shuffled)) for n in range(1, count + 1)]
+        new = [
+            (JOB, self.seq + n, attempt, rank, *self._row(self.seq + n, is_shuffled)) for n in range(1, count + 1)
+        ]
         self.seq += count
         job = (
             "INSERT INTO training_jobs (id, last_metric_seq) VALUES (1, :seq) "
@@ -96,7 +103,9 @@ def of_rows(engine: Engine, wanted: SeriesFilter) -> Series:
                 for name in wanted.names:
                     if values.get(name) is not None:
                         value = shown(float(values[name]))
-                        point = SeriesValue(seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"])
+                        point = SeriesValue(
+                            seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"]
+                        )
                         found.setdefault((name, row["attempt"], row["rank"]), []).append(point)
     return found
 
@@ -190,7 +199,9 @@ def test_parts_of_all_axes_show_their_extremes(engine: Engine, seed: int) -> Non
     for x, at in axes.items():
         for width in (0.9, 0.3, 0.03, 0.001):
             first = dice.random()
-            check(engine, wanted(training, within=XRange(x=x, first=at(first), last=at(first + width))), points=200)
+            check(
+                engine, wanted(training, within=XRange(x=x, first=at(first), last=at(first + width))), points=200
+            )
         check(engine, wanted(training, within=XRange(x=x, first=at(0.5))))
         check(engine, wanted(training, within=XRange(x=x, last=at(0.99))))
     for after, last in ((0, 9000), (4321, 15_777), (128, 129), (15_100, 15_777), (256, 12_800)):
@@ -224,9 +235,10 @@ def test_a_transaction_that_fails_leaves_no_trace(training: Training, monkeypatc
     training.train(3000)
     follow(training.engine)
     training.train(3000)
-    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
-        patched.setattr(follower, "REST_SHARE", ZERO)
-        follow(training.engine)
+    with monkeypatch.context() as patched:
+        patched.setattr(follower, "REST_SHARE", _Zero())
+        with pytest.raises(ZeroDivisionError):
+            follow(training.engine)
     check(training.engine, wanted(training))
     follow(training.engine)
     check(training.engine, wanted(training))
@@ -237,9 +249,6 @@ class _Zero:
 
     def __mul__(self, _other: float) -> float:
         raise ZeroDivisionError
-
-
-ZERO = _Zero()
 
 
 def test_blocks_can_be_built_again(training: Training) -> None:
@@ -254,3 +263,120 @@ def test_blocks_can_be_built_again(training: Training) -> None:
     assert RollupFollower(training.engine).run(30) > 0
     assert rows(training.engine, metric_blocks, "points", order=("series", "level", "number")) == before
     check(training.engine, wanted(training))
+
+
+def test_waiting_rows_of_very_many_are_sampled(training: Training) -> None:
+    """While very many rows have no blocks yet, evenly spaced ones are shown, the first and the last among them."""
+    training.train(1000)
+    follow(training.engine)
+    training.train(2 * MOST_ROWS)
+    chart = wanted(training)
+    series, is_downsampled = read(training.engine, chart, points=20_000)
+    seqs = [point.seq for point in series["loss", 1, None]]
+    assert (is_downsampled, seqs[:1001], seqs[-1]) == (True, [*range(1, 1002)], training.seq)
+    assert len(seqs) == 1000 + MOST_ROWS
+    follow(training.engine)
+    check(training.engine, chart, points=1000)
+
+
+def test_a_job_is_followed_when_it_is_due(resources: Resources, sender: Sender) -> None:
+    """A tick follows new jobs and rows, settles what is quiet, and leaves a job with a few new rows for later."""
+    engine = resources.engine
+    sender.send(metrics(loss=0.5))
+    drain(resources, "metrics")
+    RollupFollower(engine).run(30)
+    cursor = one(engine, delivery_cursors, sink="rollups", job_id=1)
+    assert (cursor["confirmed_seq"], cursor["state"]["series"]) == (1, 1)
+    sender.send(metrics(loss=0.25, acc=1.0))
+    drain(resources, "metrics")
+    RollupFollower(engine).run(30)
+    assert one(engine, delivery_cursors, sink="rollups", job_id=1)["confirmed_seq"] == 1
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE delivery_cursors SET next_attempt_at = now()"))
+        connection.execute(text("UPDATE training_jobs SET last_seen_at = now() - interval '1 hour'"))
+    RollupFollower(engine).run(30)
+    assert one(engine, delivery_cursors, sink="rollups", job_id=1)["confirmed_seq"] == 2
+    assert one(engine, training_jobs, id=1)["settled"] == "rollups"
+    assert rows(engine, metric_series, "series", "name", order=("series",)) == [(1, "loss"), (2, "accuracy")]
+
+
+def test_removed_rows_are_in_no_chart(training: Training) -> None:
+    """Charts omit rows that retention has removed, and the blocks go with the last of them."""
+    training.train(2000)
+    follow(training.engine)
+    with training.engine.begin() as connection:
+        connection.execute(text("UPDATE training_metrics SET created_at = now() - interval '40 days'"))
+        old = "UPDATE training_jobs SET created_at = now() - interval '40 days', status = 'completed'"
+        connection.execute(text(old))
+    policy = RowPolicy("training_metrics", "last_metric_seq", "removed_metric_seq", 30, ())
+    training.train(500)
+    with training.engine.begin() as connection:
+        connection.execute(text("UPDATE training_metrics SET created_at = now() WHERE seq > 1900"))
+    assert RowRetention(training.engine, policy, batch_rows=700).run(dry_run=False) == 1900
+    check(training.engine, wanted(training))
+    assert min(rows(training.engine, metric_blocks, "last_seq", order=("series",))) > 1900
+    follow(training.engine)
+    check(training.engine, wanted(training))
+    with training.engine.begin() as connection:
+        connection.execute(text("UPDATE training_metrics SET created_at = now() - interval '40 days'"))
+    assert RowRetention(training.engine, policy, batch_rows=300).run(dry_run=False) == 600
+    assert rows(training.engine, metric_blocks, "series", order=("series",)) == []
+    assert rows(training.engine, metric_series, "series", order=("series",)) == []
+    assert read(training.engine, wanted(training)) == ({}, False)
+    training.train(300, attempt=2)
+    follow(training.engine)
+    check(training.engine, wanted(training))
+
+
+def test_long_names_are_told_apart(engine: Engine) -> None:
+    """Names of a thousand characters that differ in the last one are series of their own."""
+    names = ["\U0001f525" * 999 + last for last in "ab"]
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO training_jobs (id, last_metric_seq) VALUES (1, 2)"))
+        insert = (
+            "INSERT INTO training_metrics (job_id, seq, logged_at, attempt, source, extra_metrics) "
+            "VALUES (1, :seq, now(), 1, 's', jsonb_build_object(CAST(:name AS text), :seq))"
+        )
+        for seq, name in enumerate(names, 1):
+            connection.execute(text(insert), {"seq": seq, "name": name})
+    follow(engine)
+    series, _ = read(engine, SeriesFilter(job_id=1, names=names, last=2))
+    assert [(key[0], [point.value for point in points]) for key, points in series.items()] == [
+        (names[0], [1.0]),
+        (names[1], [2.0]),
+    ]
+
+
+def test_names_are_those_of_the_series_and_of_newer_rows(training: Training) -> None:
+    """The names of rows with blocks are read at once, however many rows there are."""
+    training.train(500)
+    follow(training.engine)
+    with training.engine.begin() as connection:
+        connection.execute(text("UPDATE training_metrics SET extra_metrics = NULL"))  # not read any more
+    training.train(10)
+    with training.engine.connect() as connection:
+        known = MetricNames(clock=iter((0.0, 1.0, 2.0)).__next__).of(connection, JOB, 510)
+    assert known.ordered == ("all", "flat", "loss", "rare")
+    assert known.is_complete(510)
+
+
+def test_a_busy_worker_rests_nine_times_as_long() -> None:
+    """While drains have a backlog, a tenth of the time is spent on rollups."""
+    now = 100.0
+    pace = RollupPace(lambda: now)
+    assert pace.slice_s(is_busy=False) == SLICE_S
+    assert pace.slice_s(is_busy=True) == BUSY_SLICE_S
+    pace.note(1.0)
+    now += 8.9
+    assert pace.slice_s(is_busy=True) == 0
+    assert pace.slice_s(is_busy=False) == SLICE_S
+    now += 0.2
+    assert pace.slice_s(is_busy=True) == BUSY_SLICE_S
+
+
+def test_drains_that_do_not_keep_up_are_noticed(client: redis.Redis) -> None:
+    """More than a thousand entries in a stream of metrics or lines are a backlog."""
+    assert not has_backlog(client, 4)
+    for _ in range(BACKLOG_ENTRIES + 1):
+        client.xadd(stream_key("metrics", 3), {"v": 1})
+    assert has_backlog(client, 4)
