@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import isnan
 from threading import local
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import zstandard
 
@@ -38,14 +38,18 @@ _VERSION: Final = 1
 _NO_TIME: Final = (2**63 - 1, ABSENT)
 
 
+Column: TypeAlias = "array[Any]"
+"""Integers, or as values floats."""
+
+
 class Points(NamedTuple):
     """Points of one series in the order of their rows, as columns; `times` in microseconds since 1970."""
 
-    seqs: array[int]
-    steps: array[int]
-    times: array[int]
-    epochs: array[int]
-    values: array[float]
+    seqs: Column
+    steps: Column
+    times: Column
+    epochs: Column
+    values: Column
 
     def part(self, begin: int, end: int) -> Points:
         """Return the points from `begin` to before `end`."""
@@ -78,7 +82,7 @@ class Bounds(NamedTuple):
 
 def joined(parts: Iterable[Points]) -> Points:
     """Return consecutive points as one."""
-    columns = [array(typecode) for typecode in _TYPES]
+    columns = _columns()
     for part in parts:
         for column, more in zip(columns, part, strict=True):
             column.extend(more)
@@ -113,7 +117,7 @@ def reduced(points: Points) -> Points:
     return points.at(extremes(points.values, cuts))
 
 
-def extremes(values: array[float], cuts: Sequence[int]) -> list[int]:
+def extremes(values: Column, cuts: Sequence[int]) -> list[int]:
     """Return the indexes of the lowest and highest value and the first NaN of each piece, the first and the last.
 
     Piece n has the values from `cuts[n]` to before `cuts[n + 1]`. Of equal values the first one is returned.
@@ -162,10 +166,14 @@ def decode_points(data: bytes) -> Points:
     integers = _decompress(data[_HEADER.size : _HEADER.size + size])
     values = _decompress(data[_HEADER.size + size :])
     columns = (integers[begin : begin + len(values)] for begin in range(0, len(integers), len(values) or 1))
-    arrays = [array(typecode) for typecode in _TYPES]
+    arrays = _columns()
     for column, numbers in zip(arrays, (*columns, values), strict=False):
         column.frombytes(numbers)
     return Points(*arrays)
+
+
+def _columns() -> list[Column]:
+    return [array(typecode) for typecode in _TYPES]
 
 
 def encode_bounds(bounds: Bounds) -> bytes:
@@ -178,17 +186,15 @@ def encode_bounds(bounds: Bounds) -> bytes:
 
 def decode_bounds(data: bytes) -> Bounds:
     """Decode the bounds of a block."""
-    *numbers, absent = _BOUNDS.unpack(data)
-    points, first, last, *ranges = numbers
-    steps, times, epochs = (
-        Range(*ranges[:2], bool(absent & 1)),
-        Range(*ranges[2:4]),
-        Range(*ranges[4:], absent > 1),
+    count, first, last, low_step, high_step, low_time, high_time, low_epoch, high_epoch, absent = _BOUNDS.unpack(
+        data
     )
-    return Bounds(points, first, last, steps, times, epochs)
+    steps = Range(low_step, high_step, bool(absent & 1))
+    epochs = Range(low_epoch, high_epoch, bool(absent & 2))
+    return Bounds(count, first, last, steps, Range(low_time, high_time), epochs)
 
 
-def _range_of(column: array[int]) -> Range:
+def _range_of(column: Column) -> Range:
     low = min(column)
     if low != ABSENT:
         return Range(low, max(column))

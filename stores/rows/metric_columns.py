@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.tables import LIFTED, LIFTED_SQL
-from trainwire.stores.rows.metric_blocks import ABSENT, Points
+from trainwire.stores.rows.metric_blocks import ABSENT, Column, Points
 
 Key = tuple[str, int, int | None]
 """Name, attempt, rank."""
@@ -25,11 +25,11 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 class _Group:
     """The rows of one attempt and rank; `metrics` has for each name the indexes of its rows and its values."""
 
-    seqs: array[int] = field(default_factory=partial(array, "q"))
-    steps: array[int] = field(default_factory=partial(array, "q"))
-    times: array[int] = field(default_factory=partial(array, "q"))
-    epochs: array[int] = field(default_factory=partial(array, "q"))
-    metrics: dict[str, tuple[list[int], array[float]]] = field(default_factory=dict)
+    seqs: Column = field(default_factory=partial(array, "q"))
+    steps: Column = field(default_factory=partial(array, "q"))
+    times: Column = field(default_factory=partial(array, "q"))
+    epochs: Column = field(default_factory=partial(array, "q"))
+    metrics: dict[str, tuple[list[int], Column]] = field(default_factory=dict)
 
 
 class MetricColumns:
@@ -83,11 +83,11 @@ class MetricColumns:
         self.last_seq = seq
 
 
-def _points(group: _Group, indexes: list[int], values: array[float]) -> Points:
-    points = Points(group.seqs, group.steps, group.times, group.epochs, values)
-    if len(indexes) == len(group.seqs):  # in all rows
-        return points
-    columns = (array("q", [column[index] for index in indexes]) for column in points[:-1])
+def _points(group: _Group, indexes: list[int], values: Column) -> Points:
+    columns = (group.seqs, group.steps, group.times, group.epochs)
+    if len(indexes) < len(group.seqs):
+        seqs, steps, times, epochs = (array("q", [column[index] for index in indexes]) for column in columns)
+        return Points(seqs, steps, times, epochs, values)
     return Points(*columns, values)
 
 

@@ -6,7 +6,6 @@ points are then chosen one by one.
 
 from __future__ import annotations
 
-from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from trainwire.stores.rows.metric_blocks import (
     joined,
 )
 
+_DOUBLINGS: Final = FAN_OUT.bit_length() - 1
 MOST_PARTIAL: Final = 64
 """Blocks of a series that may lie partly in a range and be replaced by finer ones.
 
@@ -46,7 +46,7 @@ class Place(NamedTuple):
     @property
     def first_point(self) -> int:
         """The index of its first point among those of level 0."""
-        return self.number * FAN_OUT**self.level
+        return self.number << _DOUBLINGS * self.level
 
     def children(self) -> list[Place]:
         """Return the blocks that it was made of."""
@@ -83,7 +83,7 @@ class PointFilter:
         if points.seqs and not (points.seqs[0] > self.after and points.seqs[-1] <= self.last):
             indexes = [index for index in indexes if self.after < points.seqs[index] <= self.last]
         if self.axis is not None:
-            column: array[int] = points[_COLUMNS[self.axis]]  # type: ignore[assignment]
+            column = points[_COLUMNS[self.axis]]
             indexes = [index for index in indexes if column[index] != ABSENT and self._has(column[index])]
         return points.at(indexes)
 

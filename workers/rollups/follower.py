@@ -76,7 +76,7 @@ class RollupFollower:
             state = msgspec.json.encode({"series": used, "rest_s": round(rest_s, 3)}).decode()
             moved = {"job_id": job_id, "seq": through, "state": state, "pause_s": pause_s, "sink": CURSOR}
             connection.execute(_MOVE, moved)
-        return through == last
+        return bool(through == last)
 
     def _due(self) -> list[int]:
         with self._engine.begin() as connection:
