@@ -23,8 +23,8 @@ from trainwire.workers.sinks import cursors
 JOBS_AT_ONCE: Final = 50
 SERIES_AT_ONCE: Final = 500
 PAGE_ROWS: Final = 500
-MOST_VALUES: Final = 1_000_000
-"""Values of a transaction, which are in memory; reached after a whole page of rows."""
+MOST_VALUES: Final = 4_000_000
+"""Values of a transaction, which take about 20 bytes of memory each; reached after a whole page of rows."""
 FEW_ROWS: Final = 1000
 """Charts read fewer rows than this quickly from training_metrics: a job with fewer has time."""
 LATER_S: Final = 60.0
@@ -110,9 +110,9 @@ def rebuild(connection: Connection, job_id: int) -> None:
 def _write(connection: Connection, job_id: int, columns: MetricColumns, used: int) -> int:
     """Write the points of rows; `used` is the last number of a series, the new one is returned."""
     table = BlockTable(connection, job_id)
-    found = columns.series()
+    found, known = columns.series(), table.read_series()
     while part := list(islice(found, SERIES_AT_ONCE)):
-        series = _numbered(part, table.find([key for key, _ in part]), used)
+        series = _numbered(part, known, used)
         used = max(used, *series)
         table.read_tails(series)
         earlier = table.read_earlier(series)

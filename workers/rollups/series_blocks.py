@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from trainwire.schemas.tables import INDEXED_CHARS
 from trainwire.stores.rows.metric_blocks import (
     BLOCK_POINTS,
     FAN_OUT,
@@ -31,7 +30,8 @@ from trainwire.stores.rows.metric_columns import Key
 Block = tuple[Points, Bounds]
 Place = tuple[int, int]
 """Level and number of a block in its series."""
-_NO_POINTS: Final = Bounds(0, 0, 0, Range(0, 0), Range(0, 0), Range(0, 0))
+_TAIL_BOUNDS: Final = Bounds(0, 0, 0, Range(0, 0), Range(0, 0), Range(0, 0))
+"""Only `points`, the number of all points of the series, and `last_seq` are set."""
 
 
 @dataclass(slots=True)
@@ -74,8 +74,7 @@ class Series:
                     covering([b for _, b in parts]),
                 )
         tail = points.part(full * BLOCK_POINTS, len(points.seqs))
-        bounds = bounds_of(tail) if tail.seqs else _NO_POINTS
-        found[TAIL, 0] = tail, bounds._replace(points=self.all_points)
+        found[TAIL, 0] = tail, _TAIL_BOUNDS._replace(points=self.all_points, last_seq=points.seqs[-1])
         return found
 
 
@@ -88,11 +87,9 @@ class BlockTable:
         self._rows: dict[bytes, bytes] = {}
         """Encoded columns of rows: metrics that are logged together have the same."""
 
-    def find(self, keys: Sequence[Key]) -> dict[Key, int]:
-        """Return the numbers of existing series."""
-        names = sorted({name for name, _, _ in keys})
-        wanted = self._job | {"names": names, "prefixes": sorted({name[:INDEXED_CHARS] for name in names})}
-        found = self._connection.execute(_SERIES, wanted)
+    def read_series(self) -> dict[Key, int]:
+        """Return the numbers of the existing series."""
+        found = self._connection.execute(_SERIES, self._job)
         return {(name, attempt, rank): series for series, name, attempt, rank in found}
 
     def read_tails(self, series: Mapping[int, Series]) -> None:
@@ -170,10 +167,7 @@ def _levels(before: int, after: int) -> Iterator[tuple[int, int, int]]:
 _COPY: Final = (
     "COPY metric_blocks (job_id, series, level, number, last_seq, bounds, points) FROM STDIN WITH (FORMAT BINARY)"
 )
-_SERIES: Final = text(
-    "SELECT series, name, attempt, rank FROM metric_series WHERE job_id = :job_id "  # noqa: S608 - our own number
-    f'AND "left"(name COLLATE "C", {INDEXED_CHARS}) = ANY(:prefixes) AND name = ANY(:names)'
-)
+_SERIES: Final = text("SELECT series, name, attempt, rank FROM metric_series WHERE job_id = :job_id")
 _BLOCKS: Final = text(
     "SELECT series, level, number, bounds, points FROM metric_blocks JOIN unnest(CAST(:series AS integer[]), "
     "CAST(:levels AS smallint[]), CAST(:numbers AS integer[])) AS wanted(series, level, number) "
