@@ -84,7 +84,8 @@ def store_rows(resources: Resources, size: ChartSize) -> None:
             for n in range(1, size.rows + 1):
                 first = n * 7919 % (len(values) - size.per_row)
                 extra = ", ".join(map(str.__add__, keys[n % turns], values[first : first + size.per_row]))
-                at = f"2026-11-{1 + n // 8_640_000:02} {n // 360_000 % 24:02}:{n // 6000 % 60:02}:{n / 100 % 60:05.2f}+00"
+                time_of_day = f"{n // 360_000 % 24:02}:{n // 6000 % 60:02}:{n / 100 % 60:05.2f}"
+                at = f"2026-11-{1 + n // 8_640_000:02} {time_of_day}+00"
                 copy.write(f"1\t{n}\t1\ts\t{at}\t{n // 1000}\t{n // turns}\t{{{extra}}}\n")
         job = "INSERT INTO training_jobs (id, status, last_metric_seq) VALUES (1, 'completed', :rows)"
         connection.execute(text(job), {"rows": size.rows})
@@ -103,8 +104,9 @@ def requests(url: str, size: ChartSize) -> Iterator[tuple[str, float]]:
         names = random.sample(range(size.names), charts)
         chosen = "names=" + urllib.parse.quote(",".join(name_of(number) for number in names))
         yield f"{charts} charts, whole", median(get(f"{url}/jobs/1/metrics?{chosen}") for _ in range(5))
-        yield f"{charts} charts, slowest zoom", max(
-            median(get(f"{url}/jobs/1/metrics?{chosen}&{part}") for _ in range(3)) for part in parts(size)
+        yield (
+            f"{charts} charts, slowest zoom",
+            max(median(get(f"{url}/jobs/1/metrics?{chosen}&{part}") for _ in range(3)) for part in parts(size)),
         )
 
 
@@ -118,7 +120,7 @@ def parts(size: ChartSize) -> Iterator[str]:
 def get(url: str) -> float:
     """Return the seconds until the whole answer was received."""
     began = time.perf_counter()
-    with urllib.request.urlopen(url) as answer:  # noqa: S310 - our own gateway
+    with urllib.request.urlopen(url) as answer:
         data = answer.read()
     taken = time.perf_counter() - began
     assert json.loads(data)

@@ -37,6 +37,15 @@ _COLUMNS: Final[dict[_Axis, int]] = {"step": 1, "time": 2, "epoch": 3}
 """Columns of `Points`; the range in `Bounds` has the same index plus 2."""
 
 
+BLOCKS_AT: Final = (
+    "SELECT series, level, number, {columns} FROM unnest(CAST(:series AS integer[]), CAST(:levels AS smallint[]), "
+    "CAST(:numbers AS integer[])) AS wanted(series, level, number) CROSS JOIN LATERAL (SELECT bounds, points "
+    "FROM metric_blocks AS found WHERE found.job_id = :job_id AND found.series = wanted.series "
+    "AND found.level = wanted.level AND found.number = wanted.number LIMIT 1) AS blocks"
+)
+"""Reads each block by the primary key; a plain join is planned as a scan of the job where statistics are old."""
+
+
 class Place(NamedTuple):
     """A block of a series."""
 
@@ -207,11 +216,7 @@ class _Blocks:
     def _execute(self, columns: str, places: Sequence[tuple[int, Place]]) -> Any:
         if not places:
             return []
-        query = (
-            f"SELECT series, level, number, {columns} FROM metric_blocks JOIN unnest("  # noqa: S608 - our own columns
-            "CAST(:series AS integer[]), CAST(:levels AS smallint[]), CAST(:numbers AS integer[])) "
-            "AS wanted(series, level, number) USING (series, level, number) WHERE job_id = :job_id"
-        )
+        query = BLOCKS_AT.format(columns=columns)
         wanted = {
             "job_id": self._job_id,
             "series": [number for number, _ in places],

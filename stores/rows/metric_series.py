@@ -140,8 +140,7 @@ def _spread(first: int, last: int, count: int) -> list[int]:
 def _series_numbers(connection: Connection, wanted: SeriesFilter) -> dict[Key, int]:
     bounds = {
         "job_id": wanted.job_id,
-        "names": list(wanted.names),
-        "prefixes": [name[:INDEXED_CHARS] for name in wanted.names],
+        "names": list(dict.fromkeys(wanted.names)),
         "attempt": wanted.attempt,
         "rank": wanted.rank,
     }
@@ -186,8 +185,9 @@ _ROW_BYTES: Final = text(
     "WHERE job_id = :job_id AND seq = ANY(:seqs)"
 )
 _SERIES: Final = text(
-    "SELECT name, attempt, rank, series FROM metric_series WHERE job_id = :job_id "  # noqa: S608 - our own number
-    f'AND "left"(name COLLATE "C", {INDEXED_CHARS}) = ANY(:prefixes) AND name = ANY(:names) '
+    "SELECT name, attempt, rank, series FROM unnest(CAST(:names AS text[])) AS wanted(named) CROSS JOIN LATERAL ("  # noqa: S608 - our own number
+    "SELECT name, attempt, rank, series FROM metric_series WHERE job_id = :job_id "
+    f'AND "left"(name COLLATE "C", {INDEXED_CHARS}) = "left"(named COLLATE "C", {INDEXED_CHARS}) AND name = named '
     "AND attempt = coalesce(CAST(:attempt AS integer), attempt) "
-    "AND (CAST(:rank AS integer) IS NULL OR rank = CAST(:rank AS integer))"
+    "AND (CAST(:rank AS integer) IS NULL OR rank = CAST(:rank AS integer)) OFFSET 0) AS found"
 )

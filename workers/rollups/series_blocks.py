@@ -26,6 +26,7 @@ from trainwire.stores.rows.metric_blocks import (
     reduced,
 )
 from trainwire.stores.rows.metric_columns import Key
+from trainwire.stores.rows.metric_frontier import BLOCKS_AT
 
 Block = tuple[Points, Bounds]
 Place = tuple[int, int]
@@ -168,11 +169,7 @@ _COPY: Final = (
     "COPY metric_blocks (job_id, series, level, number, last_seq, bounds, points) FROM STDIN WITH (FORMAT BINARY)"
 )
 _SERIES: Final = text("SELECT series, name, attempt, rank FROM metric_series WHERE job_id = :job_id")
-_BLOCKS: Final = text(
-    "SELECT series, level, number, bounds, points FROM metric_blocks JOIN unnest(CAST(:series AS integer[]), "
-    "CAST(:levels AS smallint[]), CAST(:numbers AS integer[])) AS wanted(series, level, number) "
-    "USING (series, level, number) WHERE job_id = :job_id"
-)
+_BLOCKS: Final = text(BLOCKS_AT.format(columns="bounds, points"))
 _ADD_SERIES: Final = text(
     "INSERT INTO metric_series (job_id, series, attempt, rank, name) SELECT :job_id, series, attempt, rank, name "
     "FROM unnest(CAST(:series AS integer[]), CAST(:attempts AS integer[]), CAST(:ranks AS integer[]), "
