@@ -99,14 +99,6 @@ class RollupFollower:
         return columns, columns.last_seq
 
 
-def rebuild(connection: Connection, job_id: int) -> None:
-    """Delete the series and blocks of a job, in the caller's transaction; the follower builds them again."""
-    cursors.await_lease(connection, CURSOR, job_id)
-    for table in ("metric_blocks", "metric_series"):
-        connection.execute(text(f"DELETE FROM {table} WHERE job_id = :job_id"), {"job_id": job_id})  # noqa: S608
-    cursors.move_back(connection, CURSOR, job_id, 1)
-
-
 def _write(connection: Connection, job_id: int, columns: MetricColumns, used: int) -> int:
     """Write the points of rows; `used` is the last number of a series, the new one is returned."""
     table = BlockTable(connection, job_id)

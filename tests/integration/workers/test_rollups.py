@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +26,11 @@ from trainwire.stores.rows.metric_series import MOST_ROWS, SeriesFilter, SeriesV
 from trainwire.workers.operations.row_retention import RowPolicy, RowRetention
 from trainwire.workers.resources import Resources
 from trainwire.workers.rollups import follower
-from trainwire.workers.rollups.follower import RollupFollower, rebuild
+from trainwire.workers.rollups.follower import RollupFollower
 from trainwire.workers.rollups.pace import BACKLOG_ENTRIES, BUSY_SLICE_S, SLICE_S, RollupPace, has_backlog
 
 JOB = 1
+DOCUMENT = Path(__file__).parents[3] / "docs" / "decisions" / "0032-rollups-of-metrics.md"
 START = datetime(2026, 11, 30, tzinfo=UTC)
 NAMES = ("loss", "all", "rare", "flat")
 COLUMNS = "job_id, seq, attempt, rank, source, logged_at, epoch, step, loss, extra_metrics"
@@ -252,13 +255,16 @@ class _Zero:
 
 
 def test_blocks_can_be_built_again(training: Training) -> None:
-    """After `rebuild` the follower stores the blocks of all rows again."""
+    """After the statements of the document the follower stores the blocks of all rows again."""
     training.train(3000)
     follow(training.engine)
     before = rows(training.engine, metric_blocks, "points", order=("series", "level", "number"))
     with training.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET settled = 'rollups'"))
-        rebuild(connection, JOB)
+    (statements,) = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    with training.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in statements.replace("42", str(JOB)).splitlines():
+            connection.exec_driver_sql(statement)
     assert rows(training.engine, metric_series, "series", order=("series",)) == []
     assert RollupFollower(training.engine).run(30) > 0
     assert rows(training.engine, metric_blocks, "points", order=("series", "level", "number")) == before
