@@ -7,7 +7,7 @@ import random
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
@@ -127,13 +127,11 @@ def get(url: str) -> float:
     return taken
 
 
-def table(times: Sequence[tuple[ChartSize, ChartTimes]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    kinds = list(times[0][1].requests)
-    lines = [f"| names x points | build, s per million | bytes per point (rows) | {' | '.join(kinds)} |"]
-    lines.append("|---" * (3 + len(kinds)) + "|")
-    for size, taken in times:
-        latencies = " | ".join(f"{taken.requests[kind]:.0f} ms" for kind in kinds)
-        disk = f"{taken.block_bytes:.1f} ({taken.row_bytes:.1f})"
-        lines.append(f"| {size.names:,} x {size.points:,} | {taken.build_s:.2f} | {disk} | {latencies} |")
-    return lines
+def table(size: ChartSize, times: ChartTimes, *, has_head: bool) -> Iterator[str]:
+    """Yield the lines of a Markdown table for one job."""
+    if has_head:
+        yield f"| names x points | build, s per million | bytes per point (rows) | {' | '.join(times.requests)} |"
+        yield "|---" * (3 + len(times.requests)) + "|"
+    latencies = " | ".join(f"{taken:.0f} ms" for taken in times.requests.values())
+    disk = f"{times.block_bytes:.1f} ({times.row_bytes:.1f})"
+    yield f"| {size.names:,} x {size.points:,} | {times.build_s:.2f} | {disk} | {latencies} |"

@@ -14,7 +14,9 @@ from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.rollups.follower import REST_SHARE
 
 SLICE_S: Final = 1.5
-BUSY_SLICE_S: Final = 0.3
+BUSY_SLICE_S: Final = 0.05
+CALM_S: Final = 10.0
+"""Drains count as busy for this time after their last backlog."""
 BACKLOG_ENTRIES: Final = 1000
 """Entries of a stream that show that its drain does not keep up."""
 
@@ -25,12 +27,16 @@ class RollupPace:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._rested_at = 0.0
+        self._calm_at = 0.0
 
     def slice_s(self, *, is_busy: bool) -> float:
         """Return the next time slice in seconds, 0 for none; `is_busy`: drains have a backlog."""
-        if not is_busy:
+        now = self._clock()
+        if is_busy:
+            self._calm_at = now + CALM_S
+        if now >= self._calm_at:
             return SLICE_S
-        return BUSY_SLICE_S if self._clock() >= self._rested_at else 0.0
+        return BUSY_SLICE_S if now >= self._rested_at else 0.0
 
     def note(self, spent_s: float) -> None:
         """Record how long a slice took: a transaction of a job with very many metrics may exceed it."""
