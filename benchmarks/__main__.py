@@ -6,6 +6,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, cast
@@ -17,6 +18,7 @@ from sqlalchemy import text
 from benchmarks import (
     baselines,
     capture,
+    charts,
     deliveries,
     events,
     feed,
@@ -53,7 +55,7 @@ def main() -> int:
     with open_stores() as resources:
         show(machine(resources))
         for name, bench in BENCHMARKS.items():
-            if options.only in {None, name}:
+            if options.only == name or (options.only is None and name not in ALONE):
                 bench(resources, options.scale)
     return 0
 
@@ -351,6 +353,15 @@ def quiet_beside_flood(resources: Resources, scale: float) -> None:
         )
 
 
+def many_points(resources: Resources, scale: float) -> None:
+    """Build the rollups of jobs with very many points or names, and request their charts."""
+    for number, size in enumerate(charts.SIZES):
+        empty(resources)
+        scaled = replace(size, points=max(100, int(size.points * scale)))
+        for line in charts.table(scaled, charts.measure(resources, scaled), has_head=number == 0):
+            show(line)
+
+
 BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "logs": logs,
     "tasks": tasks,
@@ -366,7 +377,10 @@ BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "capture": launcher_cost,
     "hostile": hostile_entries,
     "quiet": quiet_beside_flood,
+    "charts": many_points,
 }
+ALONE: Final = {"charts"}
+"""Run with `--only`: they take as long as all others together."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,7 +25,7 @@ from trainwire.stores.postgres.job_pages import JobQuery, find_places, read_jobs
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
 from trainwire.stores.rows.log_pages import LineFilter, next_piece
-from trainwire.stores.rows.metric_columns import metric_blocks
+from trainwire.stores.rows.packed_metrics import metric_blocks
 from trainwire.stores.settings import StoreSettings, WrongSettings, read_settings, shown_servers
 
 PAGE_JOBS: Final = 200

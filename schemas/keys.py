@@ -34,7 +34,7 @@ NOTIFY_QUEUE: Final = "notify"
 BEAT_QUEUE: Final = "beat"
 
 CHECKPOINT_QUEUE: Final = "checkpoints"
-"""Work orders that use the object store: a queue of their own, because it may be slow."""
+"""Work orders that use the object store, or are not urgent: a queue of their own, because they may be slow."""
 DELIVERY_QUEUES: Final = tuple(sink.queue for sink in SINKS.values())
 QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, *DELIVERY_QUEUES, NOTIFY_QUEUE, CHECKPOINT_QUEUE)
 """All queues of work orders; a worker consumes all of them by default."""
@@ -46,6 +46,7 @@ DELIVER_TICK_TASK: Final = "trainwire.deliver_what_is_due"
 VERIFY_TASK: Final = "trainwire.verify_checkpoints"
 RETENTION_TASK: Final = "trainwire.retain_checkpoints"
 ROW_RETENTION_TASK: Final = "trainwire.retain_rows"
+ROLLUP_TASK: Final = "trainwire.roll_up_metrics"
 DELETE_TASK: Final = "trainwire.delete_jobs"
 LINK_TASK: Final = "trainwire.link_mlflow_runs"
 LINK_QUEUE: Final = SINKS["mlflow"].queue

@@ -178,7 +178,34 @@ training_metrics = Table(
 )
 
 INDEXED_CHARS: Final = 500
-"""Number of characters of a checkpoint's URI in the index of URIs."""
+"""Number of characters of a long text in an index, whose entries are limited to about 2,700 bytes."""
+
+# Derived from training_metrics by workers/rollups, and rebuilt from it: see stores/rows/metric_blocks.py.
+metric_series = Table(
+    "metric_series",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("series", Integer, primary_key=True, autoincrement=False, comment="1, 2, 3 ... per job"),
+    Column("attempt", Integer, nullable=False),
+    Column("rank", Integer),
+    Column("name", Text, nullable=False),
+    Index("metric_series_name_idx", "job_id", text(f'"left"(name COLLATE "C", {INDEXED_CHARS})')),
+    comment="The metrics of each attempt and rank: one series each.",
+)
+
+metric_blocks = Table(
+    "metric_blocks",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("series", Integer, primary_key=True, autoincrement=False),
+    Column("level", SmallInteger, primary_key=True, autoincrement=False, comment="0: every point; -1: newest"),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("bounds", LargeBinary, nullable=False),
+    Column("points", LargeBinary, nullable=False),
+    comment="Points of metrics by series, and their extremes at several resolutions, for charts.",
+)
+
 training_checkpoints = Table(
     "training_checkpoints",
     metadata,

@@ -24,5 +24,6 @@ SCHEDULE: Final = {
     "verify-due-checkpoints": _tick(keys.VERIFY_TASK, keys.CHECKPOINT_QUEUE, every_s=5.0, expires_s=10),
     "retain-checkpoints": _tick(keys.RETENTION_TASK, keys.CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
     "delete-jobs": _tick(keys.DELETE_TASK, keys.CHECKPOINT_QUEUE, every_s=2.0, expires_s=6),
+    "roll-up-metrics": _tick(keys.ROLLUP_TASK, keys.CHECKPOINT_QUEUE, every_s=2.0, expires_s=6),
     "retain-rows": _tick(keys.ROW_RETENTION_TASK, keys.CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
 }

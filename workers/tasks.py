@@ -39,6 +39,8 @@ from trainwire.workers.orders.order_sender import (
     send_order,
 )
 from trainwire.workers.resources import Resources, process_resources
+from trainwire.workers.rollups.follower import RollupFollower
+from trainwire.workers.rollups.pace import RollupPace, has_backlog
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.links import link_runs
 from trainwire.workers.sinks.mlflow.plugin import mlflow_api
@@ -58,6 +60,7 @@ DRAIN_SOFT_LIMIT_S: Final = 75
 DRAIN_HARD_LIMIT_S: Final = 90
 """More than `find_poison_entry` takes (`trainwire.workers.drain.poison_entries`)."""
 ECHO_TTL_S = 300
+_rollup_pace: Final = RollupPace()
 _sweep_outages: Final = OutageLog("sweep")
 _liveness_outages: Final = OutageLog("liveness")
 
@@ -241,6 +244,14 @@ def retain_rows(resources: Resources) -> None:
     """Delete old rows of finished jobs, or in a dry run count them."""
     for policy in row_policies(resources.settings):
         RowRetention(resources.engine, policy).run(dry_run=resources.settings.row_retention == "dry-run")
+
+
+@task(keys.ROLLUP_TASK, "rollups")
+def roll_up_metrics(resources: Resources) -> None:
+    """Add new metric rows to the blocks for charts; while drains have a backlog, a tenth of the time."""
+    is_busy = has_backlog(resources.streams, resources.settings.ingest_shards)
+    if slice_s := _rollup_pace.slice_s(is_busy=is_busy):
+        _rollup_pace.note(RollupFollower(resources.engine).run(slice_s))
 
 
 @task(keys.DELETE_TASK, "deletion")

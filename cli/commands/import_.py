@@ -85,13 +85,14 @@ def wandb(
     copy: Copy = "",
     verify: Verify = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
     """Import runs of W&B, offline and synced ones, from their files: history, config, output and statistics.
 
     It needs neither W&B nor an account.
     """
-    _import(lambda _: wandb_runs(path, name, copy), data_dir, verify=verify, as_json=as_json)
+    _import(lambda _: wandb_runs(path, name, copy), data_dir, verify=verify, as_json=as_json, quiet=quiet)
 
 
 @app.command("parquet")

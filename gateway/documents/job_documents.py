@@ -92,7 +92,7 @@ def job_detail(
         values = getattr(job, result)
         fields[result] = values and dict(islice(values.items(), MOST_SHOWN_NAMES))
     known = names.of(connection, job_id, job.last_metric_seq)
-    shown = names_within(sorted(known.names), MAX_NAMES)
+    shown = names_within(known.ordered, MAX_NAMES)
     return document_from(
         JobDetail,
         job,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Annotated
@@ -22,7 +23,7 @@ router = APIRouter(tags=["metrics"], dependencies=VIEWER)
 _FROM = "Only points whose first number is at least this, in the unit of `x`."
 _TO = "Only points whose first number is at most this, in the unit of `x`."
 MAX_NAMES = 50
-"""Maximum names per request: Postgres reads all rows for each."""
+"""Maximum names per request."""
 
 
 @router.get("/jobs/{job_id}/metrics", responses=described(MetricPage, 404))
@@ -47,8 +48,8 @@ def metrics(
     within = XRange(x=x, first=first_x, last=last_x) if (first_x, last_x) != (None, None) else None
     with resources.reading() as connection:
         last = job_or_404(connection, job_id).last_metric_seq
-        wanted = (
-            wanted_names(names) or sorted(resources.metric_names.of(connection, job_id, last).names)[:MAX_NAMES]
+        wanted = wanted_names(names) or list(
+            resources.metric_names.of(connection, job_id, last).ordered[:MAX_NAMES]
         )
         rows = SeriesFilter(
             job_id=job_id, names=wanted, last=last, after=after, attempt=attempt, rank=rank, within=within
@@ -77,7 +78,7 @@ def metric_names(
     with resources.reading() as connection:
         last = job_or_404(connection, job_id).last_metric_seq
         known = resources.metric_names.of(connection, job_id, last)
-    names = sorted(name for name in known.names if name > after)
+    names = known.ordered[bisect_right(known.ordered, after) :]
     items = names_within(names, limit)
     following = items[-1] if len(names) > len(items) else None
     return json_response(NamePage(items=items, next=following, complete=known.is_complete(last)))

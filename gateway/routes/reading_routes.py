@@ -15,7 +15,7 @@ from trainwire.gateway.routes.parameters import VIEWER, JobId, Names, ResourcesD
 from trainwire.schemas.metric_blocks import MEDIA_TYPE, MetricBlock, encode_frame
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import removed_rows
-from trainwire.stores.rows.metric_columns import metric_blocks
+from trainwire.stores.rows.packed_metrics import metric_blocks
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 

@@ -19,8 +19,12 @@ TABLES: Final = (
     "source_positions",
     "dead_letters",
     "delivery_cursors",
+    "metric_series",
+    "metric_blocks",
 )
 """Tables with rows of a job, besides training_jobs."""
+DERIVED: Final = ("metric_series", "metric_blocks")
+"""Tables whose rows are made of others: they are deleted but not counted."""
 
 
 class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +58,7 @@ def plan_deletion(connection: Connection, job_id: int) -> DeletionPlan | None:
     row = connection.execute(_PLAN, {"job_id": job_id}).mappings().one_or_none()
     if row is None:
         return None
-    counts = {table: row[table] for table in TABLES}
+    counts = {table: row[table] for table in TABLES if table not in DERIVED}
     copies = {name: row[f"copies_{name}"] for name in SINKS if row[f"copies_{name}"] is not None}
     fields = {name: row[name] for name in DeletionPlan.__struct_fields__ if name not in {"rows", "copies"}}
     return DeletionPlan(**fields, rows=counts, copies=copies)

@@ -1,133 +1,105 @@
-"""Reads all of a job's metrics as packed columns, which Postgres builds: no value becomes a Python object."""
+"""Rows of metrics as columns by series."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import compress
+from array import array
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, text
+import msgspec
+from sqlalchemy import Connection, text
 
-from trainwire.schemas.metric_blocks import INTEGERS, MetricBlock, Packed
-from trainwire.schemas.tables import LIFTED
+from trainwire.schemas.tables import LIFTED, LIFTED_SQL
+from trainwire.stores.rows.metric_blocks import ABSENT, Column, Points
 
-MOST_ROWS: Final = 50_000
-FIRST_ROWS: Final = 16
-"""Rows of the first block: a row may have 100,000 values."""
-BLOCK_VALUES: Final = 250_000
-"""About how many values a block has."""
-MOST_EXPRESSIONS: Final = 64
-"""Most names outside of the table's own columns that are read one by one; more are read by their rows' maps."""
-_SENT: Final = {
-    name: "timestamptz_send(logged_at)" if name == "time" else f"int{size}send({name})"
-    for name, size in INTEGERS.items()
-}
-_BLOCK: Final = "job_id = :job_id AND seq > :after AND seq <= :upto"
-_NAMES: Final = (
-    "SELECT DISTINCT name FROM training_metrics, jsonb_object_keys(extra_metrics) AS name "  # noqa: S608 - our own
-    f"WHERE {_BLOCK} AND extra_metrics IS NOT NULL"
+Key = tuple[str, int, int | None]
+"""Name, attempt, rank."""
+_FIRST_VALUE: Final = 6
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+@dataclass(slots=True)
+class _Group:
+    """The rows of one attempt and rank; `metrics` has for each name the indexes of its rows and its values."""
+
+    seqs: Column = field(default_factory=partial(array, "q"))
+    steps: Column = field(default_factory=partial(array, "q"))
+    times: Column = field(default_factory=partial(array, "q"))
+    epochs: Column = field(default_factory=partial(array, "q"))
+    metrics: dict[str, tuple[list[int], Column]] = field(default_factory=dict)
+
+
+class MetricColumns:
+    """Collects rows; `names`: only values of these metrics."""
+
+    def __init__(self, names: Collection[str] | None = None) -> None:
+        self._names = None if names is None else frozenset(names)
+        self._groups: dict[tuple[int, int | None], _Group] = defaultdict(_Group)
+        self.rows = 0
+        self.values = 0
+        self.last_seq = 0
+
+    def read(self, connection: Connection, condition: str, bounds: dict[str, Any]) -> int:
+        """Add the rows that match an SQL condition (which may end in a LIMIT), by `seq`; return how many."""
+        query = text(_ROWS.format(condition=condition))
+        before = self.rows
+        for row in connection.execute(query, bounds):
+            self._add(row)
+        return self.rows - before
+
+    def series(self) -> Iterator[tuple[Key, Points]]:
+        """Yield the points of each series."""
+        for (attempt, rank), group in self._groups.items():
+            for name, (indexes, values) in group.metrics.items():
+                yield (name, attempt, rank), _points(group, indexes, values)
+
+    def _add(self, row: Any) -> None:
+        seq, attempt, rank, time_us, step, epoch = row[:_FIRST_VALUE]
+        group = self._groups[attempt, rank]
+        index = len(group.seqs)
+        group.seqs.append(seq)
+        group.steps.append(ABSENT if step is None else step)
+        group.times.append(time_us)
+        group.epochs.append(ABSENT if epoch is None else epoch)
+        named = {name: value for name, value in zip(LIFTED, row[_FIRST_VALUE:], strict=False) if value is not None}
+        if row[-1] is not None:
+            named |= _decode(row[-1])
+        if self._names is not None:
+            named = {name: named[name] for name in self._names & named.keys()}
+        metrics = group.metrics
+        for name, value in named.items():
+            number = value if type(value) is float else _number(value)
+            if number is None:
+                continue
+            if (known := metrics.get(name)) is None:
+                known = metrics[name] = [], array("d")
+            known[0].append(index)
+            known[1].append(number)
+        self.rows += 1
+        self.values += len(named)
+        self.last_seq = seq
+
+
+def _points(group: _Group, indexes: list[int], values: Column) -> Points:
+    columns = (group.seqs, group.steps, group.times, group.epochs)
+    if len(indexes) < len(group.seqs):
+        seqs, steps, times, epochs = (array("q", [column[index] for index in indexes]) for column in columns)
+        return Points(seqs, steps, times, epochs, values)
+    return Points(*columns, values)
+
+
+def _number(value: Any) -> float | None:
+    """Return a value of `extra_metrics`, where NaN and infinities are strings; None if it is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+_ROWS: Final = (
+    "SELECT seq, attempt, rank, CAST(extract(epoch FROM logged_at) * 1000000 AS bigint), step, epoch, "  # noqa: S608 - our own columns
+    f"{LIFTED_SQL}, CAST(extra_metrics AS text) FROM training_metrics WHERE job_id = :job_id AND {{condition}}"
 )
-_VALUES: Final = (
-    "SELECT name, string_agg(float8send(CAST(value AS double precision)), '' ORDER BY seq), "  # noqa: S608 - our own
-    "string_agg(int8send(seq), '' ORDER BY seq) FROM training_metrics, jsonb_each_text(extra_metrics) "
-    f"AS entries(name, value) WHERE {_BLOCK} AND value IS NOT NULL"
-)
-_REPEATABLE: Final = {"isolation_level": "REPEATABLE READ"}
-
-
-def metric_blocks(
-    engine: Engine, job_id: int, names: Sequence[str], after: int, last: int
-) -> Iterator[MetricBlock]:
-    """Yield the rows after `after` up to `last` that have one of these metrics; without `names`, all.
-
-    No connection is held between two blocks.
-    """
-    rows, wanted = FIRST_ROWS, _Wanted(job_id, list(dict.fromkeys(names)))
-    while after < last:
-        upto = min(last, after + rows)
-        with engine.connect().execution_options(**_REPEATABLE) as connection:
-            block = wanted.read(connection, after, upto)
-        if block.rows:
-            yield block
-        values = sum(len(packed.values) // 8 for packed in block.metrics.values())
-        rows = max(1, min(MOST_ROWS, (upto - after) * BLOCK_VALUES // max(1, values)))
-        after = upto
-
-
-class _Wanted:
-    """The metrics to read of one job."""
-
-    def __init__(self, job_id: int, names: list[str]) -> None:
-        others = [name for name in names if name not in LIFTED]
-        self._has_maps = not names or len(others) > MOST_EXPRESSIONS
-        """Whether the other names are found in the maps of each block's rows."""
-        self._own = {name: name for name in LIFTED if not names or name in names}
-        if not self._has_maps:
-            self._own |= _expressions(others)
-        present = [f"{value} IS NOT NULL" for value in self._own.values()]
-        if self._has_maps and names:
-            present.append("extra_metrics ?| CAST(:names AS text[])")
-        self._condition = f" AND ({' OR '.join(present)})" if names else ""
-        self._bounds: dict[str, Any] = {"job_id": job_id, "names": names, **_bounds(others * (not self._has_maps))}
-
-    def read(self, connection: Connection, after: int, upto: int) -> MetricBlock:
-        """Return the rows after `after` up to `upto`."""
-        bounds = self._bounds | {"after": after, "upto": upto}
-        sent = [(text, INTEGERS[name]) for name, text in _SENT.items()] + _doubles(self._own)
-        packed = self._packed(connection, sent, bounds)
-        columns = dict(zip(_SENT, packed, strict=False))
-        metrics = dict(zip(self._own, packed[len(_SENT) :], strict=True))
-        if self._has_maps and columns["seq"].values:
-            metrics |= self._of_maps(connection, bounds)
-        rows = len(columns["seq"].values) // INTEGERS["seq"]
-        return MetricBlock(rows=rows, columns=_present(columns), metrics=_present(metrics))
-
-    def _packed(
-        self, connection: Connection, sent: Sequence[tuple[str, int]], bounds: dict[str, Any]
-    ) -> list[Packed]:
-        """Return the values of expressions, each given with the bytes of a value; they are null in some rows."""
-        parts = [f"string_agg({text}, '')" for text, _ in sent]
-        count, *found = self._row(connection, ["count(*)", *parts], bounds)
-        values = [bytes(part or b"") for part in found]
-        is_partial = [0 < len(part) < count * size for part, (_, size) in zip(values, sent, strict=True)]
-        of_seq = [
-            f"string_agg(int8send(seq), '') FILTER (WHERE {text} IS NOT NULL)"
-            for text, _ in compress(sent, is_partial)
-        ]
-        seqs = map(bytes, self._row(connection, of_seq, bounds) if of_seq else ())
-        return [Packed(part, next(seqs) if some else None) for part, some in zip(values, is_partial, strict=True)]
-
-    def _row(self, connection: Connection, parts: list[str], bounds: dict[str, Any]) -> Sequence[Any]:
-        """Return aggregates over the rows in their order, which `string_agg` keeps."""
-        query = (
-            f"SELECT {', '.join(parts)} FROM (SELECT * FROM training_metrics WHERE {_BLOCK}"  # noqa: S608
-            f"{self._condition} ORDER BY seq) AS rows"
-        )
-        return connection.execute(text(query), bounds).one()
-
-    def _of_maps(self, connection: Connection, bounds: dict[str, Any]) -> dict[str, Packed]:
-        """Return the metrics in the rows' maps: of few names one by one, which is faster, of many all at once."""
-        of_names = " AND name = ANY(:names)" if bounds["names"] else ""
-        names = connection.execute(text(_NAMES + of_names), bounds).scalars().all()
-        if len(names) <= MOST_EXPRESSIONS:
-            found = self._packed(connection, _doubles(_expressions(names)), bounds | _bounds(names))
-            return dict(zip(names, found, strict=True))
-        rows = connection.execute(text(f"{_VALUES}{of_names} GROUP BY name"), bounds)
-        return {name: Packed(bytes(values), bytes(seqs)) for name, values, seqs in rows}
-
-
-def _expressions(names: Sequence[str]) -> dict[str, str]:
-    """Return the SQL of metrics in a row's map; strings such as NaN are cast too."""
-    return {name: f"CAST(extra_metrics ->> :n{at} AS double precision)" for at, name in enumerate(names)}
-
-
-def _bounds(names: Sequence[str]) -> dict[str, str]:
-    return {f"n{at}": name for at, name in enumerate(names)}
-
-
-def _doubles(values: dict[str, str]) -> list[tuple[str, int]]:
-    return [(f"float8send({value})", 8) for value in values.values()]
-
-
-def _present(columns: dict[str, Packed]) -> dict[str, Packed]:
-    return {name: column for name, column in columns.items() if column.values}

@@ -1,11 +1,14 @@
-"""A cache of the names of jobs' metrics: each row is read once, and the time per call is limited."""
+"""A cache of the names of jobs' metrics: each row is read once, and the time per call is limited.
+
+The names in rows that have blocks (`trainwire.stores.rows.metric_blocks`) are those of the series, read at once.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from threading import Lock
 from typing import Final
@@ -13,9 +16,10 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.tables import LIFTED
+from trainwire.stores.rows.metric_blocks import CURSOR
 
 MOST_JOBS: Final = 1000
-MOST_NAMES: Final = 100_000
+MOST_NAMES: Final = 250_000
 """Maximum number of names of one job; more are a mistake of its trainer."""
 MOST_BYTES: Final = 1024 * 1024
 """Most bytes of names in one answer."""
@@ -28,6 +32,8 @@ _NAMES: Final = text(
     "SELECT DISTINCT jsonb_object_keys(extra_metrics) FROM training_metrics "
     "WHERE job_id = :job_id AND seq > :after AND seq <= :last LIMIT :most"
 )
+_THROUGH: Final = text("SELECT confirmed_seq FROM delivery_cursors WHERE sink = :cursor AND job_id = :job_id")
+_SERIES: Final = text("SELECT DISTINCT name FROM metric_series WHERE job_id = :job_id LIMIT :most")
 _HAS_LIFTED: Final = ", ".join(f"count({name}) > 0" for name in LIFTED)
 _LIFTED: Final = text(
     f"SELECT {_HAS_LIFTED} FROM training_metrics "  # noqa: S608 - our own columns
@@ -37,21 +43,24 @@ _LIFTED: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class JobNames:
-    """The names in the rows after `after` up to `last`, which have been read so far."""
+    """The names in the rows up to `covered`, and in those after `after` up to `last`."""
 
     after: int
     last: int
     names: frozenset[str] = frozenset()
+    ordered: tuple[str, ...] = ()
+    """The names in their order."""
+    covered: int = 0
 
     def is_complete(self, last_seq: int) -> bool:
         """Return whether these are the names of all rows up to `last_seq`."""
-        return self.after == 0 and self.last == last_seq and len(self.names) < MOST_NAMES
+        return self.after <= self.covered and self.last == last_seq and len(self.names) < MOST_NAMES
 
     def next_slice(self, last_seq: int) -> tuple[int, int] | None:
         """Return the next rows to read, (after, last]: new rows first, then older ones, newest first."""
         if self.last < last_seq:
             return self.last, min(self.last + SLICE_ROWS, last_seq)
-        return (max(0, self.after - SLICE_ROWS), self.after) if self.after else None
+        return (max(self.covered, self.after - SLICE_ROWS), self.after) if self.after > self.covered else None
 
 
 class MetricNames:
@@ -72,6 +81,8 @@ class MetricNames:
             known = self._known.get(job_id)
         if known is None or last_seq < known.last:  # the job was deleted, and its number is used again
             known = JobNames(last_seq, last_seq)
+        if known.after > known.covered:
+            known = _with_series(connection, job_id, known)
         known = self._read_on(connection, job_id, known, last_seq)
         with self._lock:
             self._known[job_id] = known
@@ -82,13 +93,18 @@ class MetricNames:
 
     def _read_on(self, connection: Connection, job_id: int, known: JobNames, last_seq: int) -> JobNames:
         deadline = self._clock() + MOST_S
-        after, last, names = known.after, known.last, set(known.names)
-        while (wanted := JobNames(after, last).next_slice(last_seq)) is not None and len(names) < MOST_NAMES:
+        names, reached = set(known.names), known
+        while (wanted := reached.next_slice(last_seq)) is not None and len(names) < MOST_NAMES:
             names |= _read(connection, job_id, *wanted)
-            after, last = min(after, wanted[0]), max(last, wanted[1])
+            reached = replace(
+                reached, after=min(reached.after, wanted[0]), last=max(reached.last, min(wanted[1], last_seq))
+            )
             if self._clock() >= deadline:
                 break
-        return JobNames(after, last, frozenset(sorted(names)[:MOST_NAMES]))
+        if len(names) > len(known.ordered):
+            ordered = tuple(sorted(names)[:MOST_NAMES])
+            reached = replace(reached, names=frozenset(ordered), ordered=ordered)
+        return reached
 
     def _is_too_much(self) -> bool:
         return len(self._known) > 1 and sum(len(one.names) for one in self._known.values()) > MOST_NAMES_OF_ALL
@@ -98,6 +114,16 @@ def names_within(names: Sequence[str], most: int) -> list[str]:
     """Return the first of these names: at most `most` and `MOST_BYTES`, at least one if there is any."""
     sizes = accumulate(len(name.encode()) for name in names[:most])
     return [name for name, upto in zip(names, sizes, strict=False) if upto <= MOST_BYTES]
+
+
+def _with_series(connection: Connection, job_id: int, known: JobNames) -> JobNames:
+    """Return the names together with those of the rows that have blocks."""
+    through = connection.execute(_THROUGH, {"job_id": job_id, "cursor": CURSOR}).scalar_one_or_none() or 0
+    if through <= known.covered:
+        return known
+    # Read after the cursor: the series of at least the rows up to there.
+    found = connection.execute(_SERIES, {"job_id": job_id, "most": MOST_NAMES}).scalars()
+    return replace(known, names=known.names.union(found), covered=through)
 
 
 def _read(connection: Connection, job_id: int, after: int, last: int) -> frozenset[str]:

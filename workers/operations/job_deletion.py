@@ -21,7 +21,8 @@ from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.sinks import SINKS
 from trainwire.stores.files.s3 import S3Store
 from trainwire.stores.postgres.deletion import Deletion, DeletionPart, PartName, find_deletion, save_part
-from trainwire.stores.postgres.deletion_plan import TABLES
+from trainwire.stores.postgres.deletion_plan import DERIVED, TABLES
+from trainwire.stores.rows.metric_blocks import CURSOR
 from trainwire.workers.checkpoints import orphans
 from trainwire.workers.checkpoints.runs import s3_errors
 from trainwire.workers.checkpoints.surplus import shared_addresses
@@ -159,7 +160,7 @@ class JobDeleter:
     def _await_deliveries(self, job_id: int) -> None:
         """Wait until no delivery of the job runs; without its row in training_jobs, none begins."""
         with self._engine.begin() as connection:
-            for sink in SINKS:
+            for sink in (*SINKS, CURSOR):
                 cursors.await_lease(connection, sink, job_id)
 
     def _delete_copies(self, sink: str, deletion: Deletion, _run: DeletionRun) -> DeletionPart:
@@ -223,7 +224,7 @@ class JobDeleter:
                     return part
                 with self._engine.begin() as connection:
                     rows = _delete_batch(connection, table, job_id, self._batch_rows)
-                    part = replace(part, deleted=part.deleted + rows)
+                    part = replace(part, deleted=part.deleted + (0 if table in DERIVED else rows))
                     save_part(connection, job_id, "postgres", part)
                 if rows:
                     run.on_progress(self._read(job_id))

@@ -15,8 +15,10 @@ from sqlalchemy import Connection, Engine, TextClause, text
 
 from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.sinks import ROWS
+from trainwire.stores.rows.metric_blocks import CURSOR, TAIL
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.settings import Settings
+from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.plugin import sinks_on
 
 log = structlog.get_logger("trainwire.workers.operations.row_retention")
@@ -119,7 +121,18 @@ class RowRetention:
             rows = connection.execute(text(removal), gone).rowcount
             record = f"UPDATE training_jobs SET {policy.removed_seq} = :through WHERE id = :job_id"  # noqa: S608
             connection.execute(text(record), gone)
+            if policy.table == "training_metrics" and (rows < self._batch_rows or through == confirmed):
+                _remove_blocks(connection, job.id, through)
         return rows
+
+
+def _remove_blocks(connection: Connection, job_id: int, through: int) -> None:
+    """Delete the blocks of metrics whose rows are all removed; until the job's last batch, charts omit them."""
+    cursors.await_lease(connection, CURSOR, job_id)
+    gone = {"job_id": job_id, "through": through, "tail": TAIL}
+    connection.execute(_REMOVE_BLOCKS, gone)
+    for statement in _REMOVE_SERIES:
+        connection.execute(statement, gone)
 
 
 def _names(policy: RowPolicy) -> dict[str, Any]:
@@ -176,4 +189,15 @@ def _old_through(policy: RowPolicy) -> TextClause:
     )
 
 
+_REMOVE_BLOCKS: Final = text(
+    "DELETE FROM metric_blocks WHERE job_id = :job_id AND last_seq <= :through AND level > :tail"
+)
+# If no row is left at all.
+_REMOVE_SERIES: Final = [
+    text(
+        f"DELETE FROM {table} WHERE job_id = :job_id "  # noqa: S608 - our own tables
+        "AND EXISTS (SELECT FROM training_jobs WHERE id = :job_id AND last_metric_seq = :through)"
+    )
+    for table in ("metric_blocks", "metric_series")
+]
 _BEFORE: Final = "now() - make_interval(days => :days)"

@@ -143,6 +143,7 @@ _ORDERS: Final = {
     keys.RETENTION_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
     keys.ROW_RETENTION_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
     keys.DELETE_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    keys.ROLLUP_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
 }
 _DELIVERIES: Final = {
     sink.queue: _bodies(tuple.__class_getitem__(Literal.__getitem__(sink.name))) for sink in SINKS.values()

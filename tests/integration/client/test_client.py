@@ -26,7 +26,7 @@ from trainwire import Client, ClientError, JobNotFound
 from trainwire.gateway.auth.tokens import create_token
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import training_jobs, training_metrics
-from trainwire.stores.rows import metric_columns
+from trainwire.stores.rows import packed_metrics
 from trainwire.workers.resources import Resources
 
 _jobs = count(7000)
@@ -114,7 +114,7 @@ def test_named_metrics_alone_are_read(reader: Client, job: int) -> None:
     assert (list(found), found.rows, list(found["val/loss"].seq)) == (["val/loss"], 2, [2, 4])
     assert list(reader.job(job).metrics(["loss", "grad", "none"])) == ["grad", "loss"]
     assert reader.job(job).metrics(["none"]).rows == 0
-    many = [f"none{number}" for number in range(metric_columns.MOST_EXPRESSIONS + 1)]
+    many = [f"none{number}" for number in range(packed_metrics.MOST_EXPRESSIONS + 1)]
     assert list(reader.job(job).metrics([*many, "grad", "loss"])) == ["grad", "loss"]
     with pytest.raises(KeyError, match=r"no metric 'lose' here: val/loss"):
         found["lose"]

@@ -15,6 +15,7 @@ from tests.gateway_server import GatewayServer
 from trainwire.gateway.documents.response_types import MetricPage
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.workers.resources import Resources
+from trainwire.workers.rollups.follower import RollupFollower
 
 _jobs = count(7_000)
 MANY = 300_000
@@ -84,6 +85,8 @@ def long_job(gateway: GatewayServer, resources: Resources) -> int:  # noqa: ARG0
             ),
             {"job": job, "many": MANY, "spike": SPIKE_AT},
         )
+    while not RollupFollower(resources.engine).follow(job):
+        pass
     return job
 
 

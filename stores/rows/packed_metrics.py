@@ -1,0 +1,133 @@
+"""Reads all of a job's metrics as packed columns, which Postgres builds: no value becomes a Python object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import compress
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, text
+
+from trainwire.schemas.metric_blocks import INTEGERS, MetricBlock, Packed
+from trainwire.schemas.tables import LIFTED
+
+MOST_ROWS: Final = 50_000
+FIRST_ROWS: Final = 16
+"""Rows of the first block: a row may have 100,000 values."""
+BLOCK_VALUES: Final = 250_000
+"""About how many values a block has."""
+MOST_EXPRESSIONS: Final = 64
+"""Most names outside of the table's own columns that are read one by one; more are read by their rows' maps."""
+_SENT: Final = {
+    name: "timestamptz_send(logged_at)" if name == "time" else f"int{size}send({name})"
+    for name, size in INTEGERS.items()
+}
+_BLOCK: Final = "job_id = :job_id AND seq > :after AND seq <= :upto"
+_NAMES: Final = (
+    "SELECT DISTINCT name FROM training_metrics, jsonb_object_keys(extra_metrics) AS name "  # noqa: S608 - our own
+    f"WHERE {_BLOCK} AND extra_metrics IS NOT NULL"
+)
+_VALUES: Final = (
+    "SELECT name, string_agg(float8send(CAST(value AS double precision)), '' ORDER BY seq), "  # noqa: S608 - our own
+    "string_agg(int8send(seq), '' ORDER BY seq) FROM training_metrics, jsonb_each_text(extra_metrics) "
+    f"AS entries(name, value) WHERE {_BLOCK} AND value IS NOT NULL"
+)
+_REPEATABLE: Final = {"isolation_level": "REPEATABLE READ"}
+
+
+def metric_blocks(
+    engine: Engine, job_id: int, names: Sequence[str], after: int, last: int
+) -> Iterator[MetricBlock]:
+    """Yield the rows after `after` up to `last` that have one of these metrics; without `names`, all.
+
+    No connection is held between two blocks.
+    """
+    rows, wanted = FIRST_ROWS, _Wanted(job_id, list(dict.fromkeys(names)))
+    while after < last:
+        upto = min(last, after + rows)
+        with engine.connect().execution_options(**_REPEATABLE) as connection:
+            block = wanted.read(connection, after, upto)
+        if block.rows:
+            yield block
+        values = sum(len(packed.values) // 8 for packed in block.metrics.values())
+        rows = max(1, min(MOST_ROWS, (upto - after) * BLOCK_VALUES // max(1, values)))
+        after = upto
+
+
+class _Wanted:
+    """The metrics to read of one job."""
+
+    def __init__(self, job_id: int, names: list[str]) -> None:
+        others = [name for name in names if name not in LIFTED]
+        self._has_maps = not names or len(others) > MOST_EXPRESSIONS
+        """Whether the other names are found in the maps of each block's rows."""
+        self._own = {name: name for name in LIFTED if not names or name in names}
+        if not self._has_maps:
+            self._own |= _expressions(others)
+        present = [f"{value} IS NOT NULL" for value in self._own.values()]
+        if self._has_maps and names:
+            present.append("extra_metrics ?| CAST(:names AS text[])")
+        self._condition = f" AND ({' OR '.join(present)})" if names else ""
+        self._bounds: dict[str, Any] = {"job_id": job_id, "names": names, **_bounds(others * (not self._has_maps))}
+
+    def read(self, connection: Connection, after: int, upto: int) -> MetricBlock:
+        """Return the rows after `after` up to `upto`."""
+        bounds = self._bounds | {"after": after, "upto": upto}
+        sent = [(text, INTEGERS[name]) for name, text in _SENT.items()] + _doubles(self._own)
+        packed = self._packed(connection, sent, bounds)
+        columns = dict(zip(_SENT, packed, strict=False))
+        metrics = dict(zip(self._own, packed[len(_SENT) :], strict=True))
+        if self._has_maps and columns["seq"].values:
+            metrics |= self._of_maps(connection, bounds)
+        rows = len(columns["seq"].values) // INTEGERS["seq"]
+        return MetricBlock(rows=rows, columns=_present(columns), metrics=_present(metrics))
+
+    def _packed(
+        self, connection: Connection, sent: Sequence[tuple[str, int]], bounds: dict[str, Any]
+    ) -> list[Packed]:
+        """Return the values of expressions, each given with the bytes of a value; they are null in some rows."""
+        parts = [f"string_agg({text}, '')" for text, _ in sent]
+        count, *found = self._row(connection, ["count(*)", *parts], bounds)
+        values = [bytes(part or b"") for part in found]
+        is_partial = [0 < len(part) < count * size for part, (_, size) in zip(values, sent, strict=True)]
+        of_seq = [
+            f"string_agg(int8send(seq), '') FILTER (WHERE {text} IS NOT NULL)"
+            for text, _ in compress(sent, is_partial)
+        ]
+        seqs = map(bytes, self._row(connection, of_seq, bounds) if of_seq else ())
+        return [Packed(part, next(seqs) if some else None) for part, some in zip(values, is_partial, strict=True)]
+
+    def _row(self, connection: Connection, parts: list[str], bounds: dict[str, Any]) -> Sequence[Any]:
+        """Return aggregates over the rows in their order, which `string_agg` keeps."""
+        query = (
+            f"SELECT {', '.join(parts)} FROM (SELECT * FROM training_metrics WHERE {_BLOCK}"  # noqa: S608
+            f"{self._condition} ORDER BY seq) AS rows"
+        )
+        return connection.execute(text(query), bounds).one()
+
+    def _of_maps(self, connection: Connection, bounds: dict[str, Any]) -> dict[str, Packed]:
+        """Return the metrics in the rows' maps: of few names one by one, which is faster, of many all at once."""
+        of_names = " AND name = ANY(:names)" if bounds["names"] else ""
+        names = connection.execute(text(_NAMES + of_names), bounds).scalars().all()
+        if len(names) <= MOST_EXPRESSIONS:
+            found = self._packed(connection, _doubles(_expressions(names)), bounds | _bounds(names))
+            return dict(zip(names, found, strict=True))
+        rows = connection.execute(text(f"{_VALUES}{of_names} GROUP BY name"), bounds)
+        return {name: Packed(bytes(values), bytes(seqs)) for name, values, seqs in rows}
+
+
+def _expressions(names: Sequence[str]) -> dict[str, str]:
+    """Return the SQL of metrics in a row's map; strings such as NaN are cast too."""
+    return {name: f"CAST(extra_metrics ->> :n{at} AS double precision)" for at, name in enumerate(names)}
+
+
+def _bounds(names: Sequence[str]) -> dict[str, str]:
+    return {f"n{at}": name for at, name in enumerate(names)}
+
+
+def _doubles(values: dict[str, str]) -> list[tuple[str, int]]:
+    return [(f"float8send({value})", 8) for value in values.values()]
+
+
+def _present(columns: dict[str, Packed]) -> dict[str, Packed]:
+    return {name: column for name, column in columns.items() if column.values}

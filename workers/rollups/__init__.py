@@ -1,0 +1,1 @@
+"""Keeps the points of metrics by series and resolution, for charts."""

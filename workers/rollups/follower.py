@@ -1,0 +1,141 @@
+"""Follows the metric rows of jobs, and keeps their points by series and resolution for charts.
+
+A cursor per job (`delivery_cursors`) moves in the transaction that writes the blocks: each row enters them once,
+wherever a worker is killed. Readers take the rows after the cursor from training_metrics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, Engine, text
+
+from trainwire.stores.rows.metric_blocks import CURSOR, Points
+from trainwire.stores.rows.metric_columns import Key, MetricColumns
+from trainwire.workers.drain.store import postgres_errors
+from trainwire.workers.rollups.series_blocks import BlockTable, Series
+from trainwire.workers.sinks import cursors
+
+JOBS_AT_ONCE: Final = 50
+SERIES_AT_ONCE: Final = 500
+PAGE_ROWS: Final = 500
+MOST_VALUES: Final = 4_000_000
+"""Values of a transaction, which take about 20 bytes of memory each; reached after a whole page of rows."""
+FEW_ROWS: Final = 1000
+"""Charts read fewer rows than this quickly from training_metrics: a job with fewer has time."""
+LATER_S: Final = 60.0
+"""The pause of a job that had few new rows."""
+REST_SHARE: Final = 9
+"""A job rests this many times as long as its last transaction took: at most a tenth of the time is spent on it."""
+
+
+class RollupFollower:
+    """Brings the blocks of all jobs up to date, in transactions of at most about `MOST_VALUES` values."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def run(self, slice_s: float) -> float:
+        """Follow due jobs for a time slice, at least one transaction; return the seconds spent.
+
+        Raises `Unavailable`.
+        """
+        began = self._clock()
+        with postgres_errors():
+            are_leased = False
+            while not are_leased and (job_ids := self._due()):
+                are_leased = True
+                for job_id in job_ids:
+                    are_leased &= self.follow(job_id, until=began + slice_s) is None
+                    if self._clock() - began >= slice_s:
+                        return self._clock() - began
+            with self._engine.begin() as connection:
+                cursors.settle(connection, CURSOR, "metrics")
+        return self._clock() - began
+
+    def follow(self, job_id: int, until: float = float("inf")) -> bool | None:
+        """Follow one job in one transaction; return whether it is up to date, None if another worker has it.
+
+        Reads rows until a time of the clock, at least one page.
+        """
+        began = self._clock()
+        with self._engine.begin() as connection:
+            if not cursors.lease_jobs(connection, CURSOR, [job_id]):
+                return None
+            cursor = cursors.read_cursors(connection, CURSOR, [job_id])[job_id]
+            last = connection.execute(_LAST_SEQ, {"job_id": job_id}).scalar_one()
+            columns, through = self._read(connection, job_id, cursor.confirmed_seq, last, until)
+            used = _write(connection, job_id, columns, int(cursor.state.get("series", 0)))
+            rest_s = REST_SHARE * (self._clock() - began)
+            pause_s = 0.0 if through < last else max(rest_s, LATER_S if columns.rows < FEW_ROWS else 0.0)
+            state = msgspec.json.encode({"series": used, "rest_s": round(rest_s, 3)}).decode()
+            moved = {"job_id": job_id, "seq": through, "state": state, "pause_s": pause_s, "sink": CURSOR}
+            connection.execute(_MOVE, moved)
+        return bool(through == last)
+
+    def _due(self) -> list[int]:
+        with self._engine.begin() as connection:
+            unsettled = cursors.unsettled(connection, CURSOR)
+            wanted = {"sink": CURSOR, "unsettled": unsettled, "many": FEW_ROWS, "limit": JOBS_AT_ONCE}
+            return list(connection.execute(_DUE, wanted).scalars())
+
+    def _read(
+        self, connection: Connection, job_id: int, after: int, last: int, until: float
+    ) -> tuple[MetricColumns, int]:
+        """Return the rows after a `seq`, and the last `seq` that they cover: `last` if these are all."""
+        columns = MetricColumns()
+        bounds = {"job_id": job_id, "after": after, "last": last, "rows": PAGE_ROWS}
+        while columns.values < MOST_VALUES:
+            if columns.read(connection, _PAGE, bounds) < PAGE_ROWS:
+                return columns, last
+            bounds["after"] = columns.last_seq
+            if self._clock() >= until:
+                break
+        return columns, columns.last_seq
+
+
+def _write(connection: Connection, job_id: int, columns: MetricColumns, used: int) -> int:
+    """Write the points of rows; `used` is the last number of a series, the new one is returned."""
+    table = BlockTable(connection, job_id)
+    found, known = columns.series(), table.read_series()
+    while part := list(islice(found, SERIES_AT_ONCE)):
+        series = _numbered(part, known, used)
+        used = max(used, *series)
+        table.read_tails(series)
+        earlier = table.read_earlier(series)
+        blocks = {number: each.blocks(earlier[number]) for number, each in series.items()}
+        table.write([*series.values()], blocks)
+    return used
+
+
+def _numbered(part: Sequence[tuple[Key, Points]], known: dict[Key, int], used: int) -> dict[int, Series]:
+    series = {}
+    for key, points in part:
+        is_new = key not in known
+        used += is_new
+        number = used if is_new else known[key]
+        series[number] = Series(number, key, points, is_new)
+    return series
+
+
+_LAST_SEQ: Final = text("SELECT last_metric_seq FROM training_jobs WHERE id = :job_id")
+_PAGE: Final = "seq > :after AND seq <= :last ORDER BY seq LIMIT :rows"
+_DUE: Final = text(
+    "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
+    "WHERE settled = ANY(:unsettled) AND last_metric_seq > coalesce(confirmed_seq, 0) AND ("
+    "coalesce(next_attempt_at <= now(), true) OR (last_metric_seq >= confirmed_seq + :many "
+    "AND moved_at < now() - make_interval(secs => coalesce(CAST(state ->> 'rest_s' AS double precision), 0)))) "
+    "ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
+)
+_MOVE: Final = text(
+    "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq, state, moved_at, next_attempt_at) "
+    "SELECT :sink, :job_id, :seq, CAST(:state AS jsonb), clock_timestamp(), "
+    "CASE WHEN :pause_s > 0 THEN clock_timestamp() + make_interval(secs => :pause_s) END "
+    "ON CONFLICT (sink, job_id) DO UPDATE SET confirmed_seq = excluded.confirmed_seq, state = excluded.state, "
+    "moved_at = excluded.moved_at, next_attempt_at = excluded.next_attempt_at"
+)

@@ -1,0 +1,54 @@
+"""How much time is spent on rollups: while drains have a backlog, at most a tenth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import redis
+
+from trainwire.schemas.keys import stream_key
+from trainwire.schemas.streams.servers import ask_each
+from trainwire.workers.drain.stream import redis_errors
+from trainwire.workers.rollups.follower import REST_SHARE
+
+SLICE_S: Final = 1.5
+BUSY_SLICE_S: Final = 0.05
+CALM_S: Final = 10.0
+"""Drains count as busy for this time after their last backlog."""
+BACKLOG_ENTRIES: Final = 1000
+"""Entries of a stream that show that its drain does not keep up."""
+
+
+class RollupPace:
+    """The time slices of one worker process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._rested_at = 0.0
+        self._calm_at = 0.0
+
+    def slice_s(self, *, is_busy: bool) -> float:
+        """Return the next time slice in seconds, 0 for none; `is_busy`: drains have a backlog."""
+        now = self._clock()
+        if is_busy:
+            self._calm_at = now + CALM_S
+        if now >= self._calm_at:
+            return SLICE_S
+        return BUSY_SLICE_S if now >= self._rested_at else 0.0
+
+    def note(self, spent_s: float) -> None:
+        """Record how long a slice took: a transaction of a job with very many metrics may exceed it."""
+        self._rested_at = self._clock() + REST_SHARE * spent_s
+
+
+def has_backlog(client: redis.Redis, shards: int) -> bool:
+    """Return whether drains of log lines or metrics do not keep up; servers that do not answer have none.
+
+    Raises `Unavailable`.
+    """
+    streams = [stream_key(kind, shard) for shard in range(shards) for kind in ("logs", "metrics")]
+    with redis_errors():
+        found = ask_each(client, {stream: [("XLEN", stream)] for stream in streams})
+    return any(length > BACKLOG_ENTRIES for (length,) in found.replies.values())

@@ -1,0 +1,185 @@
+"""Reads and writes the series and blocks of one job (`trainwire.stores.rows.metric_blocks`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+
+from trainwire.stores.rows.metric_blocks import (
+    BLOCK_POINTS,
+    FAN_OUT,
+    TAIL,
+    Bounds,
+    Points,
+    Range,
+    bounds_of,
+    covering,
+    decode_bounds,
+    decode_points,
+    encode_bounds,
+    encode_rows,
+    encode_values,
+    joined,
+    reduced,
+)
+from trainwire.stores.rows.metric_columns import Key
+from trainwire.stores.rows.metric_frontier import BLOCKS_AT
+
+Block = tuple[Points, Bounds]
+Place = tuple[int, int]
+"""Level and number of a block in its series."""
+_TAIL_BOUNDS: Final = Bounds(0, 0, 0, Range(0, 0), Range(0, 0), Range(0, 0))
+"""Only `points`, the number of all points of the series, and `last_seq` are set."""
+
+
+@dataclass(slots=True)
+class Series:
+    """A series that gets new points: its number, whether it is new, its points so far, and the newest of them."""
+
+    number: int
+    key: Key
+    new: Points
+    is_new: bool = False
+    points: int = 0
+    tail: Points = field(default_factory=lambda: joined([]))
+
+    @property
+    def all_points(self) -> int:
+        """The number of points with the new ones."""
+        return self.points + len(self.new.seqs)
+
+    def earlier_blocks(self) -> Iterator[Place]:
+        """Yield the existing blocks that will be reduced together with new ones."""
+        for level, begin, end in _levels(self.points, self.all_points):
+            if end // FAN_OUT > begin // FAN_OUT:
+                yield from ((level, number) for number in range(begin // FAN_OUT * FAN_OUT, begin))
+
+    def blocks(self, earlier: Mapping[Place, Block]) -> dict[Place, Block]:
+        """Return the new blocks, the one with the newest points included."""
+        points = joined([self.tail, self.new])
+        first, full = self.points // BLOCK_POINTS, len(points.seqs) // BLOCK_POINTS
+        found: dict[Place, Block] = {}
+        for number in range(full):
+            part = points.part(number * BLOCK_POINTS, (number + 1) * BLOCK_POINTS)
+            found[0, first + number] = part, bounds_of(part)
+        for level, begin, end in _levels(self.points, self.all_points):
+            for parent in range(begin // FAN_OUT, end // FAN_OUT):
+                places = [(level, FAN_OUT * parent + child) for child in range(FAN_OUT)]
+                # Retention may have removed the first ones.
+                parts = [block for place in places if (block := found.get(place) or earlier.get(place))]
+                found[level + 1, parent] = (
+                    reduced(joined([part for part, _ in parts])),
+                    covering([b for _, b in parts]),
+                )
+        tail = points.part(full * BLOCK_POINTS, len(points.seqs))
+        found[TAIL, 0] = tail, _TAIL_BOUNDS._replace(points=self.all_points, last_seq=points.seqs[-1])
+        return found
+
+
+class BlockTable:
+    """The series and blocks of one job; only the holder of the job's lease may write them."""
+
+    def __init__(self, connection: Connection, job_id: int) -> None:
+        self._connection = connection
+        self._job = {"job_id": job_id}
+        self._rows: dict[bytes, bytes] = {}
+        """Encoded columns of rows: metrics that are logged together have the same."""
+
+    def read_series(self) -> dict[Key, int]:
+        """Return the numbers of the existing series."""
+        found = self._connection.execute(_SERIES, self._job)
+        return {(name, attempt, rank): series for series, name, attempt, rank in found}
+
+    def read_tails(self, series: Mapping[int, Series]) -> None:
+        """Read the number of points and the newest points of existing series."""
+        places = [(number, TAIL, 0) for number, each in series.items() if not each.is_new]
+        for number, _, _, bounds, points in self._read(places):
+            series[number].points, series[number].tail = bounds.points, points
+
+    def read_earlier(self, series: Mapping[int, Series]) -> dict[int, dict[Place, Block]]:
+        """Return the existing blocks that will be reduced together with new ones, by series."""
+        found: dict[int, dict[Place, Block]] = {number: {} for number in series}
+        places = [(number, *place) for number, each in series.items() for place in each.earlier_blocks()]
+        for number, level, block, bounds, points in self._read(places):
+            found[number][level, block] = points, bounds
+        return found
+
+    def write(self, series: Sequence[Series], blocks: Mapping[int, Mapping[Place, Block]]) -> None:
+        """Write new series and blocks, and replace the blocks with the newest points."""
+        added = [each for each in series if each.is_new]
+        if added:
+            names = {
+                "series": [each.number for each in added],
+                "names": [each.key[0] for each in added],
+                "attempts": [each.key[1] for each in added],
+                "ranks": [each.key[2] for each in added],
+            }
+            self._connection.execute(_ADD_SERIES, self._job | names)
+        rows = [(number, *place, *block) for number, found in blocks.items() for place, block in found.items()]
+        full = [row for row in rows if row[1] != TAIL]
+        if full:
+            self._copy(full)
+        tails = [row for row in rows if row[1] == TAIL]
+        values = {
+            "series": [row[0] for row in tails],
+            "seqs": [row[4].last_seq for row in tails],
+            "bounds": [encode_bounds(row[4]) for row in tails],
+            "points": [self._encode(row[3]) for row in tails],
+        }
+        self._connection.execute(_SAVE_TAILS, self._job | values)
+
+    def _copy(self, rows: Sequence[tuple[int, int, int, Points, Bounds]]) -> None:
+        driver: Any = self._connection.connection.driver_connection
+        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+            copy.set_types(["bigint", "integer", "smallint", "integer", "bigint", "bytea", "bytea"])
+            for series, level, number, points, bounds in rows:
+                last_seq, encoded = bounds.last_seq, self._encode(points, is_shared=level == 0)
+                place = (self._job["job_id"], series, level, number)
+                copy.write_row((*place, last_seq, encode_bounds(bounds), encoded))
+
+    def _encode(self, points: Points, *, is_shared: bool = True) -> bytes:
+        if not is_shared:
+            return encode_rows(points) + encode_values(points)
+        key = points.seqs.tobytes()
+        if (rows := self._rows.get(key)) is None:
+            rows = self._rows[key] = encode_rows(points)
+        return rows + encode_values(points)
+
+    def _read(self, places: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int, int, Bounds, Points]]:
+        if not places:
+            return
+        series, levels, numbers = zip(*places, strict=True)
+        wanted = {"series": list(series), "levels": list(levels), "numbers": list(numbers)}
+        for number, level, block, bounds, points in self._connection.execute(_BLOCKS, self._job | wanted):
+            yield number, level, block, decode_bounds(bounds), decode_points(points)
+
+
+def _levels(before: int, after: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (level, begin, end) of the blocks that a series gets when its number of points grows."""
+    level, begin, end = 0, before // BLOCK_POINTS, after // BLOCK_POINTS
+    while end > begin:
+        yield level, begin, end
+        level, begin, end = level + 1, begin // FAN_OUT, end // FAN_OUT
+
+
+_COPY: Final = (
+    "COPY metric_blocks (job_id, series, level, number, last_seq, bounds, points) FROM STDIN WITH (FORMAT BINARY)"
+)
+_SERIES: Final = text("SELECT series, name, attempt, rank FROM metric_series WHERE job_id = :job_id")
+_BLOCKS: Final = text(BLOCKS_AT.format(columns="bounds, points"))
+_ADD_SERIES: Final = text(
+    "INSERT INTO metric_series (job_id, series, attempt, rank, name) SELECT :job_id, series, attempt, rank, name "
+    "FROM unnest(CAST(:series AS integer[]), CAST(:attempts AS integer[]), CAST(:ranks AS integer[]), "
+    "CAST(:names AS text[])) AS added(series, attempt, rank, name)"
+)
+_SAVE_TAILS: Final = text(
+    f"INSERT INTO metric_blocks (job_id, series, level, number, last_seq, bounds, points) "  # noqa: S608 - our own number
+    f"SELECT :job_id, series, {TAIL}, 0, seq, bounds, points FROM unnest(CAST(:series AS integer[]), "
+    "CAST(:seqs AS bigint[]), CAST(:bounds AS bytea[]), CAST(:points AS bytea[])) "
+    "AS tails(series, seq, bounds, points) "
+    "ON CONFLICT (job_id, series, level, number) DO UPDATE SET last_seq = excluded.last_seq, "
+    "bounds = excluded.bounds, points = excluded.points"
+)
