@@ -33,6 +33,7 @@ from trainwire.gateway.routes import (
     metric_routes,
     mlflow_routes,
     session_routes,
+    trainer_routes,
 )
 from trainwire.gateway.settings import GatewaySettings
 from trainwire.gateway.telemetry import Telemetry
@@ -50,6 +51,7 @@ ROUTERS: Final = (
     checkpoint_routes.router,
     mlflow_routes.router,
     callback_routes.router,
+    trainer_routes.router,
     session_routes.router,
     health_routes.router,
 )
