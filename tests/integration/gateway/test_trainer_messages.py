@@ -86,8 +86,9 @@ def refused(response: requests.Response, status: int, *parts: str) -> None:
 
 
 @pytest.fixture
-def token(resources: Resources) -> MakeToken:
-    """A function that makes the header of a trainer's token."""
+def token(guarded: GatewayServer, resources: Resources) -> MakeToken:
+    """A function that makes the header of a trainer's token, for a gateway that has no names of earlier tests."""
+    guarded.app.state.resources.job_names._cached.clear()
 
     def make(job_id: int | None = None, job_names: str | None = None) -> dict[str, str]:
         with resources.engine.begin() as connection:
