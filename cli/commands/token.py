@@ -39,7 +39,7 @@ def _checked_names(pattern: str) -> str:
     plain = pattern.removesuffix("*")
     if not plain or "*" in plain or not plain.isprintable() or len(plain) > MAX_TEXT_CHARS["name"]:
         raise Problem(
-            f"--name {pattern!r} is not a name of runs: write a name, or its beginning and one * behind it, digits*"
+            f"--name {pattern!r} is not a name of runs: write a name, or its beginning and a * behind it, digits*"
         )
     return pattern
 
