@@ -322,7 +322,7 @@ class Sender:
         if self._connection is None:
             assert self._address is not None  # noqa: S101 - just located
             with importing():  # here, not at the top: redis takes 100 ms to import
-                from trainwire.ingest.sending.transport import open_transport  # noqa: PLC0415
+                from trainwire.ingest.sending.connections import open_transport  # noqa: PLC0415
 
                 quiet_libraries()
                 self._connection = open_transport(self._address, self._destination.token, self._outbox.origin)

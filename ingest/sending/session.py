@@ -228,7 +228,7 @@ class Session:
         return Completion(ts=time.time_ns(), status="ended", rank=self._rank)
 
     def _check_start(self) -> None:
-        from trainwire.ingest.sending.transport import open_transport  # noqa: PLC0415 - slow to import
+        from trainwire.ingest.sending.connections import open_transport  # noqa: PLC0415 - slow to import
         from trainwire.ingest.strict import RedisAway, check_start  # noqa: PLC0415
 
         try:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from trainwire.ingest.outage import Unavailable
 from trainwire.ingest.sending.acks import AckReport, parse_report
-from trainwire.schemas.gateway_urls import is_gateway
 from trainwire.schemas.heartbeats import Heartbeat
 from trainwire.schemas.keys import Kind
 
 if TYPE_CHECKING:
-    from trainwire.ingest.origin import Origin
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
     from trainwire.ingest.sending.unacked import EncodedMessage
 
@@ -71,17 +69,6 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Close the connection; the next call makes a new one and resolves the host name again."""
-
-
-def open_transport(url: str, token: str | None, origin: Origin) -> Transport:
-    """Return the transport for an address; it connects at its first use. The imports take up to 100 ms."""
-    if is_gateway(url):
-        from trainwire.ingest.sending.gateway_connection import GatewayConnection  # noqa: PLC0415
-
-        return GatewayConnection(url, token, origin.job_id, origin.source)
-    from trainwire.ingest.sending.redis_connection import RedisConnection  # noqa: PLC0415
-
-    return RedisConnection(url, origin.job_id, origin.source)
 
 
 def ack_reports(

@@ -70,7 +70,7 @@ def lines(engine: Engine) -> list[str]:
 def log_steadily(settings: TrainerSettings, disturb: Callable[[], None], at_least: int = 3000) -> list[str]:
     """Log lines while another thread disturbs; return all that were logged, after a finish that stored them."""
     disturbing = threading.Thread(target=disturb)
-    logged = []
+    logged: list[str] = []
     with Run(JOB, "digits", settings=settings) as run:
         disturbing.start()
         while len(logged) < at_least or disturbing.is_alive():

@@ -59,10 +59,18 @@ def request(source: str = SOURCE, **fields: Any) -> bytes:
     return zstandard.compress(encode({"source": source, **fields}))
 
 
-def post(server: GatewayServer, body: bytes, job: int = JOB, **headers: str) -> requests.Response:
+def post(
+    server: GatewayServer,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    job: int = JOB,
+    content_type: str = CONTENT_TYPE,
+    encoding: str = "zstd",
+) -> requests.Response:
     """Send a body."""
-    usual = {"Content-Type": CONTENT_TYPE, "Content-Encoding": "zstd"}
-    return server.request("POST", f"/jobs/{job}/messages", data=body, headers={**usual, **headers})
+    formats = {"Content-Type": content_type, "Content-Encoding": encoding}
+    return server.request("POST", f"/jobs/{job}/messages", data=body, headers={**formats, **headers})
 
 
 def answer(response: requests.Response) -> ExchangeAnswer:
@@ -104,11 +112,11 @@ def test_messages_are_appended_and_acknowledged(
     """Entries go to the streams; once they are stored the next answer has their acknowledgements."""
     headers = token(JOB)
     entries = {"logs": [entry(logs("a")), entry(logs("b"), 2)], "metrics": [named("digits")]}
-    found = answer(post(guarded, request(entries=entries, acks=["logs"]), **headers))
+    found = answer(post(guarded, request(entries=entries, acks=["logs"]), headers))
     assert (found.taken, found.refusal, found.hold) == ({"logs": 2, "metrics": 1}, None, False)
     assert found.acks == {"logs": (None, None, None)}
     drain(resources, "logs", JOB)
-    assert answer(post(guarded, request(acks=["logs", "metrics"]), **headers)).acks["logs"] == (b"2", None, None)
+    assert answer(post(guarded, request(acks=["logs", "metrics"]), headers)).acks["logs"] == (b"2", None, None)
 
 
 def test_a_request_that_is_repeated_is_stored_once(
@@ -117,7 +125,7 @@ def test_a_request_that_is_repeated_is_stored_once(
     """A trainer that has not received the answer sends the same entries again: the workers store them once."""
     body = request(entries={"logs": [entry(logs("a")), entry(logs("b"), 2)]})
     for _ in range(3):
-        answer(post(guarded, body, **token(JOB)))
+        answer(post(guarded, body, token(JOB)))
     assert appended(resources) == 6
     drain(resources, "logs", JOB)
     assert rows(resources.engine, training_logs, "content") == ["a", "b"]
@@ -128,7 +136,7 @@ def test_a_heartbeat_and_a_claim(guarded: GatewayServer, resources: Resources, t
     headers = token(JOB)
     beat = Heartbeat(job=JOB, source=SOURCE, at=0)
     claim = RankClaim(holder=Heartbeat(job=JOB, source=CLAIMANT, at=0, attempt=1), ttl_ms=60_000)
-    found = answer(post(guarded, request(heartbeat=beat, claim=claim), **headers))
+    found = answer(post(guarded, request(heartbeat=beat, claim=claim), headers))
     assert (found.is_alive, found.claim) == (True, b"")
     key = claim_key(JOB, 1, 0, "")
     assert resources.redis.hexists(alive_key(JOB % DEFAULT_SHARDS), alive_field(JOB, SOURCE))
@@ -136,13 +144,13 @@ def test_a_heartbeat_and_a_claim(guarded: GatewayServer, resources: Resources, t
     other = "1-other"
     digest = hashlib.sha256(other.encode()).hexdigest()
     rival = RankClaim(holder=Heartbeat(job=JOB, source=digest, at=0, attempt=1), ttl_ms=60_000)
-    assert answer(post(guarded, request(other, claim=rival), **headers)).claim == mine
+    assert answer(post(guarded, request(other, claim=rival), headers)).claim == mine
     assert resources.redis.get(key) == mine
     assert digest.encode() in (
-        answer(post(guarded, request(other, claim=rival, by_force=True), **headers)).claim or b""
+        answer(post(guarded, request(other, claim=rival, by_force=True), headers)).claim or b""
     )
-    answer(post(guarded, request(other, claim=rival, has_ended=True), **headers))
-    answer(post(guarded, request(claim=claim, has_ended=True), **headers))
+    answer(post(guarded, request(other, claim=rival, has_ended=True), headers))
+    answer(post(guarded, request(claim=claim, has_ended=True), headers))
     assert not resources.redis.exists(alive_key(JOB % DEFAULT_SHARDS))
 
 
@@ -150,12 +158,12 @@ def test_a_full_redis_and_a_deleted_job(guarded: GatewayServer, resources: Resou
     """While trainers must hold back nothing is appended; of a deleted job everything counts as taken."""
     body = request(entries={"logs": [entry(logs("a"))]}, acks=["logs"])
     resources.redis.set(HOLD_KEY, 1)
-    found = answer(post(guarded, body, **token(JOB)))
+    found = answer(post(guarded, body, token(JOB)))
     assert (found.hold, found.taken) == (True, {})
     resources.redis.delete(HOLD_KEY)
     resources.redis.hset(acks_key(JOB), JOB_DELETED_FIELD, 1)
     for headers in (token(JOB), token(job_names="digits*")):
-        found = answer(post(guarded, body, **headers))
+        found = answer(post(guarded, body, headers))
         assert (found.is_job_deleted, found.taken) == (True, {"logs": 1})
     assert appended(resources) == 0
     forget_acks(resources.redis, JOB)
@@ -199,8 +207,8 @@ def test_what_is_not_of_the_job_and_the_source(
 ) -> None:
     """A request with anything for another job or source, or invalid, is refused as a whole, with the value."""
     before = entry(completion("ended", of="0-mine"), source="0-mine~end-1")
-    assert answer(post(guarded, request("0-mine~end-1", entries={"completions": [before]}), **token(JOB))).taken
-    refused(post(guarded, request(**fields), **token(JOB)), 422, *parts)
+    assert answer(post(guarded, request("0-mine~end-1", entries={"completions": [before]}), token(JOB))).taken
+    refused(post(guarded, request(**fields), token(JOB)), 422, *parts)
     assert appended(resources) == 1
     assert not resources.redis.exists(alive_key(JOB % DEFAULT_SHARDS))
 
@@ -210,32 +218,32 @@ def test_bodies_that_are_no_requests(guarded: GatewayServer, resources: Resource
     headers = token(JOB)
     honest = request(entries={"logs": [entry(logs(os.urandom(50_000).hex()))]})
     bomb = zstandard.compress(bytes(512 * 1024 * 1024))
-    refused(post(guarded, bomb, **headers), 413, "8388608 bytes when decompressed")
-    refused(post(guarded, bytes(9 * 1024 * 1024), **headers), 413, "GATEWAY_MAX_BODY_BYTES")
-    refused(post(guarded, honest[: len(honest) // 2], **headers), 400, "not msgpack")
-    refused(post(guarded, b"", **headers), 400, "not msgpack")
-    refused(post(guarded, b"nonsense", **headers), 400, "not zstd")
+    refused(post(guarded, bomb, headers), 413, "8388608 bytes when decompressed")
+    refused(post(guarded, bytes(9 * 1024 * 1024), headers), 413, "GATEWAY_MAX_BODY_BYTES")
+    refused(post(guarded, honest[: len(honest) // 2], headers), 400, "not msgpack")
+    refused(post(guarded, b"", headers), 400, "not msgpack")
+    refused(post(guarded, b"nonsense", headers), 400, "not zstd")
     nested = b"\x82\xa6source\xa1a\xa1x" + b"\x91" * 100_000
-    refused(post(guarded, zstandard.compress(nested), **headers), 400, "not msgpack")
+    refused(post(guarded, zstandard.compress(nested), headers), 400, "not msgpack")
     huge = b"\x82\xa6source\xa1a\xa4acks\xdd\xff\xff\xff\xff"
-    refused(post(guarded, zstandard.compress(huge), **headers), 422, "4")
-    refused(post(guarded, honest, **headers, **{"Content-Type": "application/json"}), 415, "application/json")
-    refused(post(guarded, honest, **headers, **{"Content-Encoding": "br"}), 415, "'br'", "zstd")
-    refused(post(guarded, encode(["source"]), **headers, **{"Content-Encoding": ""}), 422, "array")
+    refused(post(guarded, zstandard.compress(huge), headers), 422, "4")
+    refused(post(guarded, honest, headers, content_type="application/json"), 415, "application/json")
+    refused(post(guarded, honest, headers, encoding="br"), 415, "'br'", "zstd")
+    refused(post(guarded, encode(["source"]), headers, encoding=""), 422, "array")
     assert appended(resources) == 0
-    assert answer(post(guarded, honest, **headers)).taken == {"logs": 1}
+    assert answer(post(guarded, honest, headers)).taken == {"logs": 1}
     plain = zstandard.decompress(honest)
-    assert answer(post(guarded, plain, **headers, **{"Content-Encoding": "identity"})).taken == {"logs": 1}
+    assert answer(post(guarded, plain, headers, encoding="identity")).taken == {"logs": 1}
 
 
 def test_tokens_for_other_things(guarded: GatewayServer, resources: Resources, token: MakeToken) -> None:
     """No token, a viewer's and one for another job are refused, with the remedy."""
     body = request(entries={"logs": [entry(logs("a"))]})
-    refused(post(guarded, body), 401, "trainwire token create")
+    refused(post(guarded, body, {}), 401, "trainwire token create")
     with resources.engine.begin() as connection:
         viewer = create_token(connection, "test", "viewer")[1]
-    refused(post(guarded, body, Authorization=f"Bearer {viewer}"), 403, "use a token with the role trainer")
-    refused(post(guarded, body, **token(7)), 403, "for job 7 only")
+    refused(post(guarded, body, {"Authorization": f"Bearer {viewer}"}), 403, "use a token with the role trainer")
+    refused(post(guarded, body, token(7)), 403, "for job 7 only")
     assert appended(resources) == 0
 
 
@@ -245,41 +253,42 @@ def test_a_token_for_names_sends_for_these_names_only(
     """A new job must be named first; then it is the token's, and no message may give it another name."""
     digits = token(job_names="digits*")
     body = request(entries={"logs": [entry(logs("a"))]})
-    refused(post(guarded, body, **digits), 409, "digits*", "job 42 has no name yet", "Run(name=")
-    refused(post(guarded, request(entries={"metrics": [named("mnist")]}), **digits), 403, "'mnist'", "digits*")
+    refused(post(guarded, body, digits), 409, "digits*", "job 42 has no name yet", "Run(name=")
+    refused(post(guarded, request(entries={"metrics": [named("mnist")]}), digits), 403, "'mnist'", "digits*")
     assert appended(resources) == 0
     first = request(entries={"logs": [entry(logs("a"))], "metrics": [named("digits-1")]})
-    assert answer(post(guarded, first, **digits)).taken == {"logs": 1, "metrics": 1}
-    assert answer(post(guarded, body, **digits)).taken == {"logs": 1}, "before anything is stored"
-    refused(post(guarded, body, **token(job_names="mnist*")), 403, "job 42 belongs to 'digits-1'", "mnist*")
+    assert answer(post(guarded, first, digits)).taken == {"logs": 1, "metrics": 1}
+    assert answer(post(guarded, body, digits)).taken == {"logs": 1}, "before anything is stored"
+    refused(post(guarded, body, token(job_names="mnist*")), 403, "job 42 belongs to 'digits-1'", "mnist*")
     renamed = request(entries={"metrics": [entry(metrics(loss=1.0), 2), named("mnist", 3)]})
-    refused(post(guarded, renamed, **digits), 403, "names job 42 'mnist'")
+    refused(post(guarded, renamed, digits), 403, "names job 42 'mnist'")
     hidden = {"points": [], "name": "mnist"}
-    for changes in (
+    disguises: list[dict[str, Any]] = [
         {"enc": "json", "body": msgspec.json.encode(hidden)},
         {"enc": "msgpack+zstd", "body": zstandard.compress(encode(hidden))},
         {"enc": "msgpack", "body": b"\x83\xa4name\xa6digits\xa6points\x90\xa4name\xa5mnist"},
-    ):
-        found = post(guarded, request(entries={"metrics": [entry(metrics(loss=1.0), 4, **changes)]}), **digits)
+    ]
+    for changes in disguises:
+        found = post(guarded, request(entries={"metrics": [entry(metrics(loss=1.0), 4, **changes)]}), digits)
         refused(found, 403, "'mnist'")
     broken = entry(metrics(loss=1.0), 4, body=b"\x81\xa4name\xa6mnist\xff")
-    refused(post(guarded, request(entries={"metrics": [broken]}), **digits), 422, "not msgpack")
+    refused(post(guarded, request(entries={"metrics": [broken]}), digits), 422, "not msgpack")
 
 
 def test_a_job_of_another_name_is_refused(guarded: GatewayServer, resources: Resources, token: MakeToken) -> None:
     """A number that belongs to another name, or to a run without one, is refused before and after it is stored."""
     digits = token(job_names="digits*")
     victim = request(entries={"metrics": [named("victim")]})
-    assert answer(post(guarded, victim, **token(JOB))).taken
+    assert answer(post(guarded, victim, token(JOB))).taken
     drain(resources, "metrics", JOB)
     attack = request("0-mine", entries={"metrics": [named("digits", source="0-mine")]})
-    refused(post(guarded, attack, **digits), 403, "job 42 belongs to 'victim'", "digits*")
-    refused(post(guarded, request(acks=["logs"]), **digits), 403, "job 42 belongs to 'victim'")
+    refused(post(guarded, attack, digits), 403, "job 42 belongs to 'victim'", "digits*")
+    refused(post(guarded, request(acks=["logs"]), digits), 403, "job 42 belongs to 'victim'")
     nameless = request(entries={"logs": [entry(logs("a"), job=46)]})
-    assert answer(post(guarded, nameless, 46, **token(46))).taken
+    assert answer(post(guarded, nameless, token(46), job=46)).taken
     drain(resources, "logs", 46)
     named_now = request(entries={"metrics": [named("digits", job=46)]})
-    refused(post(guarded, named_now, 46, **digits), 403, "job 46 belongs to a run without a name")
+    refused(post(guarded, named_now, digits, job=46), 403, "job 46 belongs to a run without a name")
     assert one(resources.engine, training_jobs, id=JOB)["name"] == "victim"
 
 
@@ -307,10 +316,10 @@ def test_known_names_outlast_postgres(database_url: str, redis_url: str, token: 
         settings = gateway_settings(proxied.render_as_string(hide_password=False), redis_url, gateway_auth="on")
         with GatewayServer(settings) as server:
             first = request(entries={"metrics": [named("digits")]})
-            assert answer(post(server, first, **digits)).taken
+            assert answer(post(server, first, digits)).taken
             names = server.app.state.resources.job_names
             network.cut()
             names._clock = lambda now=names._clock: now() + 60
-            assert answer(post(server, request(entries={"logs": [entry(logs("a"))]}), **digits)).taken
+            assert answer(post(server, request(entries={"logs": [entry(logs("a"))]}), digits)).taken
             other = request(entries={"metrics": [named("digits", job=44)]})
-            assert post(server, other, 44, **digits).status_code == 503
+            assert post(server, other, digits, job=44).status_code == 503
