@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 import zstandard
@@ -19,12 +21,16 @@ from trainwire.schemas.gateway_urls import base_of
 from trainwire.schemas.heartbeats import read_claim
 from trainwire.schemas.keys import Kind
 
+logger = logging.getLogger("trainwire.ingest")
+
 REQUEST_BYTES: Final = 1024 * 1024
 """About how many bytes of messages one request carries; the default limit of nginx is 1 MiB, after compression."""
 LEAST_REQUEST_BYTES: Final = 64 * 1024
 """After failures requests become smaller, but not smaller than this, for lines that are slow or often break."""
 MAX_DETAIL_CHARS: Final = 400
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
+_warned_of: Final[set[str]] = set()
 _decode_problem: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -42,6 +48,9 @@ class GatewayConnection:
         self._path = MESSAGES_PATH.format(job_id=job_id)
         self._http = HttpClient(url)
         self._request_bytes = self._most_bytes = REQUEST_BYTES
+        if token is not None and is_readable_on_the_way(url) and self._server not in _warned_of:
+            _warned_of.add(self._server)
+            logger.warning("TRAINWIRE_TOKEN can be read on the way to %s: write https:// if it can", self._server)
 
     def exchange(
         self,
@@ -134,6 +143,12 @@ class GatewayConnection:
                     "the gateway, and does no login page stand before it?"
                 )
         raise Unavailable(detail)
+
+
+def is_readable_on_the_way(url: str) -> bool:
+    """Return whether requests to an address leave the machine without encryption."""
+    parts = urlsplit(url)
+    return parts.scheme.lower() == "http" and parts.hostname not in LOOPBACK
 
 
 def shares(
