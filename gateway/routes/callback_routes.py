@@ -57,7 +57,7 @@ WaitS = Annotated[
 ]
 _RESPONSES: Any = {
     **described(Stored),
-    **described(Accepted, 400, 410, 413, status=202),
+    **described(Accepted, 400, 409, 410, 413, status=202),
 }
 _POLL_S = 0.02
 _MAX_POLL_S = 0.5

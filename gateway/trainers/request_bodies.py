@@ -13,10 +13,20 @@ from trainwire.gateway.http.problems import ProblemError, problem, wrong_value
 from trainwire.schemas.exchange import CONTENT_TYPE, ExchangeRequest, WireEntry
 from trainwire.schemas.keys import CALLBACK_SOURCE, Kind
 from trainwire.schemas.limits import MAX_BODY_BYTES
-from trainwire.schemas.messages import Completion, Metrics
-from trainwire.schemas.wire import INFERRED_END, LOST, WIRE_VERSION, Envelope, decode_body, decode_loss
+from trainwire.schemas.messages import Body, Completion, Metrics
+from trainwire.schemas.wire import (
+    INFERRED_END,
+    LOST,
+    WIRE_VERSION,
+    Envelope,
+    decode_loss,
+    decode_plain,
+    plain_body,
+)
 
 CONTENT_TYPES: Final = (CONTENT_TYPE, "application/msgpack", "application/x-msgpack")
+MAX_DECODED_BYTES: Final = 64 * 1024 * 1024
+"""Most bytes that the checks of one request decompress: each message may have `MAX_BODY_BYTES`."""
 _ENCODINGS: Final = ("msgpack", "json", "msgpack+zstd", "json+zstd", LOST)
 
 _decode: Final = msgspec.msgpack.Decoder(ExchangeRequest).decode
@@ -47,6 +57,7 @@ def check_request(request: ExchangeRequest, job_id: int, *, has_names: bool) -> 
         raise wrong_value("source", source, f"must not have a NUL, or begin with {CALLBACK_SOURCE!r}")
     _check_heartbeat(request, job_id)
     names = []
+    decoded_bytes = 0
     for kind, number, entry in _entries(request):
         place = f"entries.{kind}.{number}"
         if entry.job != job_id:
@@ -57,24 +68,25 @@ def check_request(request: ExchangeRequest, job_id: int, *, has_names: bool) -> 
             raise wrong_value(f"{place}.v", entry.v, f"must be {WIRE_VERSION}")
         if entry.enc not in _ENCODINGS:
             raise wrong_value(f"{place}.enc", entry.enc, f"must be one of {', '.join(_ENCODINGS)}")
-        names += _check_body(kind, entry, place, has_names=has_names)
+        envelope = Envelope(entry.job, entry.attempt, entry.source, entry.seq, entry.enc, entry.body)
+        if entry.enc == LOST:
+            decode_loss(envelope)
+        elif kind == "completions" or (kind == "metrics" and has_names):
+            plain = plain_body(envelope)
+            decoded_bytes += len(plain)
+            if decoded_bytes > MAX_DECODED_BYTES:
+                raise _too_large(f"its metrics and completions have more than {MAX_DECODED_BYTES} bytes")
+            name = _checked_name(decode_plain(kind, entry.enc, plain), source, place)
+            names += [] if name is None else [name]
     return names
 
 
-def _check_body(kind: Kind, entry: WireEntry, place: str, *, has_names: bool) -> list[str]:
-    """Check what a body states of another source; return the name that it gives to the job, if there is one."""
-    envelope = Envelope(entry.job, entry.attempt, entry.source, entry.seq, entry.enc, entry.body)
-    if entry.enc == LOST:
-        decode_loss(envelope)
-        return []
-    if kind == "completions" or (kind == "metrics" and has_names):
-        body = decode_body(kind, envelope)
-        if isinstance(body, Completion) and body.of is not None and not _infers_end_of(entry.source, body.of):
-            detail = f"must be the source {body.of}{INFERRED_END}… of the request, or missing"
-            raise wrong_value(f"{place}.of", body.of, detail)
-        if isinstance(body, Metrics) and body.name is not None:
-            return [body.name]
-    return []
+def _checked_name(body: Body, source: str, place: str) -> str | None:
+    """Return the name that a body gives to the job; raise a `ProblemError` if it ends another source."""
+    if isinstance(body, Completion) and body.of is not None and not _infers_end_of(source, body.of):
+        detail = f"must be the source {body.of}{INFERRED_END}… of the request, or missing"
+        raise wrong_value(f"{place}.of", body.of, detail)
+    return body.name if isinstance(body, Metrics) else None
 
 
 def _infers_end_of(source: str, of: str) -> bool:
@@ -113,9 +125,13 @@ def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
     except zstandard.ZstdError as exc:
         raise ProblemError(problem(400, "not-zstd", "The body is not zstd", f"not zstd: {exc}")) from exc
     if len(plain) > max_bytes:
-        detail = f"more than {max_bytes} bytes when decompressed (GATEWAY_MAX_BODY_BYTES): send it in pieces"
-        raise ProblemError(problem(413, "too-large", "The body is too large", detail))
+        raise _too_large(f"it has more than {max_bytes} bytes (GATEWAY_MAX_BODY_BYTES)")
     return plain
+
+
+def _too_large(reason: str) -> ProblemError:
+    detail = f"{reason} when decompressed: send it in pieces"
+    return ProblemError(problem(413, "too-large", "The body is too large", detail))
 
 
 def _unsupported(detail: str) -> ProblemError:

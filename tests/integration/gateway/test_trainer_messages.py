@@ -218,7 +218,7 @@ def test_bodies_that_are_no_requests(guarded: GatewayServer, resources: Resource
     headers = token(JOB)
     honest = request(entries={"logs": [entry(logs(os.urandom(50_000).hex()))]})
     bomb = zstandard.compress(bytes(512 * 1024 * 1024))
-    refused(post(guarded, bomb, headers), 413, "8388608 bytes when decompressed")
+    refused(post(guarded, bomb, headers), 413, "8388608 bytes (GATEWAY_MAX_BODY_BYTES) when decompressed")
     refused(post(guarded, bytes(9 * 1024 * 1024), headers), 413, "GATEWAY_MAX_BODY_BYTES")
     refused(post(guarded, honest[: len(honest) // 2], headers), 400, "not msgpack")
     refused(post(guarded, b"", headers), 400, "not msgpack")
@@ -230,6 +230,10 @@ def test_bodies_that_are_no_requests(guarded: GatewayServer, resources: Resource
     refused(post(guarded, honest, headers, content_type="application/json"), 415, "application/json")
     refused(post(guarded, honest, headers, encoding="br"), 415, "'br'", "zstd")
     refused(post(guarded, encode(["source"]), headers, encoding=""), 422, "array")
+    filler = zstandard.compress(encode({"points": [], "x": bytes(20 * 1024 * 1024)}))
+    fillers = [entry(metrics(loss=1.0), seq, body=filler, enc="msgpack+zstd") for seq in range(1, 500)]
+    names = token(job_names="digits*")
+    refused(post(guarded, request(entries={"metrics": fillers}), names), 413, "67108864 bytes when decompressed")
     assert appended(resources) == 0
     assert answer(post(guarded, honest, headers)).taken == {"logs": 1}
     plain = zstandard.decompress(honest)
