@@ -27,6 +27,7 @@ from benchmarks import (
     load,
     many_jobs,
     mlflow,
+    over_https,
     quiet,
     trainer,
 )
@@ -317,6 +318,17 @@ def sdk_cost(resources: Resources, scale: float) -> None:
     show(f"\nA loop of 10 ms a step runs at {share:.3f} of its speed without trainwire (wanted: 0.99)")
 
 
+def https_cost(resources: Resources, scale: float) -> None:
+    """Measure lines/s from `log()` into Redis, and a training loop, over HTTPS and with Redis itself."""
+    found = over_https.compare(resources, scale)
+    begin_table("to Redis, lines/s", "over HTTPS, lines/s", "ratio", "wanted", "a training step", "wanted")
+    show(
+        f"| {found.redis_lines_per_s:,.0f} | {found.https_lines_per_s:,.0f} | "
+        f"{found.https_lines_per_s / found.redis_lines_per_s:.2f} | 0.5 | {found.slowdown:.3f} of its time with "
+        "Redis | 1.05 |"
+    )
+
+
 def launcher_cost(resources: Resources, scale: float) -> None:
     """Measure the time of a command that prints without pause, under the launcher and into a pipe."""
     begin_table("lines of", "MB", "lines", "plain pipe, s", "under the launcher, s", "MB/s", "lines/s", "left out")
@@ -374,6 +386,7 @@ BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "deliveries": loki,
     "mlflow": mirror,
     "trainer": sdk_cost,
+    "https": https_cost,
     "capture": launcher_cost,
     "hostile": hostile_entries,
     "quiet": quiet_beside_flood,

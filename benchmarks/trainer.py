@@ -52,15 +52,15 @@ def loop_speed(resources: Resources, scale: float) -> float:
     matrix = np.random.default_rng(0).random((192, 192))
     silent, reporting = [], []
     with threadpool_limits(1), Run(job_id=91, redis_url=url) as run:
-        products = _products_in(STEP_S, matrix)
+        products = products_in(STEP_S, matrix)
 
         def report(step: int) -> None:
             run.log(f"step {step}")
             run.metric(step=step, loss=0.1, accuracy=0.9, lr=1e-3)
 
         for _ in range(max(2, int(BLOCKS * scale))):
-            silent.append(_block(matrix, products, lambda _step: None))
-            reporting.append(_block(matrix, products, report))
+            silent.append(timed_block(matrix, products, lambda _step: None))
+            reporting.append(timed_block(matrix, products, report))
     return statistics.median(silent) / statistics.median(reporting)
 
 
@@ -73,7 +73,7 @@ def _measured(call: Callable[[int], None], calls: int) -> CallTimes:
     return CallTimes(statistics.median(taken), statistics.quantiles(taken, n=100)[-1])
 
 
-def _products_in(seconds: float, matrix: np.ndarray) -> int:
+def products_in(seconds: float, matrix: np.ndarray) -> int:
     """Return how many products of the matrix with itself take about `seconds`."""
     products, began = 0, time.perf_counter()
     while time.perf_counter() - began < 50 * seconds:
@@ -82,7 +82,8 @@ def _products_in(seconds: float, matrix: np.ndarray) -> int:
     return max(1, products // 50)
 
 
-def _block(matrix: np.ndarray, products: int, report: Callable[[int], None]) -> float:
+def timed_block(matrix: np.ndarray, products: int, report: Callable[[int], None]) -> float:
+    """Return the seconds of a block of steps."""
     began = time.perf_counter()
     for step in range(BLOCK_STEPS):
         for _ in range(products):

@@ -35,6 +35,7 @@ from trainwire.gateway.routes import (
     mlflow_routes,
     reading_routes,
     session_routes,
+    trainer_routes,
 )
 from trainwire.gateway.settings import GatewaySettings
 from trainwire.gateway.telemetry import Telemetry
@@ -54,6 +55,7 @@ ROUTERS: Final = (
     checkpoint_routes.router,
     mlflow_routes.router,
     callback_routes.router,
+    trainer_routes.router,
     session_routes.router,
     health_routes.router,
 )

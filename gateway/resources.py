@@ -18,6 +18,7 @@ from trainwire.gateway.auth.token_cache import THREADS
 from trainwire.gateway.callbacks.callback_streams import CallbackStreams
 from trainwire.gateway.http.problems import not_configured, unknown_job
 from trainwire.gateway.settings import GatewaySettings
+from trainwire.gateway.trainers.job_names import JobNames
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.stores.loki.http import LokiHttp, loki_http
 from trainwire.stores.mlflow.http import MlflowApi, plain_send
@@ -31,7 +32,8 @@ READINESS_STATEMENT_TIMEOUT_S = 5
 READINESS_THREADS = 2
 """Threads and connections for readiness alone: waiting requests do not make a gateway unready."""
 CALLBACK_THREADS = 20
-"""In addition to the 40 threads of AnyIO that all other routes share."""
+TRAINER_THREADS = 20
+"""In addition to the 40 threads of AnyIO that all other routes share; so are those of callbacks."""
 
 
 @dataclass
@@ -47,9 +49,16 @@ class Resources:
     stream_client: Redis | None
     """Client of the server with the streams, if `redis` is another one."""
     callbacks: CallbackStreams
+    job_names: JobNames
     metric_names: MetricNames = field(default_factory=MetricNames)
     callback_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CALLBACK_THREADS))
+    trainer_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(TRAINER_THREADS))
     readiness_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(READINESS_THREADS))
+
+    @property
+    def streams(self) -> Redis:
+        """The client of the server with the streams."""
+        return self.stream_client or self.redis
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -105,6 +114,7 @@ def open_resources(settings: GatewaySettings) -> Resources:
         redis=client,
         stream_client=stream_client,
         callbacks=CallbackStreams(stream_client or client),
+        job_names=JobNames(token_engine, stream_client or client),
     )
 
 

@@ -13,10 +13,12 @@ from trainwire.ingest.running_stacks import DATA_DIR_VARIABLE, NoStack, RunningS
 from trainwire.ingest.settings import (
     REDIS_URL_VARIABLE,
     STREAMS_URL_VARIABLE,
+    URL_VARIABLE,
     TrainerSettings,
     public_address,
     server_of,
 )
+from trainwire.schemas.gateway_urls import base_of
 
 ANY_STACK: Final = "trainwire up"
 """The name of the server, in the spool, of messages that any stack of this user may send."""
@@ -26,6 +28,10 @@ STACK_IN: Final = f"{ANY_STACK} in "
 
 class Destination(Protocol):
     """Where a run sends its messages."""
+
+    @property
+    def token(self) -> str | None:
+        """The token for a gateway, None for Redis."""
 
     @property
     def server(self) -> str:
@@ -42,8 +48,9 @@ class Destination(Protocol):
 class NamedServer:
     """A server whose address the user has named."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         self._url = url
+        self.token = token
         self.server = server_of(url)
         self.public_address = public_address(url)
 
@@ -57,6 +64,8 @@ class OwnStack:
 
     Once a stack was found, only a stack of the same data folder is used.
     """
+
+    token: str | None = None
 
     def __init__(self, folders: StackFolders, spool: Path | None = None, *, is_silent: bool = False) -> None:
         """Search the stack in `folders`.
@@ -105,14 +114,15 @@ class OwnStack:
 
 
 def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
-    """Return where a run with these settings sends its messages: STREAMS_URL, REDIS_URL, or the user's own stack.
+    """Return where a run with these settings sends its messages.
 
+    It is the first of TRAINWIRE_URL, STREAMS_URL, REDIS_URL and the user's own stack.
     An address of the embedded Redis of a stack, as `trainwire env` exports it, is that stack, on any port.
     """
     folders = settings.stacks or StackFolders.from_env()
     if (url := settings.streams) is not None:
         if (owner := folders.owner_of(url)) is None:
-            return NamedServer(url)
+            return NamedServer(url, settings.token if settings.url else None)
         folders = replace(folders, chosen=owner)
     # One sentence for a launched training, and for all its ranks.
     is_silent = settings.is_captured or bool(settings.rank)
@@ -123,7 +133,8 @@ def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
     """Return environment variables for a launched training to find the same server; None: unset the variable."""
     destination = destination_of(settings)
     if isinstance(destination, NamedServer):
-        return {} if settings.redis_url is None else {REDIS_URL_VARIABLE: settings.redis_url}
+        redis = {} if settings.redis_url is None else {REDIS_URL_VARIABLE: settings.redis_url}
+        return {URL_VARIABLE: settings.url, **redis}
     named = {REDIS_URL_VARIABLE: settings.redis_url, STREAMS_URL_VARIABLE: settings.streams_url}
     chosen = (settings.stacks or StackFolders.from_env()).chosen
     found: RunningStack | None = None
@@ -132,13 +143,16 @@ def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
     if found is not None:
         chosen = found.data_dir
         named = {REDIS_URL_VARIABLE: found.text("redis_url"), STREAMS_URL_VARIABLE: found.text("streams_url")}
+    named[URL_VARIABLE] = None
     return named if chosen is None else {**named, DATA_DIR_VARIABLE: str(chosen)}
 
 
 def page_url_of(settings: TrainerSettings) -> str | None:
-    """Return the address of the web page: the configured one, else that of the user's running stack."""
+    """Return the address of the web page: the configured one, else that of the gateway or of the user's stack."""
     if settings.page_url is not None:
         return settings.page_url
+    if settings.url is not None:
+        return base_of(settings.url)
     destination = destination_of(settings)
     with suppress(NoStack):
         if isinstance(destination, OwnStack):

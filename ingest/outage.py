@@ -1,4 +1,4 @@
-"""Logs outages of Redis, one line at the beginning and one at the end, with capped backoff in between."""
+"""Logs outages of the server, one line at the beginning and one at the end, with capped backoff in between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from typing import Final
 
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.settings import Timing, shown_host
+from trainwire.ingest.settings import Timing, shown_server
 from trainwire.schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")
@@ -29,7 +29,11 @@ def is_passing(exc: BaseException) -> bool:
 
 
 class Unavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """Redis cannot take messages now; the message is the reason. The sender keeps all messages and retries."""
+    """The server cannot take messages now; the text is the reason. The sender keeps all messages and retries."""
+
+
+class Refused(Unavailable):
+    """The server does not accept this trainer; the text is one sentence with the remedy. Nothing more is sent."""
 
 
 class NoServer(Unavailable):
@@ -49,7 +53,7 @@ class Outage:
     def __init__(self, timing: Timing) -> None:
         self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
         self._failures = 0
-        self._host = ""
+        self._server = ""
         self.is_without_server = False
         """Whether the last failure was that there is no server to connect to."""
         self.since: float | None = None
@@ -63,19 +67,18 @@ class Outage:
         if isinstance(error, NoServer):
             if not error.is_logged and not self._failures:
                 logger.warning("%s", error)
-        elif not self._host:
-            self._host = f" at {shown_host(address)}" if address else " "
-            logger.warning(
-                "cannot send to Redis%s: %s; training goes on, messages are kept and sent later",
-                self._host.rstrip(),
-                str(error).rstrip("."),
-            )
+        elif isinstance(error, Refused):
+            logger.error("%s; training goes on, messages are kept and not sent", str(error).rstrip("."))
+        elif not self._server:
+            self._server = shown_server(address)
+            text = "cannot send to %s: %s; training goes on, messages are kept and sent later"
+            logger.warning(text, self._server, str(error).rstrip("."))
         self._failures += 1
         return self._backoff.delay_s(self._failures)
 
     def note_success(self) -> None:
         """Log the end of an outage, if there was one."""
-        if self._host:
-            logger.info("Redis%s takes messages again", self._host.rstrip())
-        self._failures, self._host, self.is_without_server = 0, "", False
+        if self._server:
+            logger.info("%s takes messages again", self._server)
+        self._failures, self._server, self.is_without_server = 0, "", False
         self.since = None

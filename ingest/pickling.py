@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakValueDictionary
@@ -94,5 +93,5 @@ def _settings_here(address: str) -> TrainerSettings:
     if address.startswith(STACK_IN):
         settings = settings.at_stack(Path(address.removeprefix(STACK_IN)))
     elif address != ANY_STACK and (settings.streams is None or server_of(settings.streams) != server_of(address)):
-        settings = replace(settings, streams_url=address)
+        settings = settings.at_server(address)
     return settings.strictly(False)

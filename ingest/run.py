@@ -63,6 +63,9 @@ class Run(RunEnd):
     and attempt, without a begin and an end of its own; it takes the password of Redis from the environment of
     that process.
 
+    Messages go to Redis (`redis_url` or REDIS_URL), or over HTTPS to a gateway (`url` or TRAINWIRE_URL) with the
+    token in TRAINWIRE_TOKEN (docs/https.md).
+
     With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`: the constructor raises `RedisAway`
     where Redis does not answer, and `RankTaken` where another live trainer has the same job, attempt and rank;
     `finish` raises `NotStored` where not everything is committed by its deadline (docs/strict.md).
@@ -88,11 +91,11 @@ class Run(RunEnd):
         mlflow_run_id: str | None = None,
         strict: bool | None = None,
         redis_url: str | None = None,
+        url: str | None = None,
         settings: TrainerSettings | None = None,
     ) -> None:
-        settings = (
-            (settings or TrainerSettings.from_env()).at(redis_url).with_stall_after(stall_after_s).strictly(strict)
-        )
+        settings = (settings or TrainerSettings.from_env()).at(redis_url, url)
+        settings = settings.with_stall_after(stall_after_s).strictly(strict)
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
             settings.world_size

@@ -19,3 +19,4 @@ class RunOptions(TypedDict, total=False):
     mlflow_run_id: str | None
     strict: bool | None
     redis_url: str | None
+    url: str | None

@@ -13,6 +13,7 @@ from trainwire.ingest.environment import absolute_path, optional_whole, parsed, 
 from trainwire.ingest.process.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
 from trainwire.ingest.running_stacks import StackFolders
+from trainwire.schemas.gateway_urls import base_of, ca_file_of, gateway_url_problem, is_gateway
 from trainwire.schemas.messages import ATTEMPT_UNKNOWN, MAX_WORLD_SIZE, PROVENANCE_ITEMS
 from trainwire.schemas.redis_urls import redis_url_problem, shown_url
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
@@ -23,6 +24,8 @@ ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
 PARENT_VARIABLE: Final = "TRAINWIRE_PARENT_RUN"
 CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
 TRACEBACKS_VARIABLE: Final = "TRAINWIRE_TRACEBACKS"
+URL_VARIABLE: Final = "TRAINWIRE_URL"
+TOKEN_VARIABLE: Final = "TRAINWIRE_TOKEN"  # noqa: S105 - a name
 REDIS_URL_VARIABLE: Final = "REDIS_URL"
 STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
 PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
@@ -163,6 +166,10 @@ class TrainerSettings:
     """None: the Redis of this user's running `trainwire up`; while there is none, messages stay in the spool."""
     streams_url: str | None = field(default=None, repr=False)
     """The address of the Redis with the streams; None: they are at `redis_url`, with the broker of the workers."""
+    url: str | None = None
+    """The address of a gateway: messages go there over HTTPS, and not to Redis."""
+    token: str | None = field(default=None, repr=False)
+    """The token for the gateway at `url`."""
     job_id: int | None = None
     parent: ParentRun | None = None
     launch: str | None = None
@@ -202,6 +209,8 @@ class TrainerSettings:
         )
         return cls(
             redis_url=checked_redis_url(url) if (url := environ.get(REDIS_URL_VARIABLE)) else None,
+            url=checked_url(url) if (url := environ.get(URL_VARIABLE)) else None,
+            token=checked_token(token) if (token := environ.get(TOKEN_VARIABLE)) else None,
             stacks=StackFolders.from_env(environ),
             streams_url=streams_url_of(environ),
             job_id=optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
@@ -236,8 +245,8 @@ class TrainerSettings:
 
     @property
     def streams(self) -> str | None:
-        """Return the address of the server that has the streams, None where none is named."""
-        return self.streams_url or self.redis_url
+        """Return the address to send to, that of the gateway or of the streams; None where none is named."""
+        return self.url or self.streams_url or self.redis_url
 
     def with_stall_after(self, stall_after_s: float | None) -> TrainerSettings:
         """Return these settings with this longest pause between messages, unless it is None.
@@ -256,16 +265,33 @@ class TrainerSettings:
         """Return the settings of a launcher, whose claims do not conflict with those of its trainers."""
         return replace(self, vitals=replace(self.vitals, is_launcher=True))
 
-    def at(self, redis_url: str | None) -> TrainerSettings:
-        """Return these settings with this address of Redis, unless it is None. Raises `ValueError`."""
-        return self if redis_url is None else replace(self, redis_url=checked_redis_url(redis_url, "redis_url"))
+    def at(self, redis_url: str | None, url: str | None = None) -> TrainerSettings:
+        """Return these settings with the address of Redis or of a gateway, unless both are None.
+
+        Raises `ValueError` for an invalid one, or two.
+        """
+        if redis_url is not None and url is not None:
+            raise ValueError(
+                f"url={base_of(checked_url(url, 'url'))!r} and redis_url are both given: leave one out"
+            )
+        if url is not None:
+            return replace(self, url=checked_url(url, "url"))
+        if redis_url is None:
+            return self
+        return replace(self, redis_url=checked_redis_url(redis_url, "redis_url"), url=None)
+
+    def at_server(self, address: str) -> TrainerSettings:
+        """Return these settings for the server with this address, of Redis or of a gateway."""
+        if is_gateway(address):
+            return replace(self, url=address)
+        return replace(self, streams_url=address, url=None)
 
     def at_stack(self, data_dir: Path | None) -> TrainerSettings:
         """Return these settings for the running stack of a data folder, without addresses of the environment."""
         if data_dir is None:
             return self
         stacks = (self.stacks or StackFolders.from_env()).at(data_dir)
-        return replace(self, redis_url=None, streams_url=None, stacks=stacks)
+        return replace(self, url=None, redis_url=None, streams_url=None, stacks=stacks)
 
 
 def checked_pause_s(value: object, name: str = "stall_after_s") -> float:
@@ -283,6 +309,21 @@ def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
     if (problem := redis_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")
     return url
+
+
+def checked_url(url: str, name: str = URL_VARIABLE) -> str:
+    """Return `url` if it can be one of a gateway, else raise `ValueError`."""
+    if (problem := gateway_url_problem(url)) is not None:
+        raise ValueError(f"{name}={shown_url(url)!r} {problem}")
+    return url
+
+
+def checked_token(token: str) -> str:
+    """Return a token without surrounding whitespace; raise `ValueError`, without its text, for an invalid one."""
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ValueError(f"{TOKEN_VARIABLE} is no token: copy the line that `trainwire token create` has printed")
+    return token
 
 
 def streams_url_of(environ: Mapping[str, str]) -> str | None:
@@ -307,19 +348,31 @@ def shown_host(redis_url: str) -> str:
     return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
 
 
-def public_address(redis_url: str) -> str:
+def shown_server(address: str | None) -> str:
+    """Return a server for people: "Redis at host:6379", or the address of a gateway."""
+    if address is None:
+        return "Redis"
+    return base_of(address) if is_gateway(address) else f"Redis at {shown_host(address)}"
+
+
+def public_address(address: str) -> str:
     """Return an address without user, password and parameters, except those of TLS."""
-    address, _, query = redis_url.partition("?")
+    if is_gateway(address):
+        ca_file = ca_file_of(address)
+        return base_of(address) + (f"?ssl_ca_certs={ca_file}" if ca_file else "")
+    address, _, query = address.partition("?")
     scheme, _, rest = address.partition("://")
     tls = "&".join(part for part in query.split("&") if part.startswith("ssl_"))
     return f"{scheme}://{rest.rpartition('@')[2]}" + (f"?{tls}" if tls else "")
 
 
-def server_of(redis_url: str) -> str:
-    """Return the server and the database of an address, as host:port/db."""
-    if is_cluster(redis_url):
-        return f"{shown_host(redis_url)}/0"
-    return f"{shown_host(redis_url)}/{urlsplit(redis_url).path.strip('/') or 0}"
+def server_of(address: str) -> str:
+    """Return the server and the database of an address, as host:port/db; of a gateway its address."""
+    if is_gateway(address):
+        return base_of(address)
+    if is_cluster(address):
+        return f"{shown_host(address)}/0"
+    return f"{shown_host(address)}/{urlsplit(address).path.strip('/') or 0}"
 
 
 def _attempt(environ: Mapping[str, str]) -> int:

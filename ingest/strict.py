@@ -1,18 +1,19 @@
-"""The errors of a strict run: Redis does not answer, the rank is taken, not everything is stored."""
+"""The errors of a strict run: the server does not answer, the rank is taken, not everything is stored."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.outage import Unavailable
+from trainwire.ingest.outage import Refused, Unavailable
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.settings import shown_host
+from trainwire.ingest.settings import shown_server
+from trainwire.schemas.gateway_urls import is_gateway
 
 if TYPE_CHECKING:
     from trainwire.ingest.receipt import Receipt
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
-    from trainwire.ingest.sending.redis_connection import RedisConnection
+    from trainwire.ingest.sending.transport import Transport
 
 MISSED_BEATS: Final = 2
 """Number of its heartbeat intervals after which a process with an unrenewed claim is taken as ended."""
@@ -26,7 +27,7 @@ class StrictError(RuntimeError):
 
 
 class RedisAway(StrictError):  # noqa: N818 - a public name
-    """Redis does not answer at the start of the run."""
+    """Redis, or the gateway, does not answer or refuses the trainer at the start of the run."""
 
 
 class RankTaken(StrictError):  # noqa: N818
@@ -45,31 +46,35 @@ class NotStored(StrictError):  # noqa: N818
             return
         kept = f"{spooled:,} of them are in the spool and are sent later" if spooled else "nothing keeps them"
         super().__init__(
-            f"job {job_id}: {left:,} messages are not stored; {kept}. Look at Redis and the workers, or give "
+            f"job {job_id}: {left:,} messages are not stored; {kept}. Look at the server and the workers, or give "
             "finish() a longer timeout_s"
             if left
             else f"job {job_id}: {lost:,} messages are lost: `trainwire status {job_id}` names them and the reason"
         )
 
 
-def check_start(connection: RedisConnection, source: SourceHeartbeat, redis_url: str) -> None:
-    """Claim the rank. Raises `RedisAway` where Redis does not answer, `RankTaken` where a live process has it.
+def check_start(connection: Transport, source: SourceHeartbeat, address: str) -> None:
+    """Claim the rank.
 
-    Redis has a few seconds to answer. If another process has a claim, this function waits until the claim is
+    Raises `RedisAway` where the server does not answer or refuses, `RankTaken` where a live process has the rank.
+    The server has a few seconds to answer. If another process has a claim, this function waits until the claim is
     renewed, or two heartbeats old, at most `MOST_WAIT_S`.
     """
     try:
         _claim(connection, source)
+    except Refused as exc:
+        raise RedisAway(f"{exc}. Correct it, or leave out strict") from exc
     except Unavailable as exc:
-        host = shown_host(redis_url)
+        variable = "TRAINWIRE_URL" if is_gateway(address) else "REDIS_URL"
         raise RedisAway(
-            f"Redis at {host} does not answer: {exc}. Start it, name another one in REDIS_URL, or leave out strict"
+            f"{shown_server(address)} does not answer: {exc}. Start it, name another one in {variable}, or leave "
+            "out strict"
         ) from exc
     finally:
         connection.close()
 
 
-def _claim(connection: RedisConnection, source: SourceHeartbeat) -> None:
+def _claim(connection: Transport, source: SourceHeartbeat) -> None:
     found = first = connection.claim(source)
     deadline = monotonic_s() + MOST_WAIT_S
     while found is not None:

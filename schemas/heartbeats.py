@@ -13,6 +13,7 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, Inval
 
 SYSTEM_PREFIX: Final = "system/"
 """Names of metrics of the machine; a hung training sends them too."""
+MAX_CLAIM_TTL_MS: Final = 10 * 60 * 1000
 
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)]
@@ -48,6 +49,14 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dropped: Count | None = None
 
 
+class RankClaim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The claim of a rank by a process, or of a machine by a launcher; the source of `holder` is a hash."""
+
+    holder: Heartbeat
+    ttl_ms: Annotated[int, Meta(ge=1, le=MAX_CLAIM_TTL_MS)]
+    launcher: Annotated[str, Meta(max_length=500)] = ""
+
+
 encode_heartbeat: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(Heartbeat).decode
 
@@ -58,6 +67,14 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidMessage("undecodable", f"not a heartbeat: {exc}") from exc
+
+
+def read_claim(claim: object) -> Heartbeat | None:
+    """Return the heartbeat in a reply of Redis to the read of a claim; None without a valid one."""
+    try:
+        return decode_heartbeat(claim) if isinstance(claim, bytes) else None
+    except InvalidMessage:
+        return None
 
 
 def shows_progress(body: Body) -> bool:

@@ -142,7 +142,7 @@ JOB_DELETED_FIELD: Final = "deleted"
 def keys_of_job(job_id: int) -> tuple[str, ...]:
     """Return the patterns (SCAN MATCH) of all keys of one job except its acks and heartbeats."""
     callbacks = (f"ingest:{{*}}:callbacks:{job_id}:*", f"ingest:{{*}}:callback:{job_id}:*")
-    return (f"ingest:claims:{job_id}:*", *callbacks)
+    return (f"ingest:claims:{job_id}:*", f"ingest:{{*}}:name:{job_id}", *callbacks)
 
 
 def alive_key(shard: int) -> str:
@@ -173,6 +173,11 @@ def callback_counters_key(shard: int, job_id: int, attempt: int) -> str:
 def callback_answer_key(shard: int, job_id: int, digest: str) -> str:
     """Return the key that exists once a callback with this idempotency key was accepted."""
     return f"ingest:{{{shard}}}:callback:{job_id}:{digest}"
+
+
+def new_name_key(shard: int, job_id: int) -> str:
+    """Return the key with the name of a job that Postgres may not have yet; only the gateway uses it."""
+    return f"ingest:{{{shard}}}:name:{job_id}"
 
 
 def delivery_ordered_key(sink: str) -> str:

@@ -393,6 +393,7 @@ gateway_tokens = Table(
     _at("expires_at"),
     _at("revoked_at"),
     CheckConstraint("role IN ('viewer', 'trainer', 'admin')", name="gateway_tokens_role_check"),
+    Column("job_names", Text, comment="a name, or the beginning of names with a *: a trainer's only jobs"),
     UniqueConstraint("hash", name="gateway_tokens_hash_key"),
     comment="Who may use the gateway, and for what.",
 )

@@ -28,6 +28,8 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, ch
 WIRE_VERSION: Final = 1
 COMPRESS_OVER_BYTES: Final = 2048
 
+INFERRED_END: Final = "~end-"
+"""Follows the name of a source in the name of the source that sends its inferred end (docs/decisions/0018)."""
 LOST: Final = "lost"
 """The encoding of an entry that declares numbers lost; its body is a `Loss`."""
 MAX_LOST: Final = 10**9

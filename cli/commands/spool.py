@@ -15,7 +15,17 @@ from trainwire.cli.terminal import local, one_line, print_table, say, warn
 from trainwire.ingest.destinations import ANY_STACK, name_of
 from trainwire.ingest.running_stacks import StackFolders
 from trainwire.ingest.sending.recovery import NO_LIMIT, Leftover, send_leftovers
-from trainwire.ingest.settings import REDIS_URL_VARIABLE, Timing, default_spool_dir, server_of, shown_host
+from trainwire.ingest.settings import (
+    REDIS_URL_VARIABLE,
+    TOKEN_VARIABLE,
+    URL_VARIABLE,
+    Timing,
+    checked_token,
+    checked_url,
+    default_spool_dir,
+    server_of,
+    shown_server,
+)
 from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
 from trainwire.ingest.spool.listing import Spooled, list_spool
 from trainwire.ingest.spool.spool import Spool
@@ -66,27 +76,29 @@ def send(
         float, seconds_option(1, 86_400, "Time limit for each source.", "--timeout")
     ] = DEFAULT_TIMEOUT_S,
     any_server: Annotated[
-        bool, typer.Option("--any-server", help="Also send messages that were meant for other Redis servers.")
+        bool, typer.Option("--any-server", help="Also send messages that were meant for other servers.")
     ] = False,
     spool: SpoolDir = None,
     data_dir: DataDir = None,
 ) -> None:
     """Send the messages that ended processes have left; exit code 1 if some are left after it."""
-    redis_url, names = _server(data_dir)
+    url, token, names = _server(data_dir)
     folder = _folder(spool)
-    for leftover in send_leftovers(folder, redis_url, Timing(), timeout_s, servers=names, any_server=any_server):
-        say(_outcome(leftover, redis_url))
-    found, has_unreadable = _read_spool(folder)
-    left = [source for source in found if not source.is_live or source.is_being_sent]
+    found = send_leftovers(folder, url, Timing(), timeout_s, servers=names, any_server=any_server, token=token)
+    for leftover in found:
+        say(_outcome(leftover, url))
+    remaining, has_unreadable = _read_spool(folder)
+    left = [source for source in remaining if not source.is_live or source.is_being_sent]
     for source in left:
         if source.is_being_sent:
             say(f"{_name(source.about)}: another process sends its {source.count:,} messages now")
     others = sorted({source.about.server for source in left} - names)
     if others and not any_server:
-        say(f"left for {', '.join(others)}: name that server in REDIS_URL, or send it here with --any-server")
+        variables = "REDIS_URL or TRAINWIRE_URL"
+        say(f"left for {', '.join(others)}: name that server in {variables}, or send it here with --any-server")
     if has_unreadable or left:
         raise typer.Exit(EXIT_LEFT)
-    if living := [source for source in found if source.is_live]:
+    if living := [source for source in remaining if source.is_live]:
         count = sum(source.count for source in living)
         say(f"{folder} has {count:,} messages of {len(living):,} running processes, which send them themselves")
     else:
@@ -136,8 +148,14 @@ def _name(about: About) -> str:
     return f"job {about.job_id}, source {about.source}"
 
 
-def _server(data_dir: Path | None) -> tuple[str, set[str]]:
-    """Return the server to send to, and the names under which the spool has messages for it."""
+def _server(data_dir: Path | None) -> tuple[str, str | None, set[str]]:
+    """Return the server to send to, the token for it, and the names under which the spool has messages for it."""
+    if data_dir is None and (url := os.environ.get(URL_VARIABLE)):
+        try:
+            token = os.environ.get(TOKEN_VARIABLE)
+            return checked_url(url), None if token is None else checked_token(token), {server_of(url)}
+        except ValueError as exc:
+            raise Problem(str(exc)) from exc
     redis_url = os.environ.get(REDIS_URL_VARIABLE) if data_dir is None else None
     folders = StackFolders.from_env(os.environ)
     stack = folders.owner_of(redis_url) if redis_url else None
@@ -145,7 +163,7 @@ def _server(data_dir: Path | None) -> tuple[str, set[str]]:
         address = servers(data_dir or stack)
         redis_url, stack = address.need_redis_url(), address.data_dir
     streams = streams_url(redis_url, os.environ)
-    return streams, {server_of(streams), ANY_STACK, *([] if stack is None else [name_of(stack)])}
+    return streams, None, {server_of(streams), ANY_STACK, *([] if stack is None else [name_of(stack)])}
 
 
 def _folder(spool: Path | None) -> Path:
@@ -164,7 +182,7 @@ def _read_spool(folder: Path) -> tuple[list[Spooled], bool]:
     return found, bool(hidden)
 
 
-def _outcome(leftover: Leftover, redis_url: str) -> str:
+def _outcome(leftover: Leftover, url: str) -> str:
     name, receipt = _name(leftover.about), leftover.receipt
     if leftover.is_discarded:
         return f"{name}: the job was deleted: {sum(receipt.produced.values()):,} messages are discarded"
@@ -175,7 +193,7 @@ def _outcome(leftover: Leftover, redis_url: str) -> str:
         return f"{name}: all {sum(receipt.produced.values()):,} messages are stored"
     unsent, unstored = sum(receipt.unsent.values()), receipt.unsettled
     if unsent:
-        return f"{name}: {unsent:,} messages are not sent: Redis at {shown_host(redis_url)} did not accept them"
+        return f"{name}: {unsent:,} messages are not sent: {shown_server(url)} did not accept them"
     return f"{name}: all messages are sent, {unstored:,} wait for a worker; send again when one runs"
 
 

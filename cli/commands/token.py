@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,11 +12,37 @@ from trainwire.cli.commands.options import AsJson, DataDir, job_number, plain, s
 from trainwire.cli.numbers import whole, whole_option
 from trainwire.cli.terminal import print_table, say
 from trainwire.gateway.auth.tokens import ROLES, Token, create_token, list_tokens, revoke_token
+from trainwire.schemas.limits import MAX_TEXT_CHARS
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.database import reading, writing
 from trainwire.stack.errors import Problem
 
 MAX_DAYS = 36_500
+
+_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
+
+
+def _duration(text: str | timedelta) -> timedelta:
+    """Return the time in a text such as 12h, 30d or 8w."""
+    if isinstance(text, timedelta):
+        return text
+    number, unit = text[:-1], text[-1:]
+    if number.isascii() and number.isdecimal() and len(number) <= 6 and unit in _UNITS:
+        found = timedelta(**{_UNITS[unit]: int(number)})
+        if timedelta() < found <= timedelta(days=MAX_DAYS):
+            return found
+    raise typer.BadParameter(f"{text!r} is not a time up to {MAX_DAYS}d: write 12h, 30d or 8w")
+
+
+def _checked_names(pattern: str) -> str:
+    """Return a name of runs, or a beginning of names with a *; raise `Problem` for any other text."""
+    plain = pattern.removesuffix("*")
+    if not plain or "*" in plain or not plain.isprintable() or len(plain) > MAX_TEXT_CHARS["name"]:
+        raise Problem(
+            f"--name {pattern!r} is not a name of runs: write a name, or its beginning and a * behind it, digits*"
+        )
+    return pattern
+
 
 token_number = whole(1, MAX_ID, "the number of a token")
 app = typer.Typer(help="Access tokens of the gateway, for viewers, trainers and admins.")
@@ -24,22 +50,43 @@ app = typer.Typer(help="Access tokens of the gateway, for viewers, trainers and 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Name of its user, for the list.")],
-    role: Annotated[str, typer.Option(help="viewer reads, trainer sends, admin may do both.")] = "viewer",
+    *,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of its user, for the list; with --trainer, of the runs: digits, or digits*."),
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="viewer (the default) reads, trainer sends, admin may do both.")
+    ] = None,
+    trainer: Annotated[
+        bool, typer.Option("--trainer", help="For a trainer, and only for runs with the --name, or for the --job.")
+    ] = False,
     job: Annotated[
         int | None, typer.Option(parser=job_number, metavar="NUMBER", help="Restrict a trainer to this job.")
     ] = None,
     days: Annotated[int | None, whole_option(1, MAX_DAYS, "Days until it expires; default: it does not.")] = None,
+    expires: Annotated[
+        timedelta | None,
+        typer.Option(parser=_duration, metavar="DURATION", help="Time until it expires: 12h, 30d or 8w."),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Create a token and print it. It is shown only once: the database stores its hash."""
-    if role not in ROLES:
+    if trainer and role not in (None, "trainer"):
+        raise Problem(f"--trainer and --role {role} contradict each other: leave one out")
+    chosen = "trainer" if trainer else role or "viewer"
+    if chosen not in ROLES:
         raise Problem(f"no such role {role!r}: choose {', '.join(ROLES)}")
-    if job is not None and role != "trainer":
+    if job is not None and chosen != "trainer":
         raise Problem("--job is for the role trainer: viewer and admin see all jobs")
-    valid_for = None if days is None else timedelta(days=days)
+    if days is not None and expires is not None:
+        raise Problem("--days and --expires are both given: leave one out")
+    if name is None and (job is None or not trainer):
+        raise Problem("--name is missing: a name for the list, or with --trainer the name of the runs, digits*")
+    job_names = _checked_names(name) if trainer and name is not None else None
+    lasts = expires if days is None else timedelta(days=days)
     with writing(servers(data_dir)) as connection:
-        _, token = create_token(connection, name, role, job, valid_for)
+        _, token = create_token(connection, name or f"job {job}", chosen, job, lasts, job_names=job_names)
     say(token)
 
 
@@ -71,12 +118,12 @@ def revoke(
 def _show(tokens: list[Token]) -> None:
     rows = (
         (
-            *(token.id, token.name, token.role, token.job_id),
+            *(token.id, token.name, token.role, token.job_id, token.job_names),
             *(shown_time(token.created_at), shown_time(token.last_used_at), _state(token)),
         )
         for token in tokens
     )
-    print_table(("id", "name", "role", "job", "created", "last used", "state"), rows, right={"id", "job"})
+    print_table(("id", "name", "role", "job", "runs", "created", "last used", "state"), rows, right={"id", "job"})
 
 
 def _state(token: Token) -> str:

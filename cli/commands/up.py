@@ -6,11 +6,13 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import sys
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -115,6 +117,8 @@ def _say_ready(stack: Stack, folder: Path, no_loki: str | None) -> None:
         say(f"Prometheus finds metrics at {address.metrics_url}")
     if address.gateway_url:
         say(f"See your trainings at {address.gateway_url}")
+        if line := sending_from_elsewhere(address.gateway_url, os.environ.get("GATEWAY_HOST") or "127.0.0.1"):
+            say(line)
     if stack.late:
         say(f"Not ready yet: {', '.join(stack.late)}. The address is printed as soon as it answers.")
     say("In another terminal:")
@@ -124,6 +128,19 @@ def _say_ready(stack: Stack, folder: Path, no_loki: str | None) -> None:
     say(f"  {command} status{which} last")
     say(f"  {command} logs{which} last -f")
     say(f"Data and logs: {folder}. Ctrl-C stops it.\n")
+
+
+def sending_from_elsewhere(gateway_url: str, host: str) -> str | None:
+    """Return what to export on other machines; None if the gateway listens on a loopback address only."""
+    if is_loopback(host):
+        return None
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    port = urlsplit(gateway_url).port
+    shown = f"[{name}]" if ":" in name else name
+    return (
+        f"Trainings on other machines: export TRAINWIRE_URL=http://{shown}:{port} (or https, with a proxy before "
+        "it), and TRAINWIRE_TOKEN from `trainwire token create --trainer --name 'NAME*'`"
+    )
 
 
 def _log_rows(settings: Settings, no_loki: str | None) -> str:

@@ -37,18 +37,25 @@ class Forbidden(Exception):  # noqa: N818 - its text is sent to clients
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The role of a request; a trainer with a `job_id` may send messages of that job only."""
+    """The role of a request; a trainer with a `job_id`, or `job_names`, may send messages of these jobs only."""
 
     role: Role
     job_id: int | None = None
     token_id: int | None = None
+    job_names: str | None = None
+    """A name, or the beginning of names with a *."""
 
-    def check(self, needed: Role, job_id: int | None = None) -> None:
-        """Raise `Forbidden` unless the role, and for a trainer the job, allows the request."""
+    def check(self, needed: Role, job_id: int | None = None, *, checks_names: bool = False) -> None:
+        """Raise `Forbidden` unless the role, and for a trainer the job, allows the request.
+
+        With `checks_names` the caller compares the name of the job; else a token for names is refused.
+        """
         if self.role not in _ALLOWED[needed]:
             raise Forbidden(f"the token has the role {self.role}: use a token with the role {needed}")
         if self.job_id is not None and job_id != self.job_id:
             raise Forbidden(f"the token is for job {self.job_id} only: use a token for this job")
+        if self.job_names is not None and not checks_names:
+            raise Forbidden(f"the token is for messages of runs named {self.job_names} only: use another token")
 
 
 UNAUTHENTICATED: Final = Identity("admin")
@@ -70,9 +77,16 @@ class Authorizer:
         if len(token) > MAX_TOKEN_CHARS:
             return None
         valid = await self._tokens.find(token, may_outlast_postgres=needed == "trainer")
-        return None if valid is None else Identity(valid.role, valid.job_id, valid.id)
+        return None if valid is None else Identity(valid.role, valid.job_id, valid.id, valid.job_names)
 
-    async def authorize(self, connection: HTTPConnection, needed: Role, job_id: int | None = None) -> Identity:
+    async def authorize(
+        self,
+        connection: HTTPConnection,
+        needed: Role,
+        job_id: int | None = None,
+        *,
+        checks_names: bool = False,
+    ) -> Identity:
         """Return the identity of a request; raise `Unauthorized`, `Forbidden`, or SQLAlchemy's errors."""
         if not self.is_on:
             return UNAUTHENTICATED
@@ -82,7 +96,7 @@ class Authorizer:
         identity = await self.identify(token, needed)
         if identity is None:
             raise invalid_token()
-        identity.check(needed, job_id)
+        identity.check(needed, job_id, checks_names=checks_names)
         return identity
 
 
@@ -113,14 +127,17 @@ async def wait_until_refused(
             await authorize_connection(connection, job_id)
 
 
-def require(needed: Role) -> Callable[[HTTPConnection], Awaitable[Identity]]:
-    """Return a FastAPI dependency that requires this role, for the job in the path if there is one."""
+def require(needed: Role, *, checks_names: bool = False) -> Callable[[HTTPConnection], Awaitable[Identity]]:
+    """Return a FastAPI dependency that requires this role, for the job in the path if there is one.
+
+    With `checks_names` the route accepts tokens for names of jobs, and compares the name itself.
+    """
 
     async def authorized(connection: HTTPConnection) -> Identity:
         authorizer: Authorizer = connection.app.state.authorizer
         # The route itself refuses a job_id that is not a number.
         job_id = parse_number(str(connection.path_params.get("job_id", "")))
-        return await authorizer.authorize(connection, needed, job_id)
+        return await authorizer.authorize(connection, needed, job_id, checks_names=checks_names)
 
     return authorized
 

@@ -21,12 +21,13 @@ MAX_TOKEN_CHARS: Final = 200
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of gateway_tokens without the hash; a trainer's token may be bound to one job."""
+    """One row of gateway_tokens without the hash; a trainer's may be bound to one job, or to names of jobs."""
 
     id: int
     name: str
     role: Role
     job_id: int | None
+    job_names: str | None
     created_at: datetime
     last_used_at: datetime | None
     expires_at: datetime | None
@@ -34,7 +35,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ValidToken(msgspec.Struct, frozen=True, kw_only=True):
-    """The role and job of a valid token; it expires in `expires_in_s` seconds, or never.
+    """The role of a valid token, and its job or names of jobs; it expires in `expires_in_s` seconds, or never.
 
     `must_note_use` is true if its last use was noted more than a minute ago, or never.
     """
@@ -42,16 +43,23 @@ class ValidToken(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     role: Role
     job_id: int | None
+    job_names: str | None = None
     expires_in_s: float | None = None
     must_note_use: bool = True
 
 
 def create_token(
-    connection: Connection, name: str, role: Role, job_id: int | None = None, lasts: timedelta | None = None
+    connection: Connection,
+    name: str,
+    role: Role,
+    job_id: int | None = None,
+    lasts: timedelta | None = None,
+    *,
+    job_names: str | None = None,
 ) -> tuple[int, str]:
     """Create a token that lasts this long, or for ever; return its number and its text, which is not stored."""
     token = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
-    values = {"name": name, "role": role, "job_id": job_id, "hash": hash_of(token)}
+    values = {"name": name, "role": role, "job_id": job_id, "job_names": job_names, "hash": hash_of(token)}
     until = None if lasts is None else func.now() + lasts
     made = insert(gateway_tokens).values(**values, expires_at=until).returning(gateway_tokens.c.id)
     return int(connection.execute(made).scalar_one()), token
@@ -82,13 +90,19 @@ def note_use(connection: Connection, token_id: int) -> None:
     connection.execute(_USED, {"id": token_id})
 
 
+def is_named_by(pattern: str, name: str) -> bool:
+    """Return whether a name is the pattern, or begins with it where the pattern ends with a *."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
 def hash_of(token: str) -> bytes:
     """Return the SHA-256 of a token; a slower hash is of no use, because the token has 256 random bits."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 _FIND: Final = text(
-    "SELECT id, role, job_id, coalesce(last_used_at < now() - interval '1 minute', true) AS must_note_use, "
+    "SELECT id, role, job_id, job_names, "
+    "coalesce(last_used_at < now() - interval '1 minute', true) AS must_note_use, "
     "CAST(extract(epoch FROM expires_at - now()) AS double precision) AS expires_in_s "
     "FROM gateway_tokens WHERE hash = :hash AND revoked_at IS NULL "
     "AND coalesce(expires_at > now(), true)"

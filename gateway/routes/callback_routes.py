@@ -21,10 +21,10 @@ from trainwire.gateway.callbacks.callback_streams import AppendResult, Idempoten
 from trainwire.gateway.documents.response_types import Accepted, Stored
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources
-from trainwire.gateway.routes.parameters import TRAINER, JobId, ResourcesDep
+from trainwire.gateway.routes.parameters import JobId, ResourcesDep, TrainerOfNames
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 
-router = APIRouter(tags=["callbacks"], dependencies=TRAINER)
+router = APIRouter(tags=["callbacks"])
 
 AnyCallback = ProgressCallback | CompletionCallback | LogsCallback | CheckpointCallback
 CALLBACKS: Final[dict[str, tuple[type[AnyCallback], str]]] = {
@@ -57,7 +57,7 @@ WaitS = Annotated[
 ]
 _RESPONSES: Any = {
     **described(Stored),
-    **described(Accepted, 400, 410, 413, status=202),
+    **described(Accepted, 400, 409, 410, 413, status=202),
 }
 _POLL_S = 0.02
 _MAX_POLL_S = 0.5
@@ -70,9 +70,17 @@ def _route(body_type: type[AnyCallback]) -> Callable[..., Awaitable[Response]]:
     """
 
     async def callback(
-        resources: ResourcesDep, job_id: JobId, body: AnyCallback, key: Key = None, wait_s: WaitS = 0
+        resources: ResourcesDep,
+        identity: TrainerOfNames,
+        job_id: JobId,
+        body: AnyCallback,
+        *,
+        key: Key = None,
+        wait_s: WaitS = 0,
     ) -> Response:
         def put() -> AppendResult:
+            name = body.name if isinstance(body, ProgressCallback) else None
+            resources.job_names.check(identity, job_id, [] if name is None else [name])
             request = f"{type(body).__name__} {body!r}".encode("utf-8", "backslashreplace")
             idempotency = None if key is None else Idempotency(key, hashlib.sha256(request).hexdigest())
             return resources.callbacks.put(job_id, body.attempt, body.messages(), idempotency)

@@ -9,14 +9,15 @@ from typing import Annotated, Final, Literal
 from fastapi import Depends, Path, Query
 from pydantic import AfterValidator
 
-from trainwire.gateway.auth.authorization import require
+from trainwire.gateway.auth.authorization import Identity, require
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.resources import Resources, resources_of
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 MAX_TEXT_CHARS: Final = 1000
 VIEWER: Final = [Depends(require("viewer"))]
-TRAINER: Final = [Depends(require("trainer"))]
+TrainerOfNames = Annotated[Identity, Depends(require("trainer", checks_names=True))]
+"""The identity of a trainer; the route calls `JobNames.check` with it."""
 
 
 def _without_nul(text: str) -> str:

@@ -13,9 +13,8 @@ from msgspec.structs import replace
 
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.settings import Vitals
-from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
+from trainwire.schemas.heartbeats import Heartbeat, RankClaim, read_claim
 from trainwire.schemas.messages import ATTEMPT_UNKNOWN
-from trainwire.schemas.validation import InvalidMessage
 
 if TYPE_CHECKING:
     from trainwire.ingest.origin import Origin
@@ -135,6 +134,10 @@ class SourceHeartbeat:
             **({} if self._unsent_counts is None else self._unsent_counts()._asdict()),
         )
 
+    def rank_claim(self) -> RankClaim:
+        """Return the claim of the rank; its time is set when it is written."""
+        return RankClaim(holder=self.claim(0), ttl_ms=self.claim_ttl_ms, launcher=self.launcher)
+
     def claim(self, at_ms: int) -> Heartbeat:
         """Return the heartbeat that claims the rank at this time of Redis's clock."""
         return Heartbeat(
@@ -176,14 +179,6 @@ class SourceHeartbeat:
             f"and another ({there}); nothing is lost, but their messages are mixed. End one of them, or give it a "
             "rank (TRAINWIRE_RANK), an attempt (TRAINWIRE_ATTEMPT) or a job id of its own"
         )
-
-
-def read_claim(claim: object) -> Heartbeat | None:
-    """Return the heartbeat in a reply of Redis to the read of a claim; None without a valid one."""
-    try:
-        return decode_heartbeat(claim) if isinstance(claim, bytes) else None
-    except InvalidMessage:
-        return None
 
 
 def _printable(name: str | None) -> str:

@@ -23,6 +23,7 @@ from trainwire.ingest.settings import Timing, server_of
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.messages import Completion
+from trainwire.schemas.wire import INFERRED_END
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -38,6 +39,8 @@ class Leftover:
     about: About
     receipt: Receipt
     path: Path
+    is_refused: bool = False
+    """Whether the server did not accept its messages with this token."""
 
     @property
     def is_done(self) -> bool:
@@ -52,7 +55,7 @@ class Leftover:
 
 def send_leftovers(
     spool: Path,
-    redis_url: str,
+    url: str,
     timing: Timing,
     timeout_s: float,
     *,
@@ -60,16 +63,19 @@ def send_leftovers(
     any_server: bool = False,
     stop: threading.Event | None = None,
     is_due: Callable[[Path], bool] = lambda _path: True,
+    token: str | None = None,
 ) -> Iterator[Leftover]:
     """Send the messages that ended sources left in the spool, oldest source first, each for at most `timeout_s`.
 
+    The server is Redis, or a gateway with this `token`.
     `servers` are the names under which the spool has messages for it; without any, its address. Messages of
     other servers stay, unless `any_server`. Folders for which `is_due` returns False are left for another time,
     and so are those of living sources. What cannot be read is logged, and stays. Ends at `stop`, and after the
-    first source that could not be sent: the others would not fare better. Raises `OSError` where the system has no
-    descriptors or no memory left.
+    first source that could not be sent, unless it was refused: the others would not fare better. Raises `OSError`
+    where the system has no descriptors or no memory left.
     """
-    names = servers or {server_of(redis_url)}
+    names = servers or {server_of(url)}
+    destination = NamedServer(url, token)
     patient = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
     for path in source_folders(spool):
         if stop is not None and stop.is_set():
@@ -79,7 +85,7 @@ def send_leftovers(
             continue
         try:
             folder = SourceFolder.claim(path)
-            leftover = None if folder is None else _send(folder, redis_url, patient, timeout_s)
+            leftover = None if folder is None else _send(folder, destination, patient, timeout_s)
         except OSError as exc:
             if is_passing(exc):
                 raise  # the other folders cannot be read now either
@@ -88,13 +94,13 @@ def send_leftovers(
         if leftover is None:
             continue
         yield leftover
-        if any(leftover.receipt.unsent.values()):
+        if any(leftover.receipt.unsent.values()) and not leftover.is_refused:
             return
         if not leftover.is_done:
             patient = timing
 
 
-def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float) -> Leftover:
+def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeout_s: float) -> Leftover:
     try:
         outbox, inferred_end = resumed(Spool(folder, NO_LIMIT))
     except OSError:
@@ -104,7 +110,7 @@ def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float
     if inferred_end is not None:
         # First: once the messages are acknowledged, the spool no longer shows how many there were.
         outboxes.insert(0, outbox_of_inferred_end(outbox.origin, inferred_end))
-    senders = [Sender(each, NamedServer(redis_url), timing, threading.Event()) for each in outboxes]
+    senders = [Sender(each, destination, timing, threading.Event()) for each in outboxes]
     deadline = monotonic_s() + timeout_s
     for sender in senders:
         sender.start()
@@ -115,7 +121,7 @@ def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float
         outbox.close()
     else:
         outbox.forget()
-    return Leftover(folder.about, receipt, folder.path)
+    return Leftover(folder.about, receipt, folder.path, any(sender.is_refused for sender in senders))
 
 
 def resumed(spool: Spool) -> tuple[Outbox, Completion | None]:
@@ -153,7 +159,7 @@ def outbox_of_inferred_end(origin: Origin, end: Completion) -> Outbox:
     digest = zlib.crc32(repr((end.produced, end.dropped)).encode())
     buffer = Buffer(0, threading.Event())
     buffer.close(end)
-    return Outbox(origin._replace(source=f"{origin.source}~end-{digest:08x}"), buffer)
+    return Outbox(origin._replace(source=f"{origin.source}{INFERRED_END}{digest:08x}"), buffer)
 
 
 def _joined(receipts: Sequence[Receipt]) -> Receipt:

@@ -1,14 +1,15 @@
-"""The thread that sends the messages of an outbox to Redis until they are acknowledged."""
+"""The thread that sends the messages of an outbox until they are acknowledged."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.outage import Outage, Unavailable
+from trainwire.ingest.outage import Outage, Refused, Unavailable
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing
@@ -22,7 +23,7 @@ from trainwire.schemas.keys import KINDS, Kind
 if TYPE_CHECKING:
     from trainwire.ingest.destinations import Destination
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
-    from trainwire.ingest.sending.redis_connection import RedisConnection
+    from trainwire.ingest.sending.transport import Transport
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -59,7 +60,7 @@ class Sender:
         self._timing = timing
         self._wake = wake
         self._outage = Outage(timing)
-        self._connection: RedisConnection | None = None
+        self._connection: Transport | None = None
         self._address: str | None = None
         self._is_located = False
         self._watches = {kind: AckWatch(timing, monotonic_s()) for kind in KINDS}
@@ -70,6 +71,8 @@ class Sender:
         self._has_answered = False
         self._acked_at = 0.0
         self._is_finishing = False
+        self.is_refused = False
+        """Whether the server does not accept this trainer: nothing more is sent."""
         self._cuts = 0
         self._stuck_at = -1
         self._cut_now = threading.Event()
@@ -122,8 +125,9 @@ class Sender:
         """Wait until everything is acknowledged, at most `timeout_s`, then stop.
 
         Once everything is sent, the wait also ends after `settle_s` without a new acknowledgement. With
-        `may_leave`, and once everything is in the spool, it ends when Redis has been unreachable for `timeout_s`,
-        or for `away_s` if it has never answered.
+        `may_leave`, and once everything is in the spool, it ends when the server has been unreachable for
+        `timeout_s`, or for `away_s` if it has never answered. It never waits for a server that has refused this
+        trainer.
         """
         began = monotonic_s()
         deadline = began + timeout_s
@@ -137,7 +141,7 @@ class Sender:
         while self._cut() and _left_s(deadline) > 0:
             pass  # the thread may wait for a socket: the receipt counts everything nevertheless
         while not self._all_sent.wait(min(FINISH_POLL_S, _left_s(deadline))):
-            if not _left_s(deadline) or (may_leave and self._is_hopeless(began, timeout_s)):
+            if not _left_s(deadline) or self.is_refused or (may_leave and self._is_hopeless(began, timeout_s)):
                 break
         else:
             self._await_acks(deadline)
@@ -148,7 +152,7 @@ class Sender:
             self._thread.join(min(1.0, _left_s(deadline)))
 
     def _is_hopeless(self, began: float, timeout_s: float) -> bool:
-        """Return whether Redis has been unreachable for too long, and the spool has everything."""
+        """Return whether the server has been unreachable for too long, and the spool has everything."""
         since = self._outage.since
         if since is None or self._failed_at < began:  # one attempt at least
             return False
@@ -167,7 +171,7 @@ class Sender:
         try:
             while not self._stopped.is_set():
                 # In an outage too: values are on the disk soon, whether or not they can be sent.
-                self._wake.wait(FINISHING_INTERVAL_S if self._is_finishing else self._timing.flush_interval_s)
+                self._wake.wait(self._at_least(self._timing.flush_interval_s))
                 self._wake.clear()
                 self._work()
             self._withdraw_heartbeat()
@@ -204,7 +208,6 @@ class Sender:
             has_more = self._outbox.cut()
             self._note_cut()
             self._cut_at = monotonic_s()
-            self._send_heartbeat()
             if not self._exchange() and not has_more:
                 self._backoff_s = 0.0
                 break
@@ -231,21 +234,16 @@ class Sender:
             logger.warning(text, cause)
 
     def _note_failure(self, exc: Unavailable) -> None:
+        self.is_refused = isinstance(exc, Refused)
         self._backoff_s = self._outage.note_failure(exc, self._address)
         self._failed_at = monotonic_s()
         self._disconnect()
 
     def _backoff_left_s(self) -> float:
+        if self.is_refused:
+            return math.inf  # another token comes with another process
         longest_s = FINISHING_BACKOFF_S if self._is_finishing else self._timing.longest_backoff_s
         return self._failed_at + min(self._backoff_s, longest_s) - monotonic_s()
-
-    def _send_heartbeat(self) -> None:
-        """Send a heartbeat if one is due, also while messages are held back because Redis is nearly full."""
-        if self._heartbeat is None or not self._heartbeat.is_due:
-            return
-        self._connected().send_heartbeat(self._heartbeat)
-        if self._outbox.is_all_sent and not self._outbox.awaited():
-            self._outage.note_success()
 
     def _withdraw_heartbeat(self) -> None:
         heartbeat, connection = self._heartbeat, self._connection
@@ -255,38 +253,45 @@ class Sender:
             connection.withdraw_heartbeat(heartbeat)
 
     def _exchange(self) -> bool:
-        """Read the acknowledgements, then send; return whether messages were sent, so that there may be more."""
+        """Send messages, and a heartbeat if one is due; return whether there may be more to send."""
+        heartbeat = self._heartbeat if self._heartbeat is not None and self._heartbeat.is_due else None
         batches = self._outbox.to_send(ROUND_TRIP_BYTES)
-        if not batches and not self._is_time_for_acks():
+        kinds = self._outbox.sent_kinds() if self._is_time_for_acks() else []
+        if not (batches or kinds or heartbeat):
             return False
-        connection = self._connected()
-        reports = connection.read_reports(self._outbox.sent_kinds() if self._is_time_for_acks() else [])
-        self._has_answered = True
-        if reports.is_job_deleted:
+        answer = self._connected().exchange(batches, kinds, heartbeat)
+        if batches or kinds:
+            self._has_answered = True
+        if answer.is_job_deleted:
             self._outbox.note_job_deleted()
-        self._apply(reports.acks)
-        if reports.must_hold:
-            raise Unavailable("it is nearly full and asks trainers to hold back")
-        batches = self._outbox.to_send(ROUND_TRIP_BYTES)
-        if batches:
-            result = connection.send(batches)
-            for kind, seqs in result.seqs.items():
-                self._outbox.mark_sent(kind, seqs)
-            if result.refusal is not None:
-                raise result.refusal
-        self._outage.note_success()
-        return bool(batches)
+        # First: the acknowledgements are older than the messages that were sent with the same request.
+        stepped_back = self._release(answer.acks)
+        for kind, seqs in answer.seqs.items():
+            self._outbox.mark_sent(kind, seqs)
+        has_resends = self._send_missing_again(answer.acks, stepped_back)
+        if answer.must_hold:
+            raise Unavailable("Redis is nearly full and asks trainers to hold back")
+        if answer.refusal is not None:
+            raise answer.refusal
+        if batches or kinds or (self._outbox.is_all_sent and not self._outbox.awaited()):
+            self._outage.note_success()
+        return bool(batches) or has_resends
 
     def _is_time_for_acks(self) -> bool:
         if not self._outbox.sent_kinds():
             return False
-        interval_s = FINISHING_INTERVAL_S if self._is_finishing else self._timing.ack_interval_s
+        interval_s = self._at_least(self._timing.ack_interval_s)
         if not self._outbox.awaited():
             interval_s = max(interval_s, self._timing.idle_ask_interval_s)
         return monotonic_s() - self._acks_read_at >= interval_s
 
-    def _apply(self, acks: dict[Kind, AckReport]) -> None:
-        """Release the messages that are acknowledged, and queue those again that Redis has lost."""
+    def _at_least(self, interval_s: float) -> float:
+        """Return the interval, or the short one of the end of a run, but none that is too short for the server."""
+        least_s = 0.0 if self._connection is None else self._connection.least_interval_s
+        return max(FINISHING_INTERVAL_S if self._is_finishing else interval_s, least_s)
+
+    def _release(self, acks: Mapping[Kind, AckReport]) -> set[Kind]:
+        """Release the messages that are acknowledged; return the kinds of which fewer are than before."""
         if acks:
             self._acks_read_at = monotonic_s()
         stepped_back = set()
@@ -297,13 +302,20 @@ class Sender:
                 stepped_back.add(kind)
             elif self._outbox.release(kind, report.acked, report.lost):
                 self._acked_at = monotonic_s()
+        return stepped_back
+
+    def _send_missing_again(self, acks: Mapping[Kind, AckReport], stepped_back: Collection[Kind]) -> bool:
+        """Queue the messages again that Redis has lost; return whether there are any."""
         awaited, now = self._outbox.awaited(), monotonic_s()
+        has_resends = False
         for kind, report in acks.items():
             is_below = kind in stepped_back
             ranges = self._watches[kind].overdue(report, awaited.get(kind), now, stepped_back=is_below)
             self._outbox.send_again(kind, ranges)
+            has_resends = has_resends or bool(ranges)
+        return has_resends
 
-    def _connected(self) -> RedisConnection:
+    def _connected(self) -> Transport:
         if self._connection is None or not self._is_located:
             address = self._destination.locate()  # a `trainwire up` that was restarted can have another port
             if address != self._address:
@@ -311,11 +323,10 @@ class Sender:
         if self._connection is None:
             assert self._address is not None  # noqa: S101 - just located
             with importing():  # here, not at the top: redis takes 100 ms to import
-                from trainwire.ingest.sending.redis_connection import RedisConnection  # noqa: PLC0415
+                from trainwire.ingest.sending.connections import open_transport  # noqa: PLC0415
 
-                origin = self._outbox.origin
                 quiet_libraries()
-                self._connection = RedisConnection(self._address, origin.job_id, origin.source)
+                self._connection = open_transport(self._address, self._destination.token, self._outbox.origin)
                 quiet_libraries()  # it has imported more
         self._is_located = True
         return self._connection

@@ -27,7 +27,7 @@ from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
-from trainwire.ingest.settings import TrainerSettings, shown_host
+from trainwire.ingest.settings import TrainerSettings, shown_server
 from trainwire.ingest.spool.access import spool_opener
 from trainwire.schemas.messages import Checkpoint, Completion, Metrics, Point
 
@@ -240,15 +240,14 @@ class Session:
         return Completion(ts=time.time_ns(), status="ended", rank=self._rank)
 
     def _check_start(self) -> None:
-        from trainwire.ingest.sending.redis_connection import RedisConnection  # noqa: PLC0415 - slow to import
+        from trainwire.ingest.sending.connections import open_transport  # noqa: PLC0415 - slow to import
         from trainwire.ingest.strict import RedisAway, check_start  # noqa: PLC0415
 
-        origin = self.outbox.origin
         try:
             url = self.destination.locate()
         except NoServer as exc:
             raise RedisAway(f"{exc.__cause__}: start it, name a Redis in REDIS_URL, or leave out strict") from exc
-        check_start(RedisConnection(url, origin.job_id, origin.source), self._heartbeat, url)
+        check_start(open_transport(url, self.destination.token, self.outbox.origin), self._heartbeat, url)
 
     def _take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, levels: Iterable[str | None]) -> None:
         if not self._sender.is_started:
@@ -297,9 +296,9 @@ class Session:
             return
         is_kept = spooled >= unsent
         if isinstance(self.destination, NamedServer):
-            host = f"Redis at {shown_host(self.destination.locate())}"
+            host = shown_server(self.destination.locate())
             remedy = (
-                "the next run that reaches this Redis sends them; "
+                "the next run that reaches this server sends them; "
                 "`trainwire spool send --any-server` sends them to a running `trainwire up`"
             )
         else:
@@ -326,6 +325,7 @@ class Session:
                     RECOVERY_TIMEOUT_S,
                     servers={self.destination.server},
                     stop=self.finished,
+                    token=self.destination.token,
                 )
                 for found in recovered:
                     logger.info("job %s: %s", found.about.job_id, found.receipt)

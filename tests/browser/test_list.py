@@ -224,7 +224,7 @@ def test_a_row_that_changes_while_it_is_pressed_still_opens(listed: Page, resour
 
 
 def test_the_log_has_ranks(listed: Page, resources: Resources) -> None:
-    """Lines of several ranks have a column with the rank, and can be filtered by it."""
+    """Lines of several ranks have a column with the rank, and can be filtered by it, also after a reload."""
     with resources.engine.begin() as connection:
         connection.execute(
             text("INSERT INTO training_jobs (id, name, status, last_log_seq) VALUES (1, 'ranks', 'running', 40)")
@@ -242,4 +242,8 @@ def test_the_log_has_ranks(listed: Page, resources: Resources) -> None:
     expect(listed.locator(".line[data-seq='39'] .rank")).to_be_visible()
     listed.get_by_label("Rank", exact=True).select_option("2")
     expect(listed.locator(".line[data-seq='39']")).to_have_count(0)
+    expect(listed.locator(".line .text").last).to_have_text("line 38")
+    expect(listed).to_have_url(re.compile(r"rank=2"))
+    listed.reload()
+    expect(listed.get_by_label("Rank", exact=True)).to_have_value("2")
     expect(listed.locator(".line .text").last).to_have_text("line 38")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urljoin
@@ -12,10 +14,13 @@ import requests
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from tests.factories import Sender, drain, logs
+from tests.factories import Sender, drain, logs, rows
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.nginx import Nginx
+from trainwire import Run, TrainerSettings
 from trainwire.gateway.auth.tokens import create_token
+from trainwire.ingest.settings import SpoolSettings, Timing
+from trainwire.schemas.tables import training_logs
 from trainwire.workers.resources import Resources
 
 NOT_REMOVED = {"proxy_pass http://127.0.0.1:8800/;": "proxy_pass http://127.0.0.1:8800;"}
@@ -88,3 +93,23 @@ def test_a_proxy_that_keeps_the_host_back_is_named(gateway: GatewayServer, tmp_p
     assert answer.status_code == 403
     assert "proxy_set_header Host $http_host" in answer.json()["detail"]
     assert f"Host header 127.0.0.1:{gateway.port}" in answer.json()["detail"]
+
+
+def test_a_trainer_sends_through_nginx(
+    database_url: str, redis_url: str, resources: Resources, tmp_path: Path
+) -> None:
+    """Its address is that of the page; requests become as small as the limit of nginx demands."""
+    settings = gateway_settings(database_url, redis_url, gateway_trusted_proxies="127.0.0.1")
+    with (
+        GatewayServer(settings) as server,
+        Nginx(tmp_path, server.url, {"client_max_body_size 8m;": "client_max_body_size 300k;"}) as nginx,
+    ):
+        spool = SpoolSettings(tmp_path / "spool")
+        trainer = TrainerSettings(url=nginx.url, timing=Timing(flush_interval_s=1, settle_s=0), spool=spool)
+        with Run(2, "digits", settings=trainer) as run:
+            texts = [os.urandom(32).hex() for _ in range(50_000)]
+            run.log_lines(texts, "stdout", time.time_ns())
+            receipt = run.finish(timeout_s=60)
+    assert receipt.unsent == {"logs": 0, "metrics": 0, "completions": 0}
+    drain(resources, "logs", 2)
+    assert rows(resources.engine, training_logs, "content") == texts

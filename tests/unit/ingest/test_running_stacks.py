@@ -59,6 +59,7 @@ def test_the_only_stack_is_found(environ: dict[str, str], start: Start) -> None:
     assert variables_of(settings) == {
         "REDIS_URL": "redis://:pw@127.0.0.1:7001/0",
         "STREAMS_URL": None,
+        "TRAINWIRE_URL": None,
         "TRAINWIRE_DATA_DIR": str(folder),
     }
 

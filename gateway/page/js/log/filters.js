@@ -99,13 +99,15 @@ export class LogFilters {
   }
 
   /** Fill in what was filtered for, without a search. */
-  restore({ search, log_type: stream, level, attempt }) {
-    if (Number(attempt)) this.setAttempts([Number(attempt), ...this.attempts]);
+  restore({ search, log_type: stream, level, attempt, rank }) {
+    if (isNumber(attempt)) this.setAttempts([Number(attempt)]);
+    if (isNumber(rank)) this.addRank(Number(rank));
     for (const [field, text] of [
       [this.search, search],
       [this.stream, stream],
       [this.level, level],
       [this.attempt, attempt],
+      [this.rank, rank],
     ])
       field.value = text ?? "";
     this.#link();
@@ -165,6 +167,11 @@ function select(label, options, changed) {
     { "aria-label": label, on: { change: changed } },
     options.map(([value, words]) => option(value, words)),
   );
+}
+
+/** Whether the text of a parameter is a whole number: attempts of late runs are 0, -1 ... */
+function isNumber(text) {
+  return /^-?\d+$/.test(text ?? "");
 }
 
 function option(value, words) {

@@ -13,7 +13,7 @@ import { Scroller } from "./scroller.js";
 import { destination } from "./times.js";
 
 const ROW_HEIGHT = 19;
-const PARAMETERS = ["search", "log_type", "level", "attempt"]; // of the gateway and of the address
+const PARAMETERS = ["search", "log_type", "level", "attempt", "rank"]; // of the gateway and of the address
 const UNREADABLE = "Can't reach the trainwire server. Retrying…";
 
 /** The panel of one job. */

@@ -1,0 +1,102 @@
+"""Sending over HTTPS to a gateway, compared with sending to Redis in the same run.
+
+The gateway speaks plain HTTP here: TLS is the work of the proxy in front of it, and of AES instructions.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from benchmarks.processes import running, wait_until
+from benchmarks.stores import empty
+from benchmarks.trainer import STEP_S, products_in, timed_block
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.settings import SpoolSettings
+from trainwire.stack.persisted_config import free_port
+from trainwire.workers.resources import Resources
+
+LINES: Final = 400_000
+BURST: Final = 20_000
+"""Lines between two looks at the buffer, which must not become full."""
+ROUNDS: Final = 5
+BLOCKS: Final = 30
+_LINE: Final = "epoch 3 step {} loss 0.1234 accuracy 0.9876 learning rate 0.001 grad norm 2.5"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Lines per second from `log()` into Redis by each way, and the time of a training step by each way."""
+
+    redis_lines_per_s: float
+    https_lines_per_s: float
+    slowdown: float
+    """Of a training loop with the HTTPS way, relative to the Redis way."""
+
+
+def compare(resources: Resources, scale: float) -> Comparison:
+    """Measure both ways in turn; no worker runs, which would take the cores."""
+    redis_url = resources.settings.redis_url.get_secret_value()
+    rates: dict[str, list[float]] = {"redis": [], "https": []}
+    with TemporaryDirectory() as spool, _gateway(resources) as url:
+        settings = replace(TrainerSettings.from_env(), quiet=True, spool=SpoolSettings(Path(spool)))
+        by_way = {"redis": settings.at(redis_url), "https": settings.at(None, url)}
+        for _ in range(max(2, round(ROUNDS * min(scale, 1)))):
+            for name, measured in rates.items():
+                empty(resources)
+                with Run(92, "bench", settings=by_way[name]) as run:
+                    measured.append(_lines_per_s(run, int(LINES * min(scale, 1))))
+                    run.finish(timeout_s=0.1)
+        slowdown = _slowdown(by_way, max(4, int(BLOCKS * min(scale, 1))))
+    return Comparison(statistics.median(rates["redis"]), statistics.median(rates["https"]), slowdown)
+
+
+@contextmanager
+def _gateway(resources: Resources) -> Iterator[str]:
+    port = free_port()
+    limits = {"GATEWAY_PORT": str(port), "GATEWAY_REQUESTS_PER_S": "100000"}
+    with running(resources, "trainwire.gateway", ready="Uvicorn running", **limits):
+        yield f"http://127.0.0.1:{port}"
+
+
+def _lines_per_s(run: Run, lines: int) -> float:
+    outbox = run._session.outbox  # noqa: SLF001 - Redis has everything: no part of the public API
+    run.log("warm")
+    wait_until(lambda: outbox.is_all_sent, 60)
+    began = time.perf_counter()
+    for first in range(0, lines, BURST):
+        run.log_lines([_LINE.format(number) for number in range(first, first + BURST)], "stdout", time.time_ns())
+    wait_until(lambda: outbox.is_all_sent, 120)
+    return lines / (time.perf_counter() - began)
+
+
+def _slowdown(by_way: Mapping[str, TrainerSettings], blocks: int) -> float:
+    """Return the time of a block of steps with reports over HTTPS, relative to reports to Redis."""
+    matrix = np.random.default_rng(0).random((192, 192))
+    taken: dict[int, list[float]] = {93: [], 94: []}
+    with (
+        threadpool_limits(1),
+        Run(93, "bench", settings=by_way["redis"]) as first,
+        Run(94, "bench", settings=by_way["https"]) as second,
+    ):
+        products = products_in(STEP_S, matrix)
+        for _ in range(blocks):
+            for run in (first, second):
+
+                def report(step: int, run: Run = run) -> None:
+                    run.log(f"step {step}")
+                    run.metric(step=step, loss=0.1, accuracy=0.9, lr=1e-3)
+
+                taken[run.job_id].append(timed_block(matrix, products, report))
+        first.finish(timeout_s=0.1)
+        second.finish(timeout_s=0.1)
+    return statistics.median(taken[94]) / statistics.median(taken[93])

@@ -1,0 +1,54 @@
+"""Runs the request of a trainer on the streams: heartbeat, acknowledgements and messages."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import redis
+from msgspec.structs import asdict
+
+from trainwire.schemas.exchange import ExchangeAnswer, ExchangeRequest
+from trainwire.schemas.keys import KINDS
+from trainwire.schemas.streams.source_streams import SourceStreams
+
+_SOME_KIND: Final = KINDS[:1]
+"""Read with the flag of a deleted job, where a request wants no acknowledgements."""
+
+
+def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> ExchangeAnswer:
+    """Run a checked request, in the order in which a trainer with a connection to Redis does.
+
+    Appending the same entries again is harmless: the workers store each number of a source once. Raises the errors
+    of the client; then some of the entries may have been appended.
+    """
+    streams = SourceStreams(client, job_id, request.source)
+    answer = ExchangeAnswer()
+    _send_heartbeat(streams, request, answer)
+    if not (request.entries or request.acks):
+        return answer
+    reports = streams.read_reports(request.acks or _SOME_KIND)
+    answer.is_job_deleted = reports.is_job_deleted
+    answer.acks = {kind: reports.acks[kind] for kind in request.acks}
+    if reports.must_hold:
+        answer.hold = True
+    elif reports.is_job_deleted:  # acknowledged, and not stored
+        answer.taken = {kind: len(entries) for kind, entries in request.entries.items()}
+    elif request.entries:
+        result = streams.append(
+            {kind: [asdict(each) for each in batch] for kind, batch in request.entries.items()}
+        )
+        answer.taken, answer.refusal = result.counts, result.refusal
+    return answer
+
+
+def _send_heartbeat(streams: SourceStreams, request: ExchangeRequest, answer: ExchangeAnswer) -> None:
+    """Write, take or withdraw what the request has of a heartbeat and a claim."""
+    claim = request.claim
+    if request.has_ended:
+        if claim is not None:
+            streams.withdraw(claim)
+    elif request.heartbeat is not None:
+        answer.is_alive, found = streams.write_heartbeat(request.heartbeat, claim)
+        answer.claim = found if isinstance(found, bytes) else None
+    elif claim is not None:
+        answer.claim, answer.now_ms = streams.take_claim(claim, by_force=request.by_force)

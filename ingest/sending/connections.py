@@ -1,0 +1,22 @@
+"""Opens the transport for an address."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainwire.schemas.gateway_urls import is_gateway
+
+if TYPE_CHECKING:
+    from trainwire.ingest.origin import Origin
+    from trainwire.ingest.sending.transport import Transport
+
+
+def open_transport(url: str, token: str | None, origin: Origin) -> Transport:
+    """Return the transport for an address; it connects at its first use. The imports take up to 100 ms."""
+    if is_gateway(url):
+        from trainwire.ingest.sending.gateway_connection import GatewayConnection  # noqa: PLC0415
+
+        return GatewayConnection(url, token, origin.job_id, origin.source)
+    from trainwire.ingest.sending.redis_connection import RedisConnection  # noqa: PLC0415
+
+    return RedisConnection(url, origin.job_id, origin.source)

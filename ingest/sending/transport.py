@@ -1,0 +1,90 @@
+"""The way of messages to the streams: a connection to Redis, or HTTPS requests to the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from trainwire.ingest.outage import Unavailable
+from trainwire.ingest.sending.acks import AckReport, parse_report
+from trainwire.schemas.heartbeats import Heartbeat
+from trainwire.schemas.keys import Kind
+
+if TYPE_CHECKING:
+    from trainwire.ingest.sending.heartbeat import SourceHeartbeat
+    from trainwire.ingest.sending.unacked import EncodedMessage
+
+EVERYTHING: Final = 2**63 - 1
+"""The acknowledged number of a deleted job: none of its messages needs to be sent."""
+
+
+@dataclass
+class Answer:
+    """The result of one exchange with the server.
+
+    `must_hold` is True while Redis is nearly full: then no message was taken. `seqs` are the numbers of the
+    messages that Redis has taken, and `refusal` is the reason for the first that it has not.
+    """
+
+    must_hold: bool = False
+    is_job_deleted: bool = False
+    """Then every message counts as acknowledged, and none is stored."""
+    acks: dict[Kind, AckReport] = field(default_factory=dict)
+    seqs: dict[Kind, list[int]] = field(default_factory=dict)
+    refusal: Unavailable | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The claim of a rank by another process, and the time since its last renewal."""
+
+    holder: Heartbeat
+    age_s: float
+
+
+class Transport(Protocol):
+    """Connects one source to the streams; every failure raises `Unavailable`."""
+
+    least_interval_s: float
+    """The shortest time between two exchanges while there is little to send."""
+
+    def exchange(
+        self,
+        batches: Mapping[Kind, Sequence[EncodedMessage]],
+        kinds: Sequence[Kind],
+        heartbeat: SourceHeartbeat | None = None,
+    ) -> Answer:
+        """Send a heartbeat, read the acknowledgements of `kinds`, then append the messages or some of them.
+
+        A server that refuses the heartbeat may still take messages. Messages of `batches` that it has not taken,
+        or of which the answer was lost, can be sent again.
+        """
+
+    def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
+        """Claim the rank if it is free, or `by_force`; return the claim of another process, None for our own."""
+
+    def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
+        """Delete the heartbeat and the claim: this process ends normally."""
+
+    def close(self) -> None:
+        """Close the connection; the next call makes a new one and resolves the host name again."""
+
+
+def ack_reports(
+    kinds: Sequence[Kind],
+    fields: Mapping[Kind, tuple[bytes | None, bytes | None, bytes | None]],
+    *,
+    is_job_deleted: bool,
+) -> dict[Kind, AckReport]:
+    """Return the reports on `kinds`, from the fields of the acknowledgements in Redis."""
+    if is_job_deleted:
+        return dict.fromkeys(kinds, AckReport(EVERYTHING))
+    return {kind: parse_report(*fields[kind]) for kind in kinds if kind in fields}
+
+
+def foreign_claim(source: SourceHeartbeat, holder: Heartbeat | None, now_ms: int) -> Claim | None:
+    """Return the claim of another process at this time of the server; None without one."""
+    if holder is None or holder.source == source.claimant:
+        return None
+    return Claim(holder, (now_ms - holder.at) / 1000)
