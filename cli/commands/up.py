@@ -28,6 +28,7 @@ from trainwire.stack.locate import streams_url
 from trainwire.stack.recorded_settings import switch_off_absent_loki
 from trainwire.stack.spool_watch import SpoolWatch
 from trainwire.stack.stack import Stack, StackOptions
+from trainwire.stores.local_hosts import is_loopback
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.plugin import sinks_on
 
