@@ -30,7 +30,8 @@ from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
 from trainwire.stores.postgres.jobs import removed_rows
 
 TEXT_FORMATS: Final = {"csv": write_csv, "jsonl": write_jsonl}
-FORMATS: Final = (*TEXT_FORMATS, "parquet", "mlflow")
+FILE_FORMATS: Final = (*TEXT_FORMATS, "parquet")
+FORMATS: Final = (*FILE_FORMATS, "mlflow")
 DEFAULT_EXPERIMENT: Final = "trainwire"
 
 
@@ -64,7 +65,7 @@ def export(
     """
     if form not in FORMATS:
         raise Problem(f"no such format {form!r}: choose {', '.join(FORMATS)}")
-    if (form == "mlflow") != (uri is not None):
+    if (form in FILE_FORMATS) == (uri is not None):
         raise Problem("--format mlflow and --to URI go together: the address is that of an MLflow server")
     if uri is not None:
         if output is not None:
