@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
-from trainwire.cli.transfer.wandb_file import CutShortError, wandb_records
+from trainwire.cli.transfer.wandb_about import (
+    ALERT,
+    ARTIFACT,
+    CONFIG,
+    EXIT,
+    FILES,
+    HISTORY,
+    OUTPUT,
+    OUTPUT_RAW,
+    RUN,
+    STATS,
+    SUMMARY,
+    About,
+    about_of,
+    checked_time,
+    config_of,
+    needed_records,
+    timestamp_ns,
+)
+from trainwire.cli.transfer.wandb_file import CutShortError
 from trainwire.cli.transfer.wandb_output import MOST_CHARS, OutputLines
-from trainwire.cli.transfer.wandb_values import Named, Row, item_of, json_value, row_of, text_of
+from trainwire.cli.transfer.wandb_values import Named, Row, item_of, row_of, text_of
 from trainwire.ingest.hooks.protobuf import fields
 from trainwire.ingest.provenance.masking import masked_fields
 from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS, MAX_RESULTS
 from trainwire.schemas.messages import Outcome, Point
 from trainwire.schemas.times import seconds_to_ns
-from trainwire.schemas.validation import MAX_ID, MAX_TIME_NS
+from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.errors import Problem
 
-HISTORY, SUMMARY, OUTPUT, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT_RAW, RUN, EXIT = (
-    *(2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 18),
-)
-"""Fields of `wandb_internal.Record`."""
-_KINDS: Final = frozenset({HISTORY, SUMMARY, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT, OUTPUT_RAW, RUN, EXIT})
-_TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes", 12: "sweep"}
-"""Fields of `wandb_internal.RunRecord` that become tags."""
 _AXES: Final = ("_step", "_timestamp", "_runtime")
 _NOT_VALUES: Final = (*_AXES, "_wandb")
 SUFFIX: Final = ".wandb"
@@ -80,13 +90,13 @@ def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
     It is identified by its first record, which does not change when the file grows, is synced or is moved: a run
     becomes one job, never two.
     """
-    about: _About | None = None
+    about: About | None = None
     has_end, damage = False, None
     try:
         status = path.stat()
-        for kind, data in _records(path, status.st_size):
+        for kind, data in needed_records(path, status.st_size):
             if kind == RUN:
-                about = _about(data, about)
+                about = about_of(data, about)
             has_end |= kind == EXIT
     except OSError as exc:
         return LeftOut(path.name, f"cannot read {path}: {exc.strerror or exc}")
@@ -108,72 +118,10 @@ def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
     return SourceRun(tool="wandb", identity=f"{about.identity} {copy}", name=name or about.name, items=items)
 
 
-def _records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield kind and content of the records that an import needs."""
-    for record in wandb_records(path, size):
-        for number, value in fields(record):
-            if number in _KINDS:
-                yield number, value
-                break
-
-
-@dataclass
-class _About:
-    """The first record of a run; later ones have changed names, notes and tags."""
-
-    identity: str
-    name: str
-    started_ns: int | None
-    tags: dict[str, Any]
-    params: dict[str, Any]
-
-
-def _about(record: bytes, before: _About | None) -> _About:
-    texts: dict[int, str] = {}
-    labels: list[str] = []
-    params: dict[str, Any] = {}
-    started_ns = None
-    for number, value in fields(record):
-        if number in {1, 8, *_TAGS}:
-            texts[number] = text_of(value)
-        elif number == 4:
-            params = _config(value)
-        elif number == 10:
-            labels.append(text_of(value))
-        elif number == 17:
-            started_ns = _checked_time(_timestamp(value))
-    run_id = texts.get(1, "")
-    tags = {f"wandb.{name}": texts[number] for number, name in _TAGS.items() if texts.get(number)}
-    if labels:
-        tags["wandb.tags"] = ", ".join(labels)
-    tags["imported_from"] = f"wandb run {run_id}"
-    name = texts.get(8) or run_id or "run"
-    if before is not None:
-        return replace(before, name=name, tags=tags)
-    identity = hashlib.blake2b(record, digest_size=16).hexdigest()
-    return _About(identity, name, started_ns, tags, masked_fields(params))
-
-
-def _config(record: bytes) -> dict[str, Any]:
-    """Return the parameters that a config record sets; those of W&B itself are left out."""
-    items = [item_of(value) for number, value in fields(record) if number == 1]
-    return {".".join(names): json_value(raw) for names, raw in items if names[0] != "_wandb"}
-
-
-def _timestamp(data: bytes) -> int:
-    """Return a `google.protobuf.Timestamp` in nanoseconds."""
-    parts = dict(fields(data))
-    return int(parts.get(1, 0)) * 10**9 + int(parts.get(2, 0))
-
-
-def _checked_time(ts: int) -> int | None:
-    return ts if 0 <= ts <= MAX_TIME_NS else None
-
-
 class _Reader:
     """Reads the items of one run after its header."""
 
-    def __init__(self, path: Path, size: int, about: _About, tally: Tally) -> None:
+    def __init__(self, path: Path, size: int, about: About, tally: Tally) -> None:
         self._path = path
         self._size = size
         self._about = about
@@ -189,7 +137,7 @@ class _Reader:
     def items(self) -> Iterator[Item]:
         """Yield points, lines and parameters, up to the end of the file or to a damaged record."""
         try:
-            for kind, data in _records(self._path, self._size):
+            for kind, data in needed_records(self._path, self._size):
                 yield from self._record(kind, data)
         except (*DAMAGES, OSError) as exc:
             self._tally.fail(f"{self._path}: {exc}; what comes before it is imported")
@@ -220,7 +168,7 @@ class _Reader:
         elif kind in {OUTPUT, OUTPUT_RAW}:
             yield from self._checked(self._lines(data))
         elif kind == CONFIG:
-            self._params |= masked_fields(_config(data))
+            self._params |= masked_fields(config_of(data))
             yield Params(dict(self._params))
         elif kind == FILES:
             self._files.update(text_of(dict(fields(value))[1]) for number, value in fields(data) if number == 1)
@@ -236,7 +184,7 @@ class _Reader:
         code = exit_fields.get(1, 0)
         self._exit_code = code - (1 << 64) if code >> 63 else code
         runtime_ns = exit_fields.get(2, 0) * 10**9
-        ended_ns = _checked_time((self._about.started_ns or 0) + runtime_ns)
+        ended_ns = checked_time((self._about.started_ns or 0) + runtime_ns)
         self._last_ns = max(self._last_ns, ended_ns or 0)
 
     def _history(self, data: bytes) -> Iterator[Point]:
@@ -263,18 +211,18 @@ class _Reader:
         """Return the time of a row: its own, or the start and its runtime; None if it is out of range."""
         try:
             if "_timestamp" in axes:
-                return _checked_time(seconds_to_ns(float(axes["_timestamp"])))
+                return checked_time(seconds_to_ns(float(axes["_timestamp"])))
             runtime_ns = seconds_to_ns(float(axes.get("_runtime", b"0")))
         except (ValueError, OverflowError):
             return None
-        return _checked_time((self._about.started_ns or 0) + runtime_ns)
+        return checked_time((self._about.started_ns or 0) + runtime_ns)
 
     def _stats(self, data: bytes) -> Iterator[Point]:
         items: list[Named] = []
         ts = None
         for number, value in fields(data):
             if number == 2:
-                ts = _checked_time(_timestamp(value))
+                ts = checked_time(timestamp_ns(value))
             elif number == 3:
                 names, raw = item_of(value)
                 items.append((("system/" + names[0], *names[1:]), raw))
@@ -304,7 +252,7 @@ class _Reader:
     def _lines(self, data: bytes) -> Iterator[Line]:
         found = dict(fields(data))
         self._has_output = True
-        ts = _checked_time(_timestamp(found.get(2, b""))) or self._last_ns
+        ts = checked_time(timestamp_ns(found.get(2, b""))) or self._last_ns
         self._last_ns = max(self._last_ns, ts)
         yield from self._output.add("stdout" if found.get(1) else "stderr", text_of(found.get(3, b"")), ts)
 
