@@ -48,7 +48,9 @@ def compare(resources: Resources, scale: float) -> Comparison:
     redis_url = resources.settings.redis_url.get_secret_value()
     rates: dict[str, list[float]] = {"redis": [], "https": []}
     with TemporaryDirectory() as spool, _gateway(resources) as url:
-        settings = replace(TrainerSettings.from_env(), quiet=True, spool=SpoolSettings(Path(spool)))
+        # Without provenance: it is collected in the first seconds, and has nothing to do with the way.
+        quiet = replace(TrainerSettings.from_env(), quiet=True, provenance=frozenset())
+        settings = replace(quiet, spool=SpoolSettings(Path(spool)))
         by_way = {"redis": settings.at(redis_url), "https": settings.at(None, url)}
         for _ in range(max(2, round(ROUNDS * min(scale, 1)))):
             for name, measured in rates.items():
