@@ -33,7 +33,7 @@ _LAST: Final = text(
 )
 _WHEN_LIFTED: Final = " ".join(f"WHEN '{name}' THEN {name}" for name in LIFTED)
 _SAMPLED: Final = text(
-    f"SELECT m.job_id, m.seq, CASE wanted.name {_WHEN_LIFTED} "  # noqa: S608 - our own columns
+    f"SELECT m.job_id, m.rank, CASE wanted.name {_WHEN_LIFTED} "  # noqa: S608 - our own columns
     "ELSE CAST(extra_metrics ->> wanted.name AS double precision) END "
     "AS value FROM unnest(CAST(:jobs AS bigint[]), CAST(:seqs AS bigint[]), CAST(:names AS text[])) "
     "AS wanted(job_id, seq, name) JOIN training_metrics AS m ON m.job_id = wanted.job_id AND m.seq = wanted.seq "
@@ -67,16 +67,18 @@ def last_values_by_rank(connection: Connection, job: Job, rows: int) -> dict[str
 def sparklines(
     connection: Connection, jobs: Iterable[Job], last: Mapping[int, Mapping[str, Number]]
 ) -> dict[int, tuple[str, list[float]]]:
-    """Return the name and at most 40 values of one metric of each job that has any."""
+    """Return the name and at most 40 values of one metric of each job: of several ranks, of that with most values."""
     names = {job.id: name for job in jobs if (name := main_metric(last.get(job.id, {}))) is not None}
     wanted = [
         (job.id, seq, names[job.id]) for job in jobs if job.id in names for seq in spread(job.last_metric_seq)
     ]
-    values: dict[int, list[float]] = defaultdict(list)
-    for job_id, _, value in connection.execute(_SAMPLED, _columns(wanted)):
+    values: dict[int, dict[int | None, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for job_id, rank, value in connection.execute(_SAMPLED, _columns(wanted)):
         if value is not None and math.isfinite(value):
-            values[job_id].append(value)
-    return {job_id: (names[job_id], thinned(found)) for job_id, found in values.items()}
+            values[job_id][rank].append(value)
+    return {
+        job_id: (names[job_id], thinned(max(of_ranks.values(), key=len))) for job_id, of_ranks in values.items()
+    }
 
 
 def main_metric(values: Iterable[str]) -> str | None:

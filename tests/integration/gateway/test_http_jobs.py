@@ -244,7 +244,7 @@ def test_jobs_are_compared(gateway: GatewayServer, resources: Resources, sender:
 
 
 def test_a_comparison_tells_ranks_apart(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
-    """Each rank of a job is a series of its own, and the job's document has the newest value of each rank."""
+    """Each rank is a series of its own, also in the document of the job, whose sparkline has the values of one."""
     job = next(_jobs)
     for rank in range(4):
         points = [Point(ts=NOW_NS, values={"loss": 1.0 + rank})]
@@ -254,6 +254,7 @@ def test_a_comparison_tells_ranks_apart(gateway: GatewayServer, resources: Resou
     answered = [(each["rank"], each["points"][0][2]) for each in found["series"]]
     assert answered == [(0, 1.0), (1, 2.0), (2, 3.0), (3, 4.0)]
     assert gateway.get(f"/jobs/{job}")["last_by_rank"]["loss"] == {"0": 1.0, "1": 2.0, "2": 3.0, "3": 4.0}
+    assert gateway.get(f"/jobs/{job}")["sparkline"] == {"name": "loss", "values": [1.0]}
 
 
 def test_a_comparison_has_all_shared_metrics(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
