@@ -67,7 +67,7 @@ def last_values_by_rank(connection: Connection, job: Job, rows: int) -> dict[str
 def sparklines(
     connection: Connection, jobs: Iterable[Job], last: Mapping[int, Mapping[str, Number]]
 ) -> dict[int, tuple[str, list[float]]]:
-    """Return the name and at most 40 values of one metric of each job: of several ranks, of that with most values."""
+    """Return the name and at most 40 values of one metric of each job, all of the rank with most of them."""
     names = {job.id: name for job in jobs if (name := main_metric(last.get(job.id, {}))) is not None}
     wanted = [
         (job.id, seq, names[job.id]) for job in jobs if job.id in names for seq in spread(job.last_metric_seq)
