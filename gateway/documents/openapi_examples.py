@@ -14,8 +14,10 @@ _RUN_ID: Final = "1f0c3f9d8f0a4f7c9a8d4f2b6f7e8d9c"
 
 
 def _example(document: type[msgspec.Struct], values: dict[str, Any]) -> dict[str, Any]:
-    """Return an example of a document; fields without a value are null."""
-    return dict.fromkeys(document.__struct_fields__) | values
+    """Return an example of a document; fields without a value have their default, or are null."""
+    fields = msgspec.structs.fields(document)
+    defaults = {field.encode_name: field.default_factory() for field in fields if callable(field.default_factory)}
+    return dict.fromkeys(document.__struct_fields__) | defaults | values
 
 
 _JOB: Final[dict[str, Any]] = {
@@ -112,8 +114,11 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     },
     "DeletionReport": _example(DeletionReport, _DELETION),
     "Deliveries": {"items": [_DELIVERY]},
+    "FieldNames": {"jobs": ["id", "name"], "params": ["lr"], "tags": ["dataset"], "metrics": ["loss"]},
     "Health": {"status": "ok"},
     "JobDetail": _example(JobDetail, _JOB | _DETAIL),
+    "JobItem": _example(JobItem, _JOB),
+    "JobReferences": {"items": [{"id": 42, "name": "digits", "status": "running", "started_at": _AT}], "total": 1},
     "JobPage": {
         "items": [_example(JobItem, _JOB)],
         "next": "MjAyNi0wOS0yMVQxNDoxMzoyMC4xMjM0NTYrMDA6MDB8NDI",

@@ -19,7 +19,7 @@ export function runsOf(store, { jobs, documentOf, palette }) {
     return {
       ...run,
       key: `${run.jobId}/${run.attempt}`,
-      label: label(run, jobs, documentOf(run.jobId), hasOthers ? `attempt ${run.attempt}` : ""),
+      label: label(run, jobs, documentOf, hasOthers ? `attempt ${run.attempt}` : ""),
       color: palette[index % palette.length],
       isMain: run.jobId === jobs[0],
     };
@@ -40,9 +40,12 @@ function attemptsOf(store, jobId, document) {
   }));
 }
 
-function label(run, jobs, document, attempt) {
-  const name = document?.name ? shortened(jobName(document)) : "";
-  const job = run.jobId === jobs[0] ? jobs.length > 1 && `job ${run.jobId}` : `${run.jobId} ${name}`.trim();
+/** The name of the run's job, where several are drawn, with its number if another of them has that name; and attempt. */
+function label(run, jobs, documentOf, attempt) {
+  const names = jobs.map((id) => jobName(documentOf(id) ?? { id }));
+  const name = names[jobs.indexOf(run.jobId)];
+  const isShared = names.indexOf(name) !== names.lastIndexOf(name);
+  const job = jobs.length > 1 && (isShared ? `${shortened(name)} ${run.jobId}` : shortened(name));
   return [job, attempt].filter(Boolean).join(" ");
 }
 
