@@ -136,11 +136,12 @@ def test_a_file_that_is_logged_again_is_uploaded_with_its_last_content(
 
 
 ONE = """
+import os
 import mlflow
 with mlflow.start_run():
     mlflow.log_text("hello", "a.txt")
     mlflow.log_metric("loss", 0.5, step=1)
-print("trained")
+print("trained", os.getpid())
 """
 
 
@@ -182,10 +183,9 @@ def test_ctrl_c_ends_the_wait_for_uploads(valkey: Any, bucket: Any, folder: Path
     dead = {**s3_environment("http://127.0.0.1:9"), "TRAINWIRE_CHECKPOINT_BUCKET": bucket.name}
     process = start(valkey, ONE, folder, "--upload-artifacts", **dead)
     assert process.stdout is not None
-    for line in process.stdout:
-        if line == "trained\n":
-            break
-    wait_until(lambda: not (children(process.pid)), "end of the command", 60)
+    command = next(line.split()[1] for line in process.stdout if line.startswith("trained "))
+    # Not its end alone: the kernel drops a signal for a command that is just ending.
+    wait_until(lambda: command not in children(process.pid), "the launcher's notice of the end", 60)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
@@ -194,7 +194,7 @@ def test_ctrl_c_ends_the_wait_for_uploads(valkey: Any, bucket: Any, folder: Path
 
 
 def children(pid: int) -> list[str]:
-    """Return the children of a launcher: the command, and until the launcher has seen its end, the keeper."""
+    """Return the processes that a launcher has started and not yet waited for."""
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
