@@ -152,7 +152,7 @@ def test_a_project_may_use_our_names(installed: Path, project: Path, python_path
             )
         assert run_command(trainwire, "metrics", "1", env=env, cwd=project).stdout.split()[-2:] == [
             "learning_rate",
-            "7",
+            str(len(OURS)),
         ]
 
 

@@ -48,7 +48,8 @@ def is_all_mirrored(resources: Resources) -> bool:
     """Return whether all jobs have ended, and MLflow has all their rows and all changes of their attempts."""
     if set(rows(resources.engine, training_jobs, "status", order=["id"])) != {"completed"}:
         return False
-    confirmed = rows(resources.engine, delivery_cursors, "confirmed_seq", order=["job_id"])
+    cursors = rows(resources.engine, delivery_cursors, "sink", "confirmed_seq", order=["job_id"])
+    confirmed = [seq for sink, seq in cursors if sink == "mlflow"]
     changed = rows(resources.engine, training_attempts, "changes", "mirrored_changes", order=["job_id"])
     return confirmed == [ROUNDS * POINTS] * len(JOBS) and all(changes == mirrored for changes, mirrored in changed)
 
