@@ -63,7 +63,8 @@ def _event_files(folder: Path) -> dict[Path, list[Path]]:
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders.sort()
         here = Path(place)
-        files = sorted(here / each for each in names if each.startswith(PATTERN))
+        # A named pipe has no end: only files are opened.
+        files = sorted(here / each for each in names if each.startswith(PATTERN) and (here / each).is_file())
         if files:
             above = [root for root in (here, *here.parents) if root in runs]
             is_part = here != folder and here.name in SPLITS

@@ -59,6 +59,8 @@ def wandb_runs(path: Path, name: str | None, copy: str) -> Iterator[SourceRun | 
     path = Path(os.path.realpath(path))  # `wandb/latest-run` is a link
     if not path.exists():
         raise Problem(f"{path} does not exist: give the folder `wandb` of the training, or a file *{SUFFIX}")
+    if not path.is_file() and not path.is_dir():
+        raise Problem(f"{path} is neither a file nor a folder: give the folder `wandb`, or a file *{SUFFIX}")
     found = [path] if path.is_file() else sorted(_files(path))
     if not found:
         raise Problem(f"no file *{SUFFIX} below {path}: give the folder `wandb` of the training")
@@ -77,7 +79,8 @@ def wandb_runs(path: Path, name: str | None, copy: str) -> Iterator[SourceRun | 
 def _files(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders.sort()
-        yield from (Path(place, each) for each in names if each.endswith(SUFFIX))
+        found = (Path(place, each) for each in names if each.endswith(SUFFIX))
+        yield from (each for each in found if each.is_file())  # not a named pipe, which has no end
 
 
 def _raise(error: OSError) -> None:

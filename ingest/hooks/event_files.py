@@ -123,4 +123,5 @@ class EventFiles:
                 if left < 0:
                     return
                 folders[:] = [name for name in folders if not name.startswith(".")]
-                yield from (Path(place, name) for name in names if name.startswith(PATTERN))
+                found = (Path(place, name) for name in names if name.startswith(PATTERN))
+                yield from (path for path in found if path.is_file())  # not a named pipe, which has no end

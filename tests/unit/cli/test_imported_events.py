@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from pathlib import Path
 
@@ -136,8 +137,10 @@ def test_the_folder_of_add_hparams_is_no_prefix(tmp_path: Path) -> None:
 
 
 def test_empty_files_are_left_out(tmp_path: Path) -> None:
-    """A run whose event files have no byte is named with the reason."""
+    """A run whose event files have no byte is named with the reason; a pipe is no event file."""
     event_file(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    os.mkfifo(tmp_path / "b" / "events.out.tfevents.0.pipe")
     assert list(tensorboard_runs(tmp_path, None, "")) == [LeftOut("a", "its event files are empty")]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import random
 import tempfile
 from pathlib import Path
@@ -312,3 +313,13 @@ def test_fields_of_any_bytes_end(data: bytes) -> None:
     """Bytes are fields, or no message."""
     with contextlib.suppress(ProtobufError):
         assert len(list(fields(data))) <= len(data)
+
+
+def test_a_named_pipe_is_not_opened(tmp_path: Path) -> None:
+    """A pipe has no end: below a folder it is passed over, and given as the path it is refused."""
+    pipe = tmp_path / "pipe.wandb"
+    os.mkfifo(pipe)
+    with pytest.raises(Problem, match=r"no file \*\.wandb below"):
+        list(wandb_runs(tmp_path, None, ""))
+    with pytest.raises(Problem, match="is neither a file nor a folder"):
+        list(wandb_runs(pipe, None, ""))
