@@ -174,7 +174,10 @@ class Metrics(Mapping[str, Series]):
         for name, column in self._about.items():
             yield "ts" if name == "time" else name, column
         for name in self:
-            yield f"metric.{name}" if name in taken else name, self._metrics[name]
+            shown = name
+            while shown in taken or (shown != name and shown in self._metrics):
+                shown = f"metric.{shown}"
+            yield shown, self._metrics[name]
 
 
 def _unpacked(typecode: str, packed: bytes) -> array[Any]:

@@ -108,6 +108,16 @@ def test_columns_have_none_where_a_row_has_no_value(reader: Client, job: int) ->
     assert {len(column) for column in columns.values()} == {4}
 
 
+def test_no_two_metrics_share_a_column(reader: Client, sender: Sender, resources: Resources) -> None:
+    """A metric `step` does not take the column of another metric that is called `metric.step`."""
+    number = next(_jobs)
+    values = {"step": 1.0, "metric.step": 2.0, "metric.metric.step": 3.0}
+    sender.send(Metrics(points=[Point(ts=NOW_NS, step=0, values=values)]), job=number)
+    drain(resources, "metrics", number)
+    columns = reader.job(number).metrics().columns
+    assert sorted(columns[name][0] for name in columns if name.startswith("metric.")) == [1.0, 2.0, 3.0]
+
+
 def test_named_metrics_alone_are_read(reader: Client, job: int) -> None:
     """One name, or several, of stored columns and of others; rows without any of them are left out."""
     found = reader.job(job).metrics("val/loss")
