@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import text
 
-from benchmarks.processes import running
+from benchmarks.processes import running_gateway
 from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
 from trainwire.workers.rollups.follower import RollupFollower
@@ -66,8 +66,7 @@ def measure(resources: Resources, size: ChartSize) -> ChartTimes:
         blocks, series, rows = (connection.execute(text(sizes), {"table": name}).scalar_one() for name in tables)
     times = ChartTimes(build_s, (blocks + series) / millions / 1e6, rows / millions / 1e6)
     port = free_port()
-    limits = {"GATEWAY_PORT": str(port), "GATEWAY_REQUESTS_PER_S": "100000"}
-    with running(resources, "trainwire.gateway", ready="Uvicorn running", **limits):
+    with running_gateway(resources, port):
         for what, taken in requests(f"http://127.0.0.1:{port}", size):
             times.requests[what] = 1000 * taken
     return times

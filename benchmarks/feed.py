@@ -19,7 +19,7 @@ import redis
 
 from benchmarks.events import StampedStream
 from benchmarks.load import LINE, log_entry
-from benchmarks.processes import ROOT, running
+from benchmarks.processes import ROOT, running, running_gateway
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
 from trainwire.stack.persisted_config import free_port
 from trainwire.workers.drain.drain import Drain
@@ -56,10 +56,9 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
     port = free_port()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each client; children inherit it
-    limits = {"GATEWAY_PORT": str(port), "GATEWAY_REQUESTS_PER_S": "100000"}
     with (
         running(resources, "trainwire.workers", "worker", "--concurrency", "1"),
-        running(resources, "trainwire.gateway", ready="Uvicorn running", **limits) as gateway,
+        running_gateway(resources, port) as gateway,
     ):
         resources.redis.xadd(stream.key, log_entry(JOB, 1, [LINE]))
         drain.run()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -17,9 +17,9 @@ from typing import Final
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.processes import running, wait_until
+from benchmarks.processes import running_gateway, wait_until
 from benchmarks.stores import empty
-from benchmarks.trainer import STEP_S, products_in, timed_block
+from benchmarks.trainer import STEP_S, products_in, report_step, timed_block
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.settings import SpoolSettings
 from trainwire.stack.persisted_config import free_port
@@ -47,11 +47,12 @@ def compare(resources: Resources, scale: float) -> Comparison:
     """Measure both ways in turn; no worker runs, which would take the cores."""
     redis_url = resources.settings.redis_url.get_secret_value()
     rates: dict[str, list[float]] = {"redis": [], "https": []}
-    with TemporaryDirectory() as spool, _gateway(resources) as url:
+    port = free_port()
+    with TemporaryDirectory() as spool, running_gateway(resources, port):
         # Without provenance: it is collected in the first seconds, and has nothing to do with the way.
         quiet = replace(TrainerSettings.from_env(), quiet=True, provenance=frozenset())
         settings = replace(quiet, spool=SpoolSettings(Path(spool)))
-        by_way = {"redis": settings.at(redis_url), "https": settings.at(None, url)}
+        by_way = {"redis": settings.at(redis_url), "https": settings.at(None, f"http://127.0.0.1:{port}")}
         for _ in range(max(2, round(ROUNDS * min(scale, 1)))):
             for name, measured in rates.items():
                 empty(resources)
@@ -60,14 +61,6 @@ def compare(resources: Resources, scale: float) -> Comparison:
                     run.finish(timeout_s=0.1)
         slowdown = _slowdown(by_way, max(4, int(BLOCKS * min(scale, 1))))
     return Comparison(statistics.median(rates["redis"]), statistics.median(rates["https"]), slowdown)
-
-
-@contextmanager
-def _gateway(resources: Resources) -> Iterator[str]:
-    port = free_port()
-    limits = {"GATEWAY_PORT": str(port), "GATEWAY_REQUESTS_PER_S": "100000"}
-    with running(resources, "trainwire.gateway", ready="Uvicorn running", **limits):
-        yield f"http://127.0.0.1:{port}"
 
 
 def _lines_per_s(run: Run, lines: int) -> float:
@@ -93,12 +86,7 @@ def _slowdown(by_way: Mapping[str, TrainerSettings], blocks: int) -> float:
         products = products_in(STEP_S, matrix)
         for _ in range(blocks):
             for run in (first, second):
-
-                def report(step: int, run: Run = run) -> None:
-                    run.log(f"step {step}")
-                    run.metric(step=step, loss=0.1, accuracy=0.9, lr=1e-3)
-
-                taken[run.job_id].append(timed_block(matrix, products, report))
+                taken[run.job_id].append(timed_block(matrix, products, partial(report_step, run)))
         first.finish(timeout_s=0.1)
         second.finish(timeout_s=0.1)
     return statistics.median(taken[94]) / statistics.median(taken[93])

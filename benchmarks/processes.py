@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,6 +57,12 @@ def running(resources: Resources, *command: str, ready: str = " ready.", **env: 
         finally:
             process.terminate()
             process.wait(30)
+
+
+def running_gateway(resources: Resources, port: int) -> AbstractContextManager[psutil.Process]:
+    """Run a gateway on this port of 127.0.0.1 until the block ends; it accepts any rate of requests."""
+    limits = {"GATEWAY_PORT": str(port), "GATEWAY_REQUESTS_PER_S": "100000"}
+    return running(resources, "trainwire.gateway", ready="Uvicorn running", **limits)
 
 
 def drain_with_a_worker(resources: Resources, kind: Kind, shard: int, table: str) -> Drained:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -53,14 +54,9 @@ def loop_speed(resources: Resources, scale: float) -> float:
     silent, reporting = [], []
     with threadpool_limits(1), Run(job_id=91, redis_url=url) as run:
         products = products_in(STEP_S, matrix)
-
-        def report(step: int) -> None:
-            run.log(f"step {step}")
-            run.metric(step=step, loss=0.1, accuracy=0.9, lr=1e-3)
-
         for _ in range(max(2, int(BLOCKS * scale))):
             silent.append(timed_block(matrix, products, lambda _step: None))
-            reporting.append(timed_block(matrix, products, report))
+            reporting.append(timed_block(matrix, products, partial(report_step, run)))
     return statistics.median(silent) / statistics.median(reporting)
 
 
@@ -71,6 +67,12 @@ def _measured(call: Callable[[int], None], calls: int) -> CallTimes:
         call(number)
         taken.append((time.perf_counter_ns() - began) / 1000)
     return CallTimes(statistics.median(taken), statistics.quantiles(taken, n=100)[-1])
+
+
+def report_step(run: Run, step: int) -> None:
+    """Report a step as a training does: one line and three values."""
+    run.log(f"step {step}")
+    run.metric(step=step, loss=0.1, accuracy=0.9, lr=1e-3)
 
 
 def products_in(seconds: float, matrix: np.ndarray) -> int:
