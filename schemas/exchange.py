@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from trainwire.schemas.heartbeats import Heartbeat, RankClaim
-from trainwire.schemas.keys import KINDS, Kind
+from trainwire.schemas.keys import KINDS, AckFields, Kind
 from trainwire.schemas.messages import SourceName
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
@@ -16,8 +16,6 @@ CONTENT_TYPE: Final = "application/vnd.msgpack"
 MESSAGES_PATH: Final = "/jobs/{job_id}/messages"
 MAX_ENTRIES: Final = 10_000
 """Most entries of each kind in one request."""
-
-AckTriple: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
 
 
 class WireEntry(msgspec.Struct, frozen=True):
@@ -60,7 +58,7 @@ class ExchangeAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     is_job_deleted: bool = False
     taken: dict[Kind, int] = {}
     refusal: str | None = None
-    acks: dict[Kind, AckTriple] = {}
+    acks: dict[Kind, AckFields] = {}
     is_alive: bool = True
     claim: bytes | None = None
     now_ms: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from trainwire.schemas.sinks import SINKS
 
@@ -115,6 +115,10 @@ CALLBACK_SOURCE: Final = "callback-"
 def acks_key(job_id: int) -> str:
     """Return the hash of a job's acknowledgements: the drain writes it after each commit, trainers read it."""
     return f"{ACKS_PREFIX}{job_id}"
+
+
+AckFields: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
+"""The values of `ack_field`, `missing_field` and `lost_field` of one source and kind."""
 
 
 def ack_field(source: str, kind: Kind) -> str:

@@ -12,7 +12,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from trainwire.ingest.outage import Unavailable
-from trainwire.ingest.sending.acks import AckReport
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.transport import Answer, Claim, ack_reports, foreign_claim
 from trainwire.ingest.sending.unacked import EncodedMessage
@@ -64,7 +63,7 @@ class RedisConnection:
         """Return the workers' reports on `kinds`, and whether to hold messages back."""
         with self._translated():
             found = self._streams.read_reports(kinds)
-        acks: dict[Kind, AckReport] = ack_reports(kinds, found.acks, is_job_deleted=found.is_job_deleted)
+        acks = ack_reports(kinds, found.acks, is_job_deleted=found.is_job_deleted)
         return Answer(found.must_hold, found.is_job_deleted, acks)
 
     def _append(self, batches: Mapping[Kind, Sequence[EncodedMessage]], answer: Answer) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from trainwire.ingest.outage import Unavailable
 from trainwire.ingest.sending.acks import AckReport, parse_report
 from trainwire.schemas.heartbeats import Heartbeat
-from trainwire.schemas.keys import Kind
+from trainwire.schemas.keys import AckFields, Kind
 
 if TYPE_CHECKING:
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
@@ -72,10 +72,7 @@ class Transport(Protocol):
 
 
 def ack_reports(
-    kinds: Sequence[Kind],
-    fields: Mapping[Kind, tuple[bytes | None, bytes | None, bytes | None]],
-    *,
-    is_job_deleted: bool,
+    kinds: Sequence[Kind], fields: Mapping[Kind, AckFields], *, is_job_deleted: bool
 ) -> dict[Kind, AckReport]:
     """Return the reports on `kinds`, from the fields of the acknowledgements in Redis."""
     if is_job_deleted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import redis
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from trainwire.schemas.keys import (
     HOLD_KEY,
     JOB_DELETED_FIELD,
     SHARDS_KEY,
+    AckFields,
     Kind,
     ack_field,
     acks_key,
@@ -31,9 +32,6 @@ from trainwire.schemas.streams.clients import beside
 from trainwire.schemas.wire import Entry
 
 MAX_CLAIM_BYTES: Final = 4096
-
-AckFields: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
-"""The acknowledged number, the missing ranges and the number of lost messages of one kind, as in Redis."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +97,11 @@ class SourceStreams:
         result = Appended()
         for kind, batch in batches.items():
             result.counts[kind] = 0
-            is_refused = False
             for reply in list(islice(replies, len(batch))):
                 if isinstance(reply, Exception):  # in order: later entries are sent again too
                     result.refusal = result.refusal or str(reply)
-                    is_refused = True
-                if not is_refused:
-                    result.counts[kind] += 1
+                    break
+                result.counts[kind] += 1
         return result
 
     def write_heartbeat(self, heartbeat: Heartbeat, claim: RankClaim | None) -> tuple[bool, object]:
