@@ -210,7 +210,7 @@ class TrainerSettings:
         return cls(
             redis_url=checked_redis_url(url) if (url := environ.get(REDIS_URL_VARIABLE)) else None,
             url=checked_url(url) if (url := environ.get(URL_VARIABLE)) else None,
-            token=checked_token(token) if (token := environ.get(TOKEN_VARIABLE)) else None,
+            token=token_of(environ),
             stacks=StackFolders.from_env(environ),
             streams_url=streams_url_of(environ),
             job_id=optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
@@ -318,12 +318,15 @@ def checked_url(url: str, name: str = URL_VARIABLE) -> str:
     return url
 
 
-def checked_token(token: str) -> str:
-    """Return a token without surrounding whitespace; raise `ValueError`, without its text, for an invalid one."""
-    token = token.strip()
+def token_of(environ: Mapping[str, str]) -> str | None:
+    """Return TRAINWIRE_TOKEN without surrounding whitespace, None if it is not set.
+
+    Raises `ValueError`, without its text, for an invalid one.
+    """
+    token = (environ.get(TOKEN_VARIABLE) or "").strip()
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise ValueError(f"{TOKEN_VARIABLE} is no token: copy the line that `trainwire token create` has printed")
-    return token
+    return token or None
 
 
 def streams_url_of(environ: Mapping[str, str]) -> str | None:

@@ -17,14 +17,13 @@ from trainwire.ingest.running_stacks import StackFolders
 from trainwire.ingest.sending.recovery import NO_LIMIT, Leftover, send_leftovers
 from trainwire.ingest.settings import (
     REDIS_URL_VARIABLE,
-    TOKEN_VARIABLE,
     URL_VARIABLE,
     Timing,
-    checked_token,
     checked_url,
     default_spool_dir,
     server_of,
     shown_server,
+    token_of,
 )
 from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
 from trainwire.ingest.spool.listing import Spooled, list_spool
@@ -152,8 +151,7 @@ def _server(data_dir: Path | None) -> tuple[str, str | None, set[str]]:
     """Return the server to send to, the token for it, and the names under which the spool has messages for it."""
     if data_dir is None and (url := os.environ.get(URL_VARIABLE)):
         try:
-            token = os.environ.get(TOKEN_VARIABLE)
-            return checked_url(url), None if token is None else checked_token(token), {server_of(url)}
+            return checked_url(url), token_of(os.environ), {server_of(url)}
         except ValueError as exc:
             raise Problem(str(exc)) from exc
     redis_url = os.environ.get(REDIS_URL_VARIABLE) if data_dir is None else None
