@@ -31,6 +31,7 @@ THREADS: Final = 2
 """Threads and connections for tokens alone, so that slow requests do not delay authorization."""
 UNAVAILABLE: Final = (OperationalError, InterfaceError, InternalError, NoConnectionLeft, TimeoutError)
 
+K = TypeVar("K")
 V = TypeVar("V")
 log = structlog.get_logger("trainwire.gateway.auth.token_cache")
 
@@ -100,11 +101,11 @@ class TokenCache:
         self._valid.pop(key, None)
         self._refused_until.pop(key, None)
         if valid is None:
-            _put(self._refused_until, key, began_at + FRESH_S)
+            put(self._refused_until, key, began_at + FRESH_S, MAX_CACHED)
         else:
             expires_at = math.inf if valid.expires_in_s is None else began_at + valid.expires_in_s
             until = (min(began_at + FRESH_S, expires_at), min(began_at + OUTAGE_S, expires_at))
-            _put(self._valid, key, _Cached(valid, *until))
+            put(self._valid, key, _Cached(valid, *until), MAX_CACHED)
         return valid
 
     def _find(self, token: str) -> ValidToken | None:
@@ -119,7 +120,9 @@ class TokenCache:
         return valid
 
 
-def _put(cache: OrderedDict[bytes, V], key: bytes, value: V) -> None:
+def put(cache: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    """Set a value as the newest one of a cache, and remove the oldest ones beyond `most`."""
     cache[key] = value
-    while len(cache) > MAX_CACHED:
+    cache.move_to_end(key)
+    while len(cache) > most:
         cache.popitem(last=False)

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Engine, select
 
 from trainwire.gateway.auth.authorization import Forbidden, Identity
-from trainwire.gateway.auth.token_cache import FRESH_S, OUTAGE_S, UNAVAILABLE
+from trainwire.gateway.auth.token_cache import FRESH_S, OUTAGE_S, UNAVAILABLE, put
 from trainwire.gateway.auth.tokens import is_named_by
 from trainwire.gateway.http.problems import ProblemError, problem, shown
 from trainwire.schemas.keys import (
@@ -95,10 +95,7 @@ class JobNames:
             return cached.name
         if name is not None:
             with self._lock:
-                self._cached[job_id] = _Cached(name, now + FRESH_S, now + OUTAGE_S)
-                self._cached.move_to_end(job_id)
-                if len(self._cached) > MAX_CACHED:
-                    self._cached.popitem(last=False)
+                put(self._cached, job_id, _Cached(name, now + FRESH_S, now + OUTAGE_S), MAX_CACHED)
         return name
 
     def _read(self, job_id: int, given: str | None) -> str | None:
