@@ -66,9 +66,7 @@ class GatewayConnection:
                 fields["claim"] = heartbeat.rank_claim()
         part, found = self._send_some(batches, fields)
         if heartbeat is not None:
-            if heartbeat.may_claim:
-                heartbeat.may_take(found.claim)  # warns of another process
-            heartbeat.note_outcome(is_taken=found.is_alive)
+            heartbeat.note_answer(found.claim, is_taken=found.is_alive)
         return Answer(
             found.hold,
             found.is_job_deleted,

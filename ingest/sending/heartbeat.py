@@ -116,6 +116,12 @@ class SourceHeartbeat:
         """Return after how long a claim expires without a heartbeat."""
         return max(1, int(1000 * CLAIM_TTL_BEATS * self._vitals.interval_s))
 
+    def note_answer(self, claim: object, *, is_taken: bool) -> None:
+        """Record the answer to a heartbeat: the claim that Redis has, and whether it has taken the heartbeat."""
+        if self.may_claim:
+            self.may_take(claim)  # warns of another process
+        self.note_outcome(is_taken=is_taken)
+
     def note_outcome(self, *, is_taken: bool) -> None:
         """Set the time of the next heartbeat; `is_taken` is False where Redis refused this one."""
         self.is_known = self.is_known or is_taken

@@ -81,9 +81,7 @@ class RedisConnection:
             is_taken, claim = self._streams.write_heartbeat(
                 source.heartbeat(0), source.rank_claim() if source.may_claim else None
             )
-        if source.may_claim:
-            source.may_take(claim)  # warns of another process
-        source.note_outcome(is_taken=is_taken)
+        source.note_answer(claim, is_taken=is_taken)
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
         """Claim the rank if it is free, or `by_force`; return the claim of another process, None for our own."""
