@@ -10,14 +10,8 @@ from typing import Final, Protocol
 
 from trainwire.ingest.outage import NoServer
 from trainwire.ingest.running_stacks import DATA_DIR_VARIABLE, NoStack, RunningStack, StackFolders
-from trainwire.ingest.settings import (
-    REDIS_URL_VARIABLE,
-    STREAMS_URL_VARIABLE,
-    URL_VARIABLE,
-    TrainerSettings,
-    public_address,
-    server_of,
-)
+from trainwire.ingest.server_names import public_address, server_of
+from trainwire.ingest.settings import REDIS_URL_VARIABLE, STREAMS_URL_VARIABLE, URL_VARIABLE, TrainerSettings
 from trainwire.schemas.gateway_urls import base_of
 
 ANY_STACK: Final = "trainwire up"

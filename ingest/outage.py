@@ -8,7 +8,8 @@ import os
 from typing import Final
 
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.settings import Timing, shown_server
+from trainwire.ingest.server_names import shown_server
+from trainwire.ingest.settings import Timing
 from trainwire.schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakValueDictionary
 
 from trainwire.ingest.destinations import ANY_STACK, STACK_IN, destination_of
-from trainwire.ingest.settings import TrainerSettings, server_of
+from trainwire.ingest.server_names import server_of
+from trainwire.ingest.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from trainwire.ingest.output.capture import Capture

@@ -15,14 +15,13 @@ from trainwire.cli.terminal import local, one_line, print_table, say, warn
 from trainwire.ingest.destinations import ANY_STACK, name_of
 from trainwire.ingest.running_stacks import StackFolders
 from trainwire.ingest.sending.recovery import NO_LIMIT, Leftover, send_leftovers
+from trainwire.ingest.server_names import server_of, shown_server
 from trainwire.ingest.settings import (
     REDIS_URL_VARIABLE,
     URL_VARIABLE,
     Timing,
     checked_url,
     default_spool_dir,
-    server_of,
-    shown_server,
     token_of,
 )
 from trainwire.ingest.spool.folder import About, SourceFolder, source_folders

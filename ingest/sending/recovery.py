@@ -19,7 +19,8 @@ from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
-from trainwire.ingest.settings import Timing, server_of
+from trainwire.ingest.server_names import server_of
+from trainwire.ingest.settings import Timing
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.messages import Completion

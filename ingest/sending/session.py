@@ -27,7 +27,8 @@ from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
-from trainwire.ingest.settings import TrainerSettings, shown_server
+from trainwire.ingest.server_names import shown_server
+from trainwire.ingest.settings import TrainerSettings
 from trainwire.ingest.spool.access import spool_opener
 from trainwire.schemas.messages import Checkpoint, Completion, Metrics, Point
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from trainwire import TrainerSettings
-from trainwire.ingest.settings import CheckpointSettings, checked_redis_url, shown_host
+from trainwire.ingest.server_names import shown_host
+from trainwire.ingest.settings import CheckpointSettings, checked_redis_url
 
 
 def test_an_empty_environment_has_defaults() -> None:
