@@ -370,8 +370,12 @@ def many_points(resources: Resources, scale: float) -> None:
     for number, size in enumerate(charts.SIZES):
         empty(resources)
         scaled = replace(size, points=max(100, int(size.points * scale)))
-        for line in charts.table(scaled, charts.measure(resources, scaled), has_head=number == 0):
-            show(line)
+        times = charts.measure(resources, scaled)
+        if number == 0:
+            begin_table("names x points", "build, s per million", "bytes per point (rows)", *times.requests)
+        latencies = " | ".join(f"{taken:.0f} ms" for taken in times.requests.values())
+        disk = f"{times.block_bytes:.1f} ({times.row_bytes:.1f})"
+        show(f"| {scaled.names:,} x {scaled.points:,} | {times.build_s:.2f} | {disk} | {latencies} |")
 
 
 BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {

@@ -124,13 +124,3 @@ def get(url: str) -> float:
     taken = time.perf_counter() - began
     assert json.loads(data)
     return taken
-
-
-def table(size: ChartSize, times: ChartTimes, *, has_head: bool) -> Iterator[str]:
-    """Yield the lines of a Markdown table for one job."""
-    if has_head:
-        yield f"| names x points | build, s per million | bytes per point (rows) | {' | '.join(times.requests)} |"
-        yield "|---" * (3 + len(times.requests)) + "|"
-    latencies = " | ".join(f"{taken:.0f} ms" for taken in times.requests.values())
-    disk = f"{times.block_bytes:.1f} ({times.row_bytes:.1f})"
-    yield f"| {size.names:,} x {size.points:,} | {times.build_s:.2f} | {disk} | {latencies} |"
