@@ -320,10 +320,18 @@ def _source(fields: Mapping[bytes, bytes]) -> str:
     return source
 
 
+def read_zstd(body: bytes, most_bytes: int) -> bytes:
+    """Decompress a body with a window of at most MAX_BODY_BYTES; the result ends after `most_bytes` + 1 bytes.
+
+    Raises `ZstdError`.
+    """
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_BODY_BYTES)
+    return decompressor.stream_reader(body).read(most_bytes + 1)
+
+
 def _decompress(body: bytes) -> bytes:
     try:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_BODY_BYTES)
-        plain = decompressor.stream_reader(body).read(MAX_BODY_BYTES + 1)
+        plain = read_zstd(body, MAX_BODY_BYTES)
     except zstandard.ZstdError as exc:
         raise InvalidMessage("undecodable", f"body is not zstd: {exc}") from exc
     if len(plain) > MAX_BODY_BYTES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 import zstandard
@@ -12,22 +12,23 @@ import zstandard
 from trainwire.gateway.http.problems import ProblemError, problem, wrong_value
 from trainwire.schemas.exchange import CONTENT_TYPE, ExchangeRequest, WireEntry
 from trainwire.schemas.keys import CALLBACK_SOURCE, Kind
-from trainwire.schemas.limits import MAX_BODY_BYTES
 from trainwire.schemas.messages import Body, Completion, Metrics
 from trainwire.schemas.wire import (
     INFERRED_END,
     LOST,
     WIRE_VERSION,
+    Encoding,
     Envelope,
     decode_loss,
     decode_plain,
     plain_body,
+    read_zstd,
 )
 
 CONTENT_TYPES: Final = (CONTENT_TYPE, "application/msgpack", "application/x-msgpack")
 MAX_DECODED_BYTES: Final = 64 * 1024 * 1024
 """Most bytes that the checks of one request decompress: each message may have `MAX_BODY_BYTES`."""
-_ENCODINGS: Final = ("msgpack", "json", "msgpack+zstd", "json+zstd", LOST)
+_ENCODINGS: Final = (*get_args(Encoding), LOST)
 
 _decode: Final = msgspec.msgpack.Decoder(ExchangeRequest).decode
 
@@ -120,8 +121,7 @@ def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
     if encoding != "zstd":
         raise _unsupported(f"Content-Encoding {encoding!r} is not zstd: compress with it, or not at all")
     try:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_BODY_BYTES)
-        plain = decompressor.stream_reader(body).read(max_bytes + 1)
+        plain = read_zstd(body, max_bytes)
     except zstandard.ZstdError as exc:
         raise ProblemError(problem(400, "not-zstd", "The body is not zstd", f"not zstd: {exc}")) from exc
     if len(plain) > max_bytes:
