@@ -18,12 +18,12 @@ from trainwire.cli.commands.jobs import known_job
 from trainwire.cli.commands.options import DataDir, Quiet, servers, write_json
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, say, warn
-from trainwire.cli.transfer.exported_jobs import ExportedJob
-from trainwire.cli.transfer.mlflow_export import MlflowExport, MlflowReceipt
-from trainwire.cli.transfer.mlflow_runs import mlflow_api
-from trainwire.cli.transfer.parquet_export import write_parquet
+from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
+from trainwire.cli.transfer.exports.mlflow_export import MlflowExport, MlflowReceipt
+from trainwire.cli.transfer.exports.parquet_export import write_parquet
+from trainwire.cli.transfer.exports.text_formats import write_csv, write_jsonl
 from trainwire.cli.transfer.progress import Progress
-from trainwire.cli.transfer.text_formats import write_csv, write_jsonl
+from trainwire.cli.transfer.readers.mlflow_runs import mlflow_api
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable

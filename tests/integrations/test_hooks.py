@@ -18,8 +18,8 @@ from tests.factories import one, rows
 from tests.integrations.conftest import REASON, run_script
 from tests.processes import ROOT
 from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
 from trainwire.cli.transfer.runs import SourceRun, Tally
-from trainwire.cli.transfer.wandb_runs import wandb_runs
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.listener import HookListener
 from trainwire.schemas.messages import Completion, Metrics

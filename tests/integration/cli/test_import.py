@@ -17,7 +17,8 @@ from tests.integration.cli.conftest import Trainwire
 from tests.mlflow_server import MlflowServer
 from tests.unit.cli.event_files import event_file, hparams, scalar, text
 from tests.unit.cli.wandb_files import START_S, exit_record, history, output, run_record, set_age, wandb_file
-from trainwire.cli.transfer import mlflow_runs, sending
+from trainwire.cli.transfer import sending
+from trainwire.cli.transfer.readers import mlflow_runs
 from trainwire.schemas.keys import HOLD_KEY, KINDS
 from trainwire.schemas.tables import source_positions, training_jobs, training_logs, training_metrics
 from trainwire.stores.mlflow.http import MlflowUnavailable

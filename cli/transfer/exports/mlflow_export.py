@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, select
 
-from trainwire.cli.transfer.exported_jobs import ExportedJob
+from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.cli.transfer.receipt import Count
 from trainwire.schemas.tables import training_attempts
 from trainwire.stack.errors import Problem

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainwire.cli.transfer.event_records import FRAME_BYTES, MAX_TAG_BYTES, one_scalar, records
+from trainwire.cli.transfer.readers.event_records import FRAME_BYTES, MAX_TAG_BYTES, one_scalar, records
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally, content_hash
 from trainwire.ingest.hooks.event_files import PATTERN
 from trainwire.ingest.hooks.tensorboard_events import (

@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
-from trainwire.cli.transfer.wandb_about import (
+from trainwire.cli.transfer.readers.wandb_about import (
     ALERT,
     ARTIFACT,
     CONFIG,
@@ -30,9 +29,10 @@ from trainwire.cli.transfer.wandb_about import (
     needed_records,
     timestamp_ns,
 )
-from trainwire.cli.transfer.wandb_file import CutShortError
-from trainwire.cli.transfer.wandb_output import MOST_CHARS, OutputLines
-from trainwire.cli.transfer.wandb_values import Named, Row, item_of, row_of, text_of
+from trainwire.cli.transfer.readers.wandb_file import CutShortError
+from trainwire.cli.transfer.readers.wandb_output import MOST_CHARS, OutputLines
+from trainwire.cli.transfer.readers.wandb_values import Named, Row, item_of, row_of, text_of
+from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
 from trainwire.ingest.hooks.protobuf import fields
 from trainwire.ingest.provenance.masking import masked_fields
 from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS, MAX_RESULTS

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, Final
 
-from trainwire.cli.transfer.merging import MergedSeries
+from trainwire.cli.transfer.readers.merging import MergedSeries
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, SourceRun, Tally
 from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome, Point

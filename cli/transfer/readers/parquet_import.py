@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.cli.transfer.merging import MergedSeries
 from trainwire.cli.transfer.parquet_schema import SERIES, TEXTS, VALUE_COLUMNS, arrow, schema
+from trainwire.cli.transfer.readers.merging import MergedSeries
 from trainwire.cli.transfer.runs import End, Header, Item, Line, SourceRun, Tally, content_hash
 from trainwire.schemas.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome
