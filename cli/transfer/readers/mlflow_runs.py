@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from trainwire.cli.transfer.readers.merging import MergedSeries
-from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, SourceRun, Tally
+from trainwire.cli.transfer.runs import LONG_NAME, End, Header, Item, LeftOut, SourceRun, Tally
 from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome, Point
 from trainwire.schemas.times import to_ns
@@ -110,7 +110,7 @@ class MlflowRuns:
             tally.share = partial(float, number / len(run.metrics))
             for page in metric_pages(self._api, run.run_id, name):
                 if len(name) > MAX_METRIC_NAME_CHARS:
-                    tally.skip("points", f"name over {MAX_METRIC_NAME_CHARS:,} characters", len(page))
+                    tally.skip("points", LONG_NAME, len(page))
                     continue
                 for point in page:
                     series.add(point.ts_ms * _MS, point.step, name, point.value)
