@@ -74,6 +74,13 @@ def export(
         return
     if output is None and (form == "parquet" or len(jobs) > 1):
         raise Problem("several jobs, and parquet, are written to a folder: name it with --output DIR")
+    _export_to_files(jobs, form, output, project, data_dir, quiet=quiet)
+
+
+def _export_to_files(
+    jobs: Sequence[str], form: str, output: Path | None, project: str, data_dir: Path | None, *, quiet: bool
+) -> None:
+    """Write each job to a file in `output`, or to stdout if it is None."""
     is_shown = output is not None or not sys.stdout.isatty()
     with reading(servers(data_dir)) as connection, Progress(quiet=quiet or not is_shown) as progress:
         for exported in _jobs(connection, jobs):
