@@ -33,7 +33,7 @@ from trainwire.cli.transfer.readers.wandb_file import CutShortError
 from trainwire.cli.transfer.readers.wandb_output import OutputLines
 from trainwire.cli.transfer.readers.wandb_values import Named, Row, item_of, row_of, text_of
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
-from trainwire.ingest.hooks.protobuf import fields
+from trainwire.ingest.hooks.protobuf import fields, signed
 from trainwire.ingest.provenance.masking import masked_fields
 from trainwire.schemas.limits import MAX_RESULTS
 from trainwire.schemas.messages import Outcome, Point
@@ -184,8 +184,7 @@ class _Reader:
             self._end(dict(fields(data)))
 
     def _end(self, exit_fields: dict[int, int]) -> None:
-        code = exit_fields.get(1, 0)
-        self._exit_code = code - (1 << 64) if code >> 63 else code
+        self._exit_code = signed(exit_fields.get(1, 0))
         runtime_ns = exit_fields.get(2, 0) * 10**9
         ended_ns = checked_time((self._about.started_ns or 0) + runtime_ns)
         self._last_ns = max(self._last_ns, ended_ns or 0)
