@@ -16,9 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from trainwire.cli.commands.jobs import known_job
+from trainwire.cli.commands.jobs import named_job
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
-from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import whole_option
 from trainwire.cli.terminal import one_line, print_table, say, warn
 from trainwire.schemas.checkpoint_keys import S3Uri
@@ -66,7 +65,7 @@ def checkpoints(
         raise Problem("--url and --download exclude each other")
     wanted = url or which
     with reading(servers(data_dir)) as connection:
-        job_id = known_job(connection, job_id_of(connection, job)).id
+        job_id = named_job(connection, job).id
         with as_problem(NotFetchable):
             source = None if wanted is None else find_source(connection, job_id, wanted)
         found = find_checkpoints(connection, job_id, attempt) if source is None else []

@@ -10,7 +10,7 @@ import typer
 from sqlalchemy import Connection, delete, text
 from sqlalchemy.exc import OperationalError
 
-from trainwire.cli.commands.jobs import known_job
+from trainwire.cli.commands.jobs import named_job
 from trainwire.cli.commands.options import (
     SINK_NAMES,
     AsJson,
@@ -21,7 +21,6 @@ from trainwire.cli.commands.options import (
     servers,
     write_json,
 )
-from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import one_line, print_table, say, shown_clock
 from trainwire.schemas.sinks import SINKS
@@ -114,8 +113,8 @@ def replay(
     """
     known_sink(sink)
     with writing(servers(data_dir)) as connection:
-        job_id = job_id_of(connection, job)
-        last_seq = getattr(known_job(connection, job_id), SINKS[sink].rows.last_seq)
+        found = named_job(connection, job)
+        job_id, last_seq = found.id, getattr(found, SINKS[sink].rows.last_seq)
         if from_seq > last_seq:
             has = f"has the rows 1 to {last_seq}" if last_seq else f"has no {SINKS[sink].rows.kind} rows yet"
             raise Problem(f"job {job_id} {has}, and none from {from_seq} on: name a row that is there with --from")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import webbrowser
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from trainwire.cli.commands.jobs import known_job, shown_number
+from trainwire.cli.commands.jobs import named_job, shown_number
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
-from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, print_table, say
 from trainwire.stack.database import reading, writing
 from trainwire.stack.errors import Problem
@@ -52,7 +52,8 @@ def tag(
     data_dir: DataDir = None,
 ) -> None:
     """Set and remove tags of a job; a tag without a value has the value `true`."""
-    wanted: dict[str, str | None] = {name: value if mark else "true" for name, mark, value in _parts(tags or [])}
+    parts = [text.partition("=") for text in tags or ()]
+    wanted: dict[str, str | None] = {name: value if mark else "true" for name, mark, value in parts}
     wanted |= dict.fromkeys(remove or [])
     if not wanted:
         raise Problem("no tags: write for example `trainwire tag 42 team=vision` or `--remove team`")
@@ -82,7 +83,7 @@ def compare(
     if not 2 <= len(jobs) <= MOST_COMPARED:
         raise Problem(f"{len(jobs)} jobs: name 2 to {MOST_COMPARED} jobs to compare")
     with reading(servers(data_dir)) as connection:
-        found = [known_job(connection, job_id_of(connection, job)) for job in jobs]
+        found = [named_job(connection, job) for job in jobs]
         last = last_values(connection, [job.id for job in found], LAST_ROWS)
     documents = [_compared(job, {**last.get(job.id, {}), **(job.final_metrics or {})}) for job in found]
     names = list(dict.fromkeys(name for document in documents for name in document))
@@ -107,26 +108,22 @@ def open_page(
     place = "#/"
     if jobs:
         with reading(address) as connection:
-            first, *others = [known_job(connection, job_id_of(connection, job)).id for job in jobs]
+            first, *others = [named_job(connection, job).id for job in jobs]
         place = f"#/jobs/{first}" + (f"?compare={','.join(map(str, others))}" if others else "")
     url = f"{address.gateway_url.rstrip('/')}/{place}"
     say(url)
     webbrowser.open(url)
 
 
-def _edit(data_dir: Any, reference: str, edit: JobEdit) -> int:
+def _edit(data_dir: Path | None, reference: str, edit: JobEdit) -> int:
     """Change a job, and return its number."""
     with writing(servers(data_dir)) as connection:
-        job_id = known_job(connection, job_id_of(connection, reference)).id
+        job_id = named_job(connection, reference).id
         try:
             save_edit(connection, job_id, edit)
         except WrongEdit as exc:
             raise Problem(str(exc)) from exc
     return job_id
-
-
-def _parts(tags: list[str]) -> list[tuple[str, str, str]]:
-    return [text.partition("=") for text in tags]
 
 
 def _compared(job: Job, final: dict[str, Any]) -> dict[str, Any]:

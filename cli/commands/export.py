@@ -18,12 +18,12 @@ from trainwire.cli.commands.jobs import known_job
 from trainwire.cli.commands.options import DataDir, Quiet, servers, write_json
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, say, warn
-from trainwire.cli.transfer.exported_jobs import ExportedJob
-from trainwire.cli.transfer.mlflow_export import MlflowExport, MlflowReceipt
-from trainwire.cli.transfer.mlflow_runs import mlflow_api
-from trainwire.cli.transfer.parquet_export import write_parquet
+from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
+from trainwire.cli.transfer.exports.mlflow_export import MlflowExport, MlflowReceipt
+from trainwire.cli.transfer.exports.parquet_export import write_parquet
+from trainwire.cli.transfer.exports.text_formats import write_csv, write_jsonl
 from trainwire.cli.transfer.progress import Progress
-from trainwire.cli.transfer.text_formats import write_csv, write_jsonl
+from trainwire.cli.transfer.readers.mlflow_runs import mlflow_api
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
@@ -74,6 +74,13 @@ def export(
         return
     if output is None and (form == "parquet" or len(jobs) > 1):
         raise Problem("several jobs, and parquet, are written to a folder: name it with --output DIR")
+    _export_to_files(jobs, form, output, project, data_dir, quiet=quiet)
+
+
+def _export_to_files(
+    jobs: Sequence[str], form: str, output: Path | None, project: str, data_dir: Path | None, *, quiet: bool
+) -> None:
+    """Write each job to a file in `output`, or to stdout if it is None."""
     is_shown = output is not None or not sys.stdout.isatty()
     with reading(servers(data_dir)) as connection, Progress(quiet=quiet or not is_shown) as progress:
         for exported in _jobs(connection, jobs):

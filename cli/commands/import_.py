@@ -13,16 +13,16 @@ from sqlalchemy import Connection
 from trainwire.cli.commands.options import AsJson, DataDir, Quiet, servers, write_json
 from trainwire.cli.redis_clients import stream_client
 from trainwire.cli.terminal import one_line, say, warn
-from trainwire.cli.transfer.csv_file import csv_run
 from trainwire.cli.transfer.importing import import_runs
-from trainwire.cli.transfer.mlflow_runs import MlflowRuns, mlflow_api
-from trainwire.cli.transfer.parquet_import import parquet_runs
 from trainwire.cli.transfer.progress import Progress
+from trainwire.cli.transfer.readers.csv_file import csv_run
+from trainwire.cli.transfer.readers.mlflow_runs import MlflowRuns, mlflow_api
+from trainwire.cli.transfer.readers.parquet_import import parquet_runs
+from trainwire.cli.transfer.readers.tensorboard import tensorboard_runs
+from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
 from trainwire.cli.transfer.receipt import Receipt
 from trainwire.cli.transfer.runs import COUNTED, LeftOut, SourceRun
 from trainwire.cli.transfer.sending import AGAIN, Sender
-from trainwire.cli.transfer.tensorboard import tensorboard_runs
-from trainwire.cli.transfer.wandb_runs import wandb_runs
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import as_problem
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable

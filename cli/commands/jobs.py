@@ -106,8 +106,8 @@ def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None)
     """Show one job: status, progress, last metrics, rows, and whether all its messages have arrived."""
     address = servers(data_dir)
     with reading(address) as connection:
-        job_id = job_id_of(connection, job)
-        found = known_job(connection, job_id)
+        found = named_job(connection, job)
+        job_id = found.id
         metrics = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
         completeness = find_completeness(connection, found)
         checkpoint = found.last_checkpoint_path or last_checkpoint(connection, job_id)
@@ -141,6 +141,11 @@ def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
     shown = ", ".join(f"{count:,} {state}" for state, count in counts.items())
     newest = problems[-1]
     return f"checkpoints: {shown}; the newest: {newest.reason}; see `trainwire checkpoints {job_id}`"
+
+
+def named_job(connection: Connection, reference: str) -> Job:
+    """Return the job that a reference names (`job_id_of`); raise `Problem` if there is none."""
+    return known_job(connection, job_id_of(connection, reference))
 
 
 def known_job(connection: Connection, job_id: int) -> Job:

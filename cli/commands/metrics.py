@@ -9,9 +9,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from trainwire.cli.commands.jobs import known_job, shown_number
+from trainwire.cli.commands.jobs import named_job, shown_number
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
-from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import cell, one_line, print_table, say, warn
 from trainwire.client.client import Client
@@ -49,7 +48,7 @@ def metrics(
         raise Problem("--csv prints all points: leave out --json and --limit")
     address = servers(data_dir)
     with reading(address) as connection:
-        job_id = known_job(connection, job_id_of(connection, job)).id
+        job_id = named_job(connection, job).id
         removed = removed_rows(connection, job_id)["metrics"]
         rows = [] if as_csv or wanted else newest_metrics(connection, job_id, limit)
     if as_csv or wanted:

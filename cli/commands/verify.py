@@ -7,9 +7,8 @@ from typing import Final
 import typer
 
 from trainwire.cli.commands.deliveries import known_sink
-from trainwire.cli.commands.jobs import known_job
+from trainwire.cli.commands.jobs import named_job
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, Sink, servers, write_json
-from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, say
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem, as_problem
@@ -24,7 +23,7 @@ def verify(job: JobReference, sink: Sink, as_json: AsJson = False, data_dir: Dat
     known_sink(sink)
     address = servers(data_dir)
     with reading(address) as connection:
-        job_id = known_job(connection, job_id_of(connection, job)).id
+        job_id = named_job(connection, job).id
         with as_problem(SinkUnavailable):
             found = plugin(sink).verify(settings_for(address), connection, job_id)
     if isinstance(found, str):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from trainwire.ingest.identity.job_numbers import number_of
+from trainwire.schemas.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome, Point
 
 Counted = Literal["points", "lines", "files"]
@@ -17,7 +18,11 @@ LogType = Literal["stdout", "stderr"]
 COUNTED: Final[tuple[Counted, ...]] = ("points", "lines", "files")
 IMPORT_SOURCE: Final = "import-"
 """Prefix of the sources of imported runs."""
+MOST_CHARS: Final = MAX_LINE_CHARS // 4
+"""Of one line: a character has up to four bytes."""
 DAMAGED: Final = "read up to an error"
+LONG_NAME: Final = f"name over {MAX_METRIC_NAME_CHARS:,} characters"
+LONG_TEXT: Final = f"text over {MOST_CHARS:,} characters"
 _READ_BYTES: Final = 1024 * 1024
 
 
@@ -87,6 +92,20 @@ class Tally:
         """Count items that are not imported."""
         if count:
             self.skipped[kind][reason] += count
+
+    def named(self, values: dict[str, float]) -> dict[str, float]:
+        """Return the values whose names can be stored; count the others."""
+        if not values or max(map(len, values)) <= MAX_METRIC_NAME_CHARS:
+            return values
+        kept = {name: value for name, value in values.items() if len(name) <= MAX_METRIC_NAME_CHARS}
+        self.skip("points", LONG_NAME, len(values) - len(kept))
+        return kept
+
+    def fits(self, text: str) -> bool:
+        """Return whether a line can be stored; count it if it is too long."""
+        if len(text) > MOST_CHARS:
+            self.skip("lines", LONG_TEXT)
+        return len(text) <= MOST_CHARS
 
     def fail(self, problem: str) -> None:
         """Count a file of which the rest cannot be read."""

@@ -38,6 +38,11 @@ def fields(data: bytes) -> Iterator[tuple[int, Any]]:
         at += size
 
 
+def signed(number: int) -> int:
+    """Return the value of an `int64`, which a varint has as its two's complement."""
+    return number - (1 << 64) if number >> 63 else number
+
+
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """Return a number of variable length and the place behind it."""
     number = shift = 0

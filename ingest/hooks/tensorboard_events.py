@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final
 
-from trainwire.ingest.hooks.protobuf import fields, varint
+from trainwire.ingest.hooks.protobuf import fields, signed, varint
 from trainwire.schemas.times import seconds_to_ns
 
 SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
@@ -56,7 +56,7 @@ class EventDecoder:
                 if number == 1:
                     event.ts = seconds_to_ns(struct.unpack("<d", value)[0])
                 elif number == 2:
-                    event.step = value - (1 << 64) if value >> 63 else value
+                    event.step = signed(value)
                 elif number == 5:
                     for inner, summary_value in fields(value):
                         if inner == 1:
@@ -119,7 +119,7 @@ def _number(tensor: bytes) -> float | None:
     for number in (7, 10):  # int_val, int64_val: packed varints
         if number in known:
             value = varint(known[number], 0)[0] if isinstance(known[number], bytes) else known[number]
-            return float(value - (1 << 64) if value >> 63 else value)
+            return float(signed(value))
     return None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Final, Literal
 
 import msgspec
@@ -98,7 +99,9 @@ def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | Non
 
 def get_run_metrics(api: MlflowApi, run_id: str, names: Iterable[str]) -> dict[str, list[RunPoint]]:
     """Return all points of these metrics, ordered by step and time."""
-    return {name: sorted(_history(api, run_id, name), key=_step_and_time) for name in names}
+    return {
+        name: sorted(chain.from_iterable(metric_pages(api, run_id, name)), key=_step_and_time) for name in names
+    }
 
 
 def get_run_summary(api: MlflowApi, run_id: str, most_metrics: int) -> RunSummary | None:
@@ -181,12 +184,13 @@ def get_metric_page(
     return points, found.get("next_page_token") or None
 
 
-def _history(api: MlflowApi, run_id: str, name: str) -> list[RunPoint]:
+def metric_pages(api: MlflowApi, run_id: str, name: str) -> Iterator[list[RunPoint]]:
+    """Yield all points of a metric page by page, ordered by time; the first page may be empty."""
     points, token = get_metric_page(api, run_id, name, HISTORY_PAGE)
+    yield points
     while token is not None:
-        more, token = get_metric_page(api, run_id, name, HISTORY_PAGE, token)
-        points += more
-    return points
+        points, token = get_metric_page(api, run_id, name, HISTORY_PAGE, token)
+        yield points
 
 
 def _step_and_time(point: RunPoint) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from tests.factories import one, rows
 from tests.integrations.conftest import REASON, run_script
 from tests.processes import ROOT
 from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
 from trainwire.cli.transfer.runs import SourceRun, Tally
-from trainwire.cli.transfer.wandb_runs import wandb_runs
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.listener import HookListener
 from trainwire.schemas.messages import Completion, Metrics
@@ -209,16 +209,21 @@ def _numbers(items: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
             yield f"{prefix}{name}", float(value)
 
 
-def test_values_are_those_of_the_wandb_file(run: RecordedRun, tmp_path: Path) -> None:
-    """Steps without a number, explicit ones, `commit=False` and NaN equal those of W&B, which works unchanged."""
-    caught = train(WANDB, run, tmp_path)
-    expected = wandb_values(tmp_path)
+def assert_values_of_wandb(run: RecordedRun, caught: Caught, folder: Path) -> None:
+    """Compare what was caught of `WANDB` with the `.wandb` file of a run of it in `folder`."""
+    expected = wandb_values(folder)
     assert len(expected) == 405
     assert caught_values(run) == pytest.approx(expected, abs=0, rel=1e-7, nan_ok=True)
     assert run.params == {"lr": 0.1, "layers": [8, 8], "epochs": 3}
     assert caught.summary == {"best": 0.99}
     for part in ("1 of Image", "1 of str", "1 of a step that has passed"):
         assert part in str(caught.sentence())
+
+
+def test_values_are_those_of_the_wandb_file(run: RecordedRun, tmp_path: Path) -> None:
+    """Steps without a number, explicit ones, `commit=False` and NaN equal those of W&B, which works unchanged."""
+    caught = train(WANDB, run, tmp_path)
+    assert_values_of_wandb(run, caught, tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["json", "json,typed"])
@@ -283,13 +288,7 @@ def test_replaced_wandb_gives_the_values_of_its_offline_mode(run: RecordedRun, t
     replaced.mkdir()
     train(WANDB, RecordedRun(1), offline)
     caught = train(WANDB, run, replaced, TRAINWIRE_WANDB="replace")
-    expected = wandb_values(offline)
-    assert len(expected) == 405
-    assert caught_values(run) == pytest.approx(expected, abs=0, rel=1e-7, nan_ok=True)
-    assert run.params == {"lr": 0.1, "layers": [8, 8], "epochs": 3}
-    assert caught.summary == {"best": 0.99}
-    for part in ("1 of Image", "1 of str", "1 of a step that has passed"):
-        assert part in str(caught.sentence())
+    assert_values_of_wandb(run, caught, offline)
     assert [path.name for path in replaced.iterdir()] == ["hooks"]
 
 

@@ -13,7 +13,7 @@ from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs
 from tests.integration.cli.conftest import Trainwire
 from tests.integration.cli.test_import import make_run
 from tests.mlflow_server import MlflowServer
-from trainwire.cli.transfer import mlflow_export
+from trainwire.cli.transfer.exports import mlflow_export
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.stores.mlflow.http import MlflowUnavailable

@@ -17,9 +17,10 @@ from tests.integration.cli.conftest import Trainwire
 from tests.mlflow_server import MlflowServer
 from tests.unit.cli.event_files import event_file, hparams, scalar, text
 from tests.unit.cli.wandb_files import START_S, exit_record, history, output, run_record, set_age, wandb_file
-from trainwire.cli.transfer import mlflow_runs, sending
+from trainwire.cli.transfer import sending
 from trainwire.schemas.keys import HOLD_KEY, KINDS
 from trainwire.schemas.tables import source_positions, training_jobs, training_logs, training_metrics
+from trainwire.stores.mlflow import runs
 from trainwire.stores.mlflow.http import MlflowUnavailable
 from trainwire.stores.mlflow.runs import get_metric_page
 from trainwire.workers.resources import Resources
@@ -298,7 +299,7 @@ def test_an_mlflow_server_that_goes_away_is_continued(
         return get_metric_page(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_runs, "get_metric_page", page)
+        patch.setattr(runs, "get_metric_page", page)
         done = connected("import", "mlflow", mlflow_server.url, "--experiment", name)
     assert done.code == 1
     assert "does not answer" in done.err

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 from tests.unit.ingest.test_event_files import field, scalar, tensor
-from trainwire.cli.transfer.checksums import masked_crc
+from trainwire.cli.transfer.readers.checksums import masked_crc
 
 __all__ = ["event_file", "hparams", "image", "scalar", "text"]
 

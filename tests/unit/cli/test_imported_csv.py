@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.cli.transfer.csv_file import csv_run
 from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.readers.csv_file import csv_run
 from trainwire.cli.transfer.runs import Tally
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.stack.errors import Problem
@@ -90,7 +90,7 @@ def test_bytes_that_are_no_utf8_are_no_number(tmp_path: Path) -> None:
 
 def test_a_quote_that_is_not_closed_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes before is read, and the line is named."""
-    monkeypatch.setattr("trainwire.cli.transfer.csv_file.MAX_CELL_CHARS", 1000)
+    monkeypatch.setattr("trainwire.cli.transfer.readers.csv_file.MAX_CELL_CHARS", 1000)
     points, tally = read(tmp_path, 'step,loss\n1,1\n2,"2\n' + "3,3\n" * 1000)
     assert [point.step for point in points] == [1]
     assert "is a quote before it not closed?" in tally.problems[0]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from tests.unit.cli.event_files import event_file, image, scalar, text
 from tests.unit.ingest.test_event_files import field, tensor
-from trainwire.cli.transfer.checksums import masked_crc, masked_crcs
-from trainwire.cli.transfer.event_records import one_scalar, records
 from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.readers.checksums import masked_crc, masked_crcs
+from trainwire.cli.transfer.readers.event_records import one_scalar, records
+from trainwire.cli.transfer.readers.tensorboard import tensorboard_runs
 from trainwire.cli.transfer.runs import LeftOut, Tally
-from trainwire.cli.transfer.tensorboard import tensorboard_runs
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
 from trainwire.schemas.messages import Point
 
@@ -97,7 +97,7 @@ def test_a_record_cut_anywhere_is_named(tmp_path: Path, cut: int) -> None:
 
 def test_long_files_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records across the borders of reads are whole, and what is written after the start is not read."""
-    monkeypatch.setattr("trainwire.cli.transfer.event_records._READ_BYTES", 7)
+    monkeypatch.setattr("trainwire.cli.transfer.readers.event_records._READ_BYTES", 7)
     events = [scalar("loss", 0.5, step) for step in range(50)]
     path = event_file(tmp_path, *events)
     size = path.stat().st_size

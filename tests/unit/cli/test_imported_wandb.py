@@ -29,12 +29,12 @@ from tests.unit.cli.wandb_files import (
     wandb_file,
 )  # fmt: skip
 from tests.unit.ingest.test_event_files import field
-from trainwire.cli.transfer import wandb_file as reader
 from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.readers import wandb_file as reader
+from trainwire.cli.transfer.readers.wandb_file import BLOCK_BYTES, CutShortError, DamagedFileError, wandb_records
+from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
+from trainwire.cli.transfer.readers.wandb_values import item_of, json_value, row_of
 from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
-from trainwire.cli.transfer.wandb_file import BLOCK_BYTES, CutShortError, DamagedFileError, wandb_records
-from trainwire.cli.transfer.wandb_runs import wandb_runs
-from trainwire.cli.transfer.wandb_values import item_of, json_value, row_of
 from trainwire.ingest.hooks.protobuf import ProtobufError, fields
 from trainwire.schemas.messages import Completion, Logs, Metrics, Point
 from trainwire.stack.errors import Problem

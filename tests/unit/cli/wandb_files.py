@@ -11,7 +11,7 @@ from typing import Any
 from zlib import crc32
 
 from tests.unit.ingest.test_event_files import field
-from trainwire.cli.transfer.wandb_file import BLOCK_BYTES, FILE_HEADER, FIRST, FULL, LAST, MIDDLE
+from trainwire.cli.transfer.readers.wandb_file import BLOCK_BYTES, FILE_HEADER, FIRST, FULL, LAST, MIDDLE
 
 START_S = 1_700_000_000
 

@@ -13,12 +13,12 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, select
 
-from trainwire.cli.transfer.exported_jobs import ExportedJob
+from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.cli.transfer.receipt import Count
 from trainwire.schemas.tables import training_attempts
 from trainwire.stack.errors import Problem
 from trainwire.stores.mlflow.http import MlflowApi
-from trainwire.stores.mlflow.runs import HISTORY_PAGE, MlflowRun, get_metric_page, get_run
+from trainwire.stores.mlflow.runs import MlflowRun, get_run, metric_pages
 from trainwire.workers.sinks.mlflow.backlog import read_rows
 from trainwire.workers.sinks.mlflow.rows import AttemptState, MetricRow
 from trainwire.workers.sinks.mlflow.rules import (
@@ -175,12 +175,9 @@ class MlflowExport:
         run = get_run(self._api, run_id)
         names = sorted(run.metrics) if run is not None else []
         for number, metric in enumerate(names):
-            token, is_first = None, True
-            while is_first or token is not None:
+            for page in metric_pages(self._api, run_id, metric):
                 self._on_progress(f"{name}, read back", len(found), number / len(names))
-                page, token = get_metric_page(self._api, run_id, metric, HISTORY_PAGE, token)
                 found.update(_place(metric, point.step, point.ts_ms, point.value) for point in page)
-                is_first = False
         return found
 
 

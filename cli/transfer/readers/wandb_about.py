@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.cli.transfer.wandb_file import wandb_records
-from trainwire.cli.transfer.wandb_values import item_of, json_value, text_of
+from trainwire.cli.transfer.readers.wandb_file import wandb_records
+from trainwire.cli.transfer.readers.wandb_values import item_of, json_value, text_of
 from trainwire.ingest.hooks.protobuf import fields
 from trainwire.ingest.provenance.masking import masked_fields
 from trainwire.schemas.validation import MAX_TIME_NS

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainwire.cli.transfer.event_records import FRAME_BYTES, MAX_TAG_BYTES, one_scalar, records
+from trainwire.cli.transfer.readers.event_records import FRAME_BYTES, MAX_TAG_BYTES, one_scalar, records
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally, content_hash
 from trainwire.ingest.hooks.event_files import PATTERN
 from trainwire.ingest.hooks.tensorboard_events import (
@@ -20,7 +20,7 @@ from trainwire.ingest.hooks.tensorboard_events import (
     EventDecoder,
     metric_prefix,
 )
-from trainwire.schemas.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
+from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Point
 from trainwire.schemas.validation import MAX_TIME_NS
 from trainwire.stack.errors import Problem
@@ -128,9 +128,7 @@ def _event_items(prefix: str, event: Event, params: dict[str, Any], tally: Tally
         yield Params(dict(params))
     for tag, text in event.texts:
         line = f"{prefix}{tag} (step {event.step}): {text}"
-        if len(line) > MAX_LINE_CHARS // 4:
-            tally.skip("lines", f"text over {MAX_LINE_CHARS // 4:,} characters")
-        else:
+        if tally.fits(line):
             yield Line(event.ts, line)
     for kind in event.not_taken:
         tally.skip("points", f"{kind}: not a number")
@@ -156,10 +154,7 @@ def _events(file: _File, tally: Tally) -> Iterator[Event | Point]:
 
 def _points(prefix: str, event: Event, tally: Tally) -> Iterator[Point]:
     values = event.scalars
-    if prefix or max(map(len, values)) > MAX_METRIC_NAME_CHARS:
-        named = {prefix + tag: number for tag, number in values.items()}
-        values = {tag: number for tag, number in named.items() if len(tag) <= MAX_METRIC_NAME_CHARS}
-        reason = f"name over {MAX_METRIC_NAME_CHARS:,} characters"
-        tally.skip("points", reason, len(named) - len(values))
-    if values:
+    if prefix:
+        values = {prefix + tag: number for tag, number in values.items()}
+    if values := tally.named(values):
         yield Point(ts=event.ts, step=event.step, values=values)

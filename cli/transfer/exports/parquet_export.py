@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.cli.transfer.exported_jobs import ExportedJob
+from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.cli.transfer.parquet_schema import MAX_STEP, SERIES, TEXTS, VALUE_COLUMNS, arrow, schema
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 from trainwire.schemas.validation import MAX_ID

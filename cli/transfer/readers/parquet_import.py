@@ -11,10 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.cli.transfer.merging import MergedSeries
 from trainwire.cli.transfer.parquet_schema import SERIES, TEXTS, VALUE_COLUMNS, arrow, schema
-from trainwire.cli.transfer.runs import End, Header, Item, Line, SourceRun, Tally, content_hash
-from trainwire.schemas.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
+from trainwire.cli.transfer.readers.merging import MergedSeries
+from trainwire.cli.transfer.runs import LONG_NAME, End, Header, Item, Line, SourceRun, Tally, content_hash
+from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome
 from trainwire.schemas.times import to_ns
 from trainwire.stack.errors import Problem
@@ -146,9 +146,7 @@ class _RunReader:
             elif kind == TEXTS:
                 shown, stream = text or "", path.rpartition("/")[2]
                 shown = shown if stream in _STREAMS else f"{path} (step {step or 0:g}): {shown}"
-                if len(shown) > MAX_LINE_CHARS // 4:
-                    self._tally.skip("lines", f"text over {MAX_LINE_CHARS // 4:,} characters")
-                else:
+                if self._tally.fits(shown):
                     lines.append(Line(ts, shown, "stderr" if stream == "stderr" else "stdout"))
             elif kind in _FILES:
                 self._tally.skip("files", "files are not copied")
@@ -162,7 +160,7 @@ class _RunReader:
         elif not step.is_integer():
             self._tally.skip("points", "step is not a whole number")
         elif len(path) > MAX_METRIC_NAME_CHARS:
-            self._tally.skip("points", f"name over {MAX_METRIC_NAME_CHARS:,} characters")
+            self._tally.skip("points", LONG_NAME)
         else:
             series.add(ts, int(step), path, value)
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
-from trainwire.cli.transfer.exported_jobs import ExportedJob
+from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.schemas.non_finite import shown_float
 
 CSV_HEADER: Final = ("seq", "attempt", "rank", "epoch", "step", "time", "name", "value")

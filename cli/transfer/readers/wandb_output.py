@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
-from trainwire.cli.transfer.runs import Line, LogType
-from trainwire.schemas.limits import MAX_LINE_CHARS
-
-MOST_CHARS: Final = MAX_LINE_CHARS // 4
+from trainwire.cli.transfer.runs import MOST_CHARS, Line, LogType
 
 
 class OutputLines:

@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
-from trainwire.cli.transfer.wandb_about import (
+from trainwire.cli.transfer.readers.wandb_about import (
     ALERT,
     ARTIFACT,
     CONFIG,
@@ -30,12 +29,13 @@ from trainwire.cli.transfer.wandb_about import (
     needed_records,
     timestamp_ns,
 )
-from trainwire.cli.transfer.wandb_file import CutShortError
-from trainwire.cli.transfer.wandb_output import MOST_CHARS, OutputLines
-from trainwire.cli.transfer.wandb_values import Named, Row, item_of, row_of, text_of
-from trainwire.ingest.hooks.protobuf import fields
+from trainwire.cli.transfer.readers.wandb_file import CutShortError
+from trainwire.cli.transfer.readers.wandb_output import OutputLines
+from trainwire.cli.transfer.readers.wandb_values import Named, Row, item_of, row_of, text_of
+from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
+from trainwire.ingest.hooks.protobuf import fields, signed
 from trainwire.ingest.provenance.masking import masked_fields
-from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS, MAX_RESULTS
+from trainwire.schemas.limits import MAX_RESULTS
 from trainwire.schemas.messages import Outcome, Point
 from trainwire.schemas.times import seconds_to_ns
 from trainwire.schemas.validation import MAX_ID
@@ -184,8 +184,7 @@ class _Reader:
             self._end(dict(fields(data)))
 
     def _end(self, exit_fields: dict[int, int]) -> None:
-        code = exit_fields.get(1, 0)
-        self._exit_code = code - (1 << 64) if code >> 63 else code
+        self._exit_code = signed(exit_fields.get(1, 0))
         runtime_ns = exit_fields.get(2, 0) * 10**9
         ended_ns = checked_time((self._about.started_ns or 0) + runtime_ns)
         self._last_ns = max(self._last_ns, ended_ns or 0)
@@ -203,12 +202,9 @@ class _Reader:
                     items.append(item)
             elif number == 2:
                 step = int(dict(fields(value)).get(1, 0))
-        row = row_of(items)
-        for kind, count in row.others.items():
-            self._tally.skip("points", f"{kind}: not a number", count)
         if step is None:  # versions before 2023 have it among the items
             step = int(axes.get("_step", b"-1"))
-        yield from self._points(row, self._time_of(axes), step if 0 <= step <= MAX_ID else None)
+        yield from self._points(row_of(items), self._time_of(axes), step if 0 <= step <= MAX_ID else None)
 
     def _time_of(self, axes: dict[str, bytes]) -> int | None:
         """Return the time of a row: its own, or the start and its runtime; None if it is out of range."""
@@ -229,21 +225,16 @@ class _Reader:
             elif number == 3:
                 names, raw = item_of(value)
                 items.append((("system/" + names[0], *names[1:]), raw))
-        row = row_of(items)
-        for kind, count in row.others.items():
-            self._tally.skip("points", f"{kind}: not a number", count)
-        yield from self._points(row, ts, None)
+        yield from self._points(row_of(items), ts, None)
 
     def _points(self, row: Row, ts: int | None, step: int | None) -> Iterator[Point]:
-        values = row.numbers
+        for kind, count in row.others.items():
+            self._tally.skip("points", f"{kind}: not a number", count)
         if ts is None:
-            self._tally.skip("points", "time is out of range", len(values))
+            self._tally.skip("points", "time is out of range", len(row.numbers))
             return
         self._last_ns = max(self._last_ns, ts)
-        if values and max(map(len, values)) > MAX_METRIC_NAME_CHARS:
-            values = {name: value for name, value in values.items() if len(name) <= MAX_METRIC_NAME_CHARS}
-            reason = f"name over {MAX_METRIC_NAME_CHARS:,} characters"
-            self._tally.skip("points", reason, len(row.numbers) - len(values))
+        values = self._tally.named(row.numbers)
         if len(values) <= MOST_VALUES:
             if values:
                 yield Point(ts=ts, step=step, values=values)
@@ -270,8 +261,4 @@ class _Reader:
         yield from self._output.finish(self._last_ns)
 
     def _checked(self, lines: Iterator[Line]) -> Iterator[Line]:
-        for line in lines:
-            if len(line.text) > MOST_CHARS:
-                self._tally.skip("lines", f"text over {MOST_CHARS:,} characters")
-            else:
-                yield line
+        return (line for line in lines if self._tally.fits(line.text))

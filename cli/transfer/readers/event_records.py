@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from trainwire.cli.transfer.checksums import masked_crc, masked_crcs
+from trainwire.cli.transfer.readers.checksums import masked_crc, masked_crcs
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError
 from trainwire.schemas.messages import Point
 from trainwire.schemas.times import seconds_to_ns

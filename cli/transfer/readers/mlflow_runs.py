@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, Final
 
-from trainwire.cli.transfer.merging import MergedSeries
-from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, SourceRun, Tally
+from trainwire.cli.transfer.readers.merging import MergedSeries
+from trainwire.cli.transfer.runs import LONG_NAME, End, Header, Item, LeftOut, SourceRun, Tally
 from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome, Point
 from trainwire.schemas.times import to_ns
 from trainwire.stack.errors import Problem
 from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
-from trainwire.stores.mlflow.runs import HISTORY_PAGE, JOB_TAG, MlflowRun, get_metric_page, run_of
+from trainwire.stores.mlflow.runs import JOB_TAG, MlflowRun, metric_pages, run_of
 
 PAGE: Final = 1000
 MOST_FOLDERS: Final = 10_000
@@ -108,12 +108,9 @@ class MlflowRuns:
         series = MergedSeries()
         for number, name in enumerate(sorted(run.metrics)):
             tally.share = partial(float, number / len(run.metrics))
-            token, is_first = None, True
-            while is_first or token is not None:
-                page, token = get_metric_page(self._api, run.run_id, name, HISTORY_PAGE, token)
-                is_first = False
+            for page in metric_pages(self._api, run.run_id, name):
                 if len(name) > MAX_METRIC_NAME_CHARS:
-                    tally.skip("points", f"name over {MAX_METRIC_NAME_CHARS:,} characters", len(page))
+                    tally.skip("points", LONG_NAME, len(page))
                     continue
                 for point in page:
                     series.add(point.ts_ms * _MS, point.step, name, point.value)

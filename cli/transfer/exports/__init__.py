@@ -1,0 +1,1 @@
+"""Writers of jobs, for other tools to read."""
