@@ -265,6 +265,16 @@ def test_a_job_with_lines_alone_shows_them_on_the_whole_width(gateway_page: Page
     expect(gateway_page.locator(".log .line")).to_have_count(1)
 
 
+def test_a_job_without_lines_expects_them_until_it_has_ended(gateway_page: Page, seeds: Seeds) -> None:
+    """The log shows that there is no output yet, and once the job has ended that there is none."""
+    seeds.points(85, lambda _: {"loss": 1.0}, [1])
+    gateway_page.goto("/#/jobs/85")
+    empty = gateway_page.locator(".log-empty")
+    expect(empty).to_have_text("No output yet.")
+    seeds.end(85)
+    expect(empty).to_have_text("No output.")
+
+
 NAMES = """
 () => {
   const problems = [];
