@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.stack import PATIENCE_S, Stack
+from tests.gateway_server import GatewayServer
 
+GATEWAY_PATIENCE_S = 20
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -52,11 +55,25 @@ def stack(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def page(chromium: Browser, stack: Stack) -> Iterator[Page]:
-    """A page; the test fails on an error of a script or a violation of the content-security policy."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, base_url=stack.url)
+    """A page of the stack, where trainings can run."""
+    with open_page(chromium, stack.url, PATIENCE_S) as page:
+        yield page
+
+
+@pytest.fixture
+def gateway_page(chromium: Browser, gateway: GatewayServer) -> Iterator[Page]:
+    """A page of a gateway alone, whose jobs a test stores itself."""
+    with open_page(chromium, gateway.url, GATEWAY_PATIENCE_S) as page:
+        yield page
+
+
+@contextmanager
+def open_page(chromium: Browser, url: str, patience_s: float) -> Iterator[Page]:
+    """Open a page; fails on an error of a script or a violation of the content-security policy."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, base_url=url)
     context.add_init_script(WATCH)
     page = context.new_page()
-    page.set_default_timeout(PATIENCE_S * 1000)
+    page.set_default_timeout(patience_s * 1000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if "Security Policy" in message.text else None)

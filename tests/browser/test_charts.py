@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import re
 import time
-from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.seeds import Seeds
 from tests.factories import Sender
@@ -26,19 +25,6 @@ def seeds(sender: Sender, resources: Resources) -> Seeds:
     return Seeds(sender, resources)
 
 
-@pytest.fixture
-def charts(chromium: Browser, gateway: GatewayServer) -> Iterator[Page]:
-    """A page of the gateway; the test fails on an error of a script."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, base_url=gateway.url)
-    page = context.new_page()
-    page.set_default_timeout(WITHIN_MS)
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    context.close()
-    assert errors == []
-
-
 def described(page: Page, metric: str) -> str:
     """Return the label of a chart once its points are drawn."""
     plot = page.locator(f"figure[data-title='{metric}'] .plot")
@@ -46,89 +32,91 @@ def described(page: Page, metric: str) -> str:
     return plot.get_attribute("aria-label") or ""
 
 
-def test_ranks_are_told_apart(charts: Page, seeds: Seeds) -> None:
+def test_ranks_are_told_apart(gateway_page: Page, seeds: Seeds) -> None:
     """Each rank has a colour and a name; the mean with its range is a choice; tiles name their ranks."""
     seeds.ranks(11)
     seeds.points(11, lambda _: {"only": 5.0}, [40], rank=3)
-    charts.goto("/#/jobs/11")
-    assert described(charts, "loss").endswith("rank 0 last 1, rank 1 last 2, rank 2 last 3, rank 3 last 4")
-    entries = charts.locator(f"{LOSS} .legend-entry")
+    gateway_page.goto("/#/jobs/11")
+    assert described(gateway_page, "loss").endswith("rank 0 last 1, rank 1 last 2, rank 2 last 3, rank 3 last 4")
+    entries = gateway_page.locator(f"{LOSS} .legend-entry")
     assert [text.split("\n")[0] for text in entries.all_inner_texts()] == [f"rank {rank}" for rank in range(4)]
     colors = entries.locator("line").evaluate_all("(all) => all.map((each) => each.getAttribute('stroke'))")
     assert len(set(colors)) == 4
-    expect(charts.locator(".tile", has_text="loss")).to_have_text("loss 2.5 mean of 4 ranks")
-    expect(charts.locator(".tile", has_text="only")).to_have_text("only 5 rank 3")
-    charts.get_by_role("button", name="Mean of ranks").click()
+    expect(gateway_page.locator(".tile", has_text="loss")).to_have_text("loss 2.5 mean of 4 ranks")
+    expect(gateway_page.locator(".tile", has_text="only")).to_have_text("only 5 rank 3")
+    gateway_page.get_by_role("button", name="Mean of ranks").click()
     expect(entries).to_have_text("mean of 4 ranks2.5 (1 to 4)")
-    charts.get_by_role("button", name="Mean of ranks").click()
-    charts.get_by_role("group", name="Ranks").get_by_role("button", name="rank 2").click()
+    gateway_page.get_by_role("button", name="Mean of ranks").click()
+    gateway_page.get_by_role("group", name="Ranks").get_by_role("button", name="rank 2").click()
     expect(entries).to_have_count(3)
 
 
-def test_a_comparison_is_whole_and_live(charts: Page, seeds: Seeds) -> None:
+def test_a_comparison_is_whole_and_live(gateway_page: Page, seeds: Seeds) -> None:
     """All metrics of the compared jobs are listed, ranks stay apart, and a compared job that runs goes on."""
     names = [f"m{number:02}" for number in range(29)]
     seeds.many(21, names)
     seeds.many(22, names)
     seeds.ranks(22, steps=10)
-    charts.goto("/#/jobs/21?compare=22")
-    expect(charts.locator(".metrics-menu summary")).to_have_text("31 metrics", timeout=WITHIN_MS)
-    assert described(charts, "loss").count("rank ") == 4
-    before = described(charts, "m00")
+    gateway_page.goto("/#/jobs/21?compare=22")
+    expect(gateway_page.locator(".metrics-menu summary")).to_have_text("31 metrics", timeout=WITHIN_MS)
+    assert described(gateway_page, "loss").count("rank ") == 4
+    before = described(gateway_page, "m00")
     assert before.count("last") == 2
     seeds.points(22, lambda _: {"m00": 77.0}, [30, 31])
-    expect(charts.locator("figure[data-title=m00] .plot")).to_have_attribute(
+    expect(gateway_page.locator("figure[data-title=m00] .plot")).to_have_attribute(
         "aria-label", re.compile("last 77"), timeout=WITHIN_MS
     )
-    charts.get_by_label("Compare with a job").fill("23")
-    charts.keyboard.press("Enter")
-    expect(charts.locator(".chart-status")).to_have_text("No job 23 yet.")
+    gateway_page.get_by_label("Compare with a job").fill("23")
+    gateway_page.keyboard.press("Enter")
+    expect(gateway_page.locator(".chart-status")).to_have_text("No job 23 yet.")
 
 
-def test_all_of_many_metrics_are_listed(charts: Page, seeds: Seeds) -> None:
+def test_all_of_many_metrics_are_listed(gateway_page: Page, seeds: Seeds) -> None:
     """Of 150 metrics all are listed, in sections; charts are read as they come into view; a filter finds any."""
     names = [f"train/layer{number:03}/grad" for number in range(120)] + [f"eval/f{number}" for number in range(30)]
     seeds.many(31, [*names, "loss", "a,b"])
     asked: list[str] = []
-    charts.on("request", lambda request: asked.append(request.url) if "/metrics?names=" in request.url else None)
-    charts.goto("/#/jobs/31?fold=system")
-    described(charts, "loss")
-    described(charts, "a,b")
-    expect(charts.locator(".metrics-menu summary")).to_have_text("152 metrics")
+    gateway_page.on(
+        "request", lambda request: asked.append(request.url) if "/metrics?names=" in request.url else None
+    )
+    gateway_page.goto("/#/jobs/31?fold=system")
+    described(gateway_page, "loss")
+    described(gateway_page, "a,b")
+    expect(gateway_page.locator(".metrics-menu summary")).to_have_text("152 metrics")
     assert 0 < len(asked) < 8
     assert not any("layer119" in url for url in asked)
-    heads = charts.locator(".section-fold")
+    heads = gateway_page.locator(".section-fold")
     expect(heads.first).to_have_text("eval30")
-    search = charts.get_by_label("Filter metrics")
+    search = gateway_page.get_by_label("Filter metrics")
     search.fill("layer11[89]")
-    expect(charts.locator("figure")).to_have_count(2)
-    described(charts, "train/layer119/grad")
+    expect(gateway_page.locator("figure")).to_have_count(2)
+    described(gateway_page, "train/layer119/grad")
     search.fill("layer(")
-    expect(charts.locator(".chart-status")).to_contain_text("Not a regular expression")
+    expect(gateway_page.locator(".chart-status")).to_contain_text("Not a regular expression")
     expect(search).to_have_attribute("aria-invalid", "true")
     search.fill("nothing like this")
-    expect(charts.get_by_text("No matching metrics.")).to_be_visible()
+    expect(gateway_page.get_by_text("No matching metrics.")).to_be_visible()
     search.fill("eval")
-    charts.locator("figure[data-title='eval/f7']").hover()
-    charts.get_by_role("button", name="Pin: eval/f7").click()
-    expect(charts.locator("figure").first).to_have_attribute("data-title", "eval/f7")
-    charts.locator("figure[data-title='eval/f7']").hover()
-    charts.get_by_role("button", name="Full screen: eval/f7").click()
-    box = charts.locator("figure.is-full").bounding_box()
+    gateway_page.locator("figure[data-title='eval/f7']").hover()
+    gateway_page.get_by_role("button", name="Pin: eval/f7").click()
+    expect(gateway_page.locator("figure").first).to_have_attribute("data-title", "eval/f7")
+    gateway_page.locator("figure[data-title='eval/f7']").hover()
+    gateway_page.get_by_role("button", name="Full screen: eval/f7").click()
+    box = gateway_page.locator("figure.is-full").bounding_box()
     assert box is not None
     assert (box["width"], box["height"]) == (1280, 800)
-    charts.keyboard.press("Escape")
-    expect(charts.locator("figure.is-full")).to_have_count(0)
+    gateway_page.keyboard.press("Escape")
+    expect(gateway_page.locator("figure.is-full")).to_have_count(0)
     search.fill("")
     for _ in range(40):
-        charts.locator(".panels").evaluate("(panels) => panels.scrollTo(0, panels.scrollHeight)")
-        if charts.locator("figure").count() == 152:
+        gateway_page.locator(".panels").evaluate("(panels) => panels.scrollTo(0, panels.scrollHeight)")
+        if gateway_page.locator("figure").count() == 152:
             break
-        charts.wait_for_timeout(100)
-    expect(charts.locator("figure")).to_have_count(152)
+        gateway_page.wait_for_timeout(100)
+    expect(gateway_page.locator("figure")).to_have_count(152)
 
 
-def test_a_slow_chart_is_asked_for_less_and_less(charts: Page, seeds: Seeds) -> None:
+def test_a_slow_chart_is_asked_for_less_and_less(gateway_page: Page, seeds: Seeds) -> None:
     """After 503 the pauses grow, the chart shows the reason, and it appears once the gateway answers."""
     seeds.many(41, ["loss"])
     times: list[float] = []
@@ -137,75 +125,77 @@ def test_a_slow_chart_is_asked_for_less_and_less(charts: Page, seeds: Seeds) -> 
         times.append(time.monotonic())
         route.fulfill(status=503, json={"title": "Postgres", "detail": "Postgres took too long"})
 
-    charts.route(re.compile(r"/metrics\?names="), refuse)
-    charts.goto("/#/jobs/41")
-    note = charts.locator(f"{LOSS} .note")
+    gateway_page.route(re.compile(r"/metrics\?names="), refuse)
+    gateway_page.goto("/#/jobs/41")
+    note = gateway_page.locator(f"{LOSS} .note")
     expect(note).to_have_text("This chart is taking too long to load. Retrying…")
-    charts.wait_for_timeout(6500)
+    gateway_page.wait_for_timeout(6500)
     assert 2 <= len(times) <= 4  # at 0, 1, 3 and 7 s
-    charts.unroute(re.compile(r"/metrics\?names="))
-    described(charts, "loss")
+    gateway_page.unroute(re.compile(r"/metrics\?names="))
+    described(gateway_page, "loss")
     expect(note).to_have_text("")
 
 
-def test_pauses_grow_to_a_minute(charts: Page, gateway: GatewayServer) -> None:
+def test_pauses_grow_to_a_minute(gateway_page: Page, gateway: GatewayServer) -> None:
     """The pause after a failure doubles from one second up to a minute."""
-    charts.goto(gateway.url)
+    gateway_page.goto(gateway.url)
     script = "async (tries) => tries.map((await import('/page/js/charts/loader.js')).backoff)"
-    assert charts.evaluate(script, [1, 2, 3, 6, 7, 50]) == [1000, 2000, 4000, 32000, 60000, 60000]
+    assert gateway_page.evaluate(script, [1, 2, 3, 6, 7, 50]) == [1000, 2000, 4000, 32000, 60000, 60000]
 
 
-def test_the_address_has_the_whole_view(charts: Page, seeds: Seeds) -> None:
+def test_the_address_has_the_whole_view(gateway_page: Page, seeds: Seeds) -> None:
     """A reload and the back button give the same axis, scale, smoothing, zoom, pins, and place in the log."""
     seeds.many(51, ["loss", "eval/f1", "eval/f2"], steps=100)
     seeds.lines(51, *(f"line {number}" for number in range(1, 3001)))
-    charts.goto("/#/jobs/51")
-    described(charts, "loss")
-    charts.get_by_role("button", name="relative").click()
-    charts.get_by_role("button", name="Log scale").click()
-    charts.get_by_role("button", name="Ignore outliers").click()
-    charts.get_by_label("Smoothing, a number").fill("0.6")
-    charts.get_by_label("Smoothing, a number").press("Enter")
-    charts.locator("figure[data-title='eval/f2']").hover()
-    charts.get_by_role("button", name="Pin: eval/f2").click()
-    charts.locator(".metrics-menu summary").click()
-    charts.get_by_role("checkbox", name="eval/f1").uncheck()
-    charts.keyboard.press("Escape")
-    over = charts.locator(f"{LOSS} .u-over")
+    gateway_page.goto("/#/jobs/51")
+    described(gateway_page, "loss")
+    gateway_page.get_by_role("button", name="relative").click()
+    gateway_page.get_by_role("button", name="Log scale").click()
+    gateway_page.get_by_role("button", name="Ignore outliers").click()
+    gateway_page.get_by_label("Smoothing, a number").fill("0.6")
+    gateway_page.get_by_label("Smoothing, a number").press("Enter")
+    gateway_page.locator("figure[data-title='eval/f2']").hover()
+    gateway_page.get_by_role("button", name="Pin: eval/f2").click()
+    gateway_page.locator(".metrics-menu summary").click()
+    gateway_page.get_by_role("checkbox", name="eval/f1").uncheck()
+    gateway_page.keyboard.press("Escape")
+    over = gateway_page.locator(f"{LOSS} .u-over")
     box = over.bounding_box()
     assert box is not None
-    charts.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 40)
-    charts.mouse.down()
-    charts.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 40, steps=4)
-    charts.mouse.up()
-    expect(charts.get_by_role("button", name="Reset zoom")).to_be_visible()
-    charts.get_by_label("Go to line or time").fill("1500")
-    charts.keyboard.press("Enter")
-    expect(charts.locator(".line[data-seq='1500'] .text")).to_be_visible()
-    charts.wait_for_function("() => /line=14\\d\\d/.test(location.hash)")
-    view = view_of(charts)
+    gateway_page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 40)
+    gateway_page.mouse.down()
+    gateway_page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 40, steps=4)
+    gateway_page.mouse.up()
+    expect(gateway_page.get_by_role("button", name="Reset zoom")).to_be_visible()
+    gateway_page.get_by_label("Go to line or time").fill("1500")
+    gateway_page.keyboard.press("Enter")
+    expect(gateway_page.locator(".line[data-seq='1500'] .text")).to_be_visible()
+    gateway_page.wait_for_function("() => /line=14\\d\\d/.test(location.hash)")
+    view = view_of(gateway_page)
     assert view["axis"] == "relative"
     assert view["pressed"] == ["relative", "Log scale", "Ignore outliers", "★"]
     assert view["smoothing"] == "0.6"
     assert view["titles"] == ["eval/f2", "loss"]
-    address = charts.url
-    charts.reload()
-    described(charts, "loss")
-    charts.locator(f".line[data-seq='{view['line']}'] .text").wait_for()
-    assert (charts.url, view_of(charts)) == (address, view)
-    charts.goto("/#/")
-    charts.get_by_role("heading", name="Jobs").wait_for()
-    charts.go_back()
-    described(charts, "loss")
-    charts.locator(f".line[data-seq='{view['line']}'] .text").wait_for()
-    assert view_of(charts) == view
-    charts.get_by_label("Search the log").fill("line 29")
-    charts.get_by_role("tab", name="Parameters").click()
-    charts.wait_for_function("() => location.hash.includes('search=') && location.hash.includes('tab=facts')")
-    charts.reload()
-    expect(charts.get_by_label("Search the log")).to_have_value("line 29")
-    expect(charts.get_by_role("tab", name="Parameters")).to_have_attribute("aria-selected", "true")
-    expect(charts.locator(".log-said")).to_contain_text("111 of")
+    address = gateway_page.url
+    gateway_page.reload()
+    described(gateway_page, "loss")
+    gateway_page.locator(f".line[data-seq='{view['line']}'] .text").wait_for()
+    assert (gateway_page.url, view_of(gateway_page)) == (address, view)
+    gateway_page.goto("/#/")
+    gateway_page.get_by_role("heading", name="Jobs").wait_for()
+    gateway_page.go_back()
+    described(gateway_page, "loss")
+    gateway_page.locator(f".line[data-seq='{view['line']}'] .text").wait_for()
+    assert view_of(gateway_page) == view
+    gateway_page.get_by_label("Search the log").fill("line 29")
+    gateway_page.get_by_role("tab", name="Parameters").click()
+    gateway_page.wait_for_function(
+        "() => location.hash.includes('search=') && location.hash.includes('tab=facts')"
+    )
+    gateway_page.reload()
+    expect(gateway_page.get_by_label("Search the log")).to_have_value("line 29")
+    expect(gateway_page.get_by_role("tab", name="Parameters")).to_have_attribute("aria-selected", "true")
+    expect(gateway_page.locator(".log-said")).to_contain_text("111 of")
 
 
 def view_of(page: Page) -> dict[str, object]:
@@ -223,56 +213,66 @@ def view_of(page: Page) -> dict[str, object]:
     return found
 
 
-def test_charts_as_files(charts: Page, seeds: Seeds) -> None:
+def test_charts_as_files(gateway_page: Page, seeds: Seeds) -> None:
     """A chart is downloaded as CSV with all its points and as PNG; all metrics as one CSV."""
     seeds.points(61, lambda step: {"loss": step / 2, "=f": float("nan")}, range(3), name="files")
-    charts.goto("/#/jobs/61")
-    described(charts, "loss")
-    charts.locator(LOSS).hover()
-    with charts.expect_download() as download:
-        charts.get_by_role("button", name="Download as CSV: loss").click()
+    gateway_page.goto("/#/jobs/61")
+    described(gateway_page, "loss")
+    gateway_page.locator(LOSS).hover()
+    with gateway_page.expect_download() as download:
+        gateway_page.get_by_role("button", name="Download as CSV: loss").click()
     assert download.value.suggested_filename == "job-61.loss.csv"
     rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
     assert [(row["step"], row["value"]) for row in rows] == [("0", "0"), ("1", "0.5"), ("2", "1")]
-    with charts.expect_download() as download:
-        charts.get_by_role("button", name="Download as PNG: loss").click()
+    with gateway_page.expect_download() as download:
+        gateway_page.get_by_role("button", name="Download as PNG: loss").click()
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
-    charts.get_by_text("Share", exact=True).click()
-    with charts.expect_download() as download:
-        charts.get_by_role("button", name="Download all as CSV").click()
+    gateway_page.get_by_text("Share", exact=True).click()
+    with gateway_page.expect_download() as download:
+        gateway_page.get_by_role("button", name="Download all as CSV").click()
     rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
     assert [row["metric"] for row in rows] == ["loss"] * 3 + ["'=f"] * 3
     assert rows[-1]["value"] == "NaN"
 
 
-def test_a_chart_is_used_with_keys(charts: Page, seeds: Seeds) -> None:
+def test_a_chart_is_used_with_keys(gateway_page: Page, seeds: Seeds) -> None:
     """Arrow keys move from point to point and announce the values; Enter shows the log of that moment."""
     seeds.many(71, ["loss"], steps=5)
     seeds.lines(71, "first", "second")
-    charts.goto("/#/jobs/71")
-    described(charts, "loss")
-    charts.locator(f"{LOSS} .plot").focus()
+    gateway_page.goto("/#/jobs/71")
+    described(gateway_page, "loss")
+    gateway_page.locator(f"{LOSS} .plot").focus()
     for key in ("Home", "ArrowRight", "ArrowRight"):
-        charts.keyboard.press(key)
-    expect(charts.locator(f"{LOSS} [role=status]")).to_have_text("step 2: 0.8007")
-    with charts.expect_request(re.compile(r"/logs\?at=")):
-        charts.keyboard.press("Enter")
+        gateway_page.keyboard.press(key)
+    expect(gateway_page.locator(f"{LOSS} [role=status]")).to_have_text("step 2: 0.8007")
+    with gateway_page.expect_request(re.compile(r"/logs\?at=")):
+        gateway_page.keyboard.press("Enter")
 
 
-def test_a_job_with_lines_alone_shows_them_on_the_whole_width(charts: Page, seeds: Seeds) -> None:
+def test_a_job_with_lines_alone_shows_them_on_the_whole_width(gateway_page: Page, seeds: Seeds) -> None:
     """Without metrics the log is as wide as the page; with the first metric the charts take their place."""
     seeds.lines(81, "only a line")
-    charts.goto("/#/jobs/81")
-    charts.locator(".line .text", has_text="only a line").wait_for()
-    assert charts.locator(".log").evaluate("(log) => log.clientWidth") == 1280
-    charts.get_by_role("tab", name="Charts").click()
+    gateway_page.goto("/#/jobs/81")
+    gateway_page.locator(".line .text", has_text="only a line").wait_for()
+    assert gateway_page.locator(".log").evaluate("(log) => log.clientWidth") == 1280
+    gateway_page.get_by_role("tab", name="Charts").click()
     expect(
-        charts.get_by_text("No metrics logged yet. Call run.metric(loss=…) to see charts here.")
+        gateway_page.get_by_text("No metrics logged yet. Call run.metric(loss=…) to see charts here.")
     ).to_be_visible()
-    charts.get_by_role("tab", name="Log").click()
+    gateway_page.get_by_role("tab", name="Log").click()
     seeds.points(81, lambda _: {"loss": 1.0}, [1])
-    described(charts, "loss")
-    expect(charts.locator(".log .line")).to_have_count(1)
+    described(gateway_page, "loss")
+    expect(gateway_page.locator(".log .line")).to_have_count(1)
+
+
+def test_a_job_without_lines_expects_them_until_it_has_ended(gateway_page: Page, seeds: Seeds) -> None:
+    """The log shows that there is no output yet, and once the job has ended that there is none."""
+    seeds.points(85, lambda _: {"loss": 1.0}, [1])
+    gateway_page.goto("/#/jobs/85")
+    empty = gateway_page.locator(".log-empty")
+    expect(empty).to_have_text("No output yet.")
+    seeds.end(85)
+    expect(empty).to_have_text("No output.")
 
 
 NAMES = """
@@ -303,14 +303,14 @@ NAMES = """
 """
 
 
-def test_everything_has_a_name_and_headings_are_in_order(charts: Page, seeds: Seeds) -> None:
+def test_everything_has_a_name_and_headings_are_in_order(gateway_page: Page, seeds: Seeds) -> None:
     """Each control of the job's page has a name, headings skip no level, and ids are unique, on each tab."""
     seeds.ranks(91)
     seeds.many(92, ["loss", "train/a", "train/b"])
     seeds.lines(91, "a line")
-    charts.goto("/#/jobs/91?compare=92")
-    described(charts, "train/a")
+    gateway_page.goto("/#/jobs/91?compare=92")
+    described(gateway_page, "train/a")
     for tab in ("Charts", "Checkpoints", "Parameters", "Delivery"):
-        charts.get_by_role("tab", name=tab).click()
-        charts.wait_for_timeout(300)
-        assert charts.evaluate(NAMES) == []
+        gateway_page.get_by_role("tab", name=tab).click()
+        gateway_page.wait_for_timeout(300)
+        assert gateway_page.evaluate(NAMES) == []

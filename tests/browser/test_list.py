@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
-import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from sqlalchemy import text
 
-from tests.gateway_server import GatewayServer
 from trainwire.workers.resources import Resources
 
 JOBS = 2_000
@@ -17,19 +14,6 @@ TICK_MS = 5_000
 """How often the list draws its running jobs anew."""
 WITHIN_MS = 20_000
 _VALUES = """(9, 'new', '{"lr"\\: 4.5}'), (8, 'low', '{"lr"\\: 0}')"""
-
-
-@pytest.fixture
-def listed(chromium: Browser, gateway: GatewayServer) -> Iterator[Page]:
-    """A page that is closed after the test, which fails on an error of a script."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, base_url=gateway.url)
-    page = context.new_page()
-    page.set_default_timeout(WITHIN_MS)
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    context.close()
-    assert errors == []
 
 
 def insert_jobs(resources: Resources, number: int) -> None:
@@ -56,174 +40,174 @@ def first_is(page: Page, number: int) -> None:
     expect(page.locator("tr.job").first).to_have_attribute("data-id", str(number), timeout=WITHIN_MS)
 
 
-def test_thousands_of_jobs_scroll(listed: Page, resources: Resources) -> None:
+def test_thousands_of_jobs_scroll(gateway_page: Page, resources: Resources) -> None:
     """Scrolling to the end shows all jobs in order, and only rows near the window are elements."""
     insert_jobs(resources, JOBS)
-    listed.goto("/")
-    first_is(listed, JOBS)
-    expect(listed.locator("h1")).to_have_text(re.compile(r"Jobs\s*2,000"))
+    gateway_page.goto("/")
+    first_is(gateway_page, JOBS)
+    expect(gateway_page.locator("h1")).to_have_text(re.compile(r"Jobs\s*2,000"))
     seen: set[int] = set()
-    listed.mouse.move(600, 600)
+    gateway_page.mouse.move(600, 600)
     for _ in range(400):
-        numbers = shown(listed)
+        numbers = shown(gateway_page)
         assert len(numbers) < 120
         assert numbers == list(range(numbers[0], numbers[0] - len(numbers), -1))
         seen.update(numbers)
         if 1 in seen:
             break
-        listed.mouse.wheel(0, 900)
-        listed.wait_for_timeout(30)
+        gateway_page.mouse.wheel(0, 900)
+        gateway_page.wait_for_timeout(30)
     assert seen == set(range(1, JOBS + 1))
 
 
-def test_a_click_on_a_head_sorts(listed: Page, resources: Resources) -> None:
+def test_a_click_on_a_head_sorts(gateway_page: Page, resources: Resources) -> None:
     """The first click sorts, the second reverses, the third ends it; the address has the order and the columns."""
     insert_jobs(resources, 300)
-    listed.goto('/#/?columns=id,name,params.lr,params."batch size",metrics.loss.best,tags.team')
-    first_is(listed, 300)
-    head = listed.get_by_role("button", name="best loss")
+    gateway_page.goto('/#/?columns=id,name,params.lr,params."batch size",metrics.loss.best,tags.team')
+    first_is(gateway_page, 300)
+    head = gateway_page.get_by_role("button", name="best loss")
     head.click()
-    first_is(listed, 300)
-    expect(listed.locator("th[aria-sort=descending]")).to_have_text(re.compile("best loss"))
+    first_is(gateway_page, 300)
+    expect(gateway_page.locator("th[aria-sort=descending]")).to_have_text(re.compile("best loss"))
     head.click()
-    first_is(listed, 1)
-    assert "sort=metrics.loss.best" in listed.url
-    listed.get_by_role("button", name="lr", exact=True).click()
-    first_is(listed, 300)
-    listed.reload()
-    expect(listed.locator("th[aria-sort=ascending]")).to_have_text(re.compile("lr"))
-    cells = listed.locator("tr.job[data-id='300'] td")
+    first_is(gateway_page, 1)
+    assert "sort=metrics.loss.best" in gateway_page.url
+    gateway_page.get_by_role("button", name="lr", exact=True).click()
+    first_is(gateway_page, 300)
+    gateway_page.reload()
+    expect(gateway_page.locator("th[aria-sort=ascending]")).to_have_text(re.compile("lr"))
+    cells = gateway_page.locator("tr.job[data-id='300'] td")
     expect(cells).to_have_text(["", "300", "job 300", "0", "8", "300", "t0"])
-    listed.get_by_role("button", name="lr", exact=True).click()
-    first_is(listed, 299)
-    listed.get_by_role("button", name="lr", exact=True).click()
-    expect(listed.locator("th[aria-sort=ascending], th[aria-sort=descending]")).to_have_count(0)
+    gateway_page.get_by_role("button", name="lr", exact=True).click()
+    first_is(gateway_page, 299)
+    gateway_page.get_by_role("button", name="lr", exact=True).click()
+    expect(gateway_page.locator("th[aria-sort=ascending], th[aria-sort=descending]")).to_have_count(0)
 
 
-def test_a_filter_is_completed_applied_and_corrected(listed: Page, resources: Resources) -> None:
+def test_a_filter_is_completed_applied_and_corrected(gateway_page: Page, resources: Resources) -> None:
     """A field is completed by Tab; a wrong field is underlined; without a match a button clears the filters."""
     insert_jobs(resources, 40)
-    listed.goto("/")
-    first_is(listed, 40)
-    box = listed.get_by_label("Filter jobs")
+    gateway_page.goto("/")
+    first_is(gateway_page, 40)
+    box = gateway_page.get_by_label("Filter jobs")
     box.click()
-    listed.wait_for_function("fetch('/jobs/fields').then((answer) => answer.ok)")
+    gateway_page.wait_for_function("fetch('/jobs/fields').then((answer) => answer.ok)")
     box.press_sequentially("params.l")
-    expect(listed.get_by_role("option", name="params.lr")).to_be_visible()
+    expect(gateway_page.get_by_role("option", name="params.lr")).to_be_visible()
     box.press("Tab")
     expect(box).to_have_value("params.lr ")
     box.press_sequentially("= 3 and status = completed")
     box.press("Enter")
-    first_is(listed, 33)
-    assert shown(listed) == [33, 23, 13, 3]
+    first_is(gateway_page, 33)
+    assert shown(gateway_page) == [33, 23, 13, 3]
     box.fill("params.lr = 3 and parms.lr < 4")
     box.press("Enter")
-    expect(listed.get_by_role("alert")).to_contain_text(
+    expect(gateway_page.get_by_role("alert")).to_contain_text(
         "unknown field `parms.lr` at column 19; did you mean params.lr?"
     )
-    expect(listed.locator(".filter-problem mark")).to_have_text("parms.lr")
-    assert shown(listed) == [33, 23, 13, 3]
+    expect(gateway_page.locator(".filter-problem mark")).to_have_text("parms.lr")
+    assert shown(gateway_page) == [33, 23, 13, 3]
     box.fill("params.lr = 77")
     box.press("Enter")
-    expect(listed.get_by_text("No matching jobs.")).to_be_visible()
-    listed.get_by_role("button", name="Clear filters").click()
-    first_is(listed, 40)
-    listed.get_by_label("Search jobs").fill("job 17")
-    first_is(listed, 17)
+    expect(gateway_page.get_by_text("No matching jobs.")).to_be_visible()
+    gateway_page.get_by_role("button", name="Clear filters").click()
+    first_is(gateway_page, 40)
+    gateway_page.get_by_label("Search jobs").fill("job 17")
+    first_is(gateway_page, 17)
 
 
-def test_columns_are_chosen(listed: Page, resources: Resources) -> None:
+def test_columns_are_chosen(gateway_page: Page, resources: Resources) -> None:
     """A column that is ticked in the dialog appears, and stays in the address."""
     insert_jobs(resources, 3)
-    listed.goto("/")
-    first_is(listed, 3)
-    listed.wait_for_function("fetch('/jobs/fields').then((answer) => answer.ok)")
-    listed.get_by_role("button", name="Columns").click()
-    listed.get_by_role("checkbox", name="batch size").check()
-    listed.get_by_role("checkbox", name="Progress").uncheck()
-    listed.get_by_role("button", name="Done").click()
-    expect(listed.locator("tr.job").first.locator("td").last).to_have_text("8")
-    expect(listed.locator("th.h-progress")).to_have_count(0)
-    listed.reload()
-    expect(listed.locator("tr.job").first.locator("td").last).to_have_text("8")
+    gateway_page.goto("/")
+    first_is(gateway_page, 3)
+    gateway_page.wait_for_function("fetch('/jobs/fields').then((answer) => answer.ok)")
+    gateway_page.get_by_role("button", name="Columns").click()
+    gateway_page.get_by_role("checkbox", name="batch size").check()
+    gateway_page.get_by_role("checkbox", name="Progress").uncheck()
+    gateway_page.get_by_role("button", name="Done").click()
+    expect(gateway_page.locator("tr.job").first.locator("td").last).to_have_text("8")
+    expect(gateway_page.locator("th.h-progress")).to_have_count(0)
+    gateway_page.reload()
+    expect(gateway_page.locator("tr.job").first.locator("td").last).to_have_text("8")
 
 
-def test_jobs_are_compared_and_changed(listed: Page, resources: Resources) -> None:
+def test_jobs_are_compared_and_changed(gateway_page: Page, resources: Resources) -> None:
     """Ticked jobs can be renamed, tagged, archived and compared, with a table of what differs."""
     insert_jobs(resources, 5)
-    listed.goto("/")
-    first_is(listed, 5)
-    listed.get_by_label("Select job 5", exact=True).check()
-    listed.get_by_role("button", name="Edit…").click()
-    listed.get_by_role("textbox", name="Name Empty").fill("<b>best</b>")
-    listed.get_by_role("textbox", name="Tags").fill("team=vision baseline")
-    listed.get_by_role("button", name="Save").click()
-    expect(listed.locator("tr.job[data-id='5'] .name")).to_have_text("<b>best</b>")
-    listed.get_by_label("Search jobs").fill("vision")
-    first_is(listed, 5)
-    listed.get_by_label("Search jobs").fill("")
-    expect(listed.locator("tr.job")).to_have_count(5)
+    gateway_page.goto("/")
+    first_is(gateway_page, 5)
+    gateway_page.get_by_label("Select job 5", exact=True).check()
+    gateway_page.get_by_role("button", name="Edit…").click()
+    gateway_page.get_by_role("textbox", name="Name Empty").fill("<b>best</b>")
+    gateway_page.get_by_role("textbox", name="Tags").fill("team=vision baseline")
+    gateway_page.get_by_role("button", name="Save").click()
+    expect(gateway_page.locator("tr.job[data-id='5'] .name")).to_have_text("<b>best</b>")
+    gateway_page.get_by_label("Search jobs").fill("vision")
+    first_is(gateway_page, 5)
+    gateway_page.get_by_label("Search jobs").fill("")
+    expect(gateway_page.locator("tr.job")).to_have_count(5)
     for name in ("job 1", "job 2"):
-        listed.get_by_label(f"Select {name}", exact=True).check()
-    listed.get_by_role("button", name="Archive", exact=True).click()
-    expect(listed.locator("tr.job")).to_have_count(3)
-    listed.get_by_role("button", name="archived").click()
-    expect(listed.locator("tr.job")).to_have_count(5)
+        gateway_page.get_by_label(f"Select {name}", exact=True).check()
+    gateway_page.get_by_role("button", name="Archive", exact=True).click()
+    expect(gateway_page.locator("tr.job")).to_have_count(3)
+    gateway_page.get_by_role("button", name="archived").click()
+    expect(gateway_page.locator("tr.job")).to_have_count(5)
     for number in (3, 4):
-        listed.locator(f"tr.job[data-id='{number}'] input").check()
-    listed.get_by_role("button", name="Compare").click()
-    listed.get_by_role("tab", name="Compare").click()
-    row = listed.locator(".differences tr", has=listed.get_by_role("rowheader", name="lr", exact=True))
+        gateway_page.locator(f"tr.job[data-id='{number}'] input").check()
+    gateway_page.get_by_role("button", name="Compare").click()
+    gateway_page.get_by_role("tab", name="Compare").click()
+    row = gateway_page.locator(".differences tr", has=gateway_page.get_by_role("rowheader", name="lr", exact=True))
     expect(row.locator("td")).to_have_text(["3", "4"])
-    expect(listed.locator(".differences")).not_to_contain_text("batch size")
-    listed.get_by_label("Show equal values too").check()
-    expect(listed.locator(".differences")).to_contain_text("batch size")
+    expect(gateway_page.locator(".differences")).not_to_contain_text("batch size")
+    gateway_page.get_by_label("Show equal values too").check()
+    expect(gateway_page.locator(".differences")).to_contain_text("batch size")
 
 
-def test_new_and_changed_jobs_appear_in_order(listed: Page, resources: Resources) -> None:
+def test_new_and_changed_jobs_appear_in_order(gateway_page: Page, resources: Resources) -> None:
     """A new job appears without a reload in the place that the order and the filter give it."""
     insert_jobs(resources, 5)
-    listed.goto("/#/?filter=params.lr > 2&sort=-params.lr")
-    first_is(listed, 5)
+    gateway_page.goto("/#/?filter=params.lr > 2&sort=-params.lr")
+    first_is(gateway_page, 5)
     with resources.engine.begin() as connection:
         new = "INSERT INTO training_jobs (id, name, params) VALUES "
         connection.execute(text(new + _VALUES))
-    expect(listed.locator("tr.job")).to_have_count(4, timeout=WITHIN_MS)
-    assert shown(listed) == [5, 9, 4, 3]
+    expect(gateway_page.locator("tr.job")).to_have_count(4, timeout=WITHIN_MS)
+    assert shown(gateway_page) == [5, 9, 4, 3]
 
 
-def test_an_unknown_address_is_named(listed: Page) -> None:
+def test_an_unknown_address_is_named(gateway_page: Page) -> None:
     """An address without a page shows it, with a way to the list."""
-    listed.goto("/#/nonsense<b>")
-    expect(listed.get_by_role("heading", name="Page not found")).to_be_visible()
-    expect(listed.locator(".empty")).to_contain_text("#/nonsense")
-    listed.get_by_role("link", name="All jobs", exact=True).click()
-    expect(listed.get_by_role("heading", name="Jobs")).to_be_visible()
-    expect(listed.get_by_text("No runs yet")).to_be_visible()
+    gateway_page.goto("/#/nonsense<b>")
+    expect(gateway_page.get_by_role("heading", name="Page not found")).to_be_visible()
+    expect(gateway_page.locator(".empty")).to_contain_text("#/nonsense")
+    gateway_page.get_by_role("link", name="All jobs", exact=True).click()
+    expect(gateway_page.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(gateway_page.get_by_text("No runs yet")).to_be_visible()
 
 
-def test_a_row_that_changes_while_it_is_pressed_still_opens(listed: Page, resources: Resources) -> None:
+def test_a_row_that_changes_while_it_is_pressed_still_opens(gateway_page: Page, resources: Resources) -> None:
     """Between the press and the release of a button no row is replaced, so the click is not lost."""
     with resources.engine.begin() as connection:
         running = "INSERT INTO training_jobs (id, name, status, attempt) VALUES (7, 'busy', 'running', 1)"
         connection.execute(text(running))
-    listed.goto("/")
-    listed.locator("#connection[data-state=live]").wait_for()
-    listed.locator("tr.job a").hover()
-    listed.mouse.down()
-    listed.wait_for_timeout(TICK_MS * 1.5)
-    listed.mouse.up()
-    expect(listed.locator(".job-head h1")).to_have_text("busy")
-    listed.go_back()
-    listed.locator("tr.job a").hover()
-    listed.mouse.down()
-    listed.get_by_role("heading", name="Jobs").hover()
-    listed.mouse.up()
-    listed.locator("tr.job").evaluate("(row) => row.classList.add('before')")
-    expect(listed.locator("tr.job.before")).to_have_count(0, timeout=3 * TICK_MS)
+    gateway_page.goto("/")
+    gateway_page.locator("#connection[data-state=live]").wait_for()
+    gateway_page.locator("tr.job a").hover()
+    gateway_page.mouse.down()
+    gateway_page.wait_for_timeout(TICK_MS * 1.5)
+    gateway_page.mouse.up()
+    expect(gateway_page.locator(".job-head h1")).to_have_text("busy")
+    gateway_page.go_back()
+    gateway_page.locator("tr.job a").hover()
+    gateway_page.mouse.down()
+    gateway_page.get_by_role("heading", name="Jobs").hover()
+    gateway_page.mouse.up()
+    gateway_page.locator("tr.job").evaluate("(row) => row.classList.add('before')")
+    expect(gateway_page.locator("tr.job.before")).to_have_count(0, timeout=3 * TICK_MS)
 
 
-def test_the_log_has_ranks(listed: Page, resources: Resources) -> None:
+def test_the_log_has_ranks(gateway_page: Page, resources: Resources) -> None:
     """Lines of several ranks have a column with the rank, and can be filtered by it, also after a reload."""
     with resources.engine.begin() as connection:
         connection.execute(
@@ -237,13 +221,13 @@ def test_the_log_has_ranks(listed: Page, resources: Resources) -> None:
                 "FROM generate_series(1, 40) n"
             )
         )
-    listed.goto("/#/jobs/1")
-    expect(listed.locator(".line[data-seq='39'] .rank")).to_have_text("3")
-    expect(listed.locator(".line[data-seq='39'] .rank")).to_be_visible()
-    listed.get_by_label("Rank", exact=True).select_option("2")
-    expect(listed.locator(".line[data-seq='39']")).to_have_count(0)
-    expect(listed.locator(".line .text").last).to_have_text("line 38")
-    expect(listed).to_have_url(re.compile(r"rank=2"))
-    listed.reload()
-    expect(listed.get_by_label("Rank", exact=True)).to_have_value("2")
-    expect(listed.locator(".line .text").last).to_have_text("line 38")
+    gateway_page.goto("/#/jobs/1")
+    expect(gateway_page.locator(".line[data-seq='39'] .rank")).to_have_text("3")
+    expect(gateway_page.locator(".line[data-seq='39'] .rank")).to_be_visible()
+    gateway_page.get_by_label("Rank", exact=True).select_option("2")
+    expect(gateway_page.locator(".line[data-seq='39']")).to_have_count(0)
+    expect(gateway_page.locator(".line .text").last).to_have_text("line 38")
+    expect(gateway_page).to_have_url(re.compile(r"rank=2"))
+    gateway_page.reload()
+    expect(gateway_page.get_by_label("Rank", exact=True)).to_have_value("2")
+    expect(gateway_page.locator(".line .text").last).to_have_text("line 38")

@@ -44,6 +44,12 @@ export async function get(path, query, signal) {
   return request(path, { signal }, query);
 }
 
+/** Send a document, and return the answer's. */
+export async function send(method, path, document) {
+  const headers = { "Content-Type": "application/json", Accept: "application/json" };
+  return request(path, { method, headers, body: JSON.stringify(document) });
+}
+
 /** Send a request and return its document, null where there is none. */
 export async function request(path, options = {}, query = {}) {
   let response;

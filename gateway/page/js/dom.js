@@ -48,6 +48,15 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Have exactly these children, in this order; those that are there already are not touched. */
+export function arrange(parent, children) {
+  children.forEach((child, index) => {
+    const there = parent.children[index];
+    if (there !== child) parent.insertBefore(child, there ?? null);
+  });
+  while (parent.children.length > children.length) parent.lastElementChild.remove();
+}
+
 /** Call `action` at most once a frame, however often the returned function is called. */
 export function oncePerFrame(action) {
   let asked = false;

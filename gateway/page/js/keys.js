@@ -1,9 +1,9 @@
 // The keyboard: one table of what keys do, which `?` shows.
 
+import { showDialog } from "./dialog.js";
 import { h } from "./dom.js";
 
 const bound = new Map();
-let dialog = null;
 
 /** Bind `{key: [words, action]}` until the returned function is called. */
 export function bindKeys(table) {
@@ -16,24 +16,12 @@ export function bindKeys(table) {
 
 /** Show all keys. */
 export function showKeys() {
-  dialog?.remove();
   const rows = [...bound].map(([key, { words }]) =>
     h("tr", null, h("td", null, h("kbd", null, shown(key))), h("td", null, words)),
   );
-  const close = () => dialog.close();
-  dialog = h(
-    "dialog",
-    {
-      class: "keys",
-      "aria-labelledby": "keys-title",
-      on: { click: (event) => event.target === dialog && close() },
-    },
-    h("h2", { id: "keys-title" }, "Keyboard shortcuts"),
-    h("table", null, h("tbody", null, rows)),
-    h("button", { on: { click: close } }, "Close"),
-  );
-  document.body.append(dialog);
-  dialog.showModal();
+  const table = h("table", null, h("tbody", null, rows));
+  const close = h("button", { on: { click: () => dialog.close() } }, "Close");
+  const dialog = showDialog({ name: "keys", title: "Keyboard shortcuts", content: [table, close], isLight: true });
 }
 
 function shown(key) {

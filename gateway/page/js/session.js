@@ -1,6 +1,6 @@
 // Who may come in: the form that takes a token, and the way out.
 
-import { request } from "./api.js";
+import { request, send } from "./api.js";
 import { h, setText } from "./dom.js";
 
 /** The form; `onIn` is called when the gateway has taken the token. */
@@ -20,11 +20,7 @@ export function loginView(onIn) {
     button.disabled = true;
     setText(said, "");
     try {
-      await request("/session", {
-        method: "POST",
-        headers: { "Content-Type": "application/json", Accept: "application/json" },
-        body: JSON.stringify({ token: token.value.trim() }),
-      });
+      await send("POST", "/session", { token: token.value.trim() });
       onIn();
     } catch (problem) {
       setText(

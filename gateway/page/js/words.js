@@ -2,6 +2,8 @@
 
 import { about, count, duration, fromText, moment, value } from "./format.js";
 
+export const STATUSES = ["running", "stalled", "lost", "failed", "ended", "completed", "pending"];
+
 /** Tell whether the job's attempt has ended. */
 export function hasEnded(job) {
   return ["completed", "failed", "ended"].includes(job.status);
@@ -28,6 +30,17 @@ export function runtime(job) {
       ? fromText(job.last_seen_at)
       : null;
   return ((until ?? Date.now()) - from) / 1000;
+}
+
+/** For how long the attempt has run, in words. */
+export function runtimeWords(job) {
+  const seconds = runtime(job);
+  return seconds === null ? "–" : duration(seconds);
+}
+
+/** The metrics of a job: the newest, and where its attempt has ended the final ones over them. */
+export function latestMetrics(job) {
+  return { ...job.last_metrics, ...(hasEnded(job) ? job.final_metrics : null) };
 }
 
 /** Progress in per cent; null where the trainer has reported too little to compute it. */

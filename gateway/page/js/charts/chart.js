@@ -2,7 +2,7 @@
 
 import uPlot from "../../vendor/uplot/uPlot.esm.js";
 import { h, setText } from "../dom.js";
-import { clock, counted, dateTime, value } from "../format.js";
+import { clock, count, counted, dateTime, value } from "../format.js";
 import { elapsed } from "./axes.js";
 import { legendEntries } from "./legend.js";
 import { indexAt, isBeyond, plotData, plotKey, plotOptions } from "./plot.js";
@@ -179,7 +179,7 @@ export class Chart {
 
   #shownX(x) {
     if (this.options.axis === "relative") return `${elapsed(x)} after the start`;
-    if (this.options.axis !== "time") return `${this.options.axis} ${x.toLocaleString("en-US")}`;
+    if (this.options.axis !== "time") return `${this.options.axis} ${count(x)}`;
     const isToday = new Date(x * 1000).toDateString() === new Date().toDateString();
     return isToday ? clock(x * 1000) : dateTime(x * 1000);
   }

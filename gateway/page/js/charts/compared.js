@@ -1,8 +1,7 @@
 // The jobs that this one is compared with, each followed by a feed of its own, so that their charts are live, too.
 
+import { MOST_COMPARED } from "../comparison.js";
 import { Feed } from "../socket.js";
-
-export const MOST_COMPARED = 19; // with the job itself 20, as in GET /jobs/compare
 
 /** `onBegin(id, isResumed)` when a job's feed begins, `onPoints(id, points)`, `onChange()`, `say(words)` with a problem. */
 export class ComparedJobs {
@@ -11,7 +10,7 @@ export class ComparedJobs {
     this.jobs = new Map();
     this.feeds = new Map();
     this.states = new Map();
-    for (const id of ids.slice(0, MOST_COMPARED)) this.#follow(id);
+    for (const id of ids) this.#follow(id);
   }
 
   get ids() {
@@ -31,7 +30,7 @@ export class ComparedJobs {
   /** Add a job, unless there are too many. */
   add(id) {
     if (this.feeds.has(id)) return;
-    if (this.feeds.size >= MOST_COMPARED) return this.say(`At most ${MOST_COMPARED + 1} jobs can be compared.`);
+    if (this.feeds.size >= MOST_COMPARED - 1) return this.say(`At most ${MOST_COMPARED} jobs can be compared.`);
     this.say("");
     this.#follow(id);
     this.onChange();

@@ -177,7 +177,7 @@ function share(onCopy, onCsv) {
     h("summary", null, "Share"),
     h(
       "div",
-      { class: "menu-body", tabindex: "-1" },
+      { class: "menu-body popover", tabindex: "-1" },
       h("button", { class: "plain", on: { click: onCopy } }, "Copy link"),
       h("button", { class: "plain", on: { click: onCsv } }, "Download all as CSV"),
     ),

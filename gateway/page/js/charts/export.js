@@ -29,7 +29,7 @@ export async function downloadCsv(name, jobIds, names, onProgress) {
 }
 
 /** The rows of a series. */
-export function csvRows(jobId, { name, attempt, rank, points }) {
+function csvRows(jobId, { name, attempt, rank, points }) {
   const head = [jobId, quoted(name), attempt, rank ?? ""].join(",");
   const rows = points.map(([step, ts, value, epoch, seq]) => {
     const time = new Date(Number(ts) / 1e6).toISOString();

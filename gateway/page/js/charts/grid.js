@@ -1,6 +1,6 @@
 // The charts on the page in sections: one for each title, drawn only while it is in view, all zoomed alike.
 
-import { h, setText } from "../dom.js";
+import { arrange, h, setText } from "../dom.js";
 import { count } from "../format.js";
 import { Chart } from "./chart.js";
 
@@ -43,11 +43,7 @@ export class ChartGrid {
     const names = new Set(shown.map(({ name }) => name));
     for (const title of [...this.charts.keys()]) if (!names.has(title)) this.#remove(title);
     const elements = shown.map((cell) => cell.root ?? (this.charts.get(cell.name) ?? this.#make(cell.name)).root);
-    elements.forEach((element, index) => {
-      const there = this.cells.children[index];
-      if (there !== element) this.cells.insertBefore(element, there ?? null);
-    });
-    while (this.cells.children.length > elements.length) this.cells.lastElementChild.remove();
+    arrange(this.cells, elements);
     this.hasMore = cells.length > this.most;
     setText(this.more, this.hasMore ? `${count(cells.length - this.most)} more …` : "");
     if (!this.hasMore) return;

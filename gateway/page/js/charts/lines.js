@@ -59,6 +59,5 @@ function shaped(y, { smoothing }, mayCalm) {
   return {
     y,
     strong: smoothing > 0 ? smoothed(y, smoothing) : mayCalm ? calmed(y) : null,
-    isCalmed: !(smoothing > 0),
   };
 }

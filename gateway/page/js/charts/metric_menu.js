@@ -10,7 +10,7 @@ export class MetricMenu {
   constructor({ onToggle, onAll }) {
     Object.assign(this, { onToggle, onAll });
     this.title = h("summary", null);
-    this.body = h("div", { class: "menu-body", tabindex: "-1" });
+    this.body = h("div", { class: "menu-body popover", tabindex: "-1" });
     this.root = h("details", { class: "menu metrics-menu", on: MENU_EVENTS }, this.title, this.body);
   }
 

@@ -1,5 +1,6 @@
 // The charts of a job: one for each metric, or one for all, of one run or of several that are compared.
 
+import { comparedIds } from "../comparison.js";
 import { h, remembered, setText, throttled } from "../dom.js";
 import { onTheme } from "../theme.js";
 import { hasEnded } from "../words.js";
@@ -33,9 +34,8 @@ export class ChartPanel {
       onCsv: () => this.actions.csv(this.shown),
       onCopy: () => this.actions.copyLink(),
     });
-    const compared = (address.get("compare") ?? "").split(",").filter((id) => /^\d+$/.test(id) && id !== jobId);
     this.data = new ChartData(jobId, {
-      compared: [...new Set(compared)],
+      compared: comparedIds(address, jobId),
       axis: () => this.settings.axis,
       onChange: this.update,
       onCompared: (ids) => address.set("compare", ids.join(",")),

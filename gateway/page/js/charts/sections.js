@@ -2,7 +2,7 @@
 
 import { ordered } from "../words.js";
 
-export const PINNED = "Pinned";
+const PINNED = "Pinned";
 
 /** `[{title, names}]`; the section of names without "/" has the title "". */
 export function sectionsOf(names, pinned) {

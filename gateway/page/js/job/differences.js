@@ -1,18 +1,18 @@
 // The compared jobs side by side: parameters that differ, final and best metrics.
 
 import { get } from "../api.js";
+import { comparedIds } from "../comparison.js";
 import { h } from "../dom.js";
-import { duration, value } from "../format.js";
-import { jobName, ordered, runtime } from "../words.js";
+import { value } from "../format.js";
+import { jobName, latestMetrics, ordered, runtimeWords } from "../words.js";
 import { flat } from "./facts.js";
 
-const MOST_JOBS = 20;
 const MOST_ROWS = 1000;
 
-/** The pane; the compared jobs are those of the address, and read when it is opened. */
+/** The pane; the compared jobs are those of `address`, and read when it is opened. */
 export class Differences {
-  constructor(jobId) {
-    this.jobId = jobId;
+  constructor(jobId, address) {
+    Object.assign(this, { jobId, address });
     this.jobs = [];
     this.all = h("input", { type: "checkbox", on: { change: () => this.#draw() } });
     this.table = h("div", { class: "differences-frame", tabindex: "0", role: "group", "aria-label": "Compared jobs" });
@@ -25,9 +25,8 @@ export class Differences {
   }
 
   async opened() {
-    const others = /[?&]compare=([^&]*)/.exec(location.hash)?.[1] ?? "";
-    const ids = [...new Set([this.jobId, ...decodeURIComponent(others).split(",")])].filter((id) => /^\d+$/.test(id));
-    const found = await Promise.all(ids.slice(0, MOST_JOBS).map((id) => get(`/jobs/${id}`).catch(() => null)));
+    const ids = [this.jobId, ...comparedIds(this.address, this.jobId)];
+    const found = await Promise.all(ids.map((id) => get(`/jobs/${id}`).catch(() => null)));
     this.jobs = found.filter(Boolean);
     this.#draw();
   }
@@ -51,9 +50,9 @@ export class Differences {
         "table",
         { class: "differences" },
         h("thead", null, h("tr", null, h("td"), heads)),
-        this.#group("Job", (job) => ({ status: job.status, duration: took(job) }), { isWhole: true }),
+        this.#group("Job", (job) => ({ status: job.status, duration: runtimeWords(job) }), { isWhole: true }),
         this.#group("Parameters", (job) => Object.fromEntries(flat(job.params))),
-        this.#group("Final metrics", finalMetrics, { shown: value, isWhole: true, order: ordered }),
+        this.#group("Final metrics", latestMetrics, { shown: value, isWhole: true, order: ordered }),
         this.#group("Best metrics", (job) => job.best_metrics, { shown: value, isWhole: true, order: ordered }),
         this.#group("Tags", (job) => Object.fromEntries(flat(job.tags))),
       ),
@@ -79,16 +78,6 @@ export class Differences {
   }
 }
 
-/** Of a job without final metrics, its latest. */
-function finalMetrics(job) {
-  return { ...job.last_metrics, ...job.final_metrics };
-}
-
 function isDifferent(values, name) {
   return new Set(values.map((each) => (name in each ? JSON.stringify(each[name]) : ""))).size > 1;
-}
-
-function took(job) {
-  const seconds = runtime(job);
-  return seconds === null ? "–" : duration(seconds);
 }

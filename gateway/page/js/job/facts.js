@@ -10,7 +10,7 @@ export class Facts {
     this.path = `/jobs/${jobId}/provenance`;
     this.facts = h("div");
     this.provenance = h("div");
-    this.root = h("section", { class: "pane facts-pane", "aria-label": "Parameters" }, this.facts, this.provenance);
+    this.root = h("section", { class: "pane", "aria-label": "Parameters" }, this.facts, this.provenance);
   }
 
   /** Read the provenance anew: it comes a moment after the start of each attempt. */

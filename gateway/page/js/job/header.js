@@ -3,7 +3,7 @@
 import { h, setText } from "../dom.js";
 import { dateTime, fromText, value } from "../format.js";
 import { statusBadge } from "../list/row.js";
-import { epochs, hasEnded, headline, jobName, percent, rankedValue, remaining, sentence } from "../words.js";
+import { epochs, hasEnded, headline, jobName, latestMetrics, percent, rankedValue, remaining, sentence } from "../words.js";
 
 const SHOWN_METRICS = 4;
 
@@ -67,7 +67,7 @@ export class JobHeader {
 
   #metrics(job) {
     const final = hasEnded(job) ? job.final_metrics : null;
-    const shown = headline({ ...job.last_metrics, ...final }, SHOWN_METRICS);
+    const shown = headline(latestMetrics(job), SHOWN_METRICS);
     const source = (name) => (name in (final ?? {}) ? null : rankedValue(job.last_by_rank, name));
     const key = JSON.stringify([shown, shown.map(([name]) => source(name)), job.best_metrics, job.best_epoch]);
     if (key === this.metricsKey) return;

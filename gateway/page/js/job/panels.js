@@ -38,7 +38,7 @@ export const PANELS = [
     note: (job) => job.rows.checkpoints,
   },
   { id: "facts", title: "Parameters", key: "3", make: (page) => new Facts(page.id) },
-  { id: "compare", title: "Compare", key: "6", make: (page) => new Differences(page.id) },
+  { id: "compare", title: "Compare", key: "6", make: (page) => new Differences(page.id, page.address) },
   {
     id: "delivery",
     title: "Delivery",

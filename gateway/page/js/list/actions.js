@@ -1,12 +1,11 @@
 // What can be done with the ticked jobs: compare, rename, note, tag, archive, delete.
 
-import { request } from "../api.js";
+import { request, send } from "../api.js";
+import { MOST_COMPARED, comparisonAddress } from "../comparison.js";
+import { showDialog } from "../dialog.js";
 import { h, setText } from "../dom.js";
 import { counted } from "../format.js";
 import { jobName } from "../words.js";
-
-const MOST_COMPARED = 20;
-const JSON_HEADERS = { "Content-Type": "application/json", Accept: "application/json" };
 
 /** The bar over the list while jobs are ticked; `onDone()` after a change. */
 export class Actions {
@@ -41,8 +40,7 @@ export class Actions {
   }
 
   #compare() {
-    const [first, ...others] = this.jobs.map((job) => job.id);
-    location.hash = `#/jobs/${first}?compare=${others.join(",")}`;
+    location.hash = comparisonAddress(this.jobs.map((job) => job.id));
   }
 
   async #archive() {
@@ -53,7 +51,7 @@ export class Actions {
   /** Send one change for each job; the first error is shown. */
   async #change(jobs, change) {
     try {
-      for (const job of jobs) await patch(job.id, change);
+      for (const job of jobs) await send("PATCH", `/jobs/${job.id}`, change);
       this.onDone();
     } catch (problem) {
       setText(this.said, problem.message);
@@ -68,7 +66,7 @@ export class Actions {
     const tags = h("input", { type: "text", name: "tags", placeholder: "team=vision baseline -old", spellcheck: "false" });
     const field = (title, input, hint) =>
       h("label", null, h("span", null, title), input, hint && h("small", { class: "quiet" }, hint));
-    openDialog({
+    askFor({
       title: isOne ? `Edit ${jobName(job)}` : `Edit ${counted(this.jobs.length, "job")}`,
       content: [
         ...(isOne ? [field("Name", name, "Empty: the trainer's name."), field("Note", note)] : []),
@@ -80,7 +78,7 @@ export class Actions {
         if (isOne && name.value.trim() !== (job.name ?? "")) change.name = name.value;
         if (isOne && note.value.trim() !== (job.note ?? "")) change.note = note.value;
         if (tags.value.trim()) change.tags = tagsOf(tags.value);
-        if (Object.keys(change).length) for (const each of this.jobs) await patch(each.id, change);
+        if (Object.keys(change).length) for (const { id } of this.jobs) await send("PATCH", `/jobs/${id}`, change);
         this.onDone();
       },
     });
@@ -89,7 +87,7 @@ export class Actions {
   #delete() {
     const jobs = this.jobs;
     const running = jobs.filter((job) => ["running", "stalled"].includes(job.status));
-    openDialog({
+    askFor({
       title: jobs.length === 1 ? `Delete ${jobName(jobs[0])}?` : `Delete ${counted(jobs.length, "job")}?`,
       content: [
         h("p", null, "Rows, copies in other stores and the page are deleted. Files in S3 stay. This cannot be undone."),
@@ -108,10 +106,6 @@ export class Actions {
   }
 }
 
-function patch(id, change) {
-  return request(`/jobs/${id}`, { method: "PATCH", headers: JSON_HEADERS, body: JSON.stringify(change) });
-}
-
 /** `team=vision baseline -old` -> {team: "vision", baseline: "true", old: null} */
 export function tagsOf(text) {
   const words = text.match(/(?:"[^"]*"|[^\s"])+/g) ?? [];
@@ -125,33 +119,22 @@ export function tagsOf(text) {
   );
 }
 
-function openDialog({ title, content, action, onAction, isDangerous }) {
+/** Ask in a dialog; `onAction()` sends the change. */
+function askFor({ title, content, action, onAction, isDangerous }) {
   const said = h("p", { class: "problem", role: "alert" });
-  const send = h("button", { type: "submit", class: isDangerous ? "primary danger" : "primary" }, action);
+  const button = h("button", { type: "submit", class: isDangerous ? "primary danger" : "primary" }, action);
   const submit = async (event) => {
     event.preventDefault();
-    send.disabled = true;
+    button.disabled = true;
     try {
       await onAction();
       dialog.close();
     } catch (problem) {
       setText(said, problem.message);
     }
-    send.disabled = false;
+    button.disabled = false;
   };
-  const close = () => dialog.close();
-  const dialog = h(
-    "dialog",
-    { class: "edit", "aria-labelledby": "dialog-title", on: { close: () => dialog.remove() } },
-    h(
-      "form",
-      { on: { submit } },
-      h("h2", { id: "dialog-title", dir: "auto" }, title),
-      content,
-      said,
-      h("div", { class: "buttons" }, h("button", { on: { click: close } }, "Cancel"), send),
-    ),
-  );
-  document.body.append(dialog);
-  dialog.showModal();
+  const cancel = h("button", { on: { click: () => dialog.close() } }, "Cancel");
+  const form = h("form", { on: { submit } }, content, said, h("div", { class: "buttons" }, cancel, button));
+  const dialog = showDialog({ name: "edit", title, content: form });
 }

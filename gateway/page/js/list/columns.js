@@ -1,5 +1,6 @@
 // The columns of the list: those it begins with, and any field of the filter language.
 
+import { showDialog } from "../dialog.js";
 import { h } from "../dom.js";
 
 /** Columns with cells of their own: [key, head, field to sort by, its first order]. */
@@ -93,30 +94,17 @@ export function chooseColumns(names, columns, onChange) {
     lists.replaceChildren(...groups.filter(Boolean));
     if (!lists.children.length) lists.replaceChildren(h("p", { class: "quiet" }, "No matching columns."));
   };
-  const close = () => dialog.close();
   const reset = () => {
     chosen = [...USUAL];
     onChange(chosen);
     draw();
   };
-  const dialog = h(
-    "dialog",
-    {
-      class: "columns",
-      "aria-labelledby": "columns-title",
-      on: { click: (event) => event.target === dialog && close(), close: () => dialog.remove() },
-    },
-    h("h2", { id: "columns-title" }, "Columns"),
-    search,
-    lists,
-    h(
-      "div",
-      { class: "buttons" },
-      h("button", { on: { click: reset } }, "Reset"),
-      h("button", { class: "primary", on: { click: close } }, "Done"),
-    ),
+  const buttons = h(
+    "div",
+    { class: "buttons" },
+    h("button", { on: { click: reset } }, "Reset"),
+    h("button", { class: "primary", on: { click: () => dialog.close() } }, "Done"),
   );
   draw();
-  document.body.append(dialog);
-  dialog.showModal();
+  const dialog = showDialog({ name: "columns", title: "Columns", content: [search, lists, buttons], isLight: true });
 }

@@ -1,11 +1,11 @@
 // The input of a filter: completes fields, and shows the place of an error.
 
 import { h } from "../dom.js";
+import { STATUSES } from "../words.js";
 import { fieldText } from "./columns.js";
 
 const MOST = 8;
 const WORDS = ["and", "or", "not", "in", "is null", "is not null"];
-const STATUSES = ["running", "completed", "failed", "stalled", "lost", "pending", "ended"];
 
 export class FilterBox {
   /** `names()` returns the fields; `onChange(text)` while typing, `onEnter(text)` at once. */
@@ -32,7 +32,7 @@ export class FilterBox {
         click: () => this.#show([]),
       },
     });
-    this.list = h("ul", { id: "filter-words", class: "filter-words", role: "listbox", hidden: true });
+    this.list = h("ul", { id: "filter-words", class: "filter-words popover", role: "listbox", hidden: true });
     this.problem = h("p", { class: "filter-problem", role: "alert", hidden: true });
     this.root = h("div", { class: "filter-box" }, this.input, this.list, this.problem);
   }

@@ -2,6 +2,7 @@
 
 import { Problem, get } from "../api.js";
 import { throttled } from "../dom.js";
+import { applyEvent } from "../job_state.js";
 
 const PAGE = 100;
 const REFRESH_MS = 3000;
@@ -62,9 +63,44 @@ export class JobPages {
     return id;
   }
 
-  remove(id) {
+  /** Take a job away: it was deleted. */
+  #remove(id) {
     if (this.jobs.delete(id) && this.total !== null && this.order.includes(id)) this.total -= 1;
     this.order = this.order.filter((other) => other !== id);
+  }
+
+  /** Take an event of the feed; the pages are read again where it may have changed which jobs there are, or their order. */
+  take(event) {
+    const id = String(event.job_id);
+    if (event.type === "snapshot") this.#takeSnapshot(event.jobs);
+    else if (event.type === "job") this.#takeJob(event.job);
+    else if (event.type === "training_deleted") this.#remove(id);
+    else if (this.jobs.has(id)) {
+      applyEvent(this.jobs.get(id), event);
+      this.onPut?.(id);
+      if (this.#isArranged()) this.refresh();
+    }
+  }
+
+  #takeJob(job) {
+    const before = this.jobs.get(String(job.id));
+    if (before) this.put(job);
+    const isElsewhere = before?.status !== job.status || before.archived_at !== job.archived_at;
+    if (isElsewhere || this.#isArranged()) this.refresh();
+  }
+
+  /** The newest jobs, when a connection begins: some may have come or gone in the meantime. */
+  #takeSnapshot(jobs) {
+    const mayMiss = this.hadSnapshot || jobs.slice(0, 50).some((job) => !this.jobs.has(String(job.id)));
+    for (const job of jobs) if (this.jobs.has(String(job.id))) this.put(job);
+    this.hadSnapshot = true;
+    if (this.problem || (this.isLoaded && mayMiss)) this.refresh();
+  }
+
+  /** Tell whether any value of a job may decide on its place. */
+  #isArranged() {
+    const { sort, filter } = this.query();
+    return Boolean(sort || filter);
   }
 
   #took(page) {

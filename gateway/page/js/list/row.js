@@ -1,9 +1,9 @@
 // One job in the list.
 
 import { h } from "../dom.js";
-import { ago, count, dateTime, duration, fromText, value } from "../format.js";
+import { ago, count, dateTime, fromText, value } from "../format.js";
 import { sparkline } from "../sparkline.js";
-import { epochs, hasEnded, headline, jobName, percent, runtime } from "../words.js";
+import { epochs, hasEnded, headline, jobName, latestMetrics, percent, runtimeWords } from "../words.js";
 
 const SHOWN_METRICS = 3;
 
@@ -18,7 +18,7 @@ export function statusBadge(job) {
 }
 
 /** A bar with what it means beside it. */
-export function progressBar(job) {
+function progressBar(job) {
   const done = percent(job);
   const words = epochs(job) || (done === null ? "" : `${Math.floor(done)} %`);
   if (done === null) return h("div", { class: "progress" }, h("span", { class: "quiet" }, words));
@@ -54,7 +54,7 @@ const CELLS = {
   progress: (job) => h("td", { class: "c-progress" }, progressBar(job)),
   metrics: (job) => h("td", { class: "c-metrics" }, metrics(job)),
   chart: (job) => h("td", { class: "c-chart", title: job.sparkline?.name }, sparkline(job.sparkline)),
-  duration: (job) => h("td", { class: "c-duration num" }, took(job)),
+  duration: (job) => h("td", { class: "c-duration num" }, runtimeWords(job)),
   started: (job) => h("td", { class: "c-started num" }, time(job.started_at ?? job.created_at)),
 };
 const TIMES = ["created", "ended", "seen"];
@@ -124,9 +124,7 @@ function why(job) {
 }
 
 function metrics(job) {
-  const shown =
-    hasEnded(job) && job.final_metrics ? { ...job.last_metrics, ...job.final_metrics } : job.last_metrics;
-  const items = headline(shown, SHOWN_METRICS).map(([name, words]) =>
+  const items = headline(latestMetrics(job), SHOWN_METRICS).map(([name, words]) =>
     h(
       "span",
       { class: "metric" },
@@ -136,9 +134,4 @@ function metrics(job) {
     ),
   );
   return h("div", { class: "metrics" }, items);
-}
-
-function took(job) {
-  const seconds = runtime(job);
-  return seconds === null ? "–" : duration(seconds);
 }

@@ -1,6 +1,6 @@
 // All lines of a job by their number, in pages, of which a bounded number is kept.
 
-export const PAGE_LINES = 500;
+const PAGE_LINES = 500;
 const MOST_PAGES = 60;
 const MOST_CHARACTERS = 24_000_000;
 const RETRY_MS = 1500;

@@ -3,6 +3,7 @@
 import { get } from "../api.js";
 import { h, oncePerFrame, setText } from "../dom.js";
 import { count, counted, fromNs } from "../format.js";
+import { hasEnded } from "../words.js";
 import { lineDetail } from "./detail.js";
 import { LogFilters } from "./filters.js";
 import { LogMatches } from "./matches.js";
@@ -111,6 +112,8 @@ export class LogPanel {
 
   setJob(job) {
     this.filters.setAttempts([job.attempt, ...(job.attempts ?? []).map(({ attempt }) => attempt)]);
+    this.hasEnded = hasEnded(job);
+    setText(this.empty, this.#emptyWords());
   }
 
   opened() {
@@ -191,7 +194,7 @@ export class LogPanel {
   }
 
   #emptyWords() {
-    if (this.source === this.pages) return "No output yet.";
+    if (this.source === this.pages) return this.hasEnded ? "No output." : "No output yet.";
     return this.source.hasOlder ? `Searching above line ${count(this.source.oldest)}…` : "No matching lines.";
   }
 

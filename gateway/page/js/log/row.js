@@ -1,7 +1,7 @@
 // One line of the log as an element.
 
 import { h } from "../dom.js";
-import { clock, dateTime, fromNs } from "../format.js";
+import { clock, count, dateTime, fromNs } from "../format.js";
 import { runs } from "./ansi.js";
 
 const MOST_SHOWN = 2000;
@@ -45,7 +45,7 @@ export function textNodes(text, needle = "", most = MOST_SHOWN) {
 }
 
 /** The class of a level, of the few that are coloured. */
-export function levelClass(level) {
+function levelClass(level) {
   const name = level.toLowerCase();
   if (["error", "critical", "fatal"].includes(name)) return "error";
   if (["warning", "warn"].includes(name)) return "warning";
@@ -59,7 +59,7 @@ function shownLevel(line) {
 
 function more(text) {
   return text.length > MOST_SHOWN
-    ? h("span", { class: "quiet" }, ` … ${(text.length - MOST_SHOWN).toLocaleString("en-US")} more characters`)
+    ? h("span", { class: "quiet" }, ` … ${count(text.length - MOST_SHOWN)} more characters`)
     : null;
 }
 
