@@ -32,6 +32,7 @@ CONNECTIONS: Final = 4
 STATEMENT_TIMEOUT_S: Final = 20
 POLL_EVERY_S: Final = 2.0
 RESTART_PAUSE_S: Final = 1.0
+CANCEL_AGAIN_S: Final = 0.5
 LINGER_S: Final = 10.0
 """Time for which a job is followed after its last client has left: a reloaded page finds its rows in memory."""
 
@@ -64,10 +65,11 @@ class LiveFeed:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Until all have ended: `asyncio.wait_for` of Python 3.11 can lose a cancellation.
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
         self._engine.dispose()
 
     async def acquire(self, job_id: int) -> FollowedJob:

@@ -96,8 +96,13 @@ class Subscription:
                     self._on_subscribed(message["channel"].decode())
 
     async def _write(self, pubsub: PubSub) -> None:
-        """Subscribe and unsubscribe as channels are added and removed; ping in between."""
-        while True:
+        """Subscribe and unsubscribe as channels are added and removed; ping in between.
+
+        Ends once it is cancelled, also if the error was lost: `asyncio.wait_for` of Python 3.11, which redis-py
+        uses, drops one that comes just as the wait ends.
+        """
+        task = asyncio.current_task()
+        while task is not None and not task.cancelling():
             try:
                 await asyncio.wait_for(self._is_changed.wait(), PING_EVERY_S)
             except TimeoutError:
