@@ -20,7 +20,7 @@ from trainwire.client.records import CheckpointInfo, JobInfo, R, record
 from trainwire.client.source import Candidates, LogPage, LogQuery
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.messages import FINISHED
-from trainwire.schemas.metric_blocks import LENGTH_BYTES, MetricBlock, WrongBlock, decode_frame
+from trainwire.schemas.metric_download import LENGTH_BYTES, MetricBlock, WrongBlock, decode_frame
 
 TIMEOUT_S: Final = 60.0
 PAGE_JOBS: Final = 200

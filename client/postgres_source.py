@@ -16,7 +16,7 @@ from trainwire.client.records import CheckpointInfo, JobInfo, record
 from trainwire.client.source import Candidates, LogPage, LogQuery
 from trainwire.schemas.filters.job_filter import parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
-from trainwire.schemas.metric_blocks import MetricBlock
+from trainwire.schemas.metric_download import MetricBlock
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.schemas.times import to_ns
 from trainwire.stores.postgres.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
@@ -25,7 +25,7 @@ from trainwire.stores.postgres.job_pages import JobQuery, find_places, read_jobs
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
 from trainwire.stores.rows.log_pages import LineFilter, next_piece
-from trainwire.stores.rows.packed_metrics import metric_blocks
+from trainwire.stores.rows.packed_metrics import read_packed_metrics
 from trainwire.stores.settings import StoreSettings, WrongSettings, read_settings, shown_servers
 
 PAGE_JOBS: Final = 200
@@ -87,7 +87,7 @@ class PostgresSource:
             last = _known(connection, job_id).last_metric_seq
             removed = removed_rows(connection, job_id)["metrics"]
         with self._errors():
-            yield from metric_blocks(self._engine, job_id, names, removed, last)
+            yield from read_packed_metrics(self._engine, job_id, names, removed, last)
 
     def logs(self, job_id: int, query: LogQuery, after: int) -> LogPage:
         """Return the first matching lines after `after`."""

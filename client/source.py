@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from trainwire.client.records import CheckpointInfo, JobInfo
 from trainwire.schemas.events import LogLine
-from trainwire.schemas.metric_blocks import MetricBlock
+from trainwire.schemas.metric_download import MetricBlock
 
 
 class Candidates(NamedTuple):

@@ -12,10 +12,10 @@ from trainwire.gateway.documents.response_types import JobReference, JobReferenc
 from trainwire.gateway.http.responses import described, described_problems, json_response
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, JobId, Names, ResourcesDep, Text, split_names
-from trainwire.schemas.metric_blocks import MEDIA_TYPE, MetricBlock, encode_frame
+from trainwire.schemas.metric_download import MEDIA_TYPE, MetricBlock, encode_frame
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import removed_rows
-from trainwire.stores.rows.packed_metrics import metric_blocks
+from trainwire.stores.rows.packed_metrics import read_packed_metrics
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 
@@ -53,6 +53,6 @@ def download_metrics(resources: ResourcesDep, job_id: JobId, names: Names = []) 
 
 
 def _frames(resources: Resources, job_id: int, names: Sequence[str], after: int, last: int) -> Iterator[bytes]:
-    for block in metric_blocks(resources.engine, job_id, names, after, last):
+    for block in read_packed_metrics(resources.engine, job_id, names, after, last):
         yield encode_frame(block)
     yield encode_frame(MetricBlock(rows=0))
