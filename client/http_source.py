@@ -62,7 +62,7 @@ class HttpSource:
         found = self._json("/jobs/resolve", {"reference": reference})
         with self._same_version():
             jobs = [(item["id"], item["name"], item["status"]) for item in found["items"]]
-            return Candidates(jobs, found["total"])
+            return Candidates(jobs, found["total"], found.get("also_named"))  # absent in older gateways
 
     def job(self, job_id: int) -> JobInfo:
         """Return a job; raise `JobNotFound`."""

@@ -29,7 +29,6 @@ from trainwire.stores.rows.packed_metrics import read_packed_metrics
 from trainwire.stores.settings import StoreSettings, WrongSettings, read_settings, shown_servers
 
 PAGE_JOBS: Final = 200
-MAX_CANDIDATES: Final = 10
 URL_VALID_S: Final = 3600
 UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 """The settings require a Redis; the client uses none."""
@@ -73,8 +72,9 @@ class PostgresSource:
     def find(self, reference: str) -> Candidates:
         """Return the jobs that a reference names."""
         with self._reading() as connection:
-            jobs, total = find_referenced(connection, reference, MAX_CANDIDATES)
-        return Candidates([(job.id, job.name, job.status) for job in jobs], total)
+            found = find_referenced(connection, reference)
+        jobs = [(job.id, job.name, job.status) for job in found.jobs]
+        return Candidates(jobs, found.total, found.also_named)
 
     def job(self, job_id: int) -> JobInfo:
         """Return a job; raise `JobNotFound`."""

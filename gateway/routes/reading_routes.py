@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response, StreamingResponse
@@ -19,8 +19,6 @@ from trainwire.stores.rows.packed_metrics import read_packed_metrics
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 
-MAX_CANDIDATES: Final = 10
-
 
 @router.get("/jobs/resolve", responses=described(JobReferences))
 def resolve(
@@ -29,8 +27,9 @@ def resolve(
 ) -> Response:
     """Return the newest 10 jobs that a reference names, and how many there are."""
     with resources.reading() as connection:
-        jobs, total = find_referenced(connection, reference, MAX_CANDIDATES)
-    return json_response(JobReferences(items=[document_from(JobReference, job) for job in jobs], total=total))
+        found = find_referenced(connection, reference)
+    items = [document_from(JobReference, job) for job in found.jobs]
+    return json_response(document_from(JobReferences, found, items=items))
 
 
 @router.get(

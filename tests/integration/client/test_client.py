@@ -9,6 +9,7 @@ import math
 import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -228,6 +229,23 @@ def test_an_unknown_job_is_an_error_with_a_remedy(
         reader.job("digits")
     assert str(job) in str(caught.value)
     assert str(other) in str(caught.value)
+
+
+def test_a_reference_that_is_also_a_name_is_a_warning(reader: Client, resources: Resources) -> None:
+    """`last` and a number take precedence over a name, as on the command line; the warning has the other job."""
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    names = {5: "last", 6: "5", 7: "newest"}
+    rows = [
+        {"id": job, "name": name, "status": "running", "created_at": at + timedelta(seconds=job)}
+        for job, name in names.items()
+    ]
+    with resources.engine.begin() as connection:
+        connection.execute(insert(training_jobs), rows)
+    for reference, job, other in (("5", 5, 6), ("last", 7, 5)):
+        with pytest.warns(UserWarning, match=f"^{reference} is job {job}, and also the name of job {other}: use"):
+            assert reader.job(reference).id == job
+    assert reader.job("newest").id == 7
+    assert reader.job(5).id == 5
 
 
 def test_the_log_is_whole(reader: Client, job: int, sender: Sender, resources: Resources) -> None:
