@@ -19,7 +19,13 @@ from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.metric_download import MetricBlock
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.schemas.times import to_ns
-from trainwire.stores.postgres.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
+from trainwire.stores.postgres.checkpoints import (
+    CheckpointFile,
+    NotFetchable,
+    find_checkpoints,
+    find_object,
+    newest_at,
+)
 from trainwire.stores.postgres.connections import open_engine, postgres_trouble
 from trainwire.stores.postgres.job_pages import JobQuery, find_places, read_jobs
 from trainwire.stores.postgres.job_references import find_referenced
@@ -109,8 +115,8 @@ class PostgresSource:
         with self._reading() as connection:
             job = _known(connection, job_id)
             files = find_checkpoints(connection, job_id)
-        best, last = ([file.seq for file in files if file.uri == path][-1:] for path in _paths(job))
-        return [_checkpoint(file, file.seq in best, file.seq in last) for file in files]
+        best, last = newest_at(files, job.best_checkpoint_path), newest_at(files, job.last_checkpoint_path)
+        return [_checkpoint(file, is_best=file.seq == best, is_last=file.seq == last) for file in files]
 
     def checkpoint_url(self, job_id: int, seq: int) -> str:
         """Return a signed URL of a checkpoint's file."""
@@ -118,15 +124,11 @@ class PostgresSource:
 
         with self._reading() as connection:
             try:
-                source = find_source(connection, job_id, str(seq))
+                uri = find_object(connection, job_id, seq)
             except NotFetchable as exc:
                 raise ClientError(str(exc)) from exc
-        if source.uri.is_folder:
-            raise ClientError(
-                f"{source.uri} is a folder: `trainwire checkpoints {job_id} --download {seq}` downloads it"
-            )
         try:
-            return open_s3().presign(source.uri, URL_VALID_S)
+            return open_s3().presign(uri, URL_VALID_S)
         except S3Unavailable as exc:
             raise ClientError(str(exc)) from exc
 
@@ -172,11 +174,7 @@ def _job_info(job: Job) -> JobInfo:
     return record(JobInfo, fields | {"rows": job.rows})
 
 
-def _paths(job: Job) -> tuple[str | None, str | None]:
-    return job.best_checkpoint_path, job.last_checkpoint_path
-
-
-def _checkpoint(file: CheckpointFile, is_best: bool, is_last: bool) -> CheckpointInfo:
+def _checkpoint(file: CheckpointFile, *, is_best: bool, is_last: bool) -> CheckpointInfo:
     same = ("seq", "attempt", "uri", "state", "epoch", "step", "size_bytes", "sha256", "metrics")
     fields = {name: getattr(file, name) for name in same}
     about = {"ts": to_ns(file.logged_at), "checkpoint_kind": file.kind, "is_best": is_best, "is_last": is_last}
