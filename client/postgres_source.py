@@ -158,6 +158,8 @@ class PostgresSource:
             yield
         except DBAPIError as exc:
             raise ClientError(f"Postgres at {self!r}: {postgres_trouble(exc)}: check DATABASE_URL") from exc
+        except UnicodeEncodeError as exc:
+            raise ClientError(f"{exc.object[:100]!r} has an invalid character: remove it") from exc
         except (SQLAlchemyError, WrongSchemaRevision) as exc:
             raise ClientError(f"Postgres at {self!r}: {exc}") from exc
 
