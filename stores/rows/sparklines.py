@@ -70,7 +70,10 @@ def sparklines(
     """Return the name and at most 40 values of one metric of each job, all of the rank with most of them."""
     names = {job.id: name for job in jobs if (name := main_metric(last.get(job.id, {}))) is not None}
     wanted = [
-        (job.id, seq, names[job.id]) for job in jobs if job.id in names for seq in spread(1, job.last_metric_seq, SAMPLES)
+        (job.id, seq, names[job.id])
+        for job in jobs
+        if job.id in names
+        for seq in spread(1, job.last_metric_seq, SAMPLES)
     ]
     values: dict[int, dict[int | None, list[float]]] = defaultdict(lambda: defaultdict(list))
     for job_id, rank, value in connection.execute(_SAMPLED, _columns(wanted)):
