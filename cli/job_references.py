@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import Final
 
 from sqlalchemy import Connection
 
 from trainwire.cli.terminal import local, one_line, warn
-from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.job_pages import find_jobs
-from trainwire.stores.postgres.jobs import Job, find_named, is_known
-
-LAST: Final = "last"
-_SHOWN: Final = 10
+from trainwire.stores.postgres.job_references import LAST, find_referenced, number_in
+from trainwire.stores.postgres.jobs import Job
 
 
 def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = True) -> int:
@@ -29,37 +24,27 @@ def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = 
     text = reference.encode(errors="replace").decode()
     if not text.strip():
         raise Problem("the job's name is empty: `trainwire jobs` lists numbers and names")
-    if text == LAST:
-        newest = find_jobs(connection, limit=1)
-        if newest:
-            return _unless_named(connection, text, newest[0].id, is_strict=not may_abbreviate)
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
-    if 1 <= number <= MAX_ID and is_known(connection, number):
-        return _unless_named(connection, text, number, is_strict=not may_abbreviate)
-    found, count = find_named(connection, text, _SHOWN, may_abbreviate=may_abbreviate)
-    if count == 1:
-        return found[0].id
-    if found:
-        raise Problem(_candidates(text, found, count))
-    if 1 <= number <= MAX_ID:
-        return number
-    if text == LAST:
-        raise Problem("no jobs yet: `trainwire run -- COMMAND` makes one")
-    raise Problem(f"no job {one_line(text)!r} in the database: `trainwire jobs` lists numbers and names")
-
-
-def _unless_named(connection: Connection, text: str, job_id: int, *, is_strict: bool) -> int:
-    """Return the job of a number or of `last`; warn, or raise if strict, if it is also another job's name."""
-    named, _ = find_named(connection, text, 2, may_abbreviate=False)
-    others = [job.id for job in named if job.id != job_id]
-    if others:
-        problem = f"{text} is job {job_id}, and also the name of job {others[0]}"
-        if is_strict:
-            raise Problem(
-                f"{problem}: use the number {others[0]}, or rename it (`trainwire rename {others[0]} NAME`)"
-            )
-        warn(f"{problem}: use the number {others[0]} for that one")
+    found = find_referenced(connection, text, may_abbreviate=may_abbreviate)
+    if found.jobs and found.total > 1:
+        raise Problem(_candidates(text, found.jobs, found.total))
+    job_id = found.jobs[0].id if found.jobs else number_in(text)
+    if job_id is None:
+        raise Problem(
+            "no jobs yet: `trainwire run -- COMMAND` makes one"
+            if text == LAST
+            else f"no job {one_line(text)!r} in the database: `trainwire jobs` lists numbers and names"
+        )
+    if found.also_named is not None:
+        _report_other(text, job_id, found.also_named, is_strict=not may_abbreviate)
     return job_id
+
+
+def _report_other(text: str, job_id: int, other: int, *, is_strict: bool) -> None:
+    """Warn, or raise if strict, that a number or `last` is also the name of another job."""
+    problem = f"{text} is job {job_id}, and also the name of job {other}"
+    if is_strict:
+        raise Problem(f"{problem}: use the number {other}, or rename it (`trainwire rename {other} NAME`)")
+    warn(f"{problem}: use the number {other} for that one")
 
 
 def _candidates(text: str, found: list[Job], count: int) -> str:

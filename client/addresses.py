@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from trainwire.client.errors import ClientError
 from trainwire.ingest.running_stacks import NoStack, StackFolders
+from trainwire.ingest.settings import TOKEN_VARIABLE, URL_VARIABLE, checked_token, checked_url
 
-URL_VARIABLES = ("TRAINWIRE_URL", "GATEWAY_URL")
-TOKEN_VARIABLE = "TRAINWIRE_TOKEN"  # noqa: S105 - a name
+URL_VARIABLES = (URL_VARIABLE, "GATEWAY_URL")
 DATABASE_VARIABLE = "DATABASE_URL"
 
 
@@ -27,16 +27,21 @@ def find_address(
 ) -> Address:
     """Return the server that is given, else that of the environment, else the running `trainwire up`.
 
-    Raises `ClientError` where there is none, or where two are given.
+    Raises `ClientError` where there is none, where two are given, or where the address or the token is invalid.
     """
     if url is not None and database_url is not None:
         raise ClientError("both url and database_url are given: a client reads from one of them")
-    token = token or environ.get(TOKEN_VARIABLE) or None
     if database_url is not None:
         return Address(database_url=database_url)
-    named = next((value for name in URL_VARIABLES if (value := environ.get(name))), None)
-    if url or named:
-        return Address(_checked(url or named or ""), token)
+    try:
+        token = checked_token(token or environ.get(TOKEN_VARIABLE) or "") or None
+        if url:
+            return Address(checked_url(url, "url"), token)
+        for name in URL_VARIABLES:
+            if named := environ.get(name):
+                return Address(checked_url(named, name), token)
+    except ValueError as exc:
+        raise ClientError(str(exc)) from exc
     if database_url := environ.get(DATABASE_VARIABLE):
         return Address(database_url=database_url)
     try:
@@ -48,9 +53,3 @@ def find_address(
         ) from exc
     gateway = stack.text("gateway_url")
     return Address(gateway, token) if gateway else Address(database_url=stack.text("database_url"))
-
-
-def _checked(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ClientError(f"url={url!r} is not the address of a gateway: write http://host:8800 or https://host")
-    return url.rstrip("/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
@@ -66,7 +67,8 @@ class Client:
     def job(self, reference: int | str) -> Job:
         """Return the job of a number, a name, the beginning of either, or `last`.
 
-        Raises `JobNotFound`, with the candidates where several fit.
+        A number or `last` that is also the name of another job is a warning. Raises `JobNotFound`, with the
+        candidates where several fit.
         """
         if isinstance(reference, str):
             reference = self._number(reference)
@@ -84,7 +86,14 @@ class Client:
         if not found.jobs:
             reason = "was deleted" if found.total else "is not in the database"
             raise JobNotFound(f"job {reference!r} {reason}: client.jobs() yields numbers and names")
-        return found.jobs[0][0]
+        number = found.jobs[0][0]
+        if found.also_named is not None:
+            warnings.warn(
+                f"{reference} is job {number}, and also the name of job {found.also_named}: use the number "
+                f"{found.also_named} for that one",
+                stacklevel=3,
+            )
+        return number
 
 
 def _source(url: str | None, token: str | None, database_url: str | None) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ from trainwire.client.errors import ClientError, GatewayUnavailable, JobNotFound
 from trainwire.client.records import CheckpointInfo, JobInfo, R, record
 from trainwire.client.source import Candidates, LogPage, LogQuery
 from trainwire.schemas.events import LogLine
+from trainwire.schemas.gateway_urls import CA_PARAMETER, base_of, ca_file_of
 from trainwire.schemas.messages import FINISHED
-from trainwire.schemas.metric_blocks import LENGTH_BYTES, MetricBlock, WrongBlock, decode_frame
+from trainwire.schemas.metric_download import LENGTH_BYTES, MetricBlock, WrongBlock, decode_frame
 
 TIMEOUT_S: Final = 60.0
 PAGE_JOBS: Final = 200
@@ -37,7 +39,8 @@ class HttpSource:
     """A gateway at `url`; with a token where it requires one."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        self._url = url
+        self._url = base_of(url)
+        self._tls = _tls_of(ca_file_of(url))
         self._headers = {"User-Agent": f"trainwire-client/{version('trainwire')}"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -62,7 +65,7 @@ class HttpSource:
         found = self._json("/jobs/resolve", {"reference": reference})
         with self._same_version():
             jobs = [(item["id"], item["name"], item["status"]) for item in found["items"]]
-            return Candidates(jobs, found["total"])
+            return Candidates(jobs, found["total"], found.get("also_named"))  # absent in older gateways
 
     def job(self, job_id: int) -> JobInfo:
         """Return a job; raise `JobNotFound`."""
@@ -159,11 +162,14 @@ class HttpSource:
         return found
 
     def _open(self, path: str, query: Mapping[str, object]) -> HTTPResponse:
-        shown = urlencode({name: value for name, value in query.items() if value is not None})
+        try:
+            shown = urlencode({name: value for name, value in query.items() if value is not None})
+        except UnicodeEncodeError as exc:
+            raise ClientError(f"{exc.object[:100]!r} has an invalid character: remove it") from exc
         url = f"{self._url}{path}?{shown}" if shown else self._url + path
         request = Request(url, headers=self._headers)  # noqa: S310 - an address that `find_address` has checked
         try:
-            answer: HTTPResponse = urlopen(request, timeout=TIMEOUT_S)  # noqa: S310 - as above
+            answer: HTTPResponse = urlopen(request, timeout=TIMEOUT_S, context=self._tls)  # noqa: S310 - as above
         except HTTPError as exc:
             raise self._refusal(path, exc) from exc
         except (URLError, OSError, HTTPException) as exc:
@@ -208,6 +214,14 @@ class HttpSource:
         except (ClientError, KeyError, TypeError):
             theirs = "of another version"
         return f"the gateway is {theirs} and this client {ours}: upgrade the older one"
+
+
+def _tls_of(ca_file: str | None) -> ssl.SSLContext | None:
+    """Return the TLS settings for the file of a private CA; None for the usual ones."""
+    try:
+        return None if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    except OSError as exc:
+        raise ClientError(f"{CA_PARAMETER}={ca_file!r} in the gateway's address cannot be read: {exc}") from exc
 
 
 def _detail(problem: dict[str, Any]) -> str:

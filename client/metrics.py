@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from trainwire.client.errors import ClientError
 from trainwire.schemas.lifted_metrics import COLUMN_OF
-from trainwire.schemas.metric_blocks import EPOCH_US, INTEGERS, MetricBlock, Packed
+from trainwire.schemas.metric_download import EPOCH_US, INTEGERS, MetricBlock, Packed
 
-_TYPECODES: Final = {"seq": "q", "attempt": "i", "rank": "i", "epoch": "q", "step": "q", "time": "q"}
+_TYPECODES: Final = {name: "i" if size == array("i").itemsize else "q" for name, size in INTEGERS.items()}
 Optional = Sequence[int | None]
 
 

@@ -16,20 +16,25 @@ from trainwire.client.records import CheckpointInfo, JobInfo, record
 from trainwire.client.source import Candidates, LogPage, LogQuery
 from trainwire.schemas.filters.job_filter import parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
-from trainwire.schemas.metric_blocks import MetricBlock
+from trainwire.schemas.metric_download import MetricBlock
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.schemas.times import to_ns
-from trainwire.stores.postgres.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
+from trainwire.stores.postgres.checkpoints import (
+    CheckpointFile,
+    NotFetchable,
+    find_checkpoints,
+    find_object,
+    newest_at,
+)
 from trainwire.stores.postgres.connections import open_engine, postgres_trouble
 from trainwire.stores.postgres.job_pages import JobQuery, find_places, read_jobs
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
 from trainwire.stores.rows.log_pages import LineFilter, next_piece
-from trainwire.stores.rows.packed_metrics import metric_blocks
+from trainwire.stores.rows.packed_metrics import read_packed_metrics
 from trainwire.stores.settings import StoreSettings, WrongSettings, read_settings, shown_servers
 
 PAGE_JOBS: Final = 200
-MAX_CANDIDATES: Final = 10
 URL_VALID_S: Final = 3600
 UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 """The settings require a Redis; the client uses none."""
@@ -73,8 +78,9 @@ class PostgresSource:
     def find(self, reference: str) -> Candidates:
         """Return the jobs that a reference names."""
         with self._reading() as connection:
-            jobs, total = find_referenced(connection, reference, MAX_CANDIDATES)
-        return Candidates([(job.id, job.name, job.status) for job in jobs], total)
+            found = find_referenced(connection, reference)
+        jobs = [(job.id, job.name, job.status) for job in found.jobs]
+        return Candidates(jobs, found.total, found.also_named)
 
     def job(self, job_id: int) -> JobInfo:
         """Return a job; raise `JobNotFound`."""
@@ -87,7 +93,7 @@ class PostgresSource:
             last = _known(connection, job_id).last_metric_seq
             removed = removed_rows(connection, job_id)["metrics"]
         with self._errors():
-            yield from metric_blocks(self._engine, job_id, names, removed, last)
+            yield from read_packed_metrics(self._engine, job_id, names, removed, last)
 
     def logs(self, job_id: int, query: LogQuery, after: int) -> LogPage:
         """Return the first matching lines after `after`."""
@@ -109,8 +115,8 @@ class PostgresSource:
         with self._reading() as connection:
             job = _known(connection, job_id)
             files = find_checkpoints(connection, job_id)
-        best, last = ([file.seq for file in files if file.uri == path][-1:] for path in _paths(job))
-        return [_checkpoint(file, file.seq in best, file.seq in last) for file in files]
+        best, last = newest_at(files, job.best_checkpoint_path), newest_at(files, job.last_checkpoint_path)
+        return [_checkpoint(file, is_best=file.seq == best, is_last=file.seq == last) for file in files]
 
     def checkpoint_url(self, job_id: int, seq: int) -> str:
         """Return a signed URL of a checkpoint's file."""
@@ -118,15 +124,11 @@ class PostgresSource:
 
         with self._reading() as connection:
             try:
-                source = find_source(connection, job_id, str(seq))
+                uri = find_object(connection, job_id, seq)
             except NotFetchable as exc:
                 raise ClientError(str(exc)) from exc
-        if source.uri.is_folder:
-            raise ClientError(
-                f"{source.uri} is a folder: `trainwire checkpoints {job_id} --download {seq}` downloads it"
-            )
         try:
-            return open_s3().presign(source.uri, URL_VALID_S)
+            return open_s3().presign(uri, URL_VALID_S)
         except S3Unavailable as exc:
             raise ClientError(str(exc)) from exc
 
@@ -156,6 +158,8 @@ class PostgresSource:
             yield
         except DBAPIError as exc:
             raise ClientError(f"Postgres at {self!r}: {postgres_trouble(exc)}: check DATABASE_URL") from exc
+        except UnicodeEncodeError as exc:
+            raise ClientError(f"{exc.object[:100]!r} has an invalid character: remove it") from exc
         except (SQLAlchemyError, WrongSchemaRevision) as exc:
             raise ClientError(f"Postgres at {self!r}: {exc}") from exc
 
@@ -172,11 +176,7 @@ def _job_info(job: Job) -> JobInfo:
     return record(JobInfo, fields | {"rows": job.rows})
 
 
-def _paths(job: Job) -> tuple[str | None, str | None]:
-    return job.best_checkpoint_path, job.last_checkpoint_path
-
-
-def _checkpoint(file: CheckpointFile, is_best: bool, is_last: bool) -> CheckpointInfo:
+def _checkpoint(file: CheckpointFile, *, is_best: bool, is_last: bool) -> CheckpointInfo:
     same = ("seq", "attempt", "uri", "state", "epoch", "step", "size_bytes", "sha256", "metrics")
     fields = {name: getattr(file, name) for name in same}
     about = {"ts": to_ns(file.logged_at), "checkpoint_kind": file.kind, "is_best": is_best, "is_last": is_last}

@@ -7,14 +7,18 @@ from typing import Any, NamedTuple, Protocol
 
 from trainwire.client.records import CheckpointInfo, JobInfo
 from trainwire.schemas.events import LogLine
-from trainwire.schemas.metric_blocks import MetricBlock
+from trainwire.schemas.metric_download import MetricBlock
 
 
 class Candidates(NamedTuple):
-    """The newest jobs that a reference names, as (number, name, status), and how many there are."""
+    """The newest jobs that a reference names, as (number, name, status), and how many there are.
+
+    `also_named` is the number of another job, which has this number or `last` as its name.
+    """
 
     jobs: Sequence[tuple[int, str | None, str]]
     total: int
+    also_named: int | None
 
 
 class LogQuery(NamedTuple):

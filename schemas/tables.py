@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -25,6 +25,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import TypeEngine
 
 from trainwire.schemas import lifted_metrics
 
@@ -47,6 +48,11 @@ def _settled_by_older(name: str) -> Column[bool]:
     return Column(name, Boolean, nullable=False, server_default=text("false"), comment=comment)
 
 
+def _key(name: str, kind: type[TypeEngine[Any]], comment: str | None = None) -> Column[Any]:
+    """A column of the primary key, whose values are not made by Postgres."""
+    return Column(name, kind, primary_key=True, autoincrement=False, comment=comment)
+
+
 def _count(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
 
@@ -54,7 +60,7 @@ def _count(name: str) -> Column[int]:
 training_jobs = Table(
     "training_jobs",
     metadata,
-    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    _key("id", BigInteger),
     Column("name", Text),
     Column("status", Text, nullable=False, server_default="pending"),
     Column("attempt", Integer, nullable=False, server_default=text("1")),
@@ -121,8 +127,8 @@ training_jobs = Table(
 training_attempts = Table(
     "training_attempts",
     metadata,
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    _key("job_id", BigInteger),
+    _key("attempt", Integer),
     Column("name", Text),
     Column("status", Text, nullable=False),
     _at("started_at"),
@@ -144,8 +150,8 @@ training_attempts = Table(
 training_logs = Table(
     "training_logs",
     metadata,
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _key("job_id", BigInteger),
+    _key("seq", BigInteger),
     _at("logged_at", required=True),
     _created_at(),
     Column("attempt", Integer, nullable=False),
@@ -163,8 +169,8 @@ LIFTED_SQL: Final = ", ".join(LIFTED)
 training_metrics = Table(
     "training_metrics",
     metadata,
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _key("job_id", BigInteger),
+    _key("seq", BigInteger),
     _at("logged_at", required=True),
     _created_at(),
     Column("epoch", BigInteger),
@@ -184,8 +190,8 @@ INDEXED_CHARS: Final = 500
 metric_series = Table(
     "metric_series",
     metadata,
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("series", Integer, primary_key=True, autoincrement=False, comment="1, 2, 3 ... per job"),
+    _key("job_id", BigInteger),
+    _key("series", Integer, comment="1, 2, 3 ... per job"),
     Column("attempt", Integer, nullable=False),
     Column("rank", Integer),
     Column("name", Text, nullable=False),
@@ -196,10 +202,10 @@ metric_series = Table(
 metric_blocks = Table(
     "metric_blocks",
     metadata,
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("series", Integer, primary_key=True, autoincrement=False),
-    Column("level", SmallInteger, primary_key=True, autoincrement=False, comment="0: every point; -1: newest"),
-    Column("number", Integer, primary_key=True, autoincrement=False),
+    _key("job_id", BigInteger),
+    _key("series", Integer),
+    _key("level", SmallInteger, comment="0: every point; -1: newest"),
+    _key("number", Integer),
     Column("last_seq", BigInteger, nullable=False),
     Column("bounds", LargeBinary, nullable=False),
     Column("points", LargeBinary, nullable=False),
@@ -209,8 +215,8 @@ metric_blocks = Table(
 training_checkpoints = Table(
     "training_checkpoints",
     metadata,
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _key("job_id", BigInteger),
+    _key("seq", BigInteger),
     _at("logged_at", required=True),
     _created_at(),
     Column("epoch", BigInteger),
@@ -270,7 +276,7 @@ ingest_cursors = Table(
 source_positions = Table(
     "source_positions",
     metadata,
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    _key("job_id", BigInteger),
     Column("source", Text, primary_key=True),
     Column("kind", Text, primary_key=True),
     Column("attempt", Integer, nullable=False),
@@ -323,7 +329,7 @@ delivery_cursors = Table(
     "delivery_cursors",
     metadata,
     Column("sink", Text, primary_key=True),
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    _key("job_id", BigInteger),
     _count("confirmed_seq"),
     Column("state", JSONB, nullable=False, server_default="{}", comment="what the sink itself needs to go on"),
     # Unused since `state` exists.
@@ -363,7 +369,7 @@ delivery_times = Table(
 deleted_jobs = Table(
     "deleted_jobs",
     metadata,
-    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    _key("job_id", BigInteger),
     Column("name", Text),
     Column("attempt", Integer, nullable=False),
     _at("job_created_at", required=True),

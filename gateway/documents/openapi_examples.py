@@ -118,7 +118,11 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Health": {"status": "ok"},
     "JobDetail": _example(JobDetail, _JOB | _DETAIL),
     "JobItem": _example(JobItem, _JOB),
-    "JobReferences": {"items": [{"id": 42, "name": "digits", "status": "running", "started_at": _AT}], "total": 1},
+    "JobReferences": {
+        "items": [{"id": 42, "name": "digits", "status": "running", "started_at": _AT}],
+        "total": 1,
+        "also_named": None,
+    },
     "JobPage": {
         "items": [_example(JobItem, _JOB)],
         "next": "MjAyNi0wOS0yMVQxNDoxMzoyMC4xMjM0NTYrMDA6MDB8NDI",

@@ -143,10 +143,14 @@ class JobReference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobReferences(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest jobs that a reference names, and how many there are, deleted ones included."""
+    """The newest jobs that a reference names, and how many there are, deleted ones included.
+
+    `also_named` is the number of another job, which has this number or `last` as its name.
+    """
 
     items: list[JobReference]
     total: int
+    also_named: int | None
 
 
 class FieldNames(msgspec.Struct, frozen=True, kw_only=True):

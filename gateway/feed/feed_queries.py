@@ -26,10 +26,8 @@ LISTED_JOBS: Final = 200
 
 _LAST_SEQS: Final = tuple(storage.last_seq for storage in ROW_KINDS.values())
 _PROGRESS: Final = ("current_epoch", "total_epochs", "progress_percent")
-_EDITED: Final = tuple(
-    training_jobs.c[name] for name in ("name", "given_name", "given_tags", "note", "archived_at")
-)
-_LISTED: Final = (*_LAST_SEQS, "attempt", "status", "status_reason", *_PROGRESS, "exit_code")
+_EDITED: Final = ("name", "given_name", "given_tags", "note", "archived_at")
+_LISTED: Final = (*_EDITED, *_LAST_SEQS, "attempt", "status", "status_reason", *_PROGRESS, "exit_code")
 
 ListedColumns: TypeAlias = tuple[object, ...]
 """Columns of a job in the list of all jobs; the job has changed if they have."""
@@ -102,7 +100,7 @@ def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -
 def read_listed(connection: Connection) -> dict[int, ListedColumns]:
     """Return the columns of the newest jobs by job, the newest first."""
     jobs = training_jobs.c
-    columns = [jobs.id, *_EDITED, *(jobs[name] for name in _LISTED)]
+    columns = [jobs.id, *(jobs[name] for name in _LISTED)]
     newest = select(*columns).order_by(jobs.created_at.desc(), jobs.id.desc()).limit(LISTED_JOBS)
     return {row[0]: tuple(row) for row in connection.execute(newest)}
 

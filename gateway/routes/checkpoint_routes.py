@@ -17,7 +17,13 @@ from trainwire.schemas.times import to_ns
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stores.files.presign_policy import check_served
 from trainwire.stores.files.s3 import MAX_PRESIGN_S
-from trainwire.stores.postgres.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
+from trainwire.stores.postgres.checkpoints import (
+    CheckpointFile,
+    NotFetchable,
+    find_checkpoints,
+    find_object,
+    newest_at,
+)
 
 router = APIRouter(tags=["checkpoints"], dependencies=VIEWER)
 
@@ -36,7 +42,7 @@ def checkpoints(
     with resources.reading() as connection:
         job = job_or_404(connection, job_id)
         files = find_checkpoints(connection, job_id, newest=MAX_CHECKPOINTS, before=before)
-    best, last = _newest_of(files, job.best_checkpoint_path), _newest_of(files, job.last_checkpoint_path)
+    best, last = newest_at(files, job.best_checkpoint_path), newest_at(files, job.last_checkpoint_path)
     return json_response(CheckpointPage(items=[_item(file, best, last) for file in files]))
 
 
@@ -53,16 +59,12 @@ def checkpoint_url(
     with resources.reading() as connection:
         job_or_404(connection, job_id)
         try:
-            source = find_source(connection, job_id, str(seq))
+            uri = find_object(connection, job_id, seq)
         except NotFetchable as exc:
             raise not_found(str(exc)) from exc
-    if source.uri.is_folder:
-        raise not_found(
-            f"{source.uri} is a folder: `trainwire checkpoints {job_id} --download {seq}` downloads it"
-        )
-    check_served(source.uri, resources.settings)
+    check_served(uri, resources.settings)
     expires_at = datetime.now(UTC) + timedelta(seconds=expires_s)
-    return json_response(Loan(url=resources.s3.presign(source.uri, expires_s), expires_at=expires_at))
+    return json_response(Loan(url=resources.s3.presign(uri, expires_s), expires_at=expires_at))
 
 
 def _item(file: CheckpointFile, best: int | None, last: int | None) -> CheckpointItem:
@@ -74,8 +76,3 @@ def _item(file: CheckpointFile, best: int | None, last: int | None) -> Checkpoin
         is_best=file.seq == best,
         is_last=file.seq == last,
     )
-
-
-def _newest_of(files: list[CheckpointFile], path: str | None) -> int | None:
-    """Return the `seq` of the newest checkpoint at a path."""
-    return max((file.seq for file in files if file.uri == path), default=None)

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from trainwire.gateway.auth.authorization import parse_number
 from trainwire.gateway.documents.job_documents import job_items
 from trainwire.gateway.documents.response_types import Comparison, JobSeries
 from trainwire.gateway.http.problems import wrong_value
@@ -16,7 +15,7 @@ from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.metric_routes import MAX_NAMES, shown_points, wanted_names
 from trainwire.gateway.routes.parameters import VIEWER, Names, ResourcesDep
-from trainwire.schemas.validation import MAX_ID
+from trainwire.stores.postgres.job_references import number_in
 from trainwire.stores.postgres.jobs import Job
 from trainwire.stores.rows.metric_series import MOST_POINTS, SeriesFilter, XAxis, read_series
 
@@ -81,8 +80,8 @@ def _numbers(ids: str) -> list[int]:
     """Parse a list of job numbers; raise a `ProblemError` that names an invalid one."""
     numbers = []
     for text in filter(None, map(str.strip, ids.split(","))):
-        number = parse_number(text)
-        if number is None or not 1 <= number <= MAX_ID:
+        number = number_in(text)
+        if number is None:
             raise wrong_value("ids", text, "is not a job number: send numbers like 1,2,3")
         numbers.append(number)
     if not 1 <= len(numbers) <= MAX_JOBS:

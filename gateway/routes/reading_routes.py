@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response, StreamingResponse
@@ -12,14 +12,12 @@ from trainwire.gateway.documents.response_types import JobReference, JobReferenc
 from trainwire.gateway.http.responses import described, described_problems, json_response
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, JobId, Names, ResourcesDep, Text, split_names
-from trainwire.schemas.metric_blocks import MEDIA_TYPE, MetricBlock, encode_frame
+from trainwire.schemas.metric_download import MEDIA_TYPE, MetricBlock, encode_frame
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import removed_rows
-from trainwire.stores.rows.packed_metrics import metric_blocks
+from trainwire.stores.rows.packed_metrics import read_packed_metrics
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
-
-MAX_CANDIDATES: Final = 10
 
 
 @router.get("/jobs/resolve", responses=described(JobReferences))
@@ -29,8 +27,9 @@ def resolve(
 ) -> Response:
     """Return the newest 10 jobs that a reference names, and how many there are."""
     with resources.reading() as connection:
-        jobs, total = find_referenced(connection, reference, MAX_CANDIDATES)
-    return json_response(JobReferences(items=[document_from(JobReference, job) for job in jobs], total=total))
+        found = find_referenced(connection, reference)
+    items = [document_from(JobReference, job) for job in found.jobs]
+    return json_response(document_from(JobReferences, found, items=items))
 
 
 @router.get(
@@ -53,6 +52,6 @@ def download_metrics(resources: ResourcesDep, job_id: JobId, names: Names = []) 
 
 
 def _frames(resources: Resources, job_id: int, names: Sequence[str], after: int, last: int) -> Iterator[bytes]:
-    for block in metric_blocks(resources.engine, job_id, names, after, last):
+    for block in read_packed_metrics(resources.engine, job_id, names, after, last):
         yield encode_frame(block)
     yield encode_frame(MetricBlock(rows=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -97,6 +98,11 @@ def find_checkpoints(
     return [CheckpointFile(**row) for row in reversed(found.all())]
 
 
+def newest_at(files: Sequence[CheckpointFile], path: str | None) -> int | None:
+    """Return the `seq` of the newest of these checkpoints at a path."""
+    return max((file.seq for file in files if file.uri == path), default=None)
+
+
 def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:
     """Return the checkpoints that are missing, different, or not uploaded and not replaced since."""
     found = connection.execute(_SUSPICIOUS, {"job_id": job_id}).mappings()
@@ -125,6 +131,17 @@ def find_source(connection: Connection, job_id: int, which: str) -> CheckpointSo
         )
     named = [file for file in files if file.uri == path]
     return _source(named[-1]) if named else CheckpointSource(_address(path), None, None)
+
+
+def find_object(connection: Connection, job_id: int, seq: int) -> S3Uri:
+    """Return the object of a checkpoint that is a single file, which one URL can give.
+
+    Raises `NotFetchable` as `find_source` does, and for a folder.
+    """
+    uri = find_source(connection, job_id, str(seq)).uri
+    if uri.is_folder:
+        raise NotFetchable(f"{uri} is a folder: `trainwire checkpoints {job_id} --download {seq}` downloads it")
+    return uri
 
 
 def last_checkpoint(connection: Connection, job_id: int) -> str | None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from trainwire.schemas.filters.job_fields import Field
+from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.tables import LIFTED, source_positions, training_attempts, training_jobs, training_metrics
 
 Value: TypeAlias = ColumnElement[Any]
@@ -103,7 +104,7 @@ def _newest(name: str, column: str | None) -> Value:
 
 
 def _seconds(now: datetime) -> Value:
-    ended = case((_jobs.status.in_(("completed", "failed", "ended")), _jobs.completed_at))
+    ended = case((_jobs.status.in_(FINISHED), _jobs.completed_at))
     until = case(
         (_jobs.status == "lost", _jobs.last_seen_at),
         else_=func.coalesce(ended, literal(now, DateTime(timezone=True))),

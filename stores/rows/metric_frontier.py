@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import Connection, text
@@ -35,9 +36,7 @@ Only steps in no order at all have more; then the extremes of these blocks are f
 _Axis = Literal["step", "time", "epoch"]
 _COLUMNS: Final[dict[_Axis, int]] = {"step": 1, "time": 2, "epoch": 3}
 """Columns of `Points`; the range in `Bounds` has the same index plus 2."""
-
-
-BLOCKS_AT: Final = (
+_BLOCKS_AT: Final = (
     "SELECT series, level, number, {columns} FROM unnest(CAST(:series AS integer[]), CAST(:levels AS smallint[]), "
     "CAST(:numbers AS integer[])) AS wanted(series, level, number) CROSS JOIN LATERAL (SELECT bounds, points "
     "FROM metric_blocks AS found WHERE found.job_id = :job_id AND found.series = wanted.series "
@@ -61,6 +60,9 @@ class Place(NamedTuple):
         """Return the blocks that it was made of."""
         first = self.number * FAN_OUT
         return [Place(self.level - 1, number) for number in range(first, first + FAN_OUT)]
+
+
+TAIL_PLACE: Final = Place(TAIL, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +140,10 @@ def read_blocks(
     connection: Connection, job_id: int, series: Sequence[int], condition: PointFilter | None, fewest: int
 ) -> dict[int, SeriesPoints]:
     """Return chosen points of series by their numbers: at least `fewest` of each, extremes if there are more."""
-    blocks = _Blocks(connection, job_id)
+    blocks = BlockReader(connection, job_id)
     fronts: dict[int, _Frontier] = {}
     wanted: dict[int, list[Place]] = {}
-    for number, _, bounds, points in blocks.read([(each, Place(TAIL, 0)) for each in series]):
+    for number, _, bounds, points in blocks.read([(each, TAIL_PLACE) for each in series]):
         fronts[number] = _Frontier(points if condition is None else condition.chosen(points))
         wanted[number] = _roots(bounds.points // BLOCK_POINTS)
     while any(wanted.values()):
@@ -162,25 +164,22 @@ def read_blocks(
 
 
 def _points_of(
-    blocks: _Blocks, fronts: dict[int, _Frontier], condition: PointFilter | None
+    blocks: BlockReader, fronts: dict[int, _Frontier], condition: PointFilter | None
 ) -> dict[int, SeriesPoints]:
     parts: dict[int, list[tuple[int, Points]]] = defaultdict(list)
     are_partial = {(number, place) for number, front in fronts.items() for place in front.partial}
     places = _pairs({number: front.whole + front.partial for number, front in fronts.items()})
     for number, place, _, points in blocks.read(places):
-        is_partial = condition is not None and (number, place) in are_partial
-        parts[number].append((place.first_point, condition.chosen(points) if is_partial and condition else points))
+        if condition is not None and (number, place) in are_partial:
+            points = condition.chosen(points)  # noqa: PLW2901 - less than was read
+        parts[number].append((place.first_point, points))
     return {
         number: SeriesPoints(
-            joined([points for _, points in sorted(parts[number], key=_first)] + [front.tail]),
+            joined([points for _, points in sorted(parts[number], key=itemgetter(0))] + [front.tail]),
             any(place.level for place in front.whole + front.partial),
         )
         for number, front in fronts.items()
     }
-
-
-def _first(part: tuple[int, Points]) -> int:
-    return part[0]
 
 
 def _roots(full: int) -> list[Place]:
@@ -196,8 +195,8 @@ def _pairs(places: dict[int, list[Place]]) -> list[tuple[int, Place]]:
     return [(number, place) for number, found in places.items() for place in found]
 
 
-class _Blocks:
-    """The blocks of one job."""
+class BlockReader:
+    """Reads blocks of one job."""
 
     def __init__(self, connection: Connection, job_id: int) -> None:
         self._connection = connection
@@ -216,7 +215,7 @@ class _Blocks:
     def _execute(self, columns: str, places: Sequence[tuple[int, Place]]) -> Any:
         if not places:
             return []
-        query = BLOCKS_AT.format(columns=columns)
+        query = _BLOCKS_AT.format(columns=columns)
         wanted = {
             "job_id": self._job_id,
             "series": [number for number, _ in places],

@@ -96,9 +96,7 @@ class MetricNames:
         names, reached = set(known.names), known
         while (wanted := reached.next_slice(last_seq)) is not None and len(names) < MOST_NAMES:
             names |= _read(connection, job_id, *wanted)
-            reached = replace(
-                reached, after=min(reached.after, wanted[0]), last=max(reached.last, min(wanted[1], last_seq))
-            )
+            reached = replace(reached, after=min(reached.after, wanted[0]), last=max(reached.last, wanted[1]))
             if self._clock() >= deadline:
                 break
         if len(names) > len(known.ordered):

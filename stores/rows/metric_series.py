@@ -14,6 +14,7 @@ from trainwire.schemas.tables import INDEXED_CHARS
 from trainwire.stores.rows.metric_blocks import ABSENT, CURSOR, Points, equal_cuts, extremes, joined
 from trainwire.stores.rows.metric_columns import Key, MetricColumns
 from trainwire.stores.rows.metric_frontier import PointFilter, read_blocks
+from trainwire.stores.rows.sparklines import spread
 
 MOST_POINTS: Final = 400_000
 """Most points of all series of one answer."""
@@ -115,7 +116,7 @@ def _read_tail(connection: Connection, wanted: SeriesFilter, after: int) -> tupl
     bounds |= {"attempt": wanted.attempt, "rank": wanted.rank}
     most, condition = _most_rows(connection, wanted.job_id, after, wanted.last), "seq > :after AND seq <= :last"
     if is_sample := rows > most:
-        bounds["seqs"] = _spread(after + 1, wanted.last, most)
+        bounds["seqs"] = spread(after + 1, wanted.last, most)
         condition = "seq = ANY(:seqs)"
     condition += " AND attempt = :attempt" * (wanted.attempt is not None)
     condition += " AND rank = :rank" * (wanted.rank is not None)
@@ -128,13 +129,9 @@ def _most_rows(connection: Connection, job_id: int, after: int, last: int) -> in
     """Return how many rows of about this size are read."""
     if last - after <= _SAMPLED:
         return _SAMPLED
-    sampled = {"job_id": job_id, "seqs": _spread(after + 1, last, _SAMPLED)}
+    sampled = {"job_id": job_id, "seqs": spread(after + 1, last, _SAMPLED)}
     size_bytes = connection.execute(_ROW_BYTES, sampled).scalar_one()
     return max(_SAMPLED, min(MOST_ROWS, int(MOST_BYTES / max(1, size_bytes))))
-
-
-def _spread(first: int, last: int, count: int) -> list[int]:
-    return [first + (last - first) * number // (count - 1) for number in range(count)]
 
 
 def _series_numbers(connection: Connection, wanted: SeriesFilter) -> dict[Key, int]:

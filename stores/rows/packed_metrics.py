@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, text
 
-from trainwire.schemas.metric_blocks import INTEGERS, MetricBlock, Packed
+from trainwire.schemas.metric_download import INTEGERS, MetricBlock, Packed
 from trainwire.schemas.tables import LIFTED
 
 MOST_ROWS: Final = 50_000
@@ -35,7 +35,7 @@ _VALUES: Final = (
 _REPEATABLE: Final = {"isolation_level": "REPEATABLE READ"}
 
 
-def metric_blocks(
+def read_packed_metrics(
     engine: Engine, job_id: int, names: Sequence[str], after: int, last: int
 ) -> Iterator[MetricBlock]:
     """Yield the rows after `after` up to `last` that have one of these metrics; without `names`, all.

@@ -70,7 +70,10 @@ def sparklines(
     """Return the name and at most 40 values of one metric of each job, all of the rank with most of them."""
     names = {job.id: name for job in jobs if (name := main_metric(last.get(job.id, {}))) is not None}
     wanted = [
-        (job.id, seq, names[job.id]) for job in jobs if job.id in names for seq in spread(job.last_metric_seq)
+        (job.id, seq, names[job.id])
+        for job in jobs
+        if job.id in names
+        for seq in spread(1, job.last_metric_seq, SAMPLES)
     ]
     values: dict[int, dict[int | None, list[float]]] = defaultdict(lambda: defaultdict(list))
     for job_id, rank, value in connection.execute(_SAMPLED, _columns(wanted)):
@@ -87,18 +90,16 @@ def main_metric(values: Iterable[str]) -> str | None:
     return next((name for name in PREFERRED if name in names), min(names, default=None))
 
 
-def spread(last_seq: int) -> list[int]:
-    """Return at most `SAMPLES` evenly spaced numbers from 1 to `last_seq`, both included."""
-    if last_seq <= SAMPLES:
-        return list(range(1, last_seq + 1))
-    return [1 + (last_seq - 1) * number // (SAMPLES - 1) for number in range(SAMPLES)]
+def spread(first: int, last: int, most: int) -> list[int]:
+    """Return at most `most` evenly spaced numbers from `first` to `last`, both included."""
+    if last - first < most:
+        return list(range(first, last + 1))
+    return [first + (last - first) * number // (most - 1) for number in range(most)]
 
 
 def thinned(values: list[float]) -> list[float]:
     """Return at most 40 evenly spaced values, the first and the last included."""
-    if len(values) <= MOST_VALUES:
-        return values
-    return [values[(len(values) - 1) * number // (MOST_VALUES - 1)] for number in range(MOST_VALUES)]
+    return [values[index] for index in spread(0, len(values) - 1, MOST_VALUES)]
 
 
 def _columns(wanted: list[tuple[int, int, str]]) -> dict[str, Any]:

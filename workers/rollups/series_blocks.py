@@ -17,8 +17,6 @@ from trainwire.stores.rows.metric_blocks import (
     Range,
     bounds_of,
     covering,
-    decode_bounds,
-    decode_points,
     encode_bounds,
     encode_rows,
     encode_values,
@@ -26,11 +24,9 @@ from trainwire.stores.rows.metric_blocks import (
     reduced,
 )
 from trainwire.stores.rows.metric_columns import Key
-from trainwire.stores.rows.metric_frontier import BLOCKS_AT
+from trainwire.stores.rows.metric_frontier import TAIL_PLACE, BlockReader, Place
 
 Block = tuple[Points, Bounds]
-Place = tuple[int, int]
-"""Level and number of a block in its series."""
 _TAIL_BOUNDS: Final = Bounds(0, 0, 0, Range(0, 0), Range(0, 0), Range(0, 0))
 """Only `points`, the number of all points of the series, and `last_seq` are set."""
 
@@ -55,7 +51,7 @@ class Series:
         """Yield the existing blocks that will be reduced together with new ones."""
         for level, begin, end in _levels(self.points, self.all_points):
             if end // FAN_OUT > begin // FAN_OUT:
-                yield from ((level, number) for number in range(begin // FAN_OUT * FAN_OUT, begin))
+                yield from (Place(level, number) for number in range(begin // FAN_OUT * FAN_OUT, begin))
 
     def blocks(self, earlier: Mapping[Place, Block]) -> dict[Place, Block]:
         """Return the new blocks, the one with the newest points included."""
@@ -64,18 +60,18 @@ class Series:
         found: dict[Place, Block] = {}
         for number in range(full):
             part = points.part(number * BLOCK_POINTS, (number + 1) * BLOCK_POINTS)
-            found[0, first + number] = part, bounds_of(part)
+            found[Place(0, first + number)] = part, bounds_of(part)
         for level, begin, end in _levels(self.points, self.all_points):
-            for parent in range(begin // FAN_OUT, end // FAN_OUT):
-                places = [(level, FAN_OUT * parent + child) for child in range(FAN_OUT)]
+            for number in range(begin // FAN_OUT, end // FAN_OUT):
+                parent = Place(level + 1, number)
                 # Retention may have removed the first ones.
-                parts = [block for place in places if (block := found.get(place) or earlier.get(place))]
-                found[level + 1, parent] = (
+                parts = [block for child in parent.children() if (block := found.get(child) or earlier.get(child))]
+                found[parent] = (
                     reduced(joined([part for part, _ in parts])),
                     covering([b for _, b in parts]),
                 )
         tail = points.part(full * BLOCK_POINTS, len(points.seqs))
-        found[TAIL, 0] = tail, _TAIL_BOUNDS._replace(points=self.all_points, last_seq=points.seqs[-1])
+        found[TAIL_PLACE] = tail, _TAIL_BOUNDS._replace(points=self.all_points, last_seq=points.seqs[-1])
         return found
 
 
@@ -84,6 +80,7 @@ class BlockTable:
 
     def __init__(self, connection: Connection, job_id: int) -> None:
         self._connection = connection
+        self._reader = BlockReader(connection, job_id)
         self._job = {"job_id": job_id}
         self._rows: dict[bytes, bytes] = {}
         """Encoded columns of rows: metrics that are logged together have the same."""
@@ -95,16 +92,16 @@ class BlockTable:
 
     def read_tails(self, series: Mapping[int, Series]) -> None:
         """Read the number of points and the newest points of existing series."""
-        places = [(number, TAIL, 0) for number, each in series.items() if not each.is_new]
-        for number, _, _, bounds, points in self._read(places):
+        places = [(number, TAIL_PLACE) for number, each in series.items() if not each.is_new]
+        for number, _, bounds, points in self._reader.read(places):
             series[number].points, series[number].tail = bounds.points, points
 
     def read_earlier(self, series: Mapping[int, Series]) -> dict[int, dict[Place, Block]]:
         """Return the existing blocks that will be reduced together with new ones, by series."""
         found: dict[int, dict[Place, Block]] = {number: {} for number in series}
-        places = [(number, *place) for number, each in series.items() for place in each.earlier_blocks()]
-        for number, level, block, bounds, points in self._read(places):
-            found[number][level, block] = points, bounds
+        places = [(number, place) for number, each in series.items() for place in each.earlier_blocks()]
+        for number, place, bounds, points in self._reader.read(places):
+            found[number][place] = points, bounds
         return found
 
     def write(self, series: Sequence[Series], blocks: Mapping[int, Mapping[Place, Block]]) -> None:
@@ -148,14 +145,6 @@ class BlockTable:
             rows = self._rows[key] = encode_rows(points)
         return rows + encode_values(points)
 
-    def _read(self, places: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int, int, Bounds, Points]]:
-        if not places:
-            return
-        series, levels, numbers = zip(*places, strict=True)
-        wanted = {"series": list(series), "levels": list(levels), "numbers": list(numbers)}
-        for number, level, block, bounds, points in self._connection.execute(_BLOCKS, self._job | wanted):
-            yield number, level, block, decode_bounds(bounds), decode_points(points)
-
 
 def _levels(before: int, after: int) -> Iterator[tuple[int, int, int]]:
     """Yield (level, begin, end) of the blocks that a series gets when its number of points grows."""
@@ -169,7 +158,6 @@ _COPY: Final = (
     "COPY metric_blocks (job_id, series, level, number, last_seq, bounds, points) FROM STDIN WITH (FORMAT BINARY)"
 )
 _SERIES: Final = text("SELECT series, name, attempt, rank FROM metric_series WHERE job_id = :job_id")
-_BLOCKS: Final = text(BLOCKS_AT.format(columns="bounds, points"))
 _ADD_SERIES: Final = text(
     "INSERT INTO metric_series (job_id, series, attempt, rank, name) SELECT :job_id, series, attempt, rank, name "
     "FROM unnest(CAST(:series AS integer[]), CAST(:attempts AS integer[]), CAST(:ranks AS integer[]), "

@@ -9,6 +9,7 @@ import math
 import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -22,7 +23,9 @@ from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs
 from tests.gateway_server import GatewayServer
 from tests.integration.conftest import Bucket
 from tests.integration.gateway.feed_clients import GatewayProcess, Trainer
+from tests.tls_servers import Tls
 from trainwire import Client, ClientError, JobNotFound
+from trainwire.client.errors import GatewayUnavailable
 from trainwire.gateway.auth.tokens import create_token
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import training_jobs, training_metrics
@@ -230,6 +233,23 @@ def test_an_unknown_job_is_an_error_with_a_remedy(
     assert str(other) in str(caught.value)
 
 
+def test_a_reference_that_is_also_a_name_is_a_warning(reader: Client, resources: Resources) -> None:
+    """`last` and a number take precedence over a name, as on the command line; the warning has the other job."""
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    names = {5: "last", 6: "5", 7: "newest"}
+    rows = [
+        {"id": job, "name": name, "status": "running", "created_at": at + timedelta(seconds=job)}
+        for job, name in names.items()
+    ]
+    with resources.engine.begin() as connection:
+        connection.execute(insert(training_jobs), rows)
+    for reference, job, other in (("5", 5, 6), ("last", 7, 5)):
+        with pytest.warns(UserWarning, match=f"^{reference} is job {job}, and also the name of job {other}: use"):
+            assert reader.job(reference).id == job
+    assert reader.job("newest").id == 7
+    assert reader.job(5).id == 5
+
+
 def test_the_log_is_whole(reader: Client, job: int, sender: Sender, resources: Resources) -> None:
     """More lines than a page has, and a line longer than the gateway shows on a page of many."""
     long = "x" * 70_000 + "end"
@@ -337,9 +357,54 @@ def test_no_server_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) 
         Client("ftp://host")
     with pytest.raises(ClientError, match="both url and database_url"):
         Client("http://host", database_url="postgresql://host/db")
+    with pytest.raises(ClientError, match="url='http://host:x' has the port 'x'"):
+        Client("http://host:x")
+    with pytest.raises(ClientError, match=r"ssl_ca_certs='/no/ca\.pem' .*cannot be read"):
+        Client("https://host/?ssl_ca_certs=/no/ca.pem")
     monkeypatch.setenv("TRAINWIRE_URL", "127.0.0.1:8800")
     with pytest.raises(ClientError, match=r"127\.0\.0\.1:8800"):
         Client()
+
+
+@pytest.mark.parametrize("token", ["tw_secret\nx", "tw_secret x", "tw_secret\u00e9"])
+def test_an_invalid_token_is_an_error_without_its_text(
+    gateway: GatewayServer, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """As for trainers; white space around a token is no part of it."""
+    with pytest.raises(ClientError, match="TRAINWIRE_TOKEN is no token") as caught:
+        Client(gateway.url, token=token)
+    monkeypatch.setenv("TRAINWIRE_TOKEN", token)
+    with pytest.raises(ClientError, match="TRAINWIRE_TOKEN is no token"):
+        Client(gateway.url)
+    assert "secret" not in str(caught.value)
+    assert list(Client(gateway.url, token="tw_secret\n").jobs()) == []
+
+
+def test_a_password_in_an_address_is_not_shown() -> None:
+    """An address with a user is refused, as for trainers."""
+    with pytest.raises(ClientError, match="url='http://host' has a user or a password") as caught:
+        Client("http://me:secret@host")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_gateway_with_a_private_ca(gateway: GatewayServer, tls: Tls, job: int) -> None:
+    """The address is that of trainers, with the file of the CA."""
+    url = f"https://localhost:{tls.in_front_of(gateway.url).port}"
+    assert Client(f"{url}/?ssl_ca_certs={tls.ca}").job(job).id == job
+    with pytest.raises(GatewayUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        Client(f"{url}?ssl_ca_certs={tls.stranger}").job(job)
+
+
+def test_a_character_that_is_no_text_is_an_error(reader: Client, job: int) -> None:
+    """Half of a surrogate pair, in a reference, a filter or a condition."""
+    for read in (
+        lambda: reader.job("\ud800"),
+        lambda: list(reader.jobs("name = \ud800")),
+        lambda: list(reader.job(job).logs(search="\ud800")),
+        lambda: reader.job(job).metrics("\ud800"),
+    ):
+        with pytest.raises(ClientError, match=r"'.*\\ud800'"):
+            read()
 
 
 class _OlderGateway(BaseHTTPRequestHandler):

@@ -25,7 +25,7 @@ def test_the_most_important_metric_is_shown(names: list[str], name: str | None) 
 @pytest.mark.parametrize("last_seq", [0, 1, SAMPLES, SAMPLES + 1, 1_000_000, 2**62])
 def test_rows_are_spread_over_the_whole_job(last_seq: int) -> None:
     """Of any number of rows few are read, each once, among them the first and the last."""
-    seqs = spread(last_seq)
+    seqs = spread(1, last_seq, SAMPLES)
     assert len(seqs) == len(set(seqs)) == min(last_seq, SAMPLES)
     assert seqs == sorted(seqs)
     assert not seqs or (seqs[0], seqs[-1]) == (1, last_seq)
