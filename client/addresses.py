@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from trainwire.client.errors import ClientError
 from trainwire.ingest.running_stacks import NoStack, StackFolders
-from trainwire.ingest.settings import TOKEN_VARIABLE, URL_VARIABLE, checked_token, checked_url
+from trainwire.ingest.settings import TOKEN_VARIABLE, URL_VARIABLE, checked_url, token_of
 
 URL_VARIABLES = (URL_VARIABLE, "GATEWAY_URL")
 DATABASE_VARIABLE = "DATABASE_URL"
@@ -34,7 +34,7 @@ def find_address(
     if database_url is not None:
         return Address(database_url=database_url)
     try:
-        token = checked_token(token or environ.get(TOKEN_VARIABLE) or "") or None
+        token = token_of({TOKEN_VARIABLE: token} if token else environ)
         if url:
             return Address(checked_url(url, "url"), token)
         for name in URL_VARIABLES:

@@ -7,12 +7,12 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from importlib.metadata import version
-from typing import Any, Final
+from typing import IO, Any, Final
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode
-from urllib.request import Request, urlopen
+from urllib.parse import urlencode, urlsplit
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 import msgspec
 
@@ -40,7 +40,7 @@ class HttpSource:
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self._url = base_of(url)
-        self._tls = _tls_of(ca_file_of(url))
+        self._opener = build_opener(_SafeRedirects, HTTPSHandler(context=_tls_of(ca_file_of(url))))
         self._headers = {"User-Agent": f"trainwire-client/{version('trainwire')}"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -169,7 +169,7 @@ class HttpSource:
         url = f"{self._url}{path}?{shown}" if shown else self._url + path
         request = Request(url, headers=self._headers)  # noqa: S310 - an address that `find_address` has checked
         try:
-            answer: HTTPResponse = urlopen(request, timeout=TIMEOUT_S, context=self._tls)  # noqa: S310 - as above
+            answer: HTTPResponse = self._opener.open(request, timeout=TIMEOUT_S)
         except HTTPError as exc:
             raise self._refusal(path, exc) from exc
         except (URLError, OSError, HTTPException) as exc:
@@ -214,6 +214,21 @@ class HttpSource:
         except (ClientError, KeyError, TypeError):
             theirs = "of another version"
         return f"the gateway is {theirs} and this client {ours}: upgrade the older one"
+
+
+class _SafeRedirects(HTTPRedirectHandler):
+    """Follows redirects on the same host: the token, which urllib sends along, is for no other place."""
+
+    def redirect_request(  # noqa: PLR0917 - the signature of urllib
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        if new.hostname != old.hostname or (old.scheme == "https" and new.scheme != "https"):
+            raise ClientError(
+                f"{old.hostname} redirects to {new.scheme}://{new.netloc[:200]}, where the token is not sent "
+                "without your consent: write this address into TRAINWIRE_URL if it is right"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _tls_of(ca_file: str | None) -> ssl.SSLContext | None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import insert, text, update
@@ -435,6 +435,36 @@ def test_a_gateway_of_another_version_is_named() -> None:
                 client.job("digits")
             with pytest.raises(ClientError, match=f"in another form .*{both}"):
                 client.job(1)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """Redirects each request to another host name, and records the hosts that were called."""
+
+    hosts: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.hosts.append(str(self.headers["Host"]))
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{self.hosts[-1].partition(':')[2]}{self.path}")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+def test_a_token_does_not_follow_a_redirect_to_another_host() -> None:
+    """The other address is named, and receives no request."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            address = f"127.0.0.1:{server.server_port}"
+            with pytest.raises(ClientError, match=r"redirects to http://localhost:.* the token is not sent"):
+                Client(f"http://{address}", token="tw_secret").job(1)
+            assert _Elsewhere.hosts == [address]
         finally:
             server.shutdown()
             thread.join()
