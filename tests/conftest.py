@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 import sqlalchemy
+import structlog
 from sqlalchemy import Engine, make_url
 
 from tests.factories import Sender
@@ -19,6 +21,9 @@ from trainwire.stack.valkey import EmbeddedValkey
 from trainwire.stores.postgres.connections import open_engine, open_redis
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings, load_settings
+
+# Not to stdout, structlog's default: a gateway in a thread logs while another test reads the output of a command.
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
 pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_servers"]
 

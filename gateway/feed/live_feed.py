@@ -32,7 +32,8 @@ CONNECTIONS: Final = 4
 STATEMENT_TIMEOUT_S: Final = 20
 POLL_EVERY_S: Final = 2.0
 RESTART_PAUSE_S: Final = 1.0
-CANCEL_AGAIN_S: Final = 0.5
+CANCEL_AGAIN_S: Final = 5.0
+"""Enough for a task to close its connections, which another cancellation would interrupt."""
 LINGER_S: Final = 10.0
 """Time for which a job is followed after its last client has left: a reloaded page finds its rows in memory."""
 
