@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from trainwire.gateway.settings import GatewaySettings, load_gateway_settings
 from trainwire.stack.persisted_config import free_port
 
 START_TIMEOUT_S = 60.0
+HANDSHAKE_TIMEOUT_S = 10.0
 PLENTY_PER_S = 1_000_000.0
 FLOWER_URL = "http://127.0.0.1:5555"
 
@@ -46,7 +48,7 @@ class GatewayServer:
                 timeout_graceful_shutdown=1,
             )
         )
-        self._thread = threading.Thread(target=self._server.run)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -63,6 +65,18 @@ class GatewayServer:
         self.http.close()
         self._server.should_exit = True
         self._thread.join(START_TIMEOUT_S)
+
+    async def _serve(self) -> None:
+        """Serve until the end; then wait until every connection is closed.
+
+        `close()` of asyncio does nothing just before a TLS handshake begins: only the end of the handshake closes
+        the connection, and a loop that ends before leaves its socket to the garbage collector.
+        """
+        await self._server.serve()
+        sockets = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
+        while len(sockets) > 1 and time.monotonic() < deadline:  # one wakes the loop
+            await asyncio.sleep(0.01)
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         """Send a request."""
