@@ -9,7 +9,7 @@ REQUIREMENTS := tests/integrations/requirements.txt
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainwire
 FRAMEWORKS := $(CACHE)/frameworks-$(shell $(PYTHON) -c 'import hashlib, sys; print(sys.implementation.cache_tag + "-" + hashlib.sha256(open("$(REQUIREMENTS)", "rb").read()).hexdigest()[:12])')
 
-.PHONY: help demo up test frameworks system browser check docs audit bench chaos hostile format clean
+.PHONY: help demo up test frameworks system browser check docs kubernetes audit bench chaos hostile format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: $(VENV)/.test ## lint, format and types
 docs: $(VENV)/.docs ## build the site of docs/ into build/site; a broken link or anchor is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+kubernetes: $(VENV)/.kubernetes ## render deploy/kubernetes with kubectl, and check it against the published schemas
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m pytest tests/unit/test_kubernetes.py
+
 audit: $(VENV)/.pip-audit ## look up known vulnerabilities of every version in constraints.txt; needs PyPI itself
 	$(VENV)/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --no-deps -r constraints.txt
 
@@ -63,6 +66,11 @@ clean: ## remove the virtual environment and caches; data of `trainwire up` stay
 $(VENV)/.pip-audit:
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
+	@touch $@
+
+$(VENV)/.kubernetes: | $(VENV)/.test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'kubernetes-validate==1.37.0'
+	@$(BIN)/python -m tests.kubectl $(BIN)
 	@touch $@
 
 # Renamed when it is complete: an install that was killed leaves no half of it.
