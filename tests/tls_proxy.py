@@ -48,6 +48,10 @@ class TlsProxy:
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
+        # asyncio forgets a connection that was accepted just before `close()`: first accept no more.
+        for listening in self._listener.sockets:
+            self._loop.remove_reader(listening.fileno())
+        await asyncio.sleep(0)
         self._listener.close()
         for task in self._tasks:
             task.cancel()
