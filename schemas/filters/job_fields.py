@@ -39,10 +39,8 @@ COLUMNS: Final[dict[str, Type]] = {
 """Fields that every job has."""
 SPACES: Final[tuple[Space, ...]] = ("params", "tags", "metrics")
 """First words of fields that have names of their own, like `params.lr`."""
-KINDS_OF_VALUE: Final = ("last", "best")
+KINDS_OF_VALUE: Final = ("last", "best", "min", "max")
 """Last words of a metric's field; without one it is `last`."""
-UNSTORED: Final = ("min", "max")
-"""Last words that would need all points of all jobs: they are refused with a remedy."""
 MAX_SHOWN_CHARS: Final = 60
 """Longest part of a wrong text in an error."""
 
@@ -55,7 +53,7 @@ class WrongField(ValueError):  # noqa: N818 - its text is sent to clients
 class Field:
     """A column of jobs, or a name in their params, tags or metrics.
 
-    `of` is `last` or `best` for a metric, else "".
+    `of` is one of `KINDS_OF_VALUE` for a metric, else "".
     """
 
     space: Space
@@ -107,8 +105,6 @@ def _metric(name: str, *, is_quoted: bool) -> tuple[str, str]:
     start, _, end = name.rpartition(".")
     if is_quoted or not start:
         return name, "last"
-    if end in UNSTORED:
-        raise WrongField(f"metrics.{shown(name)} is not stored; use metrics.{shown(start)}.last or .best")
     return (start, end) if end in KINDS_OF_VALUE else (name, "last")
 
 

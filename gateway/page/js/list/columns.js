@@ -26,9 +26,9 @@ export function columnOf(key) {
 function titleOf(key) {
   const [, space, name] = /^(params|tags|metrics)\.(.+)$/s.exec(key) ?? [];
   if (!space) return key.charAt(0).toUpperCase() + key.slice(1).replaceAll("_", " ");
-  const [, start, of] = (space === "metrics" && /^(.+)\.(last|best)$/s.exec(name)) || [null, name, ""];
+  const [, start, of] = (space === "metrics" && /^(.+)\.(last|best|min|max)$/s.exec(name)) || [null, name, ""];
   const plain = start.replace(/"((?:[^"\\]|\\.)*)"/g, (_, text) => text.replace(/\\(.)/g, "$1"));
-  return of === "best" ? `best ${plain}` : plain;
+  return ["best", "min", "max"].includes(of) ? `${of} ${plain}` : plain;
 }
 
 /** Return the columns that the gateway computes. */
@@ -52,7 +52,7 @@ export function offered(names) {
   return [
     ["Job", [...USUAL, ...names.jobs.filter((name) => !USUAL.includes(name) && name !== "archived")]],
     ["Parameters", names.params.map((name) => fieldText("params", name))],
-    ["Metrics", names.metrics.flatMap((name) => [fieldText("metrics", name), `${fieldText("metrics", name)}.best`])],
+    ["Metrics", names.metrics.flatMap((name) => ["", ".best", ".min", ".max"].map((of) => fieldText("metrics", name) + of))],
     ["Tags", names.tags.map((name) => fieldText("tags", name))],
   ];
 }
