@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from sqlalchemy import text
 
 from trainwire.workers.resources import Resources
@@ -58,6 +58,30 @@ def test_thousands_of_jobs_scroll(gateway_page: Page, resources: Resources) -> N
         gateway_page.mouse.wheel(0, 900)
         gateway_page.wait_for_timeout(30)
     assert seen == set(range(1, JOBS + 1))
+
+
+def test_a_page_that_fails_is_read_again_where_it_failed(gateway_page: Page, resources: Resources) -> None:
+    """A later page that fails is requested again by itself; the rows before it and the scroll position stay."""
+    insert_jobs(resources, 300)
+    cursors: list[str] = []
+
+    def refuse(route: Route) -> None:
+        cursors.append(route.request.url.partition("cursor=")[2])
+        if len(cursors) < 3:
+            route.fulfill(status=503, json={"title": "Busy", "detail": "Too many requests."})
+        else:
+            route.continue_()
+
+    gateway_page.route("**/jobs?*cursor=*", refuse)
+    gateway_page.goto("/")
+    first_is(gateway_page, 300)
+    gateway_page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    expect(gateway_page.locator(".list-said")).to_contain_text("Too many requests.")
+    expect(gateway_page.locator("tr.job[data-id='201']")).to_be_visible()
+    scrolled = gateway_page.evaluate("window.scrollY")
+    expect(gateway_page.locator("tr.job[data-id='200']")).to_be_attached(timeout=WITHIN_MS)
+    assert gateway_page.evaluate("window.scrollY") == scrolled
+    assert len(set(cursors[:3])) == 1
 
 
 def test_a_click_on_a_head_sorts(gateway_page: Page, resources: Resources) -> None:

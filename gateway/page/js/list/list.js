@@ -133,7 +133,7 @@ class JobList {
       signal: this.closing.signal,
     });
     this.table = h("table", { class: "jobs", hidden: true }, h("thead", null, this.heads.root), this.rows.root);
-    this.message = new ListMessage({ onRetry: () => this.#load(), onClear: () => this.#clear() });
+    this.message = new ListMessage({ onRetry: () => this.pages.retryNow(), onClear: () => this.#clear() });
     this.total = h("span", { class: "quiet num total" });
     const columns = h("button", { on: { click: () => this.#openColumns() } }, "Columns");
     this.content.replaceChildren(
