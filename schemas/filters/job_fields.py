@@ -37,6 +37,8 @@ COLUMNS: Final[dict[str, Type]] = {
     "archived": "truth",
 }
 """Fields that every job has."""
+TAGGED: Final = ("project", "group")
+"""Fields of their own that are tags: `project` is `tags.project`, so that people can change it."""
 SPACES: Final[tuple[Space, ...]] = ("params", "tags", "metrics")
 """First words of fields that have names of their own, like `params.lr`."""
 KINDS_OF_VALUE: Final = ("last", "best", "min", "max")
@@ -82,6 +84,8 @@ def field_of(pieces: Sequence[Piece]) -> Field:
     head, dot, first = pieces[0].text.partition(".") if not pieces[0].is_quoted else ("", "", "")
     if not dot and len(pieces) == 1 and head in COLUMNS:
         return Field("", head)
+    if not dot and len(pieces) == 1 and head in TAGGED:
+        return Field("tags", head)
     if head not in SPACES or (not dot):
         raise WrongField(_unknown(typed, head))
     rest = [Piece(first), *pieces[1:]]
@@ -115,7 +119,7 @@ def _unknown(typed: str, head: str) -> str:
     elif rest:
         near = [f"{space}.{shown(rest)}" for space in get_close_matches(head.lower(), SPACES, 1)]
     else:
-        near = get_close_matches(typed.lower(), COLUMNS, 1, 0.75)
+        near = get_close_matches(typed.lower(), [*COLUMNS, *TAGGED], 1, 0.75)
     if not near and typed.strip():
         near = [f"{space}.{shown(typed)}" for space in SPACES]
     return f"unknown field `{shown(typed)}`" + (f"; did you mean {' or '.join(near)}?" if near else "")

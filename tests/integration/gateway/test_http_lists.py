@@ -275,6 +275,27 @@ def test_jobs_are_searched_by_number_name_and_tag(listed: GatewayServer) -> None
     assert found == expected
 
 
+def test_jobs_are_grouped(listed: GatewayServer, resources: Resources) -> None:
+    """Groups of a tag, a parameter and a column have the numbers of their jobs, and a filter for the jobs."""
+
+    def groups(by: str, **query: Any) -> dict[str | None, tuple[int, int, int]]:
+        found = listed.get("/jobs/groups", params={"by": by, **query})
+        assert found["complete"]
+        return {each["value"]: (each["jobs"], each["running"], each["failed"]) for each in found["items"]}
+
+    with resources.engine.begin() as connection:
+        project = "UPDATE training_jobs SET given_tags = jsonb_build_object('project', CAST(:name AS text)) "
+        connection.execute(text(project + "WHERE id <= 3"), {"name": 'a "b\\'})
+    assert groups("project") == {None: (1, 0, 0), 'a "b\\': (3, 1, 1)}
+    assert groups("project", filter="id != 2") == {None: (1, 0, 0), 'a "b\\': (2, 1, 0)}
+    assert ids(listed, filter=r'project = "a \"b\\"') == [3, 2, 1]
+    assert ids(listed, filter="tags.project is null", sort="project") == [4]
+    assert groups('params."batch size"') == {None: (3, 1, 1), "32": (1, 0, 0)}
+    assert groups("status", status="failed") == {"failed": (1, 0, 1)}
+    for wrong in ("metrics.loss", "started", "duration", "-project", "projct", ""):
+        listed.get("/jobs/groups", 422, params={"by": wrong})
+
+
 def test_the_fields_of_jobs_are_listed(listed: GatewayServer) -> None:
     """Names of parameters, tags and metrics of the newest jobs can be requested, to offer them."""
     names = listed.get("/jobs/fields")

@@ -53,6 +53,9 @@ FAILED = Compare(STATUS, "=", "failed")
         ("metrics.val/a.b.last < 1", Compare(Field("metrics", "val/a.b", "last"), "<", Decimal(1))),
         ('metrics."a.best" < 1', Compare(Field("metrics", "a.best", "last"), "<", Decimal(1))),
         ("metrics.best < 1", Compare(Field("metrics", "best", "last"), "<", Decimal(1))),
+        ("project = vision", Compare(Field("tags", "project"), "=", "vision")),
+        ("tags.group is null", Is(Field("tags", "group"), "null")),
+        ("group is null", Is(Field("tags", "group"), "null")),
         ("metrics.loss is nan", Is(LOSS, "nan")),
         ("params.lr IS NOT NULL", Not(Is(LR, "null"))),
         ('name ~ "digits*"', Compare(Field("", "name"), "~", "digits*")),
@@ -86,6 +89,7 @@ def test_a_filter_is_parsed(text: str, parsed: object) -> None:
     [
         ("status = failed and parms.lr < 1", "unknown field `parms.lr` at column 21; did you mean params.lr?"),
         ("lr < 1", "unknown field `lr` at column 1; did you mean params.lr or tags.lr or metrics.lr?"),
+        ("projct = 1", "unknown field `projct` at column 1; did you mean project?"),
         ("exitcode = 1", "unknown field `exitcode` at column 1; did you mean exit_code?"),
         ("params = 1", "unknown field `params` at column 1; did you mean params.lr?"),
         ("params. = 1", "`params.` has no name after `params.` at column 1; write for example params.lr"),

@@ -25,6 +25,11 @@ export class JobPages {
     this.refresh = throttled(() => this.#refresh(), REFRESH_MS);
   }
 
+  /** The ids of the jobs in their order. */
+  get ids() {
+    return this.order;
+  }
+
   close() {
     this.refresh.cancel();
     clearTimeout(this.retry);
