@@ -194,7 +194,7 @@ def test_a_large_group_shows_more_at_a_press(gateway_page: Page, resources: Reso
 
 
 def test_jobs_are_plotted(gateway_page: Page, resources: Resources) -> None:
-    """Ticked jobs become a scatter plot or parallel coordinates, for pointer and keys; the address has the view."""
+    """Ticked jobs are plotted in two ways, for pointer and keys; the view is in the address."""
     insert_jobs(resources, 30)
     gateway_page.goto("/")
     first_is(gateway_page, 30)

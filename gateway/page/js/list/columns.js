@@ -2,6 +2,7 @@
 
 import { showDialog } from "../dialog.js";
 import { h } from "../dom.js";
+import { capitalized } from "../format.js";
 
 /** Columns with cells of their own: [key, head, field to sort by, its first order]. */
 const KNOWN = {
@@ -25,7 +26,7 @@ export function columnOf(key) {
 /** "params.lr" -> "lr", "metrics.loss.best" -> "best loss", "exit_code" -> "Exit code" */
 function titleOf(key) {
   const [, space, name] = /^(params|tags|metrics)\.(.+)$/s.exec(key) ?? [];
-  if (!space) return key.charAt(0).toUpperCase() + key.slice(1).replaceAll("_", " ");
+  if (!space) return capitalized(key).replaceAll("_", " ");
   const [, start, of] = (space === "metrics" && /^(.+)\.(last|best|min|max)$/s.exec(name)) || [null, name, ""];
   const plain = start.replace(/"((?:[^"\\]|\\.)*)"/g, (_, text) => text.replace(/\\(.)/g, "$1"));
   return ["best", "min", "max"].includes(of) ? `${of} ${plain}` : plain;

@@ -4,7 +4,7 @@ import { AddressState } from "../address_state.js";
 import { get } from "../api.js";
 import { closeDialogs } from "../dialog.js";
 import { debounced, h, oncePerFrame, setText } from "../dom.js";
-import { count } from "../format.js";
+import { capitalized, count } from "../format.js";
 import { bindKeys } from "../keys.js";
 import { Feed } from "../socket.js";
 import { STATUSES, hasEnded } from "../words.js";
@@ -142,7 +142,7 @@ class JobList {
       on: { input: () => this.#choose({ search: this.search.value }) },
     });
     this.chips = ["", ...STATUSES].map((status) =>
-      h("button", { class: "filter", data: { status }, on: { click: () => this.#choose({ status }, true) } }, status || "all"),
+      h("button", { class: "filter", data: { status }, on: { click: () => this.#choose({ status }, true) } }, capitalized(status || "all")),
     );
     this.archived = h(
       "button",
@@ -151,7 +151,7 @@ class JobList {
         title: "Show archived jobs too",
         on: { click: () => this.#choose({ archived: this.choice.archived ? "" : "true" }, true) },
       },
-      "archived",
+      "Archived",
     );
     this.filter = new FilterBox(this.choice.filter, {
       names: () => this.names,
