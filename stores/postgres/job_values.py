@@ -127,16 +127,15 @@ def _extreme(of: str, name: str, column: str | None) -> Value:
     named = column or name
     in_index = func.left(series.name.collate("C"), INDEXED_CHARS) == named[:INDEXED_CHARS]
     of_series = and_(series.job_id == _jobs.id, in_index, series.name == named, series.low <= series.high)
-    followed = select(cursors.confirmed_seq).where(cursors.sink == ROLLUPS_CURSOR, cursors.job_id == _jobs.id)
-    first = func.greatest(
-        func.coalesce(followed.correlate(training_jobs).scalar_subquery(), 0),
-        _jobs.last_metric_seq - MOST_WAITING_ROWS,
-    )
-    value = without_nan(_value(name, column))
-    waiting = select(aggregate(value)).where(rows.job_id == _jobs.id, rows.seq > first)
-    parts = (select(aggregate(series[stored])).where(of_series), waiting)
-    # In Postgres both ignore NULL.
-    return least(*(part.correlate(training_jobs).scalar_subquery() for part in parts), type_=Double())
+    in_blocks = select(aggregate(series[stored])).where(of_series).correlate(training_jobs).scalar_subquery()
+    cursor = select(cursors.confirmed_seq).where(cursors.sink == ROLLUPS_CURSOR, cursors.job_id == _jobs.id)
+    followed = func.coalesce(cursor.correlate(training_jobs).scalar_subquery(), 0)
+    first = func.greatest(followed, _jobs.last_metric_seq - MOST_WAITING_ROWS)
+    waiting = select(aggregate(without_nan(_value(name, column))))
+    waiting = waiting.where(rows.job_id == _jobs.id, rows.seq > first).correlate(training_jobs)
+    # Most jobs have no such rows; in Postgres `least` and `greatest` ignore NULL.
+    of_rows = case((_jobs.last_metric_seq > followed, waiting.scalar_subquery()))
+    return least(in_blocks, of_rows, type_=Double())
 
 
 def _seconds(now: datetime) -> Value:
