@@ -135,7 +135,8 @@ def _extreme(of: str, name: str, column: str | None) -> Value:
     waiting = waiting.where(rows.job_id == _jobs.id, rows.seq > first).correlate(training_jobs)
     # Most jobs have no such rows; in Postgres `least` and `greatest` ignore NULL.
     of_rows = case((_jobs.last_metric_seq > followed, waiting.scalar_subquery()))
-    return least(in_blocks, of_rows, type_=Double())
+    found: Value = least(in_blocks, of_rows, type_=Double())
+    return found
 
 
 def _seconds(now: datetime) -> Value:

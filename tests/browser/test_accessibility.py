@@ -67,6 +67,15 @@ def test_axe_finds_nothing_serious(
     page.get_by_role("button", name="Columns").click()
     check(page, theme, "columns")
     page.keyboard.press("Escape")
+    for view, query in (
+        ("groups", "by=status&unfold=failed"),
+        ("scatter plot", "view=scatter&x=started&y=metrics.loss.min&color=status"),
+        ("parallel coordinates", "view=parallel&axes=started,status,metrics.loss.min"),
+    ):
+        page.goto(f"/#/?{query}")
+        drawn = page.locator("tr.job" if view == "groups" else ".plot-host .mark")
+        expect(drawn.first).to_be_attached()
+        check(page, theme, view)
     page.goto("/#/jobs/11?compare=12")
     expect(page.locator("figure[data-title=loss] .uplot")).to_be_visible(timeout=WITHIN_MS)
     for tab in TABS:

@@ -188,7 +188,7 @@ def test_the_address_has_the_whole_view(gateway_page: Page, seeds: Seeds) -> Non
     expect(gateway_page.locator(".line[data-seq='1500'] .text")).to_be_visible()
     gateway_page.wait_for_function("() => /line=14\\d\\d/.test(location.hash)")
     view = view_of(gateway_page)
-    assert view["axis"] == "relative"
+    assert view["axis"] == "Relative"
     assert view["pressed"] == ["relative", "Log scale", "Ignore outliers", "★"]
     assert view["smoothing"] == "0.6"
     assert view["titles"] == ["eval/f2", "loss"]

@@ -148,7 +148,8 @@ def test_extremes_of_stored_blocks_are_computed_by_0023(empty: Engine) -> None:
     random = Random(7)
     values = [random.gauss(0, 1) for _ in range(128 * 21 + 5)]
     values[3] = nan
-    points = Points(*(array("q", range(len(values))) for _ in range(4)), array("d", values))
+    numbered = array("q", range(len(values)))
+    points = Points(numbered, numbered, numbered, numbered, array("d", values))
     with empty.begin() as connection:
         command.upgrade(_config(connection), "0020")
         connection.execute(

@@ -31,8 +31,8 @@ _UPDATE = sa.text(
 def upgrade() -> None:
     # Without a value that is a number, `low` is above `high`.
     for name, default, which in (("low", "Infinity", "lowest"), ("high", "-Infinity", "highest")):
-        comment = f"the {which} value in blocks"
-        column = sa.Column(name, sa.Double(), nullable=False, server_default=default, comment=comment)
+        column: sa.Column[float] = sa.Column(name, sa.Double(), nullable=False, server_default=default)
+        column.comment = f"the {which} value in blocks"
         op.add_column("metric_series", column)
     connection = op.get_bind()
     for batch in _batches(connection):

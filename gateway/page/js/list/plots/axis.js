@@ -10,9 +10,9 @@ const TICKS = 5;
 /**
  * The axis of a field with the values of all jobs: `{title, place(given), ticks, shown(given)}`. `place` is from 0 to 1,
  * null without a value. Texts are in alphabetic order, at equal distances. A positive field whose values lie far apart
- * has a logarithmic axis; `isLog` is true for one in any case.
+ * has a logarithmic axis, unless `isLog` is false; true is for one in any case.
  */
-export function axisOf(field, values, isLog = false) {
+export function axisOf(field, values, isLog = undefined) {
   const present = values.filter(isPresent);
   const numbers = present.map((given) => numberOf(field, given));
   const axis = numbers.every((number) => number !== null) ? numeric(field, numbers, isLog) : textual(present);
@@ -31,7 +31,8 @@ function numberOf(field, given) {
 
 function numeric(field, numbers, isLogWanted) {
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
-  const isLog = low > 0 && (isLogWanted || high / low >= LOG_RATIO) && !TIMES.includes(field);
+  const mayBeLog = low > 0 && !TIMES.includes(field);
+  const isLog = mayBeLog && (isLogWanted ?? high / low >= LOG_RATIO);
   const scaled = isLog ? Math.log10 : (number) => number;
   const [from, until] = [scaled(low), scaled(high)];
   const at = (number) => (until > from ? (scaled(number) - from) / (until - from) : 0.5);
@@ -39,6 +40,7 @@ function numeric(field, numbers, isLogWanted) {
   const found = distinct.length <= TICKS ? distinct : isLog ? powers(low, high) : steps(low, high);
   return {
     isLog,
+    mayBeLog,
     low: shown(field, low),
     high: shown(field, high),
     place: (given) => (isPresent(given) ? at(numberOf(field, given)) : null),

@@ -111,10 +111,10 @@ export class Plots {
       this.controls.replaceChildren(h("button", { on: { click: choose } }, "Axes…"));
       return;
     }
-    const logs = new Set(log.split(",").filter(Boolean));
-    const toggle = (name) => () => {
-      logs.delete(name) || logs.add(name);
-      this.onChoose({ log: [...logs].join(",") });
+    const toggle = (name, button) => {
+      const others = log.split(",").filter((word) => word && word !== name && word !== `${name}-linear`);
+      const isLog = button.getAttribute("aria-pressed") === "true";
+      this.onChoose({ log: [...others, isLog ? `${name}-linear` : name].join(",") });
     };
     const select = (title, parameter, chosen, none) =>
       h(
@@ -124,7 +124,7 @@ export class Plots {
         this.#select(title, chosen, none, (field) => this.onChoose({ [parameter]: field })),
       );
     const button = (name) =>
-      h("button", { "aria-pressed": String(logs.has(name)), on: { click: toggle(name) } }, `Log ${name.toUpperCase()}`);
+      h("button", { data: { log: name }, on: { click: (event) => toggle(name, event.target) } }, `Log ${name.toUpperCase()}`);
     const focused = [...this.controls.querySelectorAll("select, button")].indexOf(document.activeElement);
     this.controls.replaceChildren(select("X", "x", x), button("x"), select("Y", "y", y), button("y"), select("Color", "color", color, "One color"));
     this.controls.querySelectorAll("select, button")[focused]?.focus();
@@ -152,6 +152,10 @@ export class Plots {
     Object.assign(this, { marks, axes });
     this.host.replaceChildren(root);
     this.legend.replaceChildren(...colorLegend(tint));
+    for (const [index, button] of this.controls.querySelectorAll("button[data-log]").entries()) {
+      button.setAttribute("aria-pressed", String(Boolean(axes[index].isLog)));
+      button.disabled = !axes[index].mayBeLog;
+    }
     this.host.setAttribute("aria-roledescription", VIEWS[view].toLowerCase());
     const words = axes.map(({ title }) => title).join(", ");
     this.host.setAttribute("aria-label", `${VIEWS[view]} of ${words}: ${counted(marks.length, "job")}. Arrow keys move from job to job, Enter opens one.`);

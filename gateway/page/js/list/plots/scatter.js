@@ -4,7 +4,7 @@ import { svg } from "../../dom.js";
 import { axisOf } from "./axis.js";
 import { colorOf } from "./color.js";
 
-const MARGIN = { left: 64, right: 18, top: 14, bottom: 44 };
+const MARGIN = { left: 64, right: 18, top: 26, bottom: 44 };
 const RADIUS = 5;
 const LABEL_PX = { x: 64, y: 16 };
 
@@ -15,8 +15,7 @@ export function scatterFields({ x, y, color }) {
 
 /** Draw jobs: `{root, marks}`; a mark is `{job, points, element}`, in the order of the horizontal axis. */
 export function scatter(jobs, { x, y, color, log }, { width, height }) {
-  const logs = log.split(",");
-  const [across, up] = [axis(jobs, x, logs.includes("x")), axis(jobs, y, logs.includes("y"))];
+  const [across, up] = [axis(jobs, x, logOf(log, "x")), axis(jobs, y, logOf(log, "y"))];
   const tint = color ? axis(jobs, color) : null;
   const area = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
   const px = (place) => MARGIN.left + place * area.width;
@@ -43,13 +42,19 @@ export function scatter(jobs, { x, y, color, log }, { width, height }) {
       svg("text", { class: "tick", x: px(at), y: height - MARGIN.bottom + 16, "text-anchor": "middle" }, cut(label, 14)),
     ]),
     svg("text", { class: "axis-title", x: width - MARGIN.right, y: height - 6, "text-anchor": "end" }, across.title),
-    svg("text", { class: "axis-title", x: MARGIN.left, y: 10 }, up.title),
+    svg("text", { class: "axis-title", x: MARGIN.left, y: 12 }, up.title),
     marks.map(({ element }) => element),
   );
   return { root, marks, axes: [across, up, ...(tint ? [tint] : [])], tint };
 }
 
-function axis(jobs, field, isLog = false) {
+/** What `x`, or `x-linear`, in the address chooses for an axis; undefined where it is not chosen. */
+function logOf(chosen, name) {
+  const words = chosen.split(",");
+  return words.includes(name) || (words.includes(`${name}-linear`) ? false : undefined);
+}
+
+function axis(jobs, field, isLog) {
   return axisOf(field, jobs.map((job) => job.columns[field]), isLog);
 }
 
