@@ -189,7 +189,7 @@ def test_the_address_has_the_whole_view(gateway_page: Page, seeds: Seeds) -> Non
     gateway_page.wait_for_function("() => /line=14\\d\\d/.test(location.hash)")
     view = view_of(gateway_page)
     assert view["axis"] == "Relative"
-    assert view["pressed"] == ["relative", "Log scale", "Ignore outliers", "★"]
+    assert view["pressed"] == ["Relative", "Log scale", "Ignore outliers", "★"]
     assert view["smoothing"] == "0.6"
     assert view["titles"] == ["eval/f2", "loss"]
     address = gateway_page.url
