@@ -38,12 +38,13 @@ export class GroupedPages {
     for (const pages of this.members.values()) pages.close();
   }
 
-  /** The rows in order: names of groups as `group:…`, ids of jobs, and `more:…` where a group has more jobs. */
+  /** The rows in order: names of groups as `group:…`, ids of jobs, `more:…` where a group has more jobs, `cut:` for more groups. */
   get order() {
-    return [...this.groups.keys()].flatMap((key) => {
+    const rows = [...this.groups.keys()].flatMap((key) => {
       const pages = this.members.get(key);
       return [`group:${key}`, ...(pages?.order ?? []), ...(pages?.next ? [`more:${key}`] : [])];
     });
+    return this.isCut ? [...rows, "cut:"] : rows;
   }
 
   get ids() {
@@ -89,9 +90,9 @@ export class GroupedPages {
     clearTimeout(this.retry);
     const { status, search, filter, archived } = this.query();
     try {
-      const { items } = await get("/jobs/groups", { by: this.by, status, search, filter, archived }, signal);
+      const { items, complete } = await get("/jobs/groups", { by: this.by, status, search, filter, archived }, signal);
       this.groups = new Map(items.map((group) => [keyOf(group), group]));
-      Object.assign(this, { isLoaded: true, ownProblem: null, tries: 0 });
+      Object.assign(this, { isLoaded: true, isCut: !complete, ownProblem: null, tries: 0 });
       for (const key of this.groups.keys()) this.onPut?.(`group:${key}`);
     } catch (problem) {
       if (signal.aborted || !(problem instanceof Problem)) return;
@@ -136,9 +137,10 @@ export class GroupedPages {
 
   /** The row of a group, or of the button for more of its jobs; null for the row of a job. */
   row(id, columns) {
-    const [, kind, key] = /^(group|more):(.*)$/s.exec(id) ?? [];
+    const [, kind, key] = /^(group|more|cut):(.*)$/s.exec(id) ?? [];
     if (!kind) return null;
-    const cell = kind === "group" ? this.#head(key) : this.#more(key);
+    const cut = () => h("span", { class: "quiet" }, `Only the ${count(this.groups.size)} newest groups are shown.`);
+    const cell = { group: () => this.#head(key), more: () => this.#more(key), cut }[kind]();
     return h("tr", { class: `group is-${kind}` }, h("td", { colspan: String(columns + 1) }, cell));
   }
 
