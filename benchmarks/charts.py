@@ -14,11 +14,13 @@ from typing import Any, Final
 
 from sqlalchemy import text
 
+from benchmarks import mlflow
 from benchmarks.processes import running_gateway
 from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
 from trainwire.workers.rollups.follower import RollupFollower
 
+REPEATS: Final = 3
 ZOOMS: Final = (0.5, 0.2, 0.05, 0.01, 0.001)
 """Widths of parts of a chart, as shares of the whole."""
 COLUMNS: Final = "job_id, seq, attempt, source, logged_at, epoch, step, extra_metrics"
@@ -51,6 +53,10 @@ class ChartTimes:
 SIZES: Final = (ChartSize(100_000, 100, 1000), ChartSize(50, 1_000_000, 50), ChartSize(1000, 10_000, 1000))
 
 
+BESIDE_MLFLOW: Final = ChartSize(50, 20_000, 50)
+"""A job that MLflow's server has, too."""
+
+
 def measure(resources: Resources, size: ChartSize) -> ChartTimes:
     """Store a job's rows with COPY, build its blocks, and request its charts."""
     store_rows(resources, size)
@@ -70,6 +76,26 @@ def measure(resources: Resources, size: ChartSize) -> ChartTimes:
         for what, taken in requests(f"http://127.0.0.1:{port}", size):
             times.requests[what] = 1000 * taken
     return times
+
+
+def beside_mlflow(resources: Resources, size: ChartSize) -> Iterator[tuple[str, float, float]]:
+    """Yield for each kind of request the median milliseconds of trainwire and of MLflow on the same data."""
+    store_rows(resources, size)
+    while not RollupFollower(resources.engine).follow(1):
+        pass
+    port = free_port()
+    with running_gateway(resources, port), mlflow.server_with_points(resources) as (target, run_id):
+        for count in (1, 12, min(50, size.names)):
+            names = [name_of(number) for number in random.sample(range(size.names), count)]
+            chosen = "names=" + urllib.parse.quote(",".join(names))
+            for share in (None, 0.2, 0.01):
+                steps = None if share is None else (size.points // 3, size.points // 3 + int(share * size.points))
+                part = "" if steps is None else f"&from={steps[0]}&to={steps[1]}"
+                url = f"http://127.0.0.1:{port}/jobs/1/metrics?{chosen}{part}"
+                ours = median(get(url) for _ in range(REPEATS))
+                theirs = median(mlflow.charts_s(target, run_id, names, steps) for _ in range(REPEATS))
+                shown = "whole" if share is None else f"zoom to {share:.0%}"
+                yield f"{count} charts, {shown}", 1000 * ours, 1000 * theirs
 
 
 def store_rows(resources: Resources, size: ChartSize) -> None:

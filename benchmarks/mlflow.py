@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import tempfile
 import time
+import urllib.parse
+import urllib.request
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -22,7 +27,14 @@ from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 NAMES = 10
 """Metrics per point."""
+CHART_POINTS = 1000
+"""Points of a chart, as in trainwire's answers."""
+BROWSER_CONNECTIONS = 6
 
+_COPY_METRIC = (
+    "INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid) VALUES (?, ?, ?, ?, 0, ?) "
+    "ON CONFLICT DO NOTHING"
+)
 _FILL_JOBS = text(
     "INSERT INTO training_jobs (id, status, last_metric_seq) "
     "SELECT job, 'running', :points FROM generate_series(1, :jobs) job"
@@ -48,6 +60,48 @@ def server() -> Iterator[MlflowServer]:
             yield target
         finally:
             target.kill()
+
+
+@contextmanager
+def server_with_points(resources: Resources) -> Iterator[tuple[MlflowServer, str]]:
+    """Run MLflow with the points of job 1 in Postgres; yields it with the id of the run.
+
+    The rows are written into its SQLite tables: by its own client they would take many times as long.
+    """
+    with tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder:
+        target = MlflowServer(Path(folder)).start()
+        try:
+            run_id = MlflowClient(target.url).create_run("0").info.run_id
+            with closing(sqlite3.connect(f"{folder}/mlflow.db")) as database, database:
+                database.executemany(_COPY_METRIC, _points_of_job(resources, run_id))
+            yield target, run_id
+        finally:
+            target.kill()
+
+
+def _points_of_job(resources: Resources, run_id: str) -> Iterator[tuple[str, float, int, int, str]]:
+    rows = text("SELECT step, extract(epoch FROM logged_at), extra_metrics FROM training_metrics WHERE job_id = 1")
+    with resources.engine.connect().execution_options(yield_per=1000) as connection:
+        for step, at_s, values in connection.execute(rows):
+            for name, value in values.items():
+                yield name, value, int(at_s * 1000), step, run_id
+
+
+def charts_s(target: MlflowServer, run_id: str, names: Sequence[str], steps: tuple[int, int] | None) -> float:
+    """Return the seconds for charts of these metrics: a request each, six at a time, as from MLflow's page."""
+    query = {"run_ids": run_id, "max_results": str(CHART_POINTS)}
+    if steps is not None:
+        query |= {"start_step": str(steps[0]), "end_step": str(steps[1])}
+    path = f"{target.url}/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval"
+
+    def read(name: str) -> int:
+        with urllib.request.urlopen(f"{path}?{urllib.parse.urlencode(query | {'metric_key': name})}") as answer:
+            return len(json.loads(answer.read())["metrics"])
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(BROWSER_CONNECTIONS) as pool:
+        assert all(pool.map(read, names))
+    return time.perf_counter() - began
 
 
 def log_batch(target: MlflowServer, points: int, calls: int) -> float:

@@ -193,6 +193,17 @@ def description(
     }
 
 
+def grouped(tags: Mapping[str, Any] | None, project: object, group: object) -> Mapping[str, Any] | None:
+    """Return tags with those of a project and a group, which take precedence; blank ones are left out."""
+    named = {
+        name: plain_text(given) for name, given in (("project", project), ("group", group)) if given is not None
+    }
+    found = {name: value.strip() for name, value in named.items() if value.strip()}
+    if not found or not isinstance(tags, Mapping | None):
+        return tags
+    return {**(tags or {}), **found}
+
+
 def checked_run_id(value: object) -> str:
     """Return the id of a run in MLflow. Raises `ValueError` for an invalid one."""
     if not isinstance(value, str) or not value.strip():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
-from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
+from trainwire.ingest.arguments import Arguments, description, grouped, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import History
 from trainwire.ingest.environment import whole_number
@@ -70,6 +70,7 @@ class Run(RunEnd):
     where Redis does not answer, and `RankTaken` where another live trainer has the same job, attempt and rank;
     `finish` raises `NotStored` where not everything is committed by its deadline (docs/strict.md).
 
+    `project` and `group` are the tags of these names, by which jobs are filtered and grouped (docs/filters.md).
     `stall_after_s` is the longest pause between reports: a job without any for longer is shown as stalled
     (docs/liveness.md). `world_size` is the number of ranks that use trainwire, where the environment lacks it or
     has another number: without all of them the job is not complete. `mlflow_run_id` is for a training that logs to
@@ -84,6 +85,8 @@ class Run(RunEnd):
         total_epochs: int | None = None,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
+        project: str | None = None,
+        group: str | None = None,
         attempt: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
@@ -104,7 +107,7 @@ class Run(RunEnd):
         )
         self.rank: int | None = place.rank
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
-        about = description(name, params, tags, mlflow_run_id)
+        about = description(name, params, grouped(tags, project, group), mlflow_run_id)
         number = open_runs.number_for(settings, place) if job_id is None else JobNumber(_checked_id(job_id))
         self.job_id: int = number.job_id
         parent = settings.parent if job_id is None and not number.is_made else None

@@ -12,6 +12,8 @@ class RunOptions(TypedDict, total=False):
     total_epochs: int | None
     params: Mapping[str, Any] | None
     tags: Mapping[str, Any] | None
+    project: str | None
+    group: str | None
     attempt: int | None
     rank: int | None
     world_size: int | None

@@ -186,6 +186,9 @@ training_metrics = Table(
 INDEXED_CHARS: Final = 500
 """Number of characters of a long text in an index, whose entries are limited to about 2,700 bytes."""
 
+ROLLUPS_CURSOR: Final = "rollups"
+"""The name in `delivery_cursors.sink` of the last row of each job whose points are in blocks."""
+
 # Derived from training_metrics by workers/rollups, and rebuilt from it: see stores/rows/metric_blocks.py.
 metric_series = Table(
     "metric_series",
@@ -195,6 +198,11 @@ metric_series = Table(
     Column("attempt", Integer, nullable=False),
     Column("rank", Integer),
     Column("name", Text, nullable=False),
+    # Without a value that is a number, `low` is above `high`.
+    Column("low", Double, nullable=False, server_default=text("'Infinity'"), comment="the lowest value in blocks"),
+    Column(
+        "high", Double, nullable=False, server_default=text("'-Infinity'"), comment="the highest value in blocks"
+    ),
     Index("metric_series_name_idx", "job_id", text(f'"left"(name COLLATE "C", {INDEXED_CHARS})')),
     comment="The metrics of each attempt and rank: one series each.",
 )

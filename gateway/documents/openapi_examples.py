@@ -114,6 +114,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     },
     "DeletionReport": _example(DeletionReport, _DELETION),
     "Deliveries": {"items": [_DELIVERY]},
+    "JobGroups": {"items": [{"value": "vision", "jobs": 12, "running": 1, "failed": 2}], "complete": True},
     "FieldNames": {"jobs": ["id", "name"], "params": ["lr"], "tags": ["dataset"], "metrics": ["loss"]},
     "Health": {"status": "ok"},
     "JobDetail": _example(JobDetail, _JOB | _DETAIL),

@@ -153,6 +153,22 @@ class JobReferences(msgspec.Struct, frozen=True, kw_only=True):
     also_named: int | None
 
 
+class JobGroupItem(msgspec.Struct, frozen=True, kw_only=True):
+    """The number of jobs with one value of a field, as text; null is no value."""
+
+    value: str | None
+    jobs: int
+    running: int
+    failed: int
+
+
+class JobGroups(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs by the value of a field; if `complete` is false, there are more groups."""
+
+    items: list[JobGroupItem]
+    complete: bool
+
+
 class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
     """Fields for filters, sort orders and columns: those of all jobs, and those that the newest jobs have."""
 

@@ -18,6 +18,8 @@ from trainwire.gateway.documents.response_types import (
     FieldNames,
     Gap,
     JobDetail,
+    JobGroupItem,
+    JobGroups,
     JobPage,
     Loss,
     Provenance,
@@ -37,7 +39,7 @@ from trainwire.gateway.routes.parameters import (
     encode_cursor,
     wrong_cursor,
 )
-from trainwire.schemas.filters.job_fields import COLUMNS
+from trainwire.schemas.filters.job_fields import COLUMNS, TAGGED
 from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.messages import Status
@@ -50,6 +52,7 @@ from trainwire.stores.postgres.job_pages import (
     JobPlace,
     JobQuery,
     count_jobs,
+    find_groups,
     find_places,
     place_fields,
     place_from,
@@ -63,20 +66,27 @@ router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 
 P = TypeVar("P")
 MAX_COLUMNS: Final = 50
+MAX_GROUPS: Final = 1000
 FILTER_EXAMPLE: Final = 'status = failed and params.lr < 0.01 and tags.dataset = "coco"'
+
+
+Statuses = Annotated[list[Status], Query(description="Only jobs with this status; may be repeated.")]
+Search = Annotated[Text | None, Query(description="Only jobs with this in number, name or tags.")]
+Filter = Annotated[
+    str | None,
+    Query(description="Only jobs for which this is true (docs/filters.md).", examples=[FILTER_EXAMPLE]),
+]
+Archived = Annotated[bool, Query(description="With jobs that are archived.")]
 
 
 @router.get("/jobs", responses=described(JobPage))
 def jobs(
     *,
     resources: ResourcesDep,
-    status: Annotated[list[Status], Query(description="Only jobs with this status; may be repeated.")] = [],  # noqa: B006
+    status: Statuses = [],  # noqa: B006
     name: Annotated[Text | None, Query(description="Only jobs whose name contains this.")] = None,
-    search: Annotated[Text | None, Query(description="Only jobs with this in number, name or tags.")] = None,
-    filter: Annotated[  # noqa: A002 - the parameter's name in HTTP
-        str | None,
-        Query(description="Only jobs for which this is true (docs/filters.md).", examples=[FILTER_EXAMPLE]),
-    ] = None,
+    search: Search = None,
+    filter: Filter = None,  # noqa: A002 - the parameter's name in HTTP
     sort: Annotated[
         str | None,
         Query(description="A field, with `-` for descending; default: newest first.", examples=["-metrics.loss"]),
@@ -85,7 +95,7 @@ def jobs(
         str,
         Query(description="Fields whose values are returned, separated by commas.", examples=["params.lr,ranks"]),
     ] = "",
-    archived: Annotated[bool, Query(description="With jobs that are archived.")] = False,
+    archived: Archived = False,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> Response:
@@ -114,11 +124,33 @@ def jobs(
     return json_response(JobPage(items=items, next=following, total=total))
 
 
+@router.get("/jobs/groups", responses=described(JobGroups))
+def groups(
+    *,
+    resources: ResourcesDep,
+    by: Annotated[str, Query(description="A parameter, tag or other field of jobs.", examples=["project"])],
+    status: Statuses = [],  # noqa: B006
+    search: Search = None,
+    filter: Filter = None,  # noqa: A002 - the parameter's name in HTTP
+    archived: Archived = False,
+) -> Response:
+    """Return how many jobs have each value of a field, the group with the newest job first."""
+    field, _ = _parsed("by", by, parse_sort)
+    if by.lstrip().startswith("-") or field.space == "metrics" or field.type in ("time", "duration"):
+        raise wrong_value("by", by, "group by a parameter, a tag or a field with few values, for example project")
+    where = _parsed("filter", filter or "", parse_filter)
+    query = JobQuery(where=where, statuses=status, search=search, with_archived=archived)
+    with resources.reading() as connection:
+        found = find_groups(connection, query, field, MAX_GROUPS + 1)
+    items = [document_from(JobGroupItem, group) for group in found[:MAX_GROUPS]]
+    return json_response(JobGroups(items=items, complete=len(found) <= MAX_GROUPS))
+
+
 @router.get("/jobs/fields", responses=described(FieldNames))
 def fields(resources: ResourcesDep) -> Response:
     """Return the fields that jobs can be filtered, sorted and shown by."""
     with resources.reading() as connection:
-        return json_response(FieldNames(jobs=list(COLUMNS), **field_names(connection)))
+        return json_response(FieldNames(jobs=[*COLUMNS, *TAGGED], **field_names(connection)))
 
 
 @router.get("/jobs/{job_id}", responses=described(JobDetail, 404))

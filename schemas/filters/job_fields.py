@@ -37,12 +37,12 @@ COLUMNS: Final[dict[str, Type]] = {
     "archived": "truth",
 }
 """Fields that every job has."""
+TAGGED: Final = ("project", "group")
+"""Fields of their own that are tags: `project` is `tags.project`, so that people can change it."""
 SPACES: Final[tuple[Space, ...]] = ("params", "tags", "metrics")
 """First words of fields that have names of their own, like `params.lr`."""
-KINDS_OF_VALUE: Final = ("last", "best")
+KINDS_OF_VALUE: Final = ("last", "best", "min", "max")
 """Last words of a metric's field; without one it is `last`."""
-UNSTORED: Final = ("min", "max")
-"""Last words that would need all points of all jobs: they are refused with a remedy."""
 MAX_SHOWN_CHARS: Final = 60
 """Longest part of a wrong text in an error."""
 
@@ -55,7 +55,7 @@ class WrongField(ValueError):  # noqa: N818 - its text is sent to clients
 class Field:
     """A column of jobs, or a name in their params, tags or metrics.
 
-    `of` is `last` or `best` for a metric, else "".
+    `of` is one of `KINDS_OF_VALUE` for a metric, else "".
     """
 
     space: Space
@@ -84,6 +84,8 @@ def field_of(pieces: Sequence[Piece]) -> Field:
     head, dot, first = pieces[0].text.partition(".") if not pieces[0].is_quoted else ("", "", "")
     if not dot and len(pieces) == 1 and head in COLUMNS:
         return Field("", head)
+    if not dot and len(pieces) == 1 and head in TAGGED:
+        return Field("tags", head)
     if head not in SPACES or (not dot):
         raise WrongField(_unknown(typed, head))
     rest = [Piece(first), *pieces[1:]]
@@ -107,8 +109,6 @@ def _metric(name: str, *, is_quoted: bool) -> tuple[str, str]:
     start, _, end = name.rpartition(".")
     if is_quoted or not start:
         return name, "last"
-    if end in UNSTORED:
-        raise WrongField(f"metrics.{shown(name)} is not stored; use metrics.{shown(start)}.last or .best")
     return (start, end) if end in KINDS_OF_VALUE else (name, "last")
 
 
@@ -119,7 +119,7 @@ def _unknown(typed: str, head: str) -> str:
     elif rest:
         near = [f"{space}.{shown(rest)}" for space in get_close_matches(head.lower(), SPACES, 1)]
     else:
-        near = get_close_matches(typed.lower(), COLUMNS, 1, 0.75)
+        near = get_close_matches(typed.lower(), [*COLUMNS, *TAGGED], 1, 0.75)
     if not near and typed.strip():
         near = [f"{space}.{shown(typed)}" for space in SPACES]
     return f"unknown field `{shown(typed)}`" + (f"; did you mean {' or '.join(near)}?" if near else "")

@@ -147,6 +147,25 @@ def count_jobs(connection: Connection, query: JobQuery) -> int:
     )
 
 
+class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """The number of jobs with one value of a field; None is no value."""
+
+    value: str | None
+    jobs: int
+    running: int
+    failed: int
+
+
+def find_groups(connection: Connection, query: JobQuery, field: Field, limit: int) -> list[JobGroup]:
+    """Return the groups of equal values of a field, the group with the newest job first."""
+    value = cast(value_of(field, query.now), Text).label("value")
+    jobs, newest = func.count().label("jobs"), func.max(_jobs.created_at)
+    counts = [func.count().filter(_jobs.status == status).label(status) for status in ("running", "failed")]
+    found = select(value, jobs, *counts).where(_condition(query)).group_by(value)
+    rows = connection.execute(found.order_by(newest.desc(), value).limit(limit)).mappings()
+    return [JobGroup(**row) for row in rows]
+
+
 def read_jobs(connection: Connection, job_ids: Sequence[int]) -> list[Job]:
     """Return these jobs in this order; one that has been deleted is left out."""
     columns = job_columns(Job, training_jobs, MOST_LISTED_NAMES)

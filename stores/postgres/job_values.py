@@ -25,9 +25,21 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from trainwire.schemas.filters.job_fields import Field
 from trainwire.schemas.messages import FINISHED
-from trainwire.schemas.tables import LIFTED, source_positions, training_attempts, training_jobs, training_metrics
+from trainwire.schemas.tables import (
+    INDEXED_CHARS,
+    LIFTED,
+    ROLLUPS_CURSOR,
+    delivery_cursors,
+    metric_series,
+    source_positions,
+    training_attempts,
+    training_jobs,
+    training_metrics,
+)
 
 Value: TypeAlias = ColumnElement[Any]
+MOST_WAITING_ROWS: Final = 1000
+"""Most rows that are searched for an extreme of a metric, of those that have no blocks yet."""
 NEWEST_ROWS: Final = 30
 """Rows in which the newest value of a metric is searched, as in lists of jobs."""
 _NUMBER: Final = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$"
@@ -83,6 +95,8 @@ def _metric(field: Field) -> Value:
     names = [field.name] if column is None else [column, *(name for name in LIFTED[column] if name != column)]
     if field.of == "best":
         return _result(_jobs.best_metrics, names)
+    if field.of in _EXTREMES:
+        return _extreme(field.of, field.name, column)
     return func.coalesce(_result(_jobs.final_metrics, names), _newest(field.name, column))
 
 
@@ -93,14 +107,36 @@ def _result(results: Value, names: list[str]) -> Value:
 
 def _newest(name: str, column: str | None) -> Value:
     rows = training_metrics.c
-    value = (
-        cast(rows.extra_metrics.op("->>", return_type=Text())(literal(name, Text)), Double)
-        if column is None
-        else rows[column]
-    )
+    value = _value(name, column)
     wanted = and_(rows.job_id == _jobs.id, rows.seq > _jobs.last_metric_seq - NEWEST_ROWS)
     found = select(value).where(wanted, value.is_not(None)).order_by(rows.seq.desc()).limit(1)
     return found.correlate(training_jobs).scalar_subquery()
+
+
+def _value(name: str, column: str | None) -> Value:
+    if column is not None:
+        return training_metrics.c[column]
+    text = training_metrics.c.extra_metrics.op("->>", return_type=Text())(literal(name, Text))
+    return cast(text, Double)
+
+
+def _extreme(of: str, name: str, column: str | None) -> Value:
+    """Return the lowest or highest value: of the series in blocks, and of the rows that are not in blocks yet."""
+    aggregate, stored, least = _EXTREMES[of]
+    series, rows, cursors = metric_series.c, training_metrics.c, delivery_cursors.c
+    named = column or name
+    in_index = func.left(series.name.collate("C"), INDEXED_CHARS) == named[:INDEXED_CHARS]
+    of_series = and_(series.job_id == _jobs.id, in_index, series.name == named, series.low <= series.high)
+    in_blocks = select(aggregate(series[stored])).where(of_series).correlate(training_jobs).scalar_subquery()
+    cursor = select(cursors.confirmed_seq).where(cursors.sink == ROLLUPS_CURSOR, cursors.job_id == _jobs.id)
+    followed = func.coalesce(cursor.correlate(training_jobs).scalar_subquery(), 0)
+    first = func.greatest(followed, _jobs.last_metric_seq - MOST_WAITING_ROWS)
+    waiting = select(aggregate(without_nan(_value(name, column))))
+    waiting = waiting.where(rows.job_id == _jobs.id, rows.seq > first).correlate(training_jobs)
+    # Most jobs have no such rows; in Postgres `least` and `greatest` ignore NULL.
+    of_rows = case((_jobs.last_metric_seq > followed, waiting.scalar_subquery()))
+    found: Value = least(in_blocks, of_rows, type_=Double())
+    return found
 
 
 def _seconds(now: datetime) -> Value:
@@ -144,6 +180,11 @@ def _column(column: Value) -> Callable[[datetime], Value]:
     return lambda _: column
 
 
+_EXTREMES: Final[Mapping[str, tuple[Any, str, Any]]] = {
+    "min": (func.min, "low", func.least),
+    "max": (func.max, "high", func.greatest),
+}
+"""Kind of value -> its aggregate, its column in metric_series, and the choice between two of them."""
 _COLUMNS: Final[Mapping[str, Callable[[datetime], Value]]] = {
     "id": _column(_jobs.id),
     "name": _column(shown_name),

@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import zstandard
 
-CURSOR: Final = "rollups"
-"""The name in `delivery_cursors.sink` of the last row of each job whose points are in blocks."""
+from trainwire.schemas.tables import ROLLUPS_CURSOR
+
+CURSOR: Final = ROLLUPS_CURSOR
 BLOCK_POINTS: Final = 128
 FAN_OUT: Final = 4
 """Blocks of a level that one block of the next level covers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, text
 
@@ -20,6 +20,9 @@ LAST_ROWS: Final = 100
 MOST_VALUES: Final = 40
 SAMPLES: Final = 80
 """Rows sampled for one line, more than `MOST_VALUES`: not every row has every metric."""
+MOST_RESAMPLED: Final = 16_000
+"""Most rows in which more values of jobs with several ranks are searched, for a page of jobs."""
+OfRanks: TypeAlias = dict[int | None, list[float]]
 ROW_BYTES: Final = 4096
 """Most bytes of `extra_metrics` per row, as stored, on average over the rows of a job."""
 PREFERRED: Final = ("loss", "train_loss", "train/loss", "val_loss", "accuracy")
@@ -69,19 +72,17 @@ def sparklines(
 ) -> dict[int, tuple[str, list[float]]]:
     """Return the name and at most 40 values of one metric of each job, all of the rank with most of them."""
     names = {job.id: name for job in jobs if (name := main_metric(last.get(job.id, {}))) is not None}
-    wanted = [
-        (job.id, seq, names[job.id])
-        for job in jobs
-        if job.id in names
-        for seq in spread(1, job.last_metric_seq, SAMPLES)
-    ]
-    values: dict[int, dict[int | None, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for job_id, rank, value in connection.execute(_SAMPLED, _columns(wanted)):
-        if value is not None and math.isfinite(value):
-            values[job_id][rank].append(value)
-    return {
-        job_id: (names[job_id], thinned(max(of_ranks.values(), key=len))) for job_id, of_ranks in values.items()
+    rows = {job.id: job.last_metric_seq for job in jobs}
+    values = _sampled(connection, [(job, name, rows[job], SAMPLES) for job, name in names.items()])
+    # The rows of several ranks are mixed: of each rank there are only a few in the sample.
+    few = {
+        job: len(ranks) for job, ranks in values.items() if len(ranks) > 1 and len(_longest(ranks)) < MOST_VALUES
     }
+    most = MOST_RESAMPLED // max(1, len(few))
+    again = [(job, names[job], rows[job], min(SAMPLES * ranks, most)) for job, ranks in few.items()]
+    for job, ranks in _sampled(connection, again).items():
+        values[job] = max(values[job], ranks, key=lambda sample: len(_longest(sample)))
+    return {job: (names[job], thinned(_longest(ranks))) for job, ranks in values.items()}
 
 
 def main_metric(values: Iterable[str]) -> str | None:
@@ -100,6 +101,20 @@ def spread(first: int, last: int, most: int) -> list[int]:
 def thinned(values: list[float]) -> list[float]:
     """Return at most 40 evenly spaced values, the first and the last included."""
     return [values[index] for index in spread(0, len(values) - 1, MOST_VALUES)]
+
+
+def _longest(of_ranks: OfRanks) -> list[float]:
+    return max(of_ranks.values(), key=len)
+
+
+def _sampled(connection: Connection, wanted: Iterable[tuple[int, str, int, int]]) -> dict[int, OfRanks]:
+    """Return values by job and rank; `wanted`: job, metric, number of rows, and most rows of them to read."""
+    rows = [(job, seq, name) for job, name, last, most in wanted for seq in spread(1, last, most)]
+    values: dict[int, OfRanks] = defaultdict(lambda: defaultdict(list))
+    for job, rank, value in connection.execute(_SAMPLED, _columns(rows)) if rows else ():
+        if value is not None and math.isfinite(value):
+            values[job][rank].append(value)
+    return values
 
 
 def _columns(wanted: list[tuple[int, int, str]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from playwright.sync_api import Page, Route, expect
+from sqlalchemy import text
 
 from tests.browser.seeds import Seeds
 from tests.factories import Sender
@@ -49,6 +50,18 @@ def test_ranks_are_told_apart(gateway_page: Page, seeds: Seeds) -> None:
     gateway_page.get_by_role("button", name="Mean of ranks").click()
     gateway_page.get_by_role("group", name="Ranks").get_by_role("button", name="rank 2").click()
     expect(entries).to_have_count(3)
+
+
+def test_the_final_values_of_ranks_name_their_rank(gateway_page: Page, seeds: Seeds, resources: Resources) -> None:
+    """After the end a tile names the rank that has the final value, or that it is final if none has it."""
+    seeds.ranks(12)
+    seeds.end(12)
+    with resources.engine.begin() as connection:
+        final = 'UPDATE training_jobs SET final_metrics = \'{"loss"\\: 3, "accuracy"\\: 0.7}\''
+        connection.execute(text(final))
+    gateway_page.goto("/#/jobs/12")
+    expect(gateway_page.locator(".tile", has_text="loss").first).to_have_text("loss 3 rank 2")
+    expect(gateway_page.locator(".tile", has_text="accuracy").first).to_have_text("accuracy 0.7 final")
 
 
 def test_a_comparison_is_whole_and_live(gateway_page: Page, seeds: Seeds) -> None:
@@ -139,7 +152,10 @@ def test_a_slow_chart_is_asked_for_less_and_less(gateway_page: Page, seeds: Seed
 def test_pauses_grow_to_a_minute(gateway_page: Page, gateway: GatewayServer) -> None:
     """The pause after a failure doubles from one second up to a minute."""
     gateway_page.goto(gateway.url)
-    script = "async (tries) => tries.map((await import('/page/js/charts/loader.js')).backoff)"
+    script = (
+        "async (tries) => { const { backoff } = await import('/page/js/backoff.js');"
+        " return tries.map((number) => backoff(number)); }"
+    )
     assert gateway_page.evaluate(script, [1, 2, 3, 6, 7, 50]) == [1000, 2000, 4000, 32000, 60000, 60000]
 
 
@@ -172,8 +188,8 @@ def test_the_address_has_the_whole_view(gateway_page: Page, seeds: Seeds) -> Non
     expect(gateway_page.locator(".line[data-seq='1500'] .text")).to_be_visible()
     gateway_page.wait_for_function("() => /line=14\\d\\d/.test(location.hash)")
     view = view_of(gateway_page)
-    assert view["axis"] == "relative"
-    assert view["pressed"] == ["relative", "Log scale", "Ignore outliers", "★"]
+    assert view["axis"] == "Relative"
+    assert view["pressed"] == ["Relative", "Log scale", "Ignore outliers", "★"]
     assert view["smoothing"] == "0.6"
     assert view["titles"] == ["eval/f2", "loss"]
     address = gateway_page.url

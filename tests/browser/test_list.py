@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from sqlalchemy import text
 
 from trainwire.workers.resources import Resources
@@ -58,6 +58,29 @@ def test_thousands_of_jobs_scroll(gateway_page: Page, resources: Resources) -> N
         gateway_page.mouse.wheel(0, 900)
         gateway_page.wait_for_timeout(30)
     assert seen == set(range(1, JOBS + 1))
+
+
+def test_a_page_that_fails_is_read_again_where_it_failed(gateway_page: Page, resources: Resources) -> None:
+    """A later page that fails is requested again by itself; the rows before it and the scroll position stay."""
+    insert_jobs(resources, 300)
+    cursors: list[str] = []
+
+    def refuse(route: Route) -> None:
+        cursors.append(route.request.url.partition("cursor=")[2])
+        if len(cursors) in (2, 3):
+            route.fulfill(status=503, json={"title": "Busy", "detail": "Too many requests."})
+        else:
+            route.continue_()
+
+    gateway_page.route("**/jobs?*cursor=*", refuse)
+    gateway_page.goto("/")
+    first_is(gateway_page, 300)
+    scroll = "(end) => { scrollTo(0, document.body.scrollHeight); return document.querySelector(end); }"
+    gateway_page.wait_for_function(scroll, arg="tr.job[data-id='101']")
+    expect(gateway_page.locator(".list-said")).to_contain_text("Too many requests.")
+    expect(gateway_page.locator("tr.job[data-id='100']")).to_be_attached(timeout=WITHIN_MS)
+    assert cursors[1] == cursors[2] == cursors[3]
+    assert cursors.count(cursors[0]) == 1
 
 
 def test_a_click_on_a_head_sorts(gateway_page: Page, resources: Resources) -> None:
@@ -130,6 +153,90 @@ def test_columns_are_chosen(gateway_page: Page, resources: Resources) -> None:
     expect(gateway_page.locator("th.h-progress")).to_have_count(0)
     gateway_page.reload()
     expect(gateway_page.locator("tr.job").first.locator("td").last).to_have_text("8")
+
+
+def test_jobs_are_grouped(gateway_page: Page, resources: Resources) -> None:
+    """Groups have the number of their jobs; one unfolds into its jobs, in the list's order; the address has it."""
+    insert_jobs(resources, 30)
+    gateway_page.goto("/")
+    first_is(gateway_page, 30)
+    gateway_page.get_by_label("Group by").select_option("tags.team")
+    groups = gateway_page.locator("tr.group")
+    expect(groups).to_have_text([re.compile(f"t{team}.*10 jobs") for team in (0, 2, 1)])
+    gateway_page.get_by_role("button", name="t2").click()
+    first_is(gateway_page, 29)
+    assert shown(gateway_page)[-10:] == list(range(29, 0, -3))
+    gateway_page.get_by_role("button", name="ID").click()
+    gateway_page.get_by_role("button", name="ID").click()
+    first_is(gateway_page, 2)
+    gateway_page.get_by_label("Filter jobs").fill("params.lr = 5")
+    expect(groups).to_have_count(3)
+    expect(groups.filter(has_text="t2")).to_contain_text("1 job")
+    expect(gateway_page.locator("tr.job")).to_have_count(1)
+    first_is(gateway_page, 5)
+    gateway_page.reload()
+    first_is(gateway_page, 5)
+    expect(gateway_page.get_by_role("button", name="t2")).to_have_attribute("aria-expanded", "true")
+    gateway_page.get_by_role("button", name="t2").click()
+    expect(gateway_page.locator("tr.job")).to_have_count(0)
+    assert "unfold" not in gateway_page.evaluate("new Promise((now) => setTimeout(() => now(location.hash), 400))")
+
+
+def test_a_large_group_shows_more_at_a_press(gateway_page: Page, resources: Resources) -> None:
+    """Of a group with more jobs than a page the rest is a press away; jobs without a value are a group, too."""
+    insert_jobs(resources, 250)
+    gateway_page.goto("/#/?by=project&unfold=~none")
+    expect(gateway_page.locator("tr.group").first).to_contain_text("No value")
+    first_is(gateway_page, 250)
+    gateway_page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    gateway_page.get_by_role("button", name="Show more").click()
+    expect(gateway_page.locator("tr.job[data-id='150']")).to_be_attached()
+
+
+def test_jobs_are_plotted(gateway_page: Page, resources: Resources) -> None:
+    """Ticked jobs are plotted in two ways, for pointer and keys; the view is in the address."""
+    insert_jobs(resources, 30)
+    gateway_page.goto("/")
+    first_is(gateway_page, 30)
+    for number in (11, 22, 30):
+        gateway_page.locator(f"tr.job[data-id='{number}'] input").check()
+    gateway_page.get_by_role("button", name="Plot").click()
+    plot = gateway_page.get_by_role("group", name=re.compile("^Scatter plot of "))
+    expect(plot).to_be_visible()
+    expect(gateway_page.locator("table.jobs")).to_be_hidden()
+    gateway_page.get_by_label("X", exact=True).select_option("params.lr")
+    gateway_page.get_by_label("Y", exact=True).select_option("metrics.loss.best")
+    gateway_page.get_by_label("Color").select_option("tags.team")
+    logarithmic = gateway_page.get_by_role("button", name="Log Y")
+    logarithmic.click()
+    expect(logarithmic).to_have_attribute("aria-pressed", "true")
+    expect(gateway_page.locator(".axis-title").last).to_have_text("best loss (log)")
+    logarithmic.click()
+    expect(gateway_page.locator(".axis-title").last).to_have_text("best loss")
+    expect(gateway_page).to_have_url(re.compile("log=y-linear"))
+    expect(plot).to_have_attribute("aria-label", re.compile("of lr, best loss, team: 3 jobs"))
+    plot.press("Home")
+    plot.press("ArrowRight")
+    expect(gateway_page.locator(".plots > .unseen")).to_have_text("job 11: lr 1, best loss 11, team t2")
+    gateway_page.reload()
+    expect(plot).to_have_attribute("aria-label", re.compile("of lr, best loss, team: 3 jobs"))
+    gateway_page.get_by_label("View").select_option("parallel")
+    lines = gateway_page.get_by_role("group", name=re.compile("^Parallel coordinates of .*: 3 jobs"))
+    expect(lines).to_be_visible()
+    gateway_page.get_by_role("button", name="Axes…").click()
+    gateway_page.get_by_role("checkbox", name="best loss").check()
+    gateway_page.get_by_role("button", name="Done").click()
+    expect(lines).to_have_attribute("aria-label", re.compile("best loss: 3 jobs"))
+    expect(gateway_page).to_have_url(re.compile(r"axes=[^&]*metrics\.loss\.best"))
+    gateway_page.get_by_label("View").select_option("scatter")
+    gateway_page.locator("circle.mark").nth(1).hover()
+    expect(gateway_page.locator(".plot-tip strong")).to_have_text(re.compile("job (11|22|30)"))
+    name = gateway_page.locator(".plot-tip strong").inner_text()
+    gateway_page.mouse.down()
+    gateway_page.mouse.up()
+    expect(gateway_page.locator(".job-head h1")).to_have_text(name)
+    gateway_page.go_back()
+    expect(plot).to_be_visible()
 
 
 def test_jobs_are_compared_and_changed(gateway_page: Page, resources: Resources) -> None:

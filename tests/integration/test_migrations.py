@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
+from math import inf, isnan, nan
+from random import Random
 
 import pytest
 import sqlalchemy
@@ -20,6 +23,8 @@ from trainwire.schemas.migrations import (
     upgrade,
 )
 from trainwire.schemas.tables import metadata
+from trainwire.stores.rows.metric_blocks import Points, encode_bounds, encode_rows, encode_values
+from trainwire.workers.rollups.series_blocks import Series
 
 
 @pytest.fixture
@@ -136,6 +141,30 @@ def test_settled_jobs_and_cursors_survive_0014(empty: Engine) -> None:
         assert connection.execute(text("SELECT state FROM delivery_cursors")).scalar_one() == {"stdout": 5}
         command.downgrade(_config(connection), "0012")
         assert "settled" not in {column["name"] for column in inspect(connection).get_columns("training_jobs")}
+
+
+def test_extremes_of_stored_blocks_are_computed_by_0023(empty: Engine) -> None:
+    """Existing series get the lowest and highest value of all their points, whichever blocks these are in."""
+    random = Random(7)
+    values = [random.gauss(0, 1) for _ in range(128 * 21 + 5)]
+    values[3] = nan
+    numbered = array("q", range(len(values)))
+    points = Points(numbered, numbered, numbered, numbered, array("d", values))
+    with empty.begin() as connection:
+        command.upgrade(_config(connection), "0020")
+        connection.execute(
+            text("INSERT INTO metric_series (job_id, series, attempt, name) VALUES (1, 1, 1, 'a'), (1, 2, 1, 'b')")
+        )
+        for (level, number), (part, bounds) in Series(1, ("a", 1, None), points).blocks({}).items():
+            row = {"level": level, "number": number, "seq": bounds.last_seq, "bounds": encode_bounds(bounds)}
+            stored = row | {"points": encode_rows(part) + encode_values(part)}
+            connection.execute(
+                text("INSERT INTO metric_blocks VALUES (1, 1, :level, :number, :seq, :bounds, :points)"), stored
+            )
+        upgrade(connection)
+        found = connection.execute(text("SELECT low, high FROM metric_series ORDER BY series")).all()
+    numbers = [value for value in values if not isnan(value)]
+    assert found == [(min(numbers), max(numbers)), (inf, -inf)]
 
 
 def test_a_database_from_the_future_is_left_alone(empty: Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, isnan
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
@@ -105,16 +106,17 @@ class BlockTable:
         return found
 
     def write(self, series: Sequence[Series], blocks: Mapping[int, Mapping[Place, Block]]) -> None:
-        """Write new series and blocks, and replace the blocks with the newest points."""
-        added = [each for each in series if each.is_new]
-        if added:
-            names = {
-                "series": [each.number for each in added],
-                "names": [each.key[0] for each in added],
-                "attempts": [each.key[1] for each in added],
-                "ranks": [each.key[2] for each in added],
-            }
-            self._connection.execute(_ADD_SERIES, self._job | names)
+        """Write new series and blocks, and replace the blocks with the newest points and the series' extremes."""
+        found = [extremes_of(each.new.values) for each in series]
+        names = {
+            "series": [each.number for each in series],
+            "names": [each.key[0] for each in series],
+            "attempts": [each.key[1] for each in series],
+            "ranks": [each.key[2] for each in series],
+            "lows": [low for low, _ in found],
+            "highs": [high for _, high in found],
+        }
+        self._connection.execute(_SAVE_SERIES, self._job | names)
         rows = [(number, *place, *block) for number, found in blocks.items() for place, block in found.items()]
         full = [row for row in rows if row[1] != TAIL]
         if full:
@@ -146,6 +148,12 @@ class BlockTable:
         return rows + encode_values(points)
 
 
+def extremes_of(values: Sequence[float]) -> tuple[float, float]:
+    """Return the lowest and the highest of values without NaN; infinity and its opposite if there is none."""
+    numbers = values if not isnan(sum(values)) else [value for value in values if not isnan(value)]
+    return min(numbers, default=inf), max(numbers, default=-inf)
+
+
 def _levels(before: int, after: int) -> Iterator[tuple[int, int, int]]:
     """Yield (level, begin, end) of the blocks that a series gets when its number of points grows."""
     level, begin, end = 0, before // BLOCK_POINTS, after // BLOCK_POINTS
@@ -158,10 +166,14 @@ _COPY: Final = (
     "COPY metric_blocks (job_id, series, level, number, last_seq, bounds, points) FROM STDIN WITH (FORMAT BINARY)"
 )
 _SERIES: Final = text("SELECT series, name, attempt, rank FROM metric_series WHERE job_id = :job_id")
-_ADD_SERIES: Final = text(
-    "INSERT INTO metric_series (job_id, series, attempt, rank, name) SELECT :job_id, series, attempt, rank, name "
+_SAVE_SERIES: Final = text(
+    "INSERT INTO metric_series AS known (job_id, series, attempt, rank, name, low, high) "
+    "SELECT :job_id, series, attempt, rank, name, low, high "
     "FROM unnest(CAST(:series AS integer[]), CAST(:attempts AS integer[]), CAST(:ranks AS integer[]), "
-    "CAST(:names AS text[])) AS added(series, attempt, rank, name)"
+    "CAST(:names AS text[]), CAST(:lows AS double precision[]), CAST(:highs AS double precision[])) "
+    "AS saved(series, attempt, rank, name, low, high) ON CONFLICT (job_id, series) DO UPDATE "
+    "SET low = least(known.low, excluded.low), high = greatest(known.high, excluded.high) "
+    "WHERE excluded.low < known.low OR excluded.high > known.high"
 )
 _SAVE_TAILS: Final = text(
     f"INSERT INTO metric_blocks (job_id, series, level, number, last_seq, bounds, points) "  # noqa: S608 - our own number

@@ -9,7 +9,7 @@ export class Connection {
   constructor(root) {
     this.root = root;
     this.word = h("span");
-    this.retry = h("button", { hidden: true, on: { click: () => this.onRetry?.() } }, "now");
+    this.retry = h("button", { hidden: true, on: { click: () => this.onRetry?.() } }, "Retry now");
     root.replaceChildren(h("i", { class: "dot", "aria-hidden": "true" }), this.word, this.retry);
     this.hide();
   }
@@ -32,23 +32,23 @@ export class Connection {
       this.#set(
         state.name,
         {
-          connecting: "connecting…",
-          unknown: "waiting for the job",
-          refused: "not allowed",
-          deleted: "the job was deleted",
+          connecting: "Connecting…",
+          unknown: "Waiting for the job",
+          refused: "Not allowed",
+          deleted: "Job deleted",
         }[state.name],
       );
   }
 
   #live(wasLost) {
-    this.#set("live", wasLost ? "connected again, nothing missed" : "live");
-    if (wasLost) this.timer = setInterval(() => this.#set("live", "live"), BACK_FOR_MS);
+    this.#set("live", wasLost ? "Reconnected, nothing missed" : "Live");
+    if (wasLost) this.timer = setInterval(() => this.#set("live", "Live"), BACK_FOR_MS);
   }
 
   #countDown(retryAt) {
     const say = () => {
       const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
-      this.#set("waiting", `connection lost, trying again in ${seconds} s`);
+      this.#set("waiting", `Connection lost. Retrying in ${seconds} s…`);
     };
     say();
     this.timer = setInterval(say, 1000);

@@ -8,6 +8,11 @@ export function count(number) {
   return COUNT.format(number);
 }
 
+/** "running" -> "Running" */
+export function capitalized(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 /** "1 line", "1,234 lines" */
 export function counted(number, thing) {
   return `${count(number)} ${thing}${number === 1 ? "" : "s"}`;

@@ -1,6 +1,7 @@
 // One live connection that comes back by itself, with its position, so that nothing is missed and nothing comes twice.
 
 import { address, denied, get, parse } from "./api.js";
+import { backoff } from "./backoff.js";
 
 const FIRST_WAIT_MS = 300;
 const LONGEST_WAIT_MS = 8000;
@@ -76,9 +77,9 @@ export class Feed {
   }
 
   #retryLater(code) {
-    const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.tries);
-    const wait = code === CODES.unknown ? 2000 : longest * (0.5 + Math.random() / 2);
     this.tries += 1;
+    const longest = backoff(this.tries, FIRST_WAIT_MS, LONGEST_WAIT_MS);
+    const wait = code === CODES.unknown ? 2000 : longest * (0.5 + Math.random() / 2);
     if (code !== CODES.unknown) this.onState({ name: "waiting", retryAt: Date.now() + wait });
     this.timer = setTimeout(() => this.open(), wait);
   }

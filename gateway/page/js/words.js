@@ -118,10 +118,18 @@ export function headline(metrics, most) {
   return names.map((name) => [name, value(metrics[name])]);
 }
 
-/** The value of a metric of a training on several ranks, and whose it is: `{value, words}`; null without ranks. */
-export function rankedValue(byRank, name) {
+/**
+ * The value of a metric of a training on several ranks, and whose it is: `{value, words}`; null without ranks.
+ * `final` is the value that the end of the attempt has brought, of the rank that has it.
+ */
+export function rankedValue(byRank, name, final) {
   const isAlone = Object.values(byRank ?? {}).every((ranks) => Object.keys(ranks).every((rank) => rank === "0"));
   const values = Object.entries(byRank?.[name] ?? {});
+  if (!isAlone && final !== undefined) {
+    const owners = values.filter(([, found]) => found === final).map(([rank]) => `rank ${rank}`);
+    const isOfAll = owners.length > 1 && owners.length === values.length;
+    return { value: final, words: isOfAll ? "all ranks" : (owners[0] ?? "final") };
+  }
   if (isAlone || !values.length) return null;
   if (values.length === 1) return { value: values[0][1], words: `rank ${values[0][0]}` };
   const sum = values.reduce((total, [, found]) => total + Number(found), 0);

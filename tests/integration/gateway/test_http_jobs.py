@@ -257,6 +257,22 @@ def test_a_comparison_tells_ranks_apart(gateway: GatewayServer, resources: Resou
     assert gateway.get(f"/jobs/{job}")["sparkline"] == {"name": "loss", "values": [1.0]}
 
 
+def test_a_sparkline_of_many_ranks_is_as_long_as_of_one(
+    gateway: GatewayServer, resources: Resources, sender: Sender
+) -> None:
+    """The rows of 16 ranks are mixed; the line has 40 values, all of one rank."""
+    job = next(_jobs)
+    for step in range(50):
+        for rank in range(16):
+            points = [Point(ts=NOW_NS, step=step, values={"loss": 100.0 * rank + step})]
+            sender.send(Metrics(points=points, rank=rank), job=job, source=f"{rank}-abc")
+    drain_all(resources, job)
+    values = gateway.get(f"/jobs/{job}")["sparkline"]["values"]
+    assert len(values) == 40
+    assert len({value // 100 for value in values}) == 1
+    assert values == sorted(values)
+
+
 def test_a_comparison_has_all_shared_metrics(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
     """Shared metrics come in pages of 50, none twice; a name may contain a comma."""
     one, two = next(_jobs), next(_jobs)

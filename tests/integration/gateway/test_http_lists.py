@@ -125,6 +125,9 @@ def ids(gateway: GatewayServer, **query: Any) -> list[int]:
         ("metrics.loss < 0.3", [3, 2]),
         ("metrics.loss.last < 0.3", [3, 2]),
         ("metrics.loss.best < 1e400", [1]),
+        ("metrics.loss.min = 0.125", [3]),
+        ("metrics.f1.min = 0.5 and metrics.f1.max > 1e300", [3]),
+        ("metrics.loss.max is null", [4, 2, 1]),
         ("metrics.f1 > 0", [3]),
         ("metrics.f1 is nan", [1]),
         ("metrics.f1 is null", [4, 2]),
@@ -182,6 +185,7 @@ def test_a_wrong_filter_is_refused_at_its_place(listed: GatewayServer) -> None:
         ("metrics.loss", [3, 2, 1, 4]),
         ("-metrics.loss.last", [1, 2, 3, 4]),
         ("-metrics.f1", [3, 4, 2, 1]),
+        ("metrics.f1.max", [3, 4, 2, 1]),
         ("duration", [2, 3, 1, 4]),
         ("-started", [3, 2, 1, 4]),
         ("ranks", [1, 4, 3, 2]),
@@ -269,6 +273,27 @@ def test_jobs_are_searched_by_number_name_and_tag(listed: GatewayServer) -> None
     found = {wanted: ids(listed, search=wanted) for wanted in ("2", "DIGITS", "coco", "owner", "100%_", "'", "%%")}
     expected = {"2": [2], "DIGITS": [2, 1], "coco": [1], "owner": [1], "100%_": [3], "'": [3], "%%": []}
     assert found == expected
+
+
+def test_jobs_are_grouped(listed: GatewayServer, resources: Resources) -> None:
+    """Groups of a tag, a parameter and a column have the numbers of their jobs, and a filter for the jobs."""
+
+    def groups(by: str, **query: Any) -> dict[str | None, tuple[int, int, int]]:
+        found = listed.get("/jobs/groups", params={"by": by, **query})
+        assert found["complete"]
+        return {each["value"]: (each["jobs"], each["running"], each["failed"]) for each in found["items"]}
+
+    with resources.engine.begin() as connection:
+        project = "UPDATE training_jobs SET given_tags = jsonb_build_object('project', CAST(:name AS text)) "
+        connection.execute(text(project + "WHERE id <= 3"), {"name": 'a "b\\'})
+    assert groups("project") == {None: (1, 0, 0), 'a "b\\': (3, 1, 1)}
+    assert groups("project", filter="id != 2") == {None: (1, 0, 0), 'a "b\\': (2, 1, 0)}
+    assert ids(listed, filter=r'project = "a \"b\\"') == [3, 2, 1]
+    assert ids(listed, filter="tags.project is null", sort="project") == [4]
+    assert groups('params."batch size"') == {None: (3, 1, 1), "32": (1, 0, 0)}
+    assert groups("status", status="failed") == {"failed": (1, 0, 1)}
+    for wrong in ("metrics.loss", "started", "duration", "-project", "projct", ""):
+        listed.get("/jobs/groups", 422, params={"by": wrong})
 
 
 def test_the_fields_of_jobs_are_listed(listed: GatewayServer) -> None:

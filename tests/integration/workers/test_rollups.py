@@ -16,10 +16,12 @@ import redis
 from sqlalchemy import Engine, text
 
 from tests.factories import Sender, drain, metrics, one, rows
+from trainwire.schemas.filters.job_filter import parse_fields
 from trainwire.schemas.keys import stream_key
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 from trainwire.schemas.tables import delivery_cursors, metric_blocks, metric_series, training_jobs
 from trainwire.schemas.times import to_ns
+from trainwire.stores.postgres.job_pages import read_columns
 from trainwire.stores.rows.metric_columns import Key
 from trainwire.stores.rows.metric_names import MetricNames
 from trainwire.stores.rows.metric_series import MOST_ROWS, SeriesFilter, SeriesValue, XAxis, XRange, read_series
@@ -252,6 +254,29 @@ class _Zero:
 
     def __mul__(self, _other: float) -> float:
         raise ZeroDivisionError
+
+
+def test_jobs_are_sorted_by_the_extremes_of_all_points(training: Training) -> None:
+    """`min` and `max` have the points in blocks and the newer rows, of all attempts and ranks, without NaN."""
+    for attempt, rank in ((1, 0), (1, 1), (2, 0)):
+        training.train(700, attempt=attempt, rank=rank)
+        follow(training.engine)
+        training.train(300, attempt=attempt, rank=rank)
+        fields = parse_fields(
+            ",".join(f"metrics.{name}.{of}" for name in (*NAMES, "none") for of in ("min", "max"))
+        )
+        with training.engine.connect() as connection:
+            found = read_columns(connection, [JOB], fields, START)[JOB]
+        every = of_rows(training.engine, wanted(training))
+        for name in (*NAMES, "none"):
+            values = [
+                number(point)
+                for (of, _, _), points in every.items()
+                for point in points
+                if of == name and not math.isnan(number(point))
+            ]
+            expected = {shown(min(values)), shown(max(values))} if values else {None}
+            assert {found[f"metrics.{name}.min"], found[f"metrics.{name}.max"]} == expected
 
 
 def test_blocks_can_be_built_again(training: Training) -> None:

@@ -117,6 +117,13 @@ def test_params_become_plain(tell: Tell) -> None:
     }
 
 
+def test_project_and_group_are_tags(tell: Tell) -> None:
+    """They take precedence over tags of these names; blank ones are left out."""
+    told = tell(tags={"team": "vision", "project": "old"}, project=" digits ", group=" ")
+    assert told.bodies("metrics")[0].tags == {"team": "vision", "project": "digits"}
+    assert tell(group=7).bodies("metrics")[0].tags == {"group": "7"}
+
+
 def test_a_run_of_the_trainings_own_in_mlflow_is_said(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
     """At once where it is known, or later; an object that is no id is named with the remedy."""
     (header,) = tell(mlflow_run_id="a1b2").bodies("metrics")
@@ -224,6 +231,7 @@ def test_finish_is_final(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
         ({"job_id": True}, "job_id=True is not"),
         ({"attempt": -1}, "attempt=-1 is not"),
         ({"total_epochs": 1.5}, "total_epochs=1.5 is not"),
+        ({"tags": [1], "project": "digits"}, r"tags=\[1\] is no mapping"),
         ({"params": [1]}, r"params=\[1\] is no mapping"),
         ({"mlflow_run_id": " "}, "mlflow_run_id=' ' is not the id of a run in MLflow"),
         ({"mlflow_run_id": 7}, "mlflow_run_id=7 is not the id"),

@@ -15,7 +15,7 @@ export class Chart {
   constructor(title, { onZoom, onPick, onAction }) {
     Object.assign(this, { title, onZoom, onPick, onAction });
     this.lines = [];
-    this.legend = h("div", { class: "legend" });
+    this.legend = h("div", { class: "legend", role: "group", "aria-label": `Legend of ${title}` });
     this.note = h("span", { class: "note quiet" });
     this.spoken = h("span", { class: "unseen", role: "status" });
     this.host = h("div", {
@@ -63,6 +63,7 @@ export class Chart {
     if (!this.plot || key !== this.key) this.#make(key);
     else this.#setData(plotData(lines));
     this.legend.replaceChildren(...legendEntries(lines));
+    this.legend.tabIndex = lines.length > 1 ? 0 : -1; // a long one scrolls
     this.#values();
     this.#describe();
   }

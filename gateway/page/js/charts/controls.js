@@ -2,6 +2,7 @@
 
 import { get } from "../api.js";
 import { debounced, h, setText } from "../dom.js";
+import { capitalized } from "../format.js";
 import { jobName } from "../words.js";
 import { AXES } from "./curves.js";
 import { MENU_EVENTS, MetricMenu } from "./metric_menu.js";
@@ -19,7 +20,7 @@ export class ChartControls {
       return h("button", { class: "toggle", title, data: { setting: name }, on: { click } }, words);
     };
     this.axes = AXES.map((axis) =>
-      h("button", { data: { axis }, on: { click: () => this.set({ axis, isAxisChosen: true }) } }, axis),
+      h("button", { data: { axis }, on: { click: () => this.set({ axis, isAxisChosen: true }) } }, capitalized(axis)),
     );
     this.mean = toggle("isMean", "Mean of ranks", "The mean of all ranks, and their lowest and highest values");
     this.toggles = [

@@ -1,15 +1,10 @@
 // Reads metrics as their charts come into view: a few names per request, a few requests at a time, with backoff.
 
+import { backoff } from "../backoff.js";
+
 const BATCH_NAMES = 8;
 const BATCH_CHARACTERS = 3000;
 const REQUESTS = 3;
-const FIRST_WAIT_MS = 1000;
-const LONGEST_WAIT_MS = 60_000;
-
-/** Milliseconds to wait after the `tries`-th failure in a row: 1 s, 2 s, 4 s … 60 s. */
-export function backoff(tries) {
-  return Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** (tries - 1));
-}
 
 /** `read(jobId, names, signal)` reads and stores metrics; `onChange()` is called after each request. */
 export class MetricLoader {

@@ -1,7 +1,7 @@
 // The names of a job's metrics, read in pages.
 
 import { get } from "../api.js";
-import { backoff } from "./loader.js";
+import { backoff } from "../backoff.js";
 
 const PAGE = 10_000;
 

@@ -48,7 +48,7 @@ class JobPage {
 
   open() {
     this.crumbs.replaceChildren(
-      h("a", { href: "#/" }, "jobs"),
+      h("a", { href: "#/" }, "Jobs"),
       h("span", { "aria-hidden": "true" }, "/"),
       h("span", { class: "num", "aria-current": "page" }, this.id),
     );

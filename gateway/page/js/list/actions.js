@@ -9,11 +9,12 @@ import { jobName } from "../words.js";
 
 /** The bar over the list while jobs are ticked; `onDone()` after a change. */
 export class Actions {
-  constructor({ mayEdit, onDone, onClear }) {
+  constructor({ mayEdit, onDone, onClear, onPlot }) {
     Object.assign(this, { mayEdit, onDone });
     this.count = h("span", { class: "num" });
     const button = (title, click, name = "") => h("button", { class: name, on: { click } }, title);
     this.compare = button("Compare", () => this.#compare(), "primary");
+    this.plot = button("Plot", () => onPlot(this.jobs.map((job) => job.id)));
     this.edit = button("Edit…", () => this.#edit());
     this.archive = button("Archive", () => this.#archive());
     this.remove = button("Delete…", () => this.#delete(), "danger");
@@ -23,6 +24,7 @@ export class Actions {
       { class: "actions", role: "toolbar", "aria-label": "Selected jobs", hidden: true },
       this.count,
       this.compare,
+      this.plot,
       ...(mayEdit ? [this.edit, this.archive, this.remove] : []),
       button("Clear", onClear, "plain"),
       this.said,
@@ -35,6 +37,7 @@ export class Actions {
     setText(this.count, `${jobs.length} selected`);
     this.compare.disabled = jobs.length < 2 || jobs.length > MOST_COMPARED;
     this.compare.title = this.compare.disabled ? `Select 2 to ${MOST_COMPARED} jobs` : "";
+    this.plot.disabled = jobs.length < 2;
     setText(this.archive, jobs.every((job) => job.archived_at) ? "Unarchive" : "Archive");
     setText(this.said, "");
   }

@@ -2,6 +2,7 @@
 
 import { showDialog } from "../dialog.js";
 import { h } from "../dom.js";
+import { capitalized } from "../format.js";
 
 /** Columns with cells of their own: [key, head, field to sort by, its first order]. */
 const KNOWN = {
@@ -25,10 +26,10 @@ export function columnOf(key) {
 /** "params.lr" -> "lr", "metrics.loss.best" -> "best loss", "exit_code" -> "Exit code" */
 function titleOf(key) {
   const [, space, name] = /^(params|tags|metrics)\.(.+)$/s.exec(key) ?? [];
-  if (!space) return key.charAt(0).toUpperCase() + key.slice(1).replaceAll("_", " ");
-  const [, start, of] = (space === "metrics" && /^(.+)\.(last|best)$/s.exec(name)) || [null, name, ""];
+  if (!space) return capitalized(key).replaceAll("_", " ");
+  const [, start, of] = (space === "metrics" && /^(.+)\.(last|best|min|max)$/s.exec(name)) || [null, name, ""];
   const plain = start.replace(/"((?:[^"\\]|\\.)*)"/g, (_, text) => text.replace(/\\(.)/g, "$1"));
-  return of === "best" ? `best ${plain}` : plain;
+  return ["best", "min", "max"].includes(of) ? `${of} ${plain}` : plain;
 }
 
 /** Return the columns that the gateway computes. */
@@ -52,13 +53,30 @@ export function offered(names) {
   return [
     ["Job", [...USUAL, ...names.jobs.filter((name) => !USUAL.includes(name) && name !== "archived")]],
     ["Parameters", names.params.map((name) => fieldText("params", name))],
-    ["Metrics", names.metrics.flatMap((name) => [fieldText("metrics", name), `${fieldText("metrics", name)}.best`])],
+    ["Metrics", names.metrics.flatMap((name) => ["", ".best", ".min", ".max"].map((of) => fieldText("metrics", name) + of))],
     ["Tags", names.tags.map((name) => fieldText("tags", name))],
   ];
 }
 
-/** A dialog in which columns are chosen; `onChange(columns)` with each choice. */
-export function chooseColumns(names, columns, onChange) {
+const GROUPED = ["project", "group", "status", "user", "machine", "attempt", "ranks", "name"];
+
+/** The fields that jobs can be grouped by. */
+export function groupings(names) {
+  const fields = offered(names);
+  const [, params] = fields.find(([title]) => title === "Parameters");
+  const [, tags] = fields.find(([title]) => title === "Tags");
+  return [...GROUPED, ...params, ...tags.filter((tag) => !["tags.project", "tags.group"].includes(tag))];
+}
+
+/** The fields that a plot can have. */
+export function fieldsToPlot(names) {
+  return offered(names)
+    .flatMap(([, keys]) => keys)
+    .filter((key) => !["metrics", "chart", "note", "error"].includes(key));
+}
+
+/** A dialog in which columns are chosen, of those in `keys`; `onChange(columns)` with each choice. */
+export function chooseColumns(names, columns, onChange, { title: heading = "Columns", usual = USUAL, keys: allowed } = {}) {
   let chosen = [...columns];
   const search = h("input", {
     type: "search",
@@ -86,7 +104,7 @@ export function chooseColumns(names, columns, onChange) {
   const draw = () => {
     const wanted = search.value.trim().toLowerCase();
     const groups = offered(names).map(([title, keys]) => {
-      const all = [...new Set([...keys, ...(title === "Job" ? [] : chosen.filter((key) => keys.includes(key)))])];
+      const all = allowed ? keys.filter((key) => allowed.includes(key)) : [...new Set([...keys, ...(title === "Job" ? [] : chosen.filter((key) => keys.includes(key)))])];
       const found = all.filter((key) => columnOf(key).title.toLowerCase().includes(wanted));
       if (!found.length) return null;
       return h("fieldset", null, h("legend", null, title), found.slice(0, 300).map(box));
@@ -95,7 +113,7 @@ export function chooseColumns(names, columns, onChange) {
     if (!lists.children.length) lists.replaceChildren(h("p", { class: "quiet" }, "No matching columns."));
   };
   const reset = () => {
-    chosen = [...USUAL];
+    chosen = [...usual];
     onChange(chosen);
     draw();
   };
@@ -106,5 +124,5 @@ export function chooseColumns(names, columns, onChange) {
     h("button", { class: "primary", on: { click: () => dialog.close() } }, "Done"),
   );
   draw();
-  const dialog = showDialog({ name: "columns", title: "Columns", content: [search, lists, buttons], isLight: true });
+  const dialog = showDialog({ name: "columns", title: heading, content: [search, lists, buttons], isLight: true });
 }

@@ -4,22 +4,27 @@ import { AddressState } from "../address_state.js";
 import { get } from "../api.js";
 import { closeDialogs } from "../dialog.js";
 import { debounced, h, oncePerFrame, setText } from "../dom.js";
-import { count } from "../format.js";
+import { capitalized, count } from "../format.js";
 import { bindKeys } from "../keys.js";
 import { Feed } from "../socket.js";
 import { STATUSES, hasEnded } from "../words.js";
 import { Actions } from "./actions.js";
-import { USUAL, chooseColumns, fieldsOf, split } from "./columns.js";
+import { USUAL, chooseColumns, columnOf, fieldsOf, groupings, split } from "./columns.js";
 import { FilterBox } from "./filter_box.js";
+import { GroupedPages } from "./groups.js";
 import { ListHeads } from "./heads.js";
 import { ListMessage } from "./message.js";
 import { JobPages } from "./pages.js";
+import { Plots, VIEWS } from "./plots/panel.js";
 import { jobRow } from "./row.js";
 import { ListRows } from "./rows.js";
 
 const TICK_MS = 5000;
 const PREFETCHED_ROWS = 60;
-const PARAMETERS = ["status", "search", "filter", "sort", "columns", "archived"]; // of the address
+const REQUESTED = ["status", "search", "filter", "sort", "archived"]; // parameters of GET /jobs
+const PLOTTED = ["view", "x", "y", "color", "log", "axes"];
+const NO_NAMES = { jobs: [], params: [], tags: [], metrics: [] };
+const PARAMETERS = [...REQUESTED, "columns", "by", ...PLOTTED]; // of the address
 
 /** Open the list; returns how to close it. */
 export function openList(view, query) {
@@ -34,11 +39,14 @@ class JobList {
     this.address = new AddressState("#/", query);
     this.choice = Object.fromEntries(PARAMETERS.map((name) => [name, query.get(name) ?? ""]));
     this.choice.search ||= query.get("name") ?? ""; // in older addresses
-    this.pages = new JobPages(
-      () => this.#query(),
-      () => this.draw(),
-    );
-    this.pages.onPut = (id) => this.rows.outdate(id);
+    this.unfolded = new Set(query.getAll("unfold"));
+    this.#makePages();
+    this.plots = new Plots({
+      query: () => this.#query(),
+      choice: () => this.choice,
+      names: () => this.names,
+      onChoose: (change) => this.#plot(change),
+    });
     this.ticked = new Set();
     this.names = null;
     this.closing = new AbortController();
@@ -72,9 +80,22 @@ class JobList {
     this.closing.abort();
     this.load.cancel();
     this.pages.close();
+    this.plots.close();
     clearInterval(this.timer);
     this.unbind();
     closeDialogs();
+  }
+
+  /** The pages of the jobs, in groups where a field is chosen for them. */
+  #makePages() {
+    this.pages?.close();
+    const { by } = this.choice;
+    const onUnfold = () => this.address.set("unfold", [...this.unfolded]);
+    const [query, onChange] = [() => this.#query(), () => this.draw()];
+    this.pages = by
+      ? new GroupedPages(query, onChange, { by, unfolded: this.unfolded, onUnfold })
+      : new JobPages(query, onChange);
+    this.pages.onPut = (id) => this.rows.outdate(id);
   }
 
   get columns() {
@@ -83,12 +104,31 @@ class JobList {
   }
 
   #query() {
-    const { columns: _, ...others } = this.choice;
-    return { ...others, columns: fieldsOf(this.columns).join(",") };
+    const requested = Object.fromEntries(REQUESTED.map((name) => [name, this.choice[name]]));
+    return { ...requested, columns: fieldsOf(this.columns).join(",") };
   }
 
   async #loadNames() {
-    this.names = await get("/jobs/fields").catch(() => null);
+    this.names = await get("/jobs/fields").catch(() => NO_NAMES);
+    this.#showGroupings();
+    this.plots.load();
+  }
+
+  /** Offer the fields that jobs can be grouped by. */
+  #showGroupings() {
+    const { by } = this.choice;
+    const known = groupings(this.names ?? NO_NAMES);
+    const fields = !by || known.includes(by) ? known : [by, ...known];
+    const option = (field) => h("option", { value: field, selected: field === by }, `By ${columnOf(field).title.toLowerCase()}`);
+    this.by.replaceChildren(h("option", { value: "" }, "No groups"), ...fields.map(option));
+  }
+
+  #group(by) {
+    this.unfolded.clear();
+    this.address.set("unfold", []);
+    this.choice.by = by;
+    this.#makePages();
+    this.#choose({ by }, true);
   }
 
   #build() {
@@ -102,7 +142,7 @@ class JobList {
       on: { input: () => this.#choose({ search: this.search.value }) },
     });
     this.chips = ["", ...STATUSES].map((status) =>
-      h("button", { class: "filter", data: { status }, on: { click: () => this.#choose({ status }, true) } }, status || "all"),
+      h("button", { class: "filter", data: { status }, on: { click: () => this.#choose({ status }, true) } }, capitalized(status || "all")),
     );
     this.archived = h(
       "button",
@@ -111,7 +151,7 @@ class JobList {
         title: "Show archived jobs too",
         on: { click: () => this.#choose({ archived: this.choice.archived ? "" : "true" }, true) },
       },
-      "archived",
+      "Archived",
     );
     this.filter = new FilterBox(this.choice.filter, {
       names: () => this.names,
@@ -122,10 +162,11 @@ class JobList {
       mayEdit: this.mayEdit,
       onDone: () => this.#changed(),
       onClear: () => this.#tickOnly([]),
+      onPlot: (ids) => this.#plotOnly(ids),
     });
     this.heads = new ListHeads({
       onSort: (sort) => this.#choose({ sort }, true),
-      onTickAll: (isTicked) => this.#tickOnly(isTicked ? this.pages.order : []),
+      onTickAll: (isTicked) => this.#tickOnly(isTicked ? this.pages.ids : []),
     });
     this.rows = new ListRows({
       makeRow: (id) => this.#row(id),
@@ -133,9 +174,15 @@ class JobList {
       signal: this.closing.signal,
     });
     this.table = h("table", { class: "jobs", hidden: true }, h("thead", null, this.heads.root), this.rows.root);
-    this.message = new ListMessage({ onRetry: () => this.#load(), onClear: () => this.#clear() });
+    this.message = new ListMessage({ onRetry: () => this.pages.retryNow(), onClear: () => this.#clear() });
     this.total = h("span", { class: "quiet num total" });
-    const columns = h("button", { on: { click: () => this.#openColumns() } }, "Columns");
+    this.columnsButton = h("button", { on: { click: () => this.#openColumns() } }, "Columns");
+    this.by = h("select", { "aria-label": "Group by", on: { change: () => this.#group(this.by.value) } });
+    this.view = h(
+      "select",
+      { "aria-label": "View", on: { change: () => this.#plot({ view: this.view.value }) } },
+      Object.entries({ "": "Table", ...VIEWS }).map(([view, title]) => h("option", { value: view }, title)),
+    );
     this.content.replaceChildren(
       h(
         "section",
@@ -147,12 +194,14 @@ class JobList {
           h("div", { class: "filters", role: "group", "aria-label": "Filter by status" }, this.chips, this.archived),
           this.search,
         ),
-        h("div", { class: "list-bar list-filter" }, this.filter.root, columns),
+        h("div", { class: "list-bar list-filter" }, this.filter.root, this.by, this.view, this.columnsButton),
         this.actions.root,
+        this.plots.root,
         h("div", { class: "jobs-frame" }, this.table),
         this.message.root,
       ),
     );
+    this.#showGroupings();
     this.#showChoice();
   }
 
@@ -166,7 +215,25 @@ class JobList {
     this.#load();
   }
 
+  /** Show the jobs as the address names it: as a table or a plot. */
+  #plot(change) {
+    Object.assign(this.choice, change);
+    for (const name of PLOTTED) this.address.set(name, this.choice[name]);
+    this.#showChoice();
+    this.plots.load();
+    this.draw();
+  }
+
+  #plotOnly(ids) {
+    const isPlot = this.choice.view in VIEWS;
+    const change = { status: "", search: "", filter: `id in (${ids.join(", ")})`, view: isPlot ? this.choice.view : "scatter" };
+    [this.search.value, this.filter.input.value] = ["", change.filter];
+    this.#choose(change, true);
+  }
+
   #showChoice() {
+    this.view.value = this.choice.view in VIEWS ? this.choice.view : "";
+    this.columnsButton.hidden = this.by.hidden = this.plots.isShown;
     for (const chip of this.chips)
       chip.setAttribute("aria-pressed", String(chip.dataset.status === this.choice.status));
     this.archived.setAttribute("aria-pressed", String(Boolean(this.choice.archived)));
@@ -179,8 +246,7 @@ class JobList {
   }
 
   #openColumns() {
-    const none = { jobs: [], params: [], tags: [], metrics: [] };
-    chooseColumns(this.names ?? none, this.columns, (chosen) => {
+    chooseColumns(this.names ?? NO_NAMES, this.columns, (chosen) => {
       const isUsual = chosen.join() === USUAL.join();
       this.#choose({ columns: isUsual ? "" : chosen.join(",") }, true);
     });
@@ -188,12 +254,14 @@ class JobList {
 
   async #load() {
     this.ticked.clear();
+    this.plots.load();
     await this.pages.load();
     if (this.pages.isLoaded && !this.pages.problem) window.scrollTo({ top: 0 });
   }
 
   #take(event) {
     this.pages.take(event);
+    if (this.plots.isShown) this.plots.refresh();
     this.draw();
   }
 
@@ -223,14 +291,16 @@ class JobList {
   #draw() {
     if (this.rows.isPressed || this.closing.signal.aborted) return;
     const { order, total } = this.pages;
-    this.table.hidden = order.length === 0;
+    this.table.hidden = order.length === 0 || this.plots.isShown;
     setText(this.total, total === null ? "" : ` ${count(total)}`);
     this.#drawTicked();
     this.#say();
-    if (this.rows.draw(order) < PREFETCHED_ROWS) this.pages.more();
+    if (!this.table.hidden && this.rows.draw(order) < PREFETCHED_ROWS) this.pages.more();
   }
 
   #row(id) {
+    const row = this.pages.row?.(id, this.columns.length);
+    if (row) return row;
     return jobRow(this.pages.jobs.get(id), this.columns, {
       isTicked: this.ticked.has(id),
       onTick: (isTicked) => this.#tick(id, isTicked),
@@ -240,7 +310,7 @@ class JobList {
   #drawTicked() {
     for (const id of this.ticked) if (!this.pages.jobs.has(id)) this.ticked.delete(id);
     this.actions.update([...this.ticked].map((id) => this.pages.jobs.get(id)));
-    this.heads.count(this.ticked.size, this.pages.order.length);
+    this.heads.count(this.ticked.size, this.pages.ids.length);
   }
 
   #say() {

@@ -1,12 +1,12 @@
 // The jobs of the list in the order of the gateway, read page by page, and kept in order while they change.
 
 import { Problem, get } from "../api.js";
+import { backoff } from "../backoff.js";
 import { throttled } from "../dom.js";
 import { applyEvent } from "../job_state.js";
 
 const PAGE = 100;
 const REFRESH_MS = 3000;
-const RETRY_MS = 3000;
 const MOST_REFRESHED = 500;
 
 export class JobPages {
@@ -19,8 +19,15 @@ export class JobPages {
     this.next = null;
     this.total = null;
     this.problem = null;
+    this.tries = 0;
+    this.again = () => this.load();
     this.isLoaded = false;
     this.refresh = throttled(() => this.#refresh(), REFRESH_MS);
+  }
+
+  /** The ids of the jobs in their order. */
+  get ids() {
+    return this.order;
   }
 
   close() {
@@ -35,6 +42,7 @@ export class JobPages {
     this.abort?.abort();
     this.abort = new AbortController();
     this.isLoading = true;
+    this.again = () => this.load();
     await this.#ask(null, (page) => {
       this.order = page.items.map((job) => this.put(job));
       this.#forget();
@@ -46,12 +54,20 @@ export class JobPages {
   async more() {
     if (this.isLoading || this.next === null || this.problem) return;
     this.isLoading = true;
+    this.again = () => this.more();
     await this.#ask(this.next, (page) => {
       const known = new Set(this.order);
       const ids = page.items.map((job) => this.put(job));
       this.order.push(...ids.filter((id) => !known.has(id)));
       this.next = page.next;
     });
+  }
+
+  /** Send the request that failed again, now; the rows that are shown stay. */
+  retryNow() {
+    clearTimeout(this.retry);
+    this.problem = null;
+    this.again();
   }
 
   /** Keep a job's document; what was computed for the columns stays, where it has none. */
@@ -114,13 +130,15 @@ export class JobPages {
     try {
       const page = await get("/jobs", { ...this.query(), limit: PAGE, cursor }, signal);
       if (signal.aborted) return null;
-      this.problem = null;
+      Object.assign(this, { problem: null, tries: 0 });
       take(page);
     } catch (problem) {
       if (!(problem instanceof Problem) || signal.aborted) return null;
       this.problem = problem;
+      this.tries += 1;
       clearTimeout(this.retry);
-      if ([0, 429, 503].includes(problem.status)) this.retry = setTimeout(() => this.load(), RETRY_MS);
+      if ([0, 429, 503].includes(problem.status))
+        this.retry = setTimeout(() => this.retryNow(), backoff(this.tries));
     }
     this.isLoading = false;
     this.onChange();
@@ -132,6 +150,7 @@ export class JobPages {
     if (this.isClosed || !this.abort) return;
     if (this.isLoading) return void this.refresh();
     this.isLoading = true;
+    this.again = () => this.#refresh();
     const wanted = Math.min(Math.max(this.order.length, 1), MOST_REFRESHED);
     const ids = [];
     let first = null;

@@ -72,7 +72,7 @@ function fieldCell(key) {
 /** The newest value of a metric, which events bring. */
 function latest(job, key) {
   const name = /^metrics\.([^"]+?)(?:\.last)?$/.exec(key)?.[1];
-  if (!name || key.endsWith(".best") || hasEnded(job) || job.final_metrics?.[name] !== undefined) return undefined;
+  if (!name || /\.(best|min|max)$/.test(key) || hasEnded(job) || job.final_metrics?.[name] !== undefined) return undefined;
   return job.last_metrics?.[name];
 }
 

@@ -1,9 +1,11 @@
 // The lines that fit a filter, newest first fetched, older ones as one scrolls; a bounded number is kept.
 
+import { backoff } from "../backoff.js";
+
 const PAGE = 500;
 const MOST = 20_000;
 const LATER_MS = 700;
-const RETRY_MS = 1500;
+const LONGEST_PAUSE_MS = 10_000;
 
 /**
  * Lines that fit, of which all between `oldest` and `newest` (numbers of lines) are known, but for those that
@@ -19,6 +21,7 @@ export class LogMatches {
     this.newest = start - 1;
     this.isLoading = false;
     this.problem = null;
+    this.tries = 0;
     this.timer = null;
     this.abort = new AbortController();
   }
@@ -68,14 +71,14 @@ export class LogMatches {
     try {
       const position = isOlder ? { before: this.oldest } : { after: this.newest };
       const found = await this.fetchLines({ ...position, limit: PAGE }, this.abort.signal);
-      this.problem = null;
-      this.isLoading = false;
+      Object.assign(this, { problem: null, isLoading: false, tries: 0 });
       this.onChange(isOlder ? this.#prepend(found) : this.#append(found));
     } catch (error) {
       this.isLoading = false;
       if (error.name === "AbortError") return;
       this.problem = error;
-      this.#later(RETRY_MS);
+      this.tries += 1;
+      this.#later(backoff(this.tries, 1000, LONGEST_PAUSE_MS));
       this.onChange(0);
     }
   }

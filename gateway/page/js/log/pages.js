@@ -1,9 +1,11 @@
 // All lines of a job by their number, in pages, of which a bounded number is kept.
 
+import { backoff } from "../backoff.js";
+
 const PAGE_LINES = 500;
 const MOST_PAGES = 60;
 const MOST_CHARACTERS = 24_000_000;
-const RETRY_MS = 1500;
+const LONGEST_PAUSE_MS = 10_000;
 
 /** The lines 1 to `total`, of which the needed ones are fetched; `onChange()` says that some have come. */
 export class LogPages {
@@ -12,7 +14,8 @@ export class LogPages {
     this.onChange = onChange;
     this.pages = new Map();
     this.loading = new Map();
-    this.failedAt = new Map();
+    this.tries = 0;
+    this.retryAt = 0;
     this.total = 0;
     this.near = 0;
     this.problem = null;
@@ -87,8 +90,7 @@ export class LogPages {
   }
 
   async #fetch(number) {
-    if (this.loading.has(number) || performance.now() - (this.failedAt.get(number) ?? -Infinity) < RETRY_MS)
-      return;
+    if (this.loading.has(number) || performance.now() < this.retryAt) return;
     const abort = new AbortController();
     this.loading.set(number, abort);
     try {
@@ -101,22 +103,25 @@ export class LogPages {
         after = found.scanned?.last_seq ?? end;
         const known = Math.min(end, Math.max(found.total ?? 0, found.last_seq ?? 0));
         this.#page(number).askedTo = Math.min(after, known);
-        this.problem = null;
+        Object.assign(this, { problem: null, tries: 0, retryAt: 0 });
         this.add(found.items.filter((line) => line.seq <= end));
         if (after >= known) break;
       }
     } catch (error) {
-      if (error.name !== "AbortError") this.#failed(number, error);
+      if (error.name !== "AbortError") this.#failed(error);
     } finally {
       this.loading.delete(number);
     }
   }
 
-  #failed(number, error) {
+  #failed(error) {
     this.problem = error;
-    this.failedAt.set(number, performance.now());
+    if (performance.now() < this.retryAt) return; // of another page at the same time
+    this.tries += 1;
+    const pause = backoff(this.tries, 1000, LONGEST_PAUSE_MS);
+    this.retryAt = performance.now() + pause;
     clearTimeout(this.retry);
-    this.retry = setTimeout(() => this.onChange(), RETRY_MS);
+    this.retry = setTimeout(() => this.onChange(), pause);
     this.onChange();
   }
 

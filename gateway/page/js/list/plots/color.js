@@ -1,0 +1,30 @@
+// The colour of a job in a plot, by the place of its value on an axis.
+
+import { h } from "../../dom.js";
+
+const PALETTE = 8;
+const MOST_ENTRIES = 12;
+const ENDS = ["var(--line-0)", "var(--line-1)"]; // of the lowest and of the highest value
+
+/** The colour, as CSS; the accent without an axis, quiet without a value. */
+export function colorOf(axis, given) {
+  if (!axis) return ENDS[0];
+  const place = axis.place(given);
+  if (place === null || place === undefined) return "var(--quiet)";
+  if (!axis.isText) return `color-mix(in oklab, ${ENDS[1]} ${(100 * place).toFixed(1)}%, ${ENDS[0]})`;
+  const index = axis.ticks.findIndex(({ at }) => at === place);
+  return `var(--line-${index % PALETTE})`;
+}
+
+/** What the colours of an axis mean: its texts, or its lowest and highest value. */
+export function colorLegend(axis) {
+  if (!axis?.ticks.length) return [];
+  const title = h("span", null, axis.title);
+  if (!axis.isText) return [title, h("span", null, axis.low), h("i", { class: "ramp", "aria-hidden": "true" }), h("span", null, axis.high)];
+  const entries = axis.ticks.slice(0, MOST_ENTRIES).map(({ label }) => {
+    const swatch = h("i", { class: "dot", "aria-hidden": "true" });
+    swatch.style.color = colorOf(axis, label);
+    return h("span", { dir: "auto" }, swatch, ` ${label}`);
+  });
+  return [title, ...entries, axis.ticks.length > MOST_ENTRIES && h("span", null, "…")].filter(Boolean);
+}

@@ -1,0 +1,56 @@
+// A line for each job, through its values on parallel axes; its colour is the value on the last one.
+
+import { svg } from "../../dom.js";
+import { axisOf } from "./axis.js";
+import { colorOf } from "./color.js";
+
+const MARGIN = { left: 46, right: 66, top: 34, bottom: 14 };
+const LABEL_PX = 16;
+
+/** Draw jobs: `{root, marks}`; a mark is `{job, points, element}`, in the order of the last axis. */
+export function parallel(jobs, { axes: fields }, { width, height }) {
+  const axes = fields.map((field) => axisOf(field, jobs.map((job) => job.columns[field])));
+  const last = axes.at(-1);
+  const x = (index) => MARGIN.left + (index * (width - MARGIN.left - MARGIN.right)) / Math.max(1, axes.length - 1);
+  const y = (place) => MARGIN.top + (1 - place) * (height - MARGIN.top - MARGIN.bottom);
+  const marks = jobs.flatMap((job) => {
+    const places = axes.map((axis) => axis.place(job.columns[axis.field]) ?? null);
+    const points = places.flatMap((place, index) => (place === null ? [] : [[x(index), y(place)]]));
+    if (points.length < 2) return [];
+    const element = svg("path", { class: "mark", d: path(places, x, y) });
+    element.style.stroke = colorOf(last, job.columns[last.field]);
+    return [{ job, points, place: places.at(-1), element }];
+  });
+  marks.sort((a, b) => (a.place ?? -1) - (b.place ?? -1));
+  const root = svg(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
+    marks.map(({ element }) => element),
+    axes.flatMap((axis, index) => drawnAxis(axis, x(index), y, { index, height, room: x(1) - x(0) })),
+  );
+  return { root, marks, axes, tint: last };
+}
+
+/** The parts of a line between axes on which the job has values. */
+function path(places, x, y) {
+  return places
+    .map((place, index) => {
+      if (place === null) return "";
+      const isJoined = index > 0 && places[index - 1] !== null;
+      return `${isJoined ? "L" : "M"}${x(index).toFixed(1)} ${y(place).toFixed(1)}`;
+    })
+    .join("");
+}
+
+function drawnAxis(axis, x, y, { index, height, room }) {
+  const every = Math.max(1, Math.ceil((axis.ticks.length * LABEL_PX) / (height - MARGIN.top - MARGIN.bottom)));
+  const most = Math.max(6, Math.floor(room / 7));
+  const title = axis.title.length > most ? `${axis.title.slice(0, most - 1)}…` : axis.title;
+  return [
+    svg("line", { class: "axis", x1: x, x2: x, y1: MARGIN.top, y2: height - MARGIN.bottom }),
+    svg("text", { class: "axis-title", x, y: index % 2 && room < 110 ? 26 : 12, "text-anchor": "middle" }, title),
+    ...axis.ticks
+      .filter((_, number) => number % every === 0)
+      .map(({ at, label }) => svg("text", { class: "tick", x: x + 6, y: y(at) + 4 }, label.slice(0, 12))),
+  ];
+}

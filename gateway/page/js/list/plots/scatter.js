@@ -1,0 +1,69 @@
+// A point for each job, at the values of two fields.
+
+import { svg } from "../../dom.js";
+import { axisOf } from "./axis.js";
+import { colorOf } from "./color.js";
+
+const MARGIN = { left: 64, right: 18, top: 26, bottom: 44 };
+const RADIUS = 5;
+const LABEL_PX = { x: 64, y: 16 };
+
+/** The fields of the choice `{x, y, color}`. */
+export function scatterFields({ x, y, color }) {
+  return [x, y, ...(color ? [color] : [])];
+}
+
+/** Draw jobs: `{root, marks}`; a mark is `{job, points, element}`, in the order of the horizontal axis. */
+export function scatter(jobs, { x, y, color, log }, { width, height }) {
+  const [across, up] = [axis(jobs, x, logOf(log, "x")), axis(jobs, y, logOf(log, "y"))];
+  const tint = color ? axis(jobs, color) : null;
+  const area = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
+  const px = (place) => MARGIN.left + place * area.width;
+  const py = (place) => MARGIN.top + (1 - place) * area.height;
+  const marks = [];
+  for (const job of jobs) {
+    const [one, other] = [across.place(job.columns[x]), up.place(job.columns[y])];
+    if (typeof one !== "number" || typeof other !== "number") continue;
+    const [cx, cy] = [px(one), py(other)];
+    const element = svg("circle", { class: "mark", cx, cy, r: RADIUS });
+    element.style.fill = colorOf(tint, job.columns[color]);
+    marks.push({ job, points: [[cx, cy]], element });
+  }
+  marks.sort((a, b) => a.points[0][0] - b.points[0][0]);
+  const root = svg(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
+    spaced(up.ticks, area.height, LABEL_PX.y).flatMap(({ at, label }) => [
+      svg("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: py(at), y2: py(at) }),
+      svg("text", { class: "tick", x: MARGIN.left - 7, y: py(at) + 4, "text-anchor": "end" }, cut(label, 9)),
+    ]),
+    spaced(across.ticks, area.width, LABEL_PX.x).flatMap(({ at, label }) => [
+      svg("line", { class: "grid", x1: px(at), x2: px(at), y1: MARGIN.top, y2: height - MARGIN.bottom }),
+      svg("text", { class: "tick", x: px(at), y: height - MARGIN.bottom + 16, "text-anchor": "middle" }, cut(label, 14)),
+    ]),
+    svg("text", { class: "axis-title", x: width - MARGIN.right, y: height - 6, "text-anchor": "end" }, across.title),
+    svg("text", { class: "axis-title", x: MARGIN.left, y: 12 }, up.title),
+    marks.map(({ element }) => element),
+  );
+  return { root, marks, axes: [across, up, ...(tint ? [tint] : [])], tint };
+}
+
+/** What `x`, or `x-linear`, in the address chooses for an axis; undefined where it is not chosen. */
+function logOf(chosen, name) {
+  const words = chosen.split(",");
+  return words.includes(name) || (words.includes(`${name}-linear`) ? false : undefined);
+}
+
+function axis(jobs, field, isLog) {
+  return axisOf(field, jobs.map((job) => job.columns[field]), isLog);
+}
+
+/** Ticks that have room for their labels. */
+function spaced(ticks, length, least) {
+  const every = Math.max(1, Math.ceil((ticks.length * least) / Math.max(1, length)));
+  return ticks.filter((_, index) => index % every === 0);
+}
+
+function cut(text, most) {
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}
