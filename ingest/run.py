@@ -288,7 +288,7 @@ class Run(RunEnd):
         self._take_values(ts, given, epoch, step, location(checkpoint_path) or None)
 
     def metric_at(
-        self, ts: int, values: Mapping[str, Number], *, step: int | None = None, epoch: float | None = None
+        self, ts: int, values: Mapping[str, Number], *, step: float | None = None, epoch: float | None = None
     ) -> None:
         """Report metrics that were measured at `ts` (nanoseconds since 1970); like `metric`, never raises."""
         self._take_values(moment_ns(ts), values, epoch, step, None)

@@ -71,7 +71,7 @@ class Caught:
         values: Mapping[str, float],
         *,
         ts: int,
-        step: int | None = None,
+        step: float | None = None,
         epoch: float | None = None,
         rank: int | None = None,
     ) -> None:

@@ -82,7 +82,7 @@ class PrintedValues(NamedTuple):
     """The metrics found in one line, with step and epoch if the line has them."""
 
     values: dict[str, float]
-    step: int | None
+    step: float | None
     epoch: float | None
 
 
@@ -203,8 +203,7 @@ def _checked(line: str, parse: Any, *, are_texts_numbers: bool) -> PrintedValues
 def _split(numbers: dict[str, float]) -> PrintedValues | None:
     step = next((numbers.pop(name) for name in _STEPS if name in numbers), None)
     epoch = numbers.pop(_EPOCH, None)
-    whole = None if step is None or not math.isfinite(step) else int(step)
-    return PrintedValues(numbers, whole, epoch) if numbers else None
+    return PrintedValues(numbers, step, epoch) if numbers else None
 
 
 def _number(value: object, are_texts_numbers: bool) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from trainwire.ingest.hooks.caught import Caught
@@ -29,7 +31,7 @@ from trainwire.testing import RecordedRun
         ('{"step": 10, "ok": true}', None),
         ('{"step": 10, "loss": "0.3"}', None),
         ('{"step": 10, "loss": {"a": 1}}', None),
-        ('{"step": Infinity, "loss": 1}', PrintedValues({"loss": 1.0}, None, None)),
+        ('{"step": Infinity, "loss": 1}', PrintedValues({"loss": 1.0}, math.inf, None)),
         ("{" * 3000 + "}", None),
         ('{"step": 1, "loss": 1' + "0" * 4000 + "}", None),
         ("[1, 2]", None),
@@ -110,6 +112,15 @@ def test_a_fractional_epoch_is_kept() -> None:
         (2, {"loss": 1.0, "epoch": 1.25}),
         (None, {"loss": 0.0}),
     ]
+
+
+def test_a_printed_step_is_never_changed(caplog: pytest.LogCaptureFixture) -> None:
+    """A step with a fraction, or beyond 64 bits, is left out with one warning; whole numbers may be floats."""
+    run = RecordedRun(1)
+    printed = PrintedMetrics(Caught(run, lambda _: run))
+    printed.take([f'{{"loss": 1, "step": {step}}}' for step in ("2.0", "2.5", str(2**70), "NaN")], 10**18)
+    assert [point.step for point in run.points] == [2, None, None, None]
+    assert caplog.text.count("step=2.5 (float) is not a whole number: left out") == 1
 
 
 def test_patterns_of_one_line_belong_together() -> None:
