@@ -31,6 +31,11 @@ PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
 WANDB_VARIABLE: Final = "TRAINWIRE_WANDB"
 """The mode for W&B: of a launcher without the option, and of the hooks in the training's processes."""
 PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
+DISABLED_VARIABLE: Final = "TRAINWIRE_DISABLED"
+
+_ADDRESSES: Final = (URL_VARIABLE, STREAMS_URL_VARIABLE, REDIS_URL_VARIABLE)
+_CAUTIOUS: Final = {PROVENANCE_VARIABLE: "off", "TRAINWIRE_CHECKPOINT_UPLOAD": "none"}
+"""Values for invalid variables: nothing is sent that the user may have wanted to leave out."""
 
 DEFAULT_BUFFER_BYTES: Final = 256 * 1024 * 1024
 LEAST_BUFFER_BYTES: Final = 64 * 1024
@@ -195,12 +200,19 @@ class TrainerSettings:
     """The address of the web page, for the line that a run prints at its start."""
     quiet: bool = False
     """Whether the line with the job's address at the start is left out."""
+    is_disabled: bool = False
+    """Whether runs report nothing; set by a launcher whose settings are invalid."""
     provenance: frozenset[str] = frozenset()
     """Items that are collected at the start (docs/provenance.md): none where settings are made in code."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
-        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
+        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones.
+
+        With TRAINWIRE_DISABLED no other variable is read: an invalid one does not end the training.
+        """
+        if word(environ, DISABLED_VARIABLE, ("off", "on")) == "on":
+            return cls(is_disabled=True, is_captured=True, quiet=True, launch=DISABLED_VARIABLE)
         place = find_place(
             environ,
             optional_whole(environ, RANK_VARIABLE, 0, MAX_ATTEMPT),
@@ -242,6 +254,29 @@ class TrainerSettings:
             ),
         )
 
+    @classmethod
+    def from_valid(cls, environ: dict[str, str]) -> tuple[TrainerSettings, list[str]]:
+        """Read the settings, remove invalid variables from `environ`, and return a sentence for each of these.
+
+        With an invalid address all addresses are removed: messages never go to another server than the named one.
+        """
+        errors: list[str] = []
+        while True:
+            try:
+                return cls.from_env(environ), errors
+            except ValueError as exc:
+                text = str(exc)
+            name = next((name for name in environ if text.startswith((f"{name}=", f"{name} is"))), None)
+            if name is None:
+                raise ValueError(text)
+            is_address = name in _ADDRESSES
+            kept = ": messages stay in the spool for your `trainwire up`" if is_address else ""
+            errors.append(f"{text}; it is ignored{kept}")
+            for each in _ADDRESSES if is_address else [name]:
+                environ.pop(each, None)
+            if name in _CAUTIOUS:
+                environ[name] = _CAUTIOUS[name]
+
     @property
     def streams(self) -> str | None:
         """Return the address to send to, that of the gateway or of the streams; None where none is named."""
@@ -258,7 +293,7 @@ class TrainerSettings:
 
     def strictly(self, strict: bool | None) -> TrainerSettings:
         """Return these settings, strict or not, unless `strict` is None."""
-        return self if strict is None else replace(self, strict=strict)
+        return self if strict is None or self.is_disabled else replace(self, strict=strict)
 
     def as_launcher(self) -> TrainerSettings:
         """Return the settings of a launcher, whose claims do not conflict with those of its trainers."""

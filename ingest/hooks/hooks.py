@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
 from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern
+from trainwire.ingest.identity.announcements import print_note
 from trainwire.ingest.settings import WANDB_VARIABLE
 
 if TYPE_CHECKING:
@@ -20,8 +22,23 @@ if TYPE_CHECKING:
 
 WandbMode = Literal["mirror", "replace", "off"]
 WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)
+WITHOUT_WANDB: Final = {"WANDB_MODE": "disabled"}
 TIMEOUT_S: Final = 5.0
 """Time limit at the end for records that are not read yet."""
+
+
+def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the mode that was chosen, else that of TRAINWIRE_WANDB; an invalid variable is a warning, and ignored."""
+    named = environ.get(WANDB_VARIABLE) or "mirror"
+    if chosen is not None:
+        return chosen
+    if named not in WANDB_MODES:
+        print_note(f"{WANDB_VARIABLE}={named!r} is not one of {', '.join(WANDB_MODES)}; it is ignored")
+    elif named == "replace" and not hooks:
+        print_note(f"{WANDB_VARIABLE}={named!r} needs the hooks; it is ignored: leave out --no-hooks")
+    else:
+        return named
+    return "mirror"
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ class Hooks:
         """Return the variables that the command needs in addition to `environ`."""
         variables = {WANDB_VARIABLE: self._wandb}
         if self._wandb == "replace":
-            variables["WANDB_MODE"] = "disabled"  # also in processes without hooks
+            variables |= WITHOUT_WANDB  # also in processes without hooks
         if self._listener is not None:
             variables |= self._listener.environment(environ)
         if self._artifacts is not None:

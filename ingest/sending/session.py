@@ -117,6 +117,8 @@ class Session:
         self._finishing = threading.RLock()  # re-entrant: a signal handler may call finish within finish
         self.finished = threading.Event()
         """Set when the run begins to finish."""
+        if settings.is_disabled:
+            self.buffer.close(None)
         self._receipt: Receipt | None = None
         self._warned_of: set[str] = set()
         self._outputs = 0
@@ -276,13 +278,15 @@ class Session:
 
     def _start(self) -> None:
         with self._starting:
-            if self._sender.is_started or not self._sender.start():
+            if self._settings.is_disabled or self._sender.is_started or not self._sender.start():
                 return
         if self.is_creator and self._settings.spool.folder is not None:
             with suppress(RuntimeError):  # the system refuses a thread: the next run recovers the spool
                 start_daemon(partial(self._recover_spool, self._settings.spool.folder), "trainwire-recovery")
 
     def _warn_of_drop(self) -> None:
+        if self._settings.is_disabled:
+            return
         if self.buffer.is_closed:
             self.warn_once("finished", "the run is finished: later calls are left out")
         else:
