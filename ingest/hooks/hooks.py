@@ -28,7 +28,7 @@ TIMEOUT_S: Final = 5.0
 
 
 def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the mode that was chosen, else that of TRAINWIRE_WANDB; an invalid variable is a warning, and ignored."""
+    """Return the mode that was chosen, else that of TRAINWIRE_WANDB; ignore an invalid variable with a warning."""
     named = environ.get(WANDB_VARIABLE) or "mirror"
     if chosen is not None:
         return chosen

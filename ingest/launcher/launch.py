@@ -73,9 +73,11 @@ def launch(
 
     Exit code 127 means that the command was not found, 126 that it cannot be executed; 69, with
     TRAINWIRE_STRICT=on, that it was not started because Redis or the rank was unavailable, or succeeded and is not
-    all stored. Raises `ValueError` for an invalid job id or attempt. An invalid variable is a warning, and ignored:
-    without a valid address messages stay in the spool. Where the ranks of a launch cannot agree on a number, or
-    `redis_url` is invalid, the command and each `Run` in it run without trainwire.
+    all stored.
+
+    Raises `ValueError` for an invalid job id or attempt. An invalid variable is ignored with a warning: without a
+    valid address messages stay in the spool. Where the ranks of a launch cannot agree on a number, or `redis_url`
+    is invalid, the command and each `Run` in it run without trainwire.
     """
     if not command:
         raise ValueError("command=[] is empty: give a command, such as python train.py")
@@ -237,7 +239,12 @@ def _terminal() -> Terminal | None:
 
 
 def _environment(
-    environ: Mapping[str, str], run: Run, settings: TrainerSettings, tracebacks: TracebackFolder, *, has_terminal: bool
+    environ: Mapping[str, str],
+    run: Run,
+    settings: TrainerSettings,
+    tracebacks: TracebackFolder,
+    *,
+    has_terminal: bool,
 ) -> dict[str, str]:
     """Return the environment of the command: a `Run` in it belongs to the same job, and captures no output."""
     environment: dict[str, str | None] = {

@@ -295,8 +295,11 @@ def test_a_wrong_address_does_not_stop_the_training(valkey: Any, tmp_path: Path,
     ours = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42"]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")},
-        **{"PYTHONPATH": str(ROOT), "TRAINWIRE_SPOOL_DIR": str(tmp_path / "spool"), "HOME": str(tmp_path)},
-        **{"TRAINWIRE_DATA_DIR": str(tmp_path), "REDIS_URL": "" if "TOKEN" in name else valkey.url, name: value},
+        "PYTHONPATH": str(ROOT),
+        "TRAINWIRE_SPOOL_DIR": str(tmp_path / "spool"),
+        "TRAINWIRE_DATA_DIR": str(tmp_path),
+        "REDIS_URL": "" if "TOKEN" in name else valkey.url,
+        name: value,
     }
     command = [*ours, "--", sys.executable, "-c", REPORTS]
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
