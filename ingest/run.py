@@ -107,6 +107,7 @@ class Run(RunEnd):
         about = description(name, params, tags, mlflow_run_id)
         number = open_runs.number_for(settings, place) if job_id is None else JobNumber(_checked_id(job_id))
         self.job_id: int = number.job_id
+        about["name"], settings = settings.named(about["name"], self.job_id)
         parent = settings.parent if job_id is None and not number.is_made else None
         if parent is not None and parent.job_id != self.job_id:
             parent = None

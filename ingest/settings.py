@@ -19,6 +19,7 @@ from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
+JOB_NAME_VARIABLE: Final = "TRAINWIRE_JOB_NAME"
 ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
 PARENT_VARIABLE: Final = "TRAINWIRE_PARENT_RUN"
 CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
@@ -175,6 +176,8 @@ class TrainerSettings:
     token: str | None = field(default=None, repr=False)
     """The token for the gateway at `url`."""
     job_id: int | None = None
+    job_name: str | None = None
+    """The name of the job `job_id`: a run without a name has it too."""
     parent: ParentRun | None = None
     launch: str | None = None
     """Identity of the distributed launch that this process is a rank of; None: there is none, or it is unknown."""
@@ -184,6 +187,8 @@ class TrainerSettings:
     """The number of ranks of the attempt that use trainwire; None where it is unknown."""
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
+    is_refused_alike: bool = False
+    """Whether the server's refusal of this run is also one of its launcher, which logs it."""
     traceback_folder: Path | None = None
     """The folder in which tracebacks are written for the launcher."""
     log_lines_per_s: int | None = None
@@ -225,6 +230,7 @@ class TrainerSettings:
             stacks=StackFolders.from_env(environ),
             streams_url=streams_url_of(environ),
             job_id=optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
+            job_name=environ.get(JOB_NAME_VARIABLE) or None,
             parent=ParentRun.from_env(environ),
             launch=find_launch(environ, place),
             attempt=_attempt(environ),
@@ -234,6 +240,7 @@ class TrainerSettings:
             or DEFAULT_BUFFER_BYTES,
             log_lines_per_s=optional_whole(environ, "TRAINWIRE_LOG_LINES_PER_S", 1, MAX_ID),
             is_captured=bool(environ.get(CAPTURED_VARIABLE)),
+            is_refused_alike=bool(environ.get(CAPTURED_VARIABLE)),
             traceback_folder=Path(folder) if (folder := environ.get(TRACEBACKS_VARIABLE)) else None,
             timing=Timing(
                 flush_interval_s=seconds(
@@ -276,6 +283,12 @@ class TrainerSettings:
                 environ.pop(each, None)
             if name in _CAUTIOUS:
                 environ[name] = _CAUTIOUS[name]
+
+    def named(self, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
+        """Return the name of a run of this job, which may have one of its own, and the settings for it."""
+        if self.job_id not in (None, job_id) or name not in (None, self.job_name):
+            return name, replace(self, is_refused_alike=False)
+        return (self.job_name if self.job_id == job_id else None), self
 
     @property
     def streams(self) -> str | None:

@@ -15,6 +15,7 @@ from redis.exceptions import RedisClusterException
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import Forbidden, Unauthorized
@@ -183,6 +184,7 @@ _TRANSLATED: Final[dict[type[Exception], tuple[int, str, str, str]]] = {
     Unauthorized: (401, "unauthorized", "A token is required", ""),
     Forbidden: (403, "forbidden", "The token does not allow this", ""),
     InvalidMessage: (422, "wrong-value", _INVALID, ""),
+    ClientDisconnect: (400, "disconnected", "The client closed the connection before the end of its request", ""),
     NoConnectionLeft: (503, "postgres-away", _NO_POSTGRES, ": all connections are in use, try again"),
     WrongSchemaRevision: (503, "not-migrated", _NOT_MIGRATED_TITLE, ""),
     redis.RedisError: (503, "redis-away", _NO_REDIS, " (REDIS_URL): try again"),

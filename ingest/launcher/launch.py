@@ -30,12 +30,14 @@ from trainwire.ingest.settings import (
     CAPTURED_VARIABLE,
     DISABLED_VARIABLE,
     JOB_ID_VARIABLE,
+    JOB_NAME_VARIABLE,
     PAGE_URL_VARIABLE,
     PARENT_VARIABLE,
     TRACEBACKS_VARIABLE,
     TrainerSettings,
 )
 from trainwire.ingest.strict import StrictError
+from trainwire.schemas.limits import MAX_TEXT_CHARS
 from trainwire.schemas.messages import ATTEMPT_UNKNOWN
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
@@ -100,6 +102,7 @@ def launch(
         print_note(error)
     if number.is_made:
         name = (name or "").strip() or default_name(script_of_command(command), number.job_id)
+    environ[JOB_NAME_VARIABLE] = (name or "").replace("\0", "")[: MAX_TEXT_CHARS["name"]]
     settings = settings.as_launcher()
     try:
         run = Run(number.job_id, name, attempt=attempt, settings=settings)

@@ -111,7 +111,14 @@ class Session:
         timing = settings.timing
         if settings.strict:
             timing = replace(timing, settle_s=math.inf)  # the end waits for acknowledgements up to its deadline
-        self._sender = Sender(outbox, self.destination, timing, wake, self._heartbeat)
+        self._sender = Sender(
+            outbox,
+            self.destination,
+            timing,
+            wake,
+            self._heartbeat,
+            is_refusal_logged=settings.is_refused_alike,
+        )
         self._sampler = _new_sampler(settings.log_lines_per_s)
         self._starting = threading.Lock()
         self._finishing = threading.RLock()  # re-entrant: a signal handler may call finish within finish
