@@ -67,11 +67,13 @@ class Arguments:
         for key, value in self.mapping(name, values).items():
             if value is None:
                 continue
-            as_float = number(value)
+            as_float, metric = number(value), plain_text(key)
             if as_float is None:
-                self._leave_out(f"metric {plain_text(key)!r}", value, "not a number", _remedy(value))
+                self._leave_out(f"metric {metric!r}", value, "not a number", _remedy(value))
+            elif metric and not metric.isspace():
+                numbers[metric] = as_float
             else:
-                numbers[plain_text(key)] = as_float
+                self._leave_out(f"metric {metric!r}", value, "without a name", "give it one, such as 'loss'")
         return numbers
 
     def mapping(self, name: str, values: object) -> dict[Any, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
-from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern
+from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern, names_metrics
 from trainwire.ingest.identity.announcements import print_note
 from trainwire.ingest.settings import WANDB_VARIABLE
 
@@ -65,6 +65,11 @@ class CatchOptions:
             raise ValueError("--wandb replace needs the hooks: leave out --no-hooks, or write --wandb off")
         for pattern in self.patterns:
             checked_pattern(pattern)
+        if self.patterns and not any(map(names_metrics, self.patterns)):
+            raise ValueError(
+                f"--metrics-regex {self.patterns[0]!r} finds a step or an epoch, and no metric: add a group for "
+                "one, such as 'loss=(?P<loss>[0-9.]+)'"
+            )
         if self.upload_artifacts and not self.hooks:
             raise ValueError("--upload-artifacts needs the hook into MLflow: leave out --no-hooks")
 

@@ -160,12 +160,22 @@ def checked_pattern(pattern: str) -> str:
         groups = re.compile(pattern).groupindex
     except re.error as exc:
         raise ValueError(f"--metrics-regex {pattern!r} is no regular expression: {exc}") from exc
+    if "name" in groups and "value" not in groups:
+        raise ValueError(
+            f"--metrics-regex {pattern!r} has a group `name` and no group `value`: write such as "
+            "'(?P<name>[a-z_]+)=(?P<value>[-+0-9.e]+)'"
+        )
     if not groups:
         raise ValueError(
             f"--metrics-regex {pattern!r} names no group: write such as 'loss=(?P<loss>[0-9.]+)', or "
             "'(?P<name>[a-z_]+)=(?P<value>[-+0-9.e]+)'"
         )
     return pattern
+
+
+def names_metrics(pattern: str) -> bool:
+    """Return whether a pattern finds a metric, and not only the step or the epoch of those of other patterns."""
+    return bool(re.compile(pattern).groupindex.keys() - {*_STEPS, _EPOCH})
 
 
 def values_of_lines(patterns: Sequence[str], lines: Sequence[str]) -> list[PrintedValues]:

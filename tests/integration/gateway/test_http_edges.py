@@ -254,6 +254,42 @@ def test_the_gateway_counts_its_requests(gateway: GatewayServer) -> None:
     assert "424242" not in answered
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "media_type", "wanted"),
+    [
+        (
+            "callback/progress",
+            b'{"step": 1,}',
+            "application/json",
+            ("body", '{"step": 1,}', "at character 11: send JSON"),
+        ),
+        ("callback/progress", b"a=b", "text/plain", ("body", "b'a=b'", "Content-Type: application/json")),
+        (
+            "callback/progress",
+            b'{"metrics": {"": 1}}',
+            "application/json",
+            ("metrics.", "", "at least 1 character"),
+        ),
+        (
+            "messages",
+            b"\x82\xa6source\xa1s\xa4acks\x91\xa3foo",
+            "application/msgpack",
+            ("body", "foo", "$.acks[0]"),
+        ),
+        ("messages", b"\x81\xa6source\x05", "application/msgpack", ("body", "5", "$.source")),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_named(
+    gateway: GatewayServer, path: str, body: bytes, media_type: str, wanted: tuple[str, str, str]
+) -> None:
+    """The problem has the invalid part of the body."""
+    answer = gateway.request("POST", f"/jobs/7/{path}", data=body, headers={"Content-Type": media_type})
+    assert answer.status_code == 422
+    (error,) = msgspec.json.decode(answer.content, type=Problem).errors
+    assert (error.field, error.value) == wanted[:2]
+    assert wanted[2] in error.detail
+
+
 @pytest.mark.parametrize("encoding", ["Content-Length: 100", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize(
     ("method", "path"),

@@ -129,6 +129,17 @@ def test_every_other_value_is_named_once(
     assert len(text) < 300
 
 
+@pytest.mark.parametrize("name", ["", " ", "\n"])
+def test_a_metric_without_a_name_is_left_out(tell: Tell, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """One warning has the value and the remedy; the other values are taken."""
+    told = tell()
+    for _ in range(2):
+        told.run.metric(values={name: 1, "loss": 0.5})
+    assert [point.values for point in told.points()] == [{"loss": 0.5}] * 2
+    (text,) = warned(caplog)
+    assert f"metric {name!r}=1 (int) is without a name: left out; give it one" in text
+
+
 def test_params_of_one_element_are_numbers(tell: Tell) -> None:
     """Truth stays truth; complex numbers and texts that look like numbers are texts."""
     odd = {

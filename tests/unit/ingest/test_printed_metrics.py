@@ -7,6 +7,7 @@ import math
 import pytest
 
 from trainwire.ingest.hooks.caught import Caught
+from trainwire.ingest.hooks.hooks import CatchOptions
 from trainwire.ingest.hooks.printed import (
     PatternMatcher,
     PatternTooSlowError,
@@ -79,13 +80,26 @@ def test_a_pattern_names_its_metrics(pattern: str, line: str, values: PrintedVal
 
 
 @pytest.mark.parametrize(
-    ("pattern", "remedy"), [("loss=(", "is no regular expression"), ("loss=(.*)", "names no group")]
+    ("pattern", "remedy"),
+    [
+        ("loss=(", "is no regular expression"),
+        ("loss=(.*)", "names no group"),
+        (r"(?P<name>\w+)=(\S+)", "has a group `name` and no group `value`"),
+    ],
 )
 def test_a_wrong_pattern_is_named(pattern: str, remedy: str) -> None:
     """The error has the pattern and what to write instead."""
     with pytest.raises(ValueError, match=remedy) as error:
         checked_pattern(pattern)
     assert repr(pattern) in str(error.value)
+
+
+def test_patterns_without_a_metric_are_named() -> None:
+    """A pattern may find the step of another one's metrics, and is an error where there is no other."""
+    step, loss = r"step (?P<step>\d+)", r"loss=(?P<loss>\S+)"
+    assert CatchOptions(patterns=(step, loss)).patterns == (step, loss)
+    with pytest.raises(ValueError, match="finds a step or an epoch, and no metric"):
+        CatchOptions(patterns=(step, r"epoch (?P<epoch>\d+)"))
 
 
 def test_printed_metrics_end_where_a_library_reports() -> None:
