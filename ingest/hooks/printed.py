@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from trainwire.ingest.hooks.caught import Caught
+from trainwire.ingest.hooks.caught import PRINTED, Caught
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +20,6 @@ MATCH_TIMEOUT_S: Final = 5.0
 _MOST_CHARS: Final = 4000
 _STEPS: Final = ("step", "global_step", "iteration", "iter")
 _EPOCH: Final = "epoch"
-PRINTED: Final = "printed lines"
 
 
 class PrintedMetrics:

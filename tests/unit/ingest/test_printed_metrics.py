@@ -113,6 +113,16 @@ def test_printed_metrics_end_where_a_library_reports() -> None:
     assert [dict(point.values) for point in run.points] == [{"loss": 1.0}, {"train/loss": 2.0}]
 
 
+def test_a_library_takes_a_metric_over_from_printed_lines() -> None:
+    """Lines may be read before the records of the library that logs the same values: none of these is lost."""
+    run = RecordedRun(1)
+    caught = Caught(run, lambda _: run)
+    PrintedMetrics(caught).take(["{'loss': 3, 'epoch': 1}"], 10**18)
+    for step in (1, 2):
+        caught.metrics("mlflow", {"loss": 4.0 - step}, ts=10**18, step=step)
+    assert [(point.step, point.values["loss"]) for point in run.points] == [(None, 3.0), (1, 3.0), (2, 2.0)]
+
+
 def test_a_fractional_epoch_is_kept() -> None:
     """Once an epoch is a fraction, epochs are values too; a point has the number of the current epoch."""
     run = RecordedRun(1)
