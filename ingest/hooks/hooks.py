@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from trainwire.ingest.environment import absolute_path
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
@@ -99,7 +100,9 @@ class Hooks:
         self._listener: HookListener | None = None
         self._wandb = options.wandb
         self._event_files: EventFiles | None = None
-        folders = options.tensorboard or ((Path.cwd(),) if options.hooks else ())
+        self._warn = warn
+        self._wanted_folders = options.tensorboard
+        folders = options.tensorboard or ((absolute_path("."),) if options.hooks else ())
         try:
             if options.hooks and folder is not None:
                 self._listener = HookListener(folder, self._caught)
@@ -133,6 +136,11 @@ class Hooks:
             self._listener.close(TIMEOUT_S)
         if self._event_files is not None:
             self._event_files.close(TIMEOUT_S)
+        for folder in self._wanted_folders:
+            if not folder.is_dir():
+                self._warn(
+                    f"--tensorboard {folder} is not a folder, also after the command: no event file was read"
+                )
         self._printed.close()
         if self._artifacts is not None:
             self._artifacts.close(is_interrupted)

@@ -98,8 +98,8 @@ def launch(
         if catch.wandb == "replace":
             variables |= WITHOUT_WANDB
         return _run_alone(command, {**environ, **variables, DISABLED_VARIABLE: "on"})
-    for error in errors:
-        print_note(error)
+    for sentence in errors:
+        print_note(sentence)
     if number.is_made:
         name = (name or "").strip() or default_name(script_of_command(command), number.job_id)
     environ[JOB_NAME_VARIABLE] = (name or "").replace("\0", "")[: MAX_TEXT_CHARS["name"]]

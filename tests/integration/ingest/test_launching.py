@@ -325,6 +325,24 @@ def test_a_wrong_option_does_not_stop_the_training(valkey: Any) -> None:
     assert b"redis_url='foo' is not a Redis address" in errors
 
 
+def test_a_deleted_working_folder_does_not_stop_the_training(valkey: Any, tmp_path: Path) -> None:
+    """The command runs in it, and its output is logged."""
+    inside = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir ../gone && exec"
+    ours = f"{sys.executable} -m trainwire.ingest --job-id 42 --redis-url {valkey.url} --upload-artifacts"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRAINWIRE_CHECKPOINT_BUCKET": "models"}
+    command = f"{inside} {ours} -- echo trained"
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"trained\n")
+    assert b"Traceback" not in done.stderr
+    assert valkey.lines("stdout") == ["trained"]
+
+
+def test_a_folder_of_event_files_that_never_appears_is_named(valkey: Any) -> None:
+    """It may appear during the training; at the end it is a warning."""
+    code, _, errors = launch(valkey, "true", options=("--tensorboard", "/no/such"))
+    assert (code, errors.count(b"--tensorboard /no/such is not a folder")) == (0, 1)
+
+
 def test_a_disabled_training_reports_nothing(valkey: Any) -> None:
     """With TRAINWIRE_DISABLED neither the launcher nor a run sends or writes anything."""
     code, output, errors = launch(valkey, sys.executable, "-c", REPORTS, TRAINWIRE_DISABLED="on", RANK="1")
