@@ -305,7 +305,9 @@ class TrainerSettings:
         return replace(self, vitals=replace(self.vitals, stall_after_s=checked_pause_s(stall_after_s)))
 
     def strictly(self, strict: bool | None) -> TrainerSettings:
-        """Return these settings, strict or not, unless `strict` is None."""
+        """Return these settings, strict or not, unless `strict` is None. Raises `ValueError` for other values."""
+        if not isinstance(strict, bool | None):
+            raise ValueError(f"strict={strict!r} is not True or False")  # noqa: TRY004 - as for other arguments
         return self if strict is None or self.is_disabled else replace(self, strict=strict)
 
     def as_launcher(self) -> TrainerSettings:
@@ -353,6 +355,7 @@ def checked_pause_s(value: object, name: str = "stall_after_s") -> float:
 
 def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
     """Return `url` if it can be one of a Redis server, else raise `ValueError`; a password is never shown."""
+    _check_text(url, name)
     if (problem := redis_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")
     return url
@@ -360,9 +363,24 @@ def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
 
 def checked_url(url: str, name: str = URL_VARIABLE) -> str:
     """Return `url` if it can be one of a gateway, else raise `ValueError`."""
+    _check_text(url, name)
     if (problem := gateway_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")
     return url
+
+
+def _check_text(url: object, name: str) -> None:
+    if not isinstance(url, str):
+        raise ValueError(f"{name}={url!r} is not an address: give a string")  # noqa: TRY004 - as for other addresses
+
+
+def checked_settings(settings: object) -> TrainerSettings:
+    """Return `settings`, those of the environment for None. Raises `ValueError` for any other object."""
+    if settings is None:
+        return TrainerSettings.from_env()
+    if not isinstance(settings, TrainerSettings):
+        raise ValueError(f"settings={settings!r} is not a TrainerSettings")  # noqa: TRY004 - as for other arguments
+    return settings
 
 
 def token_of(environ: Mapping[str, str]) -> str | None:

@@ -239,6 +239,16 @@ WRONG_WORDS: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+def test_a_wrong_description_is_left_out(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
+    """Params or tags that are no mapping are one warning, and no error."""
+    told = tell()
+    for wrong in ({"params": [1]}, {"tags": "a"}):
+        told.run.describe(**wrong)
+    told.run.describe(tags={"a": 1})
+    assert told.bodies("metrics")[-1].tags == {"a": 1}
+    assert warned(caplog) == ["job 42: params=[1] is no mapping: give a dictionary, such as vars(args); left out"]
+
+
 @pytest.mark.parametrize("call", WRONG_WORDS)
 def test_a_wrong_argument_is_named_once(tell: Tell, caplog: pytest.LogCaptureFixture, call: str) -> None:
     """With its value and the remedy; the training goes on."""

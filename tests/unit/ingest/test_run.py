@@ -229,6 +229,10 @@ def test_finish_is_final(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
         ({"mlflow_run_id": " "}, "mlflow_run_id=' ' is not the id of a run in MLflow"),
         ({"mlflow_run_id": 7}, "mlflow_run_id=7 is not the id"),
         ({"redis_url": "localhost"}, "redis_url='localhost' is not a Redis address"),
+        ({"redis_url": 5}, "redis_url=5 is not an address: give a string"),
+        ({"url": b"https://host"}, "url=b'https://host' is not an address"),
+        ({"strict": "off"}, "strict='off' is not True or False"),
+        ({"settings": {}}, r"settings=\{\} is not a TrainerSettings"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], sentence: str) -> None:
