@@ -212,13 +212,16 @@ def _checked(line: str, parse: Any, *, are_texts_numbers: bool) -> PrintedValues
 def _split(numbers: dict[str, float]) -> PrintedValues | None:
     step = next((numbers.pop(name) for name in _STEPS if name in numbers), None)
     epoch = numbers.pop(_EPOCH, None)
-    return PrintedValues(numbers, step, epoch) if numbers else None
+    values = {name: float(number) for name, number in numbers.items()}
+    return PrintedValues(values, step, None if epoch is None else float(epoch)) if values else None
 
 
 def _number(value: object, are_texts_numbers: bool) -> float | None:
+    """Return a number, an integer with all its digits, as a step may have more than a float; None for others."""
     if isinstance(value, bool) or not isinstance(value, int | float | (str if are_texts_numbers else float)):
         return None
     try:
-        return float(value)
+        number = float(value)
+        return int(value) if isinstance(value, int) or str(value).strip().isdecimal() else number
     except (ValueError, OverflowError):
         return None

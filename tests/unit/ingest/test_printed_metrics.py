@@ -142,8 +142,11 @@ def test_a_printed_step_is_never_changed(caplog: pytest.LogCaptureFixture) -> No
     """A step with a fraction, or beyond 64 bits, is left out with one warning; whole numbers may be floats."""
     run = RecordedRun(1)
     printed = PrintedMetrics(Caught(run, lambda _: run))
-    printed.take([f'{{"loss": 1, "step": {step}}}' for step in ("2.0", "2.5", str(2**70), "NaN")], 10**18)
-    assert [point.step for point in run.points] == [2, None, None, None]
+    printed.take(
+        [f'{{"loss": 1, "step": {step}}}' for step in ("2.0", str(2**60 + 1), "2.5", str(2**70), "NaN")], 10**18
+    )
+    assert [point.step for point in run.points] == [2, 2**60 + 1, None, None, None]
+    assert values_of_lines([r"(?P<step>\d+) (?P<loss>\d+)"], [f"{2**60 + 1} 3"])[0].step == 2**60 + 1
     assert caplog.text.count("step=2.5 (float) is not a whole number: left out") == 1
 
 
