@@ -307,6 +307,8 @@ class Session:
         if not unsent:
             return
         is_kept = spooled >= unsent
+        if is_kept and self._sender.is_refused and self._settings.is_refused_alike:
+            return  # the launcher logs the same of its messages
         if isinstance(self.destination, NamedServer):
             host = shown_server(self.destination.locate())
             remedy = (

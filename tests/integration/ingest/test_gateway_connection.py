@@ -458,3 +458,4 @@ def test_one_refusal_is_logged_once(gateway: ScriptedGateway, tmp_path: Path, sc
     gateway.always = lambda _: problem(403, "not for you")
     errors = launched(gateway, tmp_path, f"{script}.finish(timeout_s=5)")
     assert errors.count("refuses the messages of job") == count
+    assert errors.count("could not be sent") == count
