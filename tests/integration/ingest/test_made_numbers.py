@@ -78,7 +78,7 @@ def test_a_script_under_the_launcher_joins_its_job(valkey: Any) -> None:
     names = {
         job_id: [body.name for body in said if body.name] for job_id, said in bodies(valkey, "metrics").items()
     }
-    assert names[numbers[0]] == ["sweep"]
+    assert names[numbers[0]] == ["sweep", "sweep"]  # of the launcher, and of the run in its command
     assert re.fullmatch(r"python-[a-z]+-[a-z]+-\d\d", names[numbers[1]][0])
 
 
