@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from trainwire.client.addresses import find_address
+from trainwire.client.arguments import check_text, checked_whole
 from trainwire.client.errors import ClientError, JobNotFound
 from trainwire.client.http_source import HttpSource
 from trainwire.client.job import Job
@@ -29,6 +30,8 @@ class Client:
     def __init__(
         self, url: str | None = None, *, token: str | None = None, database_url: str | None = None
     ) -> None:
+        for name, value in (("url", url), ("token", token), ("database_url", database_url)):
+            check_text(name, value)
         address = find_address(url, token, database_url)
         self._source = _source(address.url, address.token, address.database_url)
 
@@ -54,15 +57,17 @@ class Client:
         sort: str | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """Yield jobs, the newest first; `limit` is the most, by default all.
+        """Return jobs, the newest first, read as they are needed; `limit` is the most, by default all.
 
         Args:
             filter: Such as `status = failed and params.lr < 0.01` (docs/filters.md).
             sort: A field, with `-` before it for descending order, such as `-metrics.accuracy`.
             limit: The most jobs; None: all.
         """
-        for info in self._source.jobs(filter, sort, limit):
-            yield Job(self._source, info)
+        check_text("filter", filter)
+        check_text("sort", sort)
+        found = self._source.jobs(filter, sort, checked_whole("limit", limit))
+        return (Job(self._source, info) for info in found)
 
     def job(self, reference: int | str) -> Job:
         """Return the job of a number, a name, the beginning of either, or `last`.
@@ -71,8 +76,12 @@ class Client:
         candidates where several fit.
         """
         if isinstance(reference, str):
-            reference = self._number(reference)
-        return Job(self._source, self._source.job(reference))
+            number: int | None = self._number(reference)
+        else:
+            number = checked_whole("reference", reference, 1)
+        if number is None:
+            raise ClientError("reference=None is no job: give a number, a name, or 'last'")
+        return Job(self._source, self._source.job(number))
 
     def _number(self, reference: str) -> int:
         if not reference.strip():

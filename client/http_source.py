@@ -22,7 +22,14 @@ from trainwire.client.source import Candidates, LogPage, LogQuery
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.gateway_urls import CA_PARAMETER, base_of, ca_file_of
 from trainwire.schemas.messages import FINISHED
-from trainwire.schemas.metric_download import LENGTH_BYTES, MetricBlock, WrongBlock, decode_frame
+from trainwire.schemas.metric_download import (
+    LENGTH_BYTES,
+    MetricBlock,
+    WrongBlock,
+    decode_frame,
+    joined_names,
+    split_names,
+)
 
 TIMEOUT_S: Final = 60.0
 PAGE_JOBS: Final = 200
@@ -30,9 +37,14 @@ PAGE_LINES: Final = 5000
 PAGE_CHECKPOINTS: Final = 1000
 CUT_CHARS: Final = 64 * 1024
 """The gateway cuts longer lines, except on a page of one line."""
+MAX_NAMES_CHARS: Final = 2000
+"""A character has up to twelve in an address, of which nginx accepts 8 KB and the gateway 64 KB."""
 RECONNECT_S: Final = 1.0
 _ENDS: Final = ("training_complete", "training_error", "training_deleted")
 _UNKNOWN_JOB: Final = "urn:trainwire:problem:unknown-job"
+_DESCRIPTION: Final = "/openapi.json"
+_NO_ROUTE: Final = "urn:trainwire:problem:http"
+_NO_GATEWAY: Final = "give the address of the gateway itself, without the path of a page, in TRAINWIRE_URL or url="
 
 
 class HttpSource:
@@ -74,11 +86,17 @@ class HttpSource:
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield all points of these metrics, of all without names."""
         path = f"/jobs/{job_id}/metrics/download"
-        with self._open(path, {"names": ",".join(names) or None}) as answer:
+        shown = joined_names(names)
+        # White space around a name is not part of the parameter, and servers limit the length of an address.
+        is_exact = split_names([shown]) == list(dict.fromkeys(names)) and len(shown) <= MAX_NAMES_CHARS
+        with self._open(path, {"names": (shown or None) if is_exact else None}) as answer:
             while True:
                 block = self._block(answer)
                 if not block.rows:
                     return
+                if not is_exact:
+                    wanted = {name: found for name, found in block.metrics.items() if name in names}
+                    block = msgspec.structs.replace(block, metrics=wanted)
                 yield block
 
     def logs(self, job_id: int, query: LogQuery, after: int) -> LogPage:
@@ -156,7 +174,7 @@ class HttpSource:
             except (OSError, HTTPException) as exc:
                 raise ClientError(f"{self._url} ended the answer before its end ({exc}): try again") from exc
             except ValueError as exc:
-                raise ClientError(f"{self._url}{path} answers no JSON: is it the address of a gateway?") from exc
+                raise ClientError(f"{self._url}{path} answers no JSON: {_NO_GATEWAY}") from exc
         if not isinstance(found, dict):
             raise ClientError(f"{self._url}{path} answers {type(found).__name__}: {self._versions()}")
         return found
@@ -184,8 +202,7 @@ class HttpSource:
             problem = json.loads(exc.read())
             kind, detail = problem["type"], _detail(problem)
         except (ValueError, KeyError, TypeError, OSError, HTTPException):
-            text = f"{self._url}{path} answers {exc.code} {exc.reason}"
-            return ClientError(f"{text}: is it the address of a gateway?")
+            return ClientError(f"{self._url}{path} answers {exc.code} {exc.reason}: {_NO_GATEWAY}")
         if kind == _UNKNOWN_JOB:
             return JobNotFound(detail)
         if exc.code == 401:
@@ -195,7 +212,10 @@ class HttpSource:
                 f"the token of {self._url} {remedy} ({detail}): set TRAINWIRE_TOKEN to one that "
                 "`trainwire token create` prints"
             )
-        if path.endswith(("/download", "/resolve")) and exc.code in {404, 422}:
+        # An older gateway has no such route, or takes `resolve` for the number of a job.
+        is_newer = path.endswith(("/download", "/resolve"))
+        is_absent = exc.code in {404, 405} and (is_newer or kind == _NO_ROUTE) and path != _DESCRIPTION
+        if is_absent or (is_newer and detail.startswith("job_id=")):
             return ClientError(f"{self._url}{path} answers {exc.code} ({detail}): {self._versions()}")
         return ClientError(f"{self._url}{path}: {detail}")
 
@@ -210,9 +230,11 @@ class HttpSource:
     def _versions(self) -> str:
         ours = version("trainwire")
         try:
-            theirs = self._json("/openapi.json")["info"]["version"]
+            theirs = self._json(_DESCRIPTION)["info"]["version"]
         except (ClientError, KeyError, TypeError):
-            theirs = "of another version"
+            return _NO_GATEWAY
+        if theirs == ours:
+            return f"client and gateway are both {ours}, so something between them changes addresses or answers"
         return f"the gateway is {theirs} and this client {ours}: upgrade the older one"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from trainwire.client.arguments import check_path, check_text, checked_names, checked_whole
 from trainwire.client.download import fetch
 from trainwire.client.errors import ClientError
 from trainwire.client.metrics import Metrics
@@ -13,6 +14,7 @@ from trainwire.client.records import CheckpointInfo, JobInfo
 from trainwire.client.source import LogQuery, Source
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.lifted_metrics import COLUMN_OF
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 
 class Job:
@@ -44,18 +46,14 @@ class Job:
         """Return the job as it is now."""
         return Job(self._source, self._source.job(self.id))
 
-    def metrics(
-        self, names: str | list[str] | tuple[str, ...] = (), *, every_point: Literal[True] = True
-    ) -> Metrics:
+    def metrics(self, names: str | Iterable[str] = (), *, every_point: Literal[True] = True) -> Metrics:
         """Return all points of these metrics, by default of all; they are never sampled.
 
         `every_point` documents that in code that reads it; no other value exists.
         """
         if every_point is not True:
             raise ClientError(f"every_point={every_point!r}: all points are returned; write True or leave it out")
-        wanted = [names] if isinstance(names, str) else list(names)
-        if wrong := [name for name in wanted if "," in name]:
-            raise ClientError(f"names={wrong[0]!r}: give a list of names, each without a comma")
+        wanted = checked_names(names)
         stored = [COLUMN_OF[name] for name in wanted if name in COLUMN_OF]
         return Metrics(self.id, self._source.metrics(self.id, [*wanted, *stored]))
 
@@ -69,11 +67,18 @@ class Job:
         search: str | None = None,
         after: int = 0,
     ) -> Iterator[LogLine]:
-        """Yield all matching lines that are there now, in order and whole; pages are read as they are needed.
+        """Return all matching lines that are there now, in order and whole, read as they are needed.
 
         `search` ignores case; `after` is the `seq` of the line before the first.
         """
-        query = LogQuery(log_type, level, rank, attempt, search)
+        check_text("log_type", log_type, ("stdout", "stderr"))
+        check_text("level", level)
+        check_text("search", search)
+        numbers = (checked_whole("rank", rank, 0, MAX_ATTEMPT), checked_whole("attempt", attempt, 0, MAX_ATTEMPT))
+        query = LogQuery(log_type, level, *numbers, search)
+        return self._lines(query, checked_whole("after", after) or 0)
+
+    def _lines(self, query: LogQuery, after: int) -> Iterator[LogLine]:
         following: int | None = after
         while following is not None:
             page = self._source.logs(self.id, query, following)
@@ -90,6 +95,7 @@ class Job:
         Size and SHA-256 are checked where they are recorded. `to` is a file or a folder, by default this folder;
         an existing file is replaced with `force` only. Raises `ClientError`, and then leaves no file.
         """
+        check_path("to", to)
         chosen = self._chosen(which)
         return fetch(self._source.checkpoint_url(self.id, chosen.seq), chosen, to, force=force)
 
@@ -104,7 +110,7 @@ class Job:
         found = self.checkpoints()
         if which in ("best", "last"):
             named = [each for each in found if (each.is_best if which == "best" else each.is_last)]
-        elif str(which).isdecimal():
+        elif str(which).isdecimal() and int(which) <= MAX_ID:
             named = [each for each in found if each.seq == int(which)]
         else:
             raise ClientError(f"{which!r} is no checkpoint: write 'best', 'last' or the seq of one")

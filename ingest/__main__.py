@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainwire.ingest.hooks.hooks import WANDB_MODES, CatchOptions
+from trainwire.ingest.hooks.hooks import WANDB_MODES, CatchOptions, wandb_mode
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 
@@ -17,14 +16,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command behind `--` and return its exit code."""
     parser = _parser()
     options = vars(parser.parse_args(arguments))
-    command = options.pop("command")
+    command, hooks = options.pop("command"), options.pop("hooks")
     try:
         catch = CatchOptions(
-            hooks=options.pop("hooks"),
+            hooks=hooks,
             patterns=tuple(options.pop("metrics_regex")),
             tensorboard=tuple(options.pop("tensorboard")),
             upload_artifacts=options.pop("upload_artifacts"),
-            wandb=options.pop("wandb"),
+            wandb=wandb_mode(options.pop("wandb"), hooks=hooks),
         )
         return launch(command[1:] if command[:1] == ["--"] else command, **options, catch=catch)
     except ValueError as exc:
@@ -57,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--wandb",
         metavar="MODE",
-        default=os.environ.get(WANDB_VARIABLE) or "mirror",
-        help=f"{', '.join(WANDB_MODES)}: also take what is logged to W&B, disable W&B itself, leave it alone",
+        help=f"{', '.join(WANDB_MODES)}: also take what is logged to W&B, disable W&B itself, leave it alone; "
+        f"default: {WANDB_VARIABLE}, or the first",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command to run")
     return parser

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsFloat, TypeVar
 from trainwire.ingest.completion import Ending, ending
 from trainwire.ingest.line_splitting import split_lines
 from trainwire.ingest.process.interruptions import raise_interruption
-from trainwire.ingest.sanitize import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
+from trainwire.ingest.sanitize import (
+    count,
+    exit_status,
+    number,
+    plain_mapping,
+    plain_text,
+    scalar,
+    shown,
+    truth,
+    whole_of,
+)
 from trainwire.ingest.sending.buffer import LogType
 from trainwire.schemas.validation import MAX_TIME_NS, MIN_TIME_NS
 
@@ -57,11 +67,13 @@ class Arguments:
         for key, value in self.mapping(name, values).items():
             if value is None:
                 continue
-            as_float = number(value)
+            as_float, metric = number(value), plain_text(key)
             if as_float is None:
-                self._leave_out(f"metric {plain_text(key)!r}", value, "not a number", _remedy(value))
+                self._leave_out(f"metric {metric!r}", value, "not a number", _remedy(value))
+            elif metric and not metric.isspace():
+                numbers[metric] = as_float
             else:
-                numbers[plain_text(key)] = as_float
+                self._leave_out(f"metric {metric!r}", value, "without a name", "give it one, such as 'loss'")
         return numbers
 
     def mapping(self, name: str, values: object) -> dict[Any, Any]:
@@ -76,8 +88,24 @@ class Arguments:
             return {}
 
     def count(self, name: str, value: object) -> int | None:
-        """Return an epoch or a step as an integer."""
-        return self._read(name, value, count, "not a number", "give a whole number, such as int(value)")
+        """Return an epoch or a step as an integer; of an epoch with a fraction the integer below it.
+
+        Epochs have fractions in some frameworks. A step that was rounded would be that of another point.
+        """
+        whole = None if value is None else count(value)
+        if whole is not None or value is None:
+            return whole
+        floating = number(value)
+        if "epoch" in name and floating is not None and abs(floating) < 2**53 and not isinstance(value, bool):
+            whole = math.floor(floating)
+            remedy = f"write {name}={whole}, and report the fraction as a metric if it is needed"
+            self._replace(name, value, "not a whole number", whole, remedy)
+            return whole
+        if whole_of(value) is not None:
+            self._leave_out(name, value, "beyond 64 bits", "give a number below 2**63")
+        else:
+            self._leave_out(name, value, "not a whole number", "give one, such as int(value)")
+        return None
 
     def number(self, name: str, value: object) -> float | None:
         """Return a number as a float."""

@@ -6,13 +6,18 @@ import operator
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 WordT = TypeVar("WordT", bound=str)
 
+_EXACT_BELOW: Final = 2**53
+"""From here on floats skip integers: a job id would be another one."""
+
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """Return `value` as an integer. Raises `ValueError` with name, value and range for others."""
+    """Return `value` as an integer, also a float such as 3.0. Raises `ValueError` with name, value and range."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_BELOW:
+        value = int(value)
     try:
         number = least - 1 if isinstance(value, bool) else int(operator.index(value))  # type: ignore[arg-type]
     except TypeError:

@@ -51,7 +51,9 @@ class NoServer(Unavailable):
 class Outage:
     """Counts consecutive failures, logs the first of them, and computes the pause before the next attempt."""
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, timing: Timing, *, is_refusal_logged: bool = False) -> None:
+        """Begin without an outage; `is_refusal_logged` if another process logs the server's refusal."""
+        self._is_refusal_logged = is_refusal_logged
         self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
         self._failures = 0
         self._server = ""
@@ -69,7 +71,8 @@ class Outage:
             if not error.is_logged and not self._failures:
                 logger.warning("%s", error)
         elif isinstance(error, Refused):
-            logger.error("%s; training goes on, messages are kept and not sent", str(error).rstrip("."))
+            level = logging.DEBUG if self._is_refusal_logged else logging.ERROR
+            logger.log(level, "%s; training goes on, messages are kept and not sent", str(error).rstrip("."))
         elif not self._server:
             self._server = shown_server(address)
             text = "cannot send to %s: %s; training goes on, messages are kept and sent later"

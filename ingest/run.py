@@ -34,7 +34,7 @@ from trainwire.ingest.run_options import RunOptions
 from trainwire.ingest.sanitize import Number, level_name, plain_text, shown
 from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings import TrainerSettings, checked_settings
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
 from trainwire.schemas.messages import MAX_WORLD_SIZE, Checkpoint, Metrics, Point, Progress
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
@@ -97,7 +97,7 @@ class Run(RunEnd):
         url: str | None = None,
         settings: TrainerSettings | None = None,
     ) -> None:
-        settings = (settings or TrainerSettings.from_env()).at(redis_url, url)
+        settings = checked_settings(settings).at(redis_url, url)
         settings = settings.with_stall_after(stall_after_s).strictly(strict)
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
@@ -110,6 +110,7 @@ class Run(RunEnd):
         about = description(name, params, grouped(tags, project, group), mlflow_run_id)
         number = open_runs.number_for(settings, place) if job_id is None else JobNumber(_checked_id(job_id))
         self.job_id: int = number.job_id
+        about["name"], settings = settings.named(about["name"], self.job_id)
         parent = settings.parent if job_id is None and not number.is_made else None
         if parent is not None and parent.job_id != self.job_id:
             parent = None
@@ -291,7 +292,7 @@ class Run(RunEnd):
         self._take_values(ts, given, epoch, step, location(checkpoint_path) or None)
 
     def metric_at(
-        self, ts: int, values: Mapping[str, Number], *, step: int | None = None, epoch: float | None = None
+        self, ts: int, values: Mapping[str, Number], *, step: float | None = None, epoch: float | None = None
     ) -> None:
         """Report metrics that were measured at `ts` (nanoseconds since 1970); like `metric`, never raises."""
         self._take_values(moment_ns(ts), values, epoch, step, None)
@@ -310,7 +311,12 @@ class Run(RunEnd):
 
     def describe(self, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> None:
         """Replace the parameters of the job's attempt, or its tags, or both."""
-        self._session.take_metric(Metrics(ts=time.time_ns(), **description(None, params, tags, None)))
+        try:
+            described = description(None, params, tags, None)
+        except ValueError as exc:
+            self._session.warn_once("describe", f"{exc}; left out")
+        else:
+            self._session.take_metric(Metrics(ts=time.time_ns(), **described))
 
     @forgiving()
     def progress(

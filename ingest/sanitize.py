@@ -68,13 +68,27 @@ def scalar(value: object) -> object:
 
 
 def count(value: object) -> int | None:
-    """Return an epoch or a step as an integer (0.7 is in epoch 0), None for other values."""
-    if type(value) is int and -_LARGEST_INT <= value <= _LARGEST_INT:
-        return value
-    floating = number(value)
-    if floating is None or not math.isfinite(floating) or abs(floating) >= 2**63:
+    """Return a whole number of any library, such as 3, 3.0 or an array of one, as an integer of 64 bits.
+
+    None for other values, truth values among them.
+    """
+    whole = value if type(value) is int else whole_of(value)
+    return whole if whole is not None and -_LARGEST_INT <= whole <= _LARGEST_INT else None
+
+
+def whole_of(value: object) -> int | None:
+    """Return a whole number of any library as an integer of any size, None for other values."""
+    try:
+        one = scalar(value)
+        if isinstance(one, bool):
+            return None
+        whole = _index(one)  # not by way of a float, which rounds integers beyond 2**53
+        if whole is None and (floating := number(one)) is not None and floating.is_integer():
+            whole = int(floating)
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
         return None
-    return int(floating)
+    return whole
 
 
 def exit_status(value: object) -> int | None:

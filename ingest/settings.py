@@ -19,6 +19,7 @@ from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
+JOB_NAME_VARIABLE: Final = "TRAINWIRE_JOB_NAME"
 ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
 PARENT_VARIABLE: Final = "TRAINWIRE_PARENT_RUN"
 CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
@@ -31,6 +32,11 @@ PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
 WANDB_VARIABLE: Final = "TRAINWIRE_WANDB"
 """The mode for W&B: of a launcher without the option, and of the hooks in the training's processes."""
 PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
+DISABLED_VARIABLE: Final = "TRAINWIRE_DISABLED"
+
+_ADDRESSES: Final = (URL_VARIABLE, STREAMS_URL_VARIABLE, REDIS_URL_VARIABLE)
+_CAUTIOUS: Final = {PROVENANCE_VARIABLE: "off", "TRAINWIRE_CHECKPOINT_UPLOAD": "none"}
+"""Values for invalid variables: nothing is sent that the user may have wanted to leave out."""
 
 DEFAULT_BUFFER_BYTES: Final = 256 * 1024 * 1024
 LEAST_BUFFER_BYTES: Final = 64 * 1024
@@ -170,6 +176,8 @@ class TrainerSettings:
     token: str | None = field(default=None, repr=False)
     """The token for the gateway at `url`."""
     job_id: int | None = None
+    job_name: str | None = None
+    """The name of the job `job_id`: a run without a name has it too."""
     parent: ParentRun | None = None
     launch: str | None = None
     """Identity of the distributed launch that this process is a rank of; None: there is none, or it is unknown."""
@@ -179,6 +187,8 @@ class TrainerSettings:
     """The number of ranks of the attempt that use trainwire; None where it is unknown."""
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
+    is_refused_alike: bool = False
+    """Whether the server's refusal of this run is also one of its launcher, which logs it."""
     traceback_folder: Path | None = None
     """The folder in which tracebacks are written for the launcher."""
     log_lines_per_s: int | None = None
@@ -195,12 +205,19 @@ class TrainerSettings:
     """The address of the web page, for the line that a run prints at its start."""
     quiet: bool = False
     """Whether the line with the job's address at the start is left out."""
+    is_disabled: bool = False
+    """Whether runs report nothing; set by a launcher whose settings are invalid."""
     provenance: frozenset[str] = frozenset()
     """Items that are collected at the start (docs/provenance.md): none where settings are made in code."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
-        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
+        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones.
+
+        With TRAINWIRE_DISABLED no other variable is read: an invalid one does not end the training.
+        """
+        if word(environ, DISABLED_VARIABLE, ("off", "on")) == "on":
+            return cls(is_disabled=True, is_captured=True, quiet=True, launch=DISABLED_VARIABLE)
         place = find_place(
             environ,
             optional_whole(environ, RANK_VARIABLE, 0, MAX_ATTEMPT),
@@ -213,6 +230,7 @@ class TrainerSettings:
             stacks=StackFolders.from_env(environ),
             streams_url=streams_url_of(environ),
             job_id=optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
+            job_name=environ.get(JOB_NAME_VARIABLE) or None,
             parent=ParentRun.from_env(environ),
             launch=find_launch(environ, place),
             attempt=_attempt(environ),
@@ -222,6 +240,7 @@ class TrainerSettings:
             or DEFAULT_BUFFER_BYTES,
             log_lines_per_s=optional_whole(environ, "TRAINWIRE_LOG_LINES_PER_S", 1, MAX_ID),
             is_captured=bool(environ.get(CAPTURED_VARIABLE)),
+            is_refused_alike=bool(environ.get(CAPTURED_VARIABLE)),
             traceback_folder=Path(folder) if (folder := environ.get(TRACEBACKS_VARIABLE)) else None,
             timing=Timing(
                 flush_interval_s=seconds(
@@ -242,6 +261,35 @@ class TrainerSettings:
             ),
         )
 
+    @classmethod
+    def from_valid(cls, environ: dict[str, str]) -> tuple[TrainerSettings, list[str]]:
+        """Read the settings, remove invalid variables from `environ`, and return a sentence for each of these.
+
+        With an invalid address all addresses are removed: messages never go to another server than the named one.
+        """
+        errors: list[str] = []
+        while True:
+            try:
+                return cls.from_env(environ), errors
+            except ValueError as exc:
+                text = str(exc)
+            name = next((name for name in environ if text.startswith((f"{name}=", f"{name} is"))), None)
+            if name is None:
+                raise ValueError(text)
+            is_address = name in _ADDRESSES
+            kept = ": messages stay in the spool for your `trainwire up`" if is_address else ""
+            errors.append(f"{text}; it is ignored{kept}")
+            for each in _ADDRESSES if is_address else [name]:
+                environ.pop(each, None)
+            if name in _CAUTIOUS:
+                environ[name] = _CAUTIOUS[name]
+
+    def named(self, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
+        """Return the name of a run of this job, which may have one of its own, and the settings for it."""
+        if self.job_id not in (None, job_id) or name not in (None, self.job_name):
+            return name, replace(self, is_refused_alike=False)
+        return (self.job_name if self.job_id == job_id else None), self
+
     @property
     def streams(self) -> str | None:
         """Return the address to send to, that of the gateway or of the streams; None where none is named."""
@@ -257,8 +305,10 @@ class TrainerSettings:
         return replace(self, vitals=replace(self.vitals, stall_after_s=checked_pause_s(stall_after_s)))
 
     def strictly(self, strict: bool | None) -> TrainerSettings:
-        """Return these settings, strict or not, unless `strict` is None."""
-        return self if strict is None else replace(self, strict=strict)
+        """Return these settings, strict or not, unless `strict` is None. Raises `ValueError` for other values."""
+        if not isinstance(strict, bool | None):
+            raise ValueError(f"strict={strict!r} is not True or False")  # noqa: TRY004 - as for other arguments
+        return self if strict is None or self.is_disabled else replace(self, strict=strict)
 
     def as_launcher(self) -> TrainerSettings:
         """Return the settings of a launcher, whose claims do not conflict with those of its trainers."""
@@ -305,6 +355,7 @@ def checked_pause_s(value: object, name: str = "stall_after_s") -> float:
 
 def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
     """Return `url` if it can be one of a Redis server, else raise `ValueError`; a password is never shown."""
+    _check_text(url, name)
     if (problem := redis_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")
     return url
@@ -312,9 +363,24 @@ def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
 
 def checked_url(url: str, name: str = URL_VARIABLE) -> str:
     """Return `url` if it can be one of a gateway, else raise `ValueError`."""
+    _check_text(url, name)
     if (problem := gateway_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")
     return url
+
+
+def _check_text(url: object, name: str) -> None:
+    if not isinstance(url, str):
+        raise ValueError(f"{name}={url!r} is not an address: give a string")  # noqa: TRY004 - as for other addresses
+
+
+def checked_settings(settings: object) -> TrainerSettings:
+    """Return `settings`, those of the environment for None. Raises `ValueError` for any other object."""
+    if settings is None:
+        return TrainerSettings.from_env()
+    if not isinstance(settings, TrainerSettings):
+        raise ValueError(f"settings={settings!r} is not a TrainerSettings")  # noqa: TRY004 - as for other arguments
+    return settings
 
 
 def token_of(environ: Mapping[str, str]) -> str | None:

@@ -7,6 +7,8 @@ as Postgres sends them.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -41,6 +43,17 @@ _decode = msgspec.msgpack.Decoder(MetricBlock).decode
 
 class WrongBlock(ValueError):  # noqa: N818 - named after its message
     """A frame is not a block of this version."""
+
+
+def joined_names(names: Iterable[str]) -> str:
+    r"""Return names as the value of a query parameter: separated by commas, and a comma in a name is `\,`."""
+    return ",".join(name.replace(",", "\\,") for name in names)
+
+
+def split_names(given: Iterable[str]) -> list[str]:
+    """Return the distinct names of the values of such a parameter, without surrounding white space."""
+    names = [name.replace("\\,", ",").strip() for text in given for name in re.split(r"(?<!\\),", text)]
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def encode_frame(block: MetricBlock) -> bytes:

@@ -175,6 +175,10 @@ def _print(receipt: Receipt) -> None:
             warn(one_line(f"{run.name}: {note}"))
         for problem in run.problems:
             warn(one_line(problem))
+    for left in sorted(receipt.left_out, key=lambda left: not left.is_failure)[:MOST_LISTED]:
+        warn(one_line(f"{left.name}: {left.reason}; it is not imported"))
+    if len(receipt.left_out) > MOST_LISTED:
+        warn(f"and {len(receipt.left_out) - MOST_LISTED:,} more are not imported: see --json")
     for kind in ("runs", *COUNTED):
         say(getattr(receipt, kind).line(kind))
     if any(run.missing for run in receipt.imported):

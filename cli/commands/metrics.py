@@ -17,6 +17,7 @@ from trainwire.client.client import Client
 from trainwire.client.errors import ClientError
 from trainwire.client.metrics import Metrics
 from trainwire.schemas.lifted_metrics import COLUMN_OF
+from trainwire.schemas.metric_download import split_names
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED
 from trainwire.schemas.times import to_datetime
@@ -35,7 +36,9 @@ def metrics(
     job: JobReference,
     *,
     as_json: AsJson = False,
-    names: Annotated[str, typer.Option(metavar="NAME,...", help="Only these metrics, separated by commas.")] = "",
+    names: Annotated[
+        str, typer.Option(metavar="NAME,...", help=r"Only these metrics; a comma in a name is \,")
+    ] = "",
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all points as CSV, one line for each.")] = False,
     limit: Annotated[
         int, whole_option(1, MOST_SHOWN, "Number of newest points; --csv prints all.")
@@ -43,7 +46,7 @@ def metrics(
     data_dir: DataDir = None,
 ) -> None:
     """Print a job's newest metric points, oldest first, or all of them as CSV."""
-    wanted = list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
+    wanted = split_names([names])
     if as_csv and (as_json or limit != DEFAULT_LIMIT):
         raise Problem("--csv prints all points: leave out --json and --limit")
     address = servers(data_dir)

@@ -9,7 +9,7 @@ import typer
 
 from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
-from trainwire.ingest.hooks.hooks import CatchOptions
+from trainwire.ingest.hooks.hooks import CatchOptions, wandb_mode
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 from trainwire.schemas.validation import MAX_ATTEMPT
@@ -23,10 +23,9 @@ def run(
         int | None,
         typer.Option(
             "--job-id",
-            envvar=JOB_ID_VARIABLE,
             parser=job_number,
             metavar="NUMBER",
-            help="A number of your own; default: a new job.",
+            help=f"A number of your own; default: {JOB_ID_VARIABLE}, or a new job.",
         ),
     ] = None,
     name: Annotated[
@@ -66,13 +65,13 @@ def run(
         ),
     ] = False,
     wandb: Annotated[
-        str,
+        str | None,
         typer.Option(
-            envvar=WANDB_VARIABLE,
             metavar="MODE",
-            help="mirror takes what is logged to W&B; replace also disables W&B, so no account is needed; off.",
+            help="mirror takes what is logged to W&B; replace also disables W&B, so no account is needed; off; "
+            f"default: {WANDB_VARIABLE}, or mirror.",
         ),
-    ] = "mirror",
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run COMMAND; its stdout and stderr become log messages, its exit code the completion and that of `run`.
@@ -94,7 +93,7 @@ def run(
                 patterns=tuple(metrics_regex or ()),
                 tensorboard=tuple(tensorboard or ()),
                 upload_artifacts=upload_artifacts,
-                wandb=wandb,
+                wandb=wandb_mode(wandb, hooks=hooks),
             ),
         )
     except ValueError as exc:

@@ -59,6 +59,14 @@ class RunReceipt(msgspec.Struct, kw_only=True):
         return sum(getattr(self, kind).missing for kind in COUNTED)
 
 
+class LeftOutReceipt(msgspec.Struct, kw_only=True):
+    """A run or a file that was not imported, and whether this is a failure."""
+
+    name: str
+    reason: str
+    is_failure: bool
+
+
 class Receipt(msgspec.Struct, kw_only=True):
     """The receipt of an import: the sums, and each run."""
 
@@ -67,6 +75,7 @@ class Receipt(msgspec.Struct, kw_only=True):
     lines: Count
     files: Count
     imported: list[RunReceipt]
+    left_out: list[LeftOutReceipt]
     complete: bool
 
 
@@ -99,15 +108,17 @@ def run_receipt(
 def receipt_of(runs: Iterable[RunReceipt], left_out: Iterable[LeftOut]) -> Receipt:
     """Add up the receipts of all runs."""
     imported = list(runs)
+    others = [LeftOutReceipt(name=each.name, reason=each.reason, is_failure=each.is_failure) for each in left_out]
     sums = {kind: Count() for kind in COUNTED}
     for each in imported:
         for kind, total in sums.items():
             total.add(getattr(each, kind))
     all_runs = Count(source=len(imported), stored=len(imported))
-    for run in left_out:
+    for run in others:
         all_runs.add(Count(source=1, skipped={run.reason: 1}))
     complete = not any(each.missing or each.problems for each in imported)
-    return Receipt(runs=all_runs, imported=imported, complete=complete, **_named(sums))
+    complete = complete and not any(each.is_failure for each in others)
+    return Receipt(runs=all_runs, imported=imported, left_out=others, complete=complete, **_named(sums))
 
 
 def is_deleted(connection: Connection, job_id: int) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from trainwire.ingest.identity.job_numbers import number_of
 from trainwire.schemas.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome, Point
+from trainwire.stack.errors import Problem
 
 Counted = Literal["points", "lines", "files"]
 LogType = Literal["stdout", "stderr"]
@@ -140,10 +143,39 @@ class SourceRun:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that is not imported, with the reason."""
+    """A run that is not imported, with the reason; with `is_failure` the import is not complete."""
 
     name: str
     reason: str
+    is_failure: bool = False
+
+
+def unreadable(path: Path, error: OSError) -> LeftOut:
+    """Return a file that cannot be read."""
+    return LeftOut(str(path), f"the file cannot be read: {error.strerror or error}", is_failure=True)
+
+
+def files_below(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Path]:
+    """Yield the files in a folder and below whose names are wanted, also those that cannot be read.
+
+    Named pipes, which have no end, are left out. Raises `Problem` for a folder that cannot be read.
+    """
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders.sort()
+        for path in (Path(place, name) for name in sorted(names) if is_wanted(name)):
+            if _may_be_file(path):
+                yield path
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # such as a broken link: the reader reports it
+        return True
+
+
+def _raise(error: OSError) -> None:
+    raise Problem(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def content_hash(path: Path, size: int | None = None) -> str:

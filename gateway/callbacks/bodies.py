@@ -35,7 +35,8 @@ Attempt = Annotated[int, _Numeric, Field(ge=ATTEMPT_UNKNOWN, le=MAX_ATTEMPT)]
 TimeNs = Annotated[int, _Numeric, Field(ge=0, le=MAX_TIME_NS)]
 Finite = Annotated[float, _Numeric, Field(allow_inf_nan=False)]
 Value = Annotated[float, _Numeric]
-MetricMap = dict[str, Value]
+MetricName = Annotated[str, Field(min_length=1)]
+MetricMap = dict[MetricName, Value]
 Path = Annotated[str, Field(min_length=1, max_length=10_000)]
 MAX_LINES = 10_000
 
@@ -56,7 +57,7 @@ class MetricValues(BaseModel):
     """Metrics by name; other names are allowed too, here or in `extra_metrics`."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Value]
+    __pydantic_extra__: dict[MetricName, Value]
 
     loss: Value | None = None
     accuracy: Value | None = None

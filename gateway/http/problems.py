@@ -15,6 +15,7 @@ from redis.exceptions import RedisClusterException
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import Forbidden, Unauthorized
@@ -135,7 +136,7 @@ def problem_of(exc: Exception) -> Problem:
         case ProblemError():
             return exc.problem
         case RequestValidationError():
-            return _wrong_fields([_wrong_field(error) for error in exc.errors()])
+            return _wrong_fields([_wrong_field(error, exc.body) for error in exc.errors()])
         case HTTPException():
             return problem(exc.status_code, "http", exc.detail, exc.detail)
         case DBAPIError() if (found := _of_postgres(exc)) is not None:
@@ -168,7 +169,14 @@ def _wrong_fields(wrong: list[WrongField]) -> Problem:
     return replace(problem(422, "wrong-value", _INVALID, detail + more), errors=wrong[:20])
 
 
-def _wrong_field(error: Mapping[str, Any]) -> WrongField:
+def _wrong_field(error: Mapping[str, Any], body: object) -> WrongField:
+    if error["type"] == "json_invalid":
+        at, text = error["loc"][-1], body if isinstance(body, str) else ""
+        detail = f"{error['ctx']['error']} at character {at}: send JSON"
+        return WrongField(field="body", value=shown(text[max(at - 20, 0) : at + 20]), detail=shown(detail))
+    if isinstance(error.get("input"), bytes):
+        detail = "is not read as JSON: send it with Content-Type: application/json"
+        return WrongField(field="body", value=shown(error["input"]), detail=detail)
     place = [str(part) for part in error["loc"][1:]] or [str(error["loc"][0])]
     return WrongField(
         field=shown(".".join(place)), value=shown(error.get("input")), detail=shown(str(error["msg"]))
@@ -183,6 +191,7 @@ _TRANSLATED: Final[dict[type[Exception], tuple[int, str, str, str]]] = {
     Unauthorized: (401, "unauthorized", "A token is required", ""),
     Forbidden: (403, "forbidden", "The token does not allow this", ""),
     InvalidMessage: (422, "wrong-value", _INVALID, ""),
+    ClientDisconnect: (400, "disconnected", "The client closed the connection before the end of its request", ""),
     NoConnectionLeft: (503, "postgres-away", _NO_POSTGRES, ": all connections are in use, try again"),
     WrongSchemaRevision: (503, "not-migrated", _NOT_MIGRATED_TITLE, ""),
     redis.RedisError: (503, "redis-away", _NO_REDIS, " (REDIS_URL): try again"),

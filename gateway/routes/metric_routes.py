@@ -14,7 +14,8 @@ from trainwire.gateway.documents.response_types import MetricPage, NamePage, Ser
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404
-from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, Names, Rank, ResourcesDep, Seq, split_names
+from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, Names, Rank, ResourcesDep, Seq
+from trainwire.schemas.metric_download import split_names
 from trainwire.stores.rows.metric_names import names_within
 from trainwire.stores.rows.metric_series import SeriesFilter, SeriesValue, XAxis, XRange, read_series
 

@@ -21,9 +21,9 @@ from trainwire.gateway.routes.parameters import (
     ResourcesDep,
     decode_cursor,
     encode_cursor,
-    split_names,
     wrong_cursor,
 )
+from trainwire.schemas.metric_download import split_names
 from trainwire.schemas.non_finite import Number, shown_float
 from trainwire.stores.mlflow.runs import (
     HistoryPlace,

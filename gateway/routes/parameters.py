@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from typing import Annotated, Final, Literal
 
 from fastapi import Depends, Path, Query
@@ -41,12 +40,6 @@ Names = Annotated[
         description=r"Names of metrics, separated by commas, or repeated; `\,` is a comma in a name.",
     ),
 ]
-
-
-def split_names(given: list[str]) -> list[str]:
-    r"""Return the distinct names of a repeatable, comma-separated parameter; a comma in a name is written `\,`."""
-    names = [name.replace("\\,", ",").strip() for text in given for name in re.split(r"(?<!\\),", text)]
-    return list(dict.fromkeys(name for name in names if name))
 
 
 def encode_cursor(data: bytes) -> str:

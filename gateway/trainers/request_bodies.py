@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from typing import Final, get_args
 
@@ -41,9 +42,25 @@ def decode_request(body: bytes, media_type: str, encoding: str, max_bytes: int) 
     try:
         return _decode(plain)
     except msgspec.ValidationError as exc:
-        raise wrong_value("body", "", str(exc)) from exc
+        raise wrong_value("body", _value_of(exc, plain), str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ProblemError(problem(400, "not-msgpack", "The body is not msgpack", f"not msgpack: {exc}")) from exc
+
+
+def _value_of(error: msgspec.ValidationError, plain: bytes) -> object:
+    """Return the invalid value, or the innermost one around it that the path in the error names."""
+    try:
+        value = msgspec.msgpack.decode(plain)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # behind the invalid value
+        return ""
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", str(error).rpartition("`$")[2]):
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and index:
+            value = value[int(index)]
+        else:
+            break
+    return value
 
 
 def check_request(request: ExchangeRequest, job_id: int, *, has_names: bool) -> list[str]:

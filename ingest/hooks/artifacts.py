@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from trainwire.ingest.environment import absolute_path
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.sanitize import plain_text
 from trainwire.ingest.settings import TrainerSettings
@@ -45,7 +46,7 @@ class ArtifactUploads:
         self._lock = threading.Lock()
         self._uploaded = 0
         self._failed: Counter[str] = Counter()
-        self._folder = _folder_in([settings.checkpoints.spool or Path.cwd(), fallback])
+        self._folder = _folder_in([settings.checkpoints.spool or absolute_path("."), fallback])
         self._uploads = Uploads(settings, run.origin, self._report, can_upload=True)
 
     def environment(self) -> dict[str, str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 TENSORBOARD: Final = "tensorboard"
+PRINTED: Final = "printed lines"
 _SHOWN: Final = 5
 
 
@@ -71,15 +72,18 @@ class Caught:
         values: Mapping[str, float],
         *,
         ts: int,
-        step: int | None = None,
+        step: float | None = None,
         epoch: float | None = None,
         rank: int | None = None,
     ) -> None:
         """Take values of one step that library `by` reports, measured at `ts` (nanoseconds since 1970).
 
         If several libraries report a metric, only those of the first one are used: each counts steps differently.
+        Printed lines give way to a library, whose records may arrive later than the first lines.
         """
         with self._lock:
+            if by != PRINTED:
+                self._owners |= {name: by for name in values if self._owners.get(name) == PRINTED}
             taken = {name: value for name, value in values.items() if self._owners.setdefault(name, by) == by}
             if taken:
                 self._values[by] += len(taken)

@@ -124,4 +124,4 @@ class EventFiles:
                     return
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 found = (Path(place, name) for name in names if name.startswith(PATTERN))
-                yield from (path for path in found if path.is_file())  # not a named pipe, which has no end
+                yield from (path for path in found if os.path.isfile(path))  # not a named pipe, which has no end

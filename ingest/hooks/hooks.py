@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from trainwire.ingest.environment import absolute_path
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
-from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern
+from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern, names_metrics
+from trainwire.ingest.identity.announcements import print_note
 from trainwire.ingest.settings import WANDB_VARIABLE
 
 if TYPE_CHECKING:
@@ -20,8 +23,23 @@ if TYPE_CHECKING:
 
 WandbMode = Literal["mirror", "replace", "off"]
 WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)
+WITHOUT_WANDB: Final = {"WANDB_MODE": "disabled"}
 TIMEOUT_S: Final = 5.0
 """Time limit at the end for records that are not read yet."""
+
+
+def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the mode that was chosen, else that of TRAINWIRE_WANDB; ignore an invalid variable with a warning."""
+    named = environ.get(WANDB_VARIABLE) or "mirror"
+    if chosen is not None:
+        return chosen
+    if named not in WANDB_MODES:
+        print_note(f"{WANDB_VARIABLE}={named!r} is not one of {', '.join(WANDB_MODES)}; it is ignored")
+    elif named == "replace" and not hooks:
+        print_note(f"{WANDB_VARIABLE}={named!r} needs the hooks; it is ignored: leave out --no-hooks")
+    else:
+        return named
+    return "mirror"
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,11 @@ class CatchOptions:
             raise ValueError("--wandb replace needs the hooks: leave out --no-hooks, or write --wandb off")
         for pattern in self.patterns:
             checked_pattern(pattern)
+        if self.patterns and not any(map(names_metrics, self.patterns)):
+            raise ValueError(
+                f"--metrics-regex {self.patterns[0]!r} finds a step or an epoch, and no metric: add a group for "
+                "one, such as 'loss=(?P<loss>[0-9.]+)'"
+            )
         if self.upload_artifacts and not self.hooks:
             raise ValueError("--upload-artifacts needs the hook into MLflow: leave out --no-hooks")
 
@@ -77,7 +100,9 @@ class Hooks:
         self._listener: HookListener | None = None
         self._wandb = options.wandb
         self._event_files: EventFiles | None = None
-        folders = options.tensorboard or ((Path.cwd(),) if options.hooks else ())
+        self._warn = warn
+        self._wanted_folders = options.tensorboard
+        folders = options.tensorboard or ((absolute_path("."),) if options.hooks else ())
         try:
             if options.hooks and folder is not None:
                 self._listener = HookListener(folder, self._caught)
@@ -90,7 +115,7 @@ class Hooks:
         """Return the variables that the command needs in addition to `environ`."""
         variables = {WANDB_VARIABLE: self._wandb}
         if self._wandb == "replace":
-            variables["WANDB_MODE"] = "disabled"  # also in processes without hooks
+            variables |= WITHOUT_WANDB  # also in processes without hooks
         if self._listener is not None:
             variables |= self._listener.environment(environ)
         if self._artifacts is not None:
@@ -111,6 +136,11 @@ class Hooks:
             self._listener.close(TIMEOUT_S)
         if self._event_files is not None:
             self._event_files.close(TIMEOUT_S)
+        for folder in self._wanted_folders:
+            if not folder.is_dir():
+                self._warn(
+                    f"--tensorboard {folder} is not a folder, also after the command: no event file was read"
+                )
         self._printed.close()
         if self._artifacts is not None:
             self._artifacts.close(is_interrupted)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from trainwire.ingest.hooks.caught import Caught
+from trainwire.ingest.hooks.caught import PRINTED, Caught
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +20,6 @@ MATCH_TIMEOUT_S: Final = 5.0
 _MOST_CHARS: Final = 4000
 _STEPS: Final = ("step", "global_step", "iteration", "iter")
 _EPOCH: Final = "epoch"
-PRINTED: Final = "printed lines"
 
 
 class PrintedMetrics:
@@ -82,7 +81,7 @@ class PrintedValues(NamedTuple):
     """The metrics found in one line, with step and epoch if the line has them."""
 
     values: dict[str, float]
-    step: int | None
+    step: float | None
     epoch: float | None
 
 
@@ -160,12 +159,22 @@ def checked_pattern(pattern: str) -> str:
         groups = re.compile(pattern).groupindex
     except re.error as exc:
         raise ValueError(f"--metrics-regex {pattern!r} is no regular expression: {exc}") from exc
+    if "name" in groups and "value" not in groups:
+        raise ValueError(
+            f"--metrics-regex {pattern!r} has a group `name` and no group `value`: write such as "
+            "'(?P<name>[a-z_]+)=(?P<value>[-+0-9.e]+)'"
+        )
     if not groups:
         raise ValueError(
             f"--metrics-regex {pattern!r} names no group: write such as 'loss=(?P<loss>[0-9.]+)', or "
             "'(?P<name>[a-z_]+)=(?P<value>[-+0-9.e]+)'"
         )
     return pattern
+
+
+def names_metrics(pattern: str) -> bool:
+    """Return whether a pattern finds a metric, and not only the step or the epoch of those of other patterns."""
+    return bool(re.compile(pattern).groupindex.keys() - {*_STEPS, _EPOCH})
 
 
 def values_of_lines(patterns: Sequence[str], lines: Sequence[str]) -> list[PrintedValues]:
@@ -203,14 +212,16 @@ def _checked(line: str, parse: Any, *, are_texts_numbers: bool) -> PrintedValues
 def _split(numbers: dict[str, float]) -> PrintedValues | None:
     step = next((numbers.pop(name) for name in _STEPS if name in numbers), None)
     epoch = numbers.pop(_EPOCH, None)
-    whole = None if step is None or not math.isfinite(step) else int(step)
-    return PrintedValues(numbers, whole, epoch) if numbers else None
+    values = {name: float(number) for name, number in numbers.items()}
+    return PrintedValues(values, step, None if epoch is None else float(epoch)) if values else None
 
 
 def _number(value: object, are_texts_numbers: bool) -> float | None:
+    """Return a number, an integer with all its digits, as a step may have more than a float; None for others."""
     if isinstance(value, bool) or not isinstance(value, int | float | (str if are_texts_numbers else float)):
         return None
     try:
-        return float(value)
+        number = float(value)
+        return int(value) if isinstance(value, int) or str(value).strip().isdecimal() else number
     except (ValueError, OverflowError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import IO, Final, TextIO
 
 from trainwire.ingest.destinations import page_url_of, variables_of
 from trainwire.ingest.environment import whole_number
-from trainwire.ingest.hooks.hooks import CatchOptions, Hooks
+from trainwire.ingest.hooks.hooks import WITHOUT_WANDB, CatchOptions, Hooks
 from trainwire.ingest.identity.announcements import announce, print_note
 from trainwire.ingest.identity.default_names import default_name, script_of_command
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
@@ -28,13 +28,16 @@ from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.settings import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
+    DISABLED_VARIABLE,
     JOB_ID_VARIABLE,
+    JOB_NAME_VARIABLE,
     PAGE_URL_VARIABLE,
     PARENT_VARIABLE,
     TRACEBACKS_VARIABLE,
     TrainerSettings,
 )
 from trainwire.ingest.strict import StrictError
+from trainwire.schemas.limits import MAX_TEXT_CHARS
 from trainwire.schemas.messages import ATTEMPT_UNKNOWN
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
@@ -72,21 +75,34 @@ def launch(
 
     Exit code 127 means that the command was not found, 126 that it cannot be executed; 69, with
     TRAINWIRE_STRICT=on, that it was not started because Redis or the rank was unavailable, or succeeded and is not
-    all stored. Raises `ValueError` for an invalid job id or attempt; any other wrong setting is a warning, and the
-    command runs without trainwire.
+    all stored.
+
+    Raises `ValueError` for an invalid job id or attempt. An invalid variable is ignored with a warning: without a
+    valid address messages stay in the spool. Where the ranks of a launch cannot agree on a number, or `redis_url`
+    is invalid, the command and each `Run` in it run without trainwire.
     """
     if not command:
         raise ValueError("command=[] is empty: give a command, such as python train.py")
     variables = _variables(job_id, attempt)
     _occupy_standard_descriptors()
+    catch = catch or CatchOptions()
+    environ = dict(os.environ)
     try:
-        settings = TrainerSettings.from_env().at(redis_url).at_stack(data_dir)
+        settings, errors = TrainerSettings.from_valid(environ)
+        settings = settings.at(redis_url).at_stack(data_dir)
         number = _number(job_id, settings)
     except ValueError as exc:
         print_note(f"{exc}; the command runs without trainwire")
-        return _run_alone(command, {**os.environ, **variables})
+        settings = TrainerSettings(is_disabled=True)
+    if settings.is_disabled:
+        if catch.wandb == "replace":
+            variables |= WITHOUT_WANDB
+        return _run_alone(command, {**environ, **variables, DISABLED_VARIABLE: "on"})
+    for sentence in errors:
+        print_note(sentence)
     if number.is_made:
         name = (name or "").strip() or default_name(script_of_command(command), number.job_id)
+    environ[JOB_NAME_VARIABLE] = (name or "").replace("\0", "")[: MAX_TEXT_CHARS["name"]]
     settings = settings.as_launcher()
     try:
         run = Run(number.job_id, name, attempt=attempt, settings=settings)
@@ -97,12 +113,12 @@ def launch(
     run.record_provenance(settings.provenance, command)
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
-        environment = _environment(run, settings, tracebacks, has_terminal=terminal is not None)
+        environment = _environment(environ, run, settings, tracebacks, has_terminal=terminal is not None)
         hooks = Hooks(
             run,
             partial(_run_of_rank, run, settings),
             tracebacks.path,
-            catch or CatchOptions(),
+            catch,
             print_note,
             settings=settings,
         )
@@ -226,13 +242,18 @@ def _terminal() -> Terminal | None:
 
 
 def _environment(
-    run: Run, settings: TrainerSettings, tracebacks: TracebackFolder, *, has_terminal: bool
+    environ: Mapping[str, str],
+    run: Run,
+    settings: TrainerSettings,
+    tracebacks: TracebackFolder,
+    *,
+    has_terminal: bool,
 ) -> dict[str, str]:
     """Return the environment of the command: a `Run` in it belongs to the same job, and captures no output."""
     environment: dict[str, str | None] = {
         **({"TERM": "xterm"} if has_terminal else {}),  # unless the environment names another
         "PYTHONUNBUFFERED": "1",  # else Python buffers output to a pipe
-        **os.environ,
+        **environ,
         JOB_ID_VARIABLE: str(run.job_id),
         CAPTURED_VARIABLE: run.source,
         **variables_of(settings),

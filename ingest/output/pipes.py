@@ -51,8 +51,8 @@ class OutputPipe:
         self._folder = RepeatFolder() if fold_repeats else None
         self._lock = threading.Lock()
         self._is_open = True
-        self.is_showing = False
-        """Whether the thread waits for the reader of the shown output, such as a pager."""
+        self.is_busy = False
+        """Whether the thread waits for the reader of the shown output, such as a pager, or searches metrics."""
         self.last_line: str | None = None
         self._thread = start_daemon(self._read, f"trainwire-{log_type}")
 
@@ -76,9 +76,9 @@ class OutputPipe:
         with self._pipe:
             while chunk := self._next_chunk():
                 ts = time.time_ns()
-                self.is_showing = True
+                self.is_busy = True
                 self._show(chunk)
-                self.is_showing = False
+                self.is_busy = False
                 self._run.note_output()
                 with self._lock:
                     if self._is_open:
@@ -95,7 +95,9 @@ class OutputPipe:
     def _take(self, lines: list[str], ts: int) -> None:
         self.last_line = next((line for line in reversed(lines) if line.strip()), self.last_line)
         if self._on_lines is not None and lines:
+            self.is_busy = True
             self._on_lines(lines, ts)
+            self.is_busy = False
         if self._folder is not None:
             lines = self._folder.feed(lines, monotonic_s())
         if lines:
@@ -151,12 +153,12 @@ class RepeatFolder:
 def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
     """Wait until all pipes have ended, at most `timeout_s`, then close them; return whether all have ended.
 
-    Time in which a pipe waits for a slow reader of the shown output does not count.
+    Time in which a pipe waits for a slow reader of the shown output, or for a slow pattern, does not count.
     """
     while timeout_s > 0 and (unread := [pipe for pipe in pipes if not pipe.has_ended()]):
         began_s = monotonic_s()
         unread[0].has_ended(min(timeout_s, _POLL_S))
-        if not any(pipe.is_showing for pipe in unread):
+        if not any(pipe.is_busy for pipe in unread):
             timeout_s -= monotonic_s() - began_s
     have_ended = all(pipe.has_ended() for pipe in pipes)
     for pipe in pipes:

@@ -53,13 +53,15 @@ class Sender:
         timing: Timing,
         wake: threading.Event,
         heartbeat: SourceHeartbeat | None = None,
+        *,
+        is_refusal_logged: bool = False,
     ) -> None:
         self._outbox = outbox
         self._heartbeat = heartbeat
         self._destination = destination
         self._timing = timing
         self._wake = wake
-        self._outage = Outage(timing)
+        self._outage = Outage(timing, is_refusal_logged=is_refusal_logged)
         self._connection: Transport | None = None
         self._address: str | None = None
         self._is_located = False

@@ -111,12 +111,21 @@ class Session:
         timing = settings.timing
         if settings.strict:
             timing = replace(timing, settle_s=math.inf)  # the end waits for acknowledgements up to its deadline
-        self._sender = Sender(outbox, self.destination, timing, wake, self._heartbeat)
+        self._sender = Sender(
+            outbox,
+            self.destination,
+            timing,
+            wake,
+            self._heartbeat,
+            is_refusal_logged=settings.is_refused_alike,
+        )
         self._sampler = _new_sampler(settings.log_lines_per_s)
         self._starting = threading.Lock()
         self._finishing = threading.RLock()  # re-entrant: a signal handler may call finish within finish
         self.finished = threading.Event()
         """Set when the run begins to finish."""
+        if settings.is_disabled:
+            self.buffer.close(None)
         self._receipt: Receipt | None = None
         self._warned_of: set[str] = set()
         self._outputs = 0
@@ -276,13 +285,15 @@ class Session:
 
     def _start(self) -> None:
         with self._starting:
-            if self._sender.is_started or not self._sender.start():
+            if self._settings.is_disabled or self._sender.is_started or not self._sender.start():
                 return
         if self.is_creator and self._settings.spool.folder is not None:
             with suppress(RuntimeError):  # the system refuses a thread: the next run recovers the spool
                 start_daemon(partial(self._recover_spool, self._settings.spool.folder), "trainwire-recovery")
 
     def _warn_of_drop(self) -> None:
+        if self._settings.is_disabled:
+            return
         if self.buffer.is_closed:
             self.warn_once("finished", "the run is finished: later calls are left out")
         else:
@@ -296,6 +307,8 @@ class Session:
         if not unsent:
             return
         is_kept = spooled >= unsent
+        if is_kept and self._sender.is_refused and self._settings.is_refused_alike:
+            return  # the launcher logs the same of its messages
         if isinstance(self.destination, NamedServer):
             host = shown_server(self.destination.locate())
             remedy = (

@@ -104,6 +104,8 @@ class _CsvReader:
                 yield from _merged(self._long(rows, *long)) if long else self._wide(rows)
             except Problem as exc:
                 self._tally.fail(str(exc))
+            except OSError as exc:
+                self._tally.fail(f"{self._path}: {exc}; what comes before it is imported")
             else:
                 self._tally.taken["files"] += 1
 

@@ -13,7 +13,17 @@ from typing import Any, Final
 
 from trainwire.cli.transfer.parquet_schema import SERIES, TEXTS, VALUE_COLUMNS, arrow, schema
 from trainwire.cli.transfer.readers.merging import MergedSeries
-from trainwire.cli.transfer.runs import LONG_NAME, End, Header, Item, Line, SourceRun, Tally, content_hash
+from trainwire.cli.transfer.runs import (
+    LONG_NAME,
+    End,
+    Header,
+    Item,
+    Line,
+    SourceRun,
+    Tally,
+    content_hash,
+    files_below,
+)
 from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome
 from trainwire.schemas.times import to_ns
@@ -44,7 +54,7 @@ def parquet_runs(path: Path, copy: str) -> Iterator[SourceRun]:
     Raises `Problem` if there is none, or one is not parquet of this schema.
     """
     pa, pq = arrow()
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    files = sorted(files_below(path, lambda name: name.endswith(".parquet"))) if path.is_dir() else [path]
     if not files:
         raise Problem(f"no file *.parquet below {path}: give the folder of `neptune-exporter export --data-path`")
     runs: dict[tuple[str, str], _Run] = {}
@@ -55,7 +65,7 @@ def parquet_runs(path: Path, copy: str) -> Iterator[SourceRun]:
             hashes[file] = content_hash(file)
         except OSError as exc:
             raise Problem(f"cannot read {file}: {exc.strerror or exc}") from exc
-        except pa.ArrowInvalid as exc:
+        except pa.ArrowException as exc:
             raise Problem(f"{file} is not a parquet file, or it is damaged: {exc}") from exc
     for run in runs.values():
         used = " ".join(dict.fromkeys(hashes[file] for file, _ in run.groups))

@@ -7,11 +7,24 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from trainwire.cli.transfer.readers.event_records import FRAME_BYTES, MAX_TAG_BYTES, one_scalar, records
-from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally, content_hash
+from trainwire.cli.transfer.runs import (
+    End,
+    Header,
+    Item,
+    LeftOut,
+    Line,
+    Params,
+    SourceRun,
+    Tally,
+    content_hash,
+    files_below,
+    unreadable,
+)
 from trainwire.ingest.hooks.event_files import PATTERN
 from trainwire.ingest.hooks.tensorboard_events import (
     SPLITS,
@@ -39,10 +52,7 @@ def tensorboard_runs(folder: Path, name: str | None, copy: str) -> Iterator[Sour
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise Problem(f"{folder} is not a folder: give the folder that `tensorboard --logdir` gets")
-    try:
-        found = _event_files(folder)
-    except OSError as exc:
-        raise Problem(f"cannot read {exc.filename}: {exc.strerror}") from exc
+    found = _event_files(folder)
     if not found:
         raise Problem(
             f"no event file ({PATTERN}*) below {folder}: give the folder that `tensorboard --logdir` gets"
@@ -60,20 +70,13 @@ def _event_files(folder: Path) -> dict[Path, list[Path]]:
     of its curves (`train`, `validation` ...).
     """
     runs: dict[Path, list[Path]] = defaultdict(list)
-    for place, folders, names in os.walk(folder, onerror=_raise):
-        folders.sort()
-        here = Path(place)
-        # A named pipe has no end: only files are opened.
-        files = sorted(here / each for each in names if each.startswith(PATTERN) and (here / each).is_file())
-        if files:
-            above = [root for root in (here, *here.parents) if root in runs]
-            is_part = here != folder and here.name in SPLITS
-            runs[above[-1] if above else here.parent if is_part else here] += files
+    for here, files in groupby(
+        files_below(folder, lambda name: name.startswith(PATTERN)), lambda file: file.parent
+    ):
+        above = [root for root in (here, *here.parents) if root in runs]
+        is_part = here != folder and here.name in SPLITS
+        runs[above[-1] if above else here.parent if is_part else here] += files
     return dict(runs)
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _run(folder: Path, root: Path, paths: list[Path], name: str | None, copy: str) -> SourceRun | LeftOut:
@@ -86,7 +89,7 @@ def _run(folder: Path, root: Path, paths: list[Path], name: str | None, copy: st
             size = path.stat().st_size
             digest.update(f"{path.relative_to(root)} {size} {content_hash(path, size)}\n".encode(errors="replace"))
         except OSError as exc:
-            return LeftOut(shown, f"cannot read {path}: {exc.strerror or exc}")
+            return unreadable(path, exc)
         files.append(_File(path, size, metric_prefix(path.parent.relative_to(root))))
 
     if not any(file.size for file in files):

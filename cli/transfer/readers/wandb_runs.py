@@ -32,7 +32,18 @@ from trainwire.cli.transfer.readers.wandb_about import (
 from trainwire.cli.transfer.readers.wandb_file import CutShortError
 from trainwire.cli.transfer.readers.wandb_output import OutputLines
 from trainwire.cli.transfer.readers.wandb_values import Named, Row, item_of, row_of, text_of
-from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
+from trainwire.cli.transfer.runs import (
+    End,
+    Header,
+    Item,
+    LeftOut,
+    Line,
+    Params,
+    SourceRun,
+    Tally,
+    files_below,
+    unreadable,
+)
 from trainwire.ingest.hooks.protobuf import fields, signed
 from trainwire.ingest.provenance.masking import masked_fields
 from trainwire.schemas.limits import MAX_RESULTS
@@ -61,7 +72,7 @@ def wandb_runs(path: Path, name: str | None, copy: str) -> Iterator[SourceRun | 
         raise Problem(f"{path} does not exist: give the folder `wandb` of the training, or a file *{SUFFIX}")
     if not path.is_file() and not path.is_dir():
         raise Problem(f"{path} is neither a file nor a folder: give the folder `wandb`, or a file *{SUFFIX}")
-    found = [path] if path.is_file() else sorted(_files(path))
+    found = [path] if path.is_file() else sorted(files_below(path, lambda name: name.endswith(SUFFIX)))
     if not found:
         raise Problem(f"no file *{SUFFIX} below {path}: give the folder `wandb` of the training")
     if name is not None and len(found) > 1:
@@ -74,17 +85,6 @@ def wandb_runs(path: Path, name: str | None, copy: str) -> Iterator[SourceRun | 
         elif isinstance(run, SourceRun):
             seen.add(run.identity)
         yield run
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder, onerror=_raise):
-        folders.sort()
-        found = (Path(place, each) for each in names if each.endswith(SUFFIX))
-        yield from (each for each in found if each.is_file())  # not a named pipe, which has no end
-
-
-def _raise(error: OSError) -> None:
-    raise Problem(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
@@ -102,12 +102,14 @@ def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
                 about = about_of(data, about)
             has_end |= kind == EXIT
     except OSError as exc:
-        return LeftOut(path.name, f"cannot read {path}: {exc.strerror or exc}")
+        return unreadable(path, exc)
     except DAMAGES as exc:
         damage = exc
     if about is None:
-        reason = "the file has no run" if damage is None else f"the file cannot be read: {damage}"
-        return LeftOut(path.name, reason if status.st_size else "the file is empty")
+        if not status.st_size:
+            return LeftOut(str(path), "the file is empty")
+        reason = "the file has no run" if damage is None else f"the file is damaged: {damage}"
+        return LeftOut(str(path), reason, is_failure=damage is not None)
     is_unfinished = not has_end and (damage is None or isinstance(damage, CutShortError))
     if is_unfinished and time.time() - status.st_mtime < QUIET_S:
         return LeftOut(name or about.name, RUNNING)
@@ -256,8 +258,10 @@ class _Reader:
             with (self._path.parent / "files" / "output.log").open(errors="replace") as file:
                 for line in file:
                     yield from self._output.add("stdout", line, self._last_ns)
-        except OSError:
+        except FileNotFoundError:
             return
+        except OSError as exc:
+            self._tally.fail(f"{exc.filename}: {exc.strerror}; its output is not imported, or not all")
         yield from self._output.finish(self._last_ns)
 
     def _checked(self, lines: Iterator[Line]) -> Iterator[Line]:

@@ -246,6 +246,35 @@ def test_a_damaged_file_of_wandb_is_imported_up_to_the_damage(
 
 
 @pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("kind", ["damaged", "missing"])
+@pytest.mark.parametrize("tool", ["wandb", "tensorboard"])
+def test_a_run_that_cannot_be_read_is_named(
+    connected: Trainwire, resources: Resources, tmp_path: Path, tool: str, kind: str
+) -> None:
+    """The others are imported; stderr and the receipt name the file and the reason, and the exit code is 1."""
+    if tool == "wandb":
+        wandb_file(tmp_path / "a" / "run-a.wandb", run_record("a"), history(0, {"loss": 1}), exit_record(0))
+        bad = tmp_path / "b" / "run-b.wandb"
+    else:
+        event_file(tmp_path / "a", scalar("loss", 0.5, 1))
+        bad = tmp_path / "b" / "events.out.tfevents.1.b"
+    bad.parent.mkdir()
+    if kind == "missing":
+        bad.symlink_to(tmp_path / "moved")
+    else:
+        bad.write_bytes(b"this is no file of a run" * 9)
+    done = connected("import", tool, str(tmp_path))
+    assert done.code == 1
+    assert f"{bad}: " in done.err
+    assert ("No such file" if kind == "missing" else "") in done.err
+    assert rows(resources.engine, training_metrics, "loss") == [1.0 if tool == "wandb" else 0.5]
+    receipt = receipt_of(connected, tool, str(tmp_path), "--verify", code=1)
+    assert not receipt["complete"]
+    if tool == "wandb" or kind == "missing":
+        assert [(left["name"], left["is_failure"]) for left in receipt["left_out"]] == [(str(bad), True)]
+
+
+@pytest.mark.usefixtures("workers")
 def test_an_mlflow_server_is_imported_with_its_history(
     connected: Trainwire, resources: Resources, mlflow_server: MlflowServer
 ) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -131,8 +131,71 @@ def test_named_metrics_alone_are_read(reader: Client, job: int) -> None:
     assert list(reader.job(job).metrics([*many, "grad", "loss"])) == ["grad", "loss"]
     with pytest.raises(KeyError, match=r"no metric 'lose' here: val/loss"):
         found["lose"]
-    with pytest.raises(ClientError, match="each without a comma"):
-        reader.job(job).metrics("loss,acc")
+
+
+def test_metrics_of_any_name_are_found(reader: Client, sender: Sender, resources: Resources) -> None:
+    """Commas, backslashes and white space are parts of a name, and a list of names has any length."""
+    number = next(_jobs)
+    names = ["a,b", " a ", "a\\", "a\\,b", ",", "\t", "f(x, y)", "\U0001f4a5" * 900]
+    sender.send(Metrics(points=[Point(ts=NOW_NS, values=dict.fromkeys([*names, "a", "b"], 0.5))]), job=number)
+    drain(resources, "metrics", number)
+    found = reader.job(number)
+    for name in names:
+        assert list(found.metrics(name)) == [name]
+    assert list(found.metrics(names)) == sorted(names)
+
+
+WRONG_ARGUMENTS: dict[str, tuple[Callable[[Any, int], Any], str]] = {
+    "job None": (lambda client, _: client.job(None), "reference=None is no job: give a number, a name, or 'last'"),
+    "job 1.5": (lambda client, _: client.job(1.5), "reference=1.5 is not a whole number from 1"),
+    "job True": (lambda client, _: client.job(True), "reference=True is not a whole number"),
+    "job 0": (lambda client, _: client.job(0), "reference=0 is not"),
+    "job list": (lambda client, _: client.job([1]), r"reference=\[1\] is not"),
+    "filter": (lambda client, _: client.jobs(5), "filter=5 is not a string"),
+    "sort": (lambda client, _: client.jobs(sort=["name"]), r"sort=\['name'\] is not a string"),
+    "limit text": (lambda client, _: client.jobs(limit="3"), "limit='3' is not a whole number from 0"),
+    "limit -1": (lambda client, _: client.jobs(limit=-1), "limit=-1 is not a whole number from 0"),
+    "names 5": (lambda client, job: client.job(job).metrics(5), "names=5 is neither a name nor a list of names"),
+    "names [5]": (lambda client, job: client.job(job).metrics([5]), "names has 5, which is not a string"),
+    "names bytes": (lambda client, job: client.job(job).metrics(b"a"), "names=b'a' is neither"),
+    "log_type": (lambda client, job: client.job(job).logs(log_type="out"), "'out' is not one of stdout, stderr"),
+    "level": (lambda client, job: client.job(job).logs(level=30), "level=30 is not a string"),
+    "rank": (lambda client, job: client.job(job).logs(rank="0"), "rank='0' is not a whole number from 0"),
+    "attempt": (lambda client, job: client.job(job).logs(attempt=2**31), "attempt=2147483648 is not"),
+    "search": (lambda client, job: client.job(job).logs(search=5), "search=5 is not a string"),
+    "after": (lambda client, job: client.job(job).logs(after=-1), "after=-1 is not"),
+    "which": (lambda client, job: client.job(job).download(1.5), "1.5 is no checkpoint"),
+    "which None": (lambda client, job: client.job(job).download(None), "None is no checkpoint"),
+    "which 2**70": (lambda client, job: client.job(job).download(2**70), "is no checkpoint: write 'best', 'last'"),
+    "to": (lambda client, job: client.job(job).download(to=5), "to=5 is not a path"),
+    "to bytes": (lambda client, job: client.job(job).download(to=b"a"), "to=b'a' is not a path"),
+    "to NUL": (lambda client, job: client.job(job).download(to="a\0"), "is not a path"),
+    "url": (lambda *_: Client(5), "url=5 is not a string"),  # type: ignore[arg-type]
+    "token": (lambda *_: Client("http://h", token=b"t"), "token=b't' is not a string"),  # type: ignore[arg-type]
+    "database_url": (lambda *_: Client(database_url=5), "database_url=5 is not"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ARGUMENTS)
+def test_a_wrong_argument_is_named(reader: Client, job: int, name: str) -> None:
+    """The call raises at once, with the argument, its value and the allowed ones."""
+    call, sentence = WRONG_ARGUMENTS[name]
+    with pytest.raises(ClientError, match=sentence):
+        call(reader, job)
+
+
+def test_a_wrong_address_of_the_gateway_is_named(gateway: GatewayServer) -> None:
+    """The remedy for a path that the gateway does not have is the address, and not an upgrade."""
+    client = Client(f"{gateway.url}/wrong")
+    calls: list[Callable[[], Any]] = [
+        lambda: client.job("digits"),
+        lambda: client.job(1),
+        lambda: [*client.jobs()],
+    ]
+    for call in calls:
+        with pytest.raises(ClientError, match=r"answers 404 .*give the address of the gateway itself") as error:
+            call()
+        assert "upgrade" not in str(error.value)
 
 
 def test_a_metric_is_found_under_the_name_that_it_was_logged_with(

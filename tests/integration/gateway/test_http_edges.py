@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -250,6 +252,81 @@ def test_the_gateway_counts_its_requests(gateway: GatewayServer) -> None:
     answered = gateway.request("GET", "/metrics").text
     assert 'trainwire_gateway_requests_total{method="GET",route="/jobs/{job_id}",status="404"}' in answered
     assert "424242" not in answered
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "media_type", "wanted"),
+    [
+        (
+            "callback/progress",
+            b'{"step": 1,}',
+            "application/json",
+            ("body", '{"step": 1,}', "at character 11: send JSON"),
+        ),
+        ("callback/progress", b"a=b", "text/plain", ("body", "b'a=b'", "Content-Type: application/json")),
+        (
+            "callback/progress",
+            b'{"metrics": {"": 1}}',
+            "application/json",
+            ("metrics.", "", "at least 1 character"),
+        ),
+        (
+            "messages",
+            b"\x82\xa6source\xa1s\xa4acks\x91\xa3foo",
+            "application/msgpack",
+            ("body", "foo", "$.acks[0]"),
+        ),
+        ("messages", b"\x81\xa6source\x05", "application/msgpack", ("body", "5", "$.source")),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_named(
+    gateway: GatewayServer, path: str, body: bytes, media_type: str, wanted: tuple[str, str, str]
+) -> None:
+    """The problem has the invalid part of the body."""
+    answer = gateway.request("POST", f"/jobs/7/{path}", data=body, headers={"Content-Type": media_type})
+    assert answer.status_code == 422
+    (error,) = msgspec.json.decode(answer.content, type=Problem).errors
+    assert (error.field, error.value) == wanted[:2]
+    assert wanted[2] in error.detail
+
+
+@pytest.mark.parametrize("encoding", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/jobs/7/messages"),
+        ("POST", "/jobs/7/callback/logs"),
+        ("PATCH", "/jobs/7"),
+        ("POST", "/session"),
+    ],
+)
+def test_a_client_that_breaks_off_is_no_error(
+    gateway: GatewayServer, caplog: pytest.LogCaptureFixture, method: str, path: str, encoding: str
+) -> None:
+    """A request whose body never ends is counted with status 400, and logs no traceback."""
+    before = _answered(gateway, method, "400")
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as raw:
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{encoding}"
+        raw.sendall(
+            head.encode() + b"\r\n\r\n" + (b'9\r\n{"lines":\r\n' if "chunked" in encoding else b'{"lines":')
+        )
+    deadline = time.monotonic() + 20
+    while (after := _answered(gateway, method, "400")) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert after == before + 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def _answered(gateway: GatewayServer, method: str, status: str) -> float:
+    families = text_string_to_metric_families(gateway.request("GET", "/metrics").text)
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "trainwire_gateway_requests_total"
+        and (sample.labels["method"], sample.labels["status"]) == (method, status)
+    )
 
 
 def test_the_gateway_exports_the_list_of_metrics(gateway: GatewayServer) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +30,8 @@ from trainwire.ingest.sending.unacked import EncodedMessage
 from trainwire.ingest.settings import SpoolSettings, Timing
 from trainwire.ingest.strict import RedisAway
 from trainwire.schemas.exchange import CONTENT_TYPE, ExchangeAnswer, encode_exchange
-from trainwire.schemas.wire import Entry
+from trainwire.schemas.messages import Metrics
+from trainwire.schemas.wire import Entry, decode_body, open_envelope
 
 JOB: Final = 42
 PATH: Final = f"/jobs/{JOB}/messages"
@@ -94,7 +98,7 @@ class ScriptedGateway:
         for kind, entries in request.get("entries", {}).items():
             self.seqs.setdefault(kind, []).extend(entry["seq"] for entry in entries)
             taken[kind] = len(entries)
-        acks = {kind: (str(max(self.seqs[kind])).encode(), None, None) for kind in request["acks"]}
+        acks = {kind: (str(max(self.seqs[kind])).encode(), None, None) for kind in request.get("acks", ())}
         answer = ExchangeAnswer(taken=taken, acks=acks)  # type: ignore[arg-type]
         return 200, {"Content-Type": CONTENT_TYPE}, encode_exchange(answer)
 
@@ -409,3 +413,49 @@ def test_a_strict_run(gateway: ScriptedGateway, trainer: TrainerSettings) -> Non
     gateway.replies = [problem(503, "Redis is unavailable")]
     with pytest.raises(RedisAway, match=r"Redis is unavailable.*TRAINWIRE_URL"):
         Run(JOB, settings=trainer.strictly(True))
+
+
+def launched(gateway: ScriptedGateway, tmp_path: Path, script: str) -> str:
+    """Run a script under the launcher, as job 42 named digits; return its stderr."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")}
+    environment |= {
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "TRAINWIRE_URL": gateway.url,
+        "TRAINWIRE_TOKEN": "tw_x",
+        "TRAINWIRE_SPOOL_DIR": str(tmp_path / "spool"),
+        "TRAINWIRE_SETTLE_S": "0.1",
+    }
+    ours = (sys.executable, "-m", "trainwire.ingest", "--job-id", str(JOB), "--name", "digits")
+    command = [*ours, "--", sys.executable, "-c", f"from trainwire import Run; {script}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    return done.stderr
+
+
+@pytest.mark.parametrize(("script", "names"), [("Run()", {"digits"}), ("Run(name='mnist')", {"digits", "mnist"})])
+def test_a_run_without_a_name_has_that_of_its_launcher(
+    gateway: ScriptedGateway, tmp_path: Path, script: str, names: set[str]
+) -> None:
+    """So a token for other names is refused for both, and never for one of them."""
+    launched(gateway, tmp_path, f"{script}.finish(timeout_s=5)")
+    sources = {request["source"] for request in gateway.requests}
+    bodies = [
+        decode_body("metrics", open_envelope({key.encode(): _bytes(value) for key, value in entry.items()}))
+        for request in gateway.requests
+        for entry in request.get("entries", {}).get("metrics", [])
+    ]
+    assert len(sources) == 2
+    named = [body.name for body in bodies if isinstance(body, Metrics) and body.name]
+    assert (len(named), set(named)) == (2, names)
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+@pytest.mark.parametrize(("script", "count"), [("Run()", 1), ("Run(name='mnist')", 2), ("Run(job_id=7)", 2)])
+def test_one_refusal_is_logged_once(gateway: ScriptedGateway, tmp_path: Path, script: str, count: int) -> None:
+    """The launcher logs it for the runs of its job and name; others may be refused for reasons of their own."""
+    gateway.always = lambda _: problem(403, "not for you")
+    errors = launched(gateway, tmp_path, f"{script}.finish(timeout_s=5)")
+    assert errors.count("refuses the messages of job") == count
+    assert errors.count("could not be sent") == count

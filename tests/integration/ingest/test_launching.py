@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from trainwire.ingest.spool.listing import list_spool
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -255,30 +257,106 @@ def test_a_redis_that_never_answers_holds_up_nothing(tmp_path: Path) -> None:
     assert b"left out" not in done.stderr
 
 
+REPORTS = "from trainwire import Run; print(Run().finish(timeout_s=5).complete); print('trained'); exit(3)"
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("TRAINWIRE_RANK", "abc"), ("TRAINWIRE_BUFFER_BYTES", "12"), ("TRAINWIRE_JOB_ID", "abc")]
+    ("name", "value", "sentence"),
+    [
+        ("TRAINWIRE_RANK", "abc", "is not a whole number"),
+        ("TRAINWIRE_BUFFER_BYTES", "12", "is not a whole number"),
+        ("TRAINWIRE_JOB_ID", "abc", "is not a whole number"),
+        ("TRAINWIRE_STRICT", "yes", "is not one of off, on"),
+        ("TRAINWIRE_PROVENANCE", "-dif", ": 'dif' is not one of"),
+    ],
 )
-def test_a_wrong_setting_does_not_stop_the_training(valkey: Any, name: str, value: str) -> None:
-    """The command runs without trainwire, with one sentence that names the variable."""
-    code, output, errors = launch(valkey, "sh", "-c", "echo trained; exit 3", options=(), **{name: value})
-    assert (code, output) == (3, b"trained\n")
-    assert re.match(f"trainwire: {name}='?{value}'? is not a whole number", errors.decode())
-    assert errors.endswith(b"; the command runs without trainwire\n")
-    assert errors.count(b"\n") == 1
+def test_a_wrong_setting_does_not_stop_the_training(valkey: Any, name: str, value: str, sentence: str) -> None:
+    """It is ignored, also by a run of the script, with one sentence that names the variable."""
+    code, output, errors = launch(valkey, sys.executable, "-c", REPORTS, options=(), **{name: value})
+    assert (code, output) == (3, b"False\ntrained\n")
+    assert re.match(f"trainwire: {name}='?{value}'? ?{sentence}", errors.decode())
+    assert errors.splitlines()[0].endswith(b"; it is ignored")
+    assert errors.count(name.encode()) == 1
+    assert {(end.status, end.exit_code) for end in valkey.completions()} == {("failed", 3), ("completed", None)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", "foo"),
+        ("STREAMS_URL", "redis+cluster://"),
+        ("TRAINWIRE_URL", "htp://host"),
+        ("TRAINWIRE_URL", "https://"),
+        ("TRAINWIRE_TOKEN", "a b"),
+    ],
+)
+def test_a_wrong_address_does_not_stop_the_training(valkey: Any, tmp_path: Path, name: str, value: str) -> None:
+    """Everything that is reported stays in the spool, and is sent to no other server."""
+    ours = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42"]
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")},
+        "PYTHONPATH": str(ROOT),
+        "TRAINWIRE_SPOOL_DIR": str(tmp_path / "spool"),
+        "TRAINWIRE_DATA_DIR": str(tmp_path),
+        "REDIS_URL": "" if "TOKEN" in name else valkey.url,
+        name: value,
+    }
+    command = [*ours, "--", sys.executable, "-c", REPORTS]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (3, b"False\ntrained\n")
+    first = done.stderr.splitlines()[0]
+    assert first.startswith(f"trainwire: {name}".encode())
+    assert b"; it is ignored" in first
+    spooled = {source.about.job_id: source.messages for source in list_spool(tmp_path / "spool")}
+    assert spooled[42]["completions"] == 1
     assert not valkey.completions()
 
 
-def test_a_wrong_address_does_not_stop_the_training() -> None:
-    """An address that is none is a warning, and a command that is not there still gives 127."""
-    ours = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "foo"}
-    done = subprocess.run([*ours, "--", "echo", "trained"], env=environment, capture_output=True, check=False)
+def test_a_wrong_option_does_not_stop_the_training(valkey: Any) -> None:
+    """The command and its runs report nothing, and a command that is not there still gives 127."""
+    options = ("--redis-url", "foo")
+    code, output, errors = launch(valkey, sys.executable, "-c", REPORTS, options=options)
+    assert (code, output) == (3, b"False\ntrained\n")
+    assert errors.startswith(b"trainwire: redis_url='foo' is not a Redis address")
+    assert errors.endswith(b"; the command runs without trainwire\n")
+    assert errors.count(b"\n") == 1
+    code, _, errors = launch(valkey, "no-such-trainer", options=options)
+    assert code == 127
+    assert b"redis_url='foo' is not a Redis address" in errors
+
+
+def test_a_deleted_working_folder_does_not_stop_the_training(valkey: Any, tmp_path: Path) -> None:
+    """The command runs in it, and its output is logged."""
+    inside = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir ../gone && exec"
+    ours = f"{sys.executable} -m trainwire.ingest --job-id 42 --redis-url {valkey.url} --upload-artifacts"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRAINWIRE_CHECKPOINT_BUCKET": "models"}
+    command = f"{inside} {ours} -- echo trained"
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"trained\n")
-    assert done.stderr.startswith(b"trainwire: REDIS_URL='foo' is not a Redis address")
-    wrong = [*ours, "--redis-url", "foo", "--", "no-such-trainer"]
-    done = subprocess.run(wrong, env={**environment, "REDIS_URL": ""}, capture_output=True, check=False)
-    assert done.returncode == 127
-    assert b"redis_url='foo' is not a Redis address" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert valkey.lines("stdout") == ["trained"]
+
+
+def test_a_folder_of_event_files_that_never_appears_is_named(valkey: Any) -> None:
+    """It may appear during the training; at the end it is a warning."""
+    code, _, errors = launch(valkey, "true", options=("--tensorboard", "/no/such"))
+    assert (code, errors.count(b"--tensorboard /no/such is not a folder")) == (0, 1)
+
+
+def test_a_disabled_training_reports_nothing(valkey: Any) -> None:
+    """With TRAINWIRE_DISABLED neither the launcher nor a run sends or writes anything."""
+    code, output, errors = launch(valkey, sys.executable, "-c", REPORTS, TRAINWIRE_DISABLED="on", RANK="1")
+    assert (code, output, errors) == (3, b"False\ntrained\n", b"")
+    assert not valkey.completions()
+
+
+def test_a_wrong_mode_for_wandb_does_not_stop_the_training(valkey: Any) -> None:
+    """A variable is ignored with one sentence; a wrong option is refused, as it was typed."""
+    code, output, errors = launch(valkey, "echo", "trained", TRAINWIRE_WANDB="replce")
+    assert (code, output) == (0, b"trained\n")
+    assert errors == b"trainwire: TRAINWIRE_WANDB='replce' is not one of mirror, replace, off; it is ignored\n"
+    code, output, _ = launch(valkey, "echo", "trained", options=("--wandb", "replce"))
+    assert (code, output) == (2, b"")
 
 
 def test_a_rank_of_others_disturbs_nobody(valkey: Any) -> None:

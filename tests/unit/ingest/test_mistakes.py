@@ -129,6 +129,17 @@ def test_every_other_value_is_named_once(
     assert len(text) < 300
 
 
+@pytest.mark.parametrize("name", ["", " ", "\n"])
+def test_a_metric_without_a_name_is_left_out(tell: Tell, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """One warning has the value and the remedy; the other values are taken."""
+    told = tell()
+    for _ in range(2):
+        told.run.metric(values={name: 1, "loss": 0.5})
+    assert [point.values for point in told.points()] == [{"loss": 0.5}] * 2
+    (text,) = warned(caplog)
+    assert f"metric {name!r}=1 (int) is without a name: left out; give it one" in text
+
+
 def test_params_of_one_element_are_numbers(tell: Tell) -> None:
     """Truth stays truth; complex numbers and texts that look like numbers are texts."""
     odd = {
@@ -215,8 +226,8 @@ WRONG_WORDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "upload": (lambda run: run.checkpoint("a", upload="maybe"), "upload='maybe' (str) is not a way to upload"),
     "path": (lambda run: run.checkpoint(None), "path=None (NoneType) is not a path: left out"),
-    "epoch": (lambda run: run.metric(epoch="3", a=1), "epoch='3' (str) is not a number: left out; give a whole"),
-    "step": (lambda run: run.checkpoint("a", step=math.nan), "step=nan (float) is not a number: left out"),
+    "epoch": (lambda run: run.metric(epoch="3", a=1), "epoch='3' (str) is not a whole number: left out; give one"),
+    "step": (lambda run: run.checkpoint("a", step=math.nan), "step=nan (float) is not a whole number: left"),
     "percent": (lambda run: run.progress(percent="5"), "percent='5' (str) is not a number: left out"),
     "an unknown name": (lambda run: run.progress(1, epochs=3), "run.progress(1, epochs=3) does not fit"),
     "too many": (lambda run: run.checkpoint("a", "last", 3), "taken as run.checkpoint(path='a', kind='last')"),
@@ -228,6 +239,16 @@ WRONG_WORDS: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+def test_a_wrong_description_is_left_out(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
+    """Params or tags that are no mapping are one warning, and no error."""
+    told = tell()
+    for wrong in ({"params": [1]}, {"tags": "a"}):
+        told.run.describe(**wrong)
+    told.run.describe(tags={"a": 1})
+    assert told.bodies("metrics")[-1].tags == {"a": 1}
+    assert warned(caplog) == ["job 42: params=[1] is no mapping: give a dictionary, such as vars(args); left out"]
+
+
 @pytest.mark.parametrize("call", WRONG_WORDS)
 def test_a_wrong_argument_is_named_once(tell: Tell, caplog: pytest.LogCaptureFixture, call: str) -> None:
     """With its value and the remedy; the training goes on."""
@@ -236,6 +257,73 @@ def test_a_wrong_argument_is_named_once(tell: Tell, caplog: pytest.LogCaptureFix
     wrong(told.run)
     wrong(told.run)
     assert [sentence in text for text in warned(caplog)].count(True) == 1
+
+
+WHOLE_NUMBERS: dict[str, Any] = {
+    "a float": (3.0, 3),
+    "numpy's float": (np.float32(3), 3),
+    "numpy's integer": (np.int64(2**60 + 1), 2**60 + 1),
+    "an array of one": (np.array([3]), 3),
+    "a tensor": (Tensor(2**60 + 1), 2**60 + 1),
+    "a decimal": (Decimal(3), 3),
+    "negative": (-1, -1),
+    "the largest": (2**63 - 1, 2**63 - 1),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+def test_whole_numbers_of_any_type_are_steps_and_epochs(
+    tell: Tell, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """They keep all their digits, and give no warning."""
+    told = tell()
+    value, whole = WHOLE_NUMBERS[name]
+    told.run.metric(step=value, epoch=value, loss=1)
+    told.run.checkpoint("a.pt", step=value, epoch=value)
+    (point,), (checkpoint,) = told.points(), told.bodies("checkpoints")
+    assert [point.step, point.epoch, checkpoint.step, checkpoint.epoch] == [whole] * 4
+    assert not warned(caplog)
+
+
+WRONG_STEPS: dict[str, tuple[Any, str]] = {
+    "a fraction": (2.5, "step=2.5 (float) is not a whole number: left out; give one, such as int(value)"),
+    "numpy's fraction": (np.float64(2.5), "is not a whole number: left out"),
+    "a tensor of a fraction": (Tensor(2.5), "is not a whole number: left out"),
+    "infinite": (math.inf, "step=inf (float) is not a whole number: left out"),
+    "truth": (True, "step=True (bool) is not a whole number: left out"),
+    "70 bits": (2**70, f"step={2**70} (int) is beyond 64 bits: left out; give a number below 2**63"),
+    "64 bits": (2**63, "is beyond 64 bits"),
+    "beyond a float": (10**400, "is beyond 64 bits"),
+    "a huge float": (1e30, "step=1e+30 (float) is beyond 64 bits"),
+    "array": (np.zeros(3), "is not a whole number"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_STEPS)
+def test_a_step_is_never_changed(tell: Tell, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """One that cannot be stored is left out with one warning; the values of the call are kept."""
+    told = tell()
+    value, sentence = WRONG_STEPS[name]
+    told.run.metric(step=value, loss=1)
+    told.run.metric_at(10**18, {"loss": 2}, step=value)
+    told.run.checkpoint("a.pt", step=value)
+    assert [(point.values["loss"], point.step) for point in told.points()] == [(1.0, None), (2.0, None)]
+    assert told.bodies("checkpoints")[0].step is None
+    (text,) = warned(caplog)
+    assert sentence in text
+
+
+def test_an_epoch_with_a_fraction_is_the_epoch_that_it_is_in(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
+    """As some frameworks count them; one warning has the value, the number used and the remedy."""
+    told = tell()
+    for epoch in (0.5, 1.25, 2.0, 2.5):
+        told.run.metric(epoch=epoch, loss=1)
+    assert [point.epoch for point in told.points()] == [0, 1, 2, 2]
+    (text,) = warned(caplog)
+    assert "epoch=0.5 (float) is not a whole number: taken as 0; write epoch=0" in text
+    told.run.metric(epoch=2**70, loss=1)
+    assert told.points()[-1].epoch is None
+    assert told.run.finish(timeout_s=0).dropped == {"values": 1}
 
 
 @pytest.mark.parametrize(

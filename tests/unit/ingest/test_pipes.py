@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -25,7 +25,7 @@ def test_a_person_who_watches_slowly_costs_no_line(tell: Callable[..., Any]) -> 
             command.write(printed)
             command.flush()
             deadline = time.monotonic() + 10
-            while len(person.peek()) == 0 or not pipe.is_showing:
+            while len(person.peek()) == 0 or not pipe.is_busy:
                 assert time.monotonic() < deadline
             command.write(b"last\n")
         waiting = threading.Thread(target=await_ends, args=([pipe], 0.1))
@@ -35,6 +35,30 @@ def test_a_person_who_watches_slowly_costs_no_line(tell: Callable[..., Any]) -> 
         assert person.read(len(printed) + 5) == printed + b"last\n"
         waiting.join(10)
     assert told.lines() == ["x" * 60_000, "y" * 60_000, "last"]
+
+
+def test_a_slow_pattern_is_waited_for(tell: Callable[..., Any]) -> None:
+    """The search of metrics in the last lines is no process that keeps the output open."""
+    told = tell()
+    searching, found = threading.Event(), threading.Event()
+
+    def search(_lines: Sequence[str], _ts: int) -> None:
+        searching.set()
+        assert found.wait(10)
+
+    read, written = os.pipe()
+    ended: list[bool] = []
+    with open(read, "rb") as output:
+        pipe = OutputPipe(output, None, "stdout", told.run, on_lines=search)
+        os.write(written, b"last\n")
+        os.close(written)
+        assert searching.wait(10)
+        waiting = threading.Thread(target=lambda: ended.append(await_ends([pipe], 0.05)))
+        waiting.start()
+        waiting.join(0.5)
+        found.set()
+        waiting.join(10)
+    assert (ended, told.lines()) == ([True], ["last"])
 
 
 def test_a_process_that_keeps_the_output_open_is_not_waited_for(tell: Callable[..., Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from trainwire.ingest.hooks.caught import Caught
+from trainwire.ingest.hooks.hooks import CatchOptions
 from trainwire.ingest.hooks.printed import (
     PatternMatcher,
     PatternTooSlowError,
@@ -29,7 +32,7 @@ from trainwire.testing import RecordedRun
         ('{"step": 10, "ok": true}', None),
         ('{"step": 10, "loss": "0.3"}', None),
         ('{"step": 10, "loss": {"a": 1}}', None),
-        ('{"step": Infinity, "loss": 1}', PrintedValues({"loss": 1.0}, None, None)),
+        ('{"step": Infinity, "loss": 1}', PrintedValues({"loss": 1.0}, math.inf, None)),
         ("{" * 3000 + "}", None),
         ('{"step": 1, "loss": 1' + "0" * 4000 + "}", None),
         ("[1, 2]", None),
@@ -77,13 +80,26 @@ def test_a_pattern_names_its_metrics(pattern: str, line: str, values: PrintedVal
 
 
 @pytest.mark.parametrize(
-    ("pattern", "remedy"), [("loss=(", "is no regular expression"), ("loss=(.*)", "names no group")]
+    ("pattern", "remedy"),
+    [
+        ("loss=(", "is no regular expression"),
+        ("loss=(.*)", "names no group"),
+        (r"(?P<name>\w+)=(\S+)", "has a group `name` and no group `value`"),
+    ],
 )
 def test_a_wrong_pattern_is_named(pattern: str, remedy: str) -> None:
     """The error has the pattern and what to write instead."""
     with pytest.raises(ValueError, match=remedy) as error:
         checked_pattern(pattern)
     assert repr(pattern) in str(error.value)
+
+
+def test_patterns_without_a_metric_are_named() -> None:
+    """A pattern may find the step of another one's metrics, and is an error where there is no other."""
+    step, loss = r"step (?P<step>\d+)", r"loss=(?P<loss>\S+)"
+    assert CatchOptions(patterns=(step, loss)).patterns == (step, loss)
+    with pytest.raises(ValueError, match="finds a step or an epoch, and no metric"):
+        CatchOptions(patterns=(step, r"epoch (?P<epoch>\d+)"))
 
 
 def test_printed_metrics_end_where_a_library_reports() -> None:
@@ -95,6 +111,16 @@ def test_printed_metrics_end_where_a_library_reports() -> None:
     caught.metrics("tensorboard", {"train/loss": 2.0}, ts=10**18, step=2)
     printed.take(['{"loss": 2, "step": 2}'], 10**18)
     assert [dict(point.values) for point in run.points] == [{"loss": 1.0}, {"train/loss": 2.0}]
+
+
+def test_a_library_takes_a_metric_over_from_printed_lines() -> None:
+    """Lines may be read before the records of the library that logs the same values: none of these is lost."""
+    run = RecordedRun(1)
+    caught = Caught(run, lambda _: run)
+    PrintedMetrics(caught).take(["{'loss': 3, 'epoch': 1}"], 10**18)
+    for step in (1, 2):
+        caught.metrics("mlflow", {"loss": 4.0 - step}, ts=10**18, step=step)
+    assert [(point.step, point.values["loss"]) for point in run.points] == [(None, 3.0), (1, 3.0), (2, 2.0)]
 
 
 def test_a_fractional_epoch_is_kept() -> None:
@@ -110,6 +136,18 @@ def test_a_fractional_epoch_is_kept() -> None:
         (2, {"loss": 1.0, "epoch": 1.25}),
         (None, {"loss": 0.0}),
     ]
+
+
+def test_a_printed_step_is_never_changed(caplog: pytest.LogCaptureFixture) -> None:
+    """A step with a fraction, or beyond 64 bits, is left out with one warning; whole numbers may be floats."""
+    run = RecordedRun(1)
+    printed = PrintedMetrics(Caught(run, lambda _: run))
+    printed.take(
+        [f'{{"loss": 1, "step": {step}}}' for step in ("2.0", str(2**60 + 1), "2.5", str(2**70), "NaN")], 10**18
+    )
+    assert [point.step for point in run.points] == [2, 2**60 + 1, None, None, None]
+    assert values_of_lines([r"(?P<step>\d+) (?P<loss>\d+)"], [f"{2**60 + 1} 3"])[0].step == 2**60 + 1
+    assert caplog.text.count("step=2.5 (float) is not a whole number: left out") == 1
 
 
 def test_patterns_of_one_line_belong_together() -> None:

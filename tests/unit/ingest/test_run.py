@@ -73,7 +73,7 @@ def test_names_that_are_no_identifiers_go_into_values(tell: Tell) -> None:
 
 def test_a_new_epoch_is_progress(tell: Tell) -> None:
     """The epoch of a point moves the progress, with a percentage where the epochs are known."""
-    told = tell(total_epochs=4)
+    told = tell(total_epochs=4.0)  # as Transformers has num_train_epochs
     told.run.metric(epoch=1, loss=1)
     told.run.metric(epoch=1.7, loss=1)
     told.bodies("metrics")
@@ -229,6 +229,7 @@ def test_finish_is_final(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
         ({"job_id": -1}, "job_id=-1 is not a whole number from 1 to"),
         ({"job_id": "42"}, "job_id='42' is not"),
         ({"job_id": True}, "job_id=True is not"),
+        ({"job_id": 2.0**60}, "job_id=1.15.* is not"),
         ({"attempt": -1}, "attempt=-1 is not"),
         ({"total_epochs": 1.5}, "total_epochs=1.5 is not"),
         ({"tags": [1], "project": "digits"}, r"tags=\[1\] is no mapping"),
@@ -236,6 +237,10 @@ def test_finish_is_final(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
         ({"mlflow_run_id": " "}, "mlflow_run_id=' ' is not the id of a run in MLflow"),
         ({"mlflow_run_id": 7}, "mlflow_run_id=7 is not the id"),
         ({"redis_url": "localhost"}, "redis_url='localhost' is not a Redis address"),
+        ({"redis_url": 5}, "redis_url=5 is not an address: give a string"),
+        ({"url": b"https://host"}, "url=b'https://host' is not an address"),
+        ({"strict": "off"}, "strict='off' is not True or False"),
+        ({"settings": {}}, r"settings=\{\} is not a TrainerSettings"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], sentence: str) -> None:

@@ -132,3 +132,24 @@ def test_a_password_is_never_shown() -> None:
         checked_redis_url("amqp://me:secret@host/0")
     assert "secret" not in str(caught.value)
     assert shown_host("redis://me:secret@host/0") == "host:6379"
+
+
+def test_invalid_variables_are_left_out() -> None:
+    """Each is one sentence; no other address is used, and nothing is sent that may have been switched off."""
+    environ = {
+        "TRAINWIRE_URL": "htp://host",
+        "REDIS_URL": "redis://host:6379/0",
+        "TRAINWIRE_PROVENANCE": "-dif",
+        "TRAINWIRE_CHECKPOINT_UPLOAD": "non",
+        "TRAINWIRE_HEARTBEAT_S": "5",
+    }
+    settings, errors = TrainerSettings.from_valid(environ)
+    assert (settings.streams, settings.provenance, settings.checkpoints.upload) == (None, frozenset(), "none")
+    assert settings.vitals.interval_s == 5
+    assert settings == TrainerSettings.from_env(environ)
+    assert [sentence.partition("=")[0] for sentence in errors] == [
+        "TRAINWIRE_URL",
+        "TRAINWIRE_CHECKPOINT_UPLOAD",
+        "TRAINWIRE_PROVENANCE",
+    ]
+    assert errors[0].endswith("it is ignored: messages stay in the spool for your `trainwire up`")

@@ -59,7 +59,8 @@ def _log(run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable
 
 def report_of(data: Mapping[str, Any], step: Any, local_step: int) -> Callable[[], None]:
     """Return a function that sends the numbers of `data`, logged at `step` or else at the run's own step."""
-    if step is not None and int(step) < local_step:  # W&B leaves it out, with a warning
+    at = local_step if step is None else int(step) if int(step) == step else float(step)
+    if at < local_step:  # W&B leaves it out, with a warning
         return functools.partial(send_not_taken, "a step that has passed")
     values, others = {}, []
     for name, value in _flat("", data):
@@ -68,7 +69,7 @@ def report_of(data: Mapping[str, Any], step: Any, local_step: int) -> Callable[[
             others.append(type(value).__name__)
         else:
             values[name] = number
-    record = {"type": "metrics", "by": BY, "step": local_step if step is None else int(step), "values": values}
+    record = {"type": "metrics", "by": BY, "step": at, "values": values}
 
     def send() -> None:
         if values:

@@ -1,0 +1,47 @@
+"""Checks the arguments of the client's calls; an error names the argument, its value and the allowed ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from trainwire.client.errors import ClientError
+from trainwire.ingest.environment import whole_number
+from trainwire.ingest.sanitize import shown
+from trainwire.schemas.validation import MAX_ID
+
+
+def check_text(name: str, value: object, words: tuple[str, ...] = ()) -> None:
+    """Raise `ClientError` unless `value` is a string, one of `words` if there are any, or None."""
+    if value is None or (isinstance(value, str) and (not words or value in words)):
+        return
+    allowed = f"one of {', '.join(words)}" if words else "a string"
+    raise ClientError(f"{name}={shown(value)} is not {allowed}")
+
+
+def checked_whole(name: str, value: object, least: int = 0, most: int = MAX_ID) -> int | None:
+    """Return a whole number of any library as an integer, None for None. Raises `ClientError` for other values."""
+    try:
+        return None if value is None else whole_number(name, value, least, most)
+    except ValueError as exc:
+        raise ClientError(str(exc)) from exc
+
+
+def checked_names(value: object) -> list[str]:
+    """Return one name, or several, as a list, an empty one for None. Raises `ClientError` for other values."""
+    names = [value] if isinstance(value, str) else [] if value is None else value
+    if isinstance(names, bytes) or not isinstance(names, Iterable):
+        raise ClientError(f"names={shown(value)} is neither a name nor a list of names")
+    found = []
+    for name in names:
+        if not isinstance(name, str):
+            raise ClientError(f"names has {shown(name)}, which is not a string: give names such as 'loss'")
+        found.append(name)
+    return found
+
+
+def check_path(name: str, value: object) -> None:
+    """Raise `ClientError` unless `value` is a path without a NUL character, or None."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if value is not None and (not isinstance(text, str) or "\0" in text):
+        raise ClientError(f"{name}={shown(value)} is not a path: give a string or a pathlib.Path")
