@@ -12,7 +12,19 @@ from typing import Any
 
 from trainwire.cli.transfer.readers.event_records import FRAME_BYTES, records
 from trainwire.cli.transfer.readers.scalar_events import ScalarDecoder
-from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally, content_hash
+from trainwire.cli.transfer.runs import (
+    MAX_NS,
+    OUT_OF_RANGE,
+    End,
+    Header,
+    Item,
+    LeftOut,
+    Line,
+    Params,
+    SourceRun,
+    Tally,
+    content_hash,
+)
 from trainwire.ingest.hooks.event_files import PATTERN
 from trainwire.ingest.hooks.tensorboard_events import (
     SPLITS,
@@ -21,7 +33,6 @@ from trainwire.ingest.hooks.tensorboard_events import (
     metric_prefix,
 )
 from trainwire.schemas.messages import Point
-from trainwire.schemas.validation import MAX_TIME_NS
 from trainwire.stack.errors import Problem
 
 
@@ -137,9 +148,9 @@ def _events(file: _File, tally: Tally) -> Iterator[Event | Point]:
         for data in records(file.path, file.size):
             tally.read_bytes += len(data) + FRAME_BYTES
             event = decoder.decode(data)
-            if not 0 <= event.ts <= MAX_TIME_NS:
+            if not 0 <= event.ts <= MAX_NS:
                 values = event.values if isinstance(event, Point) else event.scalars
-                tally.skip("points", "time is out of range", len(values))
+                tally.skip("points", OUT_OF_RANGE, len(values))
                 continue
             yield event
     except (DamagedEventError, OSError) as exc:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from trainwire.cli.transfer.readers.wandb_file import wandb_records
 from trainwire.cli.transfer.readers.wandb_values import item_of, json_value, text_of
+from trainwire.cli.transfer.runs import MAX_NS
 from trainwire.ingest.hooks.protobuf import fields
 from trainwire.ingest.provenance.masking import masked_fields
-from trainwire.schemas.validation import MAX_TIME_NS
 
 HISTORY, SUMMARY, OUTPUT, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT_RAW, RUN, EXIT = (
     *(2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 18),
@@ -93,4 +93,4 @@ def timestamp_ns(data: bytes) -> int:
 
 def checked_time(ts: int) -> int | None:
     """Return a time that can be stored, None for any other."""
-    return ts if 0 <= ts <= MAX_TIME_NS else None
+    return ts if 0 <= ts <= MAX_NS else None

@@ -33,7 +33,7 @@ from trainwire.cli.transfer.readers.wandb_about import (
 from trainwire.cli.transfer.readers.wandb_file import CutShortError
 from trainwire.cli.transfer.readers.wandb_output import OutputLines
 from trainwire.cli.transfer.readers.wandb_values import Row, item_of, leading_items, row_of, text_of
-from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
+from trainwire.cli.transfer.runs import OUT_OF_RANGE, End, Header, Item, LeftOut, Line, Params, SourceRun, Tally
 from trainwire.ingest.hooks.protobuf import fields, signed, varint
 from trainwire.ingest.provenance.masking import masked_fields
 from trainwire.schemas.limits import MAX_RESULTS
@@ -232,7 +232,7 @@ class _Reader:
         for kind in row.others:
             self._tally.skip("points", f"{kind}: not a number")
         if ts is None:
-            self._tally.skip("points", "time is out of range", len(row.numbers))
+            self._tally.skip("points", OUT_OF_RANGE, len(row.numbers))
             return []
         self._last_ns = max(self._last_ns, ts)
         values = self._tally.named(row.numbers)
