@@ -94,4 +94,4 @@ def _points(job_id: int) -> Select[Any]:
 def _stored_point(row: Sequence[Any]) -> StoredPoint:
     *lifted, extra = row[len(_PLACE) :]
     values = {name: shown_float(value) for name, value in zip(LIFTED, lifted, strict=True) if value is not None}
-    return StoredPoint(*row[: len(_PLACE)], {**values, **extra} if extra else values)
+    return StoredPoint(*(*row[: len(_PLACE)], {**values, **extra} if extra else values))

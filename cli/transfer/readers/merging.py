@@ -94,10 +94,10 @@ def _merged(window: Iterable[tuple[int, int, str, float]]) -> Iterator[Point]:
             for row in rows:
                 yield Point(ts=place[0] * 1000, step=place[1], values=row)
             place, rows = (time_us, step), []
-        row = next((row for row in rows if name not in row), None) if rows else None
-        if row is None:
+        free = next((row for row in rows if name not in row), None) if rows else None
+        if free is None:
             rows.append({name: value})
         else:
-            row[name] = value
+            free[name] = value
     for row in rows:
         yield Point(ts=place[0] * 1000, step=place[1], values=row)

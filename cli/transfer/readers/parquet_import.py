@@ -152,7 +152,8 @@ class _RunReader:
         return values
 
     def _series(self, fallback_ts: int) -> tuple[MergedSeries, list[Line]]:
-        series, lines = MergedSeries(), []
+        series = MergedSeries()
+        lines: list[Line] = []
         total, read = max(self._run.rows, 1), 0
         self._tally.share = lambda: read / total
         for rows in self._rows(_SERIES_COLUMNS):
