@@ -47,7 +47,7 @@ class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     started_at: int | None = None
 
 
-class Point(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Point(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """Values measured at one moment; NaN and infinities are legal values."""
 
     ts: int

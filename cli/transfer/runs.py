@@ -24,6 +24,9 @@ IMPORT_SOURCE: Final = "import-"
 MOST_CHARS: Final = MAX_LINE_CHARS // 4
 """Of one line: a character has up to four bytes."""
 DAMAGED: Final = "read up to an error"
+MIN_NS, MAX_NS = -(2**63), 2**63 - 1
+"""Times in messages are integers of 64 bits: the years 1677 to 2262."""
+OUT_OF_RANGE: Final = "time is out of range"
 LONG_NAME: Final = f"name over {MAX_METRIC_NAME_CHARS:,} characters"
 LONG_TEXT: Final = f"text over {MOST_CHARS:,} characters"
 _READ_BYTES: Final = 1024 * 1024

@@ -21,13 +21,13 @@ from trainwire.stack.errors import Problem
 WINDOW_BYTES: Final = 16 * 1024 * 1024
 """Most bytes that are sent and not committed in Postgres."""
 WINDOW_MESSAGES: Final = 5000
-BATCH_BYTES: Final = 512 * 1024
-"""Size of the messages that are appended in one round trip."""
-BATCH_MESSAGES: Final = 100
+BATCH_BYTES: Final = 128 * 1024
+"""Size of the messages that are appended in one round trip: small, so that workers begin early."""
+BATCH_MESSAGES: Final = 10
 STALLED_S: Final = 60.0
 """The import ends with an error when nothing was stored for this time."""
 _LEAST_PAUSE_S: Final = 0.01
-_LONGEST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 0.05
 AGAIN: Final = "run the same command again: it continues where it ended"
 
 Positions = dict[tuple[int, str, Kind], int]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -14,8 +13,9 @@ class ProtobufError(ValueError):
     """The bytes are no message."""
 
 
-def fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield the number and value of each field: an int of a varint, the bytes of all others."""
+def fields(data: bytes) -> list[tuple[int, Any]]:
+    """Return the number and value of each field: an int of a varint, the bytes of all others."""
+    found: list[tuple[int, Any]] = []
     at, end = 0, len(data)
     while at < end:
         key = data[at]  # most keys and sizes are one byte
@@ -23,7 +23,7 @@ def fields(data: bytes) -> Iterator[tuple[int, Any]]:
         wire_type = key & 7
         if wire_type == VARINT:
             value, at = varint(data, at)
-            yield key >> 3, value
+            found.append((key >> 3, value))
             continue
         if wire_type == BYTES:
             size = data[at] if at < end else 0x80
@@ -34,8 +34,9 @@ def fields(data: bytes) -> Iterator[tuple[int, Any]]:
             raise ProtobufError(f"wire type {wire_type}")
         if at + size > end:
             raise ProtobufError("cut short")
-        yield key >> 3, data[at : at + size]
+        found.append((key >> 3, data[at : at + size]))
         at += size
+    return found
 
 
 def signed(number: int) -> int:

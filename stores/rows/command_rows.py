@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, Select, select
+from sqlalchemy import Connection, Select, select
 
-from trainwire.schemas.non_finite import Number
-from trainwire.schemas.tables import training_logs, training_metrics
+from trainwire.schemas.non_finite import Number, shown_float
+from trainwire.schemas.tables import LIFTED, training_logs, training_metrics
 from trainwire.stores.postgres.columns import columns_of
-from trainwire.stores.rows.event_rows import values_of
 
 
 class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +58,7 @@ def _logs(wanted: LogFilter) -> Select[Any]:
     return found
 
 
-class StoredPoint(msgspec.Struct, frozen=True, kw_only=True):
+class StoredPoint(msgspec.Struct, frozen=True, gc=False):
     """One row of training_metrics with all its values; non-finite numbers are their names."""
 
     seq: int
@@ -71,22 +71,27 @@ class StoredPoint(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Number]
 
 
+_PLACE: Final = [name for name in StoredPoint.__struct_fields__ if name != "values"]
+_POINT_COLUMNS: Final = [training_metrics.c[name] for name in (*_PLACE, *LIFTED, "extra_metrics")]
+
+
 def newest_metrics(connection: Connection, job_id: int, limit: int) -> list[StoredPoint]:
     """Return the last `limit` points of a job, oldest first."""
-    table = training_metrics
-    newest = select(table).where(table.c.job_id == job_id).order_by(table.c.seq.desc()).limit(limit)
-    return [_metric_row(row) for row in reversed(connection.execute(newest).mappings().all())]
-
-
-def _metric_row(row: RowMapping) -> StoredPoint:
-    return StoredPoint(
-        values=values_of(row),
-        **{name: row[name] for name in StoredPoint.__struct_fields__ if name != "values"},
-    )
+    newest = _points(job_id).order_by(training_metrics.c.seq.desc()).limit(limit)
+    return [_stored_point(row) for row in reversed(connection.execute(newest).all())]
 
 
 def metrics_after(connection: Connection, job_id: int, seq: int, limit: int) -> list[StoredPoint]:
     """Return the first `limit` points of a job after `seq`, oldest first."""
-    table = training_metrics
-    after = select(table).where(table.c.job_id == job_id, table.c.seq > seq).order_by(table.c.seq).limit(limit)
-    return [_metric_row(row) for row in connection.execute(after).mappings()]
+    after = _points(job_id).where(training_metrics.c.seq > seq).order_by(training_metrics.c.seq).limit(limit)
+    return [_stored_point(row) for row in connection.execute(after)]
+
+
+def _points(job_id: int) -> Select[Any]:
+    return select(*_POINT_COLUMNS).where(training_metrics.c.job_id == job_id)
+
+
+def _stored_point(row: Sequence[Any]) -> StoredPoint:
+    *lifted, extra = row[len(_PLACE) :]
+    values = {name: shown_float(value) for name, value in zip(LIFTED, lifted, strict=True) if value is not None}
+    return StoredPoint(*(*row[: len(_PLACE)], {**values, **extra} if extra else values))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -13,24 +12,81 @@ from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.cli.transfer.parquet_schema import MAX_STEP, SERIES, TEXTS, VALUE_COLUMNS, arrow, schema
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 from trainwire.schemas.validation import MAX_ID
+from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.rows.command_rows import StoredLine, StoredPoint
 
 BATCH_ROWS: Final = 20_000
 Attribute = dict[str, Any]
+Columns = dict[str, Any]
+"""Names of columns -> their values; a text stands for all rows, and other columns have nulls."""
 
 
 def write_parquet(exported: ExportedJob, path: Path, project: str) -> None:
     """Write all of a job into one file; raises `Problem` without pyarrow."""
     pa, pq = arrow()
-    columns = schema(pa)
+    wanted = schema(pa)
     common = {"project_id": project, "run_id": str(exported.job.id)}
-    rows = ({**common, **row} for row in _rows(exported))
-    with pq.ParquetWriter(path, columns, compression="snappy") as writer:
-        while batch := list(islice(rows, BATCH_ROWS)):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=columns))
+    with pq.ParquetWriter(path, wanted, compression="snappy") as writer:
+        single = [{**common, **row} for row in _single_values(exported.job)]
+        writer.write_batch(pa.RecordBatch.from_pylist(single, schema=wanted))
+        points, lines = exported.read_points(), exported.read_lines()
+        for batch in iter(lambda: list(islice(points, BATCH_ROWS)), []):
+            writer.write_batch(_batch(pa, wanted, common | _series(batch)))
+        for texts in iter(lambda: list(islice(lines, BATCH_ROWS)), []):
+            writer.write_batch(_batch(pa, wanted, common | _texts(texts)))
 
 
-def _rows(exported: ExportedJob) -> Iterator[Attribute]:
-    job = exported.job
+def _batch(pa: Any, wanted: Any, columns: Columns) -> Any:
+    size = len(columns["step"])
+    arrays = []
+    for field in wanted:
+        values = columns.get(field.name)
+        if values is None:
+            arrays.append(pa.nulls(size, field.type))
+        elif isinstance(values, str):
+            arrays.append(pa.repeat(values, size))
+        elif field.name == "step":  # Arrow converts integers only to decimals that can have all of them
+            arrays.append(pa.array(values, pa.int64()).cast(pa.decimal128(25, 6)).cast(field.type))
+        else:
+            arrays.append(pa.array(values, field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=wanted)
+
+
+def _series(rows: Sequence[StoredPoint]) -> Columns:
+    """Return the columns of metrics: a row for each value."""
+    names: list[str] = []
+    numbers: list[float | str] = []
+    steps: list[int | None] = []
+    times: list[datetime] = []
+    for row in rows:
+        place = row.step if row.step is not None else row.epoch
+        count = len(row.values)
+        names += row.values
+        numbers += row.values.values()
+        steps += [_step(row.seq if place is None else place)] * count
+        times += [row.logged_at] * count
+    values = [NON_FINITE_NAMES[each] if isinstance(each, str) else each for each in numbers]
+    return {
+        "attribute_path": names,
+        "attribute_type": SERIES,
+        "step": steps,
+        "timestamp": times,
+        "float_value": values,
+    }
+
+
+def _texts(lines: Sequence[StoredLine]) -> Columns:
+    """Return the columns of log lines."""
+    return {
+        "attribute_path": [f"logs/{line.log_type}" for line in lines],
+        "attribute_type": TEXTS,
+        "step": [_step(line.seq) for line in lines],
+        "timestamp": [line.logged_at for line in lines],
+        "string_value": [line.content for line in lines],
+    }
+
+
+def _single_values(job: Job) -> Iterator[Attribute]:
     about = {
         "sys/name": job.name,
         "sys/status": job.status,
@@ -40,27 +96,7 @@ def _rows(exported: ExportedJob) -> Iterator[Attribute]:
         **{f"parameters/{name}": value for name, value in (job.params or {}).items()},
         **{f"tags/{name}": value for name, value in (job.tags or {}).items()},
     }
-    yield from (_single(path, value) for path, value in about.items() if value is not None)
-    for row in exported.read_points():
-        place = row.step if row.step is not None else row.epoch
-        step = _step(row.seq if place is None else place)
-        for name, value in row.values.items():
-            number = NON_FINITE_NAMES[value] if isinstance(value, str) else value
-            yield {
-                "attribute_path": name,
-                "attribute_type": SERIES,
-                "step": step,
-                "timestamp": row.logged_at,
-                "float_value": float(number),
-            }
-    for line in exported.read_lines():
-        yield {
-            "attribute_path": f"logs/{line.log_type}",
-            "attribute_type": TEXTS,
-            "step": _step(line.seq),
-            "timestamp": line.logged_at,
-            "string_value": line.content,
-        }
+    return (_single(path, value) for path, value in about.items() if value is not None)
 
 
 def _single(path: str, value: Any) -> Attribute:
@@ -79,5 +115,5 @@ def _single(path: str, value: Any) -> Attribute:
     return {"attribute_path": path, "attribute_type": kind, VALUE_COLUMNS[kind]: value}
 
 
-def _step(step: int) -> Decimal | None:
-    return Decimal(step) if abs(step) <= MAX_STEP else None
+def _step(step: int) -> int | None:
+    return step if abs(step) <= MAX_STEP else None

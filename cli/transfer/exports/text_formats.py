@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from typing import Any, Final, TextIO
 
@@ -12,6 +11,7 @@ import msgspec
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.schemas.non_finite import shown_float
 
+_encode = msgspec.json.Encoder().encode
 CSV_HEADER: Final = ("seq", "attempt", "rank", "epoch", "step", "time", "name", "value")
 
 
@@ -27,17 +27,18 @@ def write_csv(exported: ExportedJob, file: TextIO) -> None:
 
 def write_jsonl(exported: ExportedJob, file: TextIO) -> None:
     """Write one object a line: the job, then its metrics, log lines and checkpoints."""
-    _write(file, "job", exported.job)
-    for row in exported.read_points():
-        _write(file, "metrics", row)
+    job = msgspec.to_builtins(exported.job)
+    # Inside maps of numbers Postgres has the names of non-finite ones already.
+    shown = {name: shown_float(value) if isinstance(value, float) else value for name, value in job.items()}
+    _write(file, "job", shown)
+    for point in exported.read_points():
+        _write(file, "metrics", point)
     for line in exported.read_lines():
         _write(file, "log", line)
     for checkpoint in exported.read_checkpoints():
-        _write(file, "checkpoint", dict(checkpoint))
+        _write(file, "checkpoint", checkpoint)
 
 
 def _write(file: TextIO, kind: str, row: msgspec.Struct | Mapping[str, Any]) -> None:
-    fields = msgspec.to_builtins(row)
-    # Inside maps of numbers Postgres has the names of non-finite ones already.
-    shown = {name: shown_float(value) if isinstance(value, float) else value for name, value in fields.items()}
-    file.write(json.dumps({"type": kind, **shown}, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write an object of JSON that has the field `type` and those of the row."""
+    file.write(f'{{"type":"{kind}",{_encode(row)[1:].decode()}\n')

@@ -11,11 +11,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TextIO
 
-from trainwire.cli.transfer.runs import End, Header, Item, SourceRun, Tally, content_hash
+from trainwire.cli.transfer.runs import (
+    MAX_NS,
+    MIN_NS,
+    OUT_OF_RANGE,
+    End,
+    Header,
+    Item,
+    SourceRun,
+    Tally,
+    content_hash,
+)
 from trainwire.schemas.limits import MAX_ITEMS, MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Point
 from trainwire.schemas.times import seconds_to_ns, to_ns
-from trainwire.schemas.validation import MAX_ID, MAX_TIME_NS, MIN_TIME_NS
+from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.errors import Problem
 
 MAX_CELL_CHARS: Final = 64 * 1024 * 1024
@@ -163,8 +173,8 @@ class _CsvReader:
         if columns.time is None:
             return Point(ts=self._changed_ns, values=values, epoch=epoch, step=step)
         ts = _time_ns(row[columns.time] if columns.time < len(row) else "")
-        if ts is None:
-            self._tally.skip("points", _NO_TIME, len(values))
+        if ts is None or not MIN_NS <= ts <= MAX_NS:
+            self._tally.skip("points", _NO_TIME if ts is None else OUT_OF_RANGE, len(values))
             return None
         return Point(ts=ts, values=values, epoch=epoch, step=step)
 
@@ -266,7 +276,4 @@ def _time_ns(text: str) -> int | None:
             return to_ns(at if at.tzinfo is not None else at.replace(tzinfo=UTC))
         except (ValueError, OverflowError):
             return None
-    if not math.isfinite(seconds):
-        return None
-    ts = seconds_to_ns(seconds)
-    return ts if MIN_TIME_NS <= ts <= MAX_TIME_NS else None
+    return seconds_to_ns(seconds) if math.isfinite(seconds) else None

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, Final
 
 from trainwire.cli.transfer.readers.merging import MergedSeries
-from trainwire.cli.transfer.runs import LONG_NAME, End, Header, Item, LeftOut, SourceRun, Tally
+from trainwire.cli.transfer.runs import (
+    LONG_NAME,
+    MAX_NS,
+    MIN_NS,
+    OUT_OF_RANGE,
+    End,
+    Header,
+    Item,
+    LeftOut,
+    SourceRun,
+    Tally,
+)
 from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome, Point
 from trainwire.schemas.times import to_ns
@@ -112,8 +124,14 @@ class MlflowRuns:
                 if len(name) > MAX_METRIC_NAME_CHARS:
                     tally.skip("points", LONG_NAME, len(page))
                     continue
-                for point in page:
-                    series.add(point.ts_ms * _MS, point.step, name, point.value)
+                points = [point for point in page if MIN_NS <= point.ts_ms * _MS <= MAX_NS]
+                tally.skip("points", OUT_OF_RANGE, len(page) - len(points))
+                series.extend(
+                    name,
+                    array("q", [point.ts_ms * 1000 for point in points]),
+                    array("q", [point.step for point in points]),
+                    array("d", [point.value for point in points]),
+                )
         yield from series.points()
 
     def _count_artifacts(self, run: MlflowRun, tally: Tally) -> None:

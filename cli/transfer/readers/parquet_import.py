@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.cli.transfer.parquet_schema import SERIES, TEXTS, VALUE_COLUMNS, arrow, schema
+from trainwire.cli.transfer.parquet_schema import MAX_STEP, SERIES, TEXTS, VALUE_COLUMNS, arrow, schema
 from trainwire.cli.transfer.readers.merging import MergedSeries
 from trainwire.cli.transfer.runs import (
     LONG_NAME,
+    MAX_NS,
+    MIN_NS,
+    OUT_OF_RANGE,
     End,
     Header,
     Item,
@@ -136,68 +139,81 @@ class _RunReader:
         return Header(name=name, started_ns=started_ns, tags=tags, params=params or None)
 
     def _single_values(self) -> dict[str, Any]:
-        columns = dict(zip(_SINGLE_COLUMNS, range(len(_SINGLE_COLUMNS)), strict=True))
+        pa, _ = arrow()
+        pc = _compute()
+        kinds = pa.array(list(VALUE_COLUMNS))
         values = {}
-        for row in self._rows(_SINGLE_COLUMNS, list(VALUE_COLUMNS)):
-            value = row[columns[VALUE_COLUMNS[row[columns["attribute_type"]]]]]
-            if value is not None:
-                values[row[columns["attribute_path"]]] = value
+        for rows in self._rows(_SINGLE_COLUMNS):
+            for row in rows.filter(
+                pc.is_in(rows.column("attribute_type").cast(pa.string()), value_set=kinds)
+            ).to_pylist():
+                value = row[VALUE_COLUMNS[row["attribute_type"]]]
+                if value is not None:
+                    values[row["attribute_path"]] = value
         return values
 
     def _series(self, fallback_ts: int) -> tuple[MergedSeries, list[Line]]:
-        series, lines = MergedSeries(), []
+        series = MergedSeries()
+        lines: list[Line] = []
         total, read = max(self._run.rows, 1), 0
         self._tally.share = lambda: read / total
-        for read, row in enumerate(self._rows(_SERIES_COLUMNS)):  # noqa: B007 - the share that is read
-            _, _, path, kind, step, timestamp, number, text = row
-            ts = fallback_ts if timestamp is None else timestamp * _MS
-            if kind == SERIES:
-                self._add_value(series, ts, step or 0.0, path, number)
-            elif kind == TEXTS:
-                shown, stream = text or "", path.rpartition("/")[2]
-                shown = shown if stream in _STREAMS else f"{path} (step {step or 0:g}): {shown}"
-                if self._tally.fits(shown):
-                    lines.append(Line(ts, shown, "stderr" if stream == "stderr" else "stdout"))
-            elif kind in _FILES:
-                self._tally.skip("files", "files are not copied")
-            elif kind not in VALUE_COLUMNS:
-                self._tally.skip("points", f"{kind}: not a number")
+        for rows in self._rows(_SERIES_COLUMNS):
+            read += rows.num_rows
+            for kind, own in _by_value(_with_numbers(rows), "attribute_type"):
+                if kind == SERIES:
+                    self._add_numbers(series, own, fallback_ts)
+                elif kind == TEXTS:
+                    lines += self._lines(own, fallback_ts)
+                elif kind in _FILES:
+                    self._tally.skip("files", "files are not copied", own.num_rows)
+                elif kind not in VALUE_COLUMNS:
+                    self._tally.skip("points", f"{kind}: not a number", own.num_rows)
         return series, lines
 
-    def _add_value(self, series: MergedSeries, ts: int, step: float, path: str, value: float | None) -> None:
-        if value is None:
-            self._tally.skip("points", "no value")
-        elif not step.is_integer():
-            self._tally.skip("points", "step is not a whole number")
-        elif len(path) > MAX_METRIC_NAME_CHARS:
-            self._tally.skip("points", LONG_NAME)
-        else:
-            series.add(ts, int(step), path, value)
+    def _add_numbers(self, series: MergedSeries, rows: Any, fallback_ts: int) -> None:
+        pc = _compute()
+        rows = self._kept(rows, pc.is_valid(rows.column("float_value")), "no value")
+        steps = rows.column("step")
+        is_whole = pc.and_(pc.equal(pc.floor(steps), steps), pc.less_equal(pc.abs(steps), float(MAX_STEP)))
+        rows = self._kept(rows, is_whole, "step is not a whole number")
+        rows = self._kept(rows, _in_range(rows), OUT_OF_RANGE)
+        for path, own in _by_value(rows, "attribute_path"):
+            if len(path) > MAX_METRIC_NAME_CHARS:
+                self._tally.skip("points", LONG_NAME, own.num_rows)
+                continue
+            times_us = pc.fill_null(pc.multiply(own.column("timestamp"), 1000), fallback_ts // 1000)
+            steps = own.column("step").cast("int64")
+            series.extend(path, _array("q", times_us), _array("q", steps), _array("d", own.column("float_value")))
 
-    def _rows(self, columns: tuple[str, ...], kinds: list[str] | None = None) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of the run, or of these kinds: steps as floats, times in milliseconds since 1970."""
+    def _kept(self, rows: Any, is_kept: Any, reason: str) -> Any:
+        """Return the rows that are kept; count the others."""
+        kept = rows.filter(is_kept)
+        self._tally.skip("points", reason, rows.num_rows - kept.num_rows)
+        return kept
+
+    def _lines(self, rows: Any, fallback_ts: int) -> Iterator[Line]:
+        kept = rows.filter(_in_range(rows))
+        self._tally.skip("lines", OUT_OF_RANGE, rows.num_rows - kept.num_rows)
+        for row in kept.to_pylist():
+            path, text, at_ms = row["attribute_path"], row["string_value"] or "", row["timestamp"]
+            stream = path.rpartition("/")[2]
+            shown = text if stream in _STREAMS else f"{path} (step {row['step']:g}): {text}"
+            if self._tally.fits(shown):
+                ts = fallback_ts if at_ms is None else at_ms * _MS
+                yield Line(ts, shown, "stderr" if stream == "stderr" else "stdout")
+
+    def _rows(self, columns: tuple[str, ...]) -> Iterator[Any]:
+        """Yield the rows of the run in batches."""
         pa, _ = arrow()
-        pc: Any = import_module("pyarrow.compute")
+        pc = _compute()
         by_file: dict[Path, list[int]] = defaultdict(list)
         for file, group in self._run.groups:
             by_file[file].append(group)
         for file, groups in by_file.items():
             for batch in self._batches(file, groups, columns):
-                conditions = [
-                    pc.equal(batch.column(0).cast(pa.string()), self._run.project),
-                    pc.equal(batch.column(1).cast(pa.string()), self._run.run_id),
-                ]
-                if kinds is not None:
-                    kind = batch.column(columns.index("attribute_type")).cast(pa.string())
-                    conditions.append(pc.is_in(kind, value_set=pa.array(kinds)))
-                own = batch.filter(reduce(pc.and_, conditions))
-                data = [
-                    own.column(at).cast(pa.float64() if name == "step" else pa.int64()).to_pylist()
-                    if name in {"step", "timestamp"}
-                    else own.column(at).to_pylist()
-                    for at, name in enumerate(columns)
-                ]
-                yield from zip(*data, strict=True)
+                is_project = pc.equal(batch.column("project_id").cast(pa.string()), self._run.project)
+                is_run = pc.equal(batch.column("run_id").cast(pa.string()), self._run.run_id)
+                yield batch.filter(pc.and_(is_project, is_run))
 
     def _batches(self, file: Path, groups: list[int], columns: tuple[str, ...]) -> Iterator[Any]:
         """Yield the batches of rows up to an error, which is counted once for the file."""
@@ -209,6 +225,54 @@ class _RunReader:
             if file not in self._damaged:
                 self._damaged.add(file)
                 self._tally.fail(f"{file}: {exc}; what comes before it is imported")
+
+
+def _compute() -> Any:
+    """Return the module `pyarrow.compute`, which has no types for its functions."""
+    return import_module("pyarrow.compute")
+
+
+def _with_numbers(rows: Any) -> Any:
+    """Return rows with steps as floats, 0 where there is none, and times in milliseconds since 1970."""
+    pa, _ = arrow()
+    steps = _compute().fill_null(rows.column("step").cast(pa.float64()), 0.0)
+    times_ms = rows.column("timestamp").cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
+    values = {"step": steps, "timestamp": times_ms, "float_value": rows.column("float_value").cast(pa.float64())}
+    for name, column in values.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows
+
+
+def _in_range(rows: Any) -> Any:
+    """Return whether the time of each row can be stored; true where there is none."""
+    pc = _compute()
+    times_ms = rows.column("timestamp")
+    is_in = pc.and_(pc.greater(times_ms, MIN_NS // _MS), pc.less(times_ms, MAX_NS // _MS))
+    return pc.fill_null(is_in, True)
+
+
+def _by_value(rows: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield each value of a column with its rows, in their order."""
+    pc = _compute()
+    column = rows.column(name).dictionary_encode()
+    values = column.dictionary.to_pylist()
+    if len(values) == 1 and not column.null_count:
+        yield values[0], rows
+        return
+    order = pc.array_sort_indices(column.indices)  # stable
+    rows, at = rows.take(order), 0
+    for group in pc.value_counts(column.indices.take(order)).to_pylist():
+        code, count = group["values"], group["counts"]
+        yield "" if code is None else values[code], rows.slice(at, count)
+        at += count
+
+
+def _array(typecode: str, column: Any) -> array[Any]:
+    """Return the 64-bit numbers of a column, which has no nulls."""
+    numbers: array[Any] = array(typecode)
+    size = numbers.itemsize
+    numbers.frombytes(memoryview(column.buffers()[1])[column.offset * size : (column.offset + len(column)) * size])
+    return numbers
 
 
 def _status(single: dict[str, Any]) -> Outcome:

@@ -11,8 +11,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from trainwire.cli.transfer.readers.event_records import FRAME_BYTES, MAX_TAG_BYTES, one_scalar, records
+from trainwire.cli.transfer.readers.event_records import FRAME_BYTES, records
+from trainwire.cli.transfer.readers.scalar_events import ScalarDecoder
 from trainwire.cli.transfer.runs import (
+    MAX_NS,
+    OUT_OF_RANGE,
     End,
     Header,
     Item,
@@ -30,12 +33,9 @@ from trainwire.ingest.hooks.tensorboard_events import (
     SPLITS,
     DamagedEventError,
     Event,
-    EventDecoder,
     metric_prefix,
 )
-from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Point
-from trainwire.schemas.validation import MAX_TIME_NS
 from trainwire.stack.errors import Problem
 
 
@@ -112,8 +112,6 @@ def _items(root: Path, files: list[_File], name: str, tally: Tally) -> Iterator[
                 yield Header(name=name, started_ns=started_ns, tags={"imported_from": f"tensorboard {root}"})
             last_ts = max(last_ts, event.ts)
             if isinstance(event, Point):
-                if file.prefix:
-                    event.values = {file.prefix + tag: number for tag, number in event.values.items()}
                 yield event
             else:
                 yield from _event_items(file.prefix, event, params, tally)
@@ -138,15 +136,14 @@ def _event_items(prefix: str, event: Event, params: dict[str, Any], tally: Tally
 
 
 def _events(file: _File, tally: Tally) -> Iterator[Event | Point]:
-    decoder = EventDecoder()
-    is_short = len(file.prefix) < MAX_METRIC_NAME_CHARS - MAX_TAG_BYTES
+    decoder = ScalarDecoder(file.prefix)
     try:
         for data in records(file.path, file.size):
             tally.read_bytes += len(data) + FRAME_BYTES
-            event = (is_short and one_scalar(data)) or decoder.decode(data)
-            if not 0 <= event.ts <= MAX_TIME_NS:
+            event = decoder.decode(data)
+            if not 0 <= event.ts <= MAX_NS:
                 values = event.values if isinstance(event, Point) else event.scalars
-                tally.skip("points", "time is out of range", len(values))
+                tally.skip("points", OUT_OF_RANGE, len(values))
                 continue
             yield event
     except (DamagedEventError, OSError) as exc:

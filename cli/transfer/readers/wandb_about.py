@@ -10,15 +10,17 @@ from typing import Any, Final
 
 from trainwire.cli.transfer.readers.wandb_file import wandb_records
 from trainwire.cli.transfer.readers.wandb_values import item_of, json_value, text_of
+from trainwire.cli.transfer.runs import MAX_NS
 from trainwire.ingest.hooks.protobuf import fields
 from trainwire.ingest.provenance.masking import masked_fields
-from trainwire.schemas.validation import MAX_TIME_NS
 
 HISTORY, SUMMARY, OUTPUT, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT_RAW, RUN, EXIT = (
     *(2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 18),
 )
 """Fields of `wandb_internal.Record`."""
 _KINDS: Final = frozenset({HISTORY, SUMMARY, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT, OUTPUT_RAW, RUN, EXIT})
+_RUN_KEY, _EXIT_KEY = b"\x8a\x01", b"\x92\x01"
+"""The bytes before the content of the fields RUN and EXIT: the number of the field, and that it has a length."""
 _TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes", 12: "sweep"}
 """Fields of `wandb_internal.RunRecord` that become tags."""
 
@@ -26,10 +28,17 @@ _TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes"
 def needed_records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
     """Yield kind and content of the records that an import needs."""
     for record in wandb_records(path, size):
-        for number, value in fields(record):
-            if number in _KINDS:
-                yield number, value
+        for field in fields(record):
+            if field[0] in _KINDS:
+                yield field
                 break
+
+
+def runs_and_exits(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and content of the records of the kinds RUN and EXIT."""
+    for record in wandb_records(path, size):
+        if _RUN_KEY in record or _EXIT_KEY in record:
+            yield from (field for field in fields(record) if field[0] in {RUN, EXIT})
 
 
 @dataclass
@@ -84,4 +93,4 @@ def timestamp_ns(data: bytes) -> int:
 
 def checked_time(ts: int) -> int | None:
     """Return a time that can be stored, None for any other."""
-    return ts if 0 <= ts <= MAX_TIME_NS else None
+    return ts if 0 <= ts <= MAX_NS else None

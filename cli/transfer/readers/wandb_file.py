@@ -16,6 +16,8 @@ BLOCK_BYTES: Final = 32 * 1024
 MAX_RECORD_BYTES: Final = 256 * 1024 * 1024
 HEADER: Final = struct.Struct("<IHB")  # checksum, length, and the part of a record that follows
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+_CHECKSUMS: Final = [crc32(bytes((kind,))) for kind in range(LAST + 1)]
+"""Checksum of the byte of each kind, which is part of the checksum of its data."""
 
 
 class DamagedFileError(ValueError):
@@ -65,7 +67,7 @@ def _parts(path: Path, size: int) -> Iterator[tuple[int, int, bytes]]:
                     raise DamagedFileError(f"the record at byte {offset + at:,} is damaged")
                 if len(data) < length:
                     break
-                if crc32(data, crc32(bytes((kind,)))) != checksum:
+                if crc32(data, _CHECKSUMS[kind]) != checksum:
                     raise DamagedFileError(f"the record at byte {offset + at:,} has a wrong checksum")
                 yield offset + at, kind, data
                 at = end + length

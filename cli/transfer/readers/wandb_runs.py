@@ -27,12 +27,14 @@ from trainwire.cli.transfer.readers.wandb_about import (
     checked_time,
     config_of,
     needed_records,
+    runs_and_exits,
     timestamp_ns,
 )
 from trainwire.cli.transfer.readers.wandb_file import CutShortError
 from trainwire.cli.transfer.readers.wandb_output import OutputLines
-from trainwire.cli.transfer.readers.wandb_values import Named, Row, item_of, row_of, text_of
+from trainwire.cli.transfer.readers.wandb_values import Row, item_of, leading_items, row_of, text_of
 from trainwire.cli.transfer.runs import (
+    OUT_OF_RANGE,
     End,
     Header,
     Item,
@@ -44,7 +46,7 @@ from trainwire.cli.transfer.runs import (
     files_below,
     unreadable,
 )
-from trainwire.ingest.hooks.protobuf import fields, signed
+from trainwire.ingest.hooks.protobuf import fields, signed, varint
 from trainwire.ingest.provenance.masking import masked_fields
 from trainwire.schemas.limits import MAX_RESULTS
 from trainwire.schemas.messages import Outcome, Point
@@ -53,7 +55,7 @@ from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.errors import Problem
 
 _AXES: Final = ("_step", "_timestamp", "_runtime")
-_NOT_VALUES: Final = (*_AXES, "_wandb")
+_NOT_VALUES: Final = frozenset({*_AXES, "_wandb"})
 SUFFIX: Final = ".wandb"
 QUIET_S: Final = 600.0
 """A file without an end that has not grown for so long is that of a killed run: W&B writes every 15 s."""
@@ -97,7 +99,7 @@ def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
     has_end, damage = False, None
     try:
         status = path.stat()
-        for kind, data in needed_records(path, status.st_size):
+        for kind, data in runs_and_exits(path, status.st_size):
             if kind == RUN:
                 about = about_of(data, about)
             has_end |= kind == EXIT
@@ -143,7 +145,7 @@ class _Reader:
         """Yield points, lines and parameters, up to the end of the file or to a damaged record."""
         try:
             for kind, data in needed_records(self._path, self._size):
-                yield from self._record(kind, data)
+                yield from self._history(data) if kind == HISTORY else self._record(kind, data)
         except (*DAMAGES, OSError) as exc:
             self._tally.fail(f"{self._path}: {exc}; what comes before it is imported")
         else:
@@ -164,9 +166,7 @@ class _Reader:
         return End(ts=ts, status=status, exit_code=self._exit_code, final_metrics=numbers)
 
     def _record(self, kind: int, data: bytes) -> Iterator[Item]:
-        if kind == HISTORY:
-            yield from self._history(data)
-        elif kind == SUMMARY:
+        if kind == SUMMARY:
             self._summary.update(item_of(value) for number, value in fields(data) if number == 1)
         elif kind == STATS:
             yield from self._stats(data)
@@ -191,22 +191,24 @@ class _Reader:
         ended_ns = checked_time((self._about.started_ns or 0) + runtime_ns)
         self._last_ns = max(self._last_ns, ended_ns or 0)
 
-    def _history(self, data: bytes) -> Iterator[Point]:
+    def _history(self, data: bytes) -> list[Point]:
         step: int | None = None
-        items: list[Named] = []
-        axes: dict[str, bytes] = {}
-        for number, value in fields(data):
+        items, rest = leading_items(data)
+        for number, value in fields(rest):
             if number == 1:
-                item = item_of(value)
-                if item[0][0] in _NOT_VALUES:
-                    axes[item[0][0]] = item[1]
-                else:
-                    items.append(item)
+                items.append(item_of(value))
             elif number == 2:
-                step = int(dict(fields(value)).get(1, 0))
+                step = varint(value, 1)[0] if value else 0  # its only field
+        axes: dict[str, bytes] = {}
+        values = []
+        for item in items:
+            if item[0][0] in _NOT_VALUES:
+                axes[item[0][0]] = item[1]
+            else:
+                values.append(item)
         if step is None:  # versions before 2023 have it among the items
             step = int(axes.get("_step", b"-1"))
-        yield from self._points(row_of(items), self._time_of(axes), step if 0 <= step <= MAX_ID else None)
+        return self._points(row_of(values), self._time_of(axes), step if 0 <= step <= MAX_ID else None)
 
     def _time_of(self, axes: dict[str, bytes]) -> int | None:
         """Return the time of a row: its own, or the start and its runtime; None if it is out of range."""
@@ -218,8 +220,8 @@ class _Reader:
             return None
         return checked_time((self._about.started_ns or 0) + runtime_ns)
 
-    def _stats(self, data: bytes) -> Iterator[Point]:
-        items: list[Named] = []
+    def _stats(self, data: bytes) -> list[Point]:
+        items = []
         ts = None
         for number, value in fields(data):
             if number == 2:
@@ -227,23 +229,21 @@ class _Reader:
             elif number == 3:
                 names, raw = item_of(value)
                 items.append((("system/" + names[0], *names[1:]), raw))
-        yield from self._points(row_of(items), ts, None)
+        return self._points(row_of(items), ts, None)
 
-    def _points(self, row: Row, ts: int | None, step: int | None) -> Iterator[Point]:
-        for kind, count in row.others.items():
-            self._tally.skip("points", f"{kind}: not a number", count)
+    def _points(self, row: Row, ts: int | None, step: int | None) -> list[Point]:
+        for kind in row.others:
+            self._tally.skip("points", f"{kind}: not a number")
         if ts is None:
-            self._tally.skip("points", "time is out of range", len(row.numbers))
-            return
+            self._tally.skip("points", OUT_OF_RANGE, len(row.numbers))
+            return []
         self._last_ns = max(self._last_ns, ts)
         values = self._tally.named(row.numbers)
         if len(values) <= MOST_VALUES:
-            if values:
-                yield Point(ts=ts, step=step, values=values)
-            return
+            return [Point(ts=ts, step=step, values=values)] if values else []
         left = iter(values.items())
-        while part := dict(islice(left, MOST_VALUES)):
-            yield Point(ts=ts, step=step, values=part)
+        parts = iter(lambda: dict(islice(left, MOST_VALUES)), {})
+        return [Point(ts=ts, step=step, values=part) for part in parts]
 
     def _lines(self, data: bytes) -> Iterator[Line]:
         found = dict(fields(data))

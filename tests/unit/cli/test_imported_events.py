@@ -15,7 +15,8 @@ from tests.unit.cli.event_files import event_file, image, scalar, text
 from tests.unit.ingest.test_event_files import field, tensor
 from trainwire.cli.transfer.messages import messages_of
 from trainwire.cli.transfer.readers.checksums import masked_crc, masked_crcs
-from trainwire.cli.transfer.readers.event_records import one_scalar, records
+from trainwire.cli.transfer.readers.event_records import records
+from trainwire.cli.transfer.readers.scalar_events import ScalarDecoder
 from trainwire.cli.transfer.readers.tensorboard import tensorboard_runs
 from trainwire.cli.transfer.runs import LeftOut, Tally
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
@@ -46,41 +47,97 @@ def test_a_wrong_record_among_many_of_its_length_is_found(tmp_path: Path) -> Non
     assert 50 < len(found) < 100
 
 
-def point_of(event: Event) -> Point:
+def point_of(event: Event | Point) -> Point:
     """Return the point of an event with numbers alone."""
+    if isinstance(event, Point):
+        return event
     assert (event.params, event.texts, event.not_taken) == ({}, [], [])
     return Point(ts=event.ts, step=event.step, values=event.scalars)
 
 
-@given(
-    tag=st.text(max_size=140),
-    value=st.floats(width=32),
-    step=st.integers(-(2**63), 2**63 - 1),
-)
-def test_the_fast_way_gives_what_the_decoder_gives(tag: str, value: float, step: int) -> None:
-    """One number in its usual form is read the same, or left to the decoder."""
-    data = scalar(tag, value, step)
-    fast, slow = one_scalar(data), EventDecoder().decode(data)
-    assert fast is None or repr(fast) == repr(point_of(slow))
-    if step >= 0 and len(tag.encode()) < 100 and not math.isnan(value):
-        assert fast == point_of(slow)
+def tensors(tag: str, value: float, step: int) -> list[bytes]:
+    """Return events that hold a number as a tensor: in each form, with and without metadata."""
+    float32, float64 = struct.pack("<f", value), struct.pack("<d", value)
+    contents = [field(1, 1) + field(4, float32), field(1, 1) + field(5, float32), field(1, 2) + field(6, float64)]
+    head = b"\x09" + struct.pack("<d", 1e9 + step % 7)
+    return [head + tensor(tag, content, kind, step) for content in contents for kind in ("scalars", "")]
+
+
+NUMBERS = st.floats(width=32, allow_nan=False)
+
+
+@given(st.text(max_size=140), NUMBERS, NUMBERS, st.integers(-(2**63), 2**63 - 1))
+def test_later_events_of_a_tag_are_read_without_parsing(tag: str, first: float, second: float, step: int) -> None:
+    """In each form of a number they give the same as the decoder that parses them."""
+    decoder = ScalarDecoder("val/")
+    for before, after in zip(
+        [scalar(tag, first, 1), *tensors(tag, first, 1)],
+        [scalar(tag, second, step), *tensors(tag, second, step)],
+        strict=True,
+    ):
+        whole = EventDecoder().decode(after)
+        decoder.decode(before)
+        found = decoder.decode(after)
+        if isinstance(found, Event):  # the bytes of the first number are elsewhere in the event, too
+            assert found == whole
+            continue
+        values = {"val/" + tag: number for tag, number in whole.scalars.items()}
+        assert found == Point(ts=whole.ts, step=whole.step, values=values)
+
+
+@pytest.mark.parametrize("form", range(7))
+def test_every_form_of_a_number_is_learned(form: int) -> None:
+    """The second event of a tag is read without parsing, NaN included."""
+    decoder = ScalarDecoder("")
+    forms = [
+        [scalar("loss", number, step), *tensors("loss", number, step)] for step, number in enumerate((0.25, 1))
+    ]
+    assert isinstance(decoder.decode(forms[0][form]), Event)
+    assert isinstance(decoder.decode(forms[1][form]), Point)
+    missing = decoder.decode(scalar("loss", math.nan, 2) if not form else tensors("loss", math.nan, 2)[form - 1])
+    assert isinstance(missing, Point)
+    assert math.isnan(missing.values["loss"])
+
+
+def test_events_with_several_numbers_are_learned() -> None:
+    """Merged summaries, with all metrics of a step in one event, are read without parsing too."""
+
+    def event(*numbers: float) -> bytes:
+        summary = b"".join(
+            field(1, field(1, b"m%d" % at) + b"\x15" + struct.pack("<f", number))
+            for at, number in enumerate(numbers)
+        )
+        return b"\x09" + struct.pack("<d", 1e9) + field(2, 3) + field(5, summary)
+
+    decoder = ScalarDecoder("")
+    decoder.decode(event(0.5, 0.25, 8))
+    assert decoder.decode(event(1, 1, 2)) == Point(ts=10**18, step=3, values={"m0": 1.0, "m1": 1.0, "m2": 2.0})
 
 
 @given(st.binary(max_size=60), st.integers(0, 60))
-def test_the_fast_way_is_never_taken_for_other_bytes(noise: bytes, at: int) -> None:
-    """Bytes within an event that change its lengths are left to the decoder, or read as it reads them."""
+def test_other_bytes_are_parsed(noise: bytes, at: int) -> None:
+    """Bytes within an event that change its lengths are read, or refused, as the decoder that parses does it."""
     data = scalar("loss", 0.5, 3)
+    decoder = ScalarDecoder("")
+    decoder.decode(data)
     data = data[:at] + noise + data[at:]
-    fast = one_scalar(data)
-    if fast is not None:
-        assert repr(fast) == repr(point_of(EventDecoder().decode(data)))
+    try:
+        whole = EventDecoder().decode(data)
+    except DamagedEventError:
+        with pytest.raises(DamagedEventError):
+            decoder.decode(data)
+        return
+    found = decoder.decode(data)
+    assert repr(found) == repr(whole if isinstance(found, Event) else point_of(whole))
 
 
-def test_other_events_are_left_to_the_decoder() -> None:
-    """Texts, images and tensors are not in the usual form of a number."""
-    assert one_scalar(text("note", "hi", 1)) is None
-    assert one_scalar(image("picture")) is None
-    assert one_scalar(tensor("loss", field(1, 1) + field(4, struct.pack("<f", 0.5)), "scalars")) is None
+def test_other_events_are_parsed() -> None:
+    """Texts, images and numbers beside them are no points."""
+    decoder = ScalarDecoder("")
+    for _ in range(2):
+        assert isinstance(decoder.decode(text("note", "hi", 1)), Event)
+        assert isinstance(decoder.decode(image("picture")), Event)
+        assert isinstance(decoder.decode(scalar("loss", 0.5, 1) + tensor("picture", b"", "images")), Event)
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
