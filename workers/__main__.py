@@ -17,6 +17,7 @@ from redis.exceptions import OutOfMemoryError
 from trainwire.schemas.keys import INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.stores.settings import WrongSettings
+from trainwire.workers.alerts.rules_file import load_rules
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.process in {"worker", "metrics", "sweep"}:
             _check_schema(resources)
             sinks_on(resources.settings)  # reads the settings of each sink
+            if resources.settings.alert_rules is not None:
+                load_rules(resources.settings.alert_rules)
         return PROCESSES[options.process](resources, options)
     except (WrongSettings, WrongSchemaRevision, Unavailable) as exc:
         print(f"trainwire {options.process}: {exc}", file=sys.stderr)  # noqa: T201 - for the operator
