@@ -38,6 +38,20 @@ def lease_evaluation(connection: Connection) -> bool:
     return bool(connection.execute(_EVALUATION).scalar_one())
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What rules report: everything stored since `began` that happened since `oldest`."""
+
+    began: datetime
+    oldest: datetime
+
+
+def reported_period(connection: Connection, max_age_h: float) -> Period:
+    """Return the period, which begins when rules are applied for the first time."""
+    connection.execute(_BEGIN, {"cursor": CURSOR})
+    return Period(*connection.execute(_PERIOD, {"cursor": CURSOR, "age_s": max_age_h * 3600}).one())
+
+
 def names_of_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, str]:
     """Return the jobs of these that exist, as `Job 42 (digits)`; they are not deleted within this transaction."""
     leased = cursors.lease_jobs(connection, CURSOR, set(job_ids))
@@ -72,7 +86,8 @@ def save_alerts(connection: Connection, found: Sequence[Finding]) -> int:
                 "content": visible(finding.content),
                 "occurred_at": finding.occurred_at,
             }
-            is_new = connection.execute(insert(alerts).values(values).on_conflict_do_nothing()).rowcount > 0
+            new = insert(alerts).values(values).on_conflict_do_nothing().returning(alerts.c.id)
+            is_new = connection.execute(new).first() is not None
             sent[key] += is_new and is_allowed
             written += is_new
     return written
@@ -83,4 +98,11 @@ _NAMES: Final = text("SELECT id, coalesce(given_name, name) FROM training_jobs W
 _LAST_HOUR: Final = text(
     "SELECT rule, destination, count(*) FROM alerts WHERE rule = ANY(:rules) AND state <> 'suppressed' "
     "AND created_at > now() - interval '1 hour' GROUP BY rule, destination"
+)
+_BEGIN: Final = text(
+    "INSERT INTO delivery_cursors (sink, job_id, moved_at) VALUES (:cursor, 0, now()) ON CONFLICT DO NOTHING"
+)
+_PERIOD: Final = text(
+    "SELECT moved_at, now() - make_interval(secs => :age_s) FROM delivery_cursors "
+    "WHERE sink = :cursor AND job_id = 0"
 )

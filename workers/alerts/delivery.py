@@ -78,7 +78,11 @@ class AlertDelivery:
             self._resolve_interrupted(name, destination)
             if self._is_down(name):
                 return
-            sender = self._open_sender(destination)
+            try:
+                sender = self._open_sender(destination)
+            except NotSent as exc:
+                self._rest(name, exc)
+                return
             while self._clock() < deadline and (message := self._claim(name)) is not None:
                 try:
                     sender.send(message)
@@ -112,20 +116,18 @@ class AlertDelivery:
 
     def _record_failure(self, message: AlertMessage, failure: NotSent) -> None:
         """Let the alert wait again, and the destination rest."""
-        key = health_key(message.destination)
         with self._engine.begin() as connection:
             connection.execute(_FAILED, {"id": _number(message), "reason": str(failure)})
+        self._rest(message.destination, failure)
+
+    def _rest(self, name: str, failure: NotSent) -> None:
+        """Record that a destination failed, and when the next attempt is due."""
+        key, wait_s = health_key(name), failure.retry_after_s
+        with self._engine.begin() as connection:
             failures = cursors.sink_state(connection, key).attempts + 1
-            wait_s = failure.retry_after_s
             wait_s = self._backoff.delay_s(failures) if wait_s is None else wait_s
             cursors.mark_down(connection, key, str(failure), wait_s)
-        log.warning(
-            *("alert.not_sent",),
-            alert_id=_number(message),
-            destination=message.destination,
-            reason=str(failure),
-            next_try_s=round(wait_s, 1),
-        )
+        log.warning("alert.not_sent", destination=name, reason=str(failure), next_try_s=round(wait_s, 1))
 
 
 def _number(message: AlertMessage) -> int:

@@ -18,7 +18,7 @@ from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED_SQL
 from trainwire.stores.postgres.alerts import CURSOR
 from trainwire.stores.postgres.job_pages import matching_jobs
-from trainwire.workers.alerts.alert_rows import Finding, lease_evaluation, names_of_jobs, save_alerts
+from trainwire.workers.alerts.alert_rows import Finding, Period, lease_evaluation, names_of_jobs, save_alerts
 from trainwire.workers.alerts.rules import AlertRules, Rule
 from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.base import Delivered
@@ -45,10 +45,12 @@ class Part:
 class MetricWatch:
     """Reads the new metric rows of all jobs for a time slice."""
 
-    def __init__(self, engine: Engine, rules: AlertRules, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, engine: Engine, rules: AlertRules, period: Period, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
         self._rules = [*rules.with_cause("metric"), *rules.with_cause("nan")]
-        self._max_age_s = rules.max_age_h * 3600
+        self._period = {"began": period.began, "oldest": period.oldest}
         self._clock = clock
 
     def run(self, slice_s: float) -> None:
@@ -73,10 +75,10 @@ class MetricWatch:
         return bool(moved)
 
     def _parts(self, connection: Connection, job_ids: Sequence[int]) -> list[Part]:
-        """Return the next rows of each job; those of jobs that sent nothing for `max_age_h` are passed over."""
+        """Return the next rows of each job; those of jobs that sent nothing in the period are passed over."""
         known = cursors.read_cursors(connection, CURSOR, job_ids)
         most = ROWS_AT_ONCE // max(1, len(job_ids))
-        found = connection.execute(_LAST_SEQS, {"ids": list(job_ids), "age_s": self._max_age_s})
+        found = connection.execute(_LAST_SEQS, {"ids": list(job_ids), **self._period})
         return [
             Part(job_id, after, last if is_old else min(last, after + most))
             for job_id, last, is_old in found
@@ -95,14 +97,14 @@ class MetricWatch:
                 "jobs": [part.job_id for part in wanted],
                 "afters": [part.after for part in wanted],
                 "lasts": [part.last for part in wanted],
-                "age_s": self._max_age_s,
                 "rule": rule.name,
                 "cause": cause,
             }
-            bounds |= {"metric": rule.metric, "above": rule.above, "below": rule.below}
+            bounds |= {"metric": rule.metric, "above": rule.above, "below": rule.below, **self._period}
             query = text(_ROWS.format(condition=condition, value=value))
             used = {name: bounds[name] for name in bounds if f":{name}" in query.text}
-            for row in connection.execute(query, used).mappings() if wanted else ():
+            rows = connection.execute(query, used).mappings() if wanted else ()
+            for row in map(dict, rows):
                 title = f"{names[row['job_id']]}: {_shown(rule, cause, row)}"
                 yield Finding(
                     *(rule, row["occurrence"], rule.level_of(cause), title, _place(row), row["logged_at"]),
@@ -150,7 +152,7 @@ def _place(row: Mapping[str, Any]) -> str:
 
 
 _LAST_SEQS: Final = text(
-    "SELECT id, last_metric_seq, coalesce(last_seen_at < now() - make_interval(secs => :age_s), false) "
+    "SELECT id, last_metric_seq, coalesce(last_seen_at < greatest(:began, :oldest), false) "
     "FROM training_jobs WHERE id = ANY(:ids) ORDER BY id"
 )
 _ROWS: Final = f"""
@@ -162,7 +164,7 @@ _ROWS: Final = f"""
     CROSS JOIN LATERAL (
         SELECT CAST(:cause AS text) || ' ' || job_id || '/' || attempt AS occurrence
     ) AS identity
-    WHERE logged_at > now() - make_interval(secs => :age_s) AND ({{condition}})
+    WHERE created_at >= :began AND logged_at >= :oldest AND ({{condition}})
         AND NOT EXISTS (SELECT FROM alerts WHERE rule = :rule AND alerts.occurrence = identity.occurrence)
     ORDER BY job_id, attempt, seq
 """  # noqa: S608 - our own column names

@@ -10,26 +10,24 @@ from typing import Any, Final
 from trainwire.workers.alerts.senders import AlertMessage, NotSent
 
 INSTALL: Final = "pip install 'trainwire[alerts]'"
-_TYPES: Final = {"info": "info", "warning": "warning", "error": "failure"}
+_TYPES: Final = {"info": "INFO", "warning": "WARNING", "error": "FAILURE"}
 _MASK: Final = "***"
 _LEAST_SECRET_CHARS: Final = 4
 
 
 class Notifications:
-    """Sends alerts to one URL of Apprise."""
+    """Sends alerts to one URL of Apprise; the constructor raises `NotSent` if that is not possible."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._service: Any = None
+        self._service = self._open()
 
     def send(self, message: AlertMessage) -> None:
         """Send the alert; Apprise returns whether the service accepted it, and logs the reason if not."""
-        if self._service is None:
-            self._service = self._open()
         facts = f"Rule: {message.rule}"
         body = f"{message.content}\n\n{facts}" if message.content else facts
         with _CapturedLog() as captured:
-            is_sent = self._service.notify(body=body, title=message.title, notify_type=_TYPES[message.level])
+            is_sent = self._service.notify(body=body, title=message.title, notify_type=self._types[message.level])
         if not is_sent:
             raise NotSent(self._masked(captured.reason or "the service did not accept the alert"))
 
@@ -39,10 +37,11 @@ class Notifications:
         except ImportError as exc:
             raise NotSent(f"the package apprise is not installed: {INSTALL}") from exc
         logging.getLogger("apprise").propagate = False  # its records may have parts of addresses
-        service = apprise.Apprise()
+        self._types = {level: getattr(apprise.NotifyType, name) for level, name in _TYPES.items()}
+        # A service alone, without the `Apprise` object around it, sends in this thread and not in one of its own.
         with _CapturedLog():
-            is_known = service.add(self._url)
-        if not is_known:
+            service = apprise.Apprise.instantiate(self._url)
+        if service is None:
             scheme = self._url.partition("://")[0]
             raise NotSent(
                 f"Apprise does not understand this {scheme}:// address (https://appriseit.com/services/)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final, cast
 
 from sqlalchemy import Connection, Engine, text
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from trainwire.schemas.filters.job_filter import parse_filter
 from trainwire.schemas.messages import ALERT_LEVELS, AlertLevel
 from trainwire.stores.postgres.job_pages import matching_jobs
-from trainwire.workers.alerts.alert_rows import Finding, names_of_jobs, save_alerts
+from trainwire.workers.alerts.alert_rows import Finding, Period, names_of_jobs, save_alerts
 from trainwire.workers.alerts.rules import AlertRules, Rule
 from trainwire.workers.drain.store import postgres_errors
 
@@ -36,6 +36,7 @@ class Occurrence:
     title: str | None
     content: str | None
     occurred_at: datetime
+    created_at: datetime
 
     @property
     def cause(self) -> str:
@@ -50,11 +51,10 @@ class Occurrence:
         return f"{self.cause} {self.job_id}/{self.attempt} #{self.id}"
 
 
-def apply_to_recorded(connection: Connection, rules: AlertRules) -> bool:
+def apply_to_recorded(connection: Connection, rules: AlertRules, period: Period) -> bool:
     """Remove the oldest occurrences, and write the messages of rules about them; return whether there were any."""
     taken = [Occurrence(*row) for row in connection.execute(_TAKE, {"limit": AT_ONCE})]
-    oldest = datetime.now(UTC) - timedelta(hours=rules.max_age_h)
-    new = [occurrence for occurrence in taken if occurrence.occurred_at >= oldest]
+    new = [each for each in taken if each.created_at >= period.began and each.occurred_at >= period.oldest]
     names = names_of_jobs(connection, {each.job_id for each in new if each.job_id is not None})
     found: list[Finding] = []
     for rule in rules.rules:
@@ -114,6 +114,6 @@ def _texts(occurrence: Occurrence, job: str) -> tuple[str, str]:
 
 _TAKE: Final = text(
     "DELETE FROM alert_occurrences WHERE id IN (SELECT id FROM alert_occurrences ORDER BY id LIMIT :limit "
-    "FOR UPDATE SKIP LOCKED) RETURNING id, kind, value, job_id, attempt, title, content, occurred_at"
+    "FOR UPDATE SKIP LOCKED) RETURNING id, kind, value, job_id, attempt, title, content, occurred_at, created_at"
 )
 _FORGET: Final = text("DELETE FROM alert_occurrences WHERE created_at < now() - make_interval(secs => :age_s)")

@@ -165,14 +165,14 @@ class _RulesFile:
         try:
             return msgspec.convert(table, kind)
         except msgspec.ValidationError as exc:
-            key = next(iter(re.findall(r"`\$\.(\w+)", str(exc))), None)
+            wrong_key = next(iter(re.findall(r"`\$\.(\w+)", str(exc))), None)
             problem, _, _ = str(exc).partition(" - at ")
-            shown = f"{label}: {key}: {problem}" if key else f"{label}: {problem}"
-            if key == "on":
+            shown = f"{label}: {wrong_key}: {problem}" if wrong_key else f"{label}: {problem}"
+            if wrong_key == "on":
                 shown += f"; one or more of {', '.join(CAUSES)}"
-            elif key in {"level", "min_level"}:
+            elif wrong_key in {"level", "min_level"}:
                 shown += f"; one of {', '.join(ALERT_LEVELS)}"
-            raise self._wrong(shown, self._line(header, number, key)) from None
+            raise self._wrong(shown, self._line(header, number, wrong_key)) from None
 
     def _line(self, header: str, nth: int = 0, key: str | None = None) -> int | None:
         """Return the number of the line of a key below the nth header, or else of that header."""

@@ -1,4 +1,4 @@
-"""Sends one alert to a destination: the interface, and a signed webhook; `notifications` has Apprise's services."""
+"""Sends one alert to a destination: the interface, and signed webhooks; `notifications` has Apprise's services."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ def signature(secret: bytes, message_id: str, sent_at: int, body: bytes) -> str:
 
 def _trouble(exc: Exception) -> str:
     match exc:
-        case ConnectTimeoutError():
-            return f"the webhook accepted no connection within {CONNECT_TIMEOUT_S:g} s"
         case ReadTimeoutError():
             return f"the webhook did not answer within {ANSWER_TIMEOUT_S:g} s"
         case NewConnectionError():
             return "the webhook refused the connection, or its host is unknown"
+        case ConnectTimeoutError():  # in some versions of urllib3 the class above is one of these
+            return f"the webhook accepted no connection within {CONNECT_TIMEOUT_S:g} s"
         case SSLError():
             return "the TLS certificate of the webhook is not trusted"
     return f"the connection to the webhook failed ({type(exc).__name__})"

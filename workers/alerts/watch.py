@@ -7,7 +7,7 @@ from typing import Final
 
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.heartbeats import Heartbeat
-from trainwire.workers.alerts.alert_rows import lease_evaluation
+from trainwire.workers.alerts.alert_rows import lease_evaluation, reported_period
 from trainwire.workers.alerts.delivery import AlertDelivery
 from trainwire.workers.alerts.heartbeat_watch import CAUSES, apply_to_heartbeats
 from trainwire.workers.alerts.metric_watch import MetricWatch
@@ -34,11 +34,13 @@ def evaluate_and_send(resources: Resources, path: Path) -> None:
 
 def apply_rules(resources: Resources, rules: AlertRules) -> None:
     """Write the messages of rules about all that has happened since the last call."""
+    with resources.engine.begin() as connection:
+        period = reported_period(connection, rules.max_age_h)
     has_more = True
     while has_more:
         with resources.engine.begin() as connection:
-            has_more = lease_evaluation(connection) and apply_to_recorded(connection, rules)
-    MetricWatch(resources.engine, rules).run(METRIC_SLICE_S)
+            has_more = lease_evaluation(connection) and apply_to_recorded(connection, rules, period)
+    MetricWatch(resources.engine, rules, period).run(METRIC_SLICE_S)
     if any(not rule.causes.isdisjoint(CAUSES) for rule in rules.rules) and (beats := _beats(resources)):
         with resources.engine.begin() as connection:
             if lease_evaluation(connection):
