@@ -45,6 +45,10 @@ class WrongRules(WrongSettings):
     """The file of the alert rules cannot be used; the message names file, line and remedy."""
 
 
+class UnsetVariable(WrongRules):
+    """A variable that the file names is not set for this process; it may be set for the workers."""
+
+
 TableT = TypeVar("TableT", bound=msgspec.Struct)
 
 
@@ -129,7 +133,7 @@ class _RulesFile:
         def known(found: re.Match[str]) -> str:
             if found[1] not in self._environ:
                 problem = f"{key} names the environment variable {found[1]}, which is not set for this process"
-                raise self._wrong(problem, self._line(header, key=key))
+                raise UnsetVariable(str(self._wrong(problem, self._line(header, key=key))))
             return self._environ[found[1]]
 
         return _VARIABLE.sub(known, value) if isinstance(value, str) else value
