@@ -38,6 +38,8 @@ COMMANDS: Final = {
     "replay": "trainwire.cli.commands.deliveries:replay",
     "verify": "trainwire.cli.commands.verify:verify",
     "spool": "trainwire.cli.commands.spool:app",
+    "alerts": "trainwire.cli.commands.alerts:alerts",
+    "alert": "trainwire.cli.commands.alerts:app",
     "dead-letters": "trainwire.cli.commands.dead_letters:app",
     "token": "trainwire.cli.commands.token:app",
     "top": "trainwire.cli.commands.top:top",

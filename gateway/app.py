@@ -23,6 +23,7 @@ from trainwire.gateway.http.request_limits import BodyLimit, RateLimit
 from trainwire.gateway.http.responses import describe_structs
 from trainwire.gateway.resources import open_resources
 from trainwire.gateway.routes import (
+    alert_routes,
     callback_routes,
     checkpoint_routes,
     comparison_routes,
@@ -54,6 +55,7 @@ ROUTERS: Final = (
     metric_routes.router,
     checkpoint_routes.router,
     mlflow_routes.router,
+    alert_routes.router,
     callback_routes.router,
     trainer_routes.router,
     session_routes.router,

@@ -22,6 +22,7 @@ from trainwire.ingest.sanitize import (
     whole_of,
 )
 from trainwire.ingest.sending.buffer import LogType
+from trainwire.schemas.messages import ALERT_LEVELS, AlertLevel
 from trainwire.schemas.validation import MAX_TIME_NS, MIN_TIME_NS
 
 if TYPE_CHECKING:
@@ -38,6 +39,15 @@ _STATUSES: Final = dict.fromkeys(
     "failed",
 )
 """Words of other trackers and schedulers for `completed` and `failed`."""
+
+
+_ALERT_LEVELS: Final[dict[str, AlertLevel]] = {
+    **{level: level for level in ALERT_LEVELS},
+    "warn": "warning",
+    "critical": "error",
+    "fatal": "error",
+    "debug": "info",
+}
 
 
 class WrongArgument(NamedTuple):
@@ -133,6 +143,14 @@ class Arguments:
         if word is not None:
             self._replace("upload", value, "not a way to upload", None, "write 'auto' or 'none'")
         return None
+
+    def alert_level(self, value: object) -> AlertLevel:
+        """Return the level of an alert, `error` for an unknown one: it is better sent than filtered out."""
+        word = plain_text(value).strip().lower()
+        taken = _ALERT_LEVELS.get(word)
+        if taken is None:
+            self._replace("level", value, "not a level", "error", "write 'info', 'warning' or 'error'")
+        return taken or "error"
 
     def kind(self, value: object) -> str:
         """Return the kind of a checkpoint, `last` for an invalid one."""

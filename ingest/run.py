@@ -34,9 +34,11 @@ from trainwire.ingest.run_options import RunOptions
 from trainwire.ingest.sanitize import Number, level_name, plain_text, shown
 from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
+from trainwire.ingest.sending.size_limits import shortened
 from trainwire.ingest.settings import TrainerSettings, checked_settings
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
-from trainwire.schemas.messages import MAX_WORLD_SIZE, Checkpoint, Metrics, Point, Progress
+from trainwire.schemas.limits import MAX_ALERT_TEXT_CHARS, MAX_ALERT_TITLE_CHARS
+from trainwire.schemas.messages import MAX_WORLD_SIZE, Alert, Checkpoint, Metrics, Point, Progress
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 if TYPE_CHECKING:
@@ -329,6 +331,23 @@ class Run(RunEnd):
             self._history.total_epochs = epochs
         progress = self._history.progress_to(arguments.count("epoch", epoch), arguments.number("percent", percent))
         self._session.take_metric(Metrics(ts=time.time_ns(), progress=progress))
+
+    @forgiving()
+    def alert(self, title: object, text: object = "", level: str = "info") -> None:
+        """Send a text to people, by the operators' rules (docs/alerts.md); it is also a line of the log.
+
+        Args:
+            title: one line, cut to 250 characters.
+            text: the details, cut to 10,000 characters.
+            level: `info`, `warning` or `error`.
+        """
+        ts, severity = time.time_ns(), self._arguments.alert_level(level)
+        heading = shortened(" ".join(plain_text(title).split()) or "Alert", MAX_ALERT_TITLE_CHARS)
+        details = shortened(plain_text(text).strip(), MAX_ALERT_TEXT_CHARS)
+        alert = Alert(ts=ts, title=heading, text=details, level=severity)
+        self._session.take_metric(Metrics(ts=ts, alerts=[alert]))
+        line = f"ALERT: {heading}: {details}" if details else f"ALERT: {heading}"
+        self._session.take_lines(split_lines(line), "stderr", ts, severity.upper())
 
     @forgiving()
     def link_mlflow(self, mlflow_run_id: str) -> None:

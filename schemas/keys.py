@@ -36,7 +36,9 @@ BEAT_QUEUE: Final = "beat"
 CHECKPOINT_QUEUE: Final = "checkpoints"
 """Work orders that use the object store, or are not urgent: a queue of their own, because they may be slow."""
 DELIVERY_QUEUES: Final = tuple(sink.queue for sink in SINKS.values())
-QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, *DELIVERY_QUEUES, NOTIFY_QUEUE, CHECKPOINT_QUEUE)
+ALERT_QUEUE: Final = "alerts"
+"""Work orders that send alerts: addresses outside, which may hang."""
+QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, *DELIVERY_QUEUES, NOTIFY_QUEUE, CHECKPOINT_QUEUE, ALERT_QUEUE)
 """All queues of work orders; a worker consumes all of them by default."""
 
 DRAIN_TASK: Final = "trainwire.drain"
@@ -54,12 +56,16 @@ LINK_TICK_TASK: Final = "trainwire.link_mlflow_runs_now"
 SWEEP_TASK: Final = "trainwire.sweep"
 STRAYS_TASK: Final = "trainwire.drain_strays"
 LIVENESS_TASK: Final = "trainwire.watch_trainers"
+ALERT_TASK: Final = "trainwire.alert"
+ALERT_TICK_TASK: Final = "trainwire.alert_now"
 ECHO_TASK: Final = "trainwire.echo"
 
 
 VERIFY_ORDERED_KEY: Final = "verify:ordered"
 """Exists while an order to verify checkpoint files is queued."""
 
+ALERTS_ORDERED_KEY: Final = "alerts:ordered"
+"""Exists while an order to apply alert rules is queued."""
 BEAT_LEASE_KEY: Final = "{beat}:lease"
 """Name of the active beat; expires some seconds after it ends. The braces put it into the slot of the next key."""
 BEAT_TICKS_KEY: Final = "{beat}:ticks"

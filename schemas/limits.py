@@ -43,6 +43,10 @@ MAX_TEXT_CHARS: Final[dict[str, int]] = {
     "traceback": MIB,
 }
 """Field -> longest text in characters."""
+MAX_ALERTS: Final = 1000
+"""Most alerts of a message."""
+MAX_ALERT_TITLE_CHARS: Final = 250
+MAX_ALERT_TEXT_CHARS: Final = 10_000
 MAX_SOURCE_CHARS: Final = 200
 
 UNCOUNTED_BYTES: Final = 128 * KIB

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta
@@ -66,8 +66,22 @@ class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
     progress_percent: float | None = None
 
 
+AlertLevel = Literal["info", "warning", "error"]
+ALERT_LEVELS: Final[tuple[AlertLevel, ...]] = get_args(AlertLevel)
+"""From the least to the most severe."""
+
+
+class Alert(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A text of the training for people, which rules send to their addresses (docs/alerts.md)."""
+
+    ts: int
+    title: str
+    text: str = ""
+    level: AlertLevel = "info"
+
+
 class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Points, progress, and name, params and tags of the run; every part may be absent or empty.
+    """Points, progress, and name, params, tags and alerts of the run; every part may be absent or empty.
 
     The first message of a source has `heartbeat_s`, its interval of heartbeats, and, if known, `world_size`, the
     number of ranks of the attempt. `launcher` is true for a process that starts the trainers of a machine: its
@@ -81,6 +95,7 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
     tags: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
     mlflow_run_id: str | None = None
+    alerts: list[Alert] | None = None
     rank: int | None = None
     world_size: WorldSize | None = None
     launcher: bool | None = None

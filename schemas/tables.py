@@ -374,6 +374,47 @@ delivery_times = Table(
     comment="How long work orders to deliver took.",
 )
 
+alert_occurrences = Table(
+    "alert_occurrences",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("kind", Text, nullable=False, comment="status, alert or dead_letters"),
+    Column("value", Text, nullable=False, comment="the new status, the level of the alert, or the reason"),
+    Column("job_id", BigInteger),
+    Column("attempt", Integer),
+    Column("title", Text),
+    Column("content", Text),
+    _at("occurred_at", required=True),
+    _created_at(),
+    Index(None, "job_id"),
+    comment="Changes that alert rules have not seen yet; written with the change, removed with the alert.",
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("rule", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("occurrence", Text, nullable=False, comment="what the rule has found, once for each destination"),
+    Column("state", Text, nullable=False, comment="waiting, sending, sent, failed, uncertain or suppressed"),
+    Column("level", Text, nullable=False),
+    Column("job_id", BigInteger),
+    Column("attempt", Integer),
+    Column("title", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    _at("occurred_at", required=True),
+    _created_at(),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("last_error", Text),
+    Column("ended_at", DateTime(timezone=True), comment="when it was sent or given up"),
+    UniqueConstraint("rule", "destination", "occurrence", name="alerts_occurrence_key"),
+    Index(None, "job_id"),
+    Index("alerts_unsent_idx", "destination", "id", postgresql_where=text("state IN ('waiting', 'sending')")),
+    Index("alerts_newest_idx", "created_at"),
+    comment="Messages for people, one per rule, occurrence and destination: also the log of what was sent.",
+)
+
 deleted_jobs = Table(
     "deleted_jobs",
     metadata,

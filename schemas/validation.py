@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from trainwire.schemas.limits import (
+    MAX_ALERT_TEXT_CHARS,
+    MAX_ALERT_TITLE_CHARS,
+    MAX_ALERTS,
     MAX_BODY_BYTES,
     MAX_FREE_DEPTH,
     MAX_FREE_ELEMENTS,
@@ -87,6 +90,11 @@ def _check_metrics(body: Metrics, size_bytes: int) -> None:
         _check_values(body.points)
     if body.ts is not None:
         _check_time(body.ts)
+    for alert in body.alerts or ():
+        _check_time(alert.ts)
+        _check_text("title", alert.title, MAX_ALERT_TITLE_CHARS)
+        _check_text("text", alert.text, MAX_ALERT_TEXT_CHARS)
+    check_amount("alerts", len(body.alerts or ()), MAX_ALERTS)
     for name in FREE_MAPS:
         free = getattr(body, name)
         _check_depth(free)

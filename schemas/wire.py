@@ -11,6 +11,7 @@ import zstandard
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.limits import (
+    MAX_ALERTS,
     MAX_BODY_BYTES,
     MAX_FREE_BYTES,
     MAX_FREE_ELEMENTS,
@@ -253,6 +254,8 @@ def _check_msgpack(name: str, value: memoryview) -> None:
     if name in _LISTS or name in _NUMBER_MAPS:
         most = MAX_RESULTS if name in _NUMBER_MAPS else MAX_ITEMS
         check_amount(name, msgpack_length(value), most)
+    elif name == "alerts":
+        check_amount(name, msgpack_length(value), MAX_ALERTS)
     elif name in FREE_MAPS:
         check_amount(name, len(value), MAX_FREE_BYTES, "bytes")
         _check_elements(name, msgpack_elements(value, MAX_FREE_ELEMENTS), MAX_FREE_ELEMENTS)

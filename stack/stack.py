@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire.ingest.settings import STREAMS_URL_VARIABLE
-from trainwire.schemas.keys import BEAT_QUEUE, CHECKPOINT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
+from trainwire.schemas.keys import ALERT_QUEUE, BEAT_QUEUE, CHECKPOINT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
 from trainwire.schemas.sinks import SINKS
 from trainwire.stack.child import Child, stop_leftover
 from trainwire.stack.database import forget_outages, migrate, settings_for, sinks_for
@@ -38,7 +38,7 @@ FLOWER_PORT: Final = 5555
 EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - accepted as an option, not a default
 LEFTOVER_TIMEOUT_S: Final = 15.0
 STOP_ORDER: Final = (
-    *("metrics", "gateway", "flower", "beat", "checkpoints", "notifier"),
+    *("metrics", "gateway", "flower", "beat", "alerts", "checkpoints", "notifier"),
     *(sink.worker for sink in SINKS.values()),
     *("worker", "valkey", "postgres"),
 )
@@ -187,6 +187,8 @@ class Stack:
         # Separate workers: a slow sink or S3 must not delay drains, nor a long drain the events.
         alone_on = {sink.worker: sink.queue for sink in sinks_for(settings_for(self.address))}
         alone_on |= {"notifier": NOTIFY_QUEUE, "checkpoints": CHECKPOINT_QUEUE}
+        if env.get("ALERT_RULES"):
+            alone_on["alerts"] = ALERT_QUEUE
         for name, queue in alone_on.items():
             alone = ["--name", name, "--queues", queue, "--concurrency", "1"]
             self._start_command(name, workers_command("worker", *alone), env)

@@ -19,7 +19,7 @@ from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings import CheckpointSettings, SpoolSettings, TrainerSettings
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.schemas.messages import Alert, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
 from trainwire.schemas.wire import Entry, decode_body, open_envelope
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -99,6 +99,11 @@ class RecordedRun(Run):
     def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints so far."""
         return self._bodies("checkpoints", Checkpoint)
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Return the alerts so far."""
+        return [alert for body in self._bodies("metrics", Metrics) for alert in body.alerts or ()]
 
     @property
     def completion(self) -> Completion | None:

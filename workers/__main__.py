@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import structlog
 from redis.exceptions import OutOfMemoryError
 
-from trainwire.schemas.keys import INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
+from trainwire.schemas.keys import ALERT_QUEUE, INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.stores.settings import WrongSettings
+from trainwire.workers.alerts.rules_file import load_rules
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
@@ -94,6 +95,9 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
     from trainwire.workers.app import app, own_queue  # noqa: PLC0415 - reads the settings, so only after they were checked
     from trainwire.workers.watchdog import WatchdogStep  # noqa: PLC0415
 
+    queues = options.queues.split(",")
+    if ALERT_QUEUE in queues and resources.settings.alert_rules is not None:
+        load_rules(resources.settings.alert_rules)
     name = f"{options.name}@{socket.gethostname()}"
     with redis_errors(resources.settings.streams_address):
         _publish_shards(resources)
@@ -101,7 +105,7 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
         resources.redis.delete(echo_queue(name))
     resources.engine.dispose()  # the pool's children make their own connections
     WatchdogStep.worker, WatchdogStep.settings = name, resources.settings
-    WatchdogStep.takes_drains = INGEST_QUEUE in options.queues.split(",")
+    WatchdogStep.takes_drains = INGEST_QUEUE in queues
     app.steps["worker"].add(WatchdogStep)
     app.conf.broker_transport = "trainwire.workers.orders.broker_transport:Transport"
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
@@ -109,8 +113,8 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
     # By default a pool process waits half a minute for the worker to confirm its last order, which a worker that
     # is ending may never do. Executing an order twice is harmless.
     pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = CONFIRMATION_TENTHS_S
-    queues = f"{options.queues},{echo_queue(name)}"
-    arguments = ["--concurrency", str(options.concurrency), "--hostname", name, "--queues", queues]
+    consumed = ",".join([*queues, echo_queue(name)])
+    arguments = ["--concurrency", str(options.concurrency), "--hostname", name, "--queues", consumed]
     arguments += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     celery.params[0].default = app
     # Not by app.worker_main, which drops the exit code; None is that of a worker that was terminated.

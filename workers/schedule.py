@@ -20,6 +20,7 @@ SCHEDULE: Final = {
     "drain-stray-streams": _tick(keys.STRAYS_TASK, keys.INGEST_QUEUE, every_s=10.0, expires_s=10),
     "wake-due-deliveries": _tick(keys.DELIVER_TICK_TASK, keys.BEAT_QUEUE, every_s=1.0, expires_s=3),
     "watch-trainers": _tick(keys.LIVENESS_TASK, keys.BEAT_QUEUE, every_s=2.0, expires_s=6),
+    "send-alerts": _tick(keys.ALERT_TICK_TASK, keys.BEAT_QUEUE, every_s=2.0, expires_s=6),
     "link-mlflow-runs": _tick(keys.LINK_TICK_TASK, keys.BEAT_QUEUE, every_s=30.0, expires_s=20),
     "verify-due-checkpoints": _tick(keys.VERIFY_TASK, keys.CHECKPOINT_QUEUE, every_s=5.0, expires_s=10),
     "retain-checkpoints": _tick(keys.RETENTION_TASK, keys.CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainwire.schemas.keys import DEFAULT_SHARDS
 from trainwire.stores.settings import StoreSettings, read_settings
@@ -44,6 +44,9 @@ class Settings(StoreSettings):
     delivery_backoff_cap_s: Annotated[float, Field(ge=0.1, le=3600)] = 300.0
     """Longest wait before an unavailable store is probed again."""
 
+    alert_rules: Path | None = None
+    """The file of the alert rules, an absolute path; unset: no alerts are sent."""
+
     metrics_max_jobs: Annotated[int, Field(ge=0, le=10_000)] = 100
     """Number of running jobs whose newest training metrics the exporter shows, most recent messages first."""
     metrics_max_series: Annotated[int, Field(ge=0, le=100_000)] = 1000
@@ -65,6 +68,15 @@ class Settings(StoreSettings):
     """Older metric rows of finished jobs are removed; if unset, none are."""
     row_retention: Literal["dry-run", "on"] = "dry-run"
     """Whether old rows are removed, or in a dry run only counted in the log."""
+
+    @field_validator("alert_rules", mode="before")
+    @classmethod
+    def _is_absolute(cls, value: str | Path | None) -> Path | None:
+        if value is None or str(value) == "":
+            return None
+        if not Path(value).is_absolute():
+            raise ValueError("is not an absolute path like /etc/trainwire/alerts.toml")
+        return Path(value)
 
     @model_validator(mode="after")
     def _knows_where_to_delete(self) -> Self:

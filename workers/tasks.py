@@ -17,6 +17,9 @@ from trainwire.schemas.keys import Kind
 from trainwire.stores.files.presign_policy import served_prefixes
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
+from trainwire.workers.alerts.recorded import forget_occurrences
+from trainwire.workers.alerts.rules_file import WrongRules
+from trainwire.workers.alerts.watch import evaluate_and_send
 from trainwire.workers.app import app
 from trainwire.workers.checkpoints.retention import retain
 from trainwire.workers.checkpoints.verification import Verification
@@ -31,6 +34,7 @@ from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.operations.row_retention import RowRetention, row_policies
 from trainwire.workers.orders.order_sender import (
     announce,
+    order_alerts,
     order_deliveries,
     order_delivery,
     order_drain,
@@ -194,6 +198,26 @@ def _delivery(resources: Resources, sink: str) -> Delivery[Any, Any]:
     return Delivery(resources.engine, backlog, connected, slice_s=settings.delivery_slice_s, backoff=backoff)
 
 
+@task(keys.ALERT_TICK_TASK, "alert_tick")
+def order_due_alerts(resources: Resources) -> None:
+    """Order that alert rules are applied, if there are any."""
+    if resources.settings.alert_rules is not None:
+        order_alerts(resources)
+
+
+@task(keys.ALERT_TASK, "alerts")
+def alert(resources: Resources) -> None:
+    """Apply the alert rules, and send waiting alerts."""
+    with redis_errors():
+        resources.redis.delete(keys.ALERTS_ORDERED_KEY)
+    if resources.settings.alert_rules is None:
+        raise Unavailable("there is an order for alerts, but ALERT_RULES is not set here (docs/alerts.md)")
+    try:
+        evaluate_and_send(resources, resources.settings.alert_rules)
+    except WrongRules as exc:
+        raise Unavailable(f"nothing is sent until the rules are right: {exc}") from exc
+
+
 @task(keys.LINK_TICK_TASK, "link_tick")
 def order_mlflow_links(resources: Resources) -> None:
     """Order that jobs be linked to runs which their trainers created in MLflow, if there is an MLflow."""
@@ -241,7 +265,8 @@ def retain_checkpoints(resources: Resources) -> None:
 
 @task(keys.ROW_RETENTION_TASK, "row_retention")
 def retain_rows(resources: Resources) -> None:
-    """Delete old rows of finished jobs, or in a dry run count them."""
+    """Delete old rows of finished jobs, or in a dry run count them; remove occurrences that no rule has taken."""
+    forget_occurrences(resources.engine)
     for policy in row_policies(resources.settings):
         RowRetention(resources.engine, policy).run(dry_run=resources.settings.row_retention == "dry-run")
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainwire.cli.commands.options import AsJson, DataDir, servers, write_json
-from trainwire.cli.doctor import flow, object_store, postgres_server, processes, redis_server
+from trainwire.cli.doctor import alerts, flow, object_store, postgres_server, processes, redis_server
 from trainwire.cli.redis_clients import redis_clients
 from trainwire.cli.terminal import console, one_line, say, table
 from trainwire.stack.database import settings_for, sinks_for
@@ -55,6 +55,8 @@ def run_checks(settings: Settings) -> list[Finding]:
         if postgres_server.has_our_tables(findings):
             with engine.connect() as connection:
                 findings += flow.check_rows(connection, settings)
+                if settings.alert_rules is not None:
+                    findings += alerts.check(settings.alert_rules, connection)
     except SQLAlchemyError as exc:
         text = f"stopped answering during the checks: {exc}"
         findings.append(Part("postgres").error("answers", text, "run doctor again"))

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from trainwire.cli.worker_queues import answering_workers
 from trainwire.schemas.keys import (
+    ALERT_QUEUE,
     BEAT_LEASE_KEY,
     BEAT_QUEUE,
     BEAT_TICKS_KEY,
@@ -36,7 +37,8 @@ def check(client: redis.Redis, settings: Settings) -> Findings:
         yield _beat(client)
         readers = _readers(settings)
         sink_queues = [sink.queue for sink in sinks_for(settings)]
-        for queue in (INGEST_QUEUE, BEAT_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE, *sink_queues):
+        alert_queues = [] if settings.alert_rules is None else [ALERT_QUEUE]
+        for queue in (INGEST_QUEUE, BEAT_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE, *sink_queues, *alert_queues):
             found = cast("bytes", client.type(queue)).decode()
             if found not in {"list", "none"}:
                 text = f"the key {queue} is a {found}: workers cannot read their orders"

@@ -87,8 +87,26 @@ _DELETION: Final[dict[str, Any]] = {
         "postgres": {"state": "open", "planned": 130, "deleted": 0, "notes": []},
     },
 }
+_ALERT: Final[dict[str, Any]] = {
+    "id": 7,
+    "rule": "failed or lost",
+    "destination": "team",
+    "state": "sent",
+    "level": "error",
+    "job_id": 42,
+    "attempt": 1,
+    "title": "Job 42 (digits) failed",
+    "content": "CUDA out of memory",
+    "occurred_at": _AT,
+    "created_at": _AT,
+    "ended_at": _AT,
+    "attempts": 1,
+    "last_error": None,
+}
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Accepted": {"status": "accepted", "job_id": 42},
+    "AlertEntry": _ALERT,
+    "AlertPage": {"items": [_ALERT], "next": None},
     "CheckpointPage": {"items": [_CHECKPOINT]},
     "Comparison": {
         "jobs": [_example(JobItem, _JOB)],

@@ -11,6 +11,7 @@ import msgspec
 from trainwire.schemas.events import LogLine, SavedCheckpoint
 from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number
+from trainwire.stores.postgres.alerts import AlertEntry
 from trainwire.stores.postgres.completeness import State
 from trainwire.stores.postgres.deletion import DeletionPart, PartName
 from trainwire.stores.postgres.deletion_plan import DeletionPlan
@@ -330,6 +331,13 @@ class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
     """The sinks that receive a job's rows."""
 
     items: list[DeliveryItem]
+
+
+class AlertPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Alerts, the newest first; `next` is `before` of the following page, null on the last."""
+
+    items: list[AlertEntry]
+    next: int | None
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):

@@ -240,7 +240,9 @@ def _line_bytes(text: str) -> int:
 
 
 def _metric_bytes(metric: Point | Metrics) -> int:
-    return POINT_BYTES + VALUE_BYTES * len(metric.values) if isinstance(metric, Point) else HEADER_BYTES
+    if isinstance(metric, Point):
+        return POINT_BYTES + VALUE_BYTES * len(metric.values)
+    return HEADER_BYTES + sum(sys.getsizeof(alert.text) for alert in metric.alerts or ())
 
 
 def _logs(batch: list[Line], rank: int | None) -> Logs:
@@ -261,6 +263,8 @@ def _merge(body: Metrics, header: Metrics) -> None:
             setattr(body, name, getattr(header, name))
     if header.provenance is not None:
         body.provenance = {**(body.provenance or {}), **header.provenance}
+    if header.alerts is not None:
+        body.alerts = [*(body.alerts or ()), *header.alerts]
     if header.progress is None:
         return
     known: dict[str, Any] = msgspec.structs.asdict(body.progress) if body.progress else {}

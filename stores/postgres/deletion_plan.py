@@ -19,11 +19,13 @@ TABLES: Final = (
     "source_positions",
     "dead_letters",
     "delivery_cursors",
+    "alert_occurrences",
+    "alerts",
     "metric_series",
     "metric_blocks",
 )
 """Tables with rows of a job, besides training_jobs."""
-DERIVED: Final = ("metric_series", "metric_blocks")
+DERIVED: Final = ("alert_occurrences", "metric_series", "metric_blocks")
 """Tables whose rows are made of others: they are deleted but not counted."""
 
 
@@ -74,6 +76,7 @@ _COUNTED: Final = (
     "source_positions",
     "dead_letters",
     "delivery_cursors",
+    "alerts",
 )
 _COUNTS: Final = ", ".join(
     f"(SELECT count(*) FROM {table} WHERE job_id = :job_id) AS {table}"  # noqa: S608 - our own names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
@@ -164,6 +164,12 @@ def find_groups(connection: Connection, query: JobQuery, field: Field, limit: in
     found = select(value, jobs, *counts).where(_condition(query)).group_by(value)
     rows = connection.execute(found.order_by(newest.desc(), value).limit(limit)).mappings()
     return [JobGroup(**row) for row in rows]
+
+
+def matching_jobs(connection: Connection, where: Expression, job_ids: Iterable[int]) -> set[int]:
+    """Return those of these jobs for which a filter is true."""
+    wanted = select(_jobs.id).where(_is_one_of(list(job_ids)), _sql(where, datetime.now(UTC)))
+    return set(connection.execute(wanted).scalars())
 
 
 def read_jobs(connection: Connection, job_ids: Sequence[int]) -> list[Job]:

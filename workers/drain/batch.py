@@ -14,7 +14,7 @@ from trainwire.schemas.keys import Kind
 from trainwire.schemas.kinds import ROW_KINDS
 from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Completion, Message
 from trainwire.schemas.validation import InvalidMessage
-from trainwire.workers.drain import job_rows, positions, rows, store
+from trainwire.workers.drain import job_rows, occurrences, positions, rows, store
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import Content, Lost, RawEntry, Rejected, visible
 from trainwire.workers.drain.jobs import FINAL_PATHS
@@ -184,6 +184,8 @@ class Batch:
             for message in messages:
                 for row in self._fold(message, earlier):
                     write_row(row)
+        if self._kind == "metrics":
+            occurrences.save_reported_alerts(self._connection, messages, self._sources.attempt_of)
         jobs = [self._jobs[job_id] for job_id in {message.job_id for message in messages}]
         job_rows.save_jobs(self._connection, jobs, self._jobs_before)
         changed = [job for job in jobs if job_rows.has_changed(job, self._jobs_before[job.id])]

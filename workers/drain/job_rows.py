@@ -242,12 +242,28 @@ _UPDATED: Final = {name: f"excluded.{name}" for name in ATTEMPT_FIELDS} | {
     # The run in the job's row may be the mirror of this attempt, which is no run of its trainer.
     "mlflow_run_id": "coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id)",
 }
+_EARLIER: Final = (
+    "(SELECT earlier.status FROM training_attempts AS earlier "
+    "WHERE earlier.job_id = saved.job_id AND earlier.attempt = saved.attempt)"
+)
+_JOB: Final = "(SELECT {column} FROM training_jobs WHERE id = saved.job_id)"
+# Subqueries in place of joins, for which Postgres may read whole tables. They see the rows before this statement.
+# An attempt that a newer one replaces is lost in its row, but no occurrence for alerts: its end may be on the way.
 _SAVE_ATTEMPTS: Final = text(
     f"""
-    INSERT INTO training_attempts AS known ({", ".join(_OF_ATTEMPT)}, changes)
-    SELECT {", ".join(_OF_ATTEMPT)}, 1 FROM {recordset(training_attempts, _OF_ATTEMPT)}
-    ON CONFLICT (job_id, attempt) DO UPDATE
-    SET {", ".join(f"{name} = {value}" for name, value in _UPDATED.items())}, changes = known.changes + 1
-    WHERE ({", ".join(f"known.{name}" for name in _UPDATED)}) IS DISTINCT FROM ({", ".join(_UPDATED.values())})
+    WITH saved AS (
+        INSERT INTO training_attempts AS known ({", ".join(_OF_ATTEMPT)}, changes)
+        SELECT {", ".join(_OF_ATTEMPT)}, 1 FROM {recordset(training_attempts, _OF_ATTEMPT)}
+        ON CONFLICT (job_id, attempt) DO UPDATE
+        SET {", ".join(f"{name} = {value}" for name, value in _UPDATED.items())}, changes = known.changes + 1
+        WHERE ({", ".join(f"known.{name}" for name in _UPDATED)}) IS DISTINCT FROM ({", ".join(_UPDATED.values())})
+        RETURNING job_id, attempt, known.status, known.completed_at, known.error_message
+    )
+    INSERT INTO alert_occurrences (kind, value, job_id, attempt, content, occurred_at)
+    SELECT 'status', status, job_id, attempt,
+        CASE WHEN status IN ('lost', 'stalled') THEN {_JOB.format(column="status_reason")} ELSE error_message END,
+        CASE WHEN status IN ('lost', 'stalled') THEN now() ELSE coalesce(completed_at, now()) END
+    FROM saved WHERE status NOT IN ('pending', 'running') AND status IS DISTINCT FROM {_EARLIER}
+        AND (status <> 'lost' OR attempt = {_JOB.format(column="attempt")})
     """  # noqa: S608 - our own column names
 )

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.kinds import RowStorage
 from trainwire.schemas.non_finite import shown_float
-from trainwire.schemas.tables import dead_letters, ingest_cursors
+from trainwire.schemas.tables import ingest_cursors
 from trainwire.stores.postgres.connections import (
     ends_session,
     has_lost_statements,
@@ -26,6 +26,7 @@ from trainwire.stores.postgres.connections import (
     postgres_trouble,
 )
 from trainwire.workers.drain.decoding import Rejected, visible
+from trainwire.workers.drain.occurrences import insert_dead_letters
 from trainwire.workers.drain.rows import Row
 from trainwire.workers.durations import bucket_of
 from trainwire.workers.errors import Refused, Unavailable, WrongPooler
@@ -91,10 +92,8 @@ def last_id_of(connection: Connection, stream: str) -> str:
 
 def save_dead_letters(connection: Connection, stream: str, kind: Kind, letters: Sequence[Rejected]) -> None:
     """Insert entries into `dead_letters` with their raw bytes; one that is there already is left as it is."""
-    if not letters:
-        return
-    statement = insert(dead_letters).on_conflict_do_nothing()
-    connection.execute(statement, [_letter_values(stream, kind, letter) for letter in letters])
+    if letters:
+        insert_dead_letters(connection, [_letter_values(stream, kind, letter) for letter in letters])
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.sinks import SINKS
 from trainwire.stores.files.s3 import S3Store
+from trainwire.stores.postgres.alerts import CURSOR as ALERT_CURSOR
 from trainwire.stores.postgres.deletion import Deletion, DeletionPart, PartName, find_deletion, save_part
 from trainwire.stores.postgres.deletion_plan import DERIVED, TABLES
 from trainwire.stores.rows.metric_blocks import CURSOR
@@ -160,7 +161,7 @@ class JobDeleter:
     def _await_deliveries(self, job_id: int) -> None:
         """Wait until no delivery of the job runs; without its row in training_jobs, none begins."""
         with self._engine.begin() as connection:
-            for sink in (*SINKS, CURSOR):
+            for sink in (*SINKS, CURSOR, ALERT_CURSOR):
                 cursors.await_lease(connection, sink, job_id)
 
     def _delete_copies(self, sink: str, deletion: Deletion, _run: DeletionRun) -> DeletionPart:

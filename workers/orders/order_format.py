@@ -137,6 +137,8 @@ _ORDERS: Final = {
     keys.SWEEP_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
     keys.LIVENESS_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
     keys.DELIVER_TICK_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.ALERT_TICK_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.ALERT_TASK: _Order({keys.ALERT_QUEUE}, _bodies(tuple[()])),
     keys.LINK_TICK_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
     keys.LINK_TASK: _Order({keys.LINK_QUEUE}, _bodies(tuple[()])),
     keys.VERIFY_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),

@@ -87,6 +87,11 @@ def order_verification(resources: Resources) -> None:
     _order_once(resources.redis, keys.VERIFY_ORDERED_KEY, keys.VERIFY_TASK, [], keys.CHECKPOINT_QUEUE)
 
 
+def order_alerts(resources: Resources) -> None:
+    """Order that alert rules are applied unless it is ordered."""
+    _order_once(resources.redis, keys.ALERTS_ORDERED_KEY, keys.ALERT_TASK, [], keys.ALERT_QUEUE)
+
+
 def _order_once(client: redis.Redis, key: str, task: str, args: list[object], queue: str) -> None:
     """Send an order unless its key exists."""
     with redis_errors():

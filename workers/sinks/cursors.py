@@ -10,11 +10,10 @@ from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, text
-from sqlalchemy.dialects.postgresql import insert
 
 from trainwire.schemas.sinks import ROWS, RowKind
-from trainwire.schemas.tables import dead_letters
 from trainwire.workers.drain.decoding import visible
+from trainwire.workers.drain.occurrences import insert_dead_letters
 from trainwire.workers.sinks.base import Delivered
 
 QUIET_S: Final = 120.0
@@ -251,7 +250,7 @@ def _dead_letter(connection: Connection, sink: str, kind: RowKind, delivered: Ma
             }
         )
     if letters:
-        connection.execute(insert(dead_letters).on_conflict_do_nothing(), letters)
+        insert_dead_letters(connection, letters)
 
 
 _MOVE: Final = text(

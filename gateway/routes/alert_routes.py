@@ -1,0 +1,32 @@
+"""The route of the log of alerts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from trainwire.gateway.documents.response_types import AlertPage
+from trainwire.gateway.http.responses import described, json_response
+from trainwire.gateway.routes.parameters import VIEWER, ResourcesDep
+from trainwire.schemas.validation import MAX_ID
+from trainwire.stores.postgres.alerts import AlertState, find_alerts
+
+router = APIRouter(tags=["alerts"], dependencies=VIEWER)
+
+
+@router.get("/alerts", responses=described(AlertPage))
+def alerts(
+    *,
+    resources: ResourcesDep,
+    job: Annotated[int | None, Query(ge=1, le=MAX_ID, description="Only alerts of this job.")] = None,
+    state: Annotated[list[AlertState], Query(description="Only alerts in this state; may be repeated.")] = [],  # noqa: B006
+    before: Annotated[int | None, Query(ge=1, le=MAX_ID, description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Response:
+    """Return the alerts that were sent, wait, or were not sent, with the reason; the newest first."""
+    with resources.reading() as connection:
+        found = find_alerts(connection, job_id=job, states=state, before=before, limit=limit + 1)
+    items = found[:limit]
+    return json_response(AlertPage(items=items, next=items[-1].id if len(found) > limit else None))

@@ -1,0 +1,100 @@
+"""Reads the log of alerts: those that were sent, wait, or failed, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, Literal, get_args
+
+import msgspec
+from sqlalchemy import Connection, select, text
+
+from trainwire.schemas.messages import AlertLevel
+from trainwire.schemas.tables import alerts
+from trainwire.stores.postgres.columns import columns_of
+
+AlertState = Literal["waiting", "sending", "sent", "failed", "uncertain", "suppressed"]
+ALERT_STATES: Final[tuple[AlertState, ...]] = get_args(AlertState)
+CURSOR: Final = "alerts"
+"""Its name in `delivery_cursors`: how far metric rules have read the rows of a job; also the lease of a job."""
+
+
+class AlertEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of the log. `ended_at` is when it was sent or given up; `last_error` the last failure."""
+
+    id: int
+    rule: str
+    destination: str
+    state: AlertState
+    level: AlertLevel
+    job_id: int | None
+    attempt: int | None
+    title: str
+    content: str
+    occurred_at: datetime
+    created_at: datetime
+    ended_at: datetime | None
+    attempts: int
+    last_error: str | None
+
+
+class DestinationHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one destination; the counts are of the last day, except `waiting`."""
+
+    waiting: int = 0
+    failed: int = 0
+    uncertain: int = 0
+    down_since: datetime | None = None
+    last_error: str | None = None
+
+
+def health_key(destination: str) -> str:
+    """Return the name of a destination in `sink_states`, which records its outages."""
+    return f"alerts:{destination}"
+
+
+def find_alerts(
+    connection: Connection,
+    *,
+    job_id: int | None = None,
+    states: Sequence[str] = (),
+    before: int | None = None,
+    limit: int = 50,
+) -> list[AlertEntry]:
+    """Return the newest alerts, of one job or of these states if given, with a number below `before`."""
+    wanted = select(*columns_of(AlertEntry, alerts)).order_by(alerts.c.id.desc()).limit(limit)
+    if job_id is not None:
+        wanted = wanted.where(alerts.c.job_id == job_id)
+    if states:
+        wanted = wanted.where(alerts.c.state.in_(states))
+    if before is not None:
+        wanted = wanted.where(alerts.c.id < before)
+    return [AlertEntry(**row) for row in connection.execute(wanted).mappings()]
+
+
+def destination_health(connection: Connection, destination: str) -> DestinationHealth:
+    """Return the state of a destination."""
+    names = {"destination": destination, "key": health_key(destination)}
+    return DestinationHealth(**connection.execute(_HEALTH, names).mappings().one())
+
+
+def resend_alert(connection: Connection, alert_id: int) -> bool:
+    """Let an alert that has ended be sent again; return False if there is none with this number."""
+    return connection.execute(_RESEND, {"id": alert_id}).rowcount > 0
+
+
+_HEALTH: Final = text(
+    """
+    SELECT (SELECT count(*) FROM alerts WHERE destination = :destination AND state IN ('waiting', 'sending'))
+        AS waiting,
+        count(*) FILTER (WHERE state = 'failed') AS failed,
+        count(*) FILTER (WHERE state = 'uncertain') AS uncertain,
+        (SELECT down_since FROM sink_states WHERE sink = :key) AS down_since,
+        (SELECT last_error FROM sink_states WHERE sink = :key) AS last_error
+    FROM alerts WHERE destination = :destination AND created_at > now() - interval '1 day'
+    """
+)
+_RESEND: Final = text(
+    "UPDATE alerts SET state = 'waiting', created_at = now(), ended_at = NULL, attempts = 0 "
+    "WHERE id = :id AND state NOT IN ('waiting', 'sending')"
+)

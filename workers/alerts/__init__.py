@@ -1,0 +1,1 @@
+"""Applies the alert rules of operators, and sends their messages."""

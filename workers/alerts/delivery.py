@@ -1,0 +1,160 @@
+"""Sends the waiting alerts: all destinations at the same time, each of them in the order of its alerts.
+
+An alert is marked as `sending` before it is sent, and as `sent` after the destination has confirmed it, in two
+transactions; the lease of the destination, a lock that ends with the process, is held from before the first until
+after the second. So a later worker that holds the lease and finds `sending` knows that the one before was
+interrupted, and that nobody knows whether the alert was sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import Engine, text
+
+from trainwire.schemas.backoff import Backoff
+from trainwire.stores.postgres.alerts import health_key
+from trainwire.workers.alerts.notifications import Notifications
+from trainwire.workers.alerts.rules import AlertRules, Destination
+from trainwire.workers.alerts.senders import AlertMessage, AlertSender, NotSent, Webhook
+from trainwire.workers.drain.store import postgres_errors
+from trainwire.workers.sinks import cursors
+
+log = structlog.get_logger("trainwire.workers.alerts")
+
+DESTINATIONS_AT_ONCE: Final = 8
+UNCERTAIN: Final = "its worker ended while it was sent: it may have arrived"
+
+
+def sender_of(destination: Destination) -> AlertSender:
+    """Return the sender of a destination."""
+    if destination.webhook is not None:
+        return Webhook(destination.webhook, destination.secret_bytes)
+    return Notifications(str(destination.apprise))
+
+
+class AlertDelivery:
+    """Sends waiting alerts for a time slice."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rules: AlertRules,
+        *,
+        slice_s: float,
+        backoff: Backoff | None = None,
+        open_sender: Callable[[Destination], AlertSender] = sender_of,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._rules = rules
+        self._slice_s = slice_s
+        self._backoff = backoff or Backoff()
+        self._open_sender = open_sender
+        self._clock = clock
+
+    def run(self) -> None:
+        """Send what is due; alerts that wait for longer than `max_age_h` are given up. Raises `Unavailable`."""
+        deadline = self._clock() + self._slice_s
+        with postgres_errors():
+            with self._engine.begin() as connection:
+                connection.execute(_GIVE_UP, {"age_s": self._rules.max_age_h * 3600})
+                unsent = set(connection.execute(_UNSENT).scalars())
+            names = sorted(unsent & self._rules.destinations.keys())
+            with ThreadPoolExecutor(DESTINATIONS_AT_ONCE) as pool:
+                for done in [pool.submit(self._deliver, name, deadline) for name in names]:
+                    done.result()
+
+    def _deliver(self, name: str, deadline: float) -> None:
+        """Send the alerts of one destination until one fails."""
+        destination = self._rules.destinations[name]
+        with self._engine.begin() as lease:
+            if not lease.execute(_LEASE, {"name": health_key(name)}).scalar_one():
+                return
+            self._resolve_interrupted(name, destination)
+            if self._is_down(name):
+                return
+            try:
+                sender = self._open_sender(destination)
+            except NotSent as exc:
+                self._rest(name, exc)
+                return
+            while self._clock() < deadline and (message := self._claim(name)) is not None:
+                try:
+                    sender.send(message)
+                except NotSent as exc:
+                    self._record_failure(message, exc)
+                    return
+                self._record_sent(message)
+
+    def _resolve_interrupted(self, name: str, destination: Destination) -> None:
+        with self._engine.begin() as connection:
+            names = {"name": name, "state": "waiting" if destination.resends else "uncertain", "reason": UNCERTAIN}
+            for alert_id in connection.execute(_RESOLVE, names).scalars():
+                log.warning("alert.interrupted", alert_id=alert_id, destination=name, state=names["state"])
+
+    def _is_down(self, name: str) -> bool:
+        with self._engine.begin() as connection:
+            return not cursors.sink_state(connection, health_key(name)).is_due
+
+    def _claim(self, name: str) -> AlertMessage | None:
+        """Mark the next alert as `sending`: one that has failed comes after those that were not tried."""
+        with self._engine.begin() as connection:
+            row: Any = connection.execute(_CLAIM, {"name": name}).mappings().one_or_none()
+        return None if row is None else AlertMessage(**{**row, "id": f"trainwire-alert-{row['id']}"})
+
+    def _record_sent(self, message: AlertMessage) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(_SENT, {"id": _number(message)})
+            if cursors.sink_state(connection, health_key(message.destination)).attempts:
+                cursors.mark_up(connection, health_key(message.destination))
+        log.info("alert.sent", alert_id=_number(message), rule=message.rule, destination=message.destination)
+
+    def _record_failure(self, message: AlertMessage, failure: NotSent) -> None:
+        """Let the alert wait again, and the destination rest."""
+        with self._engine.begin() as connection:
+            connection.execute(_FAILED, {"id": _number(message), "reason": str(failure)})
+        self._rest(message.destination, failure)
+
+    def _rest(self, name: str, failure: NotSent) -> None:
+        """Record that a destination failed, and when the next attempt is due."""
+        key, wait_s = health_key(name), failure.retry_after_s
+        with self._engine.begin() as connection:
+            failures = cursors.sink_state(connection, key).attempts + 1
+            wait_s = self._backoff.delay_s(failures) if wait_s is None else wait_s
+            cursors.mark_down(connection, key, str(failure), wait_s)
+        log.warning("alert.not_sent", destination=name, reason=str(failure), next_try_s=round(wait_s, 1))
+
+
+def _number(message: AlertMessage) -> int:
+    return int(message.id.rpartition("-")[2])
+
+
+_LEASE: Final = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+_UNSENT: Final = text("SELECT DISTINCT destination FROM alerts WHERE state IN ('waiting', 'sending')")
+_GIVE_UP: Final = text(
+    "UPDATE alerts SET state = 'failed', ended_at = now(), "
+    "last_error = coalesce(last_error, 'no worker has rules with this destination') "
+    "WHERE state = 'waiting' AND created_at < now() - make_interval(secs => :age_s)"
+)
+_RESOLVE: Final = text(
+    "UPDATE alerts SET state = :state, last_error = :reason, "
+    "ended_at = CASE WHEN :state = 'uncertain' THEN now() END "
+    "WHERE destination = :name AND state = 'sending' RETURNING id"
+)
+_CLAIM: Final = text(
+    """
+    UPDATE alerts SET state = 'sending', attempts = attempts + 1
+    WHERE id = (
+        SELECT id FROM alerts WHERE destination = :name AND state = 'waiting' ORDER BY attempts, id LIMIT 1
+    )
+    RETURNING id, rule, destination, level, title, content, occurred_at, job_id, attempt,
+        (SELECT coalesce(given_name, name) FROM training_jobs AS job WHERE job.id = alerts.job_id) AS job_name
+    """
+)
+_SENT: Final = text("UPDATE alerts SET state = 'sent', ended_at = now(), last_error = NULL WHERE id = :id")
+_FAILED: Final = text("UPDATE alerts SET state = 'waiting', last_error = :reason WHERE id = :id")

@@ -1,0 +1,101 @@
+"""The alert rules of operators and their destinations (docs/alerts.md); `rules_file` reads them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated, Final, Literal, TypeAlias, get_args
+
+import msgspec
+from msgspec import Meta
+
+from trainwire.schemas.messages import AlertLevel
+
+StatusCause = Literal["completed", "failed", "ended", "lost", "stalled"]
+OtherCause = Literal["alert", "metric", "nan", "no_progress", "spool", "dead_letters"]
+Cause: TypeAlias = StatusCause | OtherCause
+CAUSES: Final[tuple[str, ...]] = (*get_args(StatusCause), *get_args(OtherCause))
+DEFAULT_LEVELS: Final[dict[str, AlertLevel]] = {
+    **dict.fromkeys(CAUSES, "warning"),
+    "completed": "info",
+    "failed": "error",
+    "lost": "error",
+}
+"""The level of a message whose rule names none; that of `run.alert` is the level of the call."""
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the prefix of Standard Webhooks
+
+Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An address that messages are sent to: a webhook with its secret, or a URL of Apprise.
+
+    `when_uncertain`: whether a message is sent again if its worker was killed while it was sent. One to a webhook
+    always is, under the same id.
+    """
+
+    webhook: str | None = None
+    secret: str | None = None
+    apprise: str | None = None
+    when_uncertain: Literal["keep", "resend"] = "keep"
+
+    @property
+    def secret_bytes(self) -> bytes:
+        """The key of a webhook's signatures."""
+        secret = self.secret or ""
+        encoded = secret.removeprefix(SECRET_PREFIX)
+        return base64.b64decode(encoded) if secret.startswith(SECRET_PREFIX) else secret.encode()
+
+    @property
+    def resends(self) -> bool:
+        """Whether a message of which it is unknown whether it was sent is sent again."""
+        return self.webhook is not None or self.when_uncertain == "resend"
+
+    def __repr__(self) -> str:
+        """Return a text without the address, which is a secret."""
+        return "Destination(webhook)" if self.webhook is not None else "Destination(apprise)"
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+    """A rule as in the file; docs/alerts.md explains the keys."""
+
+    name: Name
+    on: Cause | list[Cause]
+    to: str | list[str]
+    jobs: str = ""
+    level: AlertLevel | None = None
+    metric: Name | None = None
+    above: float | None = None
+    below: float | None = None
+    after_s: Annotated[float, Meta(ge=30)] | None = None
+    above_mb: Positive | None = None
+    min_level: AlertLevel = "info"
+    at_most_per_h: Annotated[int, Meta(ge=1)] = 100
+
+    @cached_property
+    def causes(self) -> frozenset[str]:
+        """What the rule reports."""
+        return frozenset([self.on] if isinstance(self.on, str) else self.on)
+
+    @cached_property
+    def destinations(self) -> Sequence[str]:
+        """The names of the destinations, each once."""
+        return tuple(dict.fromkeys([self.to] if isinstance(self.to, str) else self.to))
+
+    def level_of(self, cause: str) -> AlertLevel:
+        """Return the level of a message about a cause."""
+        return self.level or DEFAULT_LEVELS[cause]
+
+
+class AlertRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All rules and destinations; older occurrences than `max_age_h` hours are not reported."""
+
+    rules: list[Rule] = []
+    destinations: dict[str, Destination] = {}
+    max_age_h: Positive = 24.0
+
+    def with_cause(self, cause: str) -> list[Rule]:
+        """Return the rules that report this cause."""
+        return [rule for rule in self.rules if cause in rule.causes]
