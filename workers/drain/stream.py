@@ -42,26 +42,37 @@ Ack = tuple[int, str, Kind, Position]
 
 
 def write_acks(pipeline: Any, acks: Iterable[Ack]) -> None:
-    """Add commands to `pipeline` that publish acknowledgements to trainers."""
+    """Add commands to `pipeline` that publish acknowledgements to trainers.
+
+    Where a position has only advanced, one number is written. Otherwise also the ranges, or their absence, and the
+    TTL of the hash: at the first message of a source, at a gap or a resend, and once an hour.
+    """
     by_job: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
     for job_id, source, kind, position in acks:
         by_job[job_id].append((source, kind, position))
     for job_id, positions in by_job.items():
         key = keys.acks_key(job_id)
-        fields: dict[str, int | str | None] = {}
+        present: dict[str, int | str] = {}
+        absent: list[str] = []
         for source, kind, position in positions:
-            fields[keys.ack_field(source, kind)] = position.contiguous
-            fields[keys.missing_field(source, kind)] = position.missing_text() or None
-            fields[keys.lost_field(source, kind)] = position.lost_count or None
+            present[keys.ack_field(source, kind)] = position.contiguous
+            if position.only_advanced:
+                continue
             if position.is_discarded:
-                fields[keys.JOB_DELETED_FIELD] = 1
+                present[keys.JOB_DELETED_FIELD] = 1
+            ranges = {
+                keys.missing_field(source, kind): position.missing_text(),
+                keys.lost_field(source, kind): position.lost_count,
+            }
+            present |= {name: value for name, value in ranges.items() if value}
+            absent += [name for name, value in ranges.items() if not value]
         # One command for all kinds: a trainer that reads the ack of its completion also reads those of its other
         # kinds.
-        present = {name: value for name, value in fields.items() if value is not None}
         pipeline.hset(key, mapping=present)
-        if absent := fields.keys() - present.keys():
+        if absent:
             pipeline.hdel(key, *absent)
-        pipeline.expire(key, ACKS_TTL_S)
+        if not all(position.only_advanced for _, _, position in positions):
+            pipeline.expire(key, ACKS_TTL_S)
 
 
 @contextmanager
