@@ -128,23 +128,10 @@ class Batch:
                 self.letters.append(content)
                 continue
             position = self._sources.row(content.job_id, content.source, self._kind).position
-            if isinstance(content, Message) and content.seq == position.last_seq + 1:  # the usual case
-                position.accept(content.seq)
-                new.append(arrival)
-                continue
-            last, is_lost = _last_seq(content), isinstance(content, Lost)
-            if last > position.last_seq + MAX_JUMP:
-                detail = (
-                    f"seq {content.seq} after {position.last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
-                )
-                self.letters.append(_rejection(arrival, "seq-jump", detail))
-            elif position.would_scatter(content.seq, last, lost=is_lost):
-                detail = (
-                    f"seq {content.seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
-                )
-                self.letters.append(_rejection(arrival, "scattered", detail))
+            if problem := _problem_of(content, content.seq, position):
+                self.letters.append(_rejection(arrival, *problem))
             elif isinstance(content, Lost):
-                if not position.lose(content.seq, last, content.reason):
+                if not position.lose(content.seq, content.last, content.reason):
                     self.duplicates += 1
             elif not position.accept(content.seq):
                 self.duplicates += 1
@@ -230,6 +217,19 @@ class Batch:
 
 def _last_seq(content: Content) -> int:
     return content.last if isinstance(content, Lost) else content.seq or 0
+
+
+def _problem_of(content: Content, seq: int, position: Position) -> tuple[str, str] | None:
+    """Return the reason and the detail of a rejection if this number cannot be recorded."""
+    is_lost = isinstance(content, Lost)
+    if seq == position.last_seq + 1 and not is_lost:
+        return None
+    last = _last_seq(content)
+    if last > position.last_seq + MAX_JUMP:
+        return "seq-jump", f"seq {seq} after {position.last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
+    if position.would_scatter(seq, last, lost=is_lost):
+        return "scattered", f"seq {seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
+    return None
 
 
 def _rejection(arrival: Arrival, reason: str, detail: str, seq: int | None = None) -> Rejected:

@@ -19,7 +19,7 @@ from trainwire.stores.postgres.checkpoints import UNUSABLE
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, first_names
 from trainwire.workers.drain import rows
 from trainwire.workers.drain.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, RESULTS, UNLOADED, JobState
-from trainwire.workers.drain.store import encoded, recordset
+from trainwire.workers.drain.store import encoded, numbers_array, recordset
 from trainwire.workers.errors import Unavailable
 
 AttemptKey = tuple[int, int]
@@ -39,9 +39,9 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
     returned.
     """
     ids = sorted(set(job_ids))
-    created = set(connection.execute(_CREATE, {"ids": ids}).scalars())  # locked by their insert
+    created = set(connection.execute(_CREATE, {"ids": numbers_array(ids)}).scalars())  # locked by their insert
     known = [job_id for job_id in ids if job_id not in created] if created else ids
-    found = connection.execute(_LOCK, {"ids": known}) if known else ()
+    found = connection.execute(_LOCK, {"ids": numbers_array(known)}).all() if known else ()
     jobs = {job_id: JobState(job_id) for job_id in created}
     jobs |= {row[0]: JobState(*row, UNLOADED, UNLOADED) for row in found}
     # A deletion removes the job's row together with its tombstone: rows that were there have none.
@@ -98,7 +98,9 @@ def save_jobs(
         else:
             changed.append(job)
     if counts:
-        connection.execute(_COUNT[last_seq], {"ids": list(counts), "counts": list(counts.values())})
+        connection.execute(
+            _COUNT[last_seq], {"ids": numbers_array(counts), "counts": numbers_array(counts.values())}
+        )
     if changed:
         values = (_job_values(job, before[job.id]) for job in changed)
         connection.execute(_SAVE_JOBS, {"rows": encoded(_JOB_VALUES, values)})
@@ -234,7 +236,8 @@ _CREATE: Final = text(
     "ON CONFLICT DO NOTHING RETURNING id"
 )
 _LOCK: Final = text(
-    f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"  # noqa: S608 - our own column names
+    f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs "  # noqa: S608 - our own column names
+    "WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE"
 )
 _RESULTS: Final = ", ".join(f"{first_names(name, MOST_SHOWN_NAMES)} AS {name}" for name in RESULTS)
 _LOAD_RESULTS: Final = text(f"SELECT id, {_RESULTS} FROM training_jobs WHERE id = ANY(:ids)")  # noqa: S608
@@ -249,7 +252,8 @@ _COUNT_OF_JOBS: Final = text(
     "AS counted(job_id, messages) USING (job_id) WHERE tombstone.job_id = locked.job_id"
 )
 _COUNT_OF_STREAM: Final = text("UPDATE ingest_cursors SET discarded = discarded + :count WHERE stream = :stream")
-_NEW_MESSAGE: Final = "last_seen_at = now(), settled = '', logs_settled = false, metrics_settled = false"  # the last two: as in move_back
+# The last two are of older versions, as in `move_back`.
+_NEW_MESSAGE: Final = "last_seen_at = now(), settled = '', logs_settled = false, metrics_settled = false"
 _JOB_VALUES: Final = (*LOADED_COLUMNS, *(given for name in JSON_COLUMNS for given in (name, _sets(name))))
 _loaded_values: Final = attrgetter(*LOADED_COLUMNS)
 _SAVE_JOBS: Final = text(
@@ -260,7 +264,8 @@ _SAVE_JOBS: Final = text(
 _COUNT: Final = {
     storage.last_seq: text(
         f"UPDATE training_jobs AS job SET {storage.last_seq} = given.count, {_NEW_MESSAGE} "  # noqa: S608
-        "FROM unnest(CAST(:ids AS bigint[]), CAST(:counts AS bigint[])) AS given(id, count) WHERE job.id = given.id"
+        "FROM unnest(CAST(:ids AS bigint[]), CAST(:counts AS bigint[])) AS given(id, count) "
+        "WHERE job.id = given.id"
     )
     for storage in ROW_KINDS.values()
 }

@@ -16,7 +16,7 @@ from trainwire.schemas.messages import Body, Checkpoint, Completion, Metrics
 from trainwire.schemas.tables import source_positions
 from trainwire.schemas.times import to_datetime
 from trainwire.workers.drain.lifetimes import began_at
-from trainwire.workers.drain.store import encoded, recordset
+from trainwire.workers.drain.store import encoded, numbers_array, recordset, text_array
 from trainwire.workers.errors import Unavailable
 
 MAX_RANGES: Final = 10_000
@@ -193,10 +193,11 @@ class SourceRow:
 def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
     """Return the rows of these (job, source) pairs, of all kinds."""
     pairs = sorted(set(sources))
-    found = connection.execute(
-        _LOAD, {"jobs": [job for job, _ in pairs], "sources": [source for _, source in pairs]}
-    )
-    return {(row[0], row[1], row[2]): _source_row(*row[3:]) for row in found}
+    if not pairs:
+        return {}
+    jobs, names = zip(*pairs, strict=True)
+    found = connection.execute(_LOAD, {"jobs": numbers_array(jobs), "sources": text_array(names)})
+    return {(row[0], row[1], row[2]): _source_row(*row[3:]) for row in found.all()}
 
 
 def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) -> None:
@@ -206,9 +207,13 @@ def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) 
     """
     advanced = {key: row for key, row in changed.items() if row.only_advanced}
     if advanced:
-        jobs, sources, kinds = (list(values) for values in zip(*advanced, strict=True))
-        last_seqs = [row.position.last_seq for row in advanced.values()]
-        given = {"jobs": jobs, "sources": sources, "kinds": kinds, "last_seqs": last_seqs}
+        jobs, sources, kinds = zip(*advanced, strict=True)
+        given = {
+            "jobs": numbers_array(jobs),
+            "sources": text_array(sources),
+            "kinds": text_array(kinds),
+            "last_seqs": numbers_array(row.position.last_seq for row in advanced.values()),
+        }
         if connection.execute(_ADVANCE, given).rowcount != len(advanced):
             raise Unavailable("positions of sources were deleted by another process: try again")
     others = (_values(key, row) for key, row in changed.items() if key not in advanced)
@@ -250,9 +255,9 @@ _LOAD: Final = text(
     "AS wanted(job_id, source) USING (job_id, source)"
 )
 _ADVANCE: Final = text(
-    "UPDATE source_positions AS known SET last_seq = given.last_seq, updated_at = now() FROM "
-    "unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[]), CAST(:kinds AS text[]), CAST(:last_seqs AS bigint[])) "
-    "AS given(job_id, source, kind, last_seq) "
+    "UPDATE source_positions AS known SET last_seq = given.last_seq, updated_at = now() "
+    "FROM unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[]), CAST(:kinds AS text[]), "
+    "CAST(:last_seqs AS bigint[])) AS given(job_id, source, kind, last_seq) "
     "WHERE known.job_id = given.job_id AND known.source = given.source AND known.kind = given.kind"
 )
 _SAVE: Final = text(
