@@ -100,6 +100,5 @@ def _seconds(server: psutil.Process) -> float:
     """Return the CPU seconds of a server with its running and its ended children."""
     own = server.cpu_times()
     children = (child.cpu_times() for child in server.children())
-    return (
-        own.user + own.system + own.children_user + own.children_system + sum(c.user + c.system for c in children)
-    )
+    ended = own.children_user + own.children_system
+    return float(own.user + own.system + ended + sum(child.user + child.system for child in children))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import redis
 from hiredis import pack_command
@@ -21,16 +21,17 @@ def execute_all(client: redis.Redis, commands: Sequence[Command]) -> None:
     their time in. Errors are those of redis-py. Commands are sent again after a lost connection, as in a pipeline.
     """
     if isinstance(client, Cluster):
-        pipeline = client.pipeline(transaction=False)
+        pipeline: Any = client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         pipeline.execute()
         return
     if not commands:
         return
-    packed = [b"".join(map(pack_command, commands))]
-    with client.client() as single:
-        connection: Any = single.connection
+    pack: Any = pack_command  # its type has no commands of several arguments
+    packed = [b"".join(map(pack, commands))]
+    with cast("Any", client).client() as single:
+        connection = single.connection
         connection.retry.call_with_retry(
             lambda: _exchange(connection, packed, len(commands)), lambda _: connection.disconnect()
         )

@@ -43,7 +43,9 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
     known = [job_id for job_id in ids if job_id not in created] if created else ids
     found = connection.execute(_LOCK, {"ids": numbers_array(known)}).all() if known else ()
     jobs = {job_id: JobState(job_id) for job_id in created}
-    jobs |= {row[0]: JobState(*row, UNLOADED, UNLOADED) for row in found}
+    for row in found:
+        job = jobs[row[0]] = JobState(*row)
+        job.final_metrics = job.best_metrics = UNLOADED
     # A deletion removes the job's row together with its tombstone: rows that were there have none.
     return _without_deleted(connection, ids, jobs) if created or len(jobs) < len(ids) else jobs
 

@@ -170,7 +170,7 @@ class SourceRow:
     world_size: int | None = None
     is_launcher: bool = False
     began_at: datetime | None = None
-    saved: tuple[Any, ...] | None = None
+    saved: tuple[Any, ...] | None = field(default=None, init=False)
     """The values of `_OTHERS` in Postgres; None for a row that is not there yet."""
 
     @property
@@ -228,11 +228,15 @@ def _source_row(
     lost: list[tuple[int, int, str]] | None,
     *others: Any,
 ) -> SourceRow:
+    """Return a row of the columns of `_LOAD` from the fourth on."""
     if missing is None and lost is None:
-        return SourceRow(others[0], Position(last_seq, only_advanced=is_recent), *others[1:], others)
-    gaps = [(first, last) for first, last in missing or ()]
-    position = Position(last_seq, gaps, [(first, last, reason) for first, last, reason in lost or ()])
-    return SourceRow(others[0], position, *others[1:], others)
+        position = Position(last_seq, only_advanced=is_recent)
+    else:
+        gaps = [(first, last) for first, last in missing or ()]
+        position = Position(last_seq, gaps, [(first, last, reason) for first, last, reason in lost or ()])
+    row = SourceRow(others[0], position, *others[1:])
+    row.saved = others
+    return row
 
 
 def _values(key: SourceKey, row: SourceRow) -> tuple[Any, ...]:
