@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from datetime import datetime
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
@@ -200,14 +201,11 @@ def _as_earlier(state: JobState) -> JobState:
     return earlier
 
 
-def _job_values(job: JobState, before: JobState) -> Iterator[Any]:
-    """Yield the values of `_JOB_VALUES`."""
-    yield from _loaded_values(job)
-    for name in JSON_COLUMNS:
-        value = getattr(job, name)
-        is_new = value is not getattr(before, name)
-        yield _raw_json(value) if is_new else None
-        yield is_new or None
+def _job_values(job: JobState, before: JobState) -> tuple[Any, ...]:
+    """Return the values of `_JOB_VALUES`."""
+    of_json = zip(_json_values(job), _json_values(before), strict=True)
+    changes = [(None, None) if value is was else (_raw_json(value), True) for value, was in of_json]
+    return (*_loaded_values(job), *chain.from_iterable(changes))
 
 
 def _attempt_values(state: JobState) -> tuple[Any, ...]:
@@ -258,6 +256,7 @@ _COUNT_OF_STREAM: Final = text("UPDATE ingest_cursors SET discarded = discarded 
 _NEW_MESSAGE: Final = "last_seen_at = now(), settled = '', logs_settled = false, metrics_settled = false"
 _JOB_VALUES: Final = (*LOADED_COLUMNS, *(given for name in JSON_COLUMNS for given in (name, _sets(name))))
 _loaded_values: Final = attrgetter(*LOADED_COLUMNS)
+_json_values: Final = attrgetter(*JSON_COLUMNS)
 _SAVE_JOBS: Final = text(
     f"UPDATE training_jobs AS job SET {_assignments()}, {_NEW_MESSAGE} "  # noqa: S608 - our own column names
     f"FROM {recordset(training_jobs, COLUMNS, **{_sets(name): 'boolean' for name in JSON_COLUMNS})} "

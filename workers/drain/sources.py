@@ -115,6 +115,7 @@ class Sources:
                 continue
             row = self.row(job_id, source, kind)
             row.produced, row.dropped = _highest(row.produced, produced), _highest(row.dropped, dropped)
+            row.position.only_advanced = False  # the last acks of a source are written in full
             self._changed.add((job_id, source, kind))
 
     def _clear_counts(self, job_id: int, source: str) -> None:

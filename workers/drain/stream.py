@@ -46,7 +46,7 @@ def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
     """Yield the commands that publish acknowledgements to trainers.
 
     Where a position has only advanced, one number is written. Otherwise also its ranges, or their absence, and the
-    TTL of the hash: at the first message of a source, at a gap or a resend, and once an hour.
+    TTL of the hash: at the first message of a source, at a gap or a resend, once an hour, and at its completion.
     """
     by_job: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
     for job_id, source, kind, position in acks:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one, rows
-from trainwire.schemas.keys import HALTED_KEY, acks_key, ordered_key, stream_key
+from trainwire.schemas.keys import HALTED_KEY, Kind, acks_key, ordered_key, stream_key
 from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.tables import (
     dead_letters,
@@ -101,19 +101,21 @@ def test_committed_messages_are_acked_and_trimmed(resources: Resources, sender: 
 
 
 def test_ranges_that_no_longer_hold_leave_the_acks(resources: Resources, sender: Sender) -> None:
-    """Ranges and a TTL that Redis kept or lost are corrected by a resend, and once an hour by any message."""
+    """Ranges that Redis kept, or a lost TTL, are corrected by a resend, a completion, and once an hour."""
     missing = "0-test:logs:missing"
+    hour_ago = "UPDATE source_positions SET updated_at = now() - interval '1 hour'"
     sender.send(logs("a"))
     drain(resources)
-    for correct in (
-        lambda: sender.send(logs("a"), seq=1),
-        lambda: execute(resources, "UPDATE source_positions SET updated_at = now() - interval '1 hour'"),
-    ):
+    steps: list[tuple[Kind, Callable[[], object]]] = [
+        ("logs", lambda: sender.send(logs("a"), seq=1)),
+        ("logs", lambda: (execute(resources, hour_ago), sender.send(logs("b")))),
+        ("completions", lambda: sender.send(completion(produced={"logs": 2}))),
+    ]
+    for kind, correct in steps:
         sender.client.hset(acks_key(1), missing, "7-9")
         sender.client.persist(acks_key(1))
         correct()
-        sender.send(logs("next"))
-        drain(resources)
+        drain(resources, kind)
         assert not sender.client.hexists(acks_key(1), missing)
         assert sender.client.ttl(acks_key(1)) > 0
 

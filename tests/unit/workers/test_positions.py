@@ -57,13 +57,14 @@ def test_a_position_has_only_advanced_until_anything_else_happens() -> None:
     position = Position(3, only_advanced=True)
     assert position.accept(4)
     assert (position.only_advanced, position.last_seq) == (True, 4)
-    for change in (
+    changes: list[Callable[[Position], object]] = [
         lambda each: each.accept(6),
         lambda each: each.accept(2),
         lambda each: each.lose(5, 6, "damaged"),
         lambda each: each.expect(7),
         lambda each: each.reopen(1),
-    ):
+    ]
+    for change in changes:
         position = Position(4, only_advanced=True)
         change(position)
         assert not position.only_advanced
