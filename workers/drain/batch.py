@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from trainwire.schemas.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, positions, rows, store
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import Content, Lost, RawEntry, Rejected, visible
-from trainwire.workers.drain.jobs import FINAL_PATHS
+from trainwire.workers.drain.jobs import FINAL_PATHS, JobState
 from trainwire.workers.drain.positions import MAX_RANGES, Position, SourceKey, SourceRow
 from trainwire.workers.drain.sources import Sources
 from trainwire.workers.drain.stream import Ack
@@ -153,7 +153,7 @@ class Batch:
         attempts = dict(self._sources.attempts)
         try:
             with store.postgres_errors(), self._connection.begin_nested():
-                self._write(messages)
+                self._write(messages, before)
         except (Refused, InvalidMessage) as exc:
             self._jobs.update(before)
             self._sources.attempts = attempts
@@ -170,16 +170,20 @@ class Batch:
             for message in messages:
                 self._sources.add_counts(message)
 
-    def _write(self, messages: Sequence[Message]) -> None:
-        """COPY the rows of these messages, fold the messages into their jobs, and write the jobs."""
+    def _write(self, messages: Sequence[Message], before: Mapping[int, JobState]) -> None:
+        """COPY the rows of these messages, fold the messages into their jobs, and write the jobs.
+
+        `before` are the jobs as their rows are: without messages that Postgres refused, and with those that it has
+        already taken in this transaction.
+        """
         earlier = job_rows.EarlierAttempts()
         with store.copying(self._connection, self._storage) as write_row:
             for message in messages:
                 for row in self._fold(message, earlier):
                     write_row(row)
         jobs = [self._jobs[job_id] for job_id in {message.job_id for message in messages}]
-        changed = job_rows.save_jobs(self._connection, jobs, self._jobs_before, self._storage.last_seq)
-        changed = [job for job in changed if job_rows.has_changed(job, self._jobs_before[job.id])]
+        changed = job_rows.save_jobs(self._connection, jobs, before, self._storage.last_seq)
+        changed = [job for job in changed if job_rows.has_changed(job, before[job.id])]
         job_rows.save_attempts(self._connection, changed + earlier.fold(self._connection))
 
     def _fold(self, message: Message, earlier: job_rows.EarlierAttempts) -> Iterable[rows.Row]:

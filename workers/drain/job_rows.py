@@ -85,25 +85,14 @@ def save_jobs(
 ) -> list[JobState]:
     """Write these jobs, with the time of their last message; return those with another change than `last_seq`.
 
-    All rows are locked already, so the order of the updates does not matter.
-
-    Args:
-        connection: the transaction that has locked the jobs.
-        jobs: the states to write.
-        before: the states in their rows, by id. JSON that is the same object is not written.
-        last_seq: the column that counts the new rows: for most jobs nothing else has changed.
+    All rows are locked already, so the order of the updates does not matter. `before` are the states in their
+    rows: JSON that is the same object is not written. `last_seq` is the column that counts the new rows.
     """
-    changed, counts = [], {}
-    for job in jobs:
-        was = before[job.id]
-        if _is_equal_but(last_seq, job, was):
-            counts[job.id] = getattr(job, last_seq)
-        else:
-            changed.append(job)
+    counts = {job.id: getattr(job, last_seq) for job in jobs if _is_equal_but(last_seq, job, before[job.id])}
+    changed = [job for job in jobs if job.id not in counts]
     if counts:
-        connection.execute(
-            _COUNT[last_seq], {"ids": numbers_array(counts), "counts": numbers_array(counts.values())}
-        )
+        given = {"ids": numbers_array(counts), "counts": numbers_array(counts.values())}
+        connection.execute(_COUNT[last_seq], given)
     if changed:
         values = (_job_values(job, before[job.id]) for job in changed)
         connection.execute(_SAVE_JOBS, {"rows": encoded(_JOB_VALUES, values)})

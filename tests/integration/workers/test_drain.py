@@ -16,6 +16,7 @@ from trainwire.schemas.tables import (
     dead_letters,
     ingest_cursors,
     source_positions,
+    training_attempts,
     training_checkpoints,
     training_jobs,
     training_logs,
@@ -104,11 +105,16 @@ def test_ranges_that_no_longer_hold_leave_the_acks(resources: Resources, sender:
     """Ranges that Redis kept, or a lost TTL, are corrected by a resend, a completion, and once an hour."""
     missing = "0-test:logs:missing"
     hour_ago = "UPDATE source_positions SET updated_at = now() - interval '1 hour'"
+
+    def send_an_hour_later() -> None:
+        execute(resources, hour_ago)
+        sender.send(logs("b"))
+
     sender.send(logs("a"))
     drain(resources)
     steps: list[tuple[Kind, Callable[[], object]]] = [
         ("logs", lambda: sender.send(logs("a"), seq=1)),
-        ("logs", lambda: (execute(resources, hour_ago), sender.send(logs("b")))),
+        ("logs", send_an_hour_later),
         ("completions", lambda: sender.send(completion(produced={"logs": 2}))),
     ]
     for kind, correct in steps:
@@ -284,6 +290,26 @@ def test_one_entry_that_postgres_refuses_is_found_and_dead_lettered(resources: R
         (150, "refused"),
     ]
     assert one(resources.engine, source_positions, job_id=1)["dead_lettered"] == 2
+
+
+def test_a_job_is_as_its_last_message_where_postgres_refuses_one(resources: Resources, sender: Sender) -> None:
+    """A job that a part of a split batch changes, and the next part changes back, is saved as it was."""
+
+    def send(name: str, loss: float) -> None:
+        points = [Point(ts=NOW_NS, values={"loss": loss})]
+        sender.send(Metrics(points=points, name=name, progress=Progress(current_epoch=3)))
+
+    send("first", 1)
+    drain(resources, "metrics")
+    execute(resources, "ALTER TABLE training_metrics ADD CONSTRAINT no_poison CHECK (loss <> 13)")
+    try:
+        for name, loss in (("second", 2), ("refused", 13), ("first", 3)):
+            send(name, loss)
+        assert drain(resources, "metrics").dead_lettered == 1
+    finally:
+        execute(resources, "ALTER TABLE training_metrics DROP CONSTRAINT no_poison")
+    job, attempt = one(resources.engine, training_jobs, id=1), one(resources.engine, training_attempts, job_id=1)
+    assert (job["name"], attempt["name"], job["last_metric_seq"]) == ("first", "first", 3)
 
 
 def test_a_stream_of_garbage_is_not_emptied(resources: Resources, sender: Sender) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import ResponseError
 
+from trainwire.stores.postgres.connections import open_redis
 from trainwire.workers.redis_commands import execute_all
 from trainwire.workers.resources import Resources
 
@@ -23,8 +24,9 @@ def test_a_closed_connection_is_opened_again(resources: Resources) -> None:
     """Commands after a restart of the server are sent on a new connection."""
     client = resources.redis
     client.ping()
-    with client.client() as other:
-        other.client_kill_filter(_type="normal", skipme=True)
+    other = open_redis(resources.settings)
+    other.client_kill_filter(_type="normal", skipme=True)
+    other.close()
     execute_all(client, [("SET", f"key-{number}", number) for number in range(1000)])
     assert client.get("key-999") == b"999"
 
