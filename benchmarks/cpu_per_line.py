@@ -68,6 +68,7 @@ def drain(resources: Resources, shard: int, lines: int) -> CpuTimes:
     stream = IngestStream(resources.redis, "logs", shard)
     whole = Drain(resources.engine, stream, resources.settings, on_commit=publish_events)
     gc.collect()
+    gc.freeze()  # as in a pool process
     postgres, valkey = _servers(resources)
     postgres_s, valkey_s, began = _seconds(postgres), _seconds(valkey), time.process_time()
     stored = whole.run().stored
