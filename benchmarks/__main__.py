@@ -19,6 +19,7 @@ from benchmarks import (
     baselines,
     capture,
     charts,
+    cpu_per_line,
     deliveries,
     events,
     feed,
@@ -207,6 +208,14 @@ def quiet_jobs(resources: Resources, scale: float) -> None:
         show(f"| {name} | {jobs:,} | {went.lines_per_s:,.0f} | {sizes} |")
     took = many_jobs.seconds_to_watch(resources, jobs)
     show(f"\nA check of the heartbeats of {jobs:,} running jobs, without changes: {took * 1000:.0f} ms")
+
+
+def cpu(resources: Resources, scale: float) -> None:
+    """Measure the CPU time of one line, one line a message, by process."""
+    empty(resources)
+    begin_table("CPU µs a line", "Python: drain", "Python: events", "Postgres", "Valkey")
+    for name, times in cpu_per_line.cases(resources, max(int(10_000 * scale), 10), max(int(40_000 * scale), 100)):
+        show(f"| {name} | {times.drain:.1f} | {times.events:.1f} | {times.postgres:.1f} | {times.valkey:.1f} |")
 
 
 def speed(samples: list[tuple[float, int]]) -> float:
@@ -403,6 +412,7 @@ BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "metrics": metrics,
     "backlog": backlog,
     "jobs": quiet_jobs,
+    "cpu": cpu,
     "latency": idle_latency,
     "events": event_latency,
     "feed": live_feed,

@@ -32,7 +32,7 @@ def rounds(resources: Resources, jobs: int, messages: int, start: int = 1) -> Ro
     total, rows_before = jobs * messages, _bytes_of_rows(resources)
     memory = _memory(resources)
     for seq in range(start, start + messages):
-        _publish_round(resources, jobs, seq)
+        publish_round(resources, jobs, seq)
     waiting = _memory(resources) - memory
     drained = drain_with_a_worker(resources, "logs", SHARD, "training_logs")
     grown = _bytes_of_rows(resources) - rows_before
@@ -60,7 +60,8 @@ def _job_ids(jobs: int) -> range:
     return ids
 
 
-def _publish_round(resources: Resources, jobs: int, seq: int) -> None:
+def publish_round(resources: Resources, jobs: int, seq: int) -> None:
+    """Publish the message number `seq` of each of `jobs` jobs."""
     pipeline = resources.redis.pipeline(transaction=False)
     for job in _job_ids(jobs):
         pipeline.xadd(stream_key("logs", SHARD), log_entry(job, seq, [LINE]))

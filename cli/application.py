@@ -56,7 +56,10 @@ class NotInstalled(Problem):
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
-    """Return the application with the command that the first argument names, or with all commands."""
+    """Return the application with the command that the first argument names, or with all commands.
+
+    Importing all of them takes two seconds, for which `--version` need not wait.
+    """
     app = typer.Typer(
         name="trainwire",
         no_args_is_help=True,
@@ -66,7 +69,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_options)
     named = [name for name in arguments[:1] if name in COMMANDS]
-    for name in named or COMMANDS:
+    for name in () if arguments[:1] == ["--version"] else named or COMMANDS:
         _add(app, name)
     return app
 

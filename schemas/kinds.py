@@ -75,7 +75,10 @@ ROW_KINDS: Final[dict[RowKind, RowStorage]] = {
 }
 
 
+_ITEMS: Final = {storage.event: storage.items for storage in ROW_KINDS.values()}
+
+
 def without_rows(event: Event) -> Event:
     """Return an event without its rows; their range stays."""
-    fields = [storage.items for storage in ROW_KINDS.values() if isinstance(event, storage.event)]
-    return replace(event, **dict.fromkeys(fields))
+    items = _ITEMS.get(type(event))  # type: ignore[arg-type]
+    return event if items is None or getattr(event, items) is None else replace(event, **{items: None})

@@ -67,7 +67,9 @@ def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
         _check_numbers("metrics", body.metrics)
     else:
         _check_completion(body)
-    _check_counts(rank=getattr(body, "rank", None), most=MAX_ATTEMPT)
+    rank = getattr(body, "rank", None)
+    if rank is not None:
+        _check_counts(rank=rank, most=MAX_ATTEMPT)
 
 
 def free_elements(value: object) -> int:

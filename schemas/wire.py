@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 import zstandard
@@ -40,6 +41,9 @@ _LOST_ONE: Final = b"damaged in the spool of its trainer"
 """Body that older trainers send instead of each damaged message; newer ones declare ranges."""
 
 Encoding = Literal["msgpack", "json", "msgpack+zstd", "json+zstd"]
+_ENCODINGS: Final = {name.encode(): name for name in (*get_args(Encoding), LOST)}
+_KNOWN_SOURCES: Final = 16_384
+"""Number of sources whose checked fields are kept."""
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -134,25 +138,40 @@ def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
 
     Raises `InvalidMessage` that names the field, its value and the allowed values.
     """
-    version = _whole_number(fields, b"v", 0, MAX_ID)
-    if version != WIRE_VERSION:
-        raise InvalidMessage("unknown-version", f"version {version} is unknown: this trainwire supports 1")
-    return Envelope(
-        job_id=_whole_number(fields, b"job", 1, MAX_ID),
-        attempt=_whole_number(fields, b"attempt", 0, MAX_ATTEMPT),
-        source=_source(fields),
-        seq=_whole_number(fields, b"seq", 1, MAX_ID),
-        encoding=_field(fields, b"enc").decode("utf-8", "replace"),
-        body=_field(fields, b"body"),
-    )
+    get = fields.get
+    job_id, attempt, source = _origin(get(b"v"), get(b"job"), get(b"attempt"), get(b"source"))
+    seq = _whole_number("seq", get(b"seq"), 1, MAX_ID)
+    encoding = _given("enc", get(b"enc"))
+    known = _ENCODINGS.get(encoding) or encoding.decode("utf-8", "replace")
+    return Envelope(job_id, attempt, source, seq, known, _given("body", get(b"body")))
 
 
 def read_origin(fields: Mapping[bytes, bytes]) -> tuple[int, str] | None:
     """Return an entry's job and source, or None if one of them is not valid."""
     try:
-        return _whole_number(fields, b"job", 1, MAX_ID), _source(fields)
+        return _job_and_source(fields.get(b"job"), fields.get(b"source"))
     except InvalidMessage:
         return None
+
+
+# Entries of one source differ only in their number and body. Invalid values, of any size, are not kept.
+@lru_cache(_KNOWN_SOURCES)
+def _origin(
+    version: bytes | None, job: bytes | None, attempt: bytes | None, source: bytes | None
+) -> tuple[int, int, str]:
+    number = _whole_number("v", version, 0, MAX_ID)
+    if number != WIRE_VERSION:
+        raise InvalidMessage("unknown-version", f"version {number} is unknown: this trainwire supports 1")
+    return (
+        _whole_number("job", job, 1, MAX_ID),
+        _whole_number("attempt", attempt, 0, MAX_ATTEMPT),
+        _source(source),
+    )
+
+
+@lru_cache(_KNOWN_SOURCES)
+def _job_and_source(job: bytes | None, source: bytes | None) -> tuple[int, str]:
+    return _whole_number("job", job, 1, MAX_ID), _source(source)
 
 
 def decode_body(kind: Kind, envelope: Envelope) -> Body:
@@ -295,25 +314,24 @@ def _check_elements(name: str, count: int, most: int) -> None:
         raise InvalidMessage("too-large", f"{name}: more than the {most:,} elements that are allowed")
 
 
-def _field(fields: Mapping[bytes, bytes], name: bytes) -> bytes:
-    value = fields.get(name)
+def _given(name: str, value: bytes | None) -> bytes:
     if value is None:
-        raise InvalidMessage("missing-field", f"entry has no field {name.decode()!r}")
+        raise InvalidMessage("missing-field", f"entry has no field {name!r}")
     return value
 
 
-def _whole_number(fields: Mapping[bytes, bytes], name: bytes, least: int, most: int) -> int:
-    raw = _field(fields, name)
-    if len(raw) > 20 or not raw.removeprefix(b"-").isdigit():
-        raise InvalidMessage("wrong-fields", f"{name.decode()} {raw[:40]!r} is not a whole number")
-    value = int(raw)
-    if not least <= value <= most:
-        raise InvalidMessage("out-of-range", f"{name.decode()} {value} is not in {least} to {most}")
-    return value
+def _whole_number(name: str, value: bytes | None, least: int, most: int) -> int:
+    raw = _given(name, value)
+    if len(raw) > 20 or not (raw.isdigit() or raw.removeprefix(b"-").isdigit()):
+        raise InvalidMessage("wrong-fields", f"{name} {raw[:40]!r} is not a whole number")
+    number = int(raw)
+    if not least <= number <= most:
+        raise InvalidMessage("out-of-range", f"{name} {number} is not in {least} to {most}")
+    return number
 
 
-def _source(fields: Mapping[bytes, bytes]) -> str:
-    raw = _field(fields, b"source")
+def _source(value: bytes | None) -> str:
+    raw = _given("source", value)
     try:
         source = raw.decode()
     except UnicodeDecodeError as exc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ from trainwire.schemas.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, occurrences, positions, rows, store
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import Content, Lost, RawEntry, Rejected, visible
-from trainwire.workers.drain.jobs import FINAL_PATHS
-from trainwire.workers.drain.positions import MAX_RANGES, Position
+from trainwire.workers.drain.jobs import FINAL_PATHS, JobState
+from trainwire.workers.drain.positions import MAX_RANGES, Position, SourceKey, SourceRow
 from trainwire.workers.drain.sources import Sources
 from trainwire.workers.drain.stream import Ack
 from trainwire.workers.errors import MostlyInvalid, Refused
@@ -29,7 +29,7 @@ MOSTLY_INVALID_FROM = 100
 """A batch with fewer new entries does not show whether nearly all are invalid."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Arrival:
     """An entry and the result of decoding it."""
 
@@ -59,6 +59,7 @@ class Batch:
         self.stored = 0
         self.letters: list[Rejected] = []
         self._messages: list[Message] = []
+        self._changed_rows: dict[SourceKey, SourceRow] = {}
 
     def store(self, stream: str, max_invalid_ratio: float) -> None:
         """Write rows, job states, positions and dead letters.
@@ -77,7 +78,8 @@ class Batch:
                 "sender or the workers, or set DRAIN_MAX_INVALID_RATIO=1 to send them to the dead letters"
             )
         store.save_dead_letters(self._connection, stream, self._kind, self.letters)
-        positions.save_positions(self._connection, self._sources.changed_rows())
+        self._changed_rows = self._sources.changed_rows()
+        positions.save_positions(self._connection, self._changed_rows)
         discarded = Counter(content.job_id for content in self._discarded if content.job_id is not None)
         job_rows.note_discarded(self._connection, stream, discarded)
 
@@ -93,7 +95,7 @@ class Batch:
             if content.job_id is not None and content.source is not None:
                 source = content.job_id, content.source
                 last_seqs[source] = max(last_seqs[source], _last_seq(content))
-        return [(*key, row.position) for key, row in self._sources.changed_rows().items()] + [
+        return [(*key, row.position) for key, row in self._changed_rows.items()] + [
             (job_id, source, self._kind, Position(last_seq, is_discarded=True))
             for (job_id, source), last_seq in last_seqs.items()
         ]
@@ -126,19 +128,10 @@ class Batch:
                 self.letters.append(content)
                 continue
             position = self._sources.row(content.job_id, content.source, self._kind).position
-            last, is_lost = _last_seq(content), isinstance(content, Lost)
-            if last > position.last_seq + MAX_JUMP:
-                detail = (
-                    f"seq {content.seq} after {position.last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
-                )
-                self.letters.append(_rejection(arrival, "seq-jump", detail))
-            elif position.would_scatter(content.seq, last, lost=is_lost):
-                detail = (
-                    f"seq {content.seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
-                )
-                self.letters.append(_rejection(arrival, "scattered", detail))
+            if problem := _problem_of(content, content.seq, position):
+                self.letters.append(_rejection(arrival, *problem))
             elif isinstance(content, Lost):
-                if not position.lose(content.seq, last, content.reason):
+                if not position.lose(content.seq, content.last, content.reason):
                     self.duplicates += 1
             elif not position.accept(content.seq):
                 self.duplicates += 1
@@ -160,7 +153,7 @@ class Batch:
         attempts = dict(self._sources.attempts)
         try:
             with store.postgres_errors(), self._connection.begin_nested():
-                self._write(messages)
+                self._write(messages, before)
         except (Refused, InvalidMessage) as exc:
             self._jobs.update(before)
             self._sources.attempts = attempts
@@ -177,8 +170,12 @@ class Batch:
             for message in messages:
                 self._sources.add_counts(message)
 
-    def _write(self, messages: Sequence[Message]) -> None:
-        """COPY the rows of these messages, fold the messages into their jobs, and write the jobs."""
+    def _write(self, messages: Sequence[Message], before: Mapping[int, JobState]) -> None:
+        """COPY the rows of these messages, fold the messages into their jobs, and write the jobs.
+
+        `before` are the jobs as their rows are: without messages that Postgres refused, and with those that it has
+        already taken in this transaction.
+        """
         earlier = job_rows.EarlierAttempts()
         with store.copying(self._connection, self._storage) as write_row:
             for message in messages:
@@ -187,8 +184,8 @@ class Batch:
         if self._kind == "metrics":
             occurrences.save_reported_alerts(self._connection, messages, self._sources.attempt_of)
         jobs = [self._jobs[job_id] for job_id in {message.job_id for message in messages}]
-        job_rows.save_jobs(self._connection, jobs, self._jobs_before)
-        changed = [job for job in jobs if job_rows.has_changed(job, self._jobs_before[job.id])]
+        changed = job_rows.save_jobs(self._connection, jobs, before, self._storage.last_seq)
+        changed = [job for job in changed if job_rows.has_changed(job, before[job.id])]
         job_rows.save_attempts(self._connection, changed + earlier.fold(self._connection))
 
     def _fold(self, message: Message, earlier: job_rows.EarlierAttempts) -> Iterable[rows.Row]:
@@ -228,6 +225,19 @@ def _last_seq(content: Content) -> int:
     return content.last if isinstance(content, Lost) else content.seq or 0
 
 
+def _problem_of(content: Content, seq: int, position: Position) -> tuple[str, str] | None:
+    """Return the reason and the detail of a rejection if this number cannot be recorded."""
+    is_lost = isinstance(content, Lost)
+    if seq == position.last_seq + 1 and not is_lost:
+        return None
+    last = _last_seq(content)
+    if last > position.last_seq + MAX_JUMP:
+        return "seq-jump", f"seq {seq} after {position.last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
+    if position.would_scatter(seq, last, lost=is_lost):
+        return "scattered", f"seq {seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
+    return None
+
+
 def _rejection(arrival: Arrival, reason: str, detail: str, seq: int | None = None) -> Rejected:
     content = arrival.content
     return Rejected(arrival.raw, reason, detail, content.job_id, content.attempt, content.source, seq)
@@ -246,11 +256,24 @@ def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
 
 def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
     """Sort the arrivals of each source by number, in the places that arrivals of this source have in the list."""
+    if _is_in_order(arrivals):
+        return list(arrivals)
     by_source: dict[tuple[int | None, str | None], list[Arrival]] = defaultdict(list)
     for arrival in arrivals:
         by_source[arrival.content.job_id, arrival.content.source].append(arrival)
     queues = {source: iter(sorted(queue, key=_seq)) for source, queue in by_source.items()}
     return [next(queues[arrival.content.job_id, arrival.content.source]) for arrival in arrivals]
+
+
+def _is_in_order(arrivals: Sequence[Arrival]) -> bool:
+    newest: dict[tuple[int | None, str | None], int] = {}
+    for arrival in arrivals:
+        content = arrival.content
+        source, seq = (content.job_id, content.source), content.seq or 0
+        if seq < newest.get(source, 0):
+            return False
+        newest[source] = seq
+    return True
 
 
 def _seq(arrival: Arrival) -> int:

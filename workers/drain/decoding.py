@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from sys import getsizeof
 from typing import Final, TypeAlias
 
@@ -53,23 +53,24 @@ _LONG_CHARS: Final = 500
 _ELEMENT_BYTES: Final = 80
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class RawEntry:
     """A stream entry as read from Redis."""
 
     entry_id: str
     fields: Mapping[bytes, bytes]
+    size_bytes: int = field(init=False)
+    """Total size of the values in bytes."""
+    held_bytes: int = field(init=False)
+    """Estimated memory in bytes: field names, values, and an overhead for each field that no message has."""
 
-    @property
-    def size_bytes(self) -> int:
-        """Total size of the values in bytes."""
-        return sum(map(len, self.fields.values()))
-
-    @property
-    def held_bytes(self) -> int:
-        """Estimated memory in bytes: field names, values, and an overhead for each field that no message has."""
-        extra = max(0, len(self.fields) - _MESSAGE_FIELDS)
-        return self.size_bytes + sum(map(len, self.fields)) + _FIELD_BYTES * (1 + extra)
+    def __post_init__(self) -> None:
+        """Compute both sizes once: each entry needs them several times."""
+        fields = self.fields
+        self.size_bytes = sum(map(len, fields.values()))
+        self.held_bytes = self.size_bytes + sum(map(len, fields)) + _FIELD_BYTES
+        if len(fields) > _MESSAGE_FIELDS:
+            self.held_bytes += _FIELD_BYTES * (len(fields) - _MESSAGE_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,19 +204,17 @@ def memory_bytes(content: Content, plain_bytes: int) -> int:
 
     Both arguments are those that `decode` returns.
     """
-    match content:
-        case Rejected(raw=raw):
-            held = raw.held_bytes
-        case Lost():
-            held = 0
-        case message:
-            held = _message_bytes(message, plain_bytes)
+    if isinstance(content, Message):
+        held = _message_bytes(content, plain_bytes)
+    else:
+        held = content.raw.held_bytes if isinstance(content, Rejected) else 0
     return _ROW_BYTES + max(held, plain_bytes)
 
 
 def _message_bytes(message: Message, plain_bytes: int) -> int:
     match message.body:
-        case Logs(lines=lines) as body:
+        case Logs() as body:
+            lines = body.lines
             chars = sum(map(len, lines))
             if chars > _LONG_CHARS * len(lines):
                 # A Python str with one character beyond U+FFFF takes four bytes for each of its characters.

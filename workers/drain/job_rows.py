@@ -6,18 +6,21 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from copy import copy
 from datetime import datetime
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, text
 
+from trainwire.schemas.kinds import ROW_KINDS
 from trainwire.schemas.messages import FREE_MAPS, Body
 from trainwire.schemas.tables import training_attempts, training_jobs
 from trainwire.stores.postgres.checkpoints import UNUSABLE
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, first_names
 from trainwire.workers.drain import rows
 from trainwire.workers.drain.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, RESULTS, UNLOADED, JobState
-from trainwire.workers.drain.store import encoded, recordset
+from trainwire.workers.drain.store import encoded, numbers_array, recordset
 from trainwire.workers.errors import Unavailable
 
 AttemptKey = tuple[int, int]
@@ -32,14 +35,18 @@ ATTEMPT_FIELDS: Final = (
 def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobState]:
     """Create these jobs if they do not exist, and lock them in the order of their ids.
 
-    All inserts come before all locks, so that drains with the same jobs do not deadlock. Deleted jobs are neither
-    created nor returned.
+    All inserts come before all locks, so that drains with the same jobs do not deadlock: a transaction that waits
+    for the insert of another one has locked no row that existed before. Deleted jobs are neither created nor
+    returned.
     """
     ids = sorted(set(job_ids))
-    created = connection.execute(_CREATE, {"ids": ids}).rowcount
-    found = connection.execute(_LOCK, {"ids": ids})
-    unloaded: dict[str, Any] = dict.fromkeys(RESULTS, UNLOADED)
-    jobs = {row["id"]: JobState(**row, **unloaded) for row in found.mappings()}
+    created = set(connection.execute(_CREATE, {"ids": numbers_array(ids)}).scalars())  # locked by their insert
+    known = [job_id for job_id in ids if job_id not in created] if created else ids
+    found = connection.execute(_LOCK, {"ids": numbers_array(known)}).all() if known else ()
+    jobs = {job_id: JobState(job_id) for job_id in created}
+    for row in found:
+        job = jobs[row[0]] = JobState(*row)
+        job.final_metrics = job.best_metrics = UNLOADED
     # A deletion removes the job's row together with its tombstone: rows that were there have none.
     return _without_deleted(connection, ids, jobs) if created or len(jobs) < len(ids) else jobs
 
@@ -73,17 +80,35 @@ def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, Job
     return {job_id: job for job_id, job in jobs.items() if job_id not in deleted}
 
 
-def save_jobs(connection: Connection, jobs: Collection[JobState], before: Mapping[int, JobState]) -> None:
-    """Write these jobs, with the time of their last message; JSON that has not changed is not written."""
-    if jobs:
-        connection.execute(_SAVE_JOBS, {"rows": encoded(_job_values(job, before[job.id]) for job in jobs)})
+def save_jobs(
+    connection: Connection, jobs: Collection[JobState], before: Mapping[int, JobState], last_seq: str
+) -> list[JobState]:
+    """Write these jobs, with the time of their last message; return those with another change than `last_seq`.
+
+    All rows are locked already, so the order of the updates does not matter. `before` are the states in their
+    rows: JSON that is the same object is not written. `last_seq` is the column that counts the new rows.
+    """
+    counts = {job.id: getattr(job, last_seq) for job in jobs if _is_equal_but(last_seq, job, before[job.id])}
+    changed = [job for job in jobs if job.id not in counts]
+    if counts:
+        given = {"ids": numbers_array(counts), "counts": numbers_array(counts.values())}
+        connection.execute(_COUNT[last_seq], given)
+    if changed:
+        values = (_job_values(job, before[job.id]) for job in changed)
+        connection.execute(_SAVE_JOBS, {"rows": encoded(_JOB_VALUES, values)})
+    return changed
+
+
+def _is_equal_but(name: str, job: JobState, before: JobState) -> bool:
+    same = copy(before)
+    setattr(same, name, getattr(job, name))
+    return job == same
 
 
 def save_statuses(connection: Connection, jobs: Collection[JobState]) -> None:
     """Write the statuses of these jobs; the time of their last message stays."""
     if jobs:
-        values = ({name: getattr(job, name) for name in _OF_STATUS} for job in jobs)
-        connection.execute(_SAVE_STATUSES, {"rows": encoded(values)})
+        connection.execute(_SAVE_STATUSES, {"rows": encoded(_OF_STATUS, map(attrgetter(*_OF_STATUS), jobs))})
 
 
 def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[AttemptKey, JobState]:
@@ -114,9 +139,9 @@ def missing_checkpoints(connection: Connection, named: Collection[tuple[int, str
 
 def save_attempts(connection: Connection, states: Iterable[JobState]) -> None:
     """Write these attempts; the column `changes` is incremented for those that differ from their rows."""
-    values = [_attempt_values(state) for state in sorted(states, key=lambda state: (state.id, state.attempt))]
+    values = [_attempt_values(state) for state in sorted(states, key=attrgetter("id", "attempt"))]
     if values:
-        connection.execute(_SAVE_ATTEMPTS, {"rows": encoded(values)})
+        connection.execute(_SAVE_ATTEMPTS, {"rows": encoded(_OF_ATTEMPT, values)})
 
 
 class EarlierAttempts:
@@ -165,39 +190,43 @@ def _as_earlier(state: JobState) -> JobState:
     return earlier
 
 
-def _job_values(job: JobState, before: JobState) -> dict[str, Any]:
-    values: dict[str, Any] = {name: getattr(job, name) for name in COLUMNS}
-    for name in JSON_COLUMNS:
-        keeps = values[_keeps(name)] = values[name] is getattr(before, name)
-        values[name] = None if keeps else _raw_json(values[name])
-    return values
+def _job_values(job: JobState, before: JobState) -> tuple[Any, ...]:
+    """Return the values of `_JOB_VALUES`."""
+    of_json = zip(_json_values(job), _json_values(before), strict=True)
+    changes = [(None, None) if value is was else (_raw_json(value), True) for value, was in of_json]
+    return (*_loaded_values(job), *chain.from_iterable(changes))
 
 
-def _attempt_values(state: JobState) -> dict[str, Any]:
-    values: dict[str, Any] = {name: getattr(state, name) for name in ATTEMPT_FIELDS}
-    json_values = {name: _raw_json(values[name]) for name in FREE_MAPS}
-    return values | json_values | {"job_id": state.id, "attempt": state.attempt}
+def _attempt_values(state: JobState) -> tuple[Any, ...]:
+    """Return the values of `_OF_ATTEMPT`."""
+    return (
+        state.id,
+        state.attempt,
+        *_values_of_attempt(state),
+        *(_raw_json(getattr(state, name)) for name in FREE_MAPS),
+    )
 
 
 def _raw_json(value: object) -> msgspec.Raw | None:
     return None if value is None else msgspec.Raw(rows.jsonb_text(value))
 
 
-def _keeps(name: str) -> str:
-    return f"keeps_{name}"
+def _sets(name: str) -> str:
+    return f"sets_{name}"
 
 
 def _assignments() -> str:
-    kept = {name: f"CASE WHEN {_keeps(name)} THEN job.{name} ELSE given.{name} END" for name in JSON_COLUMNS}
+    kept = {name: f"CASE WHEN {_sets(name)} THEN given.{name} ELSE job.{name} END" for name in JSON_COLUMNS}
     return ", ".join(f"{name} = {kept.get(name, f'given.{name}')}" for name in COLUMNS if name != "id")
 
 
 _CREATE: Final = text(
     "INSERT INTO training_jobs (id) SELECT id FROM unnest(CAST(:ids AS bigint[])) AS id ORDER BY id "
-    "ON CONFLICT DO NOTHING"
+    "ON CONFLICT DO NOTHING RETURNING id"
 )
 _LOCK: Final = text(
-    f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"  # noqa: S608 - our own column names
+    f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs "  # noqa: S608 - our own column names
+    "WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE"
 )
 _RESULTS: Final = ", ".join(f"{first_names(name, MOST_SHOWN_NAMES)} AS {name}" for name in RESULTS)
 _LOAD_RESULTS: Final = text(f"SELECT id, {_RESULTS} FROM training_jobs WHERE id = ANY(:ids)")  # noqa: S608
@@ -212,12 +241,24 @@ _COUNT_OF_JOBS: Final = text(
     "AS counted(job_id, messages) USING (job_id) WHERE tombstone.job_id = locked.job_id"
 )
 _COUNT_OF_STREAM: Final = text("UPDATE ingest_cursors SET discarded = discarded + :count WHERE stream = :stream")
+# The last two are of older versions, as in `move_back`.
+_NEW_MESSAGE: Final = "last_seen_at = now(), settled = '', logs_settled = false, metrics_settled = false"
+_JOB_VALUES: Final = (*LOADED_COLUMNS, *(given for name in JSON_COLUMNS for given in (name, _sets(name))))
+_loaded_values: Final = attrgetter(*LOADED_COLUMNS)
+_json_values: Final = attrgetter(*JSON_COLUMNS)
 _SAVE_JOBS: Final = text(
-    f"UPDATE training_jobs AS job SET {_assignments()}, last_seen_at = now(), settled = '', "  # noqa: S608 - our own column names
-    "logs_settled = false, metrics_settled = false "  # of older versions, as in move_back
-    f"FROM {recordset(training_jobs, COLUMNS, **{_keeps(name): 'boolean' for name in JSON_COLUMNS})} "
+    f"UPDATE training_jobs AS job SET {_assignments()}, {_NEW_MESSAGE} "  # noqa: S608 - our own column names
+    f"FROM {recordset(training_jobs, COLUMNS, **{_sets(name): 'boolean' for name in JSON_COLUMNS})} "
     "WHERE job.id = given.id"
 )
+_COUNT: Final = {
+    storage.last_seq: text(
+        f"UPDATE training_jobs AS job SET {storage.last_seq} = given.count, {_NEW_MESSAGE} "  # noqa: S608
+        "FROM unnest(CAST(:ids AS bigint[]), CAST(:counts AS bigint[])) AS given(id, count) "
+        "WHERE job.id = given.id"
+    )
+    for storage in ROW_KINDS.values()
+}
 _OF_STATUS: Final = ("id", "status", "quiet_since", "status_reason")
 _SAVE_STATUSES: Final = text(
     "UPDATE training_jobs AS job SET status = given.status, quiet_since = given.quiet_since, "  # noqa: S608 - our own column names
@@ -233,7 +274,8 @@ _SPANS: Final = text(
     "SELECT job_id, attempt, started_at, completed_at FROM training_attempts WHERE job_id = ANY(:ids)"
 )
 _LOADED_OF_ATTEMPT: Final = tuple(name for name in ATTEMPT_FIELDS if name not in FREE_MAPS)
-_OF_ATTEMPT: Final = ("job_id", "attempt", *ATTEMPT_FIELDS)
+_OF_ATTEMPT: Final = ("job_id", "attempt", *_LOADED_OF_ATTEMPT, *FREE_MAPS)
+_values_of_attempt: Final = attrgetter(*_LOADED_OF_ATTEMPT)
 _UPDATED: Final = {name: f"excluded.{name}" for name in ATTEMPT_FIELDS} | {
     "params": "coalesce(excluded.params, known.params)",
     "tags": "coalesce(excluded.tags, known.tags)",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final
+
+import msgspec
 
 from trainwire.schemas.checkpoint_keys import ARTIFACT
 from trainwire.schemas.heartbeats import shows_progress
@@ -29,9 +30,8 @@ _CLAIMS: Final = ("ended", "completed", "failed")
 """Of contradicting completions of one attempt, the outcome that is later in this list applies."""
 
 
-@dataclass(slots=True)
-class JobState:
-    """The columns of one training_jobs row that messages change.
+class JobState(msgspec.Struct):
+    """The columns of one training_jobs row that messages change. A Struct, which is copied and compared fast.
 
     Large maps are not loaded: None in `params` and `tags`, and the object `UNLOADED` in `final_metrics` and
     `best_metrics`, stand for the unknown value in the row.
@@ -47,8 +47,6 @@ class JobState:
     total_epochs: int | None = None
     progress_percent: float | None = None
     final_accuracy: float | None = None
-    final_metrics: dict[str, Any] | None = None
-    best_metrics: dict[str, Any] | None = None
     best_epoch: int | None = None
     best_checkpoint_path: str | None = None
     last_checkpoint_path: str | None = None
@@ -60,13 +58,15 @@ class JobState:
     quiet_since: datetime | None = None
     status_reason: str | None = None
     watched_attempt: int | None = None
+    last_log_seq: int = 0
+    last_metric_seq: int = 0
+    last_checkpoint_seq: int = 0
+    final_metrics: dict[str, Any] | None = None
+    best_metrics: dict[str, Any] | None = None
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
     """New items of the attempt, merged with its stored ones when it is saved; a job's row has no such column."""
-    last_log_seq: int = 0
-    last_metric_seq: int = 0
-    last_checkpoint_seq: int = 0
 
     @property
     def is_finished(self) -> bool:
@@ -232,10 +232,11 @@ class JobState:
 
 RESULTS: Final = ("final_metrics", "best_metrics")
 JSON_COLUMNS: Final = (*RESULTS, "params", "tags")
-UNLOADED: Final[dict[str, Any]] = {}
-"""Results of a job that were not read from Postgres; compared by identity, for an empty map is a value."""
-COLUMNS: Final = tuple(field.name for field in fields(JobState) if field.name != "provenance")
+UNLOADED: Final[Any] = object()
+"""Results of a job that were not read from Postgres."""
+COLUMNS: Final = tuple(name for name in JobState.__struct_fields__ if name != "provenance")
 LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
+"""The first fields of `JobState`, in their order."""
 
 
 FINAL_PATHS: Final = ("best_checkpoint_path", "last_checkpoint_path", "final_checkpoint_path")

@@ -12,9 +12,10 @@ not affect any source.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, TypeAlias
 
@@ -84,14 +85,16 @@ def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
 
     Of the sources of a job that is heavy as a whole, those with less than half of their average are left out.
     """
-    by_source: list[Counter[_JobAndSource]] = [Counter(), Counter()]
+    origins = [read_origin(entry.fields) for entry in entries]
+    sizes: dict[_JobAndSource, int] = defaultdict(int)
+    for origin, entry in zip(origins, entries, strict=True):
+        sizes[origin] += entry.held_bytes
+    by_source = (Counter(origins), Counter(sizes))
     by_job: list[Counter[int | None]] = [Counter(), Counter()]
-    for entry in entries:
-        origin = read_origin(entry.fields)
-        for measure, amount in enumerate((1, entry.held_bytes)):
-            by_source[measure][origin] += amount
-            by_job[measure][origin and origin[0]] += amount
-    source_counts = Counter(origin and origin[0] for origin in by_source[0])
+    for of_jobs, amounts in zip(by_job, by_source, strict=True):
+        for origin, amount in amounts.items():
+            of_jobs[origin and origin[0]] += amount
+    source_counts = Counter(origin and origin[0] for origin in sizes)
     heavy = set()
     for amounts, of_jobs in zip(by_source, by_job, strict=True):
         limit = HEAVY_SHARE * amounts.total()
@@ -141,8 +144,11 @@ class LookAhead:
         ):
             page = self._stream.page(f"({state.read_through}", count)
             read_entries += len(page)
+            is_jammed = bool(page) and is_ahead(page[-1].entry_id)
             for entry in page:
-                if is_ahead(entry.entry_id):  # a jammed stream: workers rename it and drain all of it
+                if is_jammed and is_ahead(
+                    entry.entry_id
+                ):  # a jammed stream: workers rename it and drain all of it
                     state.is_done = True
                     break
                 source = source_of(entry)
@@ -226,6 +232,7 @@ class LookAhead:
         return state
 
 
+@lru_cache(MAX_SKIPPED_SOURCES)
 def _digest(origin: _JobAndSource) -> SourceDigest:
     if origin is None:
         return NO_SOURCE

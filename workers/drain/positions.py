@@ -6,16 +6,18 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Body, Checkpoint, Completion, Metrics
 from trainwire.schemas.tables import source_positions
 from trainwire.schemas.times import to_datetime
 from trainwire.workers.drain.lifetimes import began_at
-from trainwire.workers.drain.store import encoded, recordset
+from trainwire.workers.drain.store import encoded, numbers_array, recordset, text_array
+from trainwire.workers.errors import Unavailable
 
 MAX_RANGES: Final = 10_000
 """Limit of the ranges of one position, whose row is written in each transaction; outages leave far fewer."""
@@ -36,13 +38,16 @@ class Position:
     lost: list[LostRange] = field(default_factory=list)
     is_discarded: bool = False
     """The job was deleted: messages are acknowledged and not stored."""
+    only_advanced: bool = False
+    """Whether it was loaded without ranges, and since then only the next numbers arrived, without a resend."""
     missing_count: int = field(init=False)
     lost_count: int = field(init=False)
     """The sizes of both, kept up to date because each entry may need them."""
 
     def __post_init__(self) -> None:
         """Count the numbers in the lists once."""
-        self.missing_count, self.lost_count = _count(self.missing), _count(self.lost)
+        self.missing_count = _count(self.missing) if self.missing else 0
+        self.lost_count = _count(self.lost) if self.lost else 0
 
     def would_scatter(self, first: int, last: int, *, lost: bool = False) -> bool:
         """Return whether `first` to `last`, arrived or `lost`, would leave more than `MAX_RANGES` ranges."""
@@ -58,6 +63,10 @@ class Position:
 
     def accept(self, seq: int) -> bool:
         """Record that `seq` arrived; return False if it had arrived before (a resend)."""
+        if seq == self.last_seq + 1:
+            self.last_seq = seq
+            return True
+        self.only_advanced = False
         if seq > self.last_seq:
             self._extend(seq - 1)
             self.last_seq = seq
@@ -66,6 +75,7 @@ class Position:
 
     def lose(self, first: int, last: int, reason: str) -> int:
         """Move the missing numbers from `first` to `last` to `lost`; return their number."""
+        self.only_advanced = False
         self._extend(last)
         start, end = _overlapping(self.missing, first, last)
         if start == end:
@@ -82,6 +92,7 @@ class Position:
 
     def expect(self, last: int) -> list[tuple[int, int]]:
         """Record that messages up to `last` exist; return the missing ranges up to there."""
+        self.only_advanced = False
         self._extend(last)
         return [(first, min(end, last)) for first, end in self.missing if first <= last]
 
@@ -90,6 +101,7 @@ class Position:
         missing, lost = _overlapping(self.missing, seq, seq), _overlapping(self.lost, seq, seq)
         if not 1 <= seq <= self.last_seq or missing[0] < missing[1] or lost[0] < lost[1]:
             return False
+        self.only_advanced = False
         self.missing.insert(missing[0], (seq, seq))
         self.missing_count += 1
         return True
@@ -158,13 +170,21 @@ class SourceRow:
     world_size: int | None = None
     is_launcher: bool = False
     began_at: datetime | None = None
+    saved: tuple[Any, ...] | None = field(default=None, init=False)
+    """The values of `_OTHERS` in Postgres; None for a row that is not there yet."""
+
+    @property
+    def only_advanced(self) -> bool:
+        """Whether nothing but `last_seq` differs from the row in Postgres."""
+        return self.position.only_advanced and _others(self) == self.saved
 
     def note_place(self, body: Body) -> None:
         """Copy the rank and the world size from a message that has them."""
         if isinstance(body, Checkpoint):
             return
-        self.rank = self.rank if body.rank is None else body.rank
-        if isinstance(body, Metrics | Completion) and body.world_size is not None:
+        if body.rank is not None:
+            self.rank = body.rank
+        if isinstance(body, (Metrics, Completion)) and body.world_size is not None:
             began_ns = began_at(body)
             self.world_size, self.is_launcher = body.world_size, bool(body.launcher)
             self.began_at = None if began_ns is None else to_datetime(began_ns)
@@ -173,40 +193,77 @@ class SourceRow:
 def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
     """Return the rows of these (job, source) pairs, of all kinds."""
     pairs = sorted(set(sources))
-    found = connection.execute(
-        text(
-            f"SELECT {', '.join(_COLUMNS)} FROM source_positions "  # noqa: S608 - our own column names
-            "JOIN unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[])) "
-            "AS wanted(job_id, source) USING (job_id, source)"
-        ),
-        {"jobs": [job for job, _ in pairs], "sources": [source for _, source in pairs]},
-    )
-    return {(row.job_id, row.source, row.kind): _source_row(row) for row in found}
+    if not pairs:
+        return {}
+    jobs, names = zip(*pairs, strict=True)
+    found = connection.execute(_LOAD, {"jobs": numbers_array(jobs), "sources": text_array(names)})
+    return {(row[0], row[1], row[2]): _source_row(*row[3:]) for row in found.all()}
 
 
 def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) -> None:
-    """Write these rows, in the order of their keys."""
-    if changed:
-        connection.execute(_SAVE, {"rows": encoded(_values(key, row) for key, row in sorted(changed.items()))})
+    """Write these rows. The caller has locked their jobs, so the order does not matter.
+
+    Raises `Unavailable` if a row that was loaded is gone.
+    """
+    advanced = {key: row for key, row in changed.items() if row.only_advanced}
+    if advanced:
+        jobs, sources, kinds = zip(*advanced, strict=True)
+        given = {
+            "jobs": numbers_array(jobs),
+            "sources": text_array(sources),
+            "kinds": text_array(kinds),
+            "last_seqs": numbers_array(row.position.last_seq for row in advanced.values()),
+        }
+        if connection.execute(_ADVANCE, given).rowcount != len(advanced):
+            raise Unavailable("positions of sources were deleted by another process: try again")
+    others = (_values(key, row) for key, row in changed.items() if key not in advanced)
+    if len(advanced) < len(changed):
+        connection.execute(_SAVE, {"rows": encoded(_COLUMNS, others)})
 
 
-def _source_row(row: Row[Any]) -> SourceRow:
-    missing = [(first, last) for first, last in row.missing]
-    lost = [(first, last, reason) for first, last, reason in row.lost]
-    position = Position(row.last_seq, missing, lost)
-    return SourceRow(row.attempt, position, **{name: getattr(row, name) for name in _COUNTS})
+def _source_row(
+    is_recent: bool,
+    last_seq: int,
+    missing: list[list[int]] | None,
+    lost: list[tuple[int, int, str]] | None,
+    *others: Any,
+) -> SourceRow:
+    """Return a row of the columns of `_LOAD` from the fourth on."""
+    if missing is None and lost is None:
+        position = Position(last_seq, only_advanced=is_recent)
+    else:
+        gaps = [(first, last) for first, last in missing or ()]
+        position = Position(last_seq, gaps, [(first, last, reason) for first, last, reason in lost or ()])
+    row = SourceRow(others[0], position, *others[1:])
+    row.saved = others
+    return row
 
 
-def _values(key: SourceKey, row: SourceRow) -> dict[str, Any]:
+def _values(key: SourceKey, row: SourceRow) -> tuple[Any, ...]:
     position = row.position
-    values = (*key, row.attempt, position.last_seq, position.missing, position.lost)
-    return dict(zip(_KEY_AND_POSITION, values, strict=True)) | {name: getattr(row, name) for name in _COUNTS}
+    return (*key, position.last_seq, position.missing, position.lost, *_others(row))
 
 
-_COUNTS: Final = ("dead_lettered", "produced", "dropped", "rank", "world_size", "is_launcher", "began_at")
+_OTHERS: Final = (
+    *("attempt", "dead_lettered", "produced", "dropped", "rank", "world_size", "is_launcher", "began_at"),
+)
 """The columns that are fields of `SourceRow`."""
-_KEY_AND_POSITION: Final = ("job_id", "source", "kind", "attempt", "last_seq", "missing", "lost")
-_COLUMNS: Final = (*_KEY_AND_POSITION, *_COUNTS)
+_others: Final = attrgetter(*_OTHERS)
+_COLUMNS: Final = ("job_id", "source", "kind", "last_seq", "missing", "lost", *_OTHERS)
+_LOAD: Final = text(
+    "SELECT job_id, source, kind, "  # noqa: S608 - our own column names
+    # So that at least once an hour the acknowledgement is written in full (`stream.write_acks`).
+    "updated_at >= date_trunc('hour', now()) AS is_recent, "
+    f"last_seq, nullif(missing, '[]'), nullif(lost, '[]'), {', '.join(_OTHERS)} FROM source_positions "
+    "JOIN unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[])) "
+    "AS wanted(job_id, source) USING (job_id, source)"
+)
+_ADVANCE: Final = text(
+    "UPDATE source_positions AS known SET last_seq = given.last_seq, updated_at = now() "
+    "FROM unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[]), CAST(:kinds AS text[]), "
+    "CAST(:last_seqs AS bigint[])) AS given(job_id, source, kind, last_seq) "
+    "WHERE known.job_id = given.job_id AND known.source = given.source AND known.kind = given.kind"
+)
 _SAVE: Final = text(
     f"INSERT INTO source_positions ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own column names
     f"SELECT {', '.join(_COLUMNS)} FROM {recordset(source_positions, _COLUMNS)} "

@@ -28,7 +28,7 @@ _LIFTED_NAMES: Final = frozenset(name for names in LIFTED.values() for name in n
 _NOTHING_LIFTED: Final = (None,) * len(LIFTED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Origin:
     """The values that all rows of one message have in common."""
 

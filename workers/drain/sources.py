@@ -32,14 +32,16 @@ class Sources:
         self._kind = kind
         self._jobs = jobs
         senders = {(each.job_id, each.source) for each in contents if each.job_id and each.source}
-        ended = {(each.job_id, _subject(each)) for each in contents if isinstance(each, Message)}
+        ended = set()
+        if kind == "completions":
+            ended = {(each.job_id, _subject(each)) for each in contents if isinstance(each, Message)}
         self.rows = load_positions(connection, senders | ended)
         self.attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self.rows.items()}
         without_attempt = {
             each.job_id
             for each in contents
-            if not isinstance(each, Rejected)
-            and each.attempt == ATTEMPT_UNKNOWN
+            if each.attempt == ATTEMPT_UNKNOWN
+            and not isinstance(each, Rejected)
             and (each.job_id, _subject(each)) not in self.attempts
         }
         self.spans = AttemptSpans(without_attempt, job_rows.load_spans(connection, without_attempt))
@@ -67,22 +69,26 @@ class Sources:
 
     def attempt_of(self, message: Message) -> int:
         """Return the attempt of a message, and record it for its source. An inferred end changes no attempt."""
-        body, sender, of = message.body, (message.job_id, message.source), (message.job_id, _subject(message))
-        if of == sender or of not in self.attempts:
-            self._set_attempt(of, message.attempt, Lifetime.of(body), began_at(body))
-        self.attempts.setdefault(sender, self.attempts[of])
-        return self.attempts[of]
+        sender = message.job_id, message.source
+        of = (message.job_id, _subject(message)) if self._kind == "completions" else sender
+        attempt = self.attempts.get(of)
+        if attempt is None or (of == sender and message.attempt not in {ATTEMPT_UNKNOWN, attempt}):
+            body = message.body
+            attempt = self._set_attempt(of, message.attempt, Lifetime.of(body), began_at(body))
+        self.attempts.setdefault(sender, attempt)
+        return attempt
 
     def set_attempt_of_loss(self, lost: Lost) -> None:
         """Record the attempt of the source of a declaration of loss."""
         lifetime = None if lost.began_ns is None else Lifetime(to_datetime(lost.began_ns))
         self._set_attempt((lost.job_id, lost.source), lost.attempt, lifetime, lost.began_ns)
 
-    def _set_attempt(self, source: Source, stated: int, lifetime: Lifetime | None, began_ns: int | None) -> None:
+    def _set_attempt(self, source: Source, stated: int, lifetime: Lifetime | None, began_ns: int | None) -> int:
         job, known = self._jobs[source[0]], self.attempts.get(source)
         if stated == ATTEMPT_UNKNOWN and known is None:
             known = self.spans.earlier_attempt(job, lifetime)
-        self.attempts[source] = job.attempt_of_source(stated, known, began_ns)
+        attempt = self.attempts[source] = job.attempt_of_source(stated, known, began_ns)
+        return attempt
 
     def add_counts(self, message: Message) -> None:
         """Copy the counts of a stored completion to the positions; of several of one source the highest counts.
@@ -109,6 +115,7 @@ class Sources:
                 continue
             row = self.row(job_id, source, kind)
             row.produced, row.dropped = _highest(row.produced, produced), _highest(row.dropped, dropped)
+            row.position.only_advanced = False  # the last acks of a source are written in full
             self._changed.add((job_id, source, kind))
 
     def _clear_counts(self, job_id: int, source: str) -> None:

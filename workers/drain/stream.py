@@ -18,6 +18,7 @@ from trainwire.workers.drain.decoding import RawEntry
 from trainwire.workers.drain.positions import Position
 from trainwire.workers.drain.stream_repair import is_ahead, restart_if_jammed
 from trainwire.workers.errors import Unavailable
+from trainwire.workers.redis_commands import Command, execute_all
 
 ACKS_TTL_S: Final = 7 * 24 * 3600
 FIRST_PAGE: Final = 1
@@ -41,27 +42,42 @@ Ack = tuple[int, str, Kind, Position]
 """Job, source, kind, and the position that is committed."""
 
 
-def write_acks(pipeline: Any, acks: Iterable[Ack]) -> None:
-    """Add commands to `pipeline` that publish acknowledgements to trainers."""
+def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
+    """Yield the commands that publish acknowledgements to trainers.
+
+    Where a position has only advanced, one number is written. Otherwise also its ranges, or their absence, and the
+    TTL of the hash: at the first message of a source, at a gap or a resend, once an hour, and at its completion.
+    """
     by_job: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
     for job_id, source, kind, position in acks:
         by_job[job_id].append((source, kind, position))
     for job_id, positions in by_job.items():
         key = keys.acks_key(job_id)
-        fields: dict[str, int | str | None] = {}
+        present: list[str | int] = []
+        absent: list[str] = []
+        only_advanced = True
         for source, kind, position in positions:
-            fields[keys.ack_field(source, kind)] = position.contiguous
-            fields[keys.missing_field(source, kind)] = position.missing_text() or None
-            fields[keys.lost_field(source, kind)] = position.lost_count or None
+            present += (keys.ack_field(source, kind), position.contiguous)
+            if position.only_advanced:
+                continue
+            only_advanced = False
             if position.is_discarded:
-                fields[keys.JOB_DELETED_FIELD] = 1
+                present += (keys.JOB_DELETED_FIELD, 1)
+            for name, value in (
+                (keys.missing_field(source, kind), position.missing_text()),
+                (keys.lost_field(source, kind), position.lost_count),
+            ):
+                if value:
+                    present += (name, value)
+                else:
+                    absent.append(name)
         # One command for all kinds: a trainer that reads the ack of its completion also reads those of its other
         # kinds.
-        present = {name: value for name, value in fields.items() if value is not None}
-        pipeline.hset(key, mapping=present)
-        if absent := fields.keys() - present.keys():
-            pipeline.hdel(key, *absent)
-        pipeline.expire(key, ACKS_TTL_S)
+        yield "HSET", key, *present
+        if absent:
+            yield "HDEL", key, *absent
+        if not only_advanced:
+            yield "EXPIRE", key, ACKS_TTL_S
 
 
 @contextmanager
@@ -209,11 +225,10 @@ class IngestStream:
             self._publish(acks, is_drained=False)
 
     def _publish(self, acks: Iterable[Ack], *, is_drained: bool) -> None:
-        pipeline = self.client.pipeline(transaction=False)
+        commands = [*ack_commands(acks)]
         if is_drained:
-            pipeline.hdel(keys.HALTED_KEY, self.key)
-        write_acks(pipeline, acks)
-        pipeline.execute()
+            commands.insert(0, ("HDEL", keys.HALTED_KEY, self.key))
+        execute_all(self.client, commands)
 
     def _trim(self, through_id: str) -> None:
         if is_ahead(through_id):

@@ -28,17 +28,25 @@ from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.rows import as_stored
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.events.new_rows import numbers, rows_of_event, text
+from trainwire.workers.redis_commands import Command, execute_all
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 MAX_ORDER_BYTES: Final = 256 * 1024
 MAX_WAITING_ORDERS: Final = 256
 """With more orders waiting, commits are not announced, so that orders without a worker do not fill Redis."""
 _CUT_TEXT_CHARS: Final = 1000
+_MIN_EVENT_BYTES: Final = 150
+"""No event with a row is shorter."""
 
 
 def events_of(changes: Iterable[Change]) -> list[Event]:
-    """Return the events of a committed transaction: for each job its new status, its new rows, its end."""
-    return [event for change in changes for event in _events_of_job(change)]
+    """Return the events of a committed transaction: for each job its new status, its new rows, its end.
+
+    Of so many jobs that `payloads` would remove the rows, events are made without them.
+    """
+    changes = list(changes)
+    has_rows = len(changes) * _MIN_EVENT_BYTES <= MAX_ORDER_BYTES
+    return [event for change in changes for event in _events_of_job(change, has_rows=has_rows)]
 
 
 def status_events(changes: Iterable[StatusChange]) -> list[Event]:
@@ -61,10 +69,11 @@ def payloads(events: Iterable[Event]) -> list[bytes]:
     Events that are larger than `MAX_EVENT_BYTES` lose their lists and maps. If all events together are larger than
     one order, all lose their lines, points and checkpoints.
     """
-    events = [_bounded(event) for event in events]
-    encoded = [encode_event(event) for event in events]
+    bounded = [_bounded(event) for event in events]
+    encoded = [data for _, data in bounded]
     if sum(map(len, encoded)) > MAX_ORDER_BYTES:
-        encoded = [encode_event(without_rows(event)) for event in events]
+        lighter = ((without_rows(event), event, data) for event, data in bounded)
+        encoded = [data if light is event else encode_event(light) for light, event, data in lighter]
     packs: list[list[bytes]] = []
     room = 0
     for data in encoded:
@@ -78,41 +87,41 @@ def payloads(events: Iterable[Event]) -> list[bytes]:
 
 def publish(client: redis.Redis, events: Iterable[Event]) -> None:
     """Publish each event on the channel of its job and, except for log lines, on the channel of all jobs."""
-    pipeline = client.pipeline(transaction=False)
+    commands: list[Command] = []
     for event in events:
         data = encode_event(event)
-        pipeline.publish(events_channel(event.job_id), data)
+        commands.append(("PUBLISH", events_channel(event.job_id), data))
         if not isinstance(event, TrainingLog):
-            pipeline.publish(JOBS_CHANNEL, data)
+            commands.append(("PUBLISH", JOBS_CHANNEL, data))
     with redis_errors():
-        pipeline.execute()
+        execute_all(client, commands)
 
 
-def _events_of_job(change: Change) -> Iterator[Event]:
+def _events_of_job(change: Change, *, has_rows: bool) -> Iterator[Event]:
     if not change.after.is_finished and _attempt_and_status(change.before) != _attempt_and_status(change.after):
         yield TrainingStatus(**_head(change), status=change.after.status, previous_status=change.before.status)
     match change.kind:
         case "logs":
-            yield from _log_event(change)
+            yield from _log_event(change, has_rows=has_rows)
         case "metrics":
-            yield _progress_event(change)
+            yield _progress_event(change, has_rows=has_rows)
         case "checkpoints":
-            yield _checkpoint_event(change)
+            yield _checkpoint_event(change, has_rows=has_rows)
         case "completions":
-            yield from _log_event(change)
+            yield from _log_event(change, has_rows=has_rows)
             yield from _end_event(change)
 
 
-def _log_event(change: Change) -> Iterator[TrainingLog]:
+def _log_event(change: Change, *, has_rows: bool) -> Iterator[TrainingLog]:
     if change.new_rows("logs"):
-        yield TrainingLog(**_head(change), **_new_rows(change, "logs"))
+        yield TrainingLog(**_head(change), **_new_rows(change, "logs", has_rows=has_rows))
 
 
-def _progress_event(change: Change) -> TrainingProgress:
+def _progress_event(change: Change, *, has_rows: bool) -> TrainingProgress:
     job, newest = change.after, _newest_point(change)
     return TrainingProgress(
         **_head(change),
-        **_new_rows(change, "metrics"),
+        **_new_rows(change, "metrics", has_rows=has_rows),
         status=job.status,
         current_epoch=job.current_epoch,
         total_epochs=job.total_epochs,
@@ -123,10 +132,10 @@ def _progress_event(change: Change) -> TrainingProgress:
     )
 
 
-def _checkpoint_event(change: Change) -> TrainingCheckpoint:
+def _checkpoint_event(change: Change, *, has_rows: bool) -> TrainingCheckpoint:
     return TrainingCheckpoint(
         **_head(change),
-        **_new_rows(change, "checkpoints"),
+        **_new_rows(change, "checkpoints", has_rows=has_rows),
         best_checkpoint_path=change.after.best_checkpoint_path,
         last_checkpoint_path=change.after.last_checkpoint_path,
     )
@@ -168,10 +177,10 @@ def _head(change: Change) -> dict[str, Any]:
     return {"job_id": change.after.id, "attempt": change.after.attempt}
 
 
-def _new_rows(change: Change, kind: RowKind) -> dict[str, Any]:
+def _new_rows(change: Change, kind: RowKind, *, has_rows: bool) -> dict[str, Any]:
     """Return the fields of an event for the rows of `kind` that the transaction wrote."""
     first, last = change.new_rows(kind) or (None, None)
-    rows = rows_of_event(change, kind)
+    rows = rows_of_event(change, kind) if has_rows else None
     return {"kind": kind, "first_seq": first, "last_seq": last, ROW_KINDS[kind].items: rows}
 
 
@@ -188,10 +197,11 @@ def _attempt_and_status(job: JobState) -> tuple[int, Status]:
     return job.attempt, job.status
 
 
-def _bounded(event: Event) -> Event:
-    """Return the event; if it is too large, without lists and maps and with long texts cut."""
-    if len(encode_event(event)) <= MAX_EVENT_BYTES:
-        return event
+def _bounded(event: Event) -> tuple[Event, bytes]:
+    """Return the event and its JSON; if that is too large, without lists and maps and with long texts cut."""
+    data = encode_event(event)
+    if len(data) <= MAX_EVENT_BYTES:
+        return event, data
     lighter: dict[str, Any] = {}
     for name in event.__struct_fields__:
         match getattr(event, name):
@@ -199,4 +209,5 @@ def _bounded(event: Event) -> Event:
                 lighter[name] = None
             case str(long) if len(long) > _CUT_TEXT_CHARS:
                 lighter[name] = long[:_CUT_TEXT_CHARS] + "…"
-    return replace(event, **lighter)
+    light = replace(event, **lighter)
+    return light, encode_event(light)

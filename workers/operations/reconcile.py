@@ -12,7 +12,8 @@ from trainwire.schemas.keys import ACKS_PREFIX, CALLBACK_SOURCE, KINDS, Kind
 from trainwire.schemas.validation import MAX_ID
 from trainwire.workers.drain import job_rows, positions, store
 from trainwire.workers.drain.positions import Position, SourceRow
-from trainwire.workers.drain.stream import Ack, redis_errors, write_acks
+from trainwire.workers.drain.stream import Ack, ack_commands, redis_errors
+from trainwire.workers.redis_commands import execute_all
 
 _SCAN_COUNT = 1000
 _WATCH = text(
@@ -50,9 +51,7 @@ def reconcile(engine: Engine, client: redis.Redis) -> Iterator[LostMessages]:
         if not gone:
             continue
         with redis_errors():
-            pipeline = client.pipeline(transaction=False)
-            write_acks(pipeline, acks)
-            pipeline.execute()
+            execute_all(client, [*ack_commands(acks)])
         yield from gone
 
 

@@ -56,10 +56,10 @@ def crash_store(monkeypatch: pytest.MonkeyPatch, word: str, by: Any) -> None:
     """Have the storing of a batch end by `by` if a line has this word."""
     original = Batch._write
 
-    def write(self: Batch, messages: Any) -> None:
+    def write(self: Batch, messages: Any, before: Any) -> None:
         if any(word in line for message in messages for line in message.body.lines):
             by()
-        original(self, messages)
+        original(self, messages, before)
 
     monkeypatch.setattr(Batch, "_write", write)
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one, rows
-from trainwire.schemas.keys import HALTED_KEY, acks_key, ordered_key, stream_key
-from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.keys import HALTED_KEY, Kind, acks_key, ordered_key, stream_key
+from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.tables import (
     dead_letters,
     ingest_cursors,
     source_positions,
+    training_attempts,
     training_checkpoints,
     training_jobs,
     training_logs,
@@ -29,6 +30,12 @@ from trainwire.workers.errors import MostlyInvalid
 from trainwire.workers.resources import Resources
 
 STREAM = stream_key("logs", 1)
+
+
+def execute(resources: Resources, statement: str) -> None:
+    """Execute a statement in a transaction of its own."""
+    with resources.engine.begin() as connection:
+        connection.execute(text(statement))
 
 
 def test_messages_become_rows_in_order(resources: Resources, sender: Sender) -> None:
@@ -92,6 +99,59 @@ def test_committed_messages_are_acked_and_trimmed(resources: Resources, sender: 
     assert sender.client.xlen(STREAM) == 0
     assert not sender.client.exists(ordered_key(STREAM))
     assert sender.client.hget(acks_key(1), "0-test:logs") == b"50"
+
+
+def test_ranges_that_no_longer_hold_leave_the_acks(resources: Resources, sender: Sender) -> None:
+    """Ranges that Redis kept, or a lost TTL, are corrected by a resend, a completion, and once an hour."""
+    missing = "0-test:logs:missing"
+    hour_ago = "UPDATE source_positions SET updated_at = now() - interval '1 hour'"
+
+    def send_an_hour_later() -> None:
+        execute(resources, hour_ago)
+        sender.send(logs("b"))
+
+    sender.send(logs("a"))
+    drain(resources)
+    steps: list[tuple[Kind, Callable[[], object]]] = [
+        ("logs", lambda: sender.send(logs("a"), seq=1)),
+        ("logs", send_an_hour_later),
+        ("completions", lambda: sender.send(completion(produced={"logs": 2}))),
+    ]
+    for kind, correct in steps:
+        sender.client.hset(acks_key(1), missing, "7-9")
+        sender.client.persist(acks_key(1))
+        correct()
+        drain(resources, kind)
+        assert not sender.client.hexists(acks_key(1), missing)
+        assert sender.client.ttl(acks_key(1)) > 0
+
+
+def test_any_name_of_a_source_advances(resources: Resources, sender: Sender) -> None:
+    """Names with characters that arrays of Postgres quote are the same source in each message."""
+    names = ['"', "\\", '\\"', "a,b", "{}", "NULL", " ", "日本\n"]
+    for text_ in ("first", "next", "last"):
+        for name in names:
+            sender.send(logs(text_), source=name)
+        assert drain(resources).stored == len(names)
+    found = rows(resources.engine, source_positions, "source", "last_seq", order=["job_id", "source"])
+    assert sorted(found) == sorted((name, 3) for name in names)
+    assert one(resources.engine, training_jobs, id=1)["last_log_seq"] == 3 * len(names)
+
+
+def test_a_message_that_only_counts_changes_nothing_else(resources: Resources, sender: Sender) -> None:
+    """Log lines after metrics keep name, parameters and progress of the job, and renew its last message."""
+    point = Point(ts=NOW_NS, values={"loss": 0.5})
+    progress = Progress(current_epoch=3, progress_percent=12.5)
+    sender.send(Metrics(points=[point], name="digits", params={"lr": 0.1}, progress=progress))
+    drain(resources, "metrics")
+    execute(resources, "UPDATE training_jobs SET settled = 'loki', last_seen_at = now() - interval '1 day'")
+    before = dict(one(resources.engine, training_jobs, id=1))
+    sender.send(logs("a", "b"))
+    drain(resources)
+    after = dict(one(resources.engine, training_jobs, id=1))
+    assert after["last_seen_at"] > before["last_seen_at"]
+    changed = {"last_log_seq": 2, "settled": "", "last_seen_at": after["last_seen_at"]}
+    assert after == before | changed
 
 
 def test_entries_read_twice_are_stored_once(resources: Resources, sender: Sender) -> None:
@@ -230,6 +290,26 @@ def test_one_entry_that_postgres_refuses_is_found_and_dead_lettered(resources: R
         (150, "refused"),
     ]
     assert one(resources.engine, source_positions, job_id=1)["dead_lettered"] == 2
+
+
+def test_a_job_is_as_its_last_message_where_postgres_refuses_one(resources: Resources, sender: Sender) -> None:
+    """A job that a part of a split batch changes, and the next part changes back, is saved as it was."""
+
+    def send(name: str, loss: float) -> None:
+        points = [Point(ts=NOW_NS, values={"loss": loss})]
+        sender.send(Metrics(points=points, name=name, progress=Progress(current_epoch=3)))
+
+    send("first", 1)
+    drain(resources, "metrics")
+    execute(resources, "ALTER TABLE training_metrics ADD CONSTRAINT no_poison CHECK (loss <> 13)")
+    try:
+        for name, loss in (("second", 2), ("refused", 13), ("first", 3)):
+            send(name, loss)
+        assert drain(resources, "metrics").dead_lettered == 1
+    finally:
+        execute(resources, "ALTER TABLE training_metrics DROP CONSTRAINT no_poison")
+    job, attempt = one(resources.engine, training_jobs, id=1), one(resources.engine, training_attempts, job_id=1)
+    assert (job["name"], attempt["name"], job["last_metric_seq"]) == ("first", "first", 3)
 
 
 def test_a_stream_of_garbage_is_not_emptied(resources: Resources, sender: Sender) -> None:

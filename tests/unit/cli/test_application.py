@@ -56,6 +56,15 @@ def test_run_imports_nothing_of_the_database() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+def test_the_version_needs_no_command() -> None:
+    """`trainwire --version` imports no module of a command, and so nothing of Postgres."""
+    done = _python(
+        "import sys; from trainwire.cli.application import build; build(['--version']); "
+        "print([name for name in sys.modules if name.startswith(('trainwire.cli.commands.', 'sqlalchemy'))])"
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
 @pytest.mark.parametrize("package", ["typer", "sqlalchemy"])
 def test_ctrl_c_during_the_imports_is_quiet(package: str) -> None:
     """An interrupt during the imports of `trainwire up` prints no traceback."""

@@ -222,6 +222,18 @@ def test_many_large_events_lose_their_lines_and_keep_their_ranges() -> None:
     assert all(isinstance(event, TrainingLog) and event.lines is None for event in light)
 
 
+def test_events_of_very_many_jobs_are_made_without_lines() -> None:
+    """The events of 2,000 jobs carry no lines, which would not fit in any case, and all of their ranges."""
+    events = events_of(changed(logs("x"), job=JobState(n, status="running")) for n in range(1, 2001))
+    assert read_back(events) == events
+    assert all(isinstance(event, TrainingLog) and event.lines is None for event in events)
+    assert [(event.job_id, event.first_seq, event.last_seq) for event in events] == [
+        (n, 1, 1) for n in range(1, 2001)
+    ]
+    few = events_of(changed(logs("x"), job=JobState(n, status="running")) for n in range(1, 1001))
+    assert all(isinstance(event, TrainingLog) and event.lines for event in few)
+
+
 def test_many_jobs_take_several_orders() -> None:
     """Each order is bounded, and contains each event once."""
     events = events_of(changed(metrics(loss=0.5), job=JobState(n, status="running")) for n in range(1, 3001))

@@ -52,6 +52,25 @@ def test_lost_numbers_are_neither_here_nor_missing(steps: list[tuple[int, int, s
     assert position.lost == sorted(position.lost)
 
 
+def test_a_position_has_only_advanced_until_anything_else_happens() -> None:
+    """A gap, a resend, a loss, an expected number and a reopened number each end it; a next number does not."""
+    position = Position(3, only_advanced=True)
+    assert position.accept(4)
+    assert (position.only_advanced, position.last_seq) == (True, 4)
+    changes: list[Callable[[Position], object]] = [
+        lambda each: each.accept(6),
+        lambda each: each.accept(2),
+        lambda each: each.lose(5, 6, "damaged"),
+        lambda each: each.expect(7),
+        lambda each: each.reopen(1),
+    ]
+    for change in changes:
+        position = Position(4, only_advanced=True)
+        change(position)
+        assert not position.only_advanced
+    assert not Position().only_advanced
+
+
 @given(SEQS, st.integers(1, 40))
 def test_a_reopened_number_may_come_again(seqs: list[int], again: int) -> None:
     """A reopened number is missing, and new when it arrives."""
