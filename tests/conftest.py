@@ -25,6 +25,11 @@ from trainwire.workers.settings import Settings, load_settings
 # Not to stdout, structlog's default: a gateway in a thread logs while another test reads the output of a command.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
 
+_RESTART_IDENTITIES = sqlalchemy.text(
+    "SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false) "
+    "FROM pg_sequences WHERE last_value IS NOT NULL"
+)
+
 pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_servers"]
 
 
@@ -80,9 +85,15 @@ def _redis(session_settings: Settings) -> Iterator[redis.Redis]:
 @pytest.fixture
 def engine(_engine: Engine) -> Engine:
     """The test database, with all tables empty."""
-    names = ", ".join(table.name for table in metadata.sorted_tables)
+    names = [table.name for table in metadata.sorted_tables]
+    filled = " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in names)
     with _engine.begin() as connection:
-        connection.execute(sqlalchemy.text(f"TRUNCATE {names} RESTART IDENTITY"))
+        # Waits for rows that a thread of the last test has not committed yet.
+        connection.execute(sqlalchemy.text(f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE"))
+        # Only those with rows: TRUNCATE of all 15 tables, with new files for each, takes 40 ms of CPU time.
+        if found := connection.scalars(sqlalchemy.text(filled)).all():
+            connection.execute(sqlalchemy.text(f"TRUNCATE {', '.join(found)}"))
+        connection.execute(_RESTART_IDENTITIES)
     return _engine
 
 
