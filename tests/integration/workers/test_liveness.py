@@ -108,18 +108,17 @@ class Watch:
         A busy machine may not run a trainer for longer than the limit. Then its job is lost, and the time starts
         again once it is back.
         """
-        deadline, give_up = time.monotonic() + for_s, time.monotonic() + 120
+        began = time.monotonic()
+        deadline, give_up = began + for_s, began + 120
         while time.monotonic() < deadline:
             found = {job: self.status(job) for job in jobs}
             lost = [job for job, status in found.items() if status == "lost"]
-            if lost and time.monotonic() < give_up and all(map(self._is_silent, lost)):
+            ages_s = [self._heartbeat_age_s.get(job, time.monotonic() - began) for job in lost]
+            if lost and time.monotonic() < give_up and min(ages_s) > self.lost_after_s:
                 deadline = time.monotonic() + for_s
             else:
                 assert found == dict.fromkeys(jobs, "running")
             time.sleep(0.05)
-
-    def _is_silent(self, job: int) -> bool:
-        return self._heartbeat_age_s.get(job, 0.0) > self.lost_after_s
 
     def job(self, job: int = 1) -> RowMapping:
         """Return the row of a job in Postgres."""
