@@ -64,8 +64,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def session_settings(database_url: str, redis_url: str) -> Settings:
-    """The settings of workers on the test servers."""
-    return load_settings(database_url=database_url, redis_url=redis_url)
+    """The settings of workers on the test servers; no time slice ends before the stream is empty."""
+    return load_settings(database_url=database_url, redis_url=redis_url, drain_slice_s=30)
 
 
 @pytest.fixture(scope="session")
