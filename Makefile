@@ -9,6 +9,10 @@ REQUIREMENTS := tests/integrations/requirements.txt
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainwire
 FRAMEWORKS := $(CACHE)/frameworks-$(shell $(PYTHON) -c 'import hashlib, sys; print(sys.implementation.cache_tag + "-" + hashlib.sha256(open("$(REQUIREMENTS)", "rb").read()).hexdigest()[:12])')
 
+# Images set it to stay small. Our packages are installed without bytecode, and each of thousands of processes that the
+# tests start would compile all that it imports: three times the CPU time of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo up test frameworks system browser check docs kubernetes audit bench chaos hostile format clean
 
 help: ## show this
@@ -21,13 +25,13 @@ up: $(VENV)/.embedded ## run the whole stack in the foreground; ctrl-C stops it
 	@$(BIN)/trainwire up
 
 test: $(VENV)/.test ## run the tests, on real servers that they start themselves
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not chaos and not browser and not system" --ignore tests/integrations
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not chaos and not browser and not system" --ignore tests/integrations
 
 frameworks: $(VENV)/.test $(FRAMEWORKS) ## test the integrations with the real Lightning, Transformers, Keras and Ultralytics
 	TRAINWIRE_TEST_FRAMEWORKS=1 PYTHONPATH=$(FRAMEWORKS) $(BIN)/python -m pytest tests/integrations -n 2 --dist worksteal
 
 system: $(VENV)/.test ## run the tests of whole worker processes, killed and restarted
-	$(BIN)/python -m pytest tests/system -n 2 --dist worksteal
+	$(BIN)/python -m pytest tests/system -n 3 --dist worksteal
 
 browser: $(VENV)/.test ## run the tests of the page, in a headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser

@@ -8,6 +8,8 @@ from typing import Final
 MAX_LINE_BYTES: Final = 64 * 1024
 """A longer line is logged in parts: memory is bounded, and every store accepts the parts."""
 _SURELY_SHORT_CHARS: Final = MAX_LINE_BYTES // 4
+_CONTINUATION_BYTES: Final = bytes(range(0x80, 0xC0))
+"""Bytes of a character in UTF-8 after its first."""
 
 # ECMA-48 control sequences that move the cursor or erase. Those that end with m are colours and are kept.
 _MOVEMENT: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-ln-~]")
@@ -76,10 +78,14 @@ def _unfinished(rest: str) -> str:
 
 
 def _chars_that_fit(text: str) -> int:
-    """Return how many characters from the start of `text` take at most `MAX_LINE_BYTES`; at least one."""
+    """Return how many characters from the start of `text` take at most `MAX_LINE_BYTES`.
+
+    It counts the first bytes of characters: a decoder would drop the surrogates that stand for undecodable bytes.
+    """
     if len(text) <= _SURELY_SHORT_CHARS:
         return len(text)
     data = text[: MAX_LINE_BYTES + 1].encode("utf-8", "surrogatepass")
     if len(data) <= MAX_LINE_BYTES:
         return len(text)
-    return max(1, len(data[:MAX_LINE_BYTES].decode("utf-8", "ignore")))
+    started = len(data[:MAX_LINE_BYTES].translate(None, _CONTINUATION_BYTES))
+    return started - (data[MAX_LINE_BYTES] in _CONTINUATION_BYTES)  # the last one does not end there

@@ -6,10 +6,12 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from botocore.exceptions import ClientError
+from botocore.loaders import JSONFileLoader
 
 from tests.s3 import s3_client, s3_environment, s3_server
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
@@ -71,6 +73,15 @@ class Bucket:
     def allow(self) -> None:
         """Remove the refusals."""
         self.client.delete_bucket_policy(Bucket=self.name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsed_once() -> Iterator[None]:
+    """botocore parses its descriptions of S3 once: for each client it takes more CPU time than most tests."""
+    load = JSONFileLoader().load_file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(load)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 from tests.factories import drain
 from tests.twins.loki import LokiTwin
 from trainwire.__main__ import main
+from trainwire.cli.doctor import processes
 from trainwire.schemas.keys import DEFAULT_SHARDS, KINDS, SHARDS_KEY
 from trainwire.workers import findings
 from trainwire.workers.resources import Resources
@@ -98,6 +99,7 @@ def doctor(trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources
     alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
     alone.setenv("REDIS_URL", resources.settings.redis_url.get_secret_value())
     alone.setenv("LOKI_ENABLED", "false")
+    alone.setattr(processes, "ANSWER_WITHIN_S", 0.1)  # for workers, of which none is running
     return Doctor(trainwire)
 
 

@@ -15,7 +15,7 @@ from trainwire import Run, TrainerSettings
 from trainwire.ingest.spool.folder import source_folders
 
 BEGIN = """
-import os, resource, sys, time
+import logging, os, resource, sys, time
 import trainwire.ingest.sending.session
 trainwire.ingest.sending.session.RECOVERY_DELAY_S = 0.2
 from trainwire import Run
@@ -32,18 +32,28 @@ def exhaust():
 def recover():
     while held:
         os.close(held.pop())
+
+warned = []
+logging.getLogger("trainwire.ingest").addFilter(lambda record: warned.append(record.getMessage()) or True)
+
+def wait_until(condition):
+    while not condition():  # the process has a time limit
+        time.sleep(0.02)
 """
 LEFT = "run = Run(42, rank=1); run.log('left'); time.sleep(1); os._exit(0)"
 NO_DESCRIPTORS = """
 exhaust()
 run = Run(42)
 run.log("without descriptors")
-time.sleep(3)
+wait_until(lambda: sum("Too many open files" in text for text in warned) >= 2)
 recover()
 run.log("with descriptors")
-time.sleep(3)
+import redis
+server = redis.Redis.from_url(os.environ["REDIS_URL"])
+wait_until(lambda: any(entry[b"source"].startswith(b"1-") for _, entry in server.xrange("ingest:{2}:logs")))
 run.finish(timeout_s=10)
 """
+"""The messages of the earlier run are recovered with pauses that double, so in a time that cannot be given."""
 UPLOAD = """
 run = Run(42)
 time.sleep(1)

@@ -15,7 +15,10 @@ from trainwire.schemas.messages import Completion, Metrics
 from trainwire.schemas.wire import decode_body, open_envelope
 
 ROOT = Path(__file__).parents[3]
-SAYS = "from trainwire import Run\nwith Run() as run:\n    run.log('here')\n    print(run.job_id)\n"
+SAYS = (
+    "from trainwire import Run\nwith Run() as run:\n    run.log('here')\n    print(f'{run.job_id}\\n', end='')\n"
+)
+"""Prints with one write: if stdout is not buffered, `print` writes the newline after lines of other processes."""
 
 
 def start(valkey: Any, *command: str, **environment: str) -> subprocess.Popen[str]:
@@ -158,7 +161,7 @@ def test_ranks_that_a_training_spawns_share_a_number(valkey: Any, tmp_path: Path
         "    os.environ.update(RANK=str(number), WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT='12355')\n"
         "    from trainwire import Run\n"
         "    with Run(name='spawned') as run:\n"
-        "        print(run.job_id)\n"
+        "        print(f'{run.job_id}\\n', end='')\n"
         "if __name__ == '__main__':\n"
         "    spawn = multiprocessing.get_context('spawn')\n"
         "    ranks = [spawn.Process(target=rank, args=(number,)) for number in range(2)]\n"

@@ -260,7 +260,7 @@ def test_a_batch_is_bounded_in_bytes(resources: Resources, sender: Sender) -> No
 
 def test_a_time_slice_ends_with_more_to_do(resources: Resources, sender: Sender) -> None:
     """A drain whose time slice has ended reports that there is more, and has stored the entries that it read."""
-    small = resources.settings.model_copy(update={"drain_batch_bytes": 1024})
+    small = resources.settings.model_copy(update={"drain_batch_bytes": 1024, "drain_slice_s": 5.0})
     for number in range(30):
         sender.send(logs(f"{number}" + "y" * 900))
     ticks = iter(range(0, 10_000, 3))

@@ -62,10 +62,10 @@ def store_lines(resources: Resources, sender: Sender) -> StoreLines:
     return stored
 
 
-def deliver(resources: Resources, folder: Path, **settings: Any) -> None:
+def deliver(resources: Resources, folder: Path, *, retry_s: float = 0, **settings: Any) -> None:
     """Deliver all waiting rows."""
     sink = JsonlSink(JsonlSettings(jsonl_dir=folder, **settings), folder)
-    backlog, backoff = JsonlBacklog("jsonl", folder), Backoff(first_s=0, cap_s=0)
+    backlog, backoff = JsonlBacklog("jsonl", folder), Backoff(first_s=retry_s, cap_s=retry_s)
     Delivery(resources.engine, backlog, sink, slice_s=60, backoff=backoff).run()
 
 
@@ -513,9 +513,9 @@ def test_one_job_that_cannot_be_written_does_not_stop_the_others(
     with (of_job / files.LOCK_NAME).open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(SinkUnavailable, match="temporarily unavailable"):
-            deliver(resources, folder)
+            deliver(resources, folder, retry_s=1000)
         let_it_be_tried_again(resources)
-        deliver(resources, folder)
+        deliver(resources, folder, retry_s=1000)
         assert contents(folder, 2) == ["x"]
         assert contents(folder) == ["a"]
     let_it_be_tried_again(resources)

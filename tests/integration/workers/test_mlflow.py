@@ -30,6 +30,7 @@ from trainwire.workers.sinks.mlflow.rows import DeliveredMetrics, MetricBatch
 from trainwire.workers.sinks.mlflow.run import SEARCHED_VALUES
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
+HOUR_S = 3600.0
 NOW_MS = NOW_NS // 10**6
 AT = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=(NOW_NS + SECOND_NS) // 10**6 * 1000)
 
@@ -207,10 +208,10 @@ def test_a_trainer_that_was_killed(mirror: Mirror, sender: Sender) -> None:
     """An attempt without an end is KILLED after the grace period once another follows; each has its own run."""
     sender.send(begin(name="first", params={"lr": 1}), source="0-a")
     sender.send(points(2), source="0-a")
-    mirror.run()
+    mirror.run(grace_s=HOUR_S)
     sender.send(begin(name="second", params={"lr": 2}), source="0-b", attempt=2)
     sender.send(points(3), source="0-b", attempt=2)
-    mirror.run()
+    mirror.run(grace_s=HOUR_S)
     assert [run.status for run in mirror.runs()] == ["RUNNING", "RUNNING"]
     mirror.run(grace_s=0)
     first, second = mirror.runs()
