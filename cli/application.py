@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "spool": "trainwire.cli.commands.spool:app",
     "dead-letters": "trainwire.cli.commands.dead_letters:app",
     "token": "trainwire.cli.commands.token:app",
+    "mcp": "trainwire.cli.commands.mcp:mcp",
     "top": "trainwire.cli.commands.top:top",
     "doctor": "trainwire.cli.commands.doctor:doctor",
     "migrate": "trainwire.cli.commands.database:migrate",

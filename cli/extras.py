@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-_EXTRAS: Final = {"run": "cli", "spool": "cli", "up": "embedded", "demo": "embedded"}
+_EXTRAS: Final = {"run": "cli", "spool": "cli", "up": "embedded", "demo": "embedded", "mcp": "mcp"}
 _DEFAULT: Final = "worker"
 
 

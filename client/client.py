@@ -119,7 +119,7 @@ class Client:
     def _number(self, reference: str) -> tuple[int, int | None]:
         """Return the number of a job, and that of another with the reference as its name."""
         if not reference.strip():
-            raise JobNotFound("the job's name is empty: client.jobs() yields numbers and names")
+            raise JobNotFound("the job's name is empty: list the jobs for their numbers and names")
         found = self._source.find(reference)
         if found.total > 1:
             shown = [f"  {number}  {name or ''}  {status}" for number, name, status in found.jobs]
@@ -128,7 +128,7 @@ class Client:
             raise JobNotFound("\n".join([first, *shown, *more]))
         if not found.jobs:
             reason = "was deleted" if found.total else "is not in the database"
-            raise JobNotFound(f"job {reference!r} {reason}: client.jobs() yields numbers and names")
+            raise JobNotFound(f"job {reference!r} {reason}: list the jobs for their numbers and names")
         return found.jobs[0][0], found.also_named
 
 

@@ -235,7 +235,7 @@ class PostgresSource:
 def _known(connection: Connection, job_id: int) -> Job:
     job = find_job(connection, job_id)
     if job is None:
-        raise JobNotFound(f"no job {job_id} in the database: client.jobs() yields what there is")
+        raise JobNotFound(f"no job {job_id} in the database: list the jobs for their numbers and names")
     return job
 
 
