@@ -357,8 +357,8 @@ def test_wrong_arguments_are_tool_errors(agent: Agent, job: int) -> None:
 def test_a_wrong_token_is_a_tool_error(guarded: GatewayServer, resources: Resources, tmp_path: Path) -> None:
     """Without a token, with a wrong one and with a trainer's, the error has the remedy; a viewer's token works."""
     with resources.engine.begin() as connection:
-        viewer = create_token(connection, "viewer").token
-        trainer = create_token(connection, "trainer").token
+        _, viewer = create_token(connection, "agent", "viewer")
+        _, trainer = create_token(connection, "gpu", "trainer")
     url = guarded.url
     with Agent(tmp_path, TRAINWIRE_URL=url) as agent:
         assert "set TRAINWIRE_TOKEN" in agent.error("list_jobs")
