@@ -50,7 +50,7 @@ def remote(trainwire: Trainwire, alone: pytest.MonkeyPatch, gateway: GatewayServ
 
 
 @pytest.fixture
-def deleting(resources: Resources, alone: pytest.MonkeyPatch) -> Iterator[None]:
+def deleting(resources: Resources) -> Iterator[None]:
     """Delete jobs all the time, as workers do."""
     ended = threading.Event()
     settings = resources.settings.model_copy(update={"loki_enabled": False})
@@ -118,9 +118,7 @@ def test_the_page_of_the_gateway_is_opened(
 
 
 @pytest.mark.usefixtures("deleting")
-def test_a_job_is_deleted_through_a_gateway(
-    remote: Trainwire, gateway: GatewayServer, resources: Resources, sender: Sender
-) -> None:
+def test_a_job_is_deleted_through_a_gateway(remote: Trainwire, resources: Resources, sender: Sender) -> None:
     """The plan, the refusal without a confirmation, the deletion by workers, and the number that is freed."""
     sender.send(metrics(loss=1.0), job=5)
     sender.send(logs("a", "b"), job=5)

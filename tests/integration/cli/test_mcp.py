@@ -66,7 +66,8 @@ class Agent:
 
     def result(self, tool: str, arguments: dict[str, Any]) -> CallToolResult:
         """Call a tool."""
-        return self._portal.call(self._client.call_tool, tool, arguments)
+        result: CallToolResult = self._portal.call(self._client.call_tool, tool, arguments)
+        return result
 
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """Return the answer of a tool, whose text and data are the same."""
@@ -431,7 +432,7 @@ def test_nothing_but_the_protocol_is_on_stdout(gateway: GatewayServer, tmp_path:
         assert process.stdout is not None
         process.stdin.write("no JSON\n" + "".join(f"{json.dumps(request)}\n" for request in requests))
         process.stdin.flush()
-        answers = []
+        answers: list[dict[str, Any]] = []
         while not any(answer.get("id") == 2 for answer in answers):
             answers.append(json.loads(process.stdout.readline()))
         process.stdin.close()
