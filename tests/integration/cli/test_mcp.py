@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from sqlalchemy import insert, update
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain, logs
 from tests.gateway_server import GatewayServer
+from tests.processes import wait_until
 from trainwire.cli.mcp_tools.answers import NOTICE
 from trainwire.cli.mcp_tools.server import TOOLS
 from trainwire.gateway.auth.tokens import create_token
@@ -441,3 +443,33 @@ def test_nothing_but_the_protocol_is_on_stdout(gateway: GatewayServer, tmp_path:
     assert {answer["jsonrpc"] for answer in answers} == {"2.0"}
     assert rest == ""
     assert answers[-1]["result"]["isError"] is True
+
+
+def test_over_http_it_serves_this_machine_only(gateway: GatewayServer, tmp_path: Path) -> None:
+    """With --port the same tools are at /mcp; a page of another host name cannot reach them by DNS rebinding."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/mcp"
+    command = [sys.executable, "-m", "trainwire", "mcp", "--port", str(port)]
+    env = os.environ | {"TRAINWIRE_URL": gateway.url}
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as process:
+        try:
+            wait_until(lambda: is_listening(port) or process.poll() is not None, "the server", 60)
+            with start_blocking_portal() as portal, portal.wrap_async_context_manager(Client(url)) as client:
+                result = portal.call(client.call_tool, "list_jobs", {})
+            assert json.loads(text_of(result))["jobs"] == []
+            refused = gateway.http.post(url, json={}, headers={"Host": "evil.example"}, timeout=30)
+            assert refused.status_code == 421
+        finally:
+            process.terminate()
+        out, err = process.communicate(timeout=30)
+    assert out == b""
+    assert b"to all users of this machine" in err
+    assert b"Traceback" not in err
+
+
+def is_listening(port: int) -> bool:
+    """Return whether a server accepts connections at this port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
