@@ -92,7 +92,8 @@ class Gateway:
                 f"the token of {self.url} {remedy} ({detail}): set TRAINWIRE_TOKEN to one that "
                 "`trainwire token create` prints"
             )
-        if path.endswith(("/download", "/resolve")) and exc.code in {404, 422}:
+        # In a gateway without /jobs/resolve, "resolve" is a wrong number of a job.
+        if path.endswith(("/download", "/resolve")) and (exc.code == 404 or detail.startswith("job_id=")):
             return ClientError(f"{self.url}{path} answers {exc.code} ({detail}): {self.versions()}")
         return ClientError(f"{self.url}{path}: {detail}")
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from trainwire.client.errors import ClientError, JobNotFound
 from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo, record
@@ -87,7 +87,8 @@ class PostgresSource:
             where = parse_filter(query.filter, now) if query.filter else None
             order = parse_sort(query.sort) if query.sort else None
         except WrongFilter as exc:
-            raise ClientError(f"{query._asdict()}: {exc}") from exc
+            columns = ",".join(query.columns)
+            raise ClientError(f"filter={query.filter!r}, sort={query.sort!r}, columns={columns!r}: {exc}") from exc
         wanted = PlaceQuery(where=where, sort=order, after=after, now=now)
         with self._reading() as connection:
             places = find_places(connection, wanted, limit + 1)
@@ -224,6 +225,8 @@ class PostgresSource:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except DataError as exc:
+            raise ClientError(f"a value is not valid ({exc.orig}): correct or remove it") from exc
         except DBAPIError as exc:
             raise ClientError(f"Postgres at {self!r}: {postgres_trouble(exc)}: check DATABASE_URL") from exc
         except UnicodeEncodeError as exc:

@@ -31,6 +31,8 @@ JobReference = Annotated[
     BeforeValidator(lambda given: str(given) if isinstance(given, int) else given),
     Field(description="A job's number or name, the beginning of either, or `last`."),
 ]
+one_or_more = BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+"""Takes a text for a list of one, which agents often send."""
 MaxChars = Annotated[int, Field(ge=1, le=MOST_CHARS, description="Longest text; longer ones are cut and marked.")]
 MaxItems = Annotated[
     int, Field(ge=1, le=MOST_ITEMS, description="Most entries of a map or list; the rest is counted.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from trainwire.cli.comparison import MOST_JOBS, differs, final_metrics, flat, side_by_side
-from trainwire.cli.mcp_tools.answers import Answer, JobReference, MaxChars, MaxItems, head
+from trainwire.cli.mcp_tools.answers import Answer, JobReference, MaxChars, MaxItems, head, one_or_more
 from trainwire.client.client import Client
 from trainwire.client.job import Job
 from trainwire.client.records import JobInfo
@@ -41,7 +41,9 @@ def list_jobs(
         str, Field(description="A field, with - for descending: -metrics.accuracy. Else newest first.")
     ] = "",
     columns: Annotated[
-        list[str], Field(max_length=50, description="Fields to return for each job: params.lr, metrics.loss.")
+        list[str],
+        one_or_more,
+        Field(max_length=50, description="Fields to return for each job: params.lr, metrics.loss."),
     ] = [],  # noqa: B006 - read only
     limit: Annotated[int, Field(ge=1, le=200, description="Most jobs.")] = 20,
     cursor: Annotated[str, Field(description="`next` of the answer before, with the same filter and sort.")] = "",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from trainwire.cli.mcp_tools.answers import Answer, JobReference, shown_time
+from trainwire.cli.mcp_tools.answers import Answer, JobReference, one_or_more, shown_time
 from trainwire.cli.mcp_tools.log_tools import Seq
 from trainwire.client.client import Client
 from trainwire.client.errors import ClientError
@@ -48,7 +48,9 @@ def metric_history(
     client: Client,
     *,
     job: JobReference,
-    names: Annotated[list[str], Field(min_length=1, max_length=MOST_NAMES, description="Names of metrics.")],
+    names: Annotated[
+        list[str], one_or_more, Field(min_length=1, max_length=MOST_NAMES, description="Names of metrics.")
+    ],
     attempt: Annotated[int | None, Field(ge=0, le=MAX_ATTEMPT, description="Only this attempt.")] = None,
     rank: Annotated[int | None, Field(ge=0, le=MAX_ATTEMPT, description="Only this rank.")] = None,
     after_seq: Annotated[Seq, Field(description="Only points after this `seq`; summaries are of all.")] = 0,

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from itertools import count
@@ -355,6 +356,21 @@ def test_wrong_arguments_are_tool_errors(agent: Agent, job: int) -> None:
     assert "stream" in agent.error("search_log", job=job, stream="out")
     assert "names" in agent.error("metric_history", job=job, names=[])
     assert "job" in agent.error("get_job", job=["a"])
+    assert "each without a comma" in agent.error("metric_history", job=job, names=["loss,acc"])
+    for tool, wrong in (("search_log", {"job": job, "text": "\0"}), ("get_job", {"job": "\0"})):
+        error = agent.error(tool, **wrong)
+        assert "NUL" in error
+        assert "DATABASE_URL" not in error
+        assert "upgrade" not in error
+    assert agent.call("metric_history", job=job, names="loss")["metrics"][0]["name"] == "loss"
+    assert agent.call("search_log", job=job, text="[1]")["lines"] == []
+
+
+def test_many_calls_at_once_are_answered(agent: Agent, job: int) -> None:
+    """The tools run in threads, each with a client of its own."""
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(lambda _: agent.call("get_job", job=job)["job"]["id"], range(20)))
+    assert found == [job] * 20
 
 
 def test_a_wrong_token_is_a_tool_error(guarded: GatewayServer, resources: Resources, tmp_path: Path) -> None:
@@ -432,7 +448,10 @@ def test_nothing_but_the_protocol_is_on_stdout(gateway: GatewayServer, tmp_path:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write("no JSON\n" + "".join(f"{json.dumps(request)}\n" for request in requests))
+        surrogate = json.dumps(requests[-1] | {"id": 3}).replace('"5"', '"\\ud800"')
+        process.stdin.write(
+            f"no JSON\n{surrogate}\n" + "".join(f"{json.dumps(request)}\n" for request in requests)
+        )
         process.stdin.flush()
         answers: list[dict[str, Any]] = []
         while not any(answer.get("id") == 2 for answer in answers):
