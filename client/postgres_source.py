@@ -87,8 +87,8 @@ class PostgresSource:
             where = parse_filter(query.filter, now) if query.filter else None
             order = parse_sort(query.sort) if query.sort else None
         except WrongFilter as exc:
-            columns = ",".join(query.columns)
-            raise ClientError(f"filter={query.filter!r}, sort={query.sort!r}, columns={columns!r}: {exc}") from exc
+            given = f"filter={query.filter!r}, sort={query.sort!r}, columns={','.join(query.columns)!r}"
+            raise ClientError(f"{given}: {exc}") from exc
         wanted = PlaceQuery(where=where, sort=order, after=after, now=now)
         with self._reading() as connection:
             places = find_places(connection, wanted, limit + 1)

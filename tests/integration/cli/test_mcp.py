@@ -422,7 +422,7 @@ def test_all_tools_are_described_and_read_only(agent: Agent) -> None:
 
 def test_nothing_but_the_protocol_is_on_stdout(gateway: GatewayServer, tmp_path: Path) -> None:
     """Every line is a JSON-RPC message, also for broken input; the process ends with its input, with 0."""
-    requests = [
+    requests: list[dict[str, Any]] = [
         {
             "jsonrpc": "2.0",
             "id": 1,
