@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "alert": "trainwire.cli.commands.alerts:app",
     "dead-letters": "trainwire.cli.commands.dead_letters:app",
     "token": "trainwire.cli.commands.token:app",
+    "mcp": "trainwire.cli.commands.mcp:mcp",
     "top": "trainwire.cli.commands.top:top",
     "doctor": "trainwire.cli.commands.doctor:doctor",
     "migrate": "trainwire.cli.commands.database:migrate",

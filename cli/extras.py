@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-_EXTRAS: Final = {"run": "cli", "spool": "cli", "up": "embedded", "demo": "embedded"}
+_EXTRAS: Final = {"run": "cli", "spool": "cli", "up": "embedded", "demo": "embedded", "mcp": "mcp"}
 _DEFAULT: Final = "worker"
 
 
 def install_hint(package: str, command: str | None) -> str:
-    """Return a sentence with the `pip install` command for a package that is missing.
+    """Return a sentence with the `pip install` command for a package or module that is missing.
 
     `command` is the command that needs it; None: all commands need it.
     """
     extra = "cli" if command is None else _EXTRAS.get(command, _DEFAULT)
     instead = ", or use `python -m trainwire.ingest`" if command == "run" else ""
+    package = package.partition(".")[0]
     return f'{package} is not installed: pip install "trainwire[{extra}]"{instead}'

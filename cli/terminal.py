@@ -17,11 +17,12 @@ PIPE_WIDTH: Final = 10_000
 RESET: Final = "\x1b[0m"
 
 # ECMA-48: colours; other control sequences; strings (titles, links, clipboard); other escapes; lone controls.
+# A string ends where the next one begins, so that the time is linear.
 # Unicode: line and paragraph separators, and the controls of text direction, which can disguise a text.
 _CONTROLS: Final = re.compile(
     r"(?P<colour>\x1b\[[0-9;:]*m)"
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]?"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
     r"|(?P<unseen>[\u2028-\u202e\u2066-\u2069])"

@@ -27,15 +27,15 @@ def checked_whole(name: str, value: object, least: int = 0, most: int = MAX_ID) 
         raise ClientError(str(exc)) from exc
 
 
-def checked_names(value: object) -> list[str]:
+def checked_names(value: object, argument: str = "names") -> list[str]:
     """Return one name, or several, as a list, an empty one for None. Raises `ClientError` for other values."""
     names = [value] if isinstance(value, str) else [] if value is None else value
     if isinstance(names, bytes) or not isinstance(names, Iterable):
-        raise ClientError(f"names={shown(value)} is neither a name nor a list of names")
+        raise ClientError(f"{argument}={shown(value)} is neither a name nor a list of names")
     found = []
     for name in names:
         if not isinstance(name, str):
-            raise ClientError(f"names has {shown(name)}, which is not a string: give names such as 'loss'")
+            raise ClientError(f"{argument} has {shown(name)}, which is not a string: give names such as 'loss'")
         found.append(name)
     return found
 

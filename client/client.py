@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, NamedTuple, Self
 
 from trainwire.client.addresses import find_address
-from trainwire.client.arguments import check_text, checked_whole
+from trainwire.client.arguments import check_text, checked_names, checked_whole
 from trainwire.client.errors import ClientError, JobNotFound
 from trainwire.client.http_source import HttpSource
 from trainwire.client.job import Job
-from trainwire.client.source import Source
+from trainwire.client.source import JobQuery, Source
+
+PAGE_JOBS: Final = 200
+
+
+class Jobs(NamedTuple):
+    """One page of jobs, the cursor of the next (None on the last), and how many match, on the first page."""
+
+    jobs: list[Job]
+    next: str | None
+    total: int | None
 
 
 class Client:
@@ -55,6 +65,7 @@ class Client:
         filter: str | None = None,  # noqa: A002 - its name in HTTP and on the command line
         *,
         sort: str | None = None,
+        columns: Sequence[str] = (),
         limit: int | None = None,
     ) -> Iterator[Job]:
         """Return jobs, the newest first, read as they are needed; `limit` is the most, by default all.
@@ -62,12 +73,49 @@ class Client:
         Args:
             filter: Such as `status = failed and params.lr < 0.01` (docs/filters.md).
             sort: A field, with `-` before it for descending order, such as `-metrics.accuracy`.
+            columns: Fields whose values each job has in `info.columns`, such as `params.lr`.
             limit: The most jobs; None: all.
         """
         check_text("filter", filter)
         check_text("sort", sort)
-        found = self._source.jobs(filter, sort, checked_whole("limit", limit))
-        return (Job(self._source, info) for info in found)
+        left = checked_whole("limit", limit)
+        return self._all_jobs(filter, sort, checked_names(columns, "columns"), left)
+
+    def _all_jobs(
+        self,
+        filter: str | None,  # noqa: A002 - as above
+        sort: str | None,
+        columns: Sequence[str],
+        left: int | None,
+    ) -> Iterator[Job]:
+        cursor = None
+        while left is None or left > 0:
+            size = PAGE_JOBS if left is None else min(PAGE_JOBS, left)
+            page = self.job_page(filter, sort=sort, columns=columns, limit=size, cursor=cursor)
+            yield from page.jobs
+            left, cursor = None if left is None else left - size, page.next
+            if cursor is None:
+                return
+
+    def job_page(
+        self,
+        filter: str | None = None,  # noqa: A002 - its name in HTTP and on the command line
+        *,
+        sort: str | None = None,
+        columns: Sequence[str] = (),
+        limit: int = PAGE_JOBS,
+        cursor: str | None = None,
+    ) -> Jobs:
+        """Return one page of `jobs`, at most 200; `cursor` is the `next` of the page before."""
+        for name, text in (("filter", filter), ("sort", sort), ("cursor", cursor)):
+            check_text(name, text)
+        size = checked_whole("limit", limit, 1, PAGE_JOBS) or PAGE_JOBS
+        page = self._source.jobs(JobQuery(filter, sort, checked_names(columns, "columns")), size, cursor)
+        return Jobs([Job(self._source, info) for info in page.jobs], page.next, page.total)
+
+    def fields(self) -> dict[str, list[str]]:
+        """Return the fields for filters: `jobs` of all jobs; `params`, `tags` and `metrics` of the newest jobs."""
+        return self._source.fields()
 
     def job(self, reference: int | str) -> Job:
         """Return the job of a number, a name, the beginning of either, or `last`.
@@ -75,17 +123,24 @@ class Client:
         A number or `last` that is also the name of another job is a warning. Raises `JobNotFound`, with the
         candidates where several fit.
         """
-        if isinstance(reference, str):
-            number: int | None = self._number(reference)
-        else:
-            number = checked_whole("reference", reference, 1)
-        if number is None:
-            raise ClientError("reference=None is no job: give a number, a name, or 'last'")
-        return Job(self._source, self._source.job(number))
+        if not isinstance(reference, str):
+            given = checked_whole("reference", reference, 1)
+            if given is None:
+                raise ClientError("reference=None is no job: give a number, a name, or 'last'")
+            return Job(self._source, self._source.job(given))
+        number, also_named = self._number(reference)
+        if also_named is not None:
+            warnings.warn(
+                f"{reference} is job {number}, and also the name of job {also_named}: use the number "
+                f"{also_named} for that one",
+                stacklevel=2,
+            )
+        return Job(self._source, self._source.job(number), also_named)
 
-    def _number(self, reference: str) -> int:
+    def _number(self, reference: str) -> tuple[int, int | None]:
+        """Return the number of a job, and that of another with the reference as its name."""
         if not reference.strip():
-            raise JobNotFound("the job's name is empty: client.jobs() yields numbers and names")
+            raise JobNotFound("the job's name is empty: list the jobs for their numbers and names")
         found = self._source.find(reference)
         if found.total > 1:
             shown = [f"  {number}  {name or ''}  {status}" for number, name, status in found.jobs]
@@ -94,15 +149,8 @@ class Client:
             raise JobNotFound("\n".join([first, *shown, *more]))
         if not found.jobs:
             reason = "was deleted" if found.total else "is not in the database"
-            raise JobNotFound(f"job {reference!r} {reason}: client.jobs() yields numbers and names")
-        number = found.jobs[0][0]
-        if found.also_named is not None:
-            warnings.warn(
-                f"{reference} is job {number}, and also the name of job {found.also_named}: use the number "
-                f"{found.also_named} for that one",
-                stacklevel=3,
-            )
-        return number
+            raise JobNotFound(f"job {reference!r} {reason}: list the jobs for their numbers and names")
+        return found.jobs[0][0], found.also_named
 
 
 def _source(url: str | None, token: str | None, database_url: str | None) -> Source:

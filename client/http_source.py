@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPMessage, HTTPResponse
-from importlib.metadata import version
-from typing import IO, Any, Final
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode, urlsplit
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+from datetime import datetime
+from http.client import HTTPException, HTTPResponse
+from typing import Any, Final
 
 import msgspec
 
-from trainwire.client.errors import ClientError, GatewayUnavailable, JobNotFound
-from trainwire.client.records import CheckpointInfo, JobInfo, R, record
-from trainwire.client.source import Candidates, LogPage, LogQuery
+from trainwire.client.errors import ClientError, GatewayUnavailable
+from trainwire.client.gateway import Gateway
+from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo, R, record
+from trainwire.client.source import (
+    MOST_READS_OF_NAMES,
+    PAGE_LINES,
+    Candidates,
+    JobPage,
+    JobQuery,
+    LogPage,
+    LogQuery,
+    MetricNames,
+)
 from trainwire.schemas.events import LogLine
-from trainwire.schemas.gateway_urls import CA_PARAMETER, base_of, ca_file_of
 from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.metric_download import (
     LENGTH_BYTES,
@@ -31,9 +36,7 @@ from trainwire.schemas.metric_download import (
     split_names,
 )
 
-TIMEOUT_S: Final = 60.0
-PAGE_JOBS: Final = 200
-PAGE_LINES: Final = 5000
+PAGE_NAMES: Final = 10_000
 PAGE_CHECKPOINTS: Final = 1000
 CUT_CHARS: Final = 64 * 1024
 """The gateway cuts longer lines, except on a page of one line."""
@@ -41,36 +44,28 @@ MAX_NAMES_CHARS: Final = 2000
 """A character has up to twelve in an address, of which nginx accepts 8 KB and the gateway 64 KB."""
 RECONNECT_S: Final = 1.0
 _ENDS: Final = ("training_complete", "training_error", "training_deleted")
-_UNKNOWN_JOB: Final = "urn:trainwire:problem:unknown-job"
-_DESCRIPTION: Final = "/openapi.json"
-_NO_ROUTE: Final = "urn:trainwire:problem:http"
-_NO_GATEWAY: Final = "give the address of the gateway itself, without the path of a page, in TRAINWIRE_URL or url="
 
 
 class HttpSource:
     """A gateway at `url`; with a token where it requires one."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        self._url = base_of(url)
-        self._opener = build_opener(_SafeRedirects, HTTPSHandler(context=_tls_of(ca_file_of(url))))
-        self._headers = {"User-Agent": f"trainwire-client/{version('trainwire')}"}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._gateway = Gateway(url, token)
+        self._url = self._gateway.url
+        self._json = self._gateway.json
 
     def __repr__(self) -> str:
         return f"HttpSource({self._url!r})"
 
-    def jobs(self, filter: str | None, sort: str | None, most: int | None) -> Iterator[JobInfo]:  # noqa: A002
-        """Yield matching jobs, page by page."""
-        cursor, left = None, most
-        while left is None or left > 0:
-            limit = PAGE_JOBS if left is None else min(PAGE_JOBS, left)
-            page = self._json("/jobs", {"filter": filter, "sort": sort, "limit": limit, "cursor": cursor})
-            yield from (self._record(JobInfo, item) for item in page["items"])
-            left = None if left is None else left - len(page["items"])
-            cursor = page["next"]
-            if cursor is None:
-                return
+    def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
+        """Return one page of jobs."""
+        fields = {"filter": query.filter, "sort": query.sort, "columns": ",".join(query.columns) or None}
+        page = self._json("/jobs", {**fields, "limit": limit, "cursor": cursor})
+        return JobPage([self._record(JobInfo, item) for item in page["items"]], page["next"], page.get("total"))
+
+    def fields(self) -> dict[str, list[str]]:
+        """Return the fields of all jobs, and the names that the newest jobs have."""
+        return self._json("/jobs/fields")
 
     def find(self, reference: str) -> Candidates:
         """Return the jobs that a reference names."""
@@ -89,7 +84,7 @@ class HttpSource:
         shown = joined_names(names)
         # White space around a name is not part of the parameter, and servers limit the length of an address.
         is_exact = split_names([shown]) == list(dict.fromkeys(names)) and len(shown) <= MAX_NAMES_CHARS
-        with self._open(path, {"names": (shown or None) if is_exact else None}) as answer:
+        with self._gateway.open(path, {"names": (shown or None) if is_exact else None}) as answer:
             while True:
                 block = self._block(answer)
                 if not block.rows:
@@ -99,20 +94,59 @@ class HttpSource:
                     block = msgspec.structs.replace(block, metrics=wanted)
                 yield block
 
-    def logs(self, job_id: int, query: LogQuery, after: int) -> LogPage:
+    def metric_names(self, job_id: int) -> MetricNames:
+        """Return the names of all metrics."""
+        path, is_complete = f"/jobs/{job_id}/metrics/names", False
+        for _ in range(MOST_READS_OF_NAMES):
+            is_complete = self._json(path, {"limit": 1})["complete"]
+            if is_complete:
+                break
+        names: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            page = self._json(path, {"limit": PAGE_NAMES, "after": after})
+            names += page["items"]
+            after = page["next"]
+        return MetricNames(names, is_complete)
+
+    def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
+        """Return command, code and machine of an attempt, by default of the newest."""
+        return dict(self._json(f"/jobs/{job_id}/provenance", {"attempt": attempt})["items"])
+
+    def completeness(self, job_id: int) -> CompletenessInfo:
+        """Return whether all messages are stored."""
+        return self._record(CompletenessInfo, self._json(f"/jobs/{job_id}/completeness"))
+
+    def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
         """Return the first matching lines after `after`; lines that the gateway has cut are requested alone."""
-        path, fields = f"/jobs/{job_id}/logs", query._asdict()
-        page = self._json(path, {**fields, "after": after, "limit": PAGE_LINES})
+        page = self._json(f"/jobs/{job_id}/logs", {**query._asdict(), "after": after, "limit": limit})
+        lines = self._lines(job_id, page)
+        if scanned := page.get("scanned"):
+            return LogPage(lines, scanned["last_seq"])
+        return LogPage(lines, lines[-1].seq if len(lines) == limit else None)
+
+    def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
+        """Return the last matching lines before `before`."""
+        page = self._json(f"/jobs/{job_id}/logs", {**query._asdict(), "before": before, "limit": limit})
+        lines = self._lines(job_id, page)
+        if scanned := page.get("scanned"):
+            return LogPage(lines, scanned["first_seq"])
+        return LogPage(lines, lines[0].seq if len(lines) == limit else None)
+
+    def seq_at(self, job_id: int, at: datetime) -> int | None:
+        """Return the first line of that time or later; None if there is none."""
+        items = self._json(f"/jobs/{job_id}/logs", {"at": at.isoformat(), "limit": 1})["items"]
+        return items[0]["seq"] if items else None
+
+    def _lines(self, job_id: int, page: dict[str, Any]) -> list[LogLine]:
         lines = []
         for item in page["items"]:
             whole = item
             if len(item["text"]) >= CUT_CHARS:
+                path = f"/jobs/{job_id}/logs"
                 whole = self._json(path, {"after": item["seq"] - 1, "limit": 1})["items"][0]
             lines.append(msgspec.convert(whole, LogLine))
-        scanned = page.get("scanned")
-        if scanned:
-            return LogPage(lines, scanned["last_seq"])
-        return LogPage(lines, lines[-1].seq if len(lines) == PAGE_LINES else None)
+        return lines
 
     def checkpoints(self, job_id: int) -> list[CheckpointInfo]:
         """Return all checkpoints in the order of `seq`."""
@@ -136,7 +170,7 @@ class HttpSource:
         position: str | None = None
         while True:
             try:
-                with self._open(f"/jobs/{job_id}/events", {"after": position}) as answer:
+                with self._gateway.open(f"/jobs/{job_id}/events", {"after": position}) as answer:
                     rows: list[int] | None = None
                     for found, event in _events(answer):
                         position = found or position
@@ -161,63 +195,11 @@ class HttpSource:
         except (OSError, HTTPException) as exc:
             raise ClientError(f"{self._url} ended the answer before its end ({exc}): try again") from exc
         except WrongBlock as exc:
-            raise ClientError(f"{exc}: {self._versions()}") from exc
+            raise ClientError(f"{exc}: {self._gateway.versions()}") from exc
 
     def _record(self, kind: type[R], fields: dict[str, Any]) -> R:
         with self._same_version():
             return record(kind, fields)
-
-    def _json(self, path: str, query: Mapping[str, object] | None = None) -> dict[str, Any]:
-        with self._open(path, query or {}) as answer:
-            try:
-                found = json.loads(answer.read())
-            except (OSError, HTTPException) as exc:
-                raise ClientError(f"{self._url} ended the answer before its end ({exc}): try again") from exc
-            except ValueError as exc:
-                raise ClientError(f"{self._url}{path} answers no JSON: {_NO_GATEWAY}") from exc
-        if not isinstance(found, dict):
-            raise ClientError(f"{self._url}{path} answers {type(found).__name__}: {self._versions()}")
-        return found
-
-    def _open(self, path: str, query: Mapping[str, object]) -> HTTPResponse:
-        try:
-            shown = urlencode({name: value for name, value in query.items() if value is not None})
-        except UnicodeEncodeError as exc:
-            raise ClientError(f"{exc.object[:100]!r} has an invalid character: remove it") from exc
-        url = f"{self._url}{path}?{shown}" if shown else self._url + path
-        request = Request(url, headers=self._headers)  # noqa: S310 - an address that `find_address` has checked
-        try:
-            answer: HTTPResponse = self._opener.open(request, timeout=TIMEOUT_S)
-        except HTTPError as exc:
-            raise self._refusal(path, exc) from exc
-        except (URLError, OSError, HTTPException) as exc:
-            reason = getattr(exc, "reason", None) or exc
-            raise GatewayUnavailable(
-                f"no gateway answers at {self._url} ({reason}): start `trainwire up` or correct TRAINWIRE_URL"
-            ) from exc
-        return answer
-
-    def _refusal(self, path: str, exc: HTTPError) -> ClientError:
-        try:
-            problem = json.loads(exc.read())
-            kind, detail = problem["type"], _detail(problem)
-        except (ValueError, KeyError, TypeError, OSError, HTTPException):
-            return ClientError(f"{self._url}{path} answers {exc.code} {exc.reason}: {_NO_GATEWAY}")
-        if kind == _UNKNOWN_JOB:
-            return JobNotFound(detail)
-        if exc.code == 401:
-            sent = "Authorization" in self._headers
-            remedy = "is wrong, expired or revoked" if sent else "is missing"
-            return ClientError(
-                f"the token of {self._url} {remedy} ({detail}): set TRAINWIRE_TOKEN to one that "
-                "`trainwire token create` prints"
-            )
-        # An older gateway has no such route, or takes `resolve` for the number of a job.
-        is_newer = path.endswith(("/download", "/resolve"))
-        is_absent = exc.code in {404, 405} and (is_newer or kind == _NO_ROUTE) and path != _DESCRIPTION
-        if is_absent or (is_newer and detail.startswith("job_id=")):
-            return ClientError(f"{self._url}{path} answers {exc.code} ({detail}): {self._versions()}")
-        return ClientError(f"{self._url}{path}: {detail}")
 
     @contextmanager
     def _same_version(self) -> Iterator[None]:
@@ -225,46 +207,7 @@ class HttpSource:
         try:
             yield
         except (msgspec.ValidationError, KeyError, TypeError) as exc:
-            raise ClientError(f"{self._url} answers in another form ({exc}): {self._versions()}") from exc
-
-    def _versions(self) -> str:
-        ours = version("trainwire")
-        try:
-            theirs = self._json(_DESCRIPTION)["info"]["version"]
-        except (ClientError, KeyError, TypeError):
-            return _NO_GATEWAY
-        if theirs == ours:
-            return f"client and gateway are both {ours}, so something between them changes addresses or answers"
-        return f"the gateway is {theirs} and this client {ours}: upgrade the older one"
-
-
-class _SafeRedirects(HTTPRedirectHandler):
-    """Follows redirects on the same host: the token, which urllib sends along, is for no other place."""
-
-    def redirect_request(  # noqa: PLR0917 - the signature of urllib
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Request | None:
-        old, new = urlsplit(req.full_url), urlsplit(newurl)
-        if new.hostname != old.hostname or (old.scheme == "https" and new.scheme != "https"):
-            raise ClientError(
-                f"{old.hostname} redirects to {new.scheme}://{new.netloc[:200]}, where the token is not sent "
-                "without your consent: write this address into TRAINWIRE_URL if it is right"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _tls_of(ca_file: str | None) -> ssl.SSLContext | None:
-    """Return the TLS settings for the file of a private CA; None for the usual ones."""
-    try:
-        return None if ca_file is None else ssl.create_default_context(cafile=ca_file)
-    except OSError as exc:
-        raise ClientError(f"{CA_PARAMETER}={ca_file!r} in the gateway's address cannot be read: {exc}") from exc
-
-
-def _detail(problem: dict[str, Any]) -> str:
-    """Return the text of a problem document, with the invalid values."""
-    errors = [f"{each['field']}={each['value']!r}: {each['detail']}" for each in problem.get("errors", ())]
-    return "; ".join(errors) or str(problem["detail"])
+            raise ClientError(f"{self._url} answers in another form ({exc}): {self._gateway.versions()}") from exc
 
 
 def _rows_at_end(event: dict[str, Any]) -> list[int] | None:

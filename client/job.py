@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,19 +11,24 @@ from trainwire.client.arguments import check_path, check_text, checked_names, ch
 from trainwire.client.download import fetch
 from trainwire.client.errors import ClientError
 from trainwire.client.metrics import Metrics
-from trainwire.client.records import CheckpointInfo, JobInfo
-from trainwire.client.source import LogQuery, Source
+from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo
+from trainwire.client.source import PAGE_LINES, LogPage, LogQuery, MetricNames, Source
+from trainwire.ingest.sanitize import shown
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.lifted_metrics import COLUMN_OF
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 
 class Job:
-    """A job of a `Client`; `info` is its state when it was read."""
+    """A job of a `Client`; `info` is its state when it was read.
 
-    def __init__(self, source: Source, info: JobInfo) -> None:
+    `also_named` is the number of another job whose name is the reference that this one was found by.
+    """
+
+    def __init__(self, source: Source, info: JobInfo, also_named: int | None = None) -> None:
         self._source = source
         self.info = info
+        self.also_named = also_named
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.name or ''}: {self.status}>"
@@ -71,11 +77,7 @@ class Job:
 
         `search` ignores case; `after` is the `seq` of the line before the first.
         """
-        check_text("log_type", log_type, ("stdout", "stderr"))
-        check_text("level", level)
-        check_text("search", search)
-        numbers = (checked_whole("rank", rank, 0, MAX_ATTEMPT), checked_whole("attempt", attempt, 0, MAX_ATTEMPT))
-        query = LogQuery(log_type, level, *numbers, search)
+        query = _log_query(log_type, level, rank, attempt, search)
         return self._lines(query, checked_whole("after", after) or 0)
 
     def _lines(self, query: LogQuery, after: int) -> Iterator[LogLine]:
@@ -83,7 +85,51 @@ class Job:
         while following is not None:
             page = self._source.logs(self.id, query, following)
             yield from page.lines
-            following = page.after
+            following = page.next
+
+    def log_page(
+        self,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = 500,
+        log_type: Literal["stdout", "stderr"] | None = None,
+        level: str | None = None,
+        rank: int | None = None,
+        attempt: int | None = None,
+        search: str | None = None,
+    ) -> LogPage:
+        """Return one page: the first matching lines after `after`, else the last ones before `before`.
+
+        With neither, the newest lines. At most 5,000. The page's `next` is the `after` or `before` of the next
+        page; None if there is none. A page may have no lines and a `next`: 500,000 lines were searched.
+        """
+        query = _log_query(log_type, level, rank, attempt, search)
+        first, end = checked_whole("after", after), checked_whole("before", before)
+        most = checked_whole("limit", limit, 1, PAGE_LINES) or PAGE_LINES
+        if first is not None:
+            if end is not None:
+                raise ClientError(f"after={first} and before={end}: give one of them")
+            return self._source.logs(self.id, query, first, most)
+        return self._source.logs_before(self.id, query, MAX_ID if end is None else end, most)
+
+    def seq_at(self, at: datetime) -> int | None:
+        """Return the `seq` of the first line of this time (UTC without a zone) or later; None: there is none."""
+        if not isinstance(at, datetime):
+            raise ClientError(f"at={shown(at)} is not a datetime")
+        return self._source.seq_at(self.id, at if at.tzinfo else at.replace(tzinfo=UTC))
+
+    def metric_names(self) -> MetricNames:
+        """Return the names of all metrics, as `names` and `is_complete`."""
+        return self._source.metric_names(self.id)
+
+    def provenance(self, attempt: int | None = None) -> dict[str, Any]:
+        """Return command, code and machine of an attempt, by default of the newest (docs/provenance.md)."""
+        return self._source.provenance(self.id, checked_whole("attempt", attempt, 0, MAX_ATTEMPT))
+
+    def completeness(self) -> CompletenessInfo:
+        """Return whether all messages of the job are stored."""
+        return self._source.completeness(self.id)
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Return all checkpoints, in the order in which they were stored."""
@@ -118,3 +164,14 @@ class Job:
             seqs = ", ".join(str(each.seq) for each in found[-10:]) or "none"
             raise ClientError(f"job {self.id} has no checkpoint {which!r}: its newest are {seqs}")
         return named[-1]
+
+
+def _log_query(
+    log_type: str | None, level: str | None, rank: int | None, attempt: int | None, search: str | None
+) -> LogQuery:
+    """Return the query with these filters. Raises `ClientError` for an argument of another type or range."""
+    check_text("log_type", log_type, ("stdout", "stderr"))
+    check_text("level", level)
+    check_text("search", search)
+    numbers = (checked_whole("rank", rank, 0, MAX_ATTEMPT), checked_whole("attempt", attempt, 0, MAX_ATTEMPT))
+    return LogQuery(log_type, level, *numbers, search)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from trainwire.client.errors import ClientError, JobNotFound
-from trainwire.client.records import CheckpointInfo, JobInfo, record
-from trainwire.client.source import Candidates, LogPage, LogQuery
-from trainwire.schemas.filters.job_filter import parse_filter, parse_sort
+from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo, record
+from trainwire.client.source import (
+    MOST_READS_OF_NAMES,
+    PAGE_LINES,
+    Candidates,
+    JobPage,
+    JobQuery,
+    LogPage,
+    LogQuery,
+    MetricNames,
+)
+from trainwire.schemas.filters.job_fields import COLUMNS
+from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.metric_download import MetricBlock
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.schemas.times import to_ns
+from trainwire.stores.postgres.attempts import find_provenance
 from trainwire.stores.postgres.checkpoints import (
     CheckpointFile,
     NotFetchable,
@@ -26,15 +37,28 @@ from trainwire.stores.postgres.checkpoints import (
     find_object,
     newest_at,
 )
+from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.connections import open_engine, postgres_trouble
-from trainwire.stores.postgres.job_pages import JobQuery, find_places, read_jobs
+from trainwire.stores.postgres.job_pages import (
+    JobPlace,
+    count_jobs,
+    find_places,
+    place_fields,
+    place_from,
+    read_columns,
+    read_jobs,
+)
+from trainwire.stores.postgres.job_pages import JobQuery as PlaceQuery
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
-from trainwire.stores.rows.log_pages import LineFilter, next_piece
+from trainwire.stores.rows import metric_names
+from trainwire.stores.rows.field_names import field_names
+from trainwire.stores.rows.log_pages import LineFilter, newest_page, next_page, seq_at
 from trainwire.stores.rows.packed_metrics import read_packed_metrics
+from trainwire.stores.rows.sparklines import LAST_ROWS, LAST_ROWS_IN_LISTS, last_values
+from trainwire.stores.rows.tracebacks import find_traceback
 from trainwire.stores.settings import StoreSettings, WrongSettings, read_settings, shown_servers
 
-PAGE_JOBS: Final = 200
 URL_VALID_S: Final = 3600
 UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 """The settings require a Redis; the client uses none."""
@@ -50,30 +74,41 @@ class PostgresSource:
             raise ClientError(str(exc)) from exc
         self._engine = open_engine(self._settings, name="trainwire-client")
         self._is_checked = False
+        self._names = metric_names.MetricNames()
 
     def __repr__(self) -> str:
         return f"PostgresSource({shown_servers(self._settings.sqlalchemy_url())!r})"
 
-    def jobs(self, filter: str | None, sort: str | None, most: int | None) -> Iterator[JobInfo]:  # noqa: A002
-        """Yield matching jobs, page by page."""
-        now = datetime.now(UTC)
+    def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
+        """Return one page of jobs."""
+        after, now = _place(cursor, query.sort)
         try:
-            where = parse_filter(filter, now) if filter else None
-            order = parse_sort(sort) if sort else None
+            fields = parse_fields(",".join(query.columns))
+            where = parse_filter(query.filter, now) if query.filter else None
+            order = parse_sort(query.sort) if query.sort else None
         except WrongFilter as exc:
-            raise ClientError(f"filter={filter!r}, sort={sort!r}: {exc}") from exc
-        query = JobQuery(where=where, sort=order, now=now)
-        left = most
-        while left is None or left > 0:
-            limit = PAGE_JOBS if left is None else min(PAGE_JOBS, left)
-            with self._reading() as connection:
-                places = find_places(connection, query, limit)
-                found = read_jobs(connection, [place.job_id for place in places])
-            yield from map(_job_info, found)
-            if len(places) < limit:
-                return
-            left = None if left is None else left - len(places)
-            query = msgspec.structs.replace(query, after=places[-1])
+            given = f"filter={query.filter!r}, sort={query.sort!r}, columns={','.join(query.columns)!r}"
+            raise ClientError(f"{given}: {exc}") from exc
+        wanted = PlaceQuery(where=where, sort=order, after=after, now=now)
+        with self._reading() as connection:
+            places = find_places(connection, wanted, limit + 1)
+            ids = [place.job_id for place in places[:limit]]
+            found = read_jobs(connection, ids)
+            columns = read_columns(connection, ids, fields, now)
+            last = last_values(connection, ids, LAST_ROWS_IN_LISTS)
+            total = None if cursor else count_jobs(connection, wanted)
+        following = None
+        if len(places) > limit:
+            following = json.dumps([query.sort, now.isoformat(), place_fields(places[limit - 1])])
+        infos = [
+            _job_info(job, last_metrics=last.get(job.id, {}), columns=columns.get(job.id, {})) for job in found
+        ]
+        return JobPage(infos, following, total)
+
+    def fields(self) -> dict[str, list[str]]:
+        """Return the fields of all jobs, and the names that the newest jobs have."""
+        with self._reading() as connection:
+            return {"jobs": list(COLUMNS), **field_names(connection)}
 
     def find(self, reference: str) -> Candidates:
         """Return the jobs that a reference names."""
@@ -85,7 +120,10 @@ class PostgresSource:
     def job(self, job_id: int) -> JobInfo:
         """Return a job; raise `JobNotFound`."""
         with self._reading() as connection:
-            return _job_info(_known(connection, job_id))
+            job = _known(connection, job_id)
+            last = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
+            traceback = find_traceback(connection, job) if job.status == "failed" else None
+        return _job_info(job, last_metrics=last, traceback=traceback)
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield all points of these metrics, of all without names."""
@@ -95,20 +133,51 @@ class PostgresSource:
         with self._errors():
             yield from read_packed_metrics(self._engine, job_id, names, removed, last)
 
-    def logs(self, job_id: int, query: LogQuery, after: int) -> LogPage:
+    def metric_names(self, job_id: int) -> MetricNames:
+        """Return the names of all metrics."""
+        for _ in range(MOST_READS_OF_NAMES):
+            with self._reading() as connection:
+                last = _known(connection, job_id).last_metric_seq
+                known = self._names.of(connection, job_id, last)
+            if known.is_complete(last):
+                break
+        return MetricNames(list(known.ordered), known.is_complete(last))
+
+    def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
+        """Return command, code and machine of an attempt, by default of the newest."""
+        with self._reading() as connection:
+            job = _known(connection, job_id)
+            return find_provenance(connection, job_id, job.attempt if attempt is None else attempt)
+
+    def completeness(self, job_id: int) -> CompletenessInfo:
+        """Return whether all messages are stored."""
+        with self._reading() as connection:
+            found = find_completeness(connection, _known(connection, job_id))
+        return CompletenessInfo(**{name: getattr(found, name) for name in CompletenessInfo.__struct_fields__})
+
+    def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
         """Return the first matching lines after `after`."""
-        wanted = LineFilter(
-            job_id=job_id,
-            log_type=query.log_type,
-            level=query.level,
-            rank=query.rank,
-            attempt=query.attempt,
-            text=query.search,
-        )
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
-            lines, following = next_piece(connection, wanted, after, last)
-        return LogPage(lines, following if following < last else None)
+            page = next_page(connection, _line_filter(job_id, query), after, last, limit, is_cut=False)
+        following = page.scanned[1] if page.scanned else page.lines[-1].seq if len(page.lines) == limit else None
+        return LogPage(page.lines, following)
+
+    def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
+        """Return the last matching lines before `before`."""
+        with self._reading() as connection:
+            last = _known(connection, job_id).last_log_seq
+            wanted = _line_filter(job_id, query)
+            page = newest_page(connection, wanted, min(before, last + 1), limit, is_cut=False)
+        following = page.scanned[0] if page.scanned else page.lines[0].seq if len(page.lines) == limit else None
+        return LogPage(page.lines, following)
+
+    def seq_at(self, job_id: int, at: datetime) -> int | None:
+        """Return the first line of that time or later; None if there is none."""
+        with self._reading() as connection:
+            last = _known(connection, job_id).last_log_seq
+            seq = seq_at(connection, job_id, at, last)
+        return seq if seq <= last else None
 
     def checkpoints(self, job_id: int) -> list[CheckpointInfo]:
         """Return all checkpoints in the order of `seq`."""
@@ -156,6 +225,8 @@ class PostgresSource:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except DataError as exc:
+            raise ClientError(f"a value is not valid ({exc.orig}): correct or remove it") from exc
         except DBAPIError as exc:
             raise ClientError(f"Postgres at {self!r}: {postgres_trouble(exc)}: check DATABASE_URL") from exc
         except UnicodeEncodeError as exc:
@@ -167,13 +238,37 @@ class PostgresSource:
 def _known(connection: Connection, job_id: int) -> Job:
     job = find_job(connection, job_id)
     if job is None:
-        raise JobNotFound(f"no job {job_id} in the database: client.jobs() yields what there is")
+        raise JobNotFound(f"no job {job_id} in the database: list the jobs for their numbers and names")
     return job
 
 
-def _job_info(job: Job) -> JobInfo:
-    fields = {name: getattr(job, name) for name in JobInfo.__struct_fields__ if name != "rows"}
-    return record(JobInfo, fields | {"rows": job.rows})
+def _job_info(job: Job, **others: Any) -> JobInfo:
+    fields = {name: getattr(job, name) for name in JobInfo.__struct_fields__ if hasattr(job, name)}
+    return record(JobInfo, fields | others)
+
+
+def _place(cursor: str | None, sort: str | None) -> tuple[JobPlace | None, datetime]:
+    """Return the position of a cursor, and the time of the first page."""
+    if not cursor:
+        return None, datetime.now(UTC)
+    try:
+        of_sort, now, place = json.loads(cursor)
+        if of_sort != sort:
+            raise ClientError(f"cursor={cursor!r}: it belongs to the sort order {of_sort!r}, not {sort!r}")
+        return place_from(place, parse_sort(sort) if sort else None), datetime.fromisoformat(now)
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as exc:
+        raise ClientError(f"cursor={cursor!r}: send the `next` of the page before") from exc
+
+
+def _line_filter(job_id: int, query: LogQuery) -> LineFilter:
+    return LineFilter(
+        job_id=job_id,
+        log_type=query.log_type,
+        level=query.level,
+        rank=query.rank,
+        attempt=query.attempt,
+        text=query.search or None,
+    )
 
 
 def _checkpoint(file: CheckpointFile, *, is_best: bool, is_last: bool) -> CheckpointInfo:

@@ -15,7 +15,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a job; `final_metrics` and `best_metrics` have at most 1,000 names, in a list fewer.
 
-    A list has no `params` and no `tags` over HTTP: `client.job(number)` has.
+    `last_metrics` has the newest values among the last rows, `columns` the fields that a list was asked for.
+    A list has no `params` and no `tags` over HTTP, and no `traceback`: `client.job(number)` has.
     """
 
     id: int
@@ -27,20 +28,37 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     last_seen_at: datetime | None = None
+    quiet_since: datetime | None = None
     current_epoch: int | None = None
     total_epochs: int | None = None
     progress_percent: float | None = None
     final_metrics: dict[str, Any] | None = None
     best_metrics: dict[str, Any] | None = None
+    last_metrics: dict[str, Any] = {}
     best_epoch: int | None = None
     best_checkpoint_path: str | None = None
     last_checkpoint_path: str | None = None
     exit_code: int | None = None
     error_message: str | None = None
+    traceback: str | None = None
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
     note: str | None = None
+    archived_at: datetime | None = None
     rows: dict[str, int] = {}
+    columns: dict[str, Any] = {}
+
+
+class CompletenessInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether all messages of a job are stored (docs/concepts.md); `line` is a summary."""
+
+    state: str
+    line: str
+    produced: int
+    stored: int
+    dead_lettered: int
+    missing: int
+    dropped: int
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from datetime import datetime
+from typing import Any, Final, NamedTuple, Protocol
 
-from trainwire.client.records import CheckpointInfo, JobInfo
+from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.metric_download import MetricBlock
+
+PAGE_LINES: Final = 5000
+MOST_READS_OF_NAMES: Final = 20
+"""Each reads older rows of a large job for half a second, until the names of all are known."""
+
+
+class JobQuery(NamedTuple):
+    """A filter, a sort order and the fields to return with each job (docs/filters.md)."""
+
+    filter: str | None = None
+    sort: str | None = None
+    columns: Sequence[str] = ()
+
+
+class JobPage(NamedTuple):
+    """Jobs in order, the cursor of the next page (None on the last), and how many match, on the first page."""
+
+    jobs: Sequence[JobInfo]
+    next: str | None
+    total: int | None
+
+
+class MetricNames(NamedTuple):
+    """Sorted names of metrics; not complete where a large job has more."""
+
+    names: Sequence[str]
+    is_complete: bool
 
 
 class Candidates(NamedTuple):
@@ -32,17 +60,20 @@ class LogQuery(NamedTuple):
 
 
 class LogPage(NamedTuple):
-    """Lines in order, and the `seq` after which the next page begins; None on the last page."""
+    """Lines in order, and the `after` or `before` of the next page in the same direction; None on the last."""
 
     lines: Sequence[LogLine]
-    after: int | None
+    next: int | None
 
 
 class Source(Protocol):
     """Answers the requests of the client; raises `ClientError`."""
 
-    def jobs(self, filter: str | None, sort: str | None, most: int | None) -> Iterator[JobInfo]:  # noqa: A002
-        """Yield matching jobs."""
+    def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
+        """Return one page of jobs."""
+
+    def fields(self) -> dict[str, list[str]]:
+        """Return the fields of all jobs, and the names that the newest jobs have."""
 
     def find(self, reference: str) -> Candidates:
         """Return the jobs that a reference names."""
@@ -53,8 +84,23 @@ class Source(Protocol):
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield all points of these metrics, of all without names."""
 
-    def logs(self, job_id: int, query: LogQuery, after: int) -> LogPage:
+    def metric_names(self, job_id: int) -> MetricNames:
+        """Return the names of all metrics."""
+
+    def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
+        """Return command, code and machine of an attempt, by default of the newest."""
+
+    def completeness(self, job_id: int) -> CompletenessInfo:
+        """Return whether all messages are stored."""
+
+    def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
         """Return the first matching lines after `after`, uncut."""
+
+    def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
+        """Return the last matching lines before `before`, oldest first, uncut."""
+
+    def seq_at(self, job_id: int, at: datetime) -> int | None:
+        """Return the first line of that time or later; None if there is none."""
 
     def checkpoints(self, job_id: int) -> list[CheckpointInfo]:
         """Return all checkpoints in the order of `seq`."""

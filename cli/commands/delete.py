@@ -13,12 +13,12 @@ from typing import Annotated, Any, Final
 import typer
 from sqlalchemy import Engine
 
-from trainwire.cli.commands.checkpoints import shown_size
-from trainwire.cli.commands.jobs import shown_time
+from trainwire.cli.commands.deletion_lines import deletion_lines, part_line, plan_lines
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.redis_clients import redis_clients, stream_client
-from trainwire.cli.terminal import one_line, safe, say, warn
+from trainwire.cli.terminal import safe, say, warn
 from trainwire.schemas.migrations import check_revision
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.streams.clients import STREAM_ERRORS
@@ -29,7 +29,6 @@ from trainwire.stores.files.s3 import open_s3
 from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
-    DeletionPart,
     NoSuchJob,
     StillAtWork,
     StillDeleting,
@@ -48,13 +47,6 @@ from trainwire.workers.settings import Settings
 EXIT_LEFT: Final = 1
 PROGRESS_EVERY_S: Final = 5.0
 WORKER_POLL_S: Final = 0.5
-_PART_NAMES: Final = {
-    "redis": "Redis keys",
-    **{sink.name: f"{sink.copies} in {sink.title}" for sink in SINKS.values()},
-    "s3": "files in S3",
-    "postgres": "rows in Postgres",
-}
-_SHOWN_FILES: Final = 20
 
 
 def _with_keep_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -97,8 +89,24 @@ def delete(
 
     Lists the data and asks for confirmation first. Exit code 1 if data is left: repeat the command to continue.
     """
-    settings = settings_for(servers(data_dir), with_redis=True)
     choice = Choice(with_files=with_files, keep=keep)
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            job_id = remote.number_of(job, may_abbreviate=dry_run or not yes)
+            if forget:
+                remote.forget(job_id)
+                _say_forgotten(job_id)
+                return
+            _show_plan(remote.plan_or_deletion(job_id), choice, as_json=as_json, is_dry_run=dry_run)
+            if dry_run:
+                return
+            if not yes:
+                _ask(job_id, f" of {remote.url}")
+            progress = _progress(is_quiet=as_json)
+            done = remote.delete(job_id, choice, reason, force=force, on_progress=progress)
+            _report(done, as_json=as_json, is_by_workers=True)
+            return
+    settings = settings_for(servers(data_dir), with_redis=True)
     with open_database(settings) as engine:
         with engine.connect() as connection:
             check_revision(connection)
@@ -107,29 +115,27 @@ def delete(
         if forget:
             _forget(engine, settings, job_id)
             return
-        _show_plan(engine, job_id, choice, as_json=as_json, is_dry_run=dry_run)
+        _show_plan(_plan(engine, job_id), choice, as_json=as_json, is_dry_run=dry_run)
         if dry_run:
             return
         if not yes:
             _ask(job_id)
         done = _delete(engine, settings, job_id, choice, reason, force=force, is_quiet=as_json)
-    if as_json:
-        write_json(done)
-    else:
-        _show_outcome(done)
-    if not done.is_complete:
-        raise typer.Exit(EXIT_LEFT)
+    _report(done, as_json=as_json)
 
 
-def _show_plan(engine: Engine, job_id: int, choice: Choice, *, as_json: bool, is_dry_run: bool) -> None:
-    """Show the data of a job, or the state of its deletion; raise `Problem` for an unknown job."""
+def _plan(engine: Engine, job_id: int) -> DeletionPlan | Deletion:
     with as_problem(NoSuchJob, hint=": `trainwire jobs` lists what there is"), engine.begin() as connection:
-        found = plan_or_deletion(connection, job_id)
+        return plan_or_deletion(connection, job_id)
+
+
+def _show_plan(found: DeletionPlan | Deletion, choice: Choice, *, as_json: bool, is_dry_run: bool) -> None:
+    """Show the data of a job, or the state of its deletion."""
     if as_json and is_dry_run:
         write_json(found)
     if as_json:
         return
-    for line in _plan_lines(found, choice) if isinstance(found, DeletionPlan) else _deletion_lines(found):
+    for line in plan_lines(found, choice) if isinstance(found, DeletionPlan) else deletion_lines(found):
         (say if is_dry_run else _to_stderr)(safe(line))
 
 
@@ -139,58 +145,10 @@ def _to_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
-def _plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
-    named = f" ({plan.name})" if plan.name else ""
-    rows = ", ".join(f"{count:,} {table}" for table, count in plan.rows.items() if count) or "none"
-    lines = [
-        f"job {plan.job_id}{named}, {plan.status}, made {shown_time(plan.created_at)}",
-        f"  Postgres: {rows}",
-    ]
-    for name, copies in plan.copies.items():
-        kept = f" (kept: --keep-{name})" if choice.keeps(name) else ""
-        lines += [f"  {SINKS[name].title}: {copies:,} {SINKS[name].copies}{kept}"] if copies else []
-    if plan.mlflow_runs:
-        lines.append(f"    {', '.join(plan.mlflow_runs)}")
-    if plan.own_runs:
-        lines.append(f"    made by its trainer, kept: {', '.join(plan.own_runs)}")
-    if plan.file_count:
-        kept = "" if choice.with_files else "; kept, without a record in trainwire (--with-files deletes them)"
-        lines.append(f"  S3: {plan.file_count:,} files, {shown_size(plan.file_bytes)}{kept}")
-        lines += [f"    {uri}" for uri in plan.files[:_SHOWN_FILES] if choice.with_files]
-        if choice.with_files and plan.file_count > _SHOWN_FILES:
-            lines.append(f"    and {plan.file_count - _SHOWN_FILES:,} more")
-    if plan.tokens:
-        lines.append(f"  tokens: {plan.tokens} for this job alone stay valid; see `trainwire token revoke`")
-    return lines
-
-
-def _deletion_lines(known: Deletion) -> list[str]:
-    reason = f": {known.reason}" if known.reason else ""
-    lines = [f"job {known.job_id} was deleted {shown_time(known.deleted_at)} by {known.deleted_by}{reason}"]
-    if known.discarded_messages:
-        last = shown_time(known.discarded_at)
-        lines.append(f"  {known.discarded_messages:,} messages have arrived since, the last {last}: discarded")
-    return lines + [f"  {_part_line(name, part)}" for name, part in known.parts.items()]
-
-
-def _part_line(name: str, part: DeletionPart) -> str:
-    state = {
-        "open": "not done yet",
-        "done": "done",
-        "requested": "accepted by the store",
-        "kept": "kept",
-        "left": "could not be deleted",
-    }[part.state]
-    counts = f"{part.deleted:,}" if part.planned <= part.deleted else f"{part.deleted:,} of {part.planned:,}"
-    notes = f"; {'; '.join(part.notes)}" if part.notes else ""
-    deleted = "" if part.state == "kept" else f", {counts} deleted"
-    return one_line(f"{_PART_NAMES[name]}: {state}{deleted}{notes}")
-
-
-def _ask(job_id: int) -> None:
+def _ask(job_id: int, where: str = "") -> None:
     if not sys.stdin.isatty():
         raise Problem(f"nothing is deleted: confirm the deletion of job {job_id} with --yes")
-    typer.confirm(f"Delete job {job_id} permanently?", abort=True, err=True)
+    typer.confirm(f"Delete job {job_id}{where} permanently?", abort=True, err=True)
 
 
 def _delete(
@@ -250,7 +208,7 @@ def _progress(*, is_quiet: bool) -> Callable[[Deletion], None]:
         if not is_quiet and time.monotonic() - shown_at >= PROGRESS_EVERY_S:
             shown_at = time.monotonic()
             parts = deletion.parts.items()
-            going = [_part_line(name, part) for name, part in parts if part.state == "open" and part.deleted]
+            going = [part_line(name, part) for name, part in parts if part.state == "open" and part.deleted]
             _to_stderr(" · ".join(going) or "deleting")
 
     return show
@@ -264,14 +222,29 @@ def _forget(engine: Engine, settings: Settings, job_id: int) -> None:
             forget_acks(client, job_id)
     except STREAM_ERRORS as exc:
         warn(f"trainers of job {job_id} treat it as deleted for up to a week: {redis_trouble(exc)}")
+    _say_forgotten(job_id)
+
+
+def _say_forgotten(job_id: int) -> None:
     say(f"the number {job_id} can be used again: new messages of it are stored")
 
 
-def _show_outcome(done: Deletion) -> None:
+def _report(done: Deletion, *, as_json: bool, is_by_workers: bool = False) -> None:
+    """Print the outcome; exit with 1 if data is left."""
+    if as_json:
+        write_json(done)
+    else:
+        _show_outcome(done, is_by_workers=is_by_workers)
+    if not done.is_complete:
+        raise typer.Exit(EXIT_LEFT)
+
+
+def _show_outcome(done: Deletion, *, is_by_workers: bool) -> None:
     say(f"job {done.job_id} is deleted" if done.is_complete else f"job {done.job_id} is deleted in part")
     for name, part in done.parts.items():
-        say(f"  {_part_line(name, part)}")
+        say(f"  {part_line(name, part)}")
     if not done.is_finished:
-        say(f"the workers continue with the rest; `trainwire delete {done.job_id}` does so at once")
+        at_once = "" if is_by_workers else f"; `trainwire delete {done.job_id}` does so at once"
+        say(f"the workers continue with the rest{at_once}")
     elif not done.is_complete:
         say(f"remove the cause, then repeat `trainwire delete {done.job_id}` with the same options")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,14 +13,18 @@ import typer
 
 from trainwire.cli.commands.jobs import named_job, shown_number
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.comparison import MOST_JOBS, differs, final_metrics, flat, side_by_side
+from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.cli.terminal import one_line, print_table, say
+from trainwire.client.client import Client
+from trainwire.client.errors import ClientError
+from trainwire.client.records import JobInfo
+from trainwire.ingest.settings import URL_VARIABLE
+from trainwire.schemas.gateway_urls import base_of
 from trainwire.stack.database import reading, writing
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.stores.postgres.job_edits import JobEdit, WrongEdit, save_edit
-from trainwire.stores.postgres.jobs import Job
-from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
-MOST_COMPARED = 20
 Jobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Numbers or names of jobs, or `last`.")]
 
 
@@ -80,15 +87,13 @@ def compare(
     data_dir: DataDir = None,
 ) -> None:
     """Print the parameters in which jobs differ, with their final and best metrics."""
-    if not 2 <= len(jobs) <= MOST_COMPARED:
-        raise Problem(f"{len(jobs)} jobs: name 2 to {MOST_COMPARED} jobs to compare")
-    with reading(servers(data_dir)) as connection:
-        found = [named_job(connection, job) for job in jobs]
-        last = last_values(connection, [job.id for job in found], LAST_ROWS)
-    documents = [_compared(job, {**last.get(job.id, {}), **(job.final_metrics or {})}) for job in found]
-    names = list(dict.fromkeys(name for document in documents for name in document))
-    if not every:
-        names = [name for name in names if not name.startswith("params.") or _differ(documents, name)]
+    if not 2 <= len(jobs) <= MOST_JOBS:
+        raise Problem(f"{len(jobs)} jobs: name 2 to {MOST_JOBS} jobs to compare")
+    with _reader(data_dir, jobs) as (client, references):
+        found = [client.job(reference) for reference in references]
+    documents = [_compared(job.info) for job in found]
+    values = side_by_side(documents)
+    names = [name for name in values if every or not name.startswith("params.") or differs(values[name])]
     if as_json:
         shown = [{name: document.get(name) for name in names} for document in documents]
         write_json([{"id": job.id, **document} for job, document in zip(found, shown, strict=True)])
@@ -102,21 +107,25 @@ def open_page(
     data_dir: DataDir = None,
 ) -> None:
     """Print the address of a job's page, or of several jobs compared, and open it in a browser."""
-    address = servers(data_dir)
-    if address.gateway_url is None:
-        raise Problem("no gateway: start `trainwire up`, or set GATEWAY_URL")
     place = "#/"
-    if jobs:
-        with reading(address) as connection:
-            first, *others = [named_job(connection, job).id for job in jobs]
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            gateway_url, ids = remote.url, [remote.job(job).id for job in jobs or ()]
+    if remote is None:
+        gateway_url, ids = _found_page(data_dir, jobs or [])
+    if ids:
+        first, *others = ids
         place = f"#/jobs/{first}" + (f"?compare={','.join(map(str, others))}" if others else "")
-    url = f"{address.gateway_url.rstrip('/')}/{place}"
+    url = f"{gateway_url.rstrip('/')}/{place}"
     say(url)
     webbrowser.open(url)
 
 
 def _edit(data_dir: Path | None, reference: str, edit: JobEdit) -> int:
     """Change a job, and return its number."""
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            return remote.edit(reference, edit)
     with writing(servers(data_dir)) as connection:
         job_id = named_job(connection, reference).id
         try:
@@ -126,26 +135,40 @@ def _edit(data_dir: Path | None, reference: str, edit: JobEdit) -> int:
     return job_id
 
 
-def _compared(job: Job, final: dict[str, Any]) -> dict[str, Any]:
+def _found_page(data_dir: Path | None, jobs: list[str]) -> tuple[str, list[int]]:
+    """Return the gateway's address beside a Postgres, and the numbers of these jobs."""
+    address = servers(data_dir)
+    named = os.environ.get(URL_VARIABLE)
+    gateway_url = address.gateway_url or (base_of(named) if named else None)
+    if gateway_url is None:
+        raise Problem("no gateway: start `trainwire up`, or set GATEWAY_URL")
+    if not jobs:
+        return gateway_url, []
+    with reading(address) as connection:
+        return gateway_url, [named_job(connection, job).id for job in jobs]
+
+
+@contextmanager
+def _reader(data_dir: Path | None, jobs: list[str]) -> Iterator[tuple[Client, list[int]]]:
+    """Give a client and the numbers of these jobs, from a gateway or a Postgres."""
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            yield remote.client, [remote.job(job).id for job in jobs]
+            return
+    address = servers(data_dir)
+    with reading(address) as connection:
+        ids = [named_job(connection, job).id for job in jobs]
+    with as_problem(ClientError), Client(database_url=address.need_database_url()) as client:
+        yield client, ids
+
+
+def _compared(job: JobInfo) -> dict[str, Any]:
     return (
         {"name": job.name, "status": job.status}
-        | {f"params.{name}": value for name, value in _flat(job.params or {})}
-        | {f"metrics.{name}": value for name, value in final.items()}
+        | {f"params.{name}": value for name, value in flat(job.params or {}).items()}
+        | {f"metrics.{name}": value for name, value in final_metrics(job).items()}
         | {f"metrics.{name}.best": value for name, value in (job.best_metrics or {}).items()}
     )
-
-
-def _flat(values: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    found = []
-    for name, value in values.items():
-        found += (
-            _flat(value, f"{path}{name}.") if isinstance(value, dict) and value else [(f"{path}{name}", value)]
-        )
-    return found
-
-
-def _differ(documents: list[dict[str, Any]], name: str) -> bool:
-    return len({repr(document.get(name)) for document in documents}) > 1
 
 
 def _shown(value: object) -> object:

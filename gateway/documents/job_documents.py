@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select
 
 from trainwire.gateway.documents.response_types import (
     AttemptItem,
@@ -24,37 +24,18 @@ from trainwire.stores.postgres.attempts import Attempt, find_attempts, renaming
 from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, RESULTS, job_columns
 from trainwire.stores.postgres.jobs import Job, find_job
 from trainwire.stores.rows.metric_names import MetricNames, names_within
-from trainwire.stores.rows.sparklines import LAST_ROWS, last_values, last_values_by_rank, sparklines
+from trainwire.stores.rows.sparklines import (
+    LAST_ROWS,
+    LAST_ROWS_IN_LISTS,
+    last_values,
+    last_values_by_rank,
+    sparklines,
+)
+from trainwire.stores.rows.tracebacks import find_traceback
 
-LAST_ROWS_IN_LISTS: Final = 30
 LAST_ROWS_OF_RANKS: Final = 500
 MAX_NAMES: Final = 5000
 """Names of metrics in one document; the feed sends the document to each client."""
-MAX_TRACEBACK_CHARS: Final = 100_000
-_LINE_CHARS: Final = 1000
-_LATEST_LINES: Final = 2000
-"""Number of last lines that are searched for a traceback."""
-_TRACEBACK_HEADER: Final = "Traceback (most recent call last):"
-_CONNECTORS: Final = (
-    "The above exception was the direct cause of the following exception:",
-    "During handling of the above exception, another exception occurred:",
-)
-_LINES_TO_CONNECTOR: Final = 2
-"""Lines from a traceback's header back to the connector after the exception before; one of them is empty."""
-
-_REPORTED_TRACEBACK: Final = text(
-    "SELECT left(content, :chars) FROM training_logs WHERE job_id = :job_id AND seq > :after "
-    "AND log_type = 'stderr' AND attempt = :attempt AND starts_with(content, 'TRACEBACK:') "
-    "ORDER BY seq DESC LIMIT 1"
-)
-_LINES_OF_TRACEBACK: Final = text(
-    "SELECT left(content, :chars) FROM training_logs, ("
-    "SELECT source, log_type FROM training_logs WHERE job_id = :job_id AND seq > :after "
-    "AND attempt = :attempt AND content = :header ORDER BY seq DESC LIMIT 1) AS found "
-    "WHERE job_id = :job_id AND seq > :after AND attempt = :attempt "
-    "AND training_logs.source = found.source AND training_logs.log_type = found.log_type ORDER BY seq"
-)
-"""The last lines of the output stream that the newest traceback was printed to."""
 
 
 def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem]:
@@ -105,7 +86,7 @@ def job_detail(
         last_by_rank=last_values_by_rank(connection, job, LAST_ROWS_OF_RANKS),
         warning=renaming(attempts),
         columns={},
-        traceback=_traceback(connection, job) if job.status == "failed" else None,
+        traceback=find_traceback(connection, job) if job.status == "failed" else None,
     )
 
 
@@ -129,31 +110,3 @@ def _computed_fields(connection: Connection, jobs: Sequence[Job], last_rows: int
         }
         for job in jobs
     ]
-
-
-def _traceback(connection: Connection, job: Job) -> str | None:
-    """Return the traceback of the job's completion, or else the last one that it printed."""
-    names: dict[str, Any] = {
-        "job_id": job.id,
-        "attempt": job.attempt,
-        "after": job.last_log_seq - _LATEST_LINES,
-    }
-    reported = connection.execute(_REPORTED_TRACEBACK, names | {"chars": MAX_TRACEBACK_CHARS}).scalar_one_or_none()
-    if reported is not None:
-        return str(reported)
-    names |= {"chars": _LINE_CHARS, "header": _TRACEBACK_HEADER}
-    printed = last_traceback(connection.execute(_LINES_OF_TRACEBACK, names).scalars().all())
-    return None if printed is None else printed[-MAX_TRACEBACK_CHARS:]
-
-
-def last_traceback(lines: Sequence[str]) -> str | None:
-    """Return the last traceback among lines of output, with its causes; None if there is none."""
-    headers = [number for number, line in enumerate(lines) if line == _TRACEBACK_HEADER]
-    if not headers:
-        return None
-    first = last = headers.pop()
-    while headers and first >= _LINES_TO_CONNECTOR and lines[first - _LINES_TO_CONNECTOR] in _CONNECTORS:
-        first = headers.pop()
-    rest = range(last + 1, len(lines))
-    end = next((number for number in rest if not lines[number].startswith(" ")), len(lines) - 1)
-    return "\n".join(lines[first : end + 1])

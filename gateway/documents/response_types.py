@@ -364,11 +364,16 @@ class DeletionReport(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None
     state: Literal["planned", "deleting", "deleted", "left"]
     plan: DeletionPlan | None = None
+    attempt: int | None = None
+    job_created_at: datetime | None = None
     deleted_at: datetime | None = None
     deleted_by: str | None = None
     reason: str | None = None
+    attempts: int = 0
+    next_attempt_at: datetime | None = None
     finished_at: datetime | None = None
     discarded_messages: int = 0
+    discarded_at: datetime | None = None
     parts: Mapping[PartName, DeletionPart] = {}
 
 

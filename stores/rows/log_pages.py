@@ -54,8 +54,10 @@ class LinePage(msgspec.Struct, frozen=True, kw_only=True):
     scanned: tuple[int, int] | None = None
 
 
-def newest_page(connection: Connection, wanted: LineFilter, before: int, limit: int) -> LinePage:
-    """Return the last `limit` matching lines before `before`."""
+def newest_page(
+    connection: Connection, wanted: LineFilter, before: int, limit: int, *, is_cut: bool = True
+) -> LinePage:
+    """Return the last `limit` matching lines before `before`; long lines are cut if `is_cut`."""
     found: list[LogLine] = []
     room = PAGE_BYTES
     end = before - 1
@@ -63,7 +65,8 @@ def newest_page(connection: Connection, wanted: LineFilter, before: int, limit: 
         begin = max(1, end - _step(wanted) + 1)
         query = select_lines(wanted.job_id, _L.seq.between(begin, end), *wanted.conditions)
         query = query.order_by(_L.seq.desc()).limit(limit - len(found))
-        room -= _read(connection, lines_within(query, room, _cut_chars(limit), newest_first=True), found)
+        cut_chars = _cut_chars(limit) if is_cut else None
+        room -= _read(connection, lines_within(query, room, cut_chars, newest_first=True), found)
         if len(found) == limit:
             break
         if room <= 0:

@@ -17,6 +17,7 @@ from trainwire.stores.rows.event_rows import values_of
 
 LAST_ROWS: Final = 100
 """Rows in which the newest values of one job are searched: not every row has every metric."""
+LAST_ROWS_IN_LISTS: Final = 30
 MOST_VALUES: Final = 40
 SAMPLES: Final = 80
 """Rows sampled for one line, more than `MOST_VALUES`: not every row has every metric."""

@@ -28,7 +28,8 @@ from trainwire import Client, ClientError, JobNotFound
 from trainwire.client.errors import GatewayUnavailable
 from trainwire.gateway.auth.tokens import create_token
 from trainwire.schemas.messages import Metrics, Point
-from trainwire.schemas.tables import training_jobs, training_metrics
+from trainwire.schemas.tables import training_attempts, training_jobs, training_metrics
+from trainwire.schemas.times import to_datetime
 from trainwire.stores.rows import packed_metrics
 from trainwire.workers.resources import Resources
 
@@ -326,6 +327,65 @@ def test_the_log_is_whole(reader: Client, job: int, sender: Sender, resources: R
     assert found[-1].text == "line 5999"
     assert [line.text for line in reader.job(job).logs(search="error")] == ["two ERROR"]
     assert [line.seq for line in reader.job(job).logs(after=6002)] == [6003, 6004]
+
+
+def test_pages_of_the_log_in_both_directions(reader: Client, job: int) -> None:
+    """`next` of a page is where the next one begins; a time has the line that follows it."""
+    found = reader.job(job)
+    newest = found.log_page(limit=2)
+    assert ([line.text for line in newest.lines], newest.next) == (["two ERROR", "three"], 2)
+    assert [line.text for line in found.log_page(before=newest.next, limit=2).lines] == ["one"]
+    first = found.log_page(after=0, limit=1)
+    assert ([line.text for line in first.lines], first.next) == (["one"], 1)
+    assert [line.seq for line in found.log_page(after=1, search="THREE").lines] == [3]
+    assert found.log_page(after=3).next is None
+    with pytest.raises(ClientError, match="after=1 and before=2"):
+        found.log_page(after=1, before=2)
+    at = to_datetime(newest.lines[0].ts)
+    assert [found.seq_at(at), found.seq_at(at.replace(tzinfo=None)), found.seq_at(at + timedelta(days=1))] == [
+        2,
+        2,
+        None,
+    ]
+
+
+def test_the_parts_of_a_failed_job(
+    reader: Client, sender: Sender, resources: Resources, database_url: str, job: int
+) -> None:
+    """Traceback, newest metrics, names, completeness and provenance are the same over HTTP and from Postgres."""
+    sender.send(completion(status="failed", traceback="Traceback ...\nKeyError: 'x'"), job=job, source="1-test")
+    drain(resources, "completions", job)
+    found = reader.job(job)
+    assert found.info.traceback == "TRACEBACK:\nTraceback ...\nKeyError: 'x'"
+    assert found.info.last_metrics["grad"] == math.inf
+    assert found.metric_names() == (["grad", "loss", "step", "val/loss"], True)
+    assert found.completeness().line.startswith("unproven: 6 messages produced = 6 stored")
+    with resources.engine.begin() as connection:
+        connection.execute(update(training_attempts).values(provenance={"command": "python train.py"}))
+    assert found.provenance() == found.provenance(1) == {"command": "python train.py"}
+    assert found.provenance(2) == {}
+    with Client(database_url=database_url) as other:
+        assert other.job(job).info == found.info
+
+
+def test_a_page_of_jobs_with_columns(reader: Client, resources: Resources) -> None:
+    """A page has a cursor for the next, the number of matching jobs, and the values of fields."""
+    rows = [{"id": number, "status": "failed", "params": {"lr": number / 4}} for number in (1, 2, 3)]
+    with resources.engine.begin() as connection:
+        connection.execute(insert(training_jobs), rows)
+    first = reader.job_page("status = failed", sort="-params.lr", columns=["params.lr"], limit=2)
+    assert [(found.id, found.info.columns) for found in first.jobs] == [
+        (3, {"params.lr": 0.75}),
+        (2, {"params.lr": 0.5}),
+    ]
+    assert first.total == 3
+    rest = reader.job_page("status = failed", sort="-params.lr", limit=2, cursor=first.next)
+    assert ([found.id for found in rest.jobs], rest.next, rest.total) == ([1], None, None)
+    for cursor, sort in ((first.next, "params.lr"), ("x", None), ("[]", None)):
+        with pytest.raises(ClientError, match="cursor="):
+            reader.job_page(sort=sort, cursor=cursor)
+    assert reader.fields()["params"] == ["lr"]
+    assert "status" in reader.fields()["jobs"]
 
 
 def test_checkpoints_and_a_download(

@@ -30,6 +30,7 @@ def test_without_typer_the_sentence_names_the_extra() -> None:
         "run": '[cli]", or use `python -m trainwire.ingest`',
         "spool": '[cli]"',
         "jobs": '[worker]"',
+        "mcp": '[mcp]"',
         "up": '[embedded]"',
         "demo": '[embedded]"',
         "--help": '[cli]"',
@@ -45,6 +46,14 @@ def test_without_a_database_driver_the_help_still_works() -> None:
     done = _without("sqlalchemy", "status", "1", "--json")
     assert done.returncode == 2
     assert done.stderr == 'trainwire: sqlalchemy is not installed: pip install "trainwire[worker]"\n'
+
+
+def test_the_server_for_agents_needs_its_extra_alone() -> None:
+    """`trainwire mcp` names its extra; over a gateway it needs no database driver."""
+    done = _without("mcp", "mcp")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == 'trainwire: mcp is not installed: pip install "trainwire[mcp]"\n'
+    assert "Model Context Protocol" in _without("sqlalchemy", "mcp", "--help").stdout
 
 
 def test_run_imports_nothing_of_the_database() -> None:

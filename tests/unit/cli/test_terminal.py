@@ -102,3 +102,10 @@ def test_markup_is_text() -> None:
 def test_one_line_is_one_line() -> None:
     """A value for a table or a status line has no newlines."""
     assert one_line("a\nb\x1b[1A\r\n c") == "a b c"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("control", ["\x9d", "\x90\x9d", "\x1b]", "\x9b", "\x9e;"])
+def test_many_openings_take_linear_time(control: str) -> None:
+    """A long line of control strings that do not end is cleared at once."""
+    assert not set(safe(control * 100_000)) & set(control) - {";"}

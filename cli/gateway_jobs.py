@@ -1,0 +1,135 @@
+"""Jobs of a gateway, for commands where no Postgres is known: TRAINWIRE_URL without DATABASE_URL."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from trainwire.cli.terminal import one_line, safe, warn
+from trainwire.client.addresses import URL_VARIABLES, find_address
+from trainwire.client.client import Client
+from trainwire.client.errors import ClientError, JobNotFound
+from trainwire.client.gateway import Gateway
+from trainwire.client.job import Job
+from trainwire.stack.errors import Problem
+from trainwire.stack.locate import locate
+from trainwire.stores.postgres.deletion import Choice, Deletion
+from trainwire.stores.postgres.deletion_plan import DeletionPlan
+from trainwire.stores.postgres.job_edits import JobEdit
+from trainwire.stores.postgres.job_references import LAST, number_in
+
+POLL_S: Final = 0.5
+MOST_WAIT_S: Final = 60.0
+"""How long a deletion without progress is watched: without workers there is none."""
+
+
+class GatewayJobs:
+    """Reads jobs with the client, and changes them with the token of an admin."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self._gateway = Gateway(url, token)
+        self.client = Client(url, token=token)
+        self.url = self._gateway.url
+
+    def job(self, reference: str) -> Job:
+        """Return the job that a reference names; one that is also the name of another job is a warning."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = self.client.job(reference)
+        if found.also_named is not None:
+            warn(f"{_also_named(reference, found)}: use the number {found.also_named} for that one")
+        return found
+
+    def number_of(self, reference: str, *, may_abbreviate: bool) -> int:
+        """Return the number of a job, also of a deleted one; without `may_abbreviate` only of an exact name."""
+        try:
+            found = self.job(reference)
+        except JobNotFound:
+            number = number_in(reference)
+            if number is None:
+                raise
+            return number
+        if not may_abbreviate and found.also_named is not None:
+            raise Problem(f"{_also_named(reference, found)}: use the number {found.also_named}, or rename it")
+        if not may_abbreviate and reference not in (LAST, str(found.id), found.name):
+            raise Problem(f"no job {one_line(reference)!r} at {self.url}: write out its number or name")
+        return found.id
+
+    def edit(self, reference: str, edit: JobEdit) -> int:
+        """Change a job, and return its number."""
+        job_id = self.job(reference).id
+        self._gateway.json(f"/jobs/{job_id}", method="PATCH", document=msgspec.to_builtins(edit))
+        return job_id
+
+    def plan_or_deletion(self, job_id: int) -> DeletionPlan | Deletion:
+        """Return the plan to delete a job, or the state of its deletion."""
+        report = self._gateway.json(f"/jobs/{job_id}", {"dry_run": "true"}, method="DELETE")
+        return _deletion(report) if report.get("plan") is None else msgspec.convert(report["plan"], DeletionPlan)
+
+    def delete(
+        self,
+        job_id: int,
+        choice: Choice,
+        reason: str | None,
+        *,
+        force: bool,
+        on_progress: Callable[[Deletion], None],
+    ) -> Deletion:
+        """Delete a job; return the state once workers have finished or tried all parts, or make no progress."""
+        flags = {"force": force, "with_files": choice.with_files, **{f"keep_{sink}": True for sink in choice.keep}}
+        query = {name: "true" for name, is_set in flags.items() if is_set}
+        begun = known = _deletion(
+            self._gateway.json(f"/jobs/{job_id}", {**query, "reason": reason}, method="DELETE")
+        )
+        changed_at = time.monotonic()
+        while not known.is_finished and known.attempts == begun.attempts:
+            if time.monotonic() - changed_at > MOST_WAIT_S:
+                break
+            time.sleep(POLL_S)
+            before, known = known, _deletion(self._gateway.json(f"/jobs/{job_id}/deletion"))
+            if known.parts != before.parts:
+                changed_at = time.monotonic()
+            on_progress(known)
+        return known
+
+    def forget(self, job_id: int) -> None:
+        """Make the number of a deleted job usable again."""
+        self._gateway.json(f"/jobs/{job_id}/deletion", method="DELETE")
+
+
+@contextmanager
+def gateway_jobs(data_dir: Path | None) -> Iterator[GatewayJobs | None]:
+    """Give the jobs of the gateway that the environment names; None where a Postgres is known.
+
+    The client's errors become a `Problem`.
+    """
+    if data_dir is not None or _knows_postgres() or not any(os.environ.get(name) for name in URL_VARIABLES):
+        yield None
+        return
+    try:
+        address = find_address(None, None, None)
+        yield GatewayJobs(address.url or "", address.token)
+    except (ClientError, msgspec.ValidationError) as exc:
+        raise Problem(safe(str(exc))) from exc
+
+
+def _knows_postgres() -> bool:
+    try:
+        return locate(None, os.environ).database_url is not None
+    except Problem:
+        return False
+
+
+def _also_named(reference: str, found: Job) -> str:
+    return f"{one_line(reference)} is job {found.id}, and also the name of job {found.also_named}"
+
+
+def _deletion(report: dict[str, Any]) -> Deletion:
+    return msgspec.convert(report, Deletion)

@@ -1,0 +1,1 @@
+"""The read-only tools of `trainwire mcp` (docs/mcp.md)."""

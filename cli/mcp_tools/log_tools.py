@@ -1,0 +1,121 @@
+"""Tools that read a job's log."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from trainwire.cli.mcp_tools.answers import Answer, JobReference, MaxChars, shown_line
+from trainwire.client.client import Client
+from trainwire.client.errors import ClientError
+from trainwire.client.job import Job
+from trainwire.schemas.events import LogLine
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+
+SEARCH_S: Final = 20.0
+"""A search that takes longer answers with what it has, and where to go on."""
+Seq = Annotated[int, Field(ge=0, le=MAX_ID)]
+Rank = Annotated[int | None, Field(ge=0, le=MAX_ATTEMPT, description="Only lines of this rank.")]
+Attempt = Annotated[int | None, Field(ge=0, le=MAX_ATTEMPT, description="Only lines of this attempt.")]
+Stream = Annotated[Literal["stdout", "stderr"] | None, Field(description="Only lines of this output stream.")]
+Lines = Annotated[int, Field(ge=0, le=1000)]
+
+
+def search_log(
+    client: Client,
+    *,
+    job: JobReference,
+    text: Annotated[str, Field(description="Only lines that contain this, ignoring case; empty: all lines.")] = "",
+    stream: Stream = None,
+    level: Annotated[str, Field(description="Only lines of this level, such as ERROR; empty: all.")] = "",
+    rank: Rank = None,
+    attempt: Attempt = None,
+    after_seq: Annotated[Seq | None, Field(description="The first matching lines after this `seq`.")] = None,
+    before_seq: Annotated[Seq | None, Field(description="The last matching lines before this `seq`.")] = None,
+    limit: Annotated[int, Field(ge=1, le=1000, description="Most lines.")] = 100,
+    max_chars: MaxChars = 1000,
+) -> dict[str, Any]:
+    """Search a job's log: the newest matching lines, or with `after_seq` the first ones after it, in order.
+
+    To read the whole log from its start, begin with after_seq=0 and go on as `left_out` says.
+    """
+    if after_seq is not None and before_seq is not None:
+        raise ClientError(f"after_seq={after_seq} and before_seq={before_seq}: give at most one of them")
+    found = client.job(job)
+    answer = Answer(found, max_chars=max_chars)
+    conditions = {
+        "search": text or None,
+        "level": level or None,
+        "log_type": stream,
+        "rank": rank,
+        "attempt": attempt,
+    }
+    lines, following = _pages(found, after_seq, before_seq, limit, conditions)
+    answer.add(lines_of_job=found.info.rows["logs"])
+    answer.add(lines=[shown_line(line, found.info.attempt) for line in lines])
+    if following is not None:
+        direction, side = ("later", "after_seq") if after_seq is not None else ("earlier", "before_seq")
+        answer.leave_out(f"{direction} lines were not searched: repeat with {side}={following}")
+    return answer.document()
+
+
+def log_around(
+    client: Client,
+    *,
+    job: JobReference,
+    seq: Annotated[Seq | None, Field(description="The line to show, by its `seq`.")] = None,
+    moment: Annotated[
+        str, Field(description="Or a time: the first line of this time or later. RFC 3339; UTC without a zone.")
+    ] = "",
+    before: Annotated[Lines, Field(description="Lines before it.")] = 20,
+    after: Annotated[Lines, Field(description="Lines after it.")] = 20,
+    stream: Stream = None,
+    rank: Rank = None,
+    max_chars: MaxChars = 1000,
+) -> dict[str, Any]:
+    """Return the lines of a job's log around a line or a time, of all attempts and in the order of arrival."""
+    if (seq is None) == (not moment):
+        raise ClientError(f"seq={seq} and moment={moment!r}: give one of them")
+    found = client.job(job)
+    total = found.info.rows["logs"]
+    place = found.seq_at(_parsed_time(moment)) if seq is None else seq
+    if place is None:  # the log ends before
+        place = total + 1
+    answer = Answer(found, max_chars=max_chars)
+    conditions = {"log_type": stream, "rank": rank}
+    earlier: list[LogLine] = []
+    following: int | None = None
+    if before:
+        earlier, following = _pages(found, None, place, before, conditions)
+    later, _ = _pages(found, max(place - 1, 0), None, after + 1, conditions)
+    answer.add(lines_of_job=total, at_seq=place)
+    answer.add(lines=[shown_line(line, found.info.attempt) for line in [*earlier, *later]])
+    if place > total:
+        answer.leave_out(f"no line is at {moment or seq} or later: the last ones before are shown")
+    if following is not None and len(earlier) < before:
+        answer.leave_out(f"earlier lines were not searched: search_log(before_seq={following})")
+    return answer.document()
+
+
+def _pages(
+    job: Job, after: int | None, before: int | None, limit: int, conditions: dict[str, Any]
+) -> tuple[list[LogLine], int | None]:
+    """Return matching lines in order, and where to go on in the same direction; None if all were searched."""
+    lines: list[LogLine] = []
+    deadline = time.monotonic() + SEARCH_S
+    while True:
+        page = job.log_page(after=after, before=before, limit=limit - len(lines), **conditions)
+        lines = [*lines, *page.lines] if after is not None else [*page.lines, *lines]
+        if page.next is None or len(lines) >= limit or time.monotonic() > deadline:
+            return lines, page.next
+        after, before = (page.next, None) if after is not None else (None, page.next)
+
+
+def _parsed_time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise ClientError(f"moment={text!r} is no time: write for example 2026-11-30T14:03:00Z") from exc
