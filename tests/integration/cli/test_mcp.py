@@ -356,7 +356,7 @@ def test_wrong_arguments_are_tool_errors(agent: Agent, job: int) -> None:
     assert "stream" in agent.error("search_log", job=job, stream="out")
     assert "names" in agent.error("metric_history", job=job, names=[])
     assert "job" in agent.error("get_job", job=["a"])
-    assert "each without a comma" in agent.error("metric_history", job=job, names=["loss,acc"])
+    assert "no metric 'loss,acc'" in agent.error("metric_history", job=job, names=["loss,acc"])
     for tool, wrong in (("search_log", {"job": job, "text": "\0"}), ("get_job", {"job": "\0"})):
         error = agent.error(tool, **wrong)
         assert "NUL" in error
