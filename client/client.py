@@ -15,7 +15,7 @@ from trainwire.client.source import Source
 
 
 class Client:
-    """Reads from a gateway over HTTP, or straight from Postgres; it changes nothing.
+    """Reads from a gateway over HTTP, or straight from Postgres; it changes nothing, except by `Job.stop`.
 
     Args:
         url: The gateway; default: TRAINWIRE_URL, GATEWAY_URL, else the running `trainwire up` of this user.

@@ -17,7 +17,7 @@ from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_ope
 import msgspec
 
 from trainwire.client.errors import ClientError, GatewayUnavailable, JobNotFound
-from trainwire.client.records import CheckpointInfo, JobInfo, R, record
+from trainwire.client.records import CheckpointInfo, JobInfo, R, StopInfo, record
 from trainwire.client.source import Candidates, LogPage, LogQuery
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.gateway_urls import CA_PARAMETER, base_of, ca_file_of
@@ -70,6 +70,10 @@ class HttpSource:
     def job(self, job_id: int) -> JobInfo:
         """Return a job; raise `JobNotFound`."""
         return self._record(JobInfo, self._json(f"/jobs/{job_id}"))
+
+    def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
+        """Ask the trainers of a job to stop; a gateway with tokens takes the token's name as `by`."""
+        return self._record(StopInfo, self._json(f"/jobs/{job_id}/stop", body={"reason": reason, "by": by or ""}))
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield all points of these metrics, of all without names."""
@@ -149,8 +153,10 @@ class HttpSource:
         with self._same_version():
             return record(kind, fields)
 
-    def _json(self, path: str, query: Mapping[str, object] | None = None) -> dict[str, Any]:
-        with self._open(path, query or {}) as answer:
+    def _json(
+        self, path: str, query: Mapping[str, object] | None = None, body: Mapping[str, object] | None = None
+    ) -> dict[str, Any]:
+        with self._open(path, query or {}, body) as answer:
             try:
                 found = json.loads(answer.read())
             except (OSError, HTTPException) as exc:
@@ -161,13 +167,19 @@ class HttpSource:
             raise ClientError(f"{self._url}{path} answers {type(found).__name__}: {self._versions()}")
         return found
 
-    def _open(self, path: str, query: Mapping[str, object]) -> HTTPResponse:
+    def _open(
+        self, path: str, query: Mapping[str, object], body: Mapping[str, object] | None = None
+    ) -> HTTPResponse:
+        """Send a GET, or a POST of a JSON body."""
+        headers, data = self._headers, None
+        if body is not None:
+            headers, data = {**headers, "Content-Type": "application/json"}, json.dumps(body).encode()
         try:
             shown = urlencode({name: value for name, value in query.items() if value is not None})
         except UnicodeEncodeError as exc:
             raise ClientError(f"{exc.object[:100]!r} has an invalid character: remove it") from exc
         url = f"{self._url}{path}?{shown}" if shown else self._url + path
-        request = Request(url, headers=self._headers)  # noqa: S310 - an address that `find_address` has checked
+        request = Request(url, data, headers)  # noqa: S310 - an address that `find_address` has checked
         try:
             answer: HTTPResponse = self._opener.open(request, timeout=TIMEOUT_S)
         except HTTPError as exc:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from trainwire.client.download import fetch
 from trainwire.client.errors import ClientError
 from trainwire.client.metrics import Metrics
-from trainwire.client.records import CheckpointInfo, JobInfo
+from trainwire.client.records import CheckpointInfo, JobInfo, StopInfo
 from trainwire.client.source import LogQuery, Source
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.lifted_metrics import COLUMN_OF
@@ -43,6 +43,15 @@ class Job:
     def refresh(self) -> Job:
         """Return the job as it is now."""
         return Job(self._source, self._source.job(self.id))
+
+    def stop(self, reason: str = "", *, by: str | None = None) -> StopInfo:
+        """Ask the trainers of a running job to stop, and return the request (docs/stop.md).
+
+        They end by themselves, once they have received it; a second request changes nothing. `by` is the name of
+        who asks, by default the user of this process; a gateway with tokens takes the token's name. Raises
+        `ClientError` if the job has ended.
+        """
+        return self._source.stop(self.id, by, reason)
 
     def metrics(
         self, names: str | list[str] | tuple[str, ...] = (), *, every_point: Literal[True] = True

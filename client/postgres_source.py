@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from trainwire.client.errors import ClientError, JobNotFound
-from trainwire.client.records import CheckpointInfo, JobInfo, record
+from trainwire.client.records import CheckpointInfo, JobInfo, StopInfo, record
 from trainwire.client.source import Candidates, LogPage, LogQuery
 from trainwire.schemas.filters.job_filter import parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
@@ -30,6 +31,7 @@ from trainwire.stores.postgres.connections import open_engine, postgres_trouble
 from trainwire.stores.postgres.job_pages import JobQuery, find_places, read_jobs
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
+from trainwire.stores.postgres.stop_requests import AlreadyEnded, UnknownJob, WrongText, request_stop
 from trainwire.stores.rows.log_pages import LineFilter, next_piece
 from trainwire.stores.rows.packed_metrics import read_packed_metrics
 from trainwire.stores.settings import StoreSettings, WrongSettings, read_settings, shown_servers
@@ -41,7 +43,7 @@ UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 
 
 class PostgresSource:
-    """The Postgres at `database_url`; it reads only."""
+    """The Postgres at `database_url`; it only reads, except to ask a training to stop."""
 
     def __init__(self, database_url: str) -> None:
         try:
@@ -86,6 +88,17 @@ class PostgresSource:
         """Return a job; raise `JobNotFound`."""
         with self._reading() as connection:
             return _job_info(_known(connection, job_id))
+
+    def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
+        """Ask the trainers of a job to stop; `by` is by default the user of this process."""
+        try:
+            with self._reading(), self._engine.begin() as connection:
+                found = request_stop(connection, job_id, getpass.getuser() if by is None else by, reason)
+        except UnknownJob as exc:
+            raise JobNotFound(f"no job {job_id} in the database: client.jobs() yields what there is") from exc
+        except (AlreadyEnded, WrongText) as exc:
+            raise ClientError(str(exc)) from exc
+        return record(StopInfo, {name: getattr(found, name) for name in StopInfo.__struct_fields__})
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield all points of these metrics, of all without names."""

@@ -40,7 +40,19 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
     note: str | None = None
+    stop: dict[str, Any] | None = None
+    """The request to stop its attempt: `requested_at`, `requested_by`, `reason`."""
     rows: dict[str, int] = {}
+
+
+class StopInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to stop an attempt of a job."""
+
+    job_id: int
+    attempt: int
+    requested_at: datetime
+    requested_by: str
+    reason: str | None = None
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):

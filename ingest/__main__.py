@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainwire.ingest.hooks.hooks import WANDB_MODES, CatchOptions
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S, STOP_MODES
 from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 
 
@@ -59,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODE",
         default=os.environ.get(WANDB_VARIABLE) or "mirror",
         help=f"{', '.join(WANDB_MODES)}: also take what is logged to W&B, disable W&B itself, leave it alone",
+    )
+    parser.add_argument(
+        "--on-stop", choices=STOP_MODES, default="sigterm", help="sent to the command when a user asks it to stop"
+    )
+    parser.add_argument(
+        "--stop-grace-s",
+        type=float,
+        default=DEFAULT_STOP_GRACE_S,
+        help="before that, for one that reads should_stop",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command to run")
     return parser

@@ -18,10 +18,11 @@ WorldSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_WORLD_SIZE)]
 """Number of ranks of an attempt."""
 SourceName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
 
-Status = Literal["pending", "running", "completed", "failed", "ended", "stalled", "lost"]
+Status = Literal["pending", "running", "completed", "failed", "ended", "stopped", "stalled", "lost"]
 Outcome = Literal["completed", "failed", "ended"]
-FINISHED: Final = ("completed", "failed", "ended")
-"""Statuses of an attempt that has ended; `ended` means with an unknown exit code."""
+FinalStatus = Literal["completed", "failed", "ended", "stopped"]
+FINISHED: Final = ("completed", "failed", "ended", "stopped")
+"""Statuses of an attempt that has ended: `ended` with an unknown exit code, `stopped` at a user's request."""
 
 
 FREE_MAPS: Final = ("params", "tags", "provenance")
@@ -118,13 +119,15 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     training itself has ended with an exit code that could not be determined. `of` marks an inferred end: this
     source sends the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count
     the messages of `of`. A completion sent by `of` replaces it, in whichever order the two arrive. `world_size`
-    and `launcher` repeat the values of the source's first message.
+    and `launcher` repeat the values of the source's first message. `stopped`: the source has received a request to
+    stop, and has ended because of it.
     """
 
     ts: int
     status: Outcome
     exit_code: int | None = None
     exit_unknown: bool = False
+    stopped: bool = False
     total_epochs_completed: int | None = None
     final_metrics: dict[str, float] | None = None
     best_metrics: dict[str, float] | None = None
@@ -144,8 +147,10 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     started_at: int | None = None
 
     @property
-    def outcome(self) -> Outcome:
-        """The outcome by the exit code, or by `status` if there is no exit code."""
+    def outcome(self) -> FinalStatus:
+        """The outcome: `stopped`, else by the exit code, or by `status` if there is no exit code."""
+        if self.stopped:
+            return "stopped"
         if self.exit_code is None:
             return self.status
         return "completed" if self.exit_code == 0 else "failed"

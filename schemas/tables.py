@@ -147,6 +147,20 @@ training_attempts = Table(
     comment="What each attempt of a job was and how it ended; training_jobs has the newest.",
 )
 
+stop_requests = Table(
+    "stop_requests",
+    metadata,
+    _key("job_id", BigInteger),
+    _key("attempt", Integer),
+    Column("requested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("requested_by", Text, nullable=False),
+    Column("reason", Text),
+    Column("published_at", DateTime(timezone=True), comment="when workers first wrote it to Redis for trainers"),
+    _at("closed_at"),
+    Index("stop_requests_open_idx", "job_id", postgresql_where=text("closed_at IS NULL")),
+    comment="Requests of users to stop an attempt: docs/stop.md.",
+)
+
 training_logs = Table(
     "training_logs",
     metadata,

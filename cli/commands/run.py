@@ -11,6 +11,7 @@ from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
 from trainwire.ingest.hooks.hooks import CatchOptions
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S
 from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.errors import Problem
@@ -73,6 +74,16 @@ def run(
             help="mirror takes what is logged to W&B; replace also disables W&B, so no account is needed; off.",
         ),
     ] = "mirror",
+    on_stop: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="When a user stops the job: sigterm, sent to COMMAND; none, for run.should_stop.",
+        ),
+    ] = "sigterm",
+    stop_grace_s: Annotated[
+        float, seconds_option(0, 86_400, "Time before the SIGTERM for a COMMAND that reads run.should_stop.")
+    ] = DEFAULT_STOP_GRACE_S,
     data_dir: DataDir = None,
 ) -> None:
     """Run COMMAND; its stdout and stderr become log messages, its exit code the completion and that of `run`.
@@ -96,6 +107,8 @@ def run(
                 upload_artifacts=upload_artifacts,
                 wandb=wandb,
             ),
+            on_stop=on_stop,
+            stop_grace_s=stop_grace_s,
         )
     except ValueError as exc:
         raise Problem(str(exc)) from exc

@@ -40,6 +40,14 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
     values: list[float]
 
 
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """The request of a user to stop an attempt (docs/stop.md)."""
+
+    requested_at: datetime
+    requested_by: str
+    reason: str | None
+
+
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     """A job in a list; `columns` has the values of the fields that the request names."""
 
@@ -69,6 +77,7 @@ class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     sparkline: Sparkline | None
     note: str | None
     archived_at: datetime | None
+    stop: Stop | None
     columns: dict[str, Any] = {}
 
 
@@ -82,6 +91,7 @@ class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: datetime | None
     exit_code: int | None
     error_message: str | None
+    stop: Stop | None
 
 
 class JobDetail(JobItem, frozen=True, kw_only=True):

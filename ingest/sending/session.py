@@ -23,7 +23,7 @@ from trainwire.ingest.process.forks import importing, renew_in_children
 from trainwire.ingest.process.tracebacks import PrintedLines
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.buffer import Buffer, LogType
-from trainwire.ingest.sending.heartbeat import SourceHeartbeat
+from trainwire.ingest.sending.heartbeat import SourceHeartbeat, StopSignal
 from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
@@ -229,6 +229,11 @@ class Session:
                 self._warn_of_unsent(self._receipt)
                 self.outbox.close()
             return self._receipt
+
+    @property
+    def stop(self) -> StopSignal:
+        """Return the request to stop this process."""
+        return self._heartbeat.stop
 
     @property
     def is_creator(self) -> bool:

@@ -21,10 +21,11 @@ TABLES: Final = (
     "delivery_cursors",
     "metric_series",
     "metric_blocks",
+    "stop_requests",
 )
 """Tables with rows of a job, besides training_jobs."""
-DERIVED: Final = ("metric_series", "metric_blocks")
-"""Tables whose rows are made of others: they are deleted but not counted."""
+DERIVED: Final = ("metric_series", "metric_blocks", "stop_requests")
+"""Tables whose rows are made of others, or are no data of the training: they are deleted but not counted."""
 
 
 class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,6 +51,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, Any] | None
     note: str | None
     archived_at: datetime | None
+    stop: dict[str, Any] | None
+    """The request to stop its attempt: `requested_at`, `requested_by`, `reason`."""
     last_log_seq: int
     last_metric_seq: int
     last_checkpoint_seq: int

@@ -14,6 +14,7 @@ from trainwire.schemas.messages import (
     Body,
     Checkpoint,
     Completion,
+    FinalStatus,
     Logs,
     Metrics,
     Progress,
@@ -25,7 +26,7 @@ from trainwire.workers.drain.decoding import visible
 from trainwire.workers.drain.lifetimes import Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
 
-_CLAIMS: Final = ("ended", "completed", "failed")
+_CLAIMS: Final = ("ended", "completed", "failed", "stopped")
 """Of contradicting completions of one attempt, the outcome that is later in this list applies."""
 
 
@@ -174,15 +175,23 @@ class JobState:
 
     def _fold_completion(self, body: Completion) -> None:
         if self._is_decided_by(body):
-            self.status = body.outcome
+            self.status = self._outcome_with(body)
             self.completed_at = to_datetime(body.ts)
             self.exit_code = body.exit_code if body.exit_code is not None else self.exit_code
         # Several completions may report a failure; the message of one with a traceback is kept.
         if self.error_message is None or body.traceback is not None:
             self.error_message = _text_or(body.error_message, self.error_message)
-        if self.status == "completed":
+        if self.status in ("completed", "stopped"):
             self.error_message = None
         self._fold_results(body)
+
+    def _outcome_with(self, body: Completion) -> FinalStatus:
+        """Return the outcome of a completion; a success does not replace `stopped`.
+
+        The training has read the request, and its launcher has seen exit code 0 only.
+        """
+        is_stopped = self.status == "stopped" and body.outcome == "completed"
+        return "stopped" if is_stopped else body.outcome
 
     def _may_end_by(self, body: Completion) -> bool:
         """Return False for the completion of a process that had ended before the attempt began.
@@ -195,11 +204,12 @@ class JobState:
     def _is_decided_by(self, body: Completion) -> bool:
         """Return whether a completion sets the status.
 
-        An exit code takes precedence over a completion without one, and a failure over a success.
+        An exit code takes precedence over a completion without one, a failure over a success, and `stopped` over
+        both: processes fail when others of their training stop.
         """
         if body.outcome != "failed" and body.rank:
             return False  # the job ends with the completion of rank 0, or with a failure of any rank
-        if not self.is_finished:
+        if not self.is_finished or (body.outcome, self.status) == ("stopped", "completed"):
             return True
         if (body.exit_code is None) != (self.exit_code is None):
             return body.exit_code is not None

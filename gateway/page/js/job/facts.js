@@ -3,6 +3,7 @@
 import { get } from "../api.js";
 import { h } from "../dom.js";
 import { dateTime, duration, fromText, value } from "../format.js";
+import { statusWords } from "../words.js";
 
 /** The pane; `setJob(job)` draws it anew where something has changed. */
 export class Facts {
@@ -90,7 +91,7 @@ function attempts(all) {
       h(
         "td",
         { dir: "auto" },
-        [attempt.status, attempt.attempt < 1 && "sent late", from && `started ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
+        [statusWords(attempt), attempt.attempt < 1 && "sent late", from && `started ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
       ),
     );
   });

@@ -3,13 +3,15 @@
 import { h, setText } from "../dom.js";
 import { dateTime, fromText, value } from "../format.js";
 import { statusBadge } from "../list/row.js";
+import { StopButton } from "./stop.js";
 import { epochs, hasEnded, headline, jobName, latestMetrics, percent, rankedValue, remaining, sentence } from "../words.js";
 
 const SHOWN_METRICS = 4;
 
 /** The head; `update(job)` whenever the job has changed or time has passed. */
 export class JobHeader {
-  constructor() {
+  constructor({ mayEdit, onStop }) {
+    this.stop = new StopButton({ mayEdit, onDone: onStop });
     this.name = h("h1", { dir: "auto" });
     this.badge = h("span");
     this.sentence = h("span", { class: "sentence", dir: "auto" });
@@ -27,7 +29,7 @@ export class JobHeader {
     this.root = h(
       "header",
       { class: "job-head" },
-      h("div", { class: "job-title" }, this.badge, this.name, this.mlflow),
+      h("div", { class: "job-title" }, this.badge, this.name, this.mlflow, this.stop.root),
       h("p", { class: "job-state" }, this.sentence, " ", this.facts),
       h("div", { class: "job-progress" }, this.bar, this.barWords),
       this.metrics,
@@ -48,6 +50,7 @@ export class JobHeader {
     this.#metrics(job);
     this.#link(job.mlflow_url);
     this.#failure(job);
+    this.stop.update(job);
     this.warning.hidden = !job.warning;
     setText(this.warning, job.warning ?? "");
   }
