@@ -59,6 +59,7 @@ def _terminate(run: Run, signals: Signals) -> None:
         return
     left = _descendants(pid)
     run._is_terminated = True  # noqa: SLF001 - before the signal: the command may end at once
+    run.log("trainwire: the command gets SIGTERM, as asked", log_type="stderr", level="WARNING")
     signals.terminate()
     while not signals.has_ended():
         time.sleep(POLL_S / 10)

@@ -79,8 +79,9 @@ _CLOSE: Final = text(
     UPDATE stop_requests AS asked SET closed_at = now() FROM training_jobs AS job
     WHERE asked.closed_at IS NULL AND job.id = asked.job_id AND (
         job.attempt > asked.attempt
-        OR job.completed_at < now() - make_interval(days => :days)
-        OR (job.completed_at IS NOT NULL AND NOT EXISTS (SELECT {_UNENDED}))
+        OR (job.completed_at IS NOT NULL AND (
+            job.last_seen_at < now() - make_interval(days => :days) OR NOT EXISTS (SELECT {_UNENDED})
+        ))
     )
     """  # noqa: S608 - our own condition
 )
