@@ -27,7 +27,9 @@ def columns_of(struct: type[msgspec.Struct], table: Table) -> list[ColumnElement
 def _stop_of(table: str) -> ColumnElement[Any]:
     key = "id" if table == "training_jobs" else "job_id"
     request = (
-        "(SELECT jsonb_build_object('requested_at', requested_at, 'requested_by', requested_by, 'reason', reason) "  # noqa: S608 - our own names
+        "(SELECT jsonb_build_object("  # noqa: S608 - our own names
+        """'requested_at', to_char(requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), """
+        "'requested_by', requested_by, 'reason', reason) "
         f"FROM stop_requests AS asked WHERE asked.job_id = {table}.{key} AND asked.attempt = {table}.attempt)"
     )
     return literal_column(request, JSONB).label("stop")

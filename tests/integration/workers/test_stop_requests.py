@@ -61,7 +61,9 @@ with Run(7) as run:
 """
 
 
-def ask(resources: Resources, by: str = "anna", reason: str | None = "loss is NaN", job: int = JOB) -> StopRequested:
+def ask(
+    resources: Resources, by: str = "anna", reason: str | None = "loss is NaN", job: int = JOB
+) -> StopRequested:
     """Store a request."""
     with resources.engine.begin() as connection:
         return request_stop(connection, job, by, reason)
@@ -103,12 +105,17 @@ def begin(
     way = {"REDIS_URL": resources.settings.redis_url.get_secret_value()}
     if request.param == "https":
         with resources.engine.begin() as connection:
-            way = {"TRAINWIRE_URL": guarded.url, "TRAINWIRE_TOKEN": create_token(connection, "ci", "trainer", JOB)[1]}
+            way = {
+                "TRAINWIRE_URL": guarded.url,
+                "TRAINWIRE_TOKEN": create_token(connection, "ci", "trainer", JOB)[1],
+            }
 
     def start(script: str, *launcher: str, **environment: str) -> subprocess.Popen[bytes]:
         path = tmp_path / f"train-{len(started)}.py"
         path.write_text(script)
-        before = [sys.executable, "-m", "trainwire.ingest", "--job-id", str(JOB), *launcher, "--"] if launcher else []
+        before = (
+            [sys.executable, "-m", "trainwire.ingest", "--job-id", str(JOB), *launcher, "--"] if launcher else []
+        )
         clean = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
         with (tmp_path / "output.txt").open("ab") as output:
             process = subprocess.Popen(
@@ -129,7 +136,7 @@ def begin(
 @pytest.fixture
 def output(tmp_path: Path) -> Callable[[], str]:
     """Give a function that returns all that the trainers have printed."""
-    return lambda: (tmp_path / "output.txt").read_text()
+    return (tmp_path / "output.txt").read_text
 
 
 def runs(resources: Resources, status: str = "running", attempt: int = 1) -> Callable[[], bool]:
