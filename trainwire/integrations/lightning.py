@@ -27,8 +27,8 @@ AGREEMENT_STEPS: Final = 10
 class TrainwireLogger(Logger):
     """Reports the values that modules log, and their hyperparameters, from the first process.
 
-    The epoch is the current one, counted from 1 (Lightning counts from 0). A training that a user asks to stop ends
-    after the current batch; several processes agree on it every ten batches.
+    The epoch is the current one, counted from 1 (Lightning counts from 0). A training that a user asks to stop
+    ends after the current batch; several processes agree on it every ten batches.
     """
 
     def __init__(self, run: Run) -> None:

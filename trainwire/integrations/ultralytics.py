@@ -66,7 +66,7 @@ class _Reporter:
 
     @harmless
     def stop_if_asked(self, trainer: Any) -> None:
-        """End the training if a user asks it to stop; at the end of an epoch Ultralytics sends it to the other ranks."""
+        """End the training if a user asks it to stop; at an epoch's end Ultralytics informs the other ranks."""
         if _is_first_process() and self._run.should_stop:
             trainer.stop = True
 
