@@ -37,7 +37,8 @@ PROVENANCE_ITEMS: Final = (
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Lines of one output stream, with one time per line (integers, nanoseconds since 1970 UTC).
 
-    `started_at`, in every kind of body, is the start of the source; sources send it with ATTEMPT_UNKNOWN.
+    `started_at`, in every kind of body, is the start of the source; sources send it with ATTEMPT_UNKNOWN. So is
+    `resume_step`, for a source that begins a new attempt from this step even if the one before has not ended.
     """
 
     log_type: Literal["stdout", "stderr"]
@@ -46,6 +47,7 @@ class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     levels: list[str | None] | None = None
     rank: int | None = None
     started_at: int | None = None
+    resume_step: int | None = None
 
 
 class Point(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -59,12 +61,16 @@ class Point(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Progress of the job; an absent field leaves the stored value unchanged."""
+    """Progress of the job; an absent field leaves the stored value unchanged.
+
+    `resume_step` is the step from which the attempt goes on: later points of earlier attempts are rolled back.
+    """
 
     status: Status | None = None
     current_epoch: int | None = None
     total_epochs: int | None = None
     progress_percent: float | None = None
+    resume_step: int | None = None
 
 
 class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -72,7 +78,8 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     The first message of a source has `heartbeat_s`, its interval of heartbeats, and, if known, `world_size`, the
     number of ranks of the attempt. `launcher` is true for a process that starts the trainers of a machine: its
-    rank is the number of the machine, not of a process. `provenance` is merged item by item with the attempt's.
+    rank is the number of the machine, not of a process. `provenance` is merged item by item with the attempt's. A
+    fork has the number of its `parent`, and the step of it from which it goes on.
     """
 
     points: list[Point] = []
@@ -86,8 +93,11 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
     world_size: WorldSize | None = None
     launcher: bool | None = None
     heartbeat_s: Annotated[float, Meta(gt=0)] | None = None
+    parent_id: int | None = None
+    fork_step: int | None = None
     ts: int | None = None
     started_at: int | None = None
+    resume_step: int | None = None
 
 
 class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -110,6 +120,7 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
     is_best: bool | None = None
     metrics: dict[str, float] | None = None
     started_at: int | None = None
+    resume_step: int | None = None
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -145,6 +156,7 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     launcher: bool | None = None
     of: SourceName | None = None
     started_at: int | None = None
+    resume_step: int | None = None
 
     @property
     def outcome(self) -> FinalStatus:

@@ -65,6 +65,7 @@ def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
     else:
         _check_completion(body)
     _check_counts(rank=getattr(body, "rank", None), most=MAX_ATTEMPT)
+    _check_counts(resume_step=body.resume_step)
 
 
 def free_elements(value: object) -> int:
@@ -95,6 +96,8 @@ def _check_metrics(body: Metrics, size_bytes: int) -> None:
     if body.progress is not None:
         progress = body.progress
         _check_counts(current_epoch=progress.current_epoch, total_epochs=progress.total_epochs)
+        _check_counts(resume_step=progress.resume_step)
+    _check_counts(parent_id=body.parent_id, fork_step=body.fork_step)
 
 
 def _check_values(points: Iterable[Point]) -> None:

@@ -65,10 +65,15 @@ class RecordedRun(Run):
         return self._recorded
 
     @_session.setter
-    def _session(self, _sending: Session) -> None:
+    def _session(self, sending: Session) -> None:
         """Replace the session that would send, which has started no thread yet, by one that records."""
         self._recorded = _RecordedSession(
-            self.job_id, self.attempt, self.rank, self._settings, self._history.note_checkpoint
+            self.job_id,
+            self.attempt,
+            self.rank,
+            self._settings,
+            self._history.note_checkpoint,
+            resume_step=sending.outbox.origin.resume_step,
         )
 
     @property

@@ -216,6 +216,8 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
         ("archived", shown_time(job.archived_at)),
         ("why", EXIT_UNKNOWN if job.status == "ended" else job.status_reason),
         ("stop", _stop(job)),
+        ("resumed", None if job.resume_step is None else f"from step {job.resume_step:,}"),
+        ("forked", None if job.parent_id is None else f"from job {job.parent_id} at step {job.fork_step or 0:,}"),
         ("started", shown_time(job.started_at)),
         ("ended", shown_time(job.completed_at)),
         ("last seen", None if job.completed_at else shown_time(job.last_seen_at)),

@@ -13,7 +13,7 @@ from trainwire.ingest.hooks.hooks import CatchOptions
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S
 from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
-from trainwire.schemas.validation import MAX_ATTEMPT
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 from trainwire.stack.errors import Problem
 
 
@@ -74,6 +74,13 @@ def run(
             help="mirror takes what is logged to W&B; replace also disables W&B, so no account is needed; off.",
         ),
     ] = "mirror",
+    resume_from_step: Annotated[
+        int | None, whole_option(0, MAX_ID, "Go on with the job from a checkpoint of this step, in a new attempt.")
+    ] = None,
+    parent: Annotated[
+        int | None, whole_option(1, MAX_ID, "Number of the job that this one is forked from, with --fork-step.")
+    ] = None,
+    fork_step: Annotated[int | None, whole_option(0, MAX_ID, "Step of the parent to go on from.")] = None,
     on_stop: Annotated[
         str,
         typer.Option(
@@ -107,6 +114,9 @@ def run(
                 upload_artifacts=upload_artifacts,
                 wandb=wandb,
             ),
+            resume_from_step=resume_from_step,
+            parent=parent,
+            fork_step=fork_step,
             on_stop=on_stop,
             stop_grace_s=stop_grace_s,
         )

@@ -30,6 +30,7 @@ LAST_ROWS_IN_LISTS: Final = 30
 LAST_ROWS_OF_RANKS: Final = 500
 MAX_NAMES: Final = 5000
 """Names of metrics in one document; the feed sends the document to each client."""
+MAX_FORKS: Final = 100
 MAX_TRACEBACK_CHARS: Final = 100_000
 _LINE_CHARS: Final = 1000
 _LATEST_LINES: Final = 2000
@@ -47,6 +48,7 @@ _REPORTED_TRACEBACK: Final = text(
     "AND log_type = 'stderr' AND attempt = :attempt AND starts_with(content, 'TRACEBACK:') "
     "ORDER BY seq DESC LIMIT 1"
 )
+_FORKS: Final = text("SELECT id FROM training_jobs WHERE parent_id = :job_id ORDER BY created_at, id LIMIT :limit")
 _LINES_OF_TRACEBACK: Final = text(
     "SELECT left(content, :chars) FROM training_logs, ("
     "SELECT source, log_type FROM training_logs WHERE job_id = :job_id AND seq > :after "
@@ -105,6 +107,7 @@ def job_detail(
         last_by_rank=last_values_by_rank(connection, job, LAST_ROWS_OF_RANKS),
         warning=renaming(attempts),
         columns={},
+        forks=list(connection.execute(_FORKS, {"job_id": job_id, "limit": MAX_FORKS}).scalars()),
         traceback=_traceback(connection, job) if job.status == "failed" else None,
     )
 

@@ -49,7 +49,10 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A job in a list; `columns` has the values of the fields that the request names."""
+    """A job in a list; `columns` has the values of the fields that the request names.
+
+    Its attempt goes on from `resume_step`; a fork goes on from `fork_step` of the job `parent_id`.
+    """
 
     id: int
     name: str | None
@@ -78,6 +81,9 @@ class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None
     archived_at: datetime | None
     stop: Stop | None
+    resume_step: int | None
+    parent_id: int | None
+    fork_step: int | None
     columns: dict[str, Any] = {}
 
 
@@ -92,6 +98,7 @@ class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None
     error_message: str | None
     stop: Stop | None
+    resume_step: int | None
 
 
 class JobDetail(JobItem, frozen=True, kw_only=True):
@@ -99,6 +106,7 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
 
     If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is
     false, `final_metrics` or `best_metrics` has more than the 1,000 names that are shown.
+    `forks` are the first 100 jobs that are forks of this one.
     `last_by_rank` has the newest value of each rank among the job's last rows, for trainings on several ranks.
     """
 
@@ -110,6 +118,7 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     metric_names_complete: bool
     results_complete: bool
     last_by_rank: dict[str, dict[str, Number]]
+    forks: list[int]
     traceback: str | None
     warning: str | None
 

@@ -32,6 +32,7 @@ from trainwire.ingest.settings import (
     JOB_ID_VARIABLE,
     PAGE_URL_VARIABLE,
     PARENT_VARIABLE,
+    RESUME_VARIABLE,
     TRACEBACKS_VARIABLE,
     TrainerSettings,
 )
@@ -65,6 +66,9 @@ def launch(
     tty: bool = False,
     fold_repeats: bool = False,
     catch: CatchOptions | None = None,
+    resume_from_step: int | None = None,
+    parent: int | None = None,
+    fork_step: int | None = None,
     on_stop: str = "sigterm",
     stop_grace_s: float = DEFAULT_STOP_GRACE_S,
 ) -> int:
@@ -74,6 +78,8 @@ def launch(
 
     With `tty` the command has a terminal, with one output: all its lines are logged as stdout. With `fold_repeats`
     equal lines in a row are logged once, followed by a line with the number of repetitions.
+
+    `resume_from_step`, `parent` and `fork_step` are those of `Run`.
 
     When a user asks the training to stop, the command gets a SIGTERM; if one of its processes reads
     `run.should_stop`, only if it still runs `stop_grace_s` seconds later; with `on_stop="none"` never.
@@ -99,7 +105,15 @@ def launch(
         name = (name or "").strip() or default_name(script_of_command(command), number.job_id)
     settings = settings.as_launcher()
     try:
-        run = Run(number.job_id, name, attempt=attempt, settings=settings)
+        run = Run(
+            number.job_id,
+            name,
+            attempt=attempt,
+            resume_from_step=resume_from_step,
+            parent=parent,
+            fork_step=fork_step,
+            settings=settings,
+        )
     except StrictError as exc:
         print_note(f"{exc}; the command was not started")
         return STRICT_FAILED
@@ -108,6 +122,8 @@ def launch(
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
         environment = _environment(run, settings, tracebacks, has_terminal=terminal is not None)
+        if resume_from_step is not None:
+            environment[RESUME_VARIABLE] = str(resume_from_step)
         hooks = Hooks(
             run,
             partial(_run_of_rank, run, settings),

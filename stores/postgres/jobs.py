@@ -47,6 +47,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None
     quiet_since: datetime | None
     status_reason: str | None
+    resume_step: int | None
+    parent_id: int | None
+    fork_step: int | None
     params: dict[str, Any] | None
     tags: dict[str, Any] | None
     note: str | None

@@ -23,7 +23,7 @@ from trainwire.schemas.messages import (
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.workers.drain.decoding import visible
-from trainwire.workers.drain.lifetimes import Lifetime, began_at
+from trainwire.workers.drain.lifetimes import START_SPREAD, Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed", "stopped")
@@ -61,6 +61,9 @@ class JobState:
     quiet_since: datetime | None = None
     status_reason: str | None = None
     watched_attempt: int | None = None
+    resume_step: int | None = None
+    parent_id: int | None = None
+    fork_step: int | None = None
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
@@ -74,7 +77,9 @@ class JobState:
         """Whether the current attempt has ended."""
         return self.status in FINISHED
 
-    def attempt_of_source(self, stated: int, known: int | None, began_ns: int | None) -> int:
+    def attempt_of_source(
+        self, stated: int, known: int | None, began_ns: int | None, resume_step: int | None = None
+    ) -> int:
         """Return the attempt of a source.
 
         Args:
@@ -83,16 +88,27 @@ class JobState:
             began_ns: when the source began. A new source belongs to the current attempt, or to the next one if the
                 current one had ended by then. (`trainwire.workers.drain.sources.AttemptSpans` finds the attempts
                 of sources that are older than the current one.)
+            resume_step: the step from which a source resumes: its attempt is a new one also if the current one has
+                not ended, unless that was just resumed from the same step by another rank.
         """
         if stated:
             return stated
         if known is not None:
             return known
+        if resume_step is not None and self._is_rolled_back_by(resume_step, began_ns):
+            return min(self.attempt + 1, MAX_ATTEMPT)
         if not self.is_finished or self.completed_at is None:
             return self.attempt
         if began_ns is None or to_datetime(began_ns) <= self.completed_at:
             return self.attempt
         return min(self.attempt + 1, MAX_ATTEMPT)
+
+    def _is_rolled_back_by(self, resume_step: int, began_ns: int | None) -> bool:
+        if self.status == "pending" or self.started_at is None or began_ns is None:
+            return False
+        began = to_datetime(began_ns)
+        is_same = self.resume_step == resume_step and abs(began - self.started_at) <= START_SPREAD
+        return began > self.started_at and not (is_same and not self.is_finished)
 
     def is_preceded_by(self, source: Lifetime) -> bool:
         """Return whether a source is of an earlier attempt than the newest one, by its times."""
@@ -108,7 +124,7 @@ class JobState:
         if attempt < self.attempt and self.status != "pending":
             return
         if attempt > self.attempt or self.status == "pending":
-            self._begin(attempt, began_at(body))
+            self._begin(attempt, began_at(body), body.resume_step)
         if isinstance(body, Metrics) and body.heartbeat_s is not None:
             self.watched_attempt = attempt
         if isinstance(body, Completion) and not (body.is_of_job and (is_stated or self._may_end_by(body))):
@@ -126,7 +142,7 @@ class JobState:
             case Logs():
                 pass
 
-    def _begin(self, attempt: int, began_ns: int | None) -> None:
+    def _begin(self, attempt: int, began_ns: int | None, resume_step: int | None) -> None:
         """Start an attempt, and reset the end and the progress of the one before."""
         self.attempt = attempt
         self.status = "running"
@@ -136,6 +152,7 @@ class JobState:
         self.current_epoch = self.progress_percent = None
         self.final_accuracy = self.final_metrics = self.best_metrics = self.best_epoch = None
         self.mlflow_run_id = self.provenance = None
+        self.resume_step = resume_step
         # The paths stay because the attempt resumes from them; without times its own first ones replace them.
         self.best_checkpoint_at = self.last_checkpoint_at = None
 
@@ -144,6 +161,8 @@ class JobState:
         self.params = body.params if body.params is not None else self.params
         self.tags = body.tags if body.tags is not None else self.tags
         self.mlflow_run_id = _text_or(body.mlflow_run_id, self.mlflow_run_id)
+        if body.parent_id is not None:
+            self.parent_id, self.fork_step = body.parent_id, body.fork_step
         if body.provenance:
             known = {str(item): body.provenance[item] for item in PROVENANCE_ITEMS if item in body.provenance}
             self.provenance = {**(self.provenance or {}), **known} or None
@@ -151,6 +170,8 @@ class JobState:
             self._fold_progress(body.progress)
 
     def _fold_progress(self, progress: Progress) -> None:
+        if progress.resume_step is not None:
+            self.resume_step = progress.resume_step
         if progress.total_epochs is not None:
             self.total_epochs = progress.total_epochs
         if progress.current_epoch is not None:

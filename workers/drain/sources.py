@@ -69,7 +69,7 @@ class Sources:
         """Return the attempt of a message, and record it for its source. An inferred end changes no attempt."""
         body, sender, of = message.body, (message.job_id, message.source), (message.job_id, _subject(message))
         if of == sender or of not in self.attempts:
-            self._set_attempt(of, message.attempt, Lifetime.of(body), began_at(body))
+            self._set_attempt(of, message.attempt, Lifetime.of(body), began_at(body), body.resume_step)
         self.attempts.setdefault(sender, self.attempts[of])
         return self.attempts[of]
 
@@ -78,11 +78,18 @@ class Sources:
         lifetime = None if lost.began_ns is None else Lifetime(to_datetime(lost.began_ns))
         self._set_attempt((lost.job_id, lost.source), lost.attempt, lifetime, lost.began_ns)
 
-    def _set_attempt(self, source: Source, stated: int, lifetime: Lifetime | None, began_ns: int | None) -> None:
+    def _set_attempt(
+        self,
+        source: Source,
+        stated: int,
+        lifetime: Lifetime | None,
+        began_ns: int | None,
+        resume_step: int | None = None,
+    ) -> None:
         job, known = self._jobs[source[0]], self.attempts.get(source)
         if stated == ATTEMPT_UNKNOWN and known is None:
             known = self.spans.earlier_attempt(job, lifetime)
-        self.attempts[source] = job.attempt_of_source(stated, known, began_ns)
+        self.attempts[source] = job.attempt_of_source(stated, known, began_ns, resume_step)
 
     def add_counts(self, message: Message) -> None:
         """Copy the counts of a stored completion to the positions; of several of one source the highest counts.

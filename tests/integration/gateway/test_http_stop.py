@@ -37,7 +37,7 @@ def test_a_job_is_asked_once(gateway: GatewayServer) -> None:
 def test_the_name_of_the_token_is_the_author(guarded: GatewayServer, resources: Resources) -> None:
     """Only admins may ask, and they cannot take another name."""
     with resources.engine.begin() as connection:
-        tokens = {role: create_token(connection, f"{role}s", role)[1] for role in ("viewer", "trainer", "admin")}  # type: ignore[arg-type]
+        tokens = {role: create_token(connection, f"{role}s", role)[1] for role in ("viewer", "trainer", "admin")}
 
     def answer(role: str) -> Any:
         headers = {"Authorization": f"Bearer {tokens[role]}"}

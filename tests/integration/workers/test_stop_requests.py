@@ -248,7 +248,8 @@ def test_with_on_stop_none_the_launcher_sends_nothing(resources: Resources, begi
     wait_until(runs(resources), "the training runs")
     ask(resources)
     key = acks_key(JOB)
-    wait_until(lambda: any(name.endswith(b":stop") for name in resources.redis.hkeys(key)), "it is published")
+    client: Any = resources.redis
+    wait_until(lambda: any(name.endswith(b":stop") for name in client.hkeys(key)), "it is published")
     job = job_of(resources)
     assert job is not None
     wait_until(lambda: (job_of(resources) or job).last_metric_seq > job.last_metric_seq + 100, "it runs on")
@@ -308,7 +309,8 @@ def test_a_request_is_open_until_all_processes_have_ended(sender: Sender, resour
     sender.send(completion(stopped=True), job=JOB, source="0-a")
     drain(resources, "completions", job=JOB)
     publish_stops(resources.engine, resources.streams)
-    assert [name for name in resources.redis.hkeys(acks_key(JOB)) if name.endswith(b":stop")] == [b"1-b:stop"]  # type: ignore[union-attr]
+    fields: Any = resources.redis.hkeys(acks_key(JOB))
+    assert [name for name in fields if name.endswith(b":stop")] == [b"1-b:stop"]
     sender.send(completion("failed", error_message="NCCL", rank=1), job=JOB, source="1-b")
     drain(resources, "completions", job=JOB)
     publish_stops(resources.engine, resources.streams)
