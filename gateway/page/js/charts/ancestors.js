@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 
-const MOST = 10;
+const MOST = 40;
 
 /** Reads the documents of the parents of jobs; `onFound(id)` for each. */
 export class Ancestors {

@@ -22,7 +22,10 @@ export class ChartData {
     this.readers = new Map([[jobId, this.#reader(jobId)]]);
     this.ancestors = new Ancestors((id) => this.begin(id, false));
     this.compared = new ComparedJobs(compared, {
-      onBegin: (id, isResumed) => this.begin(id, isResumed),
+      onBegin: (id, isResumed) => {
+        this.begin(id, isResumed);
+        this.ancestors.follow(this.compared.job(id));
+      },
       onPoints: (id, points) => this.add(id, points),
       onChange: () => this.#comparedChanged(),
       say,
