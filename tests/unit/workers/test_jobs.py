@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
