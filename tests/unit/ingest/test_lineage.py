@@ -64,5 +64,6 @@ def test_a_fork_states_its_parent() -> None:
 )
 def test_wrong_values_are_named(arguments: dict[str, Any], words: str) -> None:
     """An error has the value and the remedy."""
+    given: dict[str, Any] = {"job_id": 42, "name": "digits"} | arguments
     with pytest.raises(ValueError, match=words):
-        RecordedRun(**{"job_id": 42, "name": "digits"} | arguments)
+        RecordedRun(**given)
