@@ -44,14 +44,13 @@ def stop_job(
     resources: ResourcesDep,
     identity: Annotated[Identity, Depends(require("admin"))],
     job_id: JobId,
-    wanted: Annotated[NewStop | None, Body()] = None,
+    wanted: Annotated[NewStop, Body(default_factory=NewStop)],
 ) -> Response:
     """Ask the trainers of the job's current attempt to stop.
 
     They receive it with the answer to a heartbeat or message, now or when they are reachable again, and end by
     themselves (docs/stop.md). A repeated request changes nothing; the answer is the first one.
     """
-    wanted = wanted or NewStop()
     try:
         with resources.engine.begin() as connection:
             by = _name_of(connection, identity) or wanted.by.strip() or ANONYMOUS
