@@ -44,6 +44,7 @@ _DETAIL: Final[dict[str, Any]] = {
     "metric_names_complete": True,
     "results_complete": True,
     "last_by_rank": {"loss": {"0": 0.31, "1": 0.33}},
+    "forks": [43],
 }
 _LINE: Final = {"seq": 119, "attempt": 1, "ts": _TS, "log_type": "stdout", "text": "epoch 3"}
 _WARNING: Final = {"seq": 120, "log_type": "stderr", "text": "slow disk", "level": "WARNING", "ts": _TS + 1000}
@@ -90,6 +91,13 @@ _DELETION: Final[dict[str, Any]] = {
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Accepted": {"status": "accepted", "job_id": 42},
     "CheckpointPage": {"items": [_CHECKPOINT]},
+    "StopRequested": {
+        "job_id": 42,
+        "attempt": 1,
+        "requested_at": _AT,
+        "requested_by": "anna",
+        "reason": "the loss is NaN",
+    },
     "Comparison": {
         "jobs": [_example(JobItem, _JOB)],
         "series": [{"job_id": 42, "name": "loss", "attempt": 1, "rank": None, "points": _POINTS}],
