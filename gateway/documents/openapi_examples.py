@@ -91,7 +91,7 @@ _DELETION: Final[dict[str, Any]] = {
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Accepted": {"status": "accepted", "job_id": 42},
     "CheckpointPage": {"items": [_CHECKPOINT]},
-    "StopRequested": {
+    "StopReceipt": {
         "job_id": 42,
         "attempt": 1,
         "requested_at": _AT,

@@ -48,6 +48,13 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
 
 
+class StopReceipt(Stop, frozen=True, kw_only=True):
+    """The stored request to stop an attempt of a job; of several requests the first."""
+
+    job_id: int
+    attempt: int
+
+
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     """A job in a list; `columns` has the values of the fields that the request names.
 

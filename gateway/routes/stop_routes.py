@@ -11,13 +11,13 @@ from sqlalchemy import Connection, select
 from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import Identity, require
+from trainwire.gateway.documents.response_types import StopReceipt, document_from
 from trainwire.gateway.http.problems import ProblemError, problem, unknown_job, wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.routes.parameters import JobId, ResourcesDep
 from trainwire.schemas.tables import gateway_tokens
 from trainwire.stores.postgres.stop_requests import (
     AlreadyEnded,
-    StopRequested,
     UnknownJob,
     WrongText,
     request_stop,
@@ -38,7 +38,7 @@ class NewStop(BaseModel):
 
 
 @router.post(
-    "/jobs/{job_id}/stop", status_code=202, responses=described(StopRequested, 400, 404, 409, 413, status=202)
+    "/jobs/{job_id}/stop", status_code=202, responses=described(StopReceipt, 400, 404, 409, 413, status=202)
 )
 def stop_job(
     resources: ResourcesDep,
@@ -62,7 +62,7 @@ def stop_job(
     except WrongText as exc:
         raise wrong_value(exc.field, exc.value, exc.detail) from exc
     log.info("job.stop_requested", job_id=job_id, by=request.requested_by)
-    return json_response(request, 202)
+    return json_response(document_from(StopReceipt, request), 202)
 
 
 def _name_of(connection: Connection, identity: Identity) -> str | None:
