@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "note": "trainwire.cli.commands.edit:note",
     "tag": "trainwire.cli.commands.edit:tag",
     "archive": "trainwire.cli.commands.edit:archive",
+    "stop": "trainwire.cli.commands.stop:stop",
     "delete": "trainwire.cli.commands.delete:delete",
     "retention": "trainwire.cli.commands.retention:retention",
     "deliveries": "trainwire.cli.commands.deliveries:app",

@@ -26,7 +26,7 @@ class Jobs(NamedTuple):
 
 
 class Client:
-    """Reads from a gateway over HTTP, or straight from Postgres; it changes nothing.
+    """Reads from a gateway over HTTP, or straight from Postgres; it changes nothing, except by `Job.stop`.
 
     Args:
         url: The gateway; default: TRAINWIRE_URL, GATEWAY_URL, else the running `trainwire up` of this user.

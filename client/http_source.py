@@ -14,7 +14,7 @@ import msgspec
 
 from trainwire.client.errors import ClientError, GatewayUnavailable
 from trainwire.client.gateway import Gateway
-from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo, R, record
+from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo, R, StopInfo, record
 from trainwire.client.source import (
     MOST_READS_OF_NAMES,
     PAGE_LINES,
@@ -77,6 +77,13 @@ class HttpSource:
     def job(self, job_id: int) -> JobInfo:
         """Return a job; raise `JobNotFound`."""
         return self._record(JobInfo, self._json(f"/jobs/{job_id}"))
+
+    def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
+        """Ask the trainers of a job to stop; a gateway with tokens takes the token's name as `by`."""
+        return self._record(
+            StopInfo,
+            self._json(f"/jobs/{job_id}/stop", method="POST", document={"reason": reason, "by": by or ""}),
+        )
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield all points of these metrics, of all without names."""

@@ -11,7 +11,7 @@ from trainwire.client.arguments import check_path, check_text, checked_names, ch
 from trainwire.client.download import fetch
 from trainwire.client.errors import ClientError
 from trainwire.client.metrics import Metrics
-from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo
+from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo, StopInfo
 from trainwire.client.source import PAGE_LINES, LogPage, LogQuery, MetricNames, Source
 from trainwire.ingest.sanitize import shown
 from trainwire.schemas.events import LogLine
@@ -51,6 +51,15 @@ class Job:
     def refresh(self) -> Job:
         """Return the job as it is now."""
         return Job(self._source, self._source.job(self.id))
+
+    def stop(self, reason: str = "", *, by: str | None = None) -> StopInfo:
+        """Ask the trainers of a running job to stop, and return the request (docs/stop.md).
+
+        They end by themselves, once they have received it; a second request changes nothing. `by` is the name of
+        who asks, by default the user of this process; a gateway with tokens takes the token's name. Raises
+        `ClientError` if the job has ended.
+        """
+        return self._source.stop(self.id, by, reason)
 
     def metrics(self, names: str | Iterable[str] = (), *, every_point: Literal[True] = True) -> Metrics:
         """Return all points of these metrics, by default of all; they are never sampled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from trainwire.client.errors import ClientError, JobNotFound
-from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo, record
+from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo, StopInfo, record
 from trainwire.client.source import (
     MOST_READS_OF_NAMES,
     PAGE_LINES,
@@ -51,6 +52,7 @@ from trainwire.stores.postgres.job_pages import (
 from trainwire.stores.postgres.job_pages import JobQuery as PlaceQuery
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
+from trainwire.stores.postgres.stop_requests import AlreadyEnded, UnknownJob, WrongText, request_stop
 from trainwire.stores.rows import metric_names
 from trainwire.stores.rows.field_names import field_names
 from trainwire.stores.rows.log_pages import LineFilter, newest_page, next_page, seq_at
@@ -65,7 +67,7 @@ UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 
 
 class PostgresSource:
-    """The Postgres at `database_url`; it reads only."""
+    """The Postgres at `database_url`; it only reads, except to ask a training to stop."""
 
     def __init__(self, database_url: str) -> None:
         try:
@@ -124,6 +126,17 @@ class PostgresSource:
             last = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
             traceback = find_traceback(connection, job) if job.status == "failed" else None
         return _job_info(job, last_metrics=last, traceback=traceback)
+
+    def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
+        """Ask the trainers of a job to stop; `by` is by default the user of this process."""
+        try:
+            with self._reading(), self._engine.begin() as connection:
+                found = request_stop(connection, job_id, getpass.getuser() if by is None else by, reason)
+        except UnknownJob as exc:
+            raise JobNotFound(f"no job {job_id} in the database: client.jobs() yields what there is") from exc
+        except (AlreadyEnded, WrongText) as exc:
+            raise ClientError(str(exc)) from exc
+        return record(StopInfo, {name: getattr(found, name) for name in StopInfo.__struct_fields__})
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield all points of these metrics, of all without names."""

@@ -45,6 +45,13 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, Any] | None = None
     note: str | None = None
     archived_at: datetime | None = None
+    stop: dict[str, Any] | None = None
+    """The request to stop its attempt: `requested_at`, `requested_by`, `reason`."""
+    resume_step: int | None = None
+    """The step from which its attempt goes on."""
+    parent_id: int | None = None
+    """The job that it is a fork of, from `fork_step` on."""
+    fork_step: int | None = None
     rows: dict[str, int] = {}
     columns: dict[str, Any] = {}
 
@@ -59,6 +66,16 @@ class CompletenessInfo(msgspec.Struct, frozen=True, kw_only=True):
     dead_lettered: int
     missing: int
     dropped: int
+
+
+class StopInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to stop an attempt of a job."""
+
+    job_id: int
+    attempt: int
+    requested_at: datetime
+    requested_by: str
+    reason: str | None = None
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):

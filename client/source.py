@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
-from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo
+from trainwire.client.records import CheckpointInfo, CompletenessInfo, JobInfo, StopInfo
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.metric_download import MetricBlock
 
@@ -80,6 +80,9 @@ class Source(Protocol):
 
     def job(self, job_id: int) -> JobInfo:
         """Return a job; raise `JobNotFound`."""
+
+    def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
+        """Ask the trainers of a job to stop; raise `JobNotFound`."""
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield all points of these metrics, of all without names."""

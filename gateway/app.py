@@ -36,6 +36,7 @@ from trainwire.gateway.routes import (
     mlflow_routes,
     reading_routes,
     session_routes,
+    stop_routes,
     trainer_routes,
 )
 from trainwire.gateway.settings import GatewaySettings
@@ -51,6 +52,7 @@ ROUTERS: Final = (
     job_routes.router,
     deletion_routes.router,
     edit_routes.router,
+    stop_routes.router,
     log_routes.router,
     metric_routes.router,
     checkpoint_routes.router,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainwire.ingest.hooks.hooks import WANDB_MODES, CatchOptions, wandb_mode
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S, STOP_MODES
 from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 
 
@@ -37,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--job-id", type=int, help=f"the job's number; default: {JOB_ID_VARIABLE}, or a new one")
     parser.add_argument("--name", help="the job's name; default: the script's, with two words")
     parser.add_argument("--attempt", type=int, help="1, 2, 3 ...; default: counted by the workers")
+    parser.add_argument("--resume-from-step", type=int, metavar="STEP", help="go on from a checkpoint")
+    parser.add_argument("--parent", type=int, metavar="JOB", help="the job that this one is forked from")
+    parser.add_argument("--fork-step", type=int, metavar="STEP", help="the step of the parent to go on from")
     parser.add_argument("--redis-url", help="redis://host:port/0; default: REDIS_URL")
     parser.add_argument("--finish-timeout-s", type=float, default=DEFAULT_FINISH_TIMEOUT_S)
     parser.add_argument("--tty", action="store_true", help="give the command a terminal, for progress bars")
@@ -58,6 +62,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODE",
         help=f"{', '.join(WANDB_MODES)}: also take what is logged to W&B, disable W&B itself, leave it alone; "
         f"default: {WANDB_VARIABLE}, or the first",
+    )
+    parser.add_argument(
+        "--on-stop", choices=STOP_MODES, default="sigterm", help="sent to the command when a user asks it to stop"
+    )
+    parser.add_argument(
+        "--stop-grace-s",
+        type=float,
+        default=DEFAULT_STOP_GRACE_S,
+        help="before that, for one that reads should_stop",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command to run")
     return parser

@@ -85,7 +85,7 @@ def completion(
 ) -> Completion:
     """Build the completion from the history of the run; `results` are arguments of `finish`, which override it.
 
-    `place` has the fields `rank`, `world_size` and `launcher`.
+    `place` has the fields `rank`, `world_size` and `launcher`, and `stopped` if a request has stopped the run.
     """
     best_epoch = results.get("best_epoch")
     return Completion(

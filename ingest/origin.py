@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 
 class Origin(NamedTuple):
-    """Identifies one source of messages; `since_ns` is its start by its own clock, in nanoseconds since 1970."""
+    """Identifies one source of messages; `since_ns` is its start by its own clock, in nanoseconds since 1970.
+
+    With a `resume_step` its attempt is a new one, even if the one before has not ended.
+    """
 
     job_id: int
     attempt: int
     source: str
     rank: int | None
     since_ns: int | None = None
+    resume_step: int | None = None

@@ -17,6 +17,7 @@ from trainwire.ingest.environment import whole_number
 from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.identity.announcements import announce
 from trainwire.ingest.identity.default_names import default_name, script_of_process
+from trainwire.ingest.identity.lineage import checked_lineage
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.line_splitting import split_lines
 from trainwire.ingest.origin import Origin
@@ -73,6 +74,10 @@ class Run(RunEnd):
     `finish` raises `NotStored` where not everything is committed by its deadline (docs/strict.md).
 
     `project` and `group` are the tags of these names, by which jobs are filtered and grouped (docs/filters.md).
+
+    `resume_from_step` begins an attempt that goes on from a checkpoint of this step: later points of the attempts
+    before are rolled back. `parent` and `fork_step` are the job and the step from which this job goes on
+    (docs/resume.md).
     `stall_after_s` is the longest pause between reports: a job without any for longer is shown as stalled
     (docs/liveness.md). `world_size` is the number of ranks that use trainwire, where the environment lacks it or
     has another number: without all of them the job is not complete. `mlflow_run_id` is for a training that logs to
@@ -94,6 +99,9 @@ class Run(RunEnd):
         world_size: int | None = None,
         stall_after_s: float | None = None,
         mlflow_run_id: str | None = None,
+        resume_from_step: int | None = None,
+        parent: int | None = None,
+        fork_step: int | None = None,
         strict: bool | None = None,
         redis_url: str | None = None,
         url: str | None = None,
@@ -113,21 +121,33 @@ class Run(RunEnd):
         number = open_runs.number_for(settings, place) if job_id is None else JobNumber(_checked_id(job_id))
         self.job_id: int = number.job_id
         about["name"], settings = settings.named(about["name"], self.job_id)
-        parent = settings.parent if job_id is None and not number.is_made else None
-        if parent is not None and parent.job_id != self.job_id:
-            parent = None
+        lineage = checked_lineage(number, resume_from_step, parent, fork_step)
+        joined = settings.parent if job_id is None and not number.is_made else None
+        if joined is not None and joined.job_id != self.job_id:
+            joined = None
         # Attempts of the environment are those of its own job.
-        known = parent or (TrainerSettings() if number.is_made and settings.job_id is not None else settings)
+        known = joined or (TrainerSettings() if number.is_made and settings.job_id is not None else settings)
         self.attempt = known.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
-        self._begin(settings, History(epochs), place, None if parent is None else parent.started_at_ns)
-        if parent is not None:
+        is_of_environment = joined is None and not number.is_made and settings.job_id in (None, self.job_id)
+        exported = settings.resume_step if is_of_environment else None
+        resume_step = exported if lineage.resume_step is None else lineage.resume_step
+        self._begin(
+            settings,
+            History(epochs),
+            place,
+            None if joined is None else joined.started_at_ns,
+            # The attempt of a script is its launcher's, which exports that it resumes.
+            resume_step=exported if settings.is_captured and is_of_environment else resume_step,
+        )
+        if joined is not None:
             self._join(about)
             return
         if number.is_made and about["name"] is None:
             about["name"] = default_name(script_of_process(), self.job_id)
         if not settings.vitals.is_launcher:
             open_runs.begin(self, self.job_id, self.attempt, self._started_at)
-        running = Progress(status="running", total_epochs=epochs)
+        running = Progress(status="running", total_epochs=epochs, resume_step=resume_step)
+        about |= {"parent_id": lineage.parent_id, "fork_step": lineage.fork_step}
         beat_s = settings.vitals.interval_s
         self._session.take_metric(
             Metrics(ts=self._started_at, progress=running, heartbeat_s=beat_s, **about, **self._place)
@@ -155,6 +175,8 @@ class Run(RunEnd):
         place: Place,
         joined_run_of_ns: int | None = None,
         token: str | None = None,
+        *,
+        resume_step: int | None = None,
     ) -> None:
         """Begin to take messages; `joined_run_of_ns` is the start of another process's run that this one joins."""
         self._place = {
@@ -179,6 +201,7 @@ class Run(RunEnd):
             settings,
             self._history.note_checkpoint,
             joined_run_of_ns=joined_run_of_ns,
+            resume_step=resume_step,
         )
         self._arguments = Arguments(self._session.report_wrong)
         self._token = register(self, token)

@@ -14,7 +14,7 @@ from trainwire.ingest.completion import Ending, History, completion, ending, end
 from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import SharedRun
 from trainwire.ingest.process.exits import TERMINATED, exits, finish_with_multiprocessing, terminations
-from trainwire.ingest.process.tracebacks import leave_to_launcher
+from trainwire.ingest.process.tracebacks import leave_end_to_training, leave_to_launcher
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
 from trainwire.ingest.strict import NotStored
@@ -31,6 +31,27 @@ class RunEnd(SharedRun):
     _cancel_end_of_target: Callable[[], object]
     _log_caught: Callable[[], None] | None
     _provenance_sent: threading.Event | None
+    _has_read_stop = False
+    _is_terminated = False
+    """Whether the launcher has terminated the command because of a request to stop."""
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a user has asked this training to stop (docs/stop.md); it costs no request.
+
+        A loop that reads it ends by itself: `if run.should_stop: break`. Then the job is `stopped`.
+        """
+        if self._traceback_folder is not None and not self._has_read_stop:
+            leave_end_to_training(self._traceback_folder)
+        self._has_read_stop = True
+        return self._session.stop.received.is_set()
+
+    def _is_stopped_by(self, end: Ending) -> bool:
+        """Return whether a run that ends like this has been stopped by a request."""
+        if not self._session.stop.received.is_set():
+            return False
+        is_success = end.status != "failed" and not end.exit_code
+        return self._is_terminated or end.error_message == TERMINATED or (self._has_read_stop and is_success)
 
     def renew_after_fork(self) -> None:
         """In a forked child of multiprocessing, arrange that the run is finished at the child's end."""
@@ -54,6 +75,7 @@ class RunEnd(SharedRun):
         return receipt
 
     def _finish(self, end: Ending, results: Mapping[str, Any], timeout_s: float | None) -> Receipt:
+        place = self._place | ({"stopped": True} if self._is_stopped_by(end) else {})
         if self._is_launched:
             end = end._replace(exit_code=None)
         if self._log_caught is not None:
@@ -70,7 +92,7 @@ class RunEnd(SharedRun):
             limit_s = timeout_s
         finally:
             receipt = self._session.finish(
-                lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, results),
+                lambda: completion(self._logged_once(end), self._history, self._started_at, place, results),
                 limit_s,
                 self._provenance_sent,
             )

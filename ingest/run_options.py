@@ -19,6 +19,9 @@ class RunOptions(TypedDict, total=False):
     world_size: int | None
     stall_after_s: float | None
     mlflow_run_id: str | None
+    resume_from_step: int | None
+    parent: int | None
+    fork_step: int | None
     strict: bool | None
     redis_url: str | None
     url: str | None

@@ -20,6 +20,7 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
 JOB_NAME_VARIABLE: Final = "TRAINWIRE_JOB_NAME"
+RESUME_VARIABLE: Final = "TRAINWIRE_RESUME_FROM_STEP"
 ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
 PARENT_VARIABLE: Final = "TRAINWIRE_PARENT_RUN"
 CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
@@ -182,6 +183,8 @@ class TrainerSettings:
     launch: str | None = None
     """Identity of the distributed launch that this process is a rank of; None: there is none, or it is unknown."""
     attempt: int = ATTEMPT_UNKNOWN
+    resume_step: int | None = None
+    """The step from which the attempt goes on, as the launcher exports it."""
     rank: int | None = None
     world_size: int | None = None
     """The number of ranks of the attempt that use trainwire; None where it is unknown."""
@@ -234,6 +237,7 @@ class TrainerSettings:
             parent=ParentRun.from_env(environ),
             launch=find_launch(environ, place),
             attempt=_attempt(environ),
+            resume_step=optional_whole(environ, RESUME_VARIABLE, 0, MAX_ID),
             rank=place.rank,
             world_size=place.world_size,
             buffer_bytes=optional_whole(environ, "TRAINWIRE_BUFFER_BYTES", LEAST_BUFFER_BYTES, MAX_ID)

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Outcome, Status
+from trainwire.schemas.messages import FinalStatus, Status
 from trainwire.schemas.non_finite import Number
 from trainwire.schemas.validation import InvalidMessage
 
@@ -109,7 +109,7 @@ class TrainingStatus(_Event, frozen=True, kw_only=True, tag="training_status"):
 
 
 class _Ended(_Event, frozen=True, kw_only=True):
-    status: Outcome
+    status: FinalStatus
     exit_code: int | None = None
     total_epochs_completed: int | None = None
     final_metrics: dict[str, Number] | None = None
@@ -124,7 +124,7 @@ class _Ended(_Event, frozen=True, kw_only=True):
 class TrainingComplete(_Ended, frozen=True, kw_only=True, tag="training_complete"):
     """The job's attempt has completed; published again when a later message adds to its results.
 
-    The status `ended` means that it has ended with an unknown exit code.
+    The status `ended` means that it has ended with an unknown exit code, `stopped` at a user's request.
     """
 
 

@@ -51,7 +51,8 @@ class ExchangeAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `taken` counts the first entries of each kind, and `refusal` is Redis' reason for not taking the next. With
     `hold` none was taken: Redis is nearly full. `acks` are the fields of the acknowledgements. `is_alive` is False
-    if Redis refused the heartbeat; `claim` is the claim of the rank in Redis, at the time `now_ms`.
+    if Redis refused the heartbeat; `claim` is the claim of the rank in Redis, at the time `now_ms`. `stop` is the
+    request to stop the source.
     """
 
     hold: bool = False
@@ -62,6 +63,7 @@ class ExchangeAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     is_alive: bool = True
     claim: bytes | None = None
     now_ms: int = 0
+    stop: bytes | None = None
 
 
 encode_exchange: Final = msgspec.msgpack.Encoder().encode

@@ -145,6 +145,11 @@ def lost_field(source: str, kind: Kind) -> str:
     return f"{source}:{kind}:lost"
 
 
+def stop_field(source: str) -> str:
+    """Return the field with the request to stop one source, in the hash of its job's acknowledgements."""
+    return f"{source}:stop"
+
+
 JOB_DELETED_FIELD: Final = "deleted"
 """Field of the acks hash of a deleted job: its messages are acknowledged and not stored."""
 

@@ -18,10 +18,11 @@ WorldSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_WORLD_SIZE)]
 """Number of ranks of an attempt."""
 SourceName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
 
-Status = Literal["pending", "running", "completed", "failed", "ended", "stalled", "lost"]
+Status = Literal["pending", "running", "completed", "failed", "ended", "stopped", "stalled", "lost"]
 Outcome = Literal["completed", "failed", "ended"]
-FINISHED: Final = ("completed", "failed", "ended")
-"""Statuses of an attempt that has ended; `ended` means with an unknown exit code."""
+FinalStatus = Literal["completed", "failed", "ended", "stopped"]
+FINISHED: Final = ("completed", "failed", "ended", "stopped")
+"""Statuses of an attempt that has ended: `ended` with an unknown exit code, `stopped` at a user's request."""
 
 
 FREE_MAPS: Final = ("params", "tags", "provenance")
@@ -36,7 +37,8 @@ PROVENANCE_ITEMS: Final = (
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Lines of one output stream, with one time per line (integers, nanoseconds since 1970 UTC).
 
-    `started_at`, in every kind of body, is the start of the source; sources send it with ATTEMPT_UNKNOWN.
+    `started_at`, in every kind of body, is the start of the source; sources send it with ATTEMPT_UNKNOWN. So is
+    `resume_step`, for a source that begins a new attempt from this step even if the one before has not ended.
     """
 
     log_type: Literal["stdout", "stderr"]
@@ -45,6 +47,7 @@ class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     levels: list[str | None] | None = None
     rank: int | None = None
     started_at: int | None = None
+    resume_step: int | None = None
 
 
 class Point(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
@@ -58,12 +61,16 @@ class Point(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
 
 
 class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Progress of the job; an absent field leaves the stored value unchanged."""
+    """Progress of the job; an absent field leaves the stored value unchanged.
+
+    `resume_step` is the step from which the attempt goes on: later points of earlier attempts are rolled back.
+    """
 
     status: Status | None = None
     current_epoch: int | None = None
     total_epochs: int | None = None
     progress_percent: float | None = None
+    resume_step: int | None = None
 
 
 AlertLevel = Literal["info", "warning", "error"]
@@ -85,7 +92,8 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     The first message of a source has `heartbeat_s`, its interval of heartbeats, and, if known, `world_size`, the
     number of ranks of the attempt. `launcher` is true for a process that starts the trainers of a machine: its
-    rank is the number of the machine, not of a process. `provenance` is merged item by item with the attempt's.
+    rank is the number of the machine, not of a process. `provenance` is merged item by item with the attempt's. A
+    fork has the number of its `parent`, and the step of it from which it goes on.
     """
 
     points: list[Point] = []
@@ -100,8 +108,11 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
     world_size: WorldSize | None = None
     launcher: bool | None = None
     heartbeat_s: Annotated[float, Meta(gt=0)] | None = None
+    parent_id: int | None = None
+    fork_step: int | None = None
     ts: int | None = None
     started_at: int | None = None
+    resume_step: int | None = None
 
 
 class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -124,6 +135,7 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
     is_best: bool | None = None
     metrics: dict[str, float] | None = None
     started_at: int | None = None
+    resume_step: int | None = None
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -133,13 +145,15 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     training itself has ended with an exit code that could not be determined. `of` marks an inferred end: this
     source sends the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count
     the messages of `of`. A completion sent by `of` replaces it, in whichever order the two arrive. `world_size`
-    and `launcher` repeat the values of the source's first message.
+    and `launcher` repeat the values of the source's first message. `stopped`: the source has received a request to
+    stop, and has ended because of it.
     """
 
     ts: int
     status: Outcome
     exit_code: int | None = None
     exit_unknown: bool = False
+    stopped: bool = False
     total_epochs_completed: int | None = None
     final_metrics: dict[str, float] | None = None
     best_metrics: dict[str, float] | None = None
@@ -157,10 +171,13 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     launcher: bool | None = None
     of: SourceName | None = None
     started_at: int | None = None
+    resume_step: int | None = None
 
     @property
-    def outcome(self) -> Outcome:
-        """The outcome by the exit code, or by `status` if there is no exit code."""
+    def outcome(self) -> FinalStatus:
+        """The outcome: `stopped`, else by the exit code, or by `status` if there is no exit code."""
+        if self.stopped:
+            return "stopped"
         if self.exit_code is None:
             return self.status
         return "completed" if self.exit_code == 0 else "failed"

@@ -85,6 +85,9 @@ training_jobs = Table(
     Column("quiet_since", DateTime(timezone=True), comment="when a stalled or lost job was last heard of"),
     Column("status_reason", Text, comment="why it is stalled or lost"),
     Column("watched_attempt", Integer, comment="the attempt of which heartbeats were heard"),
+    Column("resume_step", BigInteger, comment="the step from which its attempt goes on"),
+    Column("parent_id", BigInteger, comment="the job that it is a fork of"),
+    Column("fork_step", BigInteger, comment="the last step that it has of its parent"),
     Column("params", JSONB),
     Column("tags", JSONB),
     # Written by people, and never by messages of trainers.
@@ -121,6 +124,7 @@ training_jobs = Table(
         postgresql_where=text("status IN ('running', 'stalled') AND watched_attempt = attempt"),
     ),
     Index("training_jobs_newest_idx", "created_at", "id"),
+    Index("training_jobs_parent_idx", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
     comment="One row per training job; created by its first message.",
 )
 
@@ -138,6 +142,7 @@ training_attempts = Table(
     Column("params", JSONB),
     Column("tags", JSONB),
     Column("provenance", JSONB, comment="command, code and machine: docs/provenance.md"),
+    Column("resume_step", BigInteger, comment="the step from which it goes on"),
     Column("mlflow_run_id", Text, comment="the run that the trainer itself logs to, where it said so"),
     Column("mirror_run_id", Text, comment="the run that workers made and log to"),
     _count("changes"),
@@ -145,6 +150,20 @@ training_attempts = Table(
     Column("mirror_notes", JSONB, comment="what was adapted to MLflow's rules"),
     Index("training_attempts_unmirrored_idx", "job_id", postgresql_where=text("changes > mirrored_changes")),
     comment="What each attempt of a job was and how it ended; training_jobs has the newest.",
+)
+
+stop_requests = Table(
+    "stop_requests",
+    metadata,
+    _key("job_id", BigInteger),
+    _key("attempt", Integer),
+    Column("requested_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("requested_by", Text, nullable=False),
+    Column("reason", Text),
+    Column("published_at", DateTime(timezone=True), comment="when workers first wrote it to Redis for trainers"),
+    _at("closed_at"),
+    Index("stop_requests_open_idx", "job_id", postgresql_where=text("closed_at IS NULL")),
+    comment="Requests of users to stop an attempt: docs/stop.md.",
 )
 
 training_logs = Table(

@@ -70,6 +70,8 @@ def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
     rank = getattr(body, "rank", None)
     if rank is not None:
         _check_counts(rank=rank, most=MAX_ATTEMPT)
+    if body.resume_step is not None:
+        _check_counts(resume_step=body.resume_step)
 
 
 def free_elements(value: object) -> int:
@@ -105,6 +107,8 @@ def _check_metrics(body: Metrics, size_bytes: int) -> None:
     if body.progress is not None:
         progress = body.progress
         _check_counts(current_epoch=progress.current_epoch, total_epochs=progress.total_epochs)
+        _check_counts(resume_step=progress.resume_step)
+    _check_counts(parent_id=body.parent_id, fork_step=body.fork_step)
 
 
 def _check_values(points: Iterable[Point]) -> None:

@@ -20,6 +20,7 @@ from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings import CheckpointSettings, SpoolSettings, TrainerSettings
 from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.messages import Alert, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.schemas.stop_requests import StopRequest
 from trainwire.schemas.wire import Entry, decode_body, open_envelope
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -64,10 +65,15 @@ class RecordedRun(Run):
         return self._recorded
 
     @_session.setter
-    def _session(self, _sending: Session) -> None:
+    def _session(self, sending: Session) -> None:
         """Replace the session that would send, which has started no thread yet, by one that records."""
         self._recorded = _RecordedSession(
-            self.job_id, self.attempt, self.rank, self._settings, self._history.note_checkpoint
+            self.job_id,
+            self.attempt,
+            self.rank,
+            self._settings,
+            self._history.note_checkpoint,
+            resume_step=sending.outbox.origin.resume_step,
         )
 
     @property
@@ -158,7 +164,7 @@ class RecordedRun(Run):
         """Return the completion of a run that succeeded. Raises `AssertionError` otherwise."""
         completion = self._ended()
         if completion.outcome != "completed":
-            raise AssertionError(f"the run failed: {completion.error_message}")
+            raise AssertionError(f"the run {completion.outcome}: {completion.error_message}")
         return completion
 
     def assert_failed(self, message: str = "") -> Completion:
@@ -169,6 +175,10 @@ class RecordedRun(Run):
         if message not in (completion.error_message or ""):
             raise AssertionError(f"the run failed, but with {completion.error_message!r}, not {message!r}")
         return completion
+
+    def request_stop(self, by: str = "test", reason: str | None = None) -> None:
+        """Ask the run to stop, as a user does: `should_stop` is true from now on."""
+        self._session.stop.note(self.job_id, StopRequest(by=by, reason=reason))
 
     def _ended(self) -> Completion:
         completion = self.completion

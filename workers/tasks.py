@@ -30,6 +30,7 @@ from trainwire.workers.errors import MostlyInvalid, Unavailable
 from trainwire.workers.events.notify import publish, status_events
 from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
+from trainwire.workers.liveness.stop_publisher import publish_stops
 from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.operations.row_retention import RowRetention, row_policies
 from trainwire.workers.orders.order_sender import (
@@ -158,6 +159,8 @@ def watch_trainers(resources: Resources) -> None:
     _liveness_outages.note(heartbeats.away)
     changes = update_statuses(resources.engine, heartbeats, rule)
     announce(resources, partial(status_events, changes), len(changes))
+    if asked := publish_stops(resources.engine, resources.streams):
+        announce(resources, lambda: asked, len(asked))
 
 
 @task(keys.DELIVER_TICK_TASK, "deliver_tick")

@@ -215,6 +215,9 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
         ("note", job.note),
         ("archived", shown_time(job.archived_at)),
         ("why", EXIT_UNKNOWN if job.status == "ended" else job.status_reason),
+        ("stop", _stop(job)),
+        ("resumed", None if job.resume_step is None else f"from step {job.resume_step:,}"),
+        ("forked", None if job.parent_id is None else f"from job {job.parent_id} at step {job.fork_step or 0:,}"),
         ("started", shown_time(job.started_at)),
         ("ended", shown_time(job.completed_at)),
         ("last seen", None if job.completed_at else shown_time(job.last_seen_at)),
@@ -228,6 +231,15 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
         ("rows", shown_rows(job)),
     ]
     return [(name, str(value)) for name, value in lines if value not in (None, "")]
+
+
+def _stop(job: Job) -> str | None:
+    """Return who has asked the job to stop, when and why."""
+    if job.stop is None:
+        return None
+    at = shown_time(datetime.fromisoformat(job.stop["requested_at"]))
+    why = f": {job.stop['reason']}" if job.stop["reason"] else ""
+    return f"asked by {job.stop['requested_by']} {at}{why}"
 
 
 def shown_rows(job: Job) -> str:
@@ -262,7 +274,9 @@ def _progress(job: Job) -> str | None:
 
 
 def shown_status(job: Job) -> str:
-    """Return the status of the job, with the time if it has stalled or is lost."""
+    """Return the status of the job: with the time if it has stalled or is lost, and with who stopped it."""
+    if job.status == "stopped" and job.stop:
+        return f"stopped by {one_line(job.stop['requested_by'])}"
     return job.status if job.quiet_since is None else f"{job.status} since {shown_time(job.quiet_since)}"
 
 

@@ -11,8 +11,9 @@ from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
 from trainwire.ingest.hooks.hooks import CatchOptions, wandb_mode
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S
 from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
-from trainwire.schemas.validation import MAX_ATTEMPT
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 from trainwire.stack.errors import Problem
 
 
@@ -72,6 +73,23 @@ def run(
             f"default: {WANDB_VARIABLE}, or mirror.",
         ),
     ] = None,
+    resume_from_step: Annotated[
+        int | None, whole_option(0, MAX_ID, "Go on with the job from a checkpoint of this step, in a new attempt.")
+    ] = None,
+    parent: Annotated[
+        int | None, whole_option(1, MAX_ID, "Number of the job that this one is forked from, with --fork-step.")
+    ] = None,
+    fork_step: Annotated[int | None, whole_option(0, MAX_ID, "Step of the parent to go on from.")] = None,
+    on_stop: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="When a user stops the job: sigterm, sent to COMMAND; none, for run.should_stop.",
+        ),
+    ] = "sigterm",
+    stop_grace_s: Annotated[
+        float, seconds_option(0, 86_400, "Time before the SIGTERM for a COMMAND that reads run.should_stop.")
+    ] = DEFAULT_STOP_GRACE_S,
     data_dir: DataDir = None,
 ) -> None:
     """Run COMMAND; its stdout and stderr become log messages, its exit code the completion and that of `run`.
@@ -95,6 +113,11 @@ def run(
                 upload_artifacts=upload_artifacts,
                 wandb=wandb_mode(wandb, hooks=hooks),
             ),
+            resume_from_step=resume_from_step,
+            parent=parent,
+            fork_step=fork_step,
+            on_stop=on_stop,
+            stop_grace_s=stop_grace_s,
         )
     except ValueError as exc:
         raise Problem(str(exc)) from exc

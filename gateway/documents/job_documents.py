@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 
 from trainwire.gateway.documents.response_types import (
     AttemptItem,
@@ -36,6 +36,9 @@ from trainwire.stores.rows.tracebacks import find_traceback
 LAST_ROWS_OF_RANKS: Final = 500
 MAX_NAMES: Final = 5000
 """Names of metrics in one document; the feed sends the document to each client."""
+MAX_FORKS: Final = 100
+
+_FORKS: Final = text("SELECT id FROM training_jobs WHERE parent_id = :job_id ORDER BY created_at, id LIMIT :limit")
 
 
 def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem]:
@@ -86,6 +89,7 @@ def job_detail(
         last_by_rank=last_values_by_rank(connection, job, LAST_ROWS_OF_RANKS),
         warning=renaming(attempts),
         columns={},
+        forks=list(connection.execute(_FORKS, {"job_id": job_id, "limit": MAX_FORKS}).scalars()),
         traceback=find_traceback(connection, job) if job.status == "failed" else None,
     )
 

@@ -44,6 +44,7 @@ _DETAIL: Final[dict[str, Any]] = {
     "metric_names_complete": True,
     "results_complete": True,
     "last_by_rank": {"loss": {"0": 0.31, "1": 0.33}},
+    "forks": [43],
 }
 _LINE: Final = {"seq": 119, "attempt": 1, "ts": _TS, "log_type": "stdout", "text": "epoch 3"}
 _WARNING: Final = {"seq": 120, "log_type": "stderr", "text": "slow disk", "level": "WARNING", "ts": _TS + 1000}
@@ -108,6 +109,13 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "AlertEntry": _ALERT,
     "AlertPage": {"items": [_ALERT], "next": None},
     "CheckpointPage": {"items": [_CHECKPOINT]},
+    "StopReceipt": {
+        "job_id": 42,
+        "attempt": 1,
+        "requested_at": _AT,
+        "requested_by": "anna",
+        "reason": "the loss is NaN",
+    },
     "Comparison": {
         "jobs": [_example(JobItem, _JOB)],
         "series": [{"job_id": 42, "name": "loss", "attempt": 1, "rank": None, "points": _POINTS}],

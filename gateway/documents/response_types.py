@@ -41,8 +41,26 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
     values: list[float]
 
 
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """The request of a user to stop an attempt (docs/stop.md)."""
+
+    requested_at: datetime
+    requested_by: str
+    reason: str | None
+
+
+class StopReceipt(Stop, frozen=True, kw_only=True):
+    """The stored request to stop an attempt of a job; of several requests the first."""
+
+    job_id: int
+    attempt: int
+
+
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A job in a list; `columns` has the values of the fields that the request names."""
+    """A job in a list; `columns` has the values of the fields that the request names.
+
+    Its attempt goes on from `resume_step`; a fork goes on from `fork_step` of the job `parent_id`.
+    """
 
     id: int
     name: str | None
@@ -70,6 +88,10 @@ class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     sparkline: Sparkline | None
     note: str | None
     archived_at: datetime | None
+    stop: Stop | None
+    resume_step: int | None
+    parent_id: int | None
+    fork_step: int | None
     columns: dict[str, Any] = {}
 
 
@@ -83,6 +105,8 @@ class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: datetime | None
     exit_code: int | None
     error_message: str | None
+    stop: Stop | None
+    resume_step: int | None
 
 
 class JobDetail(JobItem, frozen=True, kw_only=True):
@@ -90,6 +114,7 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
 
     If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is
     false, `final_metrics` or `best_metrics` has more than the 1,000 names that are shown.
+    `forks` are the first 100 jobs that are forks of this one.
     `last_by_rank` has the newest value of each rank among the job's last rows, for trainings on several ranks.
     """
 
@@ -101,6 +126,7 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     metric_names_complete: bool
     results_complete: bool
     last_by_rank: dict[str, dict[str, Number]]
+    forks: list[int]
     traceback: str | None
     warning: str | None
 

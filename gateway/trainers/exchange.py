@@ -27,7 +27,7 @@ def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> 
     if not (request.entries or request.acks):
         return answer
     reports = streams.read_reports(request.acks or _SOME_KIND)
-    answer.is_job_deleted = reports.is_job_deleted
+    answer.is_job_deleted, answer.stop = reports.is_job_deleted, reports.stop
     answer.acks = {kind: reports.acks[kind] for kind in request.acks}
     if reports.must_hold:
         answer.hold = True
@@ -48,7 +48,8 @@ def _send_heartbeat(streams: SourceStreams, request: ExchangeRequest, answer: Ex
         if claim is not None:
             streams.withdraw(claim)
     elif request.heartbeat is not None:
-        answer.is_alive, found = streams.write_heartbeat(request.heartbeat, claim)
-        answer.claim = found if isinstance(found, bytes) else None
+        reply = streams.write_heartbeat(request.heartbeat, claim)
+        answer.is_alive, answer.stop = reply.is_taken, reply.stop
+        answer.claim = reply.claim if isinstance(reply.claim, bytes) else None
     elif claim is not None:
         answer.claim, answer.now_ms = streams.take_claim(claim, by_force=request.by_force)

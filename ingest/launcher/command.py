@@ -46,6 +46,20 @@ class Signals:
         for signum in self._early:
             process.send_signal(signum)
 
+    def terminate(self) -> None:
+        """Send SIGTERM to the command."""
+        if self._process is not None:
+            self._process.terminate()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the command; None before it is started."""
+        return None if self._process is None else self._process.pid
+
+    def has_ended(self) -> bool:
+        """Return whether the command has ended."""
+        return self._process is not None and self._process.returncode is not None
+
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only there Python can set handlers
             # Ignored signals stay ignored, also in the command: nohup depends on it.

@@ -19,6 +19,7 @@ from trainwire.ingest.identity.default_names import default_name, script_of_comm
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.launcher.command import MemoryKills, Signals, error_message, exit_code_of
 from trainwire.ingest.launcher.keeper import Keeper
+from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S, STOP_MODES, stop_when_asked
 from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
 from trainwire.ingest.output.pseudo_terminal import Terminal
 from trainwire.ingest.process.ranks import Place
@@ -33,6 +34,7 @@ from trainwire.ingest.settings import (
     JOB_NAME_VARIABLE,
     PAGE_URL_VARIABLE,
     PARENT_VARIABLE,
+    RESUME_VARIABLE,
     TRACEBACKS_VARIABLE,
     TrainerSettings,
 )
@@ -44,6 +46,8 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0
 """Time for which output is read after the end of the command, if a process that it started has the pipe open."""
+STOPPED_GRACE_S: Final = 60.0
+"""The same after a request to stop: the processes of a shell script save their checkpoints."""
 _BACKGROUND: Final = "the command has ended; processes that it started still run, and their output is not logged"
 _SHOWN_WHILE_STOPPED: Final = "bytes of output came while the launcher was stopped: shown, and not logged"
 _LAST_STANDARD: Final = 2
@@ -65,6 +69,11 @@ def launch(
     tty: bool = False,
     fold_repeats: bool = False,
     catch: CatchOptions | None = None,
+    resume_from_step: int | None = None,
+    parent: int | None = None,
+    fork_step: int | None = None,
+    on_stop: str = "sigterm",
+    stop_grace_s: float = DEFAULT_STOP_GRACE_S,
 ) -> int:
     """Run `command`, show and log its output, and return its exit code: 128+n when signal n ended it.
 
@@ -72,6 +81,11 @@ def launch(
 
     With `tty` the command has a terminal, with one output: all its lines are logged as stdout. With `fold_repeats`
     equal lines in a row are logged once, followed by a line with the number of repetitions.
+
+    `resume_from_step`, `parent` and `fork_step` are those of `Run`.
+
+    When a user asks the training to stop, the command gets a SIGTERM; if one of its processes reads
+    `run.should_stop`, only if it still runs `stop_grace_s` seconds later; with `on_stop="none"` never.
 
     Exit code 127 means that the command was not found, 126 that it cannot be executed; 69, with
     TRAINWIRE_STRICT=on, that it was not started because Redis or the rank was unavailable, or succeeded and is not
@@ -83,6 +97,8 @@ def launch(
     """
     if not command:
         raise ValueError("command=[] is empty: give a command, such as python train.py")
+    if on_stop not in STOP_MODES:
+        raise ValueError(f"on_stop={on_stop!r} is not known: write {' or '.join(STOP_MODES)}")
     variables = _variables(job_id, attempt)
     _occupy_standard_descriptors()
     catch = catch or CatchOptions()
@@ -105,12 +121,48 @@ def launch(
     environ[JOB_NAME_VARIABLE] = (name or "").replace("\0", "")[: MAX_TEXT_CHARS["name"]]
     settings = settings.as_launcher()
     try:
-        run = Run(number.job_id, name, attempt=attempt, settings=settings)
+        run = Run(
+            number.job_id,
+            name,
+            attempt=attempt,
+            resume_from_step=resume_from_step,
+            parent=parent,
+            fork_step=fork_step,
+            settings=settings,
+        )
     except StrictError as exc:
         print_note(f"{exc}; the command was not started")
         return STRICT_FAILED
     announce(settings, number, name, run.rank)
     run.record_provenance(settings.provenance, command)
+    if resume_from_step is not None:
+        environ[RESUME_VARIABLE] = str(resume_from_step)
+    return _run_logged(
+        command,
+        run,
+        settings,
+        environ,
+        catch,
+        finish_timeout_s=finish_timeout_s,
+        tty=tty,
+        fold_repeats=fold_repeats,
+        stop_grace_s=stop_grace_s if on_stop == "sigterm" else None,
+    )
+
+
+def _run_logged(
+    command: Sequence[str],
+    run: Run,
+    settings: TrainerSettings,
+    environ: dict[str, str],
+    catch: CatchOptions,
+    *,
+    finish_timeout_s: float,
+    tty: bool,
+    fold_repeats: bool,
+    stop_grace_s: float | None,
+) -> int:
+    """Run the command, log its output and end the run; return the exit code. Without `stop_grace_s` no SIGTERM."""
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
         environment = _environment(environ, run, settings, tracebacks, has_terminal=terminal is not None)
@@ -123,6 +175,8 @@ def launch(
             settings=settings,
         )
         environment |= hooks.environment(environment)
+        if stop_grace_s is not None:
+            stop_when_asked(run, signals, tracebacks, stop_grace_s)
         exit_code, error = _run_command(
             command, run, environment, signals, terminal, fold_repeats=fold_repeats, on_lines=hooks.take_printed
         )
@@ -216,11 +270,15 @@ def _run_command(
         for read, shown, log_type in opened
     ]
     return_code = process.wait()
-    if not await_ends(outputs, GRANDCHILD_GRACE_S):
+    if not await_ends(outputs, _grace_s(run)):
         run.log(f"trainwire: {_BACKGROUND}", log_type="stderr", level="WARNING")
     if keeper is not None and (shown_bytes := keeper.close()):
         run.log(f"trainwire: {shown_bytes:,} {_SHOWN_WHILE_STOPPED}", log_type="stderr", level="WARNING")
     return exit_code_of(return_code), error_message(return_code, memory_kills.cause() or outputs[-1].last_line)
+
+
+def _grace_s(run: Run) -> float:
+    return STOPPED_GRACE_S if run._is_terminated else GRANDCHILD_GRACE_S  # noqa: SLF001 - see stopping.py
 
 
 def _keeper(command: int, outputs: Sequence[tuple[IO[bytes], TextIO | None]]) -> Keeper | None:

@@ -17,6 +17,7 @@ KEPT_CHARS: Final = 1000
 """The end of each line is kept: launchers of ranks add a prefix."""
 _LOCK_NAME: Final = "launcher"
 _SUFFIX: Final = ".traceback"
+_READS_STOP: Final = "reads-stop"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
 _MARKS: Final = frozenset(" ^~|+-")
 """Lines of these characters mark a part of the line above, in some versions of Python."""
@@ -59,6 +60,11 @@ class TracebackFolder:
             return [path.read_text(errors="replace") for path in sorted(self.path.glob(f"*{_SUFFIX}"))]
         return []
 
+    @property
+    def has_reader_of_stop(self) -> bool:
+        """Whether a script asks for requests to stop, and ends by itself."""
+        return self.path is not None and (self.path / _READS_STOP).exists()
+
     def __enter__(self) -> Self:
         import tempfile  # noqa: PLC0415 - a trainer does not need it
 
@@ -89,6 +95,12 @@ def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def leave_end_to_training(folder: Path) -> None:
+    """Report to the launcher that this script ends by itself when it is asked to stop."""
+    with suppress(OSError):
+        (folder / _READS_STOP).touch()
 
 
 def _wanted(traceback: str) -> Iterable[str]:

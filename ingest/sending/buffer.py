@@ -258,7 +258,7 @@ def _logs(batch: list[Line], rank: int | None) -> Logs:
 
 def _merge(body: Metrics, header: Metrics) -> None:
     """Copy the fields that a header has set into the body."""
-    for name in ("ts", "name", "params", "tags", "mlflow_run_id", "world_size", "launcher", "heartbeat_s"):
+    for name in _REPLACED:
         if getattr(header, name) is not None:
             setattr(body, name, getattr(header, name))
     if header.provenance is not None:
@@ -270,3 +270,10 @@ def _merge(body: Metrics, header: Metrics) -> None:
     known: dict[str, Any] = msgspec.structs.asdict(body.progress) if body.progress else {}
     new = {name: value for name, value in msgspec.structs.asdict(header.progress).items() if value is not None}
     body.progress = Progress(**{**known, **new})
+
+
+_REPLACED: Final = (
+    *("ts", "name", "params", "tags", "mlflow_run_id", "world_size", "launcher", "heartbeat_s"),
+    *("parent_id", "fork_step"),
+)
+"""The fields of metrics of which the newest value counts."""

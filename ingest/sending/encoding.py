@@ -122,7 +122,7 @@ def _sanitized_metrics(body: Metrics) -> tuple[Metrics | None, int]:
     points = [point for point in map(_encodable, body.points) if point is not None]
     header, omitted = _sanitized_fields(replace(body, points=[]))
     omitted += len(body.points) - len(points)
-    nothing = Metrics(rank=body.rank, started_at=body.started_at)
+    nothing = Metrics(rank=body.rank, started_at=body.started_at, resume_step=body.resume_step)
     kept = replace(nothing) if header is None else header
     kept.points = points
     return (None if kept == nothing else kept), omitted

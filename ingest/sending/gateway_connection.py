@@ -20,6 +20,7 @@ from trainwire.schemas.exchange import CONTENT_TYPE, MESSAGES_PATH, ExchangeAnsw
 from trainwire.schemas.gateway_urls import base_of
 from trainwire.schemas.heartbeats import read_claim
 from trainwire.schemas.keys import Kind
+from trainwire.schemas.stop_requests import read_stop
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -73,6 +74,7 @@ class GatewayConnection:
             ack_reports(kinds, found.acks, is_job_deleted=found.is_job_deleted),
             {kind: [message.seq for message in batch[: found.taken.get(kind, 0)]] for kind, batch in part.items()},
             None if found.refusal is None else Unavailable(found.refusal),
+            read_stop(found.stop),
         )
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:

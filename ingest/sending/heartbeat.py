@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -18,6 +19,7 @@ from trainwire.schemas.messages import ATTEMPT_UNKNOWN
 
 if TYPE_CHECKING:
     from trainwire.ingest.origin import Origin
+    from trainwire.schemas.stop_requests import StopRequest
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -70,6 +72,33 @@ class Activity:
         return max(LEAST_USUAL_PAUSE_S, USUAL_PAUSE_FACTOR * self._longest_s)
 
 
+class StopSignal:
+    """The request to stop a source, once it has arrived; `received` is set then."""
+
+    def __init__(self) -> None:
+        self.request: StopRequest | None = None
+        self.received = threading.Event()
+        self._listeners: list[Callable[[], object]] = []
+
+    def note(self, job_id: int, request: StopRequest) -> None:
+        """Store the request, log it, and call the listeners; later ones change nothing."""
+        if self.received.is_set():
+            return
+        self.request = request
+        self.received.set()
+        logger.warning(
+            "job %s: %s asks this training to stop%s", job_id, _printable(request.by), _reason(request.reason)
+        )
+        for listener in self._listeners:
+            listener()
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Call `listener`, which must not raise, when the request arrives, or now; from whichever thread."""
+        self._listeners.append(listener)
+        if self.received.is_set():
+            listener()
+
+
 class SourceHeartbeat:
     """Makes the heartbeats of one source, and warns where another live process has the same job, attempt and rank.
 
@@ -105,6 +134,8 @@ class SourceHeartbeat:
         self._has_warned = False
         self.is_known = False
         """Whether Redis has taken a heartbeat."""
+        self.stop = StopSignal()
+        """The request to stop this source."""
 
     @property
     def is_due(self) -> bool:
@@ -185,6 +216,10 @@ class SourceHeartbeat:
             f"and another ({there}); nothing is lost, but their messages are mixed. End one of them, or give it a "
             "rank (TRAINWIRE_RANK), an attempt (TRAINWIRE_ATTEMPT) or a job id of its own"
         )
+
+
+def _reason(text: str | None) -> str:
+    return f": {_printable(text)}" if text else ""
 
 
 def _printable(name: str | None) -> str:

@@ -229,6 +229,7 @@ class Outbox:
             self._count_messages(body)
         if self.origin.attempt == ATTEMPT_UNKNOWN or isinstance(body, Completion):
             body.started_at = body.started_at or self.origin.since_ns
+            body.resume_step = self.origin.resume_step
         seq, items = messages.last + 1, item_count(body)
         entry = self._encoder.encode(kind, seq, body)
         if entry is None:

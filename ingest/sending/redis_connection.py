@@ -17,6 +17,7 @@ from trainwire.ingest.sending.transport import Answer, Claim, ack_reports, forei
 from trainwire.ingest.sending.unacked import EncodedMessage
 from trainwire.schemas.heartbeats import read_claim
 from trainwire.schemas.keys import Kind
+from trainwire.schemas.stop_requests import StopRequest, read_stop
 from trainwire.schemas.streams.clients import STREAM_ERRORS, drop_connections, open_streams
 from trainwire.schemas.streams.source_streams import SourceStreams
 from trainwire.schemas.streams.tls import redis_trouble
@@ -50,11 +51,11 @@ class RedisConnection:
         heartbeat: SourceHeartbeat | None = None,
     ) -> Answer:
         """Send a heartbeat, read the acknowledgements of `kinds`, then append all messages, if Redis has room."""
-        if heartbeat is not None:
-            self.send_heartbeat(heartbeat)
+        stop = None if heartbeat is None else self.send_heartbeat(heartbeat)
         if not (batches or kinds):
-            return Answer()
+            return Answer(stop=stop)
         answer = self.read_reports(kinds)
+        answer.stop = answer.stop or stop
         if batches and not answer.must_hold:
             self._append(batches, answer)
         return answer
@@ -64,7 +65,7 @@ class RedisConnection:
         with self._translated():
             found = self._streams.read_reports(kinds)
         acks = ack_reports(kinds, found.acks, is_job_deleted=found.is_job_deleted)
-        return Answer(found.must_hold, found.is_job_deleted, acks)
+        return Answer(found.must_hold, found.is_job_deleted, acks, stop=read_stop(found.stop))
 
     def _append(self, batches: Mapping[Kind, Sequence[EncodedMessage]], answer: Answer) -> None:
         entries = {kind: [message.entry for message in batch] for kind, batch in batches.items()}
@@ -75,13 +76,17 @@ class RedisConnection:
         }
         answer.refusal = None if result.refusal is None else Unavailable(result.refusal)
 
-    def send_heartbeat(self, source: SourceHeartbeat) -> None:
-        """Send a heartbeat and renew the claim. A Redis that refuses the heartbeat may still take messages."""
+    def send_heartbeat(self, source: SourceHeartbeat) -> StopRequest | None:
+        """Send a heartbeat and renew the claim; return the request to stop, None without one.
+
+        A Redis that refuses the heartbeat may still take messages.
+        """
         with self._translated():
-            is_taken, claim = self._streams.write_heartbeat(
+            reply = self._streams.write_heartbeat(
                 source.heartbeat(0), source.rank_claim() if source.may_claim else None
             )
-        source.note_answer(claim, is_taken=is_taken)
+        source.note_answer(reply.claim, is_taken=reply.is_taken)
+        return read_stop(reply.stop)
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
         """Claim the rank if it is free, or `by_force`; return the claim of another process, None for our own."""

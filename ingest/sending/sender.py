@@ -266,6 +266,8 @@ class Sender:
             self._has_answered = True
         if answer.is_job_deleted:
             self._outbox.note_job_deleted()
+        if answer.stop is not None and self._heartbeat is not None:
+            self._heartbeat.stop.note(self._heartbeat.origin.job_id, answer.stop)
         # First: the acknowledgements are older than the messages that were sent with the same request.
         stepped_back = self._release(answer.acks)
         for kind, seqs in answer.seqs.items():

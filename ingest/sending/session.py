@@ -23,7 +23,7 @@ from trainwire.ingest.process.forks import importing, renew_in_children
 from trainwire.ingest.process.tracebacks import PrintedLines
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.buffer import Buffer, LogType
-from trainwire.ingest.sending.heartbeat import SourceHeartbeat
+from trainwire.ingest.sending.heartbeat import SourceHeartbeat, StopSignal
 from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
@@ -71,8 +71,12 @@ class Session:
         note_checkpoint: Callable[[Checkpoint], None],
         *,
         joined_run_of_ns: int | None = None,
+        resume_step: int | None = None,
     ) -> None:
-        """Begin to take values; `joined_run_of_ns` is the start of another process's run that this one joins."""
+        """Begin to take values; `joined_run_of_ns` is the start of another process's run that this one joins.
+
+        With a `resume_step` the attempt is a new one, even if the one before has not ended.
+        """
         self._job_id = job_id
         self._attempt = attempt
         self._rank = rank
@@ -81,6 +85,7 @@ class Session:
         self._note_checkpoint = note_checkpoint
         self._since_ns = joined_run_of_ns or time.time_ns()
         """The beginning of the attempt, which each source of this run states, forked children included."""
+        self._resume_step = resume_step
         self._creator_pid = os.getpid() if joined_run_of_ns is None else None
         self._begin()
         if settings.strict:
@@ -97,7 +102,7 @@ class Session:
         source = f"{self._rank or 0}-{os.urandom(SOURCE_BYTES).hex()}"
         wake = threading.Event()
         self.buffer = Buffer(settings.buffer_bytes, wake, must_wait=settings.spool.when_full == "block")
-        origin = Origin(self._job_id, self._attempt, source, self._rank, self._since_ns)
+        origin = Origin(self._job_id, self._attempt, source, self._rank, self._since_ns, self._resume_step)
         open_spool = spool_opener(settings.spool, self.destination, origin)
         self.outbox = outbox = Outbox(origin, self.buffer, open_spool, settings.spool.when_full)
         self._uploads = self._new_uploads(origin)
@@ -238,6 +243,11 @@ class Session:
                 self._warn_of_unsent(self._receipt)
                 self.outbox.close()
             return self._receipt
+
+    @property
+    def stop(self) -> StopSignal:
+        """Return the request to stop this process."""
+        return self._heartbeat.stop
 
     @property
     def is_creator(self) -> bool:

@@ -10,6 +10,7 @@ from trainwire.ingest.outage import Unavailable
 from trainwire.ingest.sending.acks import AckReport, parse_report
 from trainwire.schemas.heartbeats import Heartbeat
 from trainwire.schemas.keys import AckFields, Kind
+from trainwire.schemas.stop_requests import StopRequest
 
 if TYPE_CHECKING:
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
@@ -33,6 +34,7 @@ class Answer:
     acks: dict[Kind, AckReport] = field(default_factory=dict)
     seqs: dict[Kind, list[int]] = field(default_factory=dict)
     refusal: Unavailable | None = None
+    stop: StopRequest | None = None
 
 
 @dataclass(frozen=True)

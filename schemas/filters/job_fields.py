@@ -33,6 +33,7 @@ COLUMNS: Final[dict[str, Type]] = {
     "lines": "number",
     "points": "number",
     "checkpoints": "number",
+    "parent": "number",
     "note": "text",
     "archived": "truth",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from trainwire.schemas.keys import (
     missing_field,
     read_shards,
     shard_of,
+    stop_field,
     stream_key,
 )
 from trainwire.schemas.streams.clients import beside
@@ -41,6 +42,19 @@ class StreamReports:
     must_hold: bool = False
     is_job_deleted: bool = False
     acks: dict[Kind, AckFields] = field(default_factory=dict)
+    stop: bytes | None = None
+    """The request to stop the source."""
+
+
+class HeartbeatReply(NamedTuple):
+    """Whether Redis has taken a heartbeat, the reply to the read of the claim, and the request to stop the source.
+
+    The reply is an error or None if there is no claim.
+    """
+
+    is_taken: bool
+    claim: object
+    stop: bytes | None
 
 
 @dataclass
@@ -77,12 +91,12 @@ class SourceStreams:
         fields = (ack_field, missing_field, lost_field)
         names = [name(self._source, kind) for kind in kinds for name in fields]
         if names:
-            pipe.hmget(acks_key(self._job_id), [JOB_DELETED_FIELD, *names])
+            pipe.hmget(acks_key(self._job_id), [JOB_DELETED_FIELD, stop_field(self._source), *names])
         hold, *found = pipe.execute()
-        values = iter(found[0] if found else [None])
-        is_deleted = next(values) is not None
+        values = iter(found[0] if found else [None, None])
+        is_deleted, stop = next(values) is not None, next(values)
         acks: dict[Kind, AckFields] = {kind: (next(values), next(values), next(values)) for kind in kinds}
-        return StreamReports(bool(hold), is_deleted, acks)
+        return StreamReports(bool(hold), is_deleted, acks, stop)
 
     def append(self, batches: Mapping[Kind, Sequence[Entry]]) -> Appended:
         """Append entries to the streams of their kinds, in order; of each kind up to the first refusal."""
@@ -104,20 +118,21 @@ class SourceStreams:
                 result.counts[kind] += 1
         return result
 
-    def write_heartbeat(self, heartbeat: Heartbeat, claim: RankClaim | None) -> tuple[bool, object]:
+    def write_heartbeat(self, heartbeat: Heartbeat, claim: RankClaim | None) -> HeartbeatReply:
         """Write a heartbeat, and renew or take the claim of the rank if no other process has one.
 
-        The time in both is set to that of the server. Returns whether Redis has taken the heartbeat, and the reply
-        to the read of the claim, which is an error or None if there is none.
+        The time in both is set to that of the server.
         """
         pipe = self._pipeline()
         self._read_time(pipe)
+        pipe.hmget(acks_key(self._job_id), [stop_field(self._source)])
         if claim is not None:
             _get_claim(pipe, claim)
-        now, *found = pipe.execute(raise_on_error=False)
+        now, stops, *found = pipe.execute(raise_on_error=False)
         reply = found[0] if found else None
+        stop = stops[0] if isinstance(stops, list) else None
         if isinstance(now, Exception):
-            return False, reply
+            return HeartbeatReply(False, reply, stop)
         now_ms = _milliseconds(now)
         pipe = self._pipeline()
         written = encode_heartbeat(replace(heartbeat, at=now_ms))
@@ -125,7 +140,7 @@ class SourceStreams:
         if claim is not None and _may_replace(reply, claim):
             pipe.set(_claim_key(claim), encode_heartbeat(replace(claim.holder, at=now_ms)), px=claim.ttl_ms)
         replies = pipe.execute(raise_on_error=False)
-        return not isinstance(replies[0], Exception), reply
+        return HeartbeatReply(not isinstance(replies[0], Exception), reply, stop)
 
     def take_claim(self, claim: RankClaim, *, by_force: bool = False) -> tuple[bytes | None, int]:
         """Claim the rank if it is free, or `by_force`.

@@ -27,6 +27,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     mlflow_run_id: str | None
     mirror_run_id: str | None
     mirror_notes: dict[str, str] | None
+    resume_step: int | None = None
+    """The step from which it goes on: later points of earlier attempts are rolled back."""
+    stop: dict[str, Any] | None = None
+    """The request to stop it: `requested_at`, `requested_by`, `reason`."""
 
     @property
     def run_id(self) -> str | None:

@@ -20,8 +20,19 @@ _SMALL_BYTES: Final = 100
 
 
 def columns_of(struct: type[msgspec.Struct], table: Table) -> list[ColumnElement[Any]]:
-    """Return the columns of `table` that fill `struct`."""
-    return [table.c[name] for name in struct.__struct_fields__]
+    """Return the columns of `table` that fill `struct`; `stop` is the request to stop an attempt."""
+    return [_stop_of(table.name) if name == "stop" else table.c[name] for name in struct.__struct_fields__]
+
+
+def _stop_of(table: str) -> ColumnElement[Any]:
+    key = "id" if table == "training_jobs" else "job_id"
+    request = (
+        "(SELECT jsonb_build_object("  # noqa: S608 - our own names
+        """'requested_at', to_char(requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), """
+        "'requested_by', requested_by, 'reason', reason) "
+        f"FROM stop_requests AS asked WHERE asked.job_id = {table}.{key} AND asked.attempt = {table}.attempt)"
+    )
+    return literal_column(request, JSONB).label("stop")
 
 
 def job_columns(struct: type[msgspec.Struct], table: Table, most_names: int) -> list[ColumnElement[Any]]:

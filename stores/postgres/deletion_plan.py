@@ -23,10 +23,11 @@ TABLES: Final = (
     "alerts",
     "metric_series",
     "metric_blocks",
+    "stop_requests",
 )
 """Tables with rows of a job, besides training_jobs."""
-DERIVED: Final = ("alert_occurrences", "metric_series", "metric_blocks")
-"""Tables whose rows are made of others: they are deleted but not counted."""
+DERIVED: Final = ("alert_occurrences", "metric_series", "metric_blocks", "stop_requests")
+"""Tables whose rows are made of others, or are no data of the training: they are deleted but not counted."""
 
 
 class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -207,6 +207,7 @@ _COLUMNS: Final[Mapping[str, Callable[[datetime], Value]]] = {
     "lines": _column(_jobs.last_log_seq),
     "points": _column(_jobs.last_metric_seq),
     "checkpoints": _column(_jobs.last_checkpoint_seq),
+    "parent": _column(_jobs.parent_id),
     "note": _column(_jobs.note),
     "archived": _column(case((_jobs.archived_at.is_not(None), literal(True)), else_=literal(False))),
 }

@@ -47,10 +47,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None
     quiet_since: datetime | None
     status_reason: str | None
+    resume_step: int | None
+    parent_id: int | None
+    fork_step: int | None
     params: dict[str, Any] | None
     tags: dict[str, Any] | None
     note: str | None
     archived_at: datetime | None
+    stop: dict[str, Any] | None
+    """The request to stop its attempt: `requested_at`, `requested_by`, `reason`."""
     last_log_seq: int
     last_metric_seq: int
     last_checkpoint_seq: int

@@ -179,3 +179,20 @@ def test_other_processes_report_nothing(run: RecordedRun, tmp_path: Path) -> Non
         event(args, state, control)
     callback.on_log(args, state, control, logs={"loss": 1.0})
     assert (run.points, run.checkpoints) == ([], [])
+
+
+def test_a_request_to_stop_ends_train_after_the_step(run: RecordedRun, tmp_path: Path) -> None:
+    """`train` ends after the step, and the run is stopped."""
+
+    class Asks(transformers.TrainerCallback):
+        def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                run.request_stop("anna")
+
+    training = trainer(run, tmp_path, num_train_epochs=50, load_best_model_at_end=False)
+    training.add_callback(Asks())
+    training.train()
+    assert training.state.global_step == 6
+    run.finish()
+    assert run.completion is not None
+    assert run.completion.outcome == "stopped"

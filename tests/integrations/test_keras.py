@@ -98,3 +98,21 @@ def test_keras_does_not_wait_for_batches() -> None:
     """The callback has no hooks for batches, so Keras does not wait for the device after each."""
     hooks = {name for name in vars(TrainwireCallback) if name.startswith("on_")}
     assert hooks == {"on_train_begin", "on_epoch_end"}
+
+
+def test_a_request_to_stop_ends_fit_after_the_batch(run: RecordedRun) -> None:
+    """`fit` ends in the middle of the first epoch, reports it, and the run is stopped."""
+    batches: list[int] = []
+
+    class Asks(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+            batches.append(batch)
+            if batch == 1:
+                run.request_stop("anna")
+
+    fit(TrainwireCallback(run), Asks(), epochs=50)
+    assert len(batches) < 6
+    assert [point.epoch for point in run.points] == [1]
+    run.finish()
+    assert run.completion is not None
+    assert run.completion.outcome == "stopped"

@@ -218,3 +218,20 @@ def csv_values(folder: Path, name: str) -> list[tuple[int, float]]:
     """Return the steps and values of a metric in the file of Lightning's `CSVLogger`."""
     with (folder / "metrics.csv").open() as file:
         return [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row[name]]
+
+
+def test_a_request_to_stop_ends_fit_after_the_batch(run: RecordedRun, tmp_path: Path) -> None:
+    """`fit` ends after the batch, with its last checkpoint, and the run is stopped."""
+
+    class Asks(lightning.Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 5:
+                run.request_stop("anna")
+
+    checkpoint = TrainwireCheckpoint(run, dirpath=str(tmp_path / "kept"), save_last=True)
+    trainer = fit(tmp_path, TrainwireLogger(run), [Asks(), checkpoint], epochs=50)
+    assert 6 <= trainer.global_step <= 8
+    assert run.checkpoints
+    run.finish()
+    assert run.completion is not None
+    assert run.completion.outcome == "stopped"

@@ -118,3 +118,13 @@ def test_a_copied_model_reports_to_the_same_run(run: RecordedRun) -> None:
     add_callbacks(model, run)
     callback = copy.deepcopy(model).callbacks["on_model_save"][-1]
     assert callback.__self__._run is run
+
+
+def test_a_request_to_stop_ends_the_training(run: RecordedRun, images: Path, tmp_path: Path) -> None:
+    """The training ends in its first epoch, with its last checkpoint, and the run is stopped."""
+    trainer = train(run, images, tmp_path, on_train_batch_start=lambda _trainer: run.request_stop("anna"))
+    assert trainer.epoch == 0
+    assert run.assert_checkpoint("final")
+    run.finish()
+    assert run.completion is not None
+    assert run.completion.outcome == "stopped"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from trainwire.ingest.run import Run
 from trainwire.integrations.reporting import harmless
@@ -19,10 +19,15 @@ except ImportError as exc:
     ) from exc
 
 
+AGREEMENT_STEPS: Final = 10
+"""Of several processes: the steps after which they exchange whether one of them was asked to stop."""
+
+
 class TrainwireCallback(TrainerCallback):
     """Reports the values that the `Trainer` logs, its progress and each checkpoint folder, from its first process.
 
-    The epoch is the current one, counted from 1.
+    The epoch is the current one, counted from 1. A training that a user asks to stop ends after the current step;
+    several processes agree on it every ten steps.
     """
 
     def __init__(self, run: Run) -> None:
@@ -49,6 +54,14 @@ class TrainwireCallback(TrainerCallback):
             self._report_progress(state)
 
     @harmless
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """End the training if a user asks it to stop."""
+        if args.world_size == 1:
+            control.should_training_stop |= self._run.should_stop
+        elif state.global_step % AGREEMENT_STEPS == 0 and _is_any(self._run.should_stop, args.device):
+            control.should_training_stop = True
+
+    @harmless
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Report the checkpoint folder, with kind `best` if it is the best one of the `Trainer`."""
         if not state.is_world_process_zero:
@@ -66,6 +79,17 @@ class TrainwireCallback(TrainerCallback):
     def _report_progress(self, state: Any) -> None:
         if state.max_steps > 0:
             self._run.progress(epoch=_epoch(state), percent=min(100.0, 100 * state.global_step / state.max_steps))
+
+
+def _is_any(flag: bool, device: Any) -> bool:
+    """Return whether the flag is true in any process: all end after the same step, else they would hang."""
+    import torch  # noqa: PLC0415 - transformers with several processes has it
+
+    if not torch.distributed.is_initialized():
+        return flag
+    flags = torch.tensor([int(flag)], device=device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return bool(flags.item())
 
 
 def _epoch(state: Any) -> int | None:

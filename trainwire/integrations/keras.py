@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainwire.ingest.run import Run
-from trainwire.integrations.reporting import harmless
+from trainwire.integrations.reporting import harmless, on_stop
 
 try:
     import keras
@@ -19,17 +19,32 @@ except ImportError as exc:
 class TrainwireCallback(keras.callbacks.Callback):
     """Reports the values at the end of each epoch, counted from 1, and the learning rate.
 
-    It does nothing at the end of a batch: Keras would wait for the device there.
+    It does nothing at the end of a batch: Keras would wait for the device there. A training that a user asks to
+    stop ends after the current batch.
     """
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
+        self._is_training = False
 
     @harmless
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
-        """Report the planned number of epochs."""
+        """Report the planned number of epochs, and wait for a request to stop."""
+        self._is_training = True
+        on_stop(self._run, self._stop)
         self._run.progress(total_epochs=self.params.get("epochs"))
+
+    @harmless
+    def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+        """Note that later requests do not concern this call of `fit`."""
+        self._is_training = False
+
+    @harmless
+    def _stop(self) -> None:
+        """End the training: `fit` reads the attribute after each batch. Called from the sending thread."""
+        if self._is_training:
+            self.model.stop_training = True
 
     @harmless
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

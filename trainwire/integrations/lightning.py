@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from trainwire.ingest.run import Run
 from trainwire.integrations.reporting import harmless, report_params
 
 try:
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.callbacks import Callback, ModelCheckpoint
     from lightning.pytorch.loggers.logger import Logger
     from lightning.pytorch.trainer.states import TrainerFn
     from lightning.pytorch.utilities import rank_zero_only
@@ -20,10 +20,15 @@ except ImportError as exc:
     ) from exc
 
 
+AGREEMENT_STEPS: Final = 10
+"""Of several processes: the steps after which they exchange whether one of them was asked to stop."""
+
+
 class TrainwireLogger(Logger):
     """Reports the values that modules log, and their hyperparameters, from the first process.
 
-    The epoch is the current one, counted from 1 (Lightning counts from 0).
+    The epoch is the current one, counted from 1 (Lightning counts from 0). A training that a user asks to stop
+    ends after the current batch; several processes agree on it every ten batches.
     """
 
     def __init__(self, run: Run) -> None:
@@ -56,11 +61,16 @@ class TrainwireLogger(Logger):
             epoch = int(epoch) + self._is_training  # after the training it is the number of finished epochs
         self._run.metric(epoch=epoch, step=step, values=values)
 
-    @rank_zero_only
     @harmless
     def log_graph(self, model: Any, *_: Any, **__: Any) -> None:
         """Note whether a training begins: Lightning calls this when it starts to train, to validate or to test."""
         trainer = model.trainer
+        if not any(isinstance(callback, StopOnRequest) for callback in trainer.callbacks):
+            trainer.callbacks.append(StopOnRequest(self._run))
+        self._note_training(trainer)
+
+    @rank_zero_only
+    def _note_training(self, trainer: Any) -> None:
         self._is_training = trainer.state.fn == TrainerFn.FITTING
         if self._is_training and (trainer.max_epochs or 0) > 0:
             self._run.progress(total_epochs=trainer.max_epochs)
@@ -70,6 +80,25 @@ class TrainwireLogger(Logger):
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """Report hyperparameters; they replace the params of the run."""
         report_params(self._run, params if isinstance(params, Mapping) else vars(params))
+
+
+class StopOnRequest(Callback):
+    """Ends the training of a `Trainer` if a user asks the run to stop; `TrainwireLogger` adds it."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @harmless
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """End the training after this batch; all processes after the same one, else they would hang."""
+        if trainer.world_size == 1:
+            is_asked = self._run.should_stop
+        elif trainer.global_step % AGREEMENT_STEPS:
+            return
+        else:
+            is_asked = trainer.strategy.reduce_boolean_decision(self._run.should_stop, all=False)
+        if is_asked:
+            trainer.should_stop = True
 
 
 class TrainwireCheckpoint(ModelCheckpoint):

@@ -46,6 +46,14 @@ def report_params(run: Run, params: Mapping[str, Any]) -> None:
     run._session.take_metric(header)  # noqa: SLF001
 
 
+def on_stop(run: Run, stop: Callable[[], None]) -> None:
+    """Call `stop` when a user asks the run to stop, or now; perhaps twice, and from the sending thread."""
+    if run.should_stop:
+        stop()
+    else:
+        run._session.stop.listen(stop)  # noqa: SLF001
+
+
 def finish_event(run: Run) -> threading.Event:
     """Return the event that is set when the run begins to finish; a forked child has its own."""
     return run._session.finished  # noqa: SLF001

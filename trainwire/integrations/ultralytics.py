@@ -18,10 +18,15 @@ except ImportError as exc:
 
 
 def add_callbacks(model: Model, run: Run) -> None:
-    """Report the trainings of `model`: the values of each epoch, counted from 1, and the checkpoints."""
+    """Report the trainings of `model`: the values of each epoch, counted from 1, and the checkpoints.
+
+    A training that a user asks to stop ends after the batch, on several GPUs after the epoch, with its checkpoint.
+    """
     reporter = _Reporter(run)
     model.add_callback("on_train_start", reporter.report_epochs)
+    model.add_callback("on_train_batch_end", reporter.stop_after_batch)
     model.add_callback("on_train_epoch_end", reporter.note_training)
+    model.add_callback("on_train_epoch_end", reporter.stop_if_asked)
     model.add_callback("on_fit_epoch_end", reporter.report_epoch)
     model.add_callback("on_model_save", reporter.report_checkpoints)
     model.add_callback("on_train_end", reporter.report_final)
@@ -52,6 +57,18 @@ class _Reporter:
     def note_training(self, _trainer: Any) -> None:
         """Note that an epoch was trained: `on_fit_epoch_end` is called once more, after the last one."""
         self._has_trained = True
+
+    @harmless
+    def stop_after_batch(self, trainer: Any) -> None:
+        """End the training where there is one process: ranks that end after different batches would hang."""
+        if RANK == -1:
+            self.stop_if_asked(trainer)
+
+    @harmless
+    def stop_if_asked(self, trainer: Any) -> None:
+        """End the training if a user asks it to stop; at an epoch's end Ultralytics informs the other ranks."""
+        if _is_first_process() and self._run.should_stop:
+            trainer.stop = True
 
     @harmless
     def report_epoch(self, trainer: Any) -> None:

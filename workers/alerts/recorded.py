@@ -18,7 +18,11 @@ from trainwire.workers.drain.store import postgres_errors
 
 AT_ONCE: Final = 500
 FORGET_AFTER_S: Final = 7 * 86_400.0
-_VERBS: Final = {"completed": "has completed", "failed": "failed", "ended": "has ended with an unknown result"} | {
+_VERBS: Final = {
+    "completed": "has completed",
+    "failed": "failed",
+    "ended": "has ended with an unknown result",
+    "stopped": "was stopped by a user",
     "lost": "is lost",
     "stalled": "is stalled",
 }

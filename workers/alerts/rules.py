@@ -12,13 +12,14 @@ from msgspec import Meta
 
 from trainwire.schemas.messages import AlertLevel
 
-StatusCause = Literal["completed", "failed", "ended", "lost", "stalled"]
+StatusCause = Literal["completed", "failed", "ended", "stopped", "lost", "stalled"]
 OtherCause = Literal["alert", "metric", "nan", "no_progress", "spool", "dead_letters"]
 Cause: TypeAlias = StatusCause | OtherCause
 CAUSES: Final[tuple[str, ...]] = (*get_args(StatusCause), *get_args(OtherCause))
 DEFAULT_LEVELS: Final[dict[str, AlertLevel]] = {
     **dict.fromkeys(CAUSES, "warning"),
     "completed": "info",
+    "stopped": "info",
     "failed": "error",
     "lost": "error",
 }

@@ -27,7 +27,7 @@ AttemptKey = tuple[int, int]
 """Job, attempt."""
 ATTEMPT_FIELDS: Final = (
     *("name", "status", "started_at", "completed_at", "exit_code", "error_message", "params", "tags"),
-    *("provenance", "mlflow_run_id"),
+    *("provenance", "mlflow_run_id", "resume_step"),
 )
 """The fields of a job that are also stored for each of its attempts."""
 
@@ -281,6 +281,7 @@ _UPDATED: Final = {name: f"excluded.{name}" for name in ATTEMPT_FIELDS} | {
     "tags": "coalesce(excluded.tags, known.tags)",
     # NULL || x is NULL
     "provenance": "coalesce(known.provenance || excluded.provenance, excluded.provenance, known.provenance)",
+    "resume_step": "coalesce(excluded.resume_step, known.resume_step)",
     # The run in the job's row may be the mirror of this attempt, which is no run of its trainer.
     "mlflow_run_id": "coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id)",
 }

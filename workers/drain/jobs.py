@@ -15,6 +15,7 @@ from trainwire.schemas.messages import (
     Body,
     Checkpoint,
     Completion,
+    FinalStatus,
     Logs,
     Metrics,
     Progress,
@@ -23,10 +24,10 @@ from trainwire.schemas.messages import (
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.workers.drain.decoding import visible
-from trainwire.workers.drain.lifetimes import Lifetime, began_at
+from trainwire.workers.drain.lifetimes import START_SPREAD, Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
 
-_CLAIMS: Final = ("ended", "completed", "failed")
+_CLAIMS: Final = ("ended", "completed", "failed", "stopped")
 """Of contradicting completions of one attempt, the outcome that is later in this list applies."""
 
 
@@ -61,6 +62,9 @@ class JobState(msgspec.Struct):
     last_log_seq: int = 0
     last_metric_seq: int = 0
     last_checkpoint_seq: int = 0
+    resume_step: int | None = None
+    parent_id: int | None = None
+    fork_step: int | None = None
     final_metrics: dict[str, Any] | None = None
     best_metrics: dict[str, Any] | None = None
     params: dict[str, Any] | None = None
@@ -73,7 +77,9 @@ class JobState(msgspec.Struct):
         """Whether the current attempt has ended."""
         return self.status in FINISHED
 
-    def attempt_of_source(self, stated: int, known: int | None, began_ns: int | None) -> int:
+    def attempt_of_source(
+        self, stated: int, known: int | None, began_ns: int | None, resume_step: int | None = None
+    ) -> int:
         """Return the attempt of a source.
 
         Args:
@@ -82,16 +88,27 @@ class JobState(msgspec.Struct):
             began_ns: when the source began. A new source belongs to the current attempt, or to the next one if the
                 current one had ended by then. (`trainwire.workers.drain.sources.AttemptSpans` finds the attempts
                 of sources that are older than the current one.)
+            resume_step: the step from which a source resumes: its attempt is a new one also if the current one has
+                not ended, unless that was just resumed from the same step by another rank.
         """
         if stated:
             return stated
         if known is not None:
             return known
+        if resume_step is not None and self._is_rolled_back_by(resume_step, began_ns):
+            return min(self.attempt + 1, MAX_ATTEMPT)
         if not self.is_finished or self.completed_at is None:
             return self.attempt
         if began_ns is None or to_datetime(began_ns) <= self.completed_at:
             return self.attempt
         return min(self.attempt + 1, MAX_ATTEMPT)
+
+    def _is_rolled_back_by(self, resume_step: int, began_ns: int | None) -> bool:
+        if self.status == "pending" or self.started_at is None or began_ns is None:
+            return False
+        began = to_datetime(began_ns)
+        is_same = self.resume_step == resume_step and abs(began - self.started_at) <= START_SPREAD
+        return began > self.started_at and not (is_same and not self.is_finished)
 
     def is_preceded_by(self, source: Lifetime) -> bool:
         """Return whether a source is of an earlier attempt than the newest one, by its times."""
@@ -107,7 +124,7 @@ class JobState(msgspec.Struct):
         if attempt < self.attempt and self.status != "pending":
             return
         if attempt > self.attempt or self.status == "pending":
-            self._begin(attempt, began_at(body))
+            self._begin(attempt, began_at(body), body.resume_step)
         if isinstance(body, Metrics) and body.heartbeat_s is not None:
             self.watched_attempt = attempt
         if isinstance(body, Completion) and not (body.is_of_job and (is_stated or self._may_end_by(body))):
@@ -125,7 +142,7 @@ class JobState(msgspec.Struct):
             case Logs():
                 pass
 
-    def _begin(self, attempt: int, began_ns: int | None) -> None:
+    def _begin(self, attempt: int, began_ns: int | None, resume_step: int | None) -> None:
         """Start an attempt, and reset the end and the progress of the one before."""
         self.attempt = attempt
         self.status = "running"
@@ -135,6 +152,7 @@ class JobState(msgspec.Struct):
         self.current_epoch = self.progress_percent = None
         self.final_accuracy = self.final_metrics = self.best_metrics = self.best_epoch = None
         self.mlflow_run_id = self.provenance = None
+        self.resume_step = resume_step
         # The paths stay because the attempt resumes from them; without times its own first ones replace them.
         self.best_checkpoint_at = self.last_checkpoint_at = None
 
@@ -143,6 +161,8 @@ class JobState(msgspec.Struct):
         self.params = body.params if body.params is not None else self.params
         self.tags = body.tags if body.tags is not None else self.tags
         self.mlflow_run_id = _text_or(body.mlflow_run_id, self.mlflow_run_id)
+        if body.parent_id is not None:
+            self.parent_id, self.fork_step = body.parent_id, body.fork_step
         if body.provenance:
             known = {str(item): body.provenance[item] for item in PROVENANCE_ITEMS if item in body.provenance}
             self.provenance = {**(self.provenance or {}), **known} or None
@@ -150,6 +170,8 @@ class JobState(msgspec.Struct):
             self._fold_progress(body.progress)
 
     def _fold_progress(self, progress: Progress) -> None:
+        if progress.resume_step is not None:
+            self.resume_step = progress.resume_step
         if progress.total_epochs is not None:
             self.total_epochs = progress.total_epochs
         if progress.current_epoch is not None:
@@ -174,15 +196,23 @@ class JobState(msgspec.Struct):
 
     def _fold_completion(self, body: Completion) -> None:
         if self._is_decided_by(body):
-            self.status = body.outcome
+            self.status = self._outcome_with(body)
             self.completed_at = to_datetime(body.ts)
             self.exit_code = body.exit_code if body.exit_code is not None else self.exit_code
         # Several completions may report a failure; the message of one with a traceback is kept.
         if self.error_message is None or body.traceback is not None:
             self.error_message = _text_or(body.error_message, self.error_message)
-        if self.status == "completed":
+        if self.status in ("completed", "stopped"):
             self.error_message = None
         self._fold_results(body)
+
+    def _outcome_with(self, body: Completion) -> FinalStatus:
+        """Return the outcome of a completion; a success does not replace `stopped`.
+
+        The training has read the request, and its launcher has seen exit code 0 only.
+        """
+        is_stopped = self.status == "stopped" and body.outcome == "completed"
+        return "stopped" if is_stopped else body.outcome
 
     def _may_end_by(self, body: Completion) -> bool:
         """Return False for the completion of a process that had ended before the attempt began.
@@ -195,11 +225,12 @@ class JobState(msgspec.Struct):
     def _is_decided_by(self, body: Completion) -> bool:
         """Return whether a completion sets the status.
 
-        An exit code takes precedence over a completion without one, and a failure over a success.
+        An exit code takes precedence over a completion without one, a failure over a success, and `stopped` over
+        both: processes fail when others of their training stop.
         """
         if body.outcome != "failed" and body.rank:
             return False  # the job ends with the completion of rank 0, or with a failure of any rank
-        if not self.is_finished:
+        if not self.is_finished or (body.outcome, self.status) == ("stopped", "completed"):
             return True
         if (body.exit_code is None) != (self.exit_code is None):
             return body.exit_code is not None

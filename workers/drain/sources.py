@@ -74,7 +74,7 @@ class Sources:
         attempt = self.attempts.get(of)
         if attempt is None or (of == sender and message.attempt not in {ATTEMPT_UNKNOWN, attempt}):
             body = message.body
-            attempt = self._set_attempt(of, message.attempt, Lifetime.of(body), began_at(body))
+            attempt = self._set_attempt(of, message.attempt, Lifetime.of(body), began_at(body), body.resume_step)
         self.attempts.setdefault(sender, attempt)
         return attempt
 
@@ -83,11 +83,18 @@ class Sources:
         lifetime = None if lost.began_ns is None else Lifetime(to_datetime(lost.began_ns))
         self._set_attempt((lost.job_id, lost.source), lost.attempt, lifetime, lost.began_ns)
 
-    def _set_attempt(self, source: Source, stated: int, lifetime: Lifetime | None, began_ns: int | None) -> int:
+    def _set_attempt(
+        self,
+        source: Source,
+        stated: int,
+        lifetime: Lifetime | None,
+        began_ns: int | None,
+        resume_step: int | None = None,
+    ) -> int:
         job, known = self._jobs[source[0]], self.attempts.get(source)
         if stated == ATTEMPT_UNKNOWN and known is None:
             known = self.spans.earlier_attempt(job, lifetime)
-        attempt = self.attempts[source] = job.attempt_of_source(stated, known, began_ns)
+        attempt = self.attempts[source] = job.attempt_of_source(stated, known, began_ns, resume_step)
         return attempt
 
     def add_counts(self, message: Message) -> None:

@@ -20,7 +20,7 @@ from trainwire.schemas.events import (
 )
 from trainwire.schemas.keys import JOBS_CHANNEL, events_channel
 from trainwire.schemas.kinds import ROW_KINDS, RowKind, without_rows
-from trainwire.schemas.messages import Completion, Metrics, Outcome, Point, Status
+from trainwire.schemas.messages import Completion, FinalStatus, Metrics, Point, Status
 from trainwire.schemas.non_finite import shown_float
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES
 from trainwire.workers.drain.changes import Change, StatusChange
@@ -151,7 +151,7 @@ def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
     yield ended(
         **_head(change),
         kind="completions",
-        status=cast("Outcome", job.status),
+        status=cast("FinalStatus", job.status),
         exit_code=job.exit_code,
         total_epochs_completed=job.current_epoch,
         final_metrics=numbers(_first_names(job.final_metrics)),

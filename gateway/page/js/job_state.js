@@ -34,6 +34,7 @@ function beginAttempt(job, attempt) {
     error_message: null,
     final_metrics: null,
     status_reason: null,
+    stop: null,
   };
   Object.assign(job, nothing, {
     attempt,

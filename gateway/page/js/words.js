@@ -2,11 +2,16 @@
 
 import { about, count, duration, fromText, moment, value } from "./format.js";
 
-export const STATUSES = ["running", "stalled", "lost", "failed", "ended", "completed", "pending"];
+export const STATUSES = ["running", "stalled", "lost", "failed", "ended", "stopped", "completed", "pending"];
 
 /** Tell whether the job's attempt has ended. */
 export function hasEnded(job) {
-  return ["completed", "failed", "ended"].includes(job.status);
+  return ["completed", "failed", "ended", "stopped"].includes(job.status);
+}
+
+/** "stopped by anna", or the status. */
+export function statusWords(job) {
+  return job.status === "stopped" && job.stop ? `stopped by ${job.stop.requested_by}` : job.status;
 }
 
 /** The name that a job is called by. */
@@ -86,6 +91,8 @@ export function sentence(job) {
       return `Failed after ${took}${exited(job)}.`;
     case "ended":
       return `Ended after ${took}; its exit code is not known.`;
+    case "stopped":
+      return `S${statusWords(job).slice(1)} after ${took}${job.stop?.reason ? `: ${job.stop.reason}` : ""}.`;
     case "stalled":
       return `Stalled: ${job.status_reason || "alive, but it sends nothing"}.`;
     case "lost":

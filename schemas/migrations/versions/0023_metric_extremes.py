@@ -9,7 +9,7 @@ import zstandard
 from alembic import op
 
 revision = "0023"
-down_revision = "0021"
+down_revision = "0022"
 
 _NUMBER_BYTES = 8
 _SERIES_AT_ONCE = 2000

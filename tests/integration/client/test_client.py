@@ -607,3 +607,19 @@ def test_the_class_is_public() -> None:
     """`from trainwire import Client` is the name, and it is documented."""
     assert trainwire.Client is Client
     assert "gateway" in (Client.__doc__ or "")
+
+
+def test_a_running_job_is_asked_to_stop(reader: Client, sender: Sender, resources: Resources) -> None:
+    """Both ways store the request once; a job that has ended, and an unknown one, are errors."""
+    number = next(_jobs)
+    sender.send(Metrics(name="running"), job=number)
+    drain(resources, "metrics", job=number)
+    request = reader.job(number).stop("loss is NaN", by="anna")
+    assert (request.attempt, request.requested_by, request.reason) == (1, "anna", "loss is NaN")
+    assert reader.job(number).stop(by="bert") == request
+    assert (reader.job(number).info.stop or {})["requested_by"] == "anna"
+    sender.send(completion(stopped=True), job=number)
+    drain(resources, "completions", job=number)
+    assert reader.job(number).status == "stopped"
+    with pytest.raises(ClientError, match=rf"job {number} has ended \(stopped\)"):
+        reader.job(number).stop()

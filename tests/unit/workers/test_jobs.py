@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
@@ -237,3 +239,28 @@ def test_a_message_of_an_earlier_attempt_does_not_take_a_lost_job_back() -> None
     job = JobState(1, status="lost", attempt=2)
     job.fold(logs("late"), 1)
     assert job.status == "lost"
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [
+        ([{"stopped": True}], "stopped"),
+        ([{"stopped": True}, {"exit_code": 0}], "stopped"),  # the launcher has seen the exit code only
+        ([{"exit_code": 0}, {"stopped": True}], "stopped"),
+        ([{"status": "failed", "error_message": "NCCL", "rank": 1}, {"stopped": True}], "stopped"),
+        ([{"stopped": True}, {"status": "failed", "error_message": "NCCL", "rank": 1}], "stopped"),
+        ([{"status": "failed"}, {"stopped": True, "exit_code": 143}], "stopped"),
+        ([{"stopped": True}, {"exit_code": 3}], "failed"),  # it was asked, and failed for another reason
+        ([{"stopped": True, "rank": 1}, {}], "completed"),  # the end of rank 0 counts
+        ([{"status": "ended", "stopped": True, "of": "0-x"}], "running"),
+    ],
+)
+def test_a_stopped_job(ends: list[dict[str, Any]], status: str) -> None:
+    """A request that a process has obeyed is the job's end, unless the launcher has seen another failure."""
+    job = JobState(1)
+    job.fold(Metrics(ts=NOW_NS), 1)
+    for end in ends:
+        job.fold(completion(**end), 1)
+    assert job.status == status
+    if status == "stopped":
+        assert job.error_message is None

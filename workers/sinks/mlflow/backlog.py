@@ -152,7 +152,7 @@ _JOBS_BEHIND: Final = text(
         UNION
         SELECT job_id FROM training_attempts AS mirror JOIN training_jobs ON id = job_id
         WHERE changes > mirrored_changes
-        AND (mirror.status NOT IN ('completed', 'failed', 'ended', 'lost') OR {_SETTLED})
+        AND (mirror.status NOT IN ('completed', 'failed', 'ended', 'stopped', 'lost') OR {_SETTLED})
     ) AS behind LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
     WHERE coalesce(next_attempt_at <= now(), true)
     ORDER BY moved_at NULLS FIRST, id LIMIT :limit

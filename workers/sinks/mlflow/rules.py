@@ -46,6 +46,7 @@ FINAL_STATUS: Final[dict[str, RunStatus]] = {
     "completed": "FINISHED",
     "failed": "FAILED",
     "ended": "KILLED",
+    "stopped": "KILLED",
     "lost": "KILLED",
 }
 """The status of the run by the status of an attempt that has ended."""

@@ -2,6 +2,7 @@
 
 import { get } from "../api.js";
 import { fromText } from "../format.js";
+import { Ancestors } from "./ancestors.js";
 import { ComparedJobs } from "./compared.js";
 import { ZoomDetail } from "./detail.js";
 import { MetricLoader, namesParameter } from "./loader.js";
@@ -19,8 +20,12 @@ export class ChartData {
     this.loader = new MetricLoader((id, names, signal) => this.#read(id, names, signal), onChange);
     this.detail = new ZoomDetail(this.store, { axis, starts: (id) => this.#starts(id), onChange });
     this.readers = new Map([[jobId, this.#reader(jobId)]]);
+    this.ancestors = new Ancestors((id) => this.begin(id, false));
     this.compared = new ComparedJobs(compared, {
-      onBegin: (id, isResumed) => this.begin(id, isResumed),
+      onBegin: (id, isResumed) => {
+        this.begin(id, isResumed);
+        this.ancestors.follow(this.compared.job(id));
+      },
       onPoints: (id, points) => this.add(id, points),
       onChange: () => this.#comparedChanged(),
       say,
@@ -28,13 +33,18 @@ export class ChartData {
   }
 
   close() {
-    for (const part of [this.compared, this.detail, ...this.readers.values()]) part.close();
+    for (const part of [this.ancestors, this.compared, this.detail, ...this.readers.values()]) part.close();
     this.loader.reset();
   }
 
   /** This job and the compared ones. */
   get jobIds() {
     return [this.jobId, ...this.compared.ids];
+  }
+
+  /** These, and the jobs that they were forked from. */
+  get sourceIds() {
+    return [...new Set([...this.jobIds, ...this.ancestors.ids])];
   }
 
   /** The names of the metrics of all jobs. */
@@ -49,7 +59,7 @@ export class ChartData {
 
   /** The document of a job, null while it is not known. */
   documentOf(id) {
-    return id === this.jobId ? this.job : this.compared.job(id);
+    return id === this.jobId ? this.job : (this.compared.job(id) ?? this.ancestors.job(id));
   }
 
   /** A feed begins: read the names at first, and everything anew where it could not go on from what is here. */
@@ -74,7 +84,7 @@ export class ChartData {
   request(names) {
     const needed = new Set(names);
     this.store.evict(MOST_KEPT, (name) => needed.has(name));
-    const pieces = [...needed].flatMap((name) => this.jobIds.map((jobId) => ({ jobId, name })));
+    const pieces = [...needed].flatMap((name) => this.sourceIds.map((jobId) => ({ jobId, name })));
     this.loader.request(pieces.filter(({ jobId, name }) => this.isMissing(jobId, name)));
     this.detail.request(pieces);
   }
@@ -116,10 +126,11 @@ export class ChartData {
 
   async #read(id, names, signal) {
     for (const name of names) this.store.expect(id, name);
-    const attempt = id === this.jobId ? null : this.compared.job(id)?.attempt;
+    const compared = this.ancestors.job(id) ? null : this.compared.job(id);
+    const attempt = (compared?.resume_step ?? null) === null ? compared?.attempt : null; // its line has earlier attempts
     const query = { names: namesParameter(names), points: POINTS, attempt };
     const page = await get(`/jobs/${id}/metrics`, query, signal);
-    if (!this.jobIds.includes(id)) return;
+    if (!this.sourceIds.includes(id)) return;
     for (const name of names) {
       const series = page.series.filter((each) => each.name === name);
       this.store.replace(id, name, series, { lastSeq: page.last_seq, isThinned: page.downsampled });
@@ -128,7 +139,7 @@ export class ChartData {
 
   #comparedChanged() {
     for (const [id, reader] of this.readers) {
-      if (this.jobIds.includes(id)) continue;
+      if (this.sourceIds.includes(id)) continue;
       reader.close();
       this.readers.delete(id);
       this.store.forget(id);

@@ -10,7 +10,7 @@ export function legendEntries(lines) {
     line.shown = h("b", { class: "num" });
     return h(
       "span",
-      { class: "legend-entry", title: line.label },
+      { class: line.isDim ? "legend-entry is-dim" : "legend-entry", title: line.label },
       lines.length > 1 && lineSample(line),
       line.label && h("span", { dir: "auto" }, line.label),
       line.shown,

@@ -1,10 +1,13 @@
 // The lines of a chart: of each run and rank, or of each run the mean of its ranks with their range.
 
 import { bandOf, calmed, curve, positive, smoothed } from "./curves.js";
+import { count } from "../format.js";
+import { afterStep, upToStep } from "./lineage.js";
 import { hasRanks, rankName, rankStyle, runDash } from "./runs.js";
 
 /**
- * `[{label, color, dash, x, y, ts, odd, strong, low, high, isMain}]` of the metrics `names`.
+ * `[{label, color, dash, x, y, ts, odd, strong, low, high, isMain, isDim}]` of the metrics `names`. The line of an
+ * attempt that was resumed begins with those before; what was rolled back of them, and the parents of a fork, are dim.
  * `view` is that of view.js.
  */
 export function linesOf(store, names, view) {
@@ -12,7 +15,9 @@ export function linesOf(store, names, view) {
   const lines = names.flatMap((name, nth) =>
     view.runs.flatMap((run, index) => {
       const own = isMixed ? { color: view.palette[nth % view.palette.length], dash: runDash(index) } : null;
-      return ofRun(store, name, run, view, own).map((line) => ({
+      const isFirst = view.runs.findIndex(({ jobId }) => jobId === run.jobId) === index;
+      const parents = isFirst ? ofParents(store, name, run, view, own) : [];
+      return [...ofRun(store, name, run, view, own), ...parents].map((line) => ({
         ...line,
         isMain: run.isMain,
         label: [isMixed && name, view.isSeveral && run.label, line.who].filter(Boolean).join(" · "),
@@ -27,7 +32,13 @@ function ofRun(store, name, run, view, own) {
   const entries = store
     .of(run.jobId, name)
     .filter(({ attempt, rank }) => attempt === run.attempt && !settings.hiddenRanks.has(String(rank)));
-  const curveOf = (entry) => curve(view.pointsOf(entry), settings.axis ?? "step", view.startOf(run));
+  const isFollowed = store.of(run.jobId, name).some(({ attempt }) => attempt > run.attempt);
+  const cut = isFollowed ? view.rolledBackAfter(run) : null;
+  if (cut !== null) return entries.map((entry) => rolledBack(entry, cut, run, view, own));
+  const parts = view.earlierParts(run).filter(({ jobId }) => jobId === run.jobId);
+  const start = view.startOf(parts[0] ?? run);
+  const curveOf = (entry) =>
+    curve([...pointsOfParts(store, name, parts, entry.rank, view), ...view.pointsOf(entry)], settings.axis ?? "step", start);
   if (settings.isMean && entries.length > 1) {
     const band = bandOf(entries.map(curveOf));
     const shown = settings.isLog
@@ -52,6 +63,39 @@ function ofRun(store, name, run, view, own) {
       who: hasRanks(run) ? rankName(entry.rank) : "",
     };
   });
+}
+
+/** The points of the earlier parts of a line, of one rank. */
+function pointsOfParts(store, name, parts, rank, view) {
+  return parts.flatMap(({ jobId, attempt, upTo }) => {
+    const entry = store.of(jobId, name).find((each) => each.attempt === attempt && each.rank === rank);
+    return entry ? upToStep(view.pointsOf(entry), upTo) : [];
+  });
+}
+
+function rolledBack(entry, cut, run, view, own) {
+  const rank = hasRanks(run) ? `${rankName(entry.rank)}, ` : "";
+  const style = { ...(own ?? rankStyle(run, entry.rank, view)), who: `${rank}rolled back after step ${count(cut)}` };
+  return dim(afterStep(view.pointsOf(entry), cut), view.startOf(run), style, view);
+}
+
+/** The lines of the jobs that a run was forked from, up to the fork. */
+function ofParents(store, name, run, view, own) {
+  const parts = view.earlierParts(run).filter(({ jobId }) => jobId !== run.jobId);
+  const parent = parts.at(-1);
+  if (!parent) return [];
+  const ranks = new Set(store.of(parent.jobId, name).map(({ rank }) => rank));
+  return [...ranks].map((rank) => {
+    const of = ranks.size > 1 ? `${rankName(rank)} of ` : "";
+    const who = `${of}${view.nameOf(parent.jobId)} up to step ${count(parent.upTo)}`;
+    const style = { ...(own ?? rankStyle(run, rank, view)), who };
+    return dim(pointsOfParts(store, name, parts, rank, view), view.startOf(parts[0]), style, view);
+  });
+}
+
+function dim(points, start, style, { settings }) {
+  const found = curve(points, settings.axis ?? "step", start);
+  return { ...found, ...style, y: settings.isLog ? positive(found.y) : found.y, strong: null, isDim: true };
 }
 
 /** The line as it is, and over it a smoothed one: as chosen, or where it would be a block of colour. */

@@ -87,6 +87,7 @@ export class ChartPanel {
 
   setJob(job) {
     this.data.job = job;
+    this.data.ancestors.follow(job);
   }
 
   opened() {

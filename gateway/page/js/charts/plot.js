@@ -21,7 +21,7 @@ function columnsOf(lines) {
         { y: line.high, series: edge, fill: faint(line.color, RANGE_OPACITY) },
         { y: line.low, series: edge },
       );
-    const under = line.strong ? { stroke: faint(line.color, 0.28), width: 1 } : { stroke: line.color, width: 1.5 };
+    const under = line.strong || line.isDim ? { stroke: faint(line.color, line.isDim ? 0.4 : 0.28), width: 1 } : { stroke: line.color, width: 1.5 };
     columns.push({ y: line.y, series: { ...common, ...under } });
     if (line.strong)
       columns.push({
@@ -44,7 +44,7 @@ export function plotData(lines) {
 
 /** The key of what needs another plot than before: other data alone does not. */
 export function plotKey(lines, { axis, isLog, isOutlierFree, themeRevision }) {
-  const styles = lines.map((line) => [line.label, line.color, line.dash, Boolean(line.strong), Boolean(line.low)]);
+  const styles = lines.map((line) => [line.label, line.color, line.dash, Boolean(line.strong), Boolean(line.low), line.isDim]);
   return JSON.stringify([axis, isLog, isOutlierFree, themeRevision, styles]);
 }
 

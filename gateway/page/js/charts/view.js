@@ -1,7 +1,9 @@
 // Which runs and ranks the charts draw, and the note beside a chart's name.
 
 import { count, counted } from "../format.js";
+import { jobName } from "../words.js";
 import { chartColors } from "./colors.js";
+import { earlierParts, rolledBackAfter } from "./lineage.js";
 import { failureWords } from "./loader.js";
 import { ranksOf, rankStyle, runsOf } from "./runs.js";
 
@@ -28,6 +30,9 @@ export function drawnRuns(data, settings) {
     styleOf: (rank) =>
       isOne && !settings.isMean ? rankStyle(all[0], rank, { isSeveral: false, ranks, palette }) : null,
     startOf,
+    earlierParts: (run) => earlierParts(run, (id) => data.documentOf(id)),
+    rolledBackAfter: (run) => rolledBackAfter(run, (id) => data.documentOf(id)),
+    nameOf: (id) => jobName(data.documentOf(id) ?? { id }),
     pointsOf: (entry) => data.detail.of(entry, settings.axis === "relative" ? startOf(entry) : 0),
   };
 }

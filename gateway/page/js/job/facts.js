@@ -2,7 +2,8 @@
 
 import { get } from "../api.js";
 import { h } from "../dom.js";
-import { dateTime, duration, fromText, value } from "../format.js";
+import { count, dateTime, duration, fromText, value } from "../format.js";
+import { statusWords } from "../words.js";
 
 /** The pane; `setJob(job)` draws it anew where something has changed. */
 export class Facts {
@@ -90,7 +91,7 @@ function attempts(all) {
       h(
         "td",
         { dir: "auto" },
-        [attempt.status, attempt.attempt < 1 && "sent late", from && `started ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
+        [statusWords(attempt), resumed(attempt), attempt.attempt < 1 && "sent late", from && `started ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
       ),
     );
   });
@@ -100,6 +101,10 @@ function attempts(all) {
     h("h2", null, "Attempts"),
     h("table", { class: "pairs" }, h("tbody", null, rows)),
   );
+}
+
+function resumed({ resume_step: step }) {
+  return step === null || step === undefined ? "" : `resumed from step ${count(step)}`;
 }
 
 /** Command, code, machine and Python; packages and the diff are folded. */

@@ -1,19 +1,22 @@
 // The head of a job's page: its state in words, how far it is, and why it failed.
 
 import { h, setText } from "../dom.js";
-import { dateTime, fromText, value } from "../format.js";
+import { count, dateTime, fromText, value } from "../format.js";
 import { statusBadge } from "../list/row.js";
+import { StopButton } from "./stop.js";
 import { epochs, hasEnded, headline, jobName, latestMetrics, percent, rankedValue, remaining, sentence } from "../words.js";
 
 const SHOWN_METRICS = 4;
 
 /** The head; `update(job)` whenever the job has changed or time has passed. */
 export class JobHeader {
-  constructor() {
+  constructor({ mayEdit, onStop }) {
+    this.stop = new StopButton({ mayEdit, onDone: onStop });
     this.name = h("h1", { dir: "auto" });
     this.badge = h("span");
     this.sentence = h("span", { class: "sentence", dir: "auto" });
     this.facts = h("span", { class: "quiet facts" });
+    this.lineage = h("p", { class: "quiet lineage", hidden: true });
     this.bar = h("progress", { max: "100", "aria-label": "progress" });
     this.barWords = h("span", { class: "quiet num" });
     this.metrics = h("div", { class: "head-metrics" });
@@ -27,8 +30,9 @@ export class JobHeader {
     this.root = h(
       "header",
       { class: "job-head" },
-      h("div", { class: "job-title" }, this.badge, this.name, this.mlflow),
+      h("div", { class: "job-title" }, this.badge, this.name, this.mlflow, this.stop.root),
       h("p", { class: "job-state" }, this.sentence, " ", this.facts),
+      this.lineage,
       h("div", { class: "job-progress" }, this.bar, this.barWords),
       this.metrics,
       this.warning,
@@ -42,14 +46,32 @@ export class JobHeader {
     this.badge.replaceChildren(statusBadge(job));
     setText(this.sentence, sentence(job));
     const began = fromText(job.started_at);
-    const attempt = job.attempt > 1 ? `Attempt ${job.attempt}.` : "";
+    const resumed = (job.resume_step ?? null) === null ? "" : `, resumed from step ${count(job.resume_step)}`;
+    const attempt = job.attempt > 1 || resumed ? `Attempt ${job.attempt}${resumed}.` : "";
     setText(this.facts, [attempt, began && `Started ${dateTime(began)}.`].filter(Boolean).join(" "));
+    this.#lineage(job);
     this.#progress(job);
     this.#metrics(job);
     this.#link(job.mlflow_url);
     this.#failure(job);
+    this.stop.update(job);
     this.warning.hidden = !job.warning;
     setText(this.warning, job.warning ?? "");
+  }
+
+  /** The links to the parent of a fork, and to the forks of a job. */
+  #lineage({ parent_id: parent, fork_step: step, forks }) {
+    const key = JSON.stringify([parent, step, forks]);
+    if (key === this.lineageKey) return;
+    this.lineageKey = key;
+    const link = (id) => h("a", { href: `#/jobs/${id}` }, `job ${id}`);
+    const isFork = parent !== null && parent !== undefined;
+    const listed = (forks ?? []).flatMap((id, index) => [index ? ", " : "", link(id)]);
+    this.lineage.replaceChildren(
+      ...(isFork ? ["Forked from ", link(parent), ` at step ${count(step)}. `] : []),
+      ...(listed.length ? ["Forks: ", ...listed, "."] : []),
+    );
+    this.lineage.hidden = !isFork && !listed.length;
   }
 
   #progress(job) {

@@ -30,10 +30,10 @@ export function openJob(view, id, query) {
 }
 
 class JobPage {
-  constructor({ content, crumbs, connection }, id, query) {
+  constructor({ content, crumbs, connection, mayEdit }, id, query) {
     Object.assign(this, { content, crumbs, connection, id });
     this.job = null;
-    this.header = new JobHeader();
+    this.header = new JobHeader({ mayEdit, onStop: () => this.#refresh() });
     this.address = new AddressState(`#/jobs/${id}`, query);
     this.panels = Object.fromEntries(PANELS.map((entry) => [entry.id, entry.make(this)]));
     // The log stands beside the tabs; it has one for narrow screens.

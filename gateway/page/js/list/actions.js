@@ -123,7 +123,7 @@ export function tagsOf(text) {
 }
 
 /** Ask in a dialog; `onAction()` sends the change. */
-function askFor({ title, content, action, onAction, isDangerous }) {
+export function askFor({ title, content, action, onAction, isDangerous }) {
   const said = h("p", { class: "problem", role: "alert" });
   const button = h("button", { type: "submit", class: isDangerous ? "primary danger" : "primary" }, action);
   const submit = async (event) => {

@@ -3,7 +3,7 @@
 import { h } from "../dom.js";
 import { ago, count, dateTime, fromText, value } from "../format.js";
 import { sparkline } from "../sparkline.js";
-import { epochs, hasEnded, headline, jobName, latestMetrics, percent, runtimeWords } from "../words.js";
+import { epochs, hasEnded, headline, jobName, latestMetrics, percent, runtimeWords, statusWords } from "../words.js";
 
 const SHOWN_METRICS = 3;
 
@@ -119,7 +119,9 @@ function why(job) {
       ? job.error_message
       : ["stalled", "lost"].includes(job.status)
         ? job.status_reason
-        : null;
+        : job.status === "stopped"
+          ? statusWords(job)
+          : null;
   return words ? h("span", { class: "why", dir: "auto", title: words }, words) : null;
 }
 

@@ -1,0 +1,100 @@
+"""Terminates the command of the launcher when a user asks the job to stop (docs/stop.md)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from signal import SIGTERM
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from trainwire.ingest.process.daemon_pool import start_daemon
+
+if TYPE_CHECKING:
+    from trainwire.ingest.launcher.command import Signals
+    from trainwire.ingest.process.tracebacks import TracebackFolder
+    from trainwire.ingest.run import Run
+
+STOP_MODES: Final = ("sigterm", "none")
+DEFAULT_STOP_GRACE_S: Final = 300.0
+"""Time for a training that reads `run.should_stop`: it may save a checkpoint before it ends."""
+POLL_S: Final = 0.2
+
+
+class _Process(NamedTuple):
+    """A process and its start, which tells it from a later one with the same number."""
+
+    pid: int
+    started: str
+
+
+def stop_when_asked(run: Run, signals: Signals, tracebacks: TracebackFolder, grace_s: float) -> None:
+    """Send SIGTERM to the command once a request to stop arrives; never a SIGKILL.
+
+    A command with a process that reads `run.should_stop` has `grace_s` seconds before. If the command ends by the
+    signal and leaves processes behind, as a shell script does, they get the signal too.
+    """
+
+    def watch() -> None:
+        received = run._session.stop.received  # noqa: SLF001 - of the launcher's own run
+        while not received.wait(POLL_S):
+            if signals.has_ended():
+                return
+        until = time.monotonic() + grace_s
+        while tracebacks.has_reader_of_stop and time.monotonic() < until:
+            if signals.has_ended():
+                return
+            time.sleep(POLL_S)
+        _terminate(run, signals)
+
+    with suppress(RuntimeError):  # the system refuses a thread: `run.should_stop` is left
+        start_daemon(watch, "trainwire-stop")
+
+
+def _terminate(run: Run, signals: Signals) -> None:
+    while (pid := signals.pid) is None:
+        time.sleep(POLL_S)  # not started yet
+    if signals.has_ended():
+        return
+    left = _descendants(pid)
+    run._is_terminated = True  # noqa: SLF001 - before the signal: the command may end at once
+    run.log("trainwire: the command gets SIGTERM, as asked", log_type="stderr", level="WARNING")
+    signals.terminate()
+    while not signals.has_ended():
+        time.sleep(POLL_S / 10)
+    for process in left:
+        if _read(process.pid)[0] == process:
+            with suppress(OSError):
+                os.kill(process.pid, SIGTERM)
+
+
+def _descendants(pid: int) -> list[_Process]:
+    """Return the processes that a process has started, and theirs; none where there is no /proc."""
+    children: dict[int, list[_Process]] = {}
+    for number in _numbers():
+        process, parent = _read(number)
+        if process is not None:
+            children.setdefault(parent, []).append(process)
+    found: list[_Process] = []
+    parents = [pid]
+    while parents:
+        begun = children.get(parents.pop(), [])
+        found += begun
+        parents += [process.pid for process in begun]
+    return found
+
+
+def _numbers() -> Iterator[int]:
+    with suppress(OSError):
+        yield from (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _read(pid: int) -> tuple[_Process | None, int]:
+    """Return a process and the number of its parent; None if it does not run."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b") ")[2].split()  # proc(5): state, ppid, ..., starttime is field 22
+        return _Process(pid, fields[19].decode()), int(fields[1])
+    except (OSError, IndexError, ValueError):
+        return None, 0

@@ -1,0 +1,76 @@
+"""Requests of users to stop the current attempt of a job (docs/stop.md)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.postgresql import insert
+
+from trainwire.schemas.messages import FINISHED
+from trainwire.schemas.tables import stop_requests, training_jobs
+from trainwire.stores.postgres.columns import columns_of
+
+MAX_BY_CHARS: Final = 200
+MAX_REASON_CHARS: Final = 1000
+
+
+class StopRequested(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to stop an attempt of a job: by whom, when and why."""
+
+    job_id: int
+    attempt: int
+    requested_at: datetime
+    requested_by: str
+    reason: str | None
+
+
+class UnknownJob(LookupError):  # noqa: N818 - shown to users
+    """No message of the job is stored."""
+
+
+class AlreadyEnded(Exception):  # noqa: N818 - shown to users
+    """The job has ended: there is nothing to stop."""
+
+
+class WrongText(ValueError):  # noqa: N818 - shown to users
+    """The author or the reason of a request cannot be stored; `field` is its name."""
+
+    def __init__(self, field: str, value: str, detail: str) -> None:
+        super().__init__(f"{field} {value[:100]!r}: {detail}")
+        self.field, self.value, self.detail = field, value, detail
+
+
+def request_stop(connection: Connection, job_id: int, by: str, reason: str | None) -> StopRequested:
+    """Ask the trainers of the job's current attempt to stop, in the caller's transaction.
+
+    Returns the request; a second one for the same attempt changes nothing, and the first is returned. Raises
+    `UnknownJob`, `AlreadyEnded` and `WrongText`.
+    """
+    by, reason = by.strip(), (reason or "").strip() or None
+    _check("by", by, MAX_BY_CHARS)
+    _check("reason", reason or "", MAX_REASON_CHARS)
+    jobs = training_jobs.c
+    # Locked: its completion may be stored now.
+    wanted = select(jobs.status, jobs.attempt).where(jobs.id == job_id).with_for_update()
+    job = connection.execute(wanted).one_or_none()
+    if job is None:
+        raise UnknownJob(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
+    if job.status in FINISHED:
+        raise AlreadyEnded(f"job {job_id} has ended ({job.status}): there is no training to stop")
+    values = {"job_id": job_id, "attempt": job.attempt, "requested_by": by or "unknown", "reason": reason}
+    connection.execute(insert(stop_requests).values(values).on_conflict_do_nothing())
+    requests = stop_requests.c
+    stored = select(*columns_of(StopRequested, stop_requests)).where(
+        requests.job_id == job_id, requests.attempt == job.attempt
+    )
+    return StopRequested(**connection.execute(stored).mappings().one())
+
+
+def _check(field: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise WrongText(field, text, f"has {len(text):,} characters: use at most {most:,}")
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise WrongText(field, text, "has NUL or an invalid character: remove it")
