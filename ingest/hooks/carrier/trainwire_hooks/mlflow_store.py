@@ -1,6 +1,8 @@
-"""MLflow's tracking store `trainwire:`: it answers from the launch's own state, and sends values to the launcher.
+"""MLflow tracking store for the URI `trainwire:`.
 
-Names, limits and errors are those of MLflow's SQLite store, of which its validation functions are used.
+It reads from the launch's journal, and sends values to the launcher.
+
+Names, limits and errors are those of MLflow's SQL store, whose validation functions it calls.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ from .mlflow_models import LoggedModels
 
 
 def open_store() -> Any:
-    """Return the store of this process, with the state of the launch, if it has a launcher."""
+    """Return a new store for this process.
+
+    Under a launcher, it shares its state with the other processes of the launch.
+    """
     socket = os.environ.get(SOCKET_VARIABLE)
     store = TrainwireStore(Journal(os.path.dirname(socket) if socket else None))
     _stores[:] = [store]
@@ -52,7 +57,10 @@ _stores: list[Any] = []
 
 
 def place_of_files(folder: str) -> str:
-    """Return the prefix for the names of the files in a folder: that of its run; of a model also name and id."""
+    """Return the prefix for the names of the artifacts in `folder`.
+
+    It is the prefix of their run in MLflow, followed for a model by its name and id.
+    """
     key = os.path.basename(os.path.dirname(folder))
     for store in _stores:
         with store._journal.open() as state:
@@ -63,7 +71,10 @@ def place_of_files(folder: str) -> str:
 
 
 class TrainwireStore(Experiments, LoggedModels, AbstractStore):
-    """Runs and experiments of one launch. Methods that MLflow adds later raise one clear error."""
+    """MLflow tracking store of one launch.
+
+    Methods of `AbstractStore` that it lacks raise an error with the remedy.
+    """
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
@@ -73,7 +84,10 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
                 self.add_experiment(state, "Default", None, {})
 
     def create_run(self, experiment_id: str, user_id: str, start_time: int, tags: Any, run_name: str) -> Any:
-        """Create a run; metrics of the first run of a launch become the job's, those of others get a prefix."""
+        """Create a run in MLflow.
+
+        Metrics of the first run of a rank keep their names in the job; those of later runs get a prefix.
+        """
         given = as_map(tags)
         tagged = given.get(MLFLOW_RUN_NAME)
         if run_name and tagged and run_name != tagged:
@@ -108,13 +122,13 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             return mlflow_entities.run(state, run_id)
 
     def get_run(self, run_id: str) -> Any:
-        """Return a run, also a deleted one, with the newest values of its metrics."""
+        """Return a run in MLflow, which may be a deleted one, with the latest values of its metrics."""
         with self._journal.open() as state:
             find_run(state, run_id)
             return mlflow_entities.run(state, run_id)
 
     def update_run_info(self, run_id: str, run_status: Any, end_time: int | None, run_name: str | None) -> Any:
-        """Change state, end and name of an active run."""
+        """Set the status, end time and name of an active run in MLflow; None leaves a field unchanged."""
         with self._active_run(run_id) as (state, run):
             fields: Fields = {}
             if run_status is not None:
@@ -162,7 +176,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         return SearchUtils.paginate(found, page_token, max_results)
 
     def log_metric(self, run_id: str, metric: Any) -> None:
-        """Log one value."""
+        """Log one metric value."""
         validation._validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
         self._log(run_id, [metric], {}, {})
 
@@ -180,12 +194,12 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         return checked
 
     def set_tag(self, run_id: str, tag: Any) -> None:
-        """Set a tag."""
+        """Set a tag of a run in MLflow."""
         checked = validation._validate_tag(tag.key, tag.value) or tag
         self._log(run_id, [], {}, {checked.key: checked.value})
 
     def log_batch(self, run_id: str, metrics: Any, params: Any, tags: Any) -> None:
-        """Log values, parameters and tags, or none of them if one is refused."""
+        """Log metric values, parameters and tags; if one of them is invalid, log none."""
         validation._validate_run_id(run_id)
         checked = validation._validate_batch_log_data(metrics, params, tags)
         metrics, params, tags = checked or (metrics, params, tags)
@@ -225,7 +239,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> Any:
-        """Return all different values of a metric, in the order of time, step and value."""
+        """Return all distinct values of a metric, ordered by time, step and value."""
         with self._journal.open() as state:
             history = state.histories.get((run_id, metric_key))
             points = history.sorted() if history is not None else []
@@ -235,7 +249,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         return PagedList(*SearchUtils.paginate(metrics, page_token, max_results))
 
     def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
-        """Log data sets and models that a run reads; a data set that is logged already is left out."""
+        """Log the data sets and models that a run in MLflow reads; those already logged are skipped."""
         validation._validate_run_id(run_id)
         if datasets is not None and not isinstance(datasets, list):
             raise TypeError(f"Argument 'datasets' should be a list, got '{type(datasets)}'")
@@ -256,7 +270,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             self._journal.change(RUNS, run_id, {"model_outputs": outputs})
 
     def record_logged_model(self, run_id: str, mlflow_model: Any) -> None:
-        """Log a model, as MLflow 2 does, in the tag `mlflow.log-model.history` of its run."""
+        """Add a model to the tag `mlflow.log-model.history` of its run, where MLflow 2 lists models."""
         with self._active_run(run_id) as (_, run):
             known = json.loads(run["tags"].get(MLFLOW_LOGGED_MODELS, "[]"))
             value = json.dumps([*known, mlflow_model.get_tags_dict()])
@@ -274,11 +288,11 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
     # Traces are not taken
 
     def search_traces(self, *_args: Any, **_kwargs: Any) -> tuple[list[Any], None]:
-        """Return no traces."""
+        """Return no traces: this store does not support them."""
         return [], None
 
     def link_traces_to_run(self, trace_ids: list[str], run_id: str) -> None:
-        """Ignore traces."""
+        """Do nothing: this store does not support traces."""
 
 
 def _not_supported(name: str) -> Any:
