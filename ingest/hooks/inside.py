@@ -17,7 +17,7 @@ LIBRARIES: Final = ("tensorboard", "wandb", "mlflow")
 
 
 def announce_run() -> None:
-    """Report to the launcher, if any, that this process has a `Run`: it ignores the hooks' records of this process."""
+    """Report to the launcher, if any, that this process has a `Run`: the hooks' records are then ignored."""
     hooks = sys.modules.get(_NAME)
     if hooks is not None:
         hooks.announce_run()

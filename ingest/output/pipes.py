@@ -52,7 +52,7 @@ class OutputPipe:
         self._lock = threading.Lock()
         self._is_open = True
         self.is_busy = False
-        """Whether the thread waits for a slow reader of the shown output, such as a pager, or searches for metrics."""
+        """Whether the thread waits for a slow reader of the shown output, such as a pager, or searches metrics."""
         self.last_line: str | None = None
         self._thread = start_daemon(self._read, f"trainwire-{log_type}")
 

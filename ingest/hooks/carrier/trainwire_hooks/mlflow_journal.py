@@ -37,7 +37,7 @@ class History:
             self.latest = newest
 
     def sorted(self) -> list[tuple[int, int, float]]:
-        """Return (time, step, value) of each distinct point, in MLflow's order: by time, step and value (NaN as 0)."""
+        """Return (time, step, value) of each distinct point, sorted by time, step and value (NaN as 0)."""
         points = {
             (ts, step, value if value == value else 0.0, value != value): value  # noqa: PLR0124
             for value, ts, step in zip(self._values, self._times, self._steps)  # noqa: B905 - Python 3.9
@@ -95,7 +95,10 @@ class Journal:
         self._begin()
 
     def _begin(self) -> None:
-        """Reset the state and open the file: at the start, and after a fork (a child may inherit a partial change)."""
+        """Reset the state and open the file.
+
+        This is also done in a forked child, which may inherit a partial change.
+        """
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._offset = 0

@@ -27,7 +27,10 @@ def patch(module: ModuleType) -> None:
 
 
 def _wrap(owner: Any, name: str, prepare: Callable[..., Callable[[], None]]) -> None:
-    """Wrap a method: call `prepare` with its arguments, then the method, then the function that `prepare` returned."""
+    """Wrap a method: call `prepare` with its arguments, then the method, then the function that `prepare` returns.
+
+    An error in `prepare` or in that function is reported to the launcher, and not raised.
+    """
     original = getattr(owner, name)
 
     @functools.wraps(original)
