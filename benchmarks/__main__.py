@@ -388,7 +388,7 @@ def quiet_beside_flood(resources: Resources, scale: float) -> None:
 
 
 def many_points(resources: Resources, scale: float) -> None:
-    """Build the rollups of jobs with very many points or names, and request their charts."""
+    """Measure very large jobs: the time to build their rollups, and to return their charts over HTTP."""
     for number, size in enumerate(charts.SIZES):
         empty(resources)
         names = max(size.per_row, int(size.names * scale) // size.per_row * size.per_row)

@@ -44,7 +44,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Printed:
-    """Seconds of the command into a pipe and under the launcher, its lines, and those that were not logged."""
+    """Seconds of the command into a pipe and under the launcher, and the numbers of lines printed and dropped."""
 
     plain_s: float
     seconds: float

@@ -42,7 +42,7 @@ class ChartSize:
 
 @dataclass
 class ChartTimes:
-    """Seconds per million values to build the blocks, bytes per point, and latencies of requests in ms."""
+    """Seconds to build the blocks of a million values, bytes per point, and milliseconds per request."""
 
     build_s: float
     block_bytes: float

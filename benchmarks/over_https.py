@@ -27,7 +27,7 @@ from trainwire.workers.resources import Resources
 
 LINES: Final = 400_000
 BURST: Final = 20_000
-"""Lines per call of `log_lines`; small enough not to fill the SDK's buffer."""
+"""Lines logged per call of `log_lines`. The SDK's buffer must not become full."""
 ROUNDS: Final = 5
 BLOCKS: Final = 30
 _LINE: Final = "epoch 3 step {} loss 0.1234 accuracy 0.9876 learning rate 0.001 grad norm 2.5"

@@ -24,7 +24,10 @@ DEADLINE_S = 600
 
 @dataclass
 class Drained:
-    """One drain of a full stream: seconds, the memory of the process that did it, (second, rows) samples."""
+    """Measurement of the drain of a full stream.
+
+    It has the seconds, the peak memory of the pool process, and samples of (second, rows).
+    """
 
     seconds: float
     peak_mb: float

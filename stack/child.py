@@ -46,7 +46,7 @@ class Child:
         self._stop_signal = stop_signal
         self._stop_timeout_s = stop_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._waiting_is_over = False
+        self._is_waiting_cancelled = False
 
     @property
     def pid(self) -> int | None:
@@ -101,7 +101,7 @@ class Child:
             code = self.exit_code()
             if code is not None:
                 raise PartEnded(f"{self.name} ended at once, {shown_exit(code)}{self.log_tail()}")
-            if self._waiting_is_over:
+            if self._is_waiting_cancelled:
                 raise PartFailed(f"{self.name} was not waited for")
             if time.monotonic() > deadline:
                 raise PartFailed(f"{self.name} is not ready after {timeout_s:.0f} s{self.log_tail()}")
@@ -109,7 +109,7 @@ class Child:
 
     def stop_waiting(self) -> None:
         """Make a running `wait_ready` raise `PartFailed`; safe in a signal handler."""
-        self._waiting_is_over = True
+        self._is_waiting_cancelled = True
 
     def stop(self) -> None:
         """Send the stop signal and wait until the process has ended.

@@ -19,10 +19,10 @@ from trainwire.stack.errors import PartEnded, Problem
 PORTS: Final = range(15_000, 32_000)
 """Range for random ports, below the ephemeral ports of the kernel.
 
-From that range, a client that connects to a restarting server could get the server's port as its own, and so
-connect to itself.
+A client that reconnects to a stopped server can get an ephemeral port as its own, and would connect to itself if
+it were the server's.
 """
-_one_writer: Final = Lock()
+_write_lock: Final = Lock()
 """Serialises writes to the file: web servers start in parallel threads, and each saves its port."""
 PORT_ATTEMPTS: Final = 5
 """Number of ports to try: another process can bind a free port before the server does."""
@@ -150,7 +150,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Return whether no process listens on `port` of `host` now."""
+    """Return whether a server could listen on `port` of `host` now."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -163,7 +163,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 def _save(data_dir: Path, name: str, value: str | int) -> None:
     data_dir.mkdir(parents=True, exist_ok=True)
-    with _one_writer:
+    with _write_lock:
         write_private(data_dir / SECRETS_NAME, json.dumps(_read(data_dir) | {name: value}, indent=1))
 
 

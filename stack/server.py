@@ -53,9 +53,8 @@ class EmbeddedServer(ABC):
     def start(self) -> None:
         """Start the server and wait until it is ready.
 
-        At the first start, create its files.
-
-        If another process has bound the port, the server gets another one (see `Port.start`).
+        At the first start, create its files. If another process has bound the port, use another one (see
+        `Port.start`).
         """
         self._port.start(self._start_once)
 

@@ -32,7 +32,7 @@ FOLDER_VARIABLE: Final = "TRAINWIRE_ARTIFACTS"
 
 The training process puts the files to upload into it, as hard links; the launcher deletes it at the end.
 """
-_LOOK_UP_S: Final = 0.05
+_POLL_S: Final = 0.05
 _LAST_S: Final = 1.0
 _SHOWN: Final = 3
 _MOST_CHARS: Final = MAX_TEXT_CHARS["kind"]
@@ -89,7 +89,7 @@ class ArtifactUploads:
         """
         deadline_s = monotonic_s() + self._timeout_s
         while not self._uploads.is_idle and monotonic_s() < deadline_s and not is_interrupted():
-            time.sleep(_LOOK_UP_S)
+            time.sleep(_POLL_S)
         self._uploads.finish(_LAST_S)
         self._folder.remove()
 

@@ -31,7 +31,7 @@ _SHOWN: Final = 5
 
 
 class Caught:
-    """Adds the values that hooks report to the `Run` of their rank, and counts them; thread-safe."""
+    """Adds the values that hooks report to the `Run` of their rank, and counts the stored values; thread-safe."""
 
     def __init__(
         self, run: Run, run_of_rank: Callable[[int], Run], artifacts: ArtifactUploads | None = None

@@ -38,10 +38,8 @@ _FOOTER_BYTES: Final = 4  # the checksum of the data
 class EventFile:
     """Reads one event file, a sequence of records.
 
-    A record is length (8 bytes), checksum of the length (4), data, checksum of the data (4).
-
-    Checksums are not verified. A record that is incomplete, because its writer was killed, is detected by its
-    length.
+    A record is length (8 bytes), checksum of the length (4), data, checksum of the data (4). Checksums are not
+    verified: an incomplete record, whose writer was killed, is detected by its length.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,14 +95,14 @@ class EventFiles:
         pause_s = 0.0
         while not self._closing.wait(max(EVERY_S, pause_s)):
             began_s = monotonic_s()
-            self._look()
+            self._read_new_events()
             pause_s = (monotonic_s() - began_s) / MOST_SHARE
-        self._look()
+        self._read_new_events()
         for file in self._files.values():
             if file is not None:
                 file.close()
 
-    def _look(self) -> None:
+    def _read_new_events(self) -> None:
         for path in self._found():
             if path not in self._files and not self._caught.is_hooked(str(path.parent)):
                 self._files[path] = EventFile(path)

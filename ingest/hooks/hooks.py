@@ -29,9 +29,9 @@ TIMEOUT_S: Final = 5.0
 
 
 def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the mode for W&B:
+    """Return the mode for W&B, which is `chosen` or else TRAINWIRE_WANDB or else `mirror`.
 
-    `chosen`, or else TRAINWIRE_WANDB, or else `mirror`. An invalid variable is ignored with a warning.
+    An invalid value of the variable is ignored with a warning.
     """
     named = environ.get(WANDB_VARIABLE) or "mirror"
     if chosen is not None:
@@ -94,11 +94,10 @@ class Hooks:
         *,
         settings: TrainerSettings | None = None,
     ) -> None:
-        """Start to collect metrics; listen for hooks on a socket in `folder`.
+        """Start to collect metrics.
 
-        If a part cannot start, call `warn` and go on.
-
-        `settings` are needed only to upload artifacts.
+        Listen for hooks on a socket in `folder`. If a listener or reader cannot start, call `warn` and continue
+        without it. `settings` are needed only to upload artifacts.
         """
         wanted = settings if options.upload_artifacts else None
         self._artifacts = None if wanted is None else _artifact_uploads(run, wanted, folder, warn)
@@ -138,7 +137,7 @@ class Hooks:
     def close(self, exit_code: int, is_interrupted: Callable[[], bool]) -> dict[str, float] | None:
         """Read the remaining records and log a summary.
 
-        Return the final metrics that the training set itself, or None.
+        Return the metrics in W&B's `run.summary`, or None.
 
         Waits for uploads of artifacts until `is_interrupted()` is true or their timeout has elapsed.
         """

@@ -28,7 +28,7 @@ class HookListener:
     def __init__(self, folder: Path, caught: Caught) -> None:
         """Listen on a socket in `folder`, which must be accessible to this user alone.
 
-        Raises `OSError` or `RuntimeError`.
+        Raises `OSError` if that fails, or `RuntimeError` if no thread can be started.
         """
         self._path = folder / "hooks"
         self._caught = caught

@@ -1,7 +1,4 @@
-"""Finds metrics in printed lines:
-
-JSON objects, dicts as Transformers prints them, and matches of the user's patterns.
-"""
+"""Finds metrics in printed lines: JSON objects, dicts as in Transformers, and matches of the user's patterns."""
 
 from __future__ import annotations
 
@@ -89,9 +86,7 @@ class PrintedValues(NamedTuple):
 
 
 def json_values(line: str) -> PrintedValues | None:
-    """Return the metrics in a line that is a JSON object, such as `{"loss": 0.3, "step": 10}`.
-
-    Return None for any other line.
+    """Return the metrics in a line that is a JSON object, such as `{"loss": 0.3, "step": 10}`, or else None.
 
     The object must have a step or an epoch, and only numbers as values, because structured logs are JSON with
     texts too.
@@ -108,7 +103,7 @@ def dict_values(line: str) -> PrintedValues | None:
 
 
 class PatternTooSlowError(RuntimeError):
-    """A pattern took too long to match a line; no further lines are matched."""
+    """A pattern took too long for a line; no further lines are matched."""
 
 
 class PatternMatcher:

@@ -1,1 +1,1 @@
-"""Implements `trainwire run`: starts a command, captures its output and records its exit code."""
+"""The implementation of `trainwire run`: starts a command, captures its output and records its exit code."""

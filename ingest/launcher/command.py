@@ -21,7 +21,7 @@ FORWARDED: Final = (
     signal.SIGUSR2,
     signal.SIGWINCH,
 )
-UNHEEDED: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+NOT_TERMINATING: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 """Signals that do not ask the process to end."""
 CGROUP_ROOT: Final = "/sys/fs/cgroup"
 OWN_CGROUPS: Final = "/proc/self/cgroup"
@@ -40,7 +40,10 @@ class Signals:
         """Whether a signal to end came after the command had ended: the launcher then stops waiting."""
 
     def forward_to(self, process: subprocess.Popen[bytes], terminal: Terminal | None = None) -> None:
-        """Set the process (and its pseudo-terminal) to forward to; first send it the signals received so far."""
+        """Forward signals to this process from now on, and send it those received before.
+
+        The pseudo-terminal `terminal`, if any, is resized with the user's terminal.
+        """
         self._process = process
         self._terminal = terminal
         for signum in self._early:
@@ -59,7 +62,7 @@ class Signals:
 
     def _forward(self, signum: int, _frame: FrameType | None) -> None:
         if self._process is not None and self._process.returncode is not None:
-            self.came_late = self.came_late or signum not in UNHEEDED
+            self.came_late = self.came_late or signum not in NOT_TERMINATING
             return
         if signum in TYPED and _is_typed_at_terminal():
             return  # the terminal sends ctrl-C to the command too: twice would end it at once
@@ -130,10 +133,7 @@ def _is_typed_at_terminal() -> bool:
 
 
 def _counters(root: str, own: str) -> Iterator[str]:
-    """Yield paths of files that may count OOM kills.
-
-    In a container the cgroup of this process may be mounted as the root.
-    """
+    """Yield the paths of files that may count OOM kills. A container may see its own cgroup as the root."""
     for line in _lines(own):
         _, controllers, path = line.rstrip("\n").split(":", 2)
         for group in (path, "/"):

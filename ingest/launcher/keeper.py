@@ -36,12 +36,12 @@ END_TIMEOUT_S = 1.0
 
 
 class Keeper:
-    """Starts the child process from the launcher, and ends its duty when the launcher ends normally."""
+    """Starts the process described above, and stops its monitoring when the launcher ends normally."""
 
     def __init__(self, command: int, outputs: Sequence[tuple[int, int | None]]) -> None:
-        """Start the child process.
+        """Start the process.
 
-        `command` is the command's process id; each output is a file descriptor to read from and one to write to.
+        `command` is the command's process id. Each output is a file descriptor to read from and one to write to.
 
         Raises `OSError` if the process cannot be started; the command then runs without it.
         """
@@ -70,10 +70,7 @@ class Keeper:
             os.close(report)
 
     def close(self) -> int:
-        """Make the process discard the output that is still to come.
-
-        Return the number of bytes it has shown so far.
-        """
+        """Make the process discard further output, and return the number of bytes that it has shown so far."""
         try:
             os.write(self._control, b".")
             os.close(self._control)
@@ -116,9 +113,9 @@ class Output:
         return size_bytes
 
     def is_full(self) -> bool:
-        """Return whether the pipe's buffer is at least half full.
+        """Return whether the pipe is at least half full.
 
-        A writer may block then, as small writes waste space.
+        Its writer may already block, because small writes leave gaps.
         """
         waiting = array.array("i", [0])
         room_bytes = TERMINAL_ROOM_BYTES
@@ -131,7 +128,7 @@ class Output:
 def watch(control: int, launcher: int, command: int, outputs: Sequence[Output]) -> tuple[bytes, int]:
     """Wait until the launcher ends.
 
-    Show the command's output while the launcher is stopped by a signal.
+    While the launcher is stopped by a signal, show the command's output in its place.
 
     Returns the byte that the launcher wrote before its end (empty if it was killed), and the number of bytes
     shown.

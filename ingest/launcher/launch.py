@@ -162,12 +162,12 @@ def _variables(job_id: int | None, attempt: int | None) -> dict[str, str]:
 
 
 def _number(job_id: int | None, settings: TrainerSettings) -> JobNumber:
-    """Return the job's number:
-
-    `job_id`, or TRAINWIRE_JOB_ID, or a new one. Raise `UnknownLaunch` if ranks cannot agree on one.
+    """Return the number of the job, which is `job_id` or else TRAINWIRE_JOB_ID or else a new one.
 
     A launcher that was started inside an open run gets a new number, because its command has a completion of its
     own.
+
+    Raises `UnknownLaunch` if the ranks cannot agree on a number.
     """
     parent = settings.parent
     if parent is not None and parent.job_id == settings.job_id and job_id in (None, parent.job_id):
@@ -275,7 +275,7 @@ def _environment(
 
 
 def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
-    """Return the error message for a command that cannot be run, after the exit code that a shell would return."""
+    """Return the exit code that a shell would return for a command that cannot be run, and an error message."""
     exit_code = NOT_EXECUTABLE
     if not isinstance(error, FileNotFoundError):
         sentence = f"cannot run {program!r}: {error.strerror or error}"

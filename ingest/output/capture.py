@@ -191,7 +191,7 @@ class _Output:
         os.close(self._saved)
 
     def abandon(self) -> None:
-        """Close the descriptors that a forked child does not need."""
+        """Close the descriptors of this output in a forked child, which does not need them."""
         os.close(self._saved)
         self.pipe.abandon()
 

@@ -12,13 +12,12 @@ OWN_LOGGERS: Final = "trainwire."
 
 
 class RunHandler(logging.Handler):
-    """Logs each record as lines with its level.
+    """Logs each record to a run, with its level.
 
-    A traceback is logged line by line.
+    A record with a traceback becomes one log line per line of its text.
 
     Records of trainwire itself, and of libraries in its threads, are ignored, because sending them would produce
-    further records. The run has stored a record in memory when the logging call returns, so there is nothing to
-    flush.
+    further records. There is nothing to flush: the run has the record when the logging call returns.
     """
 
     def __init__(self, run: Run, level: int | str = logging.NOTSET) -> None:

@@ -43,7 +43,7 @@ _patched: set[str] = set()
 _redirected = {"mlflow"}
 """Libraries that log to trainwire instead of their own store.
 
-Empty if the process has a `Run`: it reports by itself.
+A process with a `Run` has none, because it reports its values itself.
 """
 
 
@@ -57,7 +57,10 @@ class ImportHook:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of the later finders on `sys.meta_path`, with a loader that also patches the module."""
+        """Return the module's spec from the later finders, with a loader that patches the module.
+
+        Return None if not in `names`.
+        """
         if fullname in URI_READERS and self._has_mlflow:
             _set_mlflow_uri()
         if fullname not in self._names or fullname in _patched:

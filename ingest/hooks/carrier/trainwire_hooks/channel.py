@@ -145,13 +145,13 @@ def _identity_of(descriptor: int) -> tuple[int, int] | None:
 
 
 _channels: list[Channel] = []
-_takers: list[Callable[[Record], None]] = []
+_receivers: list[Callable[[Record], None]] = []
 
 
 def send_to(take: Callable[[Record], None]) -> None:
     """Pass all further records to `take` in this process instead of to the launcher, and notify the launcher."""
     send({"type": "sdk"})
-    _takers[:] = [take]
+    _receivers[:] = [take]
 
 
 def send(record: Record) -> None:
@@ -160,8 +160,8 @@ def send(record: Record) -> None:
     Do nothing if there is neither.
     """
     try:
-        if _takers:
-            _takers[0](record)
+        if _receivers:
+            _receivers[0](record)
             return
         path = os.environ.get(SOCKET_VARIABLE)
         if not _channels and path:

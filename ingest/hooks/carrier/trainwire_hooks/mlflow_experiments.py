@@ -96,11 +96,11 @@ class Experiments:
         return None
 
     def delete_experiment(self, experiment_id: str) -> None:
-        """Mark an experiment and its runs as deleted."""
+        """Mark an experiment and its runs in MLflow as deleted."""
         self._move(experiment_id, LifecycleStage.ACTIVE, LifecycleStage.DELETED)
 
     def restore_experiment(self, experiment_id: str) -> None:
-        """Restore a deleted experiment and its runs."""
+        """Restore a deleted experiment and its runs in MLflow."""
         self._move(experiment_id, LifecycleStage.DELETED, LifecycleStage.ACTIVE)
 
     def _move(self, experiment_id: str, before: str, after: str) -> None:
@@ -113,7 +113,7 @@ class Experiments:
                 self._journal.change(RUNS, run_id, {"lifecycle_stage": after})
 
     def rename_experiment(self, experiment_id: str, new_name: str) -> None:
-        """Give an active experiment another name."""
+        """Rename an active experiment."""
         validation._validate_experiment_name(new_name)
         with self._journal.open(writing=True) as state:
             key, fields = find_experiment(state, experiment_id)

@@ -20,7 +20,7 @@ Point = tuple[str, float, int, int]
 
 
 class History:
-    """All points of one metric of a run, at 24 bytes each."""
+    """All points of one metric of a run in MLflow, at 24 bytes each."""
 
     def __init__(self) -> None:
         self._values, self._times, self._steps = array("d"), array("q"), array("q")
@@ -85,9 +85,8 @@ class State:
 class Journal:
     """The state of MLflow's entities, shared by all processes of a launch.
 
-    Each process appends its changes to a file and reads those of the others.
-
-    Without a folder, or if the file cannot be opened or written, the state is that of this process alone.
+    Each process appends its changes to a file and reads those of the others. Without a folder, or if the file
+    cannot be opened or written, the state is that of this process alone.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -115,7 +114,7 @@ class Journal:
     def open(self, *, writing: bool = False) -> Iterator[State]:
         """Yield the current state.
 
-        With `writing`, a file lock keeps other processes from changes until the block ends.
+        With `writing`, a file lock prevents changes by other processes until the block ends.
         """
         if self._pid != os.getpid():
             inherited, kept = self._file, self._state

@@ -119,7 +119,7 @@ class LoggedModels:
             self._journal.change(MODELS, model_id, fields)
 
     def _log_of_models(self, run_id: str, metrics: list[Any]) -> None:
-        """Copy each metric that names a model (`model_id`) to that model."""
+        """Copy each metric that belongs to a model (it has a `model_id`) to that model."""
         for metric in metrics:
             if getattr(metric, "model_id", None) is None:
                 continue

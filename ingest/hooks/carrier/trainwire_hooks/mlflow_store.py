@@ -143,11 +143,11 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             return mlflow_entities.run(state, run_id).info
 
     def delete_run(self, run_id: str) -> None:
-        """Mark a run as deleted."""
+        """Mark a run in MLflow as deleted."""
         self._set_stage(run_id, LifecycleStage.DELETED)
 
     def restore_run(self, run_id: str) -> None:
-        """Mark a run as active."""
+        """Mark a deleted run in MLflow as active."""
         self._set_stage(run_id, LifecycleStage.ACTIVE)
 
     def _set_stage(self, run_id: str, stage: str) -> None:
@@ -181,7 +181,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         self._log(run_id, [metric], {}, {})
 
     def log_param(self, run_id: str, param: Any) -> Any:
-        """Log a parameter; raise MLflow's error if it already has another value."""
+        """Log a parameter; raise MLflow's error if the run in MLflow has another value for it."""
         checked = validation._validate_param(param.key, param.value) or param
         with self._active_run(run_id) as (_, run):
             before = run["params"].get(checked.key, checked.value)
@@ -230,7 +230,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             mlflow_report.tags(run, tags)
 
     def delete_tag(self, run_id: str, key: str) -> None:
-        """Remove a tag of a run."""
+        """Remove a tag of a run in MLflow."""
         with self._active_run(run_id) as (_, run):
             if key not in run["tags"]:
                 raise missing(f"No tag with name: {key} in run with id {run_id}")
@@ -264,7 +264,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             self._journal.change(RUNS, run_id, {"datasets": added, "model_inputs": inputs})
 
     def log_outputs(self, run_id: str, models: Any) -> None:
-        """Log models that a run has written."""
+        """Log the models that a run in MLflow has written."""
         with self._active_run(run_id):
             outputs = [[each.model_id, each.step] for each in models]
             self._journal.change(RUNS, run_id, {"model_outputs": outputs})
