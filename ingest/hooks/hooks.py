@@ -137,9 +137,10 @@ class Hooks:
     def close(self, exit_code: int, is_interrupted: Callable[[], bool]) -> dict[str, float] | None:
         """Read the remaining records and log a summary.
 
-        Return the metrics in W&B's `run.summary`, or None.
+        Return the values that the training set in W&B's summary.
 
-        Waits for uploads of artifacts until `is_interrupted()` is true or their timeout has elapsed.
+        Returns None if there are none. Waits for uploads of artifacts until `is_interrupted()` is true or their
+        timeout has elapsed.
         """
         if self._listener is not None:
             self._listener.close(TIMEOUT_S)

@@ -57,9 +57,9 @@ class ImportHook:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the module's spec from the later finders, with a loader that patches the module.
+        """Find a module of `names` with the later finders.
 
-        Return None if not in `names`.
+        Return its spec with a loader that patches the module.
         """
         if fullname in URI_READERS and self._has_mlflow:
             _set_mlflow_uri()
