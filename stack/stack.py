@@ -110,7 +110,7 @@ class Stack:
         self.address = Address(data_dir=options.data_dir)
 
     def start(self) -> None:
-        """Start all processes and publish their addresses; raise `Problem` if one does not become ready."""
+        """Start all processes and publish their addresses; raise `Problem` if a store does not become ready."""
         self._stop_leftovers()
         database_url = self._start_store("DATABASE_URL", EmbeddedPostgres)
         redis_url = self._start_store("REDIS_URL", EmbeddedValkey)
@@ -155,10 +155,7 @@ class Stack:
         self._supervisor.kill()
 
     def _start_store(self, variable: str, store: type[EmbeddedPostgres | EmbeddedValkey]) -> str:
-        """Return the URL of a store.
-
-        It is that of the user's server if `variable` is set, or else that of an embedded server, which is started.
-        """
+        """Return the URL of the user's server if `variable` has one; otherwise start an embedded store."""
         if url := self._given(variable, store.name):
             return url
         server = store(self._options.data_dir)
@@ -203,10 +200,7 @@ class Stack:
         self._supervisor.start(part)
 
     def _start_webs(self, env: Mapping[str, str]) -> None:
-        """Start the web servers in parallel, because their imports take seconds.
-
-        Add the addresses of the ready ones.
-        """
+        """Start the web servers in parallel, because imports take seconds; add the addresses of the ready ones."""
         options, parts = self._options, {}
         if options.with_flower:
             parts["flower"] = self._workers_web("flower", FLOWER_PORT, env)

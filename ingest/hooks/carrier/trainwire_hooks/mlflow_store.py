@@ -1,6 +1,4 @@
-"""MLflow tracking store for the URI `trainwire:`.
-
-It reads from the launch's journal, and sends values to the launcher.
+"""MLflow tracking store for the URI `trainwire:`, which also sends all values to the launcher.
 
 Names, limits and errors are those of MLflow's SQL store, whose validation functions it calls.
 """
@@ -43,10 +41,7 @@ from .mlflow_models import LoggedModels
 
 
 def open_store() -> Any:
-    """Return a new store for this process.
-
-    Under a launcher, it shares its state with the other processes of the launch.
-    """
+    """Return a new store, whose state is shared with the other processes of the launch (if any)."""
     socket = os.environ.get(SOCKET_VARIABLE)
     store = TrainwireStore(Journal(os.path.dirname(socket) if socket else None))
     _stores[:] = [store]
@@ -57,10 +52,7 @@ _stores: list[Any] = []
 
 
 def place_of_files(folder: str) -> str:
-    """Return the prefix for the names of the artifacts in `folder`.
-
-    It is the prefix of their run in MLflow, followed for a model by its name and id.
-    """
+    """Return the name prefix of the artifacts in `folder`: that of their run, then a model's name and id."""
     key = os.path.basename(os.path.dirname(folder))
     for store in _stores:
         with store._journal.open() as state:
@@ -71,10 +63,7 @@ def place_of_files(folder: str) -> str:
 
 
 class TrainwireStore(Experiments, LoggedModels, AbstractStore):
-    """MLflow tracking store of one launch.
-
-    Methods of `AbstractStore` that it lacks raise an error with the remedy.
-    """
+    """MLflow tracking store of one launch; methods of `AbstractStore` that it lacks raise a helpful error."""
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
@@ -84,10 +73,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
                 self.add_experiment(state, "Default", None, {})
 
     def create_run(self, experiment_id: str, user_id: str, start_time: int, tags: Any, run_name: str) -> Any:
-        """Create a run in MLflow.
-
-        Metrics of the first run of a rank keep their names in the job; those of later runs get a prefix.
-        """
+        """Create a run in MLflow; the metrics of all but the first run of a rank get a prefix."""
         given = as_map(tags)
         tagged = given.get(MLFLOW_RUN_NAME)
         if run_name and tagged and run_name != tagged:
