@@ -1,1 +1,1 @@
-"""Benchmarks of throughput, latency and cost, compared within one run: `make bench`."""
+"""Benchmarks of throughput, latency and cost, each with its baseline in the same execution: `make bench`."""

@@ -1,4 +1,4 @@
-"""`make bench`: runs the benchmarks of docs/benchmarks.md and prints Markdown tables."""
+"""`make bench`: executes the benchmarks of docs/benchmarks.md and prints Markdown tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from trainwire.workers.resources import Resources
 
 SHARD = shard_of(load.JOB, DEFAULT_SHARDS)
 LOG_CASES = {1: 150_000, 10: 800_000, 100: 1_500_000, 1000: 2_000_000}
-"""Lines per message -> number of lines that are drained."""
+"""Lines per message -> total number of lines to drain."""
 FEED_CASES = (
     (f"/jobs/{feed.JOB}/ws", "WebSocket", 2000, "150"),
     (f"/jobs/{feed.JOB}/ws", "WebSocket", 100, ""),
@@ -50,7 +50,7 @@ WANTED_LINES = {1: 15_000, 10: 80_000, 100: 150_000, 1000: 180_000}
 
 
 def main() -> int:
-    """Run the chosen benchmarks; return 0."""
+    """Execute the chosen benchmarks; return the exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick run)")
     parser.add_argument("--only", choices=[*BENCHMARKS])
@@ -64,17 +64,17 @@ def main() -> int:
 
 
 def show(line: str) -> None:
-    """Print a line and flush it: a run takes minutes."""
+    """Print a line and flush stdout, because a benchmark takes minutes."""
     print(line, flush=True)
 
 
 def begin_table(*columns: str) -> None:
-    """Print the head of a Markdown table."""
+    """Print the header of a Markdown table."""
     show(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
 
 
 def machine(resources: Resources) -> str:
-    """Return a description of machine and versions."""
+    """Return a line with the hardware and the versions of the software under test."""
     with resources.engine.connect() as connection:
         postgres = connection.execute(text("SHOW server_version")).scalar_one()
     valkey = resources.redis.info("server").get("valkey_version", "?")
@@ -94,9 +94,9 @@ def machine(resources: Resources) -> str:
 
 
 def logs(resources: Resources, scale: float) -> None:
-    """Measure lines/s from a full stream to committed rows, and of plain COPY of the same rows.
+    """Measure lines/s from a full stream to committed rows, compared with plain COPY of the same rows.
 
-    COPY runs with a commit for each message's rows, and for as many rows as the drain commits at once.
+    COPY is measured twice: with one commit per message, and with as many rows per commit as the drain has.
     """
     begin_table("lines a message", "lines/s", "wanted", "COPY by message", "ratio", "COPY by transaction", "ratio")
     for per_message, lines in LOG_CASES.items():
@@ -117,13 +117,16 @@ def logs(resources: Resources, scale: float) -> None:
 
 
 def plain_copy(resources: Resources, batches: list[bytes], per_batch: int) -> float:
-    """Return the lines/s that plain COPY reaches on empty tables."""
+    """Return the lines/s of plain COPY into empty tables."""
     empty(resources)
     return len(batches) * per_batch / baselines.plain_copy(resources, batches)
 
 
 def drain_logs(resources: Resources, lines: int, per_message: int) -> tuple[int, Drained]:
-    """Publish, drain with a real worker, and check that every line is stored."""
+    """Publish lines, drain them with a real worker, and check that every line is stored.
+
+    Return (lines, the measurement).
+    """
     empty(resources)
     lines = load.publish(resources.redis, load.log_bodies(lines, per_message)) * per_message
     drained = drain_with_a_worker(resources, "logs", SHARD, "training_logs")
@@ -132,7 +135,7 @@ def drain_logs(resources: Resources, lines: int, per_message: int) -> tuple[int,
 
 
 def tasks(resources: Resources, scale: float) -> None:
-    """Measure lines/s of one Celery task per message of ten lines, and of the drain, with one pool process."""
+    """Compare lines/s of one Celery task per message of ten lines with those of the drain, each in one process."""
     from os import environ  # noqa: PLC0415
 
     messages = int(4000 * scale)
@@ -183,7 +186,10 @@ def metrics(resources: Resources, scale: float) -> None:
 
 
 def backlog(resources: Resources, scale: float) -> None:
-    """Drain a backlog of five million lines: memory of the worker, and speed at the start and the end."""
+    """Drain a backlog of five million lines.
+
+    Measure the worker's memory, and its speed at the start and at the end.
+    """
     lines, drained = drain_logs(resources, int(5_000_000 * scale), 100)
     samples = drained.samples
     fifth = len(samples) // 5
@@ -198,7 +204,10 @@ def backlog(resources: Resources, scale: float) -> None:
 
 
 def quiet_jobs(resources: Resources, scale: float) -> None:
-    """Drain one line per message from each of ten thousand jobs in turn; and time a check of their heartbeats."""
+    """Drain one line per message from each of 10,000 jobs in turn.
+
+    Measure the speed, bytes per message and per row, and the time of a check of the jobs' heartbeats.
+    """
     empty(resources)
     jobs = max(int(10_000 * scale), 10)
     begin_table("messages of each job", "jobs", "lines/s", "bytes in Redis a message", "bytes in Postgres a row")
@@ -211,7 +220,7 @@ def quiet_jobs(resources: Resources, scale: float) -> None:
 
 
 def cpu(resources: Resources, scale: float) -> None:
-    """Measure the CPU time of one line, one line a message, by process."""
+    """Measure the CPU time per line with one line per message, separately for Python, Postgres and Valkey."""
     empty(resources)
     begin_table("CPU µs a line", "Python: drain", "Python: events", "Postgres", "Valkey")
     for name, times in cpu_per_line.cases(resources, max(int(10_000 * scale), 10), max(int(40_000 * scale), 100)):
@@ -219,7 +228,7 @@ def cpu(resources: Resources, scale: float) -> None:
 
 
 def speed(samples: list[tuple[float, int]]) -> float:
-    """Return rows/s between the first and the last of these samples."""
+    """Return rows/s between the first and the last of (second, rows) samples."""
     (began, first), (ended, last) = samples[0], samples[-1]
     return (last - first) / (ended - began)
 
@@ -236,7 +245,7 @@ def idle_latency(resources: Resources, _: float) -> None:
 
 
 def event_latency(resources: Resources, _: float) -> None:
-    """Measure the time from the commit to the subscriber of the job's channel on an idle system."""
+    """Measure the time from the commit to the event at a subscriber of the job's channel, on an idle system."""
     empty(resources)
     median, p95 = events.commit_to_subscriber_ms(resources)
     show(
@@ -270,7 +279,10 @@ def live_feed(resources: Resources, scale: float) -> None:
 
 
 def loki(resources: Resources, scale: float) -> None:
-    """Measure deliveries of a backlog to Loki's twin, compared with plain pushes, and the delay of a line."""
+    """Measure deliveries of a backlog to a fake Loki server, and the latency of one line.
+
+    The baseline is plain pushes of the same lines.
+    """
     begin_table("lines a job", "jobs", "to Loki, lines/s", "requests", "plain pushes, lines/s", "ratio")
     for lines, most_jobs in ((10, 2000), (100, 1000), (1000, 200)):
         empty(resources)
@@ -293,13 +305,13 @@ def loki(resources: Resources, scale: float) -> None:
 
 
 def shown(lines: int, went: deliveries.CatchUp) -> str:
-    """Return the rates of a delivered backlog as columns."""
+    """Return the rates of the delivery of a backlog as columns of a Markdown table."""
     rate, plain = lines / went.seconds, lines / went.plain_seconds
     return f"{rate:,.0f} | {went.requests:,} | {plain:,.0f} | {rate / plain:.2f}"
 
 
 def mirror(resources: Resources, scale: float) -> None:
-    """Measure metric values/s into trainwire, directly into a real MLflow, and of the mirror."""
+    """Compare metric values/s into trainwire with those of MLflow's client; measure deliveries to MLflow."""
     with mlflow.server() as target:
         begin_table(
             "values a call", "into trainwire, values/s", "MlflowClient.log_batch, values/s", "ratio", "wanted"
@@ -319,7 +331,7 @@ def mirror(resources: Resources, scale: float) -> None:
 
 
 def sdk_cost(resources: Resources, scale: float) -> None:
-    """Measure the time of SDK calls, and the speed of a training loop that reports every step."""
+    """Measure the time of SDK calls, and the slowdown of a training loop that reports every step."""
     empty(resources)
     begin_table("call", "median, microseconds", "p99", "wanted p99")
     for name, taken in trainer.call_times(resources, scale).items():
@@ -329,7 +341,7 @@ def sdk_cost(resources: Resources, scale: float) -> None:
 
 
 def https_cost(resources: Resources, scale: float) -> None:
-    """Measure lines/s from `log()` into Redis, and a training loop, over HTTPS and with Redis itself."""
+    """Compare lines/s from `log()` to Redis, and the time of a training step, over HTTPS and directly to Redis."""
     found = over_https.compare(resources, scale)
     begin_table("to Redis, lines/s", "over HTTPS, lines/s", "ratio", "wanted", "a training step", "wanted")
     show(
@@ -340,7 +352,7 @@ def https_cost(resources: Resources, scale: float) -> None:
 
 
 def launcher_cost(resources: Resources, scale: float) -> None:
-    """Measure the time of a command that prints without pause, under the launcher and into a pipe."""
+    """Measure the time of a command that prints continuously, under the launcher and into a plain pipe."""
     begin_table("lines of", "MB", "lines", "plain pipe, s", "under the launcher, s", "MB/s", "lines/s", "left out")
     for case in capture.CASES:
         empty(resources)
@@ -353,7 +365,7 @@ def launcher_cost(resources: Resources, scale: float) -> None:
 
 
 def hostile_entries(resources: Resources, scale: float) -> None:
-    """Peak memory and CPU time of a drain for each entry that is made to cost much."""
+    """Measure the peak memory and CPU time of a drain for entries that are crafted to be expensive."""
     begin_table("entry", "bytes in Redis", "peak RSS, MB", "CPU, s", "becomes")
     cases = list(hostile.cases())
     for name, kind, encoding, body in cases[: max(3, round(len(cases) * scale))]:
@@ -363,7 +375,7 @@ def hostile_entries(resources: Resources, scale: float) -> None:
 
 
 def quiet_beside_flood(resources: Resources, scale: float) -> None:
-    """Measure the delay of a quiet job's lines while another job floods its shard."""
+    """Measure the latency of one job's lines while another job floods the stream of the same shard."""
     begin_table(
         "flood, messages/s", "of them came", "quiet lines", "stored", "median, s", "p95, s", "backlog at the end"
     )
@@ -376,7 +388,7 @@ def quiet_beside_flood(resources: Resources, scale: float) -> None:
 
 
 def many_points(resources: Resources, scale: float) -> None:
-    """Build the rollups of jobs with very many points or names, and request their charts."""
+    """Measure very large jobs: the time to build their rollups, and to return their charts over HTTP."""
     for number, size in enumerate(charts.SIZES):
         empty(resources)
         names = max(size.per_row, int(size.names * scale) // size.per_row * size.per_row)
@@ -398,7 +410,7 @@ def many_points(resources: Resources, scale: float) -> None:
 
 
 def list_of_jobs(resources: Resources, scale: float) -> None:
-    """Request pages of the list of 10,000 jobs, sorted, filtered and scrolled."""
+    """Measure requests for pages of a list of 10,000 jobs, sorted, filtered and page after page."""
     empty(resources)
     jobs = max(500, int(10_000 * scale))
     begin_table(f"request of {jobs:,} jobs", "median", "slowest", "wanted")
@@ -427,7 +439,7 @@ BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "charts": many_points,
 }
 ALONE: Final = {"charts"}
-"""Run with `--only`: they take as long as all others together."""
+"""Benchmarks that are executed only with `--only`, because they take as long as all others together."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The baseline of the drain in the same run: plain COPY of the same rows."""
+"""Baseline of the drain: plain COPY of the rows that the drain has stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLUMNS = ", ".join(ROW_KINDS["logs"].columns)
 
 
 def read_rows(resources: Resources, per_batch: int, limit: int) -> list[bytes]:
-    """Return the stored log lines as binary COPY data, in batches."""
+    """Return the stored log lines as binary COPY data, one item per batch of `per_batch` rows."""
     batches = []
     rows_between = f"SELECT {_COLUMNS} FROM training_logs WHERE seq BETWEEN {{}} AND {{}}"
     query = f"COPY ({rows_between} ORDER BY seq) TO STDOUT WITH (FORMAT BINARY)"
@@ -27,7 +27,7 @@ def read_rows(resources: Resources, per_batch: int, limit: int) -> list[bytes]:
 
 
 def plain_copy(resources: Resources, batches: list[bytes]) -> float:
-    """Return the seconds that bare binary COPY takes for these rows, with a commit for each batch."""
+    """Return the seconds of a binary COPY of these rows, with one commit per batch."""
     statement = f"COPY training_logs ({_COLUMNS}) FROM STDIN WITH (FORMAT BINARY)"
     began = time.perf_counter()
     for batch in batches:
@@ -39,6 +39,6 @@ def plain_copy(resources: Resources, batches: list[bytes]) -> float:
 
 
 def rows_in(resources: Resources, table: str) -> int:
-    """Return the number of rows of a table."""
+    """Return the number of rows in a table."""
     with resources.engine.connect() as connection:
         return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())

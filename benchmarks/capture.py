@@ -1,4 +1,4 @@
-"""The time of a command that prints without pause, under the launcher and into a plain pipe."""
+"""Measures the time of a command that prints continuously, under the launcher and into a plain pipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PRINT = "date +%s.%N >{began}; yes '{line}' | head -c {size_bytes}; date +%s.%N
 
 @dataclass(frozen=True)
 class Case:
-    """An output, and the options of the launcher for it."""
+    """The output of a command (`megabytes` of a repeated `line`), and the options of the launcher for it."""
 
     name: str
     line: str
@@ -44,7 +44,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Printed:
-    """Seconds of the command into a pipe and under the launcher, its lines, and those that were not logged."""
+    """Seconds of the command into a pipe and under the launcher, and the numbers of lines printed and dropped."""
 
     plain_s: float
     seconds: float
@@ -53,7 +53,7 @@ class Printed:
 
 
 def measure(resources: Resources, case: Case, scale: float) -> Printed:
-    """Run the command into `cat`, then under the launcher."""
+    """Measure the command with a pipe into `cat`, then under the launcher."""
     size_bytes = int(case.megabytes * 1e6 * scale)
     plain_s = _time(case, size_bytes, ["sh", "-c", '"$@" | cat', "sh"], {})
     launcher = [sys.executable, "-m", "trainwire.ingest", "--job-id", str(load.JOB), *case.options, "--"]
@@ -67,7 +67,10 @@ def measure(resources: Resources, case: Case, scale: float) -> Printed:
 
 
 def _time(case: Case, size_bytes: int, runner: Sequence[str], env: dict[str, str]) -> float:
-    """Return the seconds of the command's output, without its start and that of `runner`."""
+    """Return the seconds in which the command prints its output.
+
+    The start of the command and of `runner` is excluded.
+    """
     with tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder:
         began, ended = Path(folder) / "began", Path(folder) / "ended"
         script = _PRINT.format(began=began, ended=ended, line=case.line, size_bytes=size_bytes)

@@ -1,4 +1,4 @@
-"""Charts of jobs with very many points or names: building their blocks, and requests to a real gateway."""
+"""Measures rollups and charts of very large jobs: the time to build blocks, and the latency of a real gateway."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from trainwire.workers.rollups.follower import RollupFollower
 
 REPEATS: Final = 3
 ZOOMS: Final = (0.5, 0.2, 0.05, 0.01, 0.001)
-"""Widths of parts of a chart, as shares of the whole."""
+"""Widths of the requested ranges of steps, as shares of all steps."""
 COLUMNS: Final = "job_id, seq, attempt, source, logged_at, epoch, step, extra_metrics"
 
 
 @dataclass(frozen=True)
 class ChartSize:
-    """A job: number of names, points of each, and names that are in one row."""
+    """Size of a job: number of metric names, points per name, and names per row."""
 
     names: int
     points: int
@@ -36,13 +36,13 @@ class ChartSize:
 
     @property
     def rows(self) -> int:
-        """The number of rows."""
+        """The number of rows of the job."""
         return self.points * self.names // self.per_row
 
 
 @dataclass
 class ChartTimes:
-    """Seconds per million values to build the blocks, bytes per point, and latencies of requests in ms."""
+    """Seconds to build the blocks of a million values, bytes per point, and milliseconds per request."""
 
     build_s: float
     block_bytes: float
@@ -54,11 +54,11 @@ SIZES: Final = (ChartSize(100_000, 100, 1000), ChartSize(50, 1_000_000, 50), Cha
 
 
 BESIDE_MLFLOW: Final = ChartSize(50, 20_000, 50)
-"""A job that MLflow's server has, too."""
+"""Size of the job that is stored in MLflow's server as well."""
 
 
 def measure(resources: Resources, size: ChartSize) -> ChartTimes:
-    """Store a job's rows with COPY, build its blocks, and request its charts."""
+    """Store a job's rows with COPY, build its blocks, and measure requests for its charts."""
     store_rows(resources, size)
     began = time.perf_counter()
     while not RollupFollower(resources.engine).follow(1):
@@ -79,7 +79,7 @@ def measure(resources: Resources, size: ChartSize) -> ChartTimes:
 
 
 def beside_mlflow(resources: Resources, size: ChartSize) -> Iterator[tuple[str, float, float]]:
-    """Yield for each kind of request the median milliseconds of trainwire and of MLflow on the same data."""
+    """Yield (request, median milliseconds of trainwire, median milliseconds of MLflow) for the same data."""
     store_rows(resources, size)
     while not RollupFollower(resources.engine).follow(1):
         pass
@@ -99,7 +99,7 @@ def beside_mlflow(resources: Resources, size: ChartSize) -> Iterator[tuple[str, 
 
 
 def store_rows(resources: Resources, size: ChartSize) -> None:
-    """Store the rows of job 1, with names in turns; values and times vary."""
+    """Store the rows of job 1; successive rows have different names, values and times."""
     values = [f"{random.gauss(0, 1):.6f}" for _ in range(100_003)]
     turns = size.names // size.per_row
     keys = [[f'"{name_of(turn * size.per_row + n)}": ' for n in range(size.per_row)] for turn in range(turns)]
@@ -117,12 +117,12 @@ def store_rows(resources: Resources, size: ChartSize) -> None:
 
 
 def name_of(number: int) -> str:
-    """Return the name of a metric."""
+    """Return the name of the metric with this number."""
     return f"layer{number // 100}/m{number:06}"
 
 
 def requests(url: str, size: ChartSize) -> Iterator[tuple[str, float]]:
-    """Yield the median seconds of each kind of request; the first one of all separately."""
+    """Yield (request, median seconds). The very first request is yielded separately."""
     yield "names, first", get(f"{url}/jobs/1/metrics/names?limit=1000")
     yield "names", median(get(f"{url}/jobs/1/metrics/names?limit=1000") for _ in range(5))
     for charts in (1, 12, 50):
@@ -136,14 +136,14 @@ def requests(url: str, size: ChartSize) -> Iterator[tuple[str, float]]:
 
 
 def parts(size: ChartSize) -> Iterator[str]:
-    """Yield ranges of steps."""
+    """Yield a random range of steps for each width in `ZOOMS`, as URL parameters."""
     for share in ZOOMS:
         first = int(random.random() * (1 - share) * size.points)
         yield f"from={first}&to={int(first + share * size.points)}"
 
 
 def get(url: str) -> float:
-    """Return the seconds until the whole answer was received."""
+    """Return the seconds until the whole response of a GET request is received."""
     began = time.perf_counter()
     with urllib.request.urlopen(url) as answer:
         data = answer.read()

@@ -1,6 +1,6 @@
-"""The processor time of a line by process: CPU seconds of a drain in this process, of Postgres and of Valkey.
+"""Measures the CPU time of a drain per line, in this process, in Postgres and in Valkey.
 
-CPU time differs less than wall time between runs on a machine that is shared.
+On a shared machine, CPU time varies less than wall-clock time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PUBLISHED_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """CPU time per line in microseconds: in Python for the drain and for its events; of Postgres; of Valkey."""
+    """CPU time per line in microseconds: Python for the drain, Python for its events, Postgres, Valkey."""
 
     drain: float
     events: float
@@ -55,7 +55,7 @@ def cases(resources: Resources, jobs: int, messages: int) -> Iterator[tuple[str,
 
 
 def drain(resources: Resources, shard: int, lines: int) -> CpuTimes:
-    """Drain a stream of this number of lines in this process, and publish its events."""
+    """Drain a stream that has `lines` lines in this process, publish its events, and return the CPU times."""
     events_s = 0.0
 
     def publish_events(changes: list[Change]) -> None:
@@ -98,7 +98,7 @@ def _servers(resources: Resources) -> tuple[psutil.Process, psutil.Process]:
 
 
 def _seconds(server: psutil.Process) -> float:
-    """Return the CPU seconds of a server with its running and its ended children."""
+    """Return the CPU seconds of a server process, including its running and ended children."""
     own = server.cpu_times()
     children = (child.cpu_times() for child in server.children())
     ended = own.children_user + own.children_system

@@ -1,4 +1,4 @@
-"""Deliveries of rows from Postgres to Loki's twin, which runs in a separate process."""
+"""Measures deliveries from Postgres to a fake Loki server (`tests.twins.loki`) in another process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainwire.workers.sinks.loki.entries import SECOND_NS, WINDOW_NS, Entry, Lo
 from trainwire.workers.sinks.loki.sink import PUSH_PATH, LokiSink
 
 LINES = 100
-"""Lines of the latency measurement."""
+"""Number of lines in the latency measurement."""
 ROUNDS = 3
 
 _FILL_JOBS = text(
@@ -42,7 +42,7 @@ _FILL_LOGS = text(
 
 @dataclass(frozen=True)
 class CatchUp:
-    """Seconds and requests of the delivery of a backlog, and seconds of plain pushes of the same lines."""
+    """Seconds and requests to deliver a backlog, and seconds of plain pushes of the same lines."""
 
     seconds: float
     requests: int
@@ -51,7 +51,7 @@ class CatchUp:
 
 @contextmanager
 def twin() -> Iterator[str]:
-    """Run the twin; yield its address."""
+    """Start the fake Loki server for the block; yield its URL."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.twins.loki"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -65,7 +65,7 @@ def twin() -> Iterator[str]:
 
 
 def fill(resources: Resources, jobs: int, lines: int, step_s: float) -> None:
-    """Insert a backlog into Postgres: `jobs` jobs of `lines` lines, one every `step_s` seconds."""
+    """Insert a backlog into Postgres: `jobs` jobs with `lines` lines each, one every `step_s` seconds."""
     made = {"jobs": jobs, "lines": lines, "step_s": step_s, "content": LINE}
     with resources.engine.begin() as connection:
         connection.execute(_FILL_JOBS, made)
@@ -76,10 +76,10 @@ def fill(resources: Resources, jobs: int, lines: int, step_s: float) -> None:
 
 
 def catch_up(resources: Resources, jobs: int, lines: int, step_s: float = 0.001) -> CatchUp:
-    """Deliver a backlog, and push the same lines, prepared in memory, on one connection.
+    """Measure the delivery of a backlog, and plain pushes of the same lines on one connection.
 
-    A plain push has as many lines of a job as a delivery sends at once. Both run alternately, three times; the
-    result has the medians.
+    A plain push is prepared in memory, and has as many lines of a job as a delivery sends at once. Both are
+    measured three times, alternately; the result has the medians.
     """
     fill(resources, jobs, lines, step_s)
     per_push = min(lines, round(WINDOW_NS / SECOND_NS / step_s))
@@ -100,7 +100,7 @@ def catch_up(resources: Resources, jobs: int, lines: int, step_s: float = 0.001)
 
 
 def _delivered(resources: Resources, lines: int) -> tuple[float, int]:
-    """Deliver all rows to a new twin; return the seconds and the number of pushes."""
+    """Deliver all rows to a new fake server; return the seconds and the number of pushes."""
     with resources.engine.begin() as connection:
         connection.execute(text("TRUNCATE delivery_cursors"))
     with twin() as url:
@@ -114,7 +114,7 @@ def _delivered(resources: Resources, lines: int) -> tuple[float, int]:
 
 
 def _pushed_plainly(bodies: Sequence[object]) -> float:
-    """Push bodies to a new twin; return the seconds."""
+    """Push the bodies to a new fake server; return the seconds."""
     with twin() as url:
         http = LokiHttp(url)
         began = time.perf_counter()
@@ -124,12 +124,15 @@ def _pushed_plainly(bodies: Sequence[object]) -> float:
 
 
 def first_entry(row: LogRow) -> Entry:
-    """Return the entry of a line that is not split."""
+    """Return Loki's entry of a line that is short enough for a single entry."""
     return entries_of(row)[0]
 
 
 def row_to_loki_ms(resources: Resources) -> tuple[float, float]:
-    """Return median and 95th percentile from the committed row, seen by a query, to the line in Loki, idle."""
+    """Return the median and 95th percentile, in ms, from a row's commit to the line in Loki, on an idle system.
+
+    The commit is observed by polling Postgres.
+    """
     found = text("SELECT 1 FROM training_logs WHERE job_id = 78 AND content = :line")
     redis_url = resources.settings.redis_url.get_secret_value()
     taken = []

@@ -1,4 +1,4 @@
-"""From the commit of a message to the subscriber of its job's channel, on an idle system with a real worker."""
+"""Measures the time from a commit to the event at a subscriber, on an idle system with a real worker."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ DEADLINE_S = 5
 
 
 class StampedStream(IngestStream):
-    """Records the time of the commit: the drain calls `settle` directly after it."""
+    """Records the time of each commit: the drain calls `settle` directly after it."""
 
     committed_at = 0.0
 
     def settle(self, acks: Iterable[Ack], through_id: str) -> None:
-        """Record the time, then settle."""
+        """Record the current time as `committed_at`, then settle as usual."""
         self.committed_at = time.perf_counter()
         super().settle(acks, through_id)
 
 
 def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
-    """Return median and 95th percentile in milliseconds.
+    """Return the median and 95th percentile from the commit to the event, in milliseconds.
 
-    The drain runs in this process, which knows the time of its commit; its order goes through Redis to a real
-    worker, which publishes the event to a subscriber in this process.
+    The drain runs in this process, so that the time of its commit is known. It sends an order through Redis to a
+    real worker, which publishes the event to a subscriber in this process.
     """
     os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
     os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
@@ -65,7 +65,7 @@ def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
 
 
 def wait_for_line(listener: PubSub, seq: int) -> None:
-    """Wait for the event with this line."""
+    """Wait for the event whose last line has this sequence number."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         message = listener.get_message(timeout=DEADLINE_S)

@@ -1,4 +1,4 @@
-"""From the commit of log lines to the sockets of thousands of clients, with a real worker and gateway."""
+"""Measures the time from the commit of log lines to thousands of clients, with a real worker and gateway."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from trainwire.workers.resources import Resources
 JOB = 77
 LINES_PER_S = 1000
 MESSAGES_PER_S = 20
-"""As the SDK sends them: the lines of 50 ms are one message."""
+"""Same interval as in the SDK, which sends the lines of 50 ms as one message."""
 WARM_UP_S = 1.0
 
 
 @dataclass(frozen=True)
 class FeedLatency:
-    """Delay from the commit to the sockets, throughput, and CPU cores and memory of the gateway."""
+    """Latency from the commit to the sockets, throughput, and CPU (in cores) and memory of the gateway."""
 
     median_ms: float
     p95_ms: float
@@ -46,7 +46,10 @@ class FeedLatency:
 
 
 def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: float) -> FeedLatency:
-    """Send a thousand lines per second to clients of `path`; check that the watched ones get every line."""
+    """Send 1,000 lines per second to clients of `path` for `seconds`, and return the latency.
+
+    Fails if a watched client misses a line.
+    """
     os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
     os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
     from trainwire.workers.orders.order_sender import order_notify  # noqa: PLC0415 - reads the environment
@@ -88,7 +91,7 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
 
 
 def send_lines(client: redis.Redis, drain: Drain, stream: StampedStream, messages: int) -> list[tuple[int, float]]:
-    """Store messages at an even pace; return the last line of each and the time of its commit."""
+    """Store messages at a constant rate; return (last sequence number, time of the commit) of each."""
     commits = []
     per_message = LINES_PER_S // MESSAGES_PER_S
     began_at = time.monotonic()
@@ -103,7 +106,7 @@ def send_lines(client: redis.Redis, drain: Drain, stream: StampedStream, message
 def latencies(
     commits: list[tuple[int, float]], watched: list[list[tuple[int, int, float]]], last: int
 ) -> list[float]:
-    """Return the delays of all commits and watched clients; fail if a client lacks a line."""
+    """Return the latency of each commit for each watched client, in seconds; fail if a client misses a line."""
     lasts = [seq for seq, _ in commits]
     taken: list[float] = []
     for frames in watched:

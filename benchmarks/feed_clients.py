@@ -1,8 +1,10 @@
-"""Thousands of clients of the live feed in one process: raw sockets that count bytes; some also check the lines.
+"""Thousands of clients of the live feed in one process, with raw sockets.
 
-`python -m benchmarks.feed_clients HOST PORT PATH CLIENTS LAST_SEQ` prints `ready` when all have their first frame,
-and at the end one line of JSON: the least and most bytes that a client has read, and for the watched clients the
-lines and the time of each frame, by CLOCK_MONOTONIC, which all processes of a machine share.
+Some of them, the watched ones, record the lines that they receive; the others only count bytes.
+
+`python -m benchmarks.feed_clients HOST PORT PATH CLIENTS LAST_SEQ` prints `ready` when every client has its first
+frame. At the end it prints a JSON object: `least` and `most` bytes read by a client, and for each watched client
+the first and last line and the time of each frame, by CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -16,21 +18,21 @@ import time
 from dataclasses import dataclass, field
 
 WATCHED = 40
-"""Clients that check the lines."""
+"""Approximate number of clients that record the lines of each frame."""
 AT_ONCE = 100
-"""Clients that connect at the same time."""
+"""Number of connections that are opened before their responses are read."""
 DEADLINE_S = 120
 _ROWS = re.compile(rb'"first_seq":(\d+),"last_seq":(\d+),"lines":\[.*?\}\]\}', re.DOTALL)
 
 _PING = b"\x89\x04"
-"""Start of uvicorn's pings; the ASCII JSON has no such byte."""
+"""First bytes of uvicorn's ping frames; the feed's ASCII JSON never contains them."""
 _PONG_HEAD = b"\x8a\x84\x00\x00\x00\x00"
-"""Start of a pong, with a mask of zeros."""
+"""First bytes of a pong frame, with a mask of zeros."""
 
 
 @dataclass
 class Client:
-    """One connection."""
+    """One client connection, with the bytes and frames it has received."""
 
     socket: socket.socket
     is_watched: bool
@@ -39,7 +41,10 @@ class Client:
     frames: list[tuple[int, int, float]] = field(default_factory=list)
 
     def take(self, data: memoryview, at: float) -> None:
-        """Count bytes; for a watched client also record the lines of each complete frame."""
+        """Count received bytes.
+
+        For a watched client also record the lines of each complete frame, received at `at`.
+        """
         self.size_bytes += len(data)
         if not self.is_watched:
             return
@@ -52,7 +57,7 @@ class Client:
 
 
 def main() -> None:
-    """Connect, read until the last line, and print the result."""
+    """Connect all clients, read until the watched ones have the last line, and print the result."""
     host, path = sys.argv[1], sys.argv[3]
     port, count, last_seq = int(sys.argv[2]), int(sys.argv[4]), int(sys.argv[5])
     poll = select.epoll()
@@ -102,7 +107,7 @@ def _connect(host: str, port: int, path: str) -> socket.socket:
 
 
 def _read_head(client: socket.socket) -> bytes:
-    """Read the head of the response; return the bytes after it."""
+    """Read the response header; return the bytes after it."""
     answer = client.recv(4096)
     while b"\r\n\r\n" not in answer:
         answer += client.recv(4096)

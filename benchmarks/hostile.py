@@ -1,4 +1,4 @@
-"""Entries made to cost much: peak memory and CPU time of a drain for each, in a separate process."""
+"""Measures the peak memory and CPU time of a drain for entries that are crafted to be expensive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _NOW_NS: Final = 1_790_000_000_000_000_000
 
 @dataclass(frozen=True)
 class Cost:
-    """Peak memory and CPU seconds of a drain of one entry, and its rows, or the reason of its dead letter."""
+    """Peak memory and CPU seconds of a drain of one entry.
+
+    `outcome` is the number of its rows, or the reason of its dead letter.
+    """
 
     peak_mb: float
     cpu_s: float
@@ -50,7 +53,7 @@ def _params(value: bytes) -> bytes:
 
 
 def cases() -> Iterator[tuple[str, Kind, str, bytes]]:
-    """Yield name, kind, encoding and body of each entry."""
+    """Yield (name, kind, encoding, uncompressed body) of each entry."""
     point = _pack({"ts": 1, "values": {}})
     wide = {"ts": _NOW_NS, "values": {f"metric {n}": 1.0 for n in range(100_000)}}
     yield "one line (nothing hostile)", "logs", "msgpack", _logs(_pack(["x"]), _pack([_NOW_NS]))
@@ -104,7 +107,7 @@ def cases() -> Iterator[tuple[str, Kind, str, bytes]]:
 
 
 def cost(resources: Resources, kind: Kind, encoding: str, body: bytes) -> Cost:
-    """Append one entry to its stream, drain it with a separate process, and return the cost."""
+    """Append one entry to its stream, drain it in another process, and return the cost."""
     empty(resources)
     body = zstandard.compress(body, 3) if encoding.endswith("+zstd") else body
     entry = {"v": 1, "job": JOB, "attempt": 1, "source": "hostile", "seq": 1, "enc": encoding, "body": body}

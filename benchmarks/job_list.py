@@ -1,4 +1,4 @@
-"""The list of jobs over HTTP: pages of 10,000 jobs, sorted, filtered, grouped and scrolled."""
+"""Measures requests for pages of a list of 10,000 jobs: sorted, filtered, grouped, and page after page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
 
 POINTS: Final = 100
-"""Points of each job, with 10 metrics."""
+"""Points per job; each has values of 10 metrics."""
 NAMES: Final = 10
 REPEATS: Final = 5
 SORTS: Final = (
@@ -68,7 +68,7 @@ _CURSORS: Final = text(
 
 
 def measure(resources: Resources, jobs: int) -> Iterator[tuple[str, float, float]]:
-    """Yield the median and the slowest milliseconds of each kind of request."""
+    """Yield (request, median milliseconds, slowest milliseconds)."""
     store(resources, jobs)
     port = free_port()
     with running_gateway(resources, port):
@@ -84,7 +84,7 @@ def measure(resources: Resources, jobs: int) -> Iterator[tuple[str, float, float
 
 
 def store(resources: Resources, jobs: int) -> None:
-    """Store jobs with parameters, points, and the extremes of their metrics."""
+    """Insert jobs with parameters and points, and the minimum and maximum of each metric."""
     amounts = {"jobs": jobs, "points": POINTS, "names": NAMES, "cursor": ROLLUPS_CURSOR}
     with resources.engine.begin() as connection:
         for statement in (_JOBS, _ATTEMPTS, _POINTS, _SERIES, _CURSORS):
@@ -95,7 +95,7 @@ def store(resources: Resources, jobs: int) -> None:
 
 
 def scrolled(url: str, sort: str) -> Iterator[float]:
-    """Yield the milliseconds of each page of all jobs, as one scrolls through them."""
+    """Yield the milliseconds of each page, from the first to the last."""
     cursor = ""
     while cursor is not None:
         taken, answer = page(url, sort=sort, cursor=cursor)
@@ -104,18 +104,21 @@ def scrolled(url: str, sort: str) -> Iterator[float]:
 
 
 def timed(url: str, **query: str) -> tuple[float, float]:
-    """Return the median and the slowest milliseconds of equal requests."""
+    """Repeat a request; return the median and the slowest milliseconds."""
     return summed(page(url, **query)[0] for _ in range(REPEATS))
 
 
 def summed(taken: Iterator[float]) -> tuple[float, float]:
-    """Return the median and the slowest of some times."""
+    """Return the median and the maximum of some times."""
     found = list(taken)
     return median(found), max(found)
 
 
 def page(url: str, **query: str) -> tuple[float, Any]:
-    """Return the milliseconds until an answer was received, and its document; 100 jobs, as the page requests."""
+    """Request one page of 100 jobs, as the web page does.
+
+    Return the milliseconds until it is received, and its JSON.
+    """
     given = {name: value for name, value in query.items() if value} | ({} if "by" in query else {"limit": "100"})
     began = time.perf_counter()
     with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(given)}") as answer:

@@ -1,4 +1,4 @@
-"""From `run.log()` to the committed row, on an idle system with real worker and beat."""
+"""Measures the time from `run.log()` to the committed row, on an idle system with a real worker and beat."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINES = 200
 
 
 def log_to_row_ms(resources: Resources, flush_interval_s: float) -> tuple[float, float]:
-    """Return median and 95th percentile in milliseconds, the flush interval of the SDK included."""
+    """Return the median and 95th percentile in milliseconds, including the SDK's flush interval."""
     redis_url = resources.settings.redis_url.get_secret_value()
     settings = replace(
         TrainerSettings.from_env(), redis_url=redis_url, timing=Timing(flush_interval_s=flush_interval_s)

@@ -1,4 +1,4 @@
-"""The messages that the benchmarks publish."""
+"""Builds and publishes the messages of the benchmarks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from trainwire.schemas.wire import encode_entry
 
 JOB = 1
 LINE = "epoch 12 step 004711 loss=0.123456 acc=0.98 lr=0.001 throughput=1234 img/s gpu=78% mem=12G eta=00:12"
-"""About 100 bytes, as a training prints it."""
+"""About 100 bytes; similar to the output of a training."""
 
 
 def log_bodies(lines: int, per_message: int) -> Iterator[Logs]:
-    """Yield messages of `per_message` lines, `lines` in all."""
+    """Yield messages with `per_message` log lines each, `lines` in total."""
     for _ in range(lines // per_message):
         now = time.time_ns()
         yield Logs(log_type="stdout", lines=[LINE] * per_message, ts=[now] * per_message)
 
 
 def metric_bodies(points: int, values: int, per_message: int) -> Iterator[Metrics]:
-    """Yield messages of `per_message` points with `values` values each."""
+    """Yield messages with `per_message` points each, `points` in total; each point has `values` metrics."""
     measured = {"loss": 0.1234567, "accuracy": 0.98, "learning_rate": 0.001}
     measured |= {f"layer{number}/grad_norm": 1.2345 + number for number in range(values - 3)}
     chosen = dict(list(measured.items())[:values])
@@ -36,7 +36,7 @@ def metric_bodies(points: int, values: int, per_message: int) -> Iterator[Metric
 
 
 def publish(client: redis.Redis, bodies: Iterator[Body]) -> int:
-    """Append messages to the stream of job 1 as trainers do; return the number of messages."""
+    """Append the messages to the stream of job 1, as a trainer does; return their number."""
     pipeline = client.pipeline(transaction=False)
     count = 0
     for count, body in enumerate(bodies, 1):
@@ -50,7 +50,7 @@ def publish(client: redis.Redis, bodies: Iterator[Body]) -> int:
 
 
 def log_entry(job: int, seq: int, lines: Sequence[str]) -> Any:
-    """Return the fields of one XADD with these lines, a nanosecond apart from now on."""
+    """Return the fields of a stream entry with these log lines, whose times are one nanosecond apart."""
     now = time.time_ns()
     body = Logs(log_type="stdout", lines=[*lines], ts=[now + number for number in range(len(lines))])
     return encode_entry(Message("logs", job, 1, "0-bench", seq, body))

@@ -1,4 +1,4 @@
-"""The cost of thousands of jobs with few messages: lines/s, bytes per line, and a check of their heartbeats."""
+"""Measures thousands of jobs with few messages each: lines/s, bytes per line, and a check of their heartbeats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARD = 0
 
 @dataclass(frozen=True)
 class Round:
-    """Lines/s of a drain, bytes per message in Redis, bytes per row in Postgres with indexes."""
+    """Lines/s of a drain, bytes per message in Redis, and bytes per row in Postgres (with indexes)."""
 
     lines_per_s: float
     redis_bytes: float
@@ -28,7 +28,10 @@ class Round:
 
 
 def rounds(resources: Resources, jobs: int, messages: int, start: int = 1) -> Round:
-    """Publish `messages` of one line from each of `jobs` jobs in turn, all of one shard; drain with a worker."""
+    """Publish `messages` messages of one line from each of `jobs` jobs in turn, then drain them with a worker.
+
+    All jobs are in one shard.
+    """
     total, rows_before = jobs * messages, _bytes_of_rows(resources)
     memory = _memory(resources)
     for seq in range(start, start + messages):
@@ -40,7 +43,7 @@ def rounds(resources: Resources, jobs: int, messages: int, start: int = 1) -> Ro
 
 
 def seconds_to_watch(resources: Resources, jobs: int) -> float:
-    """Return the seconds of a check of the heartbeats of `jobs` running jobs, without changes."""
+    """Return the seconds of a check of the heartbeats of `jobs` running jobs, none of which changes its status."""
     pipeline = resources.redis.pipeline(transaction=False)
     now_ms = time.time_ns() // 10**6
     for job in _job_ids(jobs):
@@ -61,7 +64,7 @@ def _job_ids(jobs: int) -> range:
 
 
 def publish_round(resources: Resources, jobs: int, seq: int) -> None:
-    """Publish the message number `seq` of each of `jobs` jobs."""
+    """Publish one message with sequence number `seq` from each of `jobs` jobs."""
     pipeline = resources.redis.pipeline(transaction=False)
     for job in _job_ids(jobs):
         pipeline.xadd(stream_key("logs", SHARD), log_entry(job, seq, [LINE]))

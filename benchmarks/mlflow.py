@@ -1,4 +1,4 @@
-"""Metric values written to a real MLflow, by its own client and by deliveries from Postgres."""
+"""Measures metric values/s into a real MLflow server: from its own client, and by deliveries from Postgres."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 NAMES = 10
-"""Metrics per point."""
+"""Number of metrics per point."""
 CHART_POINTS = 1000
-"""Points of a chart, as in trainwire's answers."""
+"""Maximum number of points of a chart, the same as in trainwire's responses."""
 BROWSER_CONNECTIONS = 6
 
 _COPY_METRIC = (
@@ -53,7 +53,7 @@ _FILL_METRICS = text(
 
 @contextmanager
 def server() -> Iterator[MlflowServer]:
-    """Run MLflow on SQLite, with one worker."""
+    """Start an MLflow server on SQLite with one worker process; yield it."""
     with tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder:
         target = MlflowServer(Path(folder)).start()
         try:
@@ -64,9 +64,12 @@ def server() -> Iterator[MlflowServer]:
 
 @contextmanager
 def server_with_points(resources: Resources) -> Iterator[tuple[MlflowServer, str]]:
-    """Run MLflow with the points of job 1 in Postgres; yields it with the id of the run.
+    """Start an MLflow server with the points of job 1.
 
-    The rows are written into its SQLite tables: by its own client they would take many times as long.
+    Yield it with the id of its run in MLflow.
+
+    The points are read from Postgres and inserted directly into MLflow's SQLite tables, because its client would
+    take many times as long.
     """
     with tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder:
         target = MlflowServer(Path(folder)).start()
@@ -88,7 +91,7 @@ def _points_of_job(resources: Resources, run_id: str) -> Iterator[tuple[str, flo
 
 
 def charts_s(target: MlflowServer, run_id: str, names: Sequence[str], steps: tuple[int, int] | None) -> float:
-    """Return the seconds for charts of these metrics: a request each, six at a time, as from MLflow's page."""
+    """Return the seconds to load charts of these metrics like MLflow's page: one request each, six at a time."""
     query = {"run_ids": run_id, "max_results": str(CHART_POINTS)}
     if steps is not None:
         query |= {"start_step": str(steps[0]), "end_step": str(steps[1])}
@@ -105,7 +108,7 @@ def charts_s(target: MlflowServer, run_id: str, names: Sequence[str], steps: tup
 
 
 def log_batch(target: MlflowServer, points: int, calls: int) -> float:
-    """Return the values/s of MLflow's own client, `points` points of all metrics a call."""
+    """Return the values/s of MLflow's own client with `points` points of all metrics per call."""
     client = MlflowClient(target.url)
     run_id = client.create_run("0").info.run_id
     began = time.perf_counter()
@@ -120,7 +123,7 @@ def log_batch(target: MlflowServer, points: int, calls: int) -> float:
 
 
 def drain_mirror(resources: Resources, target: MlflowServer, jobs: int, values: int) -> float:
-    """Return the values/s of the delivery of a backlog in Postgres to MLflow, `values` of each job."""
+    """Return the values/s of deliveries to MLflow of a backlog in Postgres, with `values` values per job."""
     points = values // NAMES
     with resources.engine.begin() as connection:
         for statement in (_FILL_JOBS, _FILL_ATTEMPTS, _FILL_METRICS):

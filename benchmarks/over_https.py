@@ -1,6 +1,6 @@
-"""Sending over HTTPS to a gateway, compared with sending to Redis in the same run.
+"""Compares sending over HTTPS to a gateway with sending to Redis.
 
-The gateway speaks plain HTTP here: TLS is the work of the proxy in front of it, and of AES instructions.
+The gateway serves plain HTTP here: in production a proxy in front of it terminates TLS.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trainwire.workers.resources import Resources
 
 LINES: Final = 400_000
 BURST: Final = 20_000
-"""Lines between two looks at the buffer, which must not become full."""
+"""Lines logged per call of `log_lines`. The SDK's buffer must not become full."""
 ROUNDS: Final = 5
 BLOCKS: Final = 30
 _LINE: Final = "epoch 3 step {} loss 0.1234 accuracy 0.9876 learning rate 0.001 grad norm 2.5"
@@ -35,16 +35,16 @@ _LINE: Final = "epoch 3 step {} loss 0.1234 accuracy 0.9876 learning rate 0.001 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Lines per second from `log()` into Redis by each way, and the time of a training step by each way."""
+    """Lines per second from `log()` to Redis, directly and over HTTPS, and the slowdown of a training by HTTPS."""
 
     redis_lines_per_s: float
     https_lines_per_s: float
     slowdown: float
-    """Of a training loop with the HTTPS way, relative to the Redis way."""
+    """Time of a training step with reports over HTTPS, divided by the time with reports to Redis."""
 
 
 def compare(resources: Resources, scale: float) -> Comparison:
-    """Measure both ways in turn; no worker runs, which would take the cores."""
+    """Measure both transports alternately. No worker runs, because it would use the same CPU cores."""
     redis_url = resources.settings.redis_url.get_secret_value()
     rates: dict[str, list[float]] = {"redis": [], "https": []}
     port = free_port()
@@ -75,7 +75,7 @@ def _lines_per_s(run: Run, lines: int) -> float:
 
 
 def _slowdown(by_way: Mapping[str, TrainerSettings], blocks: int) -> float:
-    """Return the time of a block of steps with reports over HTTPS, relative to reports to Redis."""
+    """Return the time of a training step with reports over HTTPS, divided by the time with reports to Redis."""
     matrix = np.random.default_rng(0).random((192, 192))
     taken: dict[int, list[float]] = {93: [], 94: []}
     with (

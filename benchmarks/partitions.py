@@ -1,6 +1,7 @@
-"""One table of log lines against the same partitioned by day: `python -m benchmarks.partitions --rows 50000000`.
+"""Compares one table of log lines with the same table partitioned by day.
 
-Run by hand, for decision 15: it takes minutes and some 20 GB. Each job has its lines within one of thirty days.
+Start it by hand: `python -m benchmarks.partitions --rows 50000000`. It takes minutes and about 20 GB. The result
+is decision 15. All lines of a job are within one of thirty days.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from benchmarks.stores import open_stores
 
 DAYS: Final = 30
 LINES: Final = 10_000
-"""Lines of each job."""
+"""Number of lines per job."""
 RUN_LINES: Final = 100
-"""Consecutive lines of a job."""
+"""Number of consecutive rows of one job in the order of insertion."""
 BATCH_ROWS: Final = 15_000
-"""Rows of a transaction while new lines arrive, about as many as the drain's."""
+"""Rows per transaction while new lines are stored, about as many as in the drain."""
 NEW_JOBS: Final = 100
 PAGE_LINES: Final = 500
 PAGES: Final = 300
 ROUNDS: Final = 5
-"""Rounds of new lines into each table alternately: a single one varies with the writes of pages and WAL."""
+"""Number of alternating measurements per table: a single one varies with the writes of pages and WAL."""
 ONE: Final = "lines_in_one"
 BY_DAY: Final = "lines_by_day"
 
@@ -56,7 +57,7 @@ SIZE: Final = """
 
 @dataclass
 class Figures:
-    """Size, milliseconds of each page, lines/s of new lines, seconds of the removal of a day."""
+    """Size in GB, milliseconds of each page, lines/s while storing, and seconds to remove one day."""
 
     gigabytes: float
     newest_ms: list[float]
@@ -66,7 +67,7 @@ class Figures:
 
 
 def fill(connection: Connection, name: str, jobs_a_day: int) -> Figures:
-    """Create a table with the lines of thirty days, and read pages of it."""
+    """Create a table with the lines of thirty days, and measure its size and the time to read pages."""
     is_partitioned = name == BY_DAY
     key = "job_id, seq, created_at" if is_partitioned else "job_id, seq"
     partitioned = "PARTITION BY RANGE (created_at)" if is_partitioned else ""
@@ -93,7 +94,7 @@ def fill(connection: Connection, name: str, jobs_a_day: int) -> Figures:
 
 
 def remove_a_day(connection: Connection, name: str, jobs_a_day: int) -> float:
-    """Remove the lines of the first day; return the seconds."""
+    """Remove the lines of the oldest day; return the seconds."""
     began = time.perf_counter()
     if name == BY_DAY:
         connection.execute("DROP TABLE day_0")
@@ -103,12 +104,12 @@ def remove_a_day(connection: Connection, name: str, jobs_a_day: int) -> float:
 
 
 def chosen_jobs(jobs: int) -> list[int]:
-    """Return jobs whose pages are read."""
+    """Return a fixed random sample of jobs, whose pages are read."""
     return random.Random(1).sample(range(1, jobs + 1), PAGES)
 
 
 def page_ms(connection: Connection, name: str, job: int, rest: str) -> float:
-    """Return the milliseconds of a page of lines."""
+    """Return the milliseconds to read a page of lines; `rest` is the rest of the query."""
     began = time.perf_counter()
     query = f"SELECT {COLUMNS} FROM {name} WHERE job_id = %s {rest} LIMIT {PAGE_LINES}"
     found = connection.execute(query.encode(), [job]).fetchall()
@@ -117,7 +118,7 @@ def page_ms(connection: Connection, name: str, job: int, rest: str) -> float:
 
 
 def arrive(connection: Connection, name: str, first_job: int) -> float:
-    """Store the lines of new jobs, transaction by transaction; return the lines/s."""
+    """Store the lines of new jobs with one COPY per batch; return the lines/s."""
     batches = list(new_rows(first_job))
     connection.execute("CHECKPOINT")
     began = time.perf_counter()
@@ -128,7 +129,7 @@ def arrive(connection: Connection, name: str, first_job: int) -> float:
 
 
 def new_rows(first_job: int) -> Iterator[Sequence[str]]:
-    """Yield batches of COPY's text lines, of all jobs alternately."""
+    """Yield batches of rows as COPY text, with the jobs alternating."""
     now = time.strftime("%Y-%m-%d %H:%M:%S+00", time.gmtime())
     batch: list[str] = []
     for run in range(LINES // RUN_LINES):
@@ -142,7 +143,7 @@ def new_rows(first_job: int) -> Iterator[Sequence[str]]:
 
 
 def remove(connection: Connection, jobs: range) -> None:
-    """Remove the lines of some jobs as trainwire.workers.operations.row_retention does, then vacuum."""
+    """Delete the lines of some jobs like `trainwire.workers.operations.row_retention`, then vacuum the table."""
     for job in jobs:
         for after in range(0, LINES, 2000):
             batch = f"DELETE FROM {ONE} WHERE job_id = %s AND seq > %s AND seq <= %s"
@@ -151,12 +152,12 @@ def remove(connection: Connection, jobs: range) -> None:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Return median and 95th percentile."""
+    """Return the median and the 95th percentile."""
     return statistics.median(values), statistics.quantiles(values, n=20)[-1]
 
 
 def main() -> None:
-    """Measure both, and print a table."""
+    """Measure both tables, and print the results as a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=50_000_000)
     jobs_a_day = parser.parse_args().rows // DAYS // LINES

@@ -1,4 +1,4 @@
-"""The processes under measurement: a real worker, and the Celery worker it is compared with."""
+"""Starts the processes under measurement: workers, the gateway, and the Celery worker for comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ DEADLINE_S = 600
 
 @dataclass
 class Drained:
-    """One drain of a full stream: seconds, the memory of the process that did it, (second, rows) samples."""
+    """Measurement of the drain of a full stream.
+
+    It has the seconds, the peak memory of the pool process, and samples of (second, rows).
+    """
 
     seconds: float
     peak_mb: float
@@ -33,9 +36,9 @@ class Drained:
 
 @contextmanager
 def running(resources: Resources, *command: str, ready: str = " ready.", **env: str) -> Iterator[psutil.Process]:
-    """Run one of our processes until the block ends; yields it when its output contains `ready`.
+    """Run a Python module as a process until the block ends. The block starts when the output contains `ready`.
 
-    Where `env` names no Loki there is none.
+    Loki is disabled unless `env` has LOKI_URL.
     """
     env = (
         os.environ
@@ -60,13 +63,16 @@ def running(resources: Resources, *command: str, ready: str = " ready.", **env: 
 
 
 def running_gateway(resources: Resources, port: int) -> AbstractContextManager[psutil.Process]:
-    """Run a gateway on this port of 127.0.0.1 until the block ends; it accepts any rate of requests."""
+    """Run a gateway on this port of 127.0.0.1 until the block ends, practically without a rate limit."""
     limits = {"GATEWAY_PORT": str(port), "GATEWAY_REQUESTS_PER_S": "100000"}
     return running(resources, "trainwire.gateway", ready="Uvicorn running", **limits)
 
 
 def drain_with_a_worker(resources: Resources, kind: Kind, shard: int, table: str) -> Drained:
-    """Drain a full stream with a real worker with one pool process; measure the time to the last commit."""
+    """Drain a full stream with a real worker that has one pool process.
+
+    Measure the time until the stream is empty.
+    """
     key = stream_key(kind, shard)
     resources.redis.set(ordered_key(key), 1, ex=DEADLINE_S)  # until the worker is ready
     with running(resources, "trainwire.workers", "worker", "--concurrency", "1") as worker:
@@ -89,7 +95,7 @@ def drain_with_a_worker(resources: Resources, kind: Kind, shard: int, table: str
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
-    """Wait for a condition, checked every five milliseconds."""
+    """Poll a condition every 5 ms until it is true; fail after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

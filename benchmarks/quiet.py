@@ -1,4 +1,4 @@
-"""The delay of a quiet job's lines, from XADD to the committed row, while another job floods its shard."""
+"""Measures the time from XADD to the committed row for one job's lines while another job floods the same shard."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from trainwire.workers.resources import Resources
 
 Flood = Literal["nothing", "valid", "invalid"]
 FLOODING, QUIET, SHARD = 4, 8, 0
-"""Two jobs of one shard of four."""
+"""Ids of the two jobs, and their shard (of four)."""
 EVERY_S: Final = 0.1
 
 
 @dataclass(frozen=True)
 class Delays:
-    """Delays in seconds of the quiet job's lines, their numbers sent and stored; rate and backlog of the flood."""
+    """Latency of the quiet job's lines in seconds, lines sent and stored, and rate and backlog of the flood."""
 
     median: float
     p95: float
@@ -38,7 +38,7 @@ class Delays:
 
 
 def delays(resources: Resources, flood: Flood, per_s: int, seconds: float) -> Delays:
-    """Run a real worker, a flood of `per_s` messages per second and a quiet job for `seconds`."""
+    """Measure for `seconds`, with a real worker and a flood of `per_s` messages per second."""
     empty(resources)
     stop = multiprocessing.Event()
     url = resources.settings.redis_url.get_secret_value()
@@ -87,7 +87,7 @@ def _publish(client: redis.Redis, number: int) -> None:
 
 
 def _record_commits(resources: Resources, taken: dict[int, float]) -> None:
-    """Record the time of newly committed lines."""
+    """Record the current time for each line committed since the last call."""
     with resources.engine.connect() as connection:
         last = connection.execute(text(f"SELECT last_log_seq FROM training_jobs WHERE id = {QUIET}")).scalar() or 0
     now = time.time()

@@ -1,4 +1,4 @@
-"""Embedded Postgres and Valkey for benchmarks."""
+"""Starts and empties the embedded Postgres and Valkey for the benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwire.workers.settings import load_settings
 
 @contextmanager
 def open_stores() -> Iterator[Resources]:
-    """Start both servers as `trainwire up` does, with memory for a backlog of millions of lines."""
+    """Start both servers as `trainwire up` does, but with Valkey memory for a backlog of millions of lines."""
     with (
         tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder,
         EmbeddedPostgres(Path(folder)) as postgres,
@@ -38,7 +38,10 @@ def open_stores() -> Iterator[Resources]:
 
 
 def empty(resources: Resources) -> None:
-    """Empty both stores; a CHECKPOINT writes the dirty pages of the previous case."""
+    """Delete all rows and keys.
+
+    A CHECKPOINT then writes the dirty pages, so that they do not slow the next case.
+    """
     resources.redis.flushall()
     with resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}"))

@@ -1,4 +1,4 @@
-"""The baseline of one Celery task per message, each with a COPY and a commit."""
+"""Baseline with one Celery task per message; each task does a COPY and a commit."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ app.conf.update(
 
 @cache
 def engine() -> Engine:
-    """Return the engine of this process."""
+    """Return the database engine of this process."""
     return create_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
 
 
 @app.task(name="store_lines")
 def store_lines(first_seq: int, lines: list[str], ts: list[int]) -> None:
-    """Write the lines of one message."""
+    """Celery task: store the lines of one message in one transaction."""
     body = Logs(log_type="stdout", lines=lines, ts=ts)
     with (
         engine().begin() as connection,
@@ -39,7 +39,7 @@ def store_lines(first_seq: int, lines: list[str], ts: list[int]) -> None:
 
 
 def publish(messages: int, per_message: int) -> None:
-    """Send the tasks."""
+    """Send one task for each of `messages` messages of `per_message` lines."""
     with app.producer_or_acquire() as producer:
         for number in range(messages):
             ts = [time.time_ns()] * per_message

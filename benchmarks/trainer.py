@@ -1,4 +1,4 @@
-"""The cost of reporting for a training: the time of a call, and the speed of a loop that reports every step."""
+"""Measures the cost of the SDK in a training: the time of a call, and the slowdown of a loop with reports."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ BLOCKS = 40
 
 @dataclass(frozen=True)
 class CallTimes:
-    """Time of a call in microseconds."""
+    """Median and 99th percentile of the time of a call, in microseconds."""
 
     median: float
     p99: float
 
 
 def call_times(resources: Resources, scale: float) -> dict[str, CallTimes]:
-    """Measure consecutive calls of a trainer, with a worker that stores its messages."""
+    """Measure consecutive calls of `log` and `metric`, while a worker stores the messages."""
     url = resources.settings.redis_url.get_secret_value()
     with (
         running(resources, "trainwire.workers", "worker", "--concurrency", "1"),
@@ -44,10 +44,10 @@ def call_times(resources: Resources, scale: float) -> dict[str, CallTimes]:
 
 
 def loop_speed(resources: Resources, scale: float) -> float:
-    """Return the speed of a loop of 10 ms a step that reports every step, relative to the loop without.
+    """Return the speed of a loop that reports every step (10 ms), divided by its speed without reports.
 
-    Redis runs on this machine, workers do not: they would take the loop's cores. Blocks with and without reports
-    alternate, so that other load affects both.
+    Redis runs on the same machine, but no worker, which would use the loop's CPU cores. Blocks with and without
+    reports alternate, so that other load affects both.
     """
     url = resources.settings.redis_url.get_secret_value()
     matrix = np.random.default_rng(0).random((192, 192))
@@ -70,13 +70,13 @@ def _measured(call: Callable[[int], None], calls: int) -> CallTimes:
 
 
 def report_step(run: Run, step: int) -> None:
-    """Report a step as a training does: one line and three values."""
+    """Report one step like a training: one line and three metric values."""
     run.log(f"step {step}")
     run.metric(step=step, loss=0.1, accuracy=0.9, lr=1e-3)
 
 
 def products_in(seconds: float, matrix: np.ndarray) -> int:
-    """Return how many products of the matrix with itself take about `seconds`."""
+    """Return the number of matrix products (of `matrix` with itself) that take about `seconds`."""
     products, began = 0, time.perf_counter()
     while time.perf_counter() - began < 50 * seconds:
         matrix @ matrix
@@ -85,7 +85,7 @@ def products_in(seconds: float, matrix: np.ndarray) -> int:
 
 
 def timed_block(matrix: np.ndarray, products: int, report: Callable[[int], None]) -> float:
-    """Return the seconds of a block of steps."""
+    """Return the seconds of a block of steps; each computes `products` matrix products and calls `report`."""
     began = time.perf_counter()
     for step in range(BLOCK_STEPS):
         for _ in range(products):

@@ -1,1 +1,1 @@
-"""The servers and processes of `trainwire up`, and the folder that describes a running stack."""
+"""The stack: servers and worker processes of `trainwire up`, and the data folder that records their addresses."""

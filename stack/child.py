@@ -1,4 +1,7 @@
-"""A child process with its log and pid file, by which a later `up` stops a child that outlived its parent."""
+"""A child process with a log file and a pid file.
+
+After a crash of `trainwire up`, the next one stops the process named in the pid file.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ SIGNAL_NAMES: Final = {number.value: number.name for number in signal.Signals}
 
 
 class Child:
-    """A named process of a data folder, with `<data_dir>/logs/<name>.log` and `<data_dir>/run/<name>.json`."""
+    """A child process named `name`, with its log and its pid file in the data folder.
+
+    The log is `<data_dir>/logs/<name>.log`, the pid file `<data_dir>/run/<name>.json`.
+    """
 
     def __init__(
         self,
@@ -40,15 +46,18 @@ class Child:
         self._stop_signal = stop_signal
         self._stop_timeout_s = stop_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._waiting_is_over = False
+        self._is_waiting_cancelled = False
 
     @property
     def pid(self) -> int | None:
-        """The process id, None before the first start."""
+        """The process id; None before the first start."""
         return None if self._process is None else self._process.pid
 
     def start(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start `command` in a new session; stops a left-over child of the same name first."""
+        """Start `command` in a new session.
+
+        A process of this name that a killed `trainwire up` has left is stopped first.
+        """
         for folder in (self.log_path.parent, self._pid_path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         stop_leftover(self._pid_path, self._stop_signal, self._stop_timeout_s)
@@ -66,7 +75,7 @@ class Child:
         _write_pid(self._pid_path, self._process.pid)
 
     def exit_code(self) -> int | None:
-        """Return the exit code (negative: the signal that ended it), None while it runs."""
+        """Return the exit code, negative for the signal that ended the process; None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def is_running(self) -> bool:
@@ -74,7 +83,7 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     def listens_on(self, port: int) -> bool:
-        """Return whether this process, and no other one, listens on a TCP port."""
+        """Return whether this process itself, and no other process, listens on the TCP port."""
         try:
             sockets = psutil.Process(self.pid).net_connections("tcp")
         except psutil.Error:
@@ -82,27 +91,31 @@ class Child:
         return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets)
 
     def wait_ready(self, is_ready: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `is_ready()`.
+        """Poll `is_ready` until it returns True.
 
-        Raises `PartEnded` if the process ends first, and `PartFailed` after `timeout_s` or `stop_waiting`.
+        Raises `PartEnded` if the process ends first, and `PartFailed` after `timeout_s` seconds or a call of
+        `stop_waiting`.
         """
         deadline = time.monotonic() + timeout_s
         while not is_ready():
             code = self.exit_code()
             if code is not None:
                 raise PartEnded(f"{self.name} ended at once, {shown_exit(code)}{self.log_tail()}")
-            if self._waiting_is_over:
+            if self._is_waiting_cancelled:
                 raise PartFailed(f"{self.name} was not waited for")
             if time.monotonic() > deadline:
                 raise PartFailed(f"{self.name} is not ready after {timeout_s:.0f} s{self.log_tail()}")
             time.sleep(POLL_S)
 
     def stop_waiting(self) -> None:
-        """Make a running `wait_ready` raise `PartFailed`; for signal handlers."""
-        self._waiting_is_over = True
+        """Make a running `wait_ready` raise `PartFailed`; safe in a signal handler."""
+        self._is_waiting_cancelled = True
 
     def stop(self) -> None:
-        """Send the stop signal and wait; after the stop timeout, kill the process and its children."""
+        """Send the stop signal and wait until the process has ended.
+
+        After the stop timeout, kill it and its children.
+        """
         if self._process is not None and self.is_running():
             self._process.send_signal(self._stop_signal)
             try:
@@ -123,17 +136,17 @@ class Child:
         self._pid_path.unlink(missing_ok=True)
 
     def log_tail(self, lines: int = 8) -> str:
-        """Return the log's path and its last lines, to be appended to an error message."""
+        """Return the path of the log and its last lines, as a suffix for an error message."""
         return f" (log: {self.log_path}){_last_lines(self.log_path, lines)}"
 
 
 def shown_exit(code: int) -> str:
-    """Return an exit code of `Popen` in words; a negative one is the number of a signal."""
+    """Return a return code of `Popen` as text, such as `exit code 1` or `killed by SIGKILL`."""
     return f"exit code {code}" if code >= 0 else f"killed by {SIGNAL_NAMES.get(-code, f'signal {-code}')}"
 
 
 def stop_leftover(pid_path: Path, stop_signal: signal.Signals, timeout_s: float) -> bool:
-    """Stop the process that the pid file of a killed `trainwire up` names; return whether it was running."""
+    """Stop the process that a killed `trainwire up` recorded in the pid file; return whether it was running."""
     process = _recorded_process(pid_path)
     if process is not None:
         process.send_signal(stop_signal)

@@ -1,4 +1,4 @@
-"""Database connections of the commands; errors become one sentence."""
+"""Opens the database for the commands, and converts database errors to a `Problem` of one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 
 
 def settings_for(address: Address, *, with_redis: bool = False) -> Settings:
-    """Return the workers' settings for these servers; raise `Problem` if a URL is missing or wrong."""
+    """Return the workers' settings with the URLs of `address`; raise `Problem` if a URL is missing or invalid."""
     # The settings require both servers; a command that only reads Postgres does not need Redis.
     redis_url = address.need_redis_url() if with_redis else address.redis_url or UNUSED_REDIS_URL
     with as_problem(WrongSettings):
@@ -30,14 +30,14 @@ def settings_for(address: Address, *, with_redis: bool = False) -> Settings:
 
 
 def sinks_for(settings: Settings) -> list[SinkEntry]:
-    """Return the sinks that are on; raise `Problem` if a setting of one of them is wrong."""
+    """Return the enabled sinks; raise `Problem` if a setting of one of them is invalid."""
     with as_problem(WrongSettings):
         return sinks_on(settings)
 
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Engine]:
-    """Open an engine; database errors become a `Problem` with the server's address, without the password."""
+    """Open an engine; database errors become a `Problem` that names the server, without its password."""
     engine = open_engine(settings, name="trainwire-cli")
     try:
         yield engine
@@ -53,7 +53,10 @@ def open_database(settings: Settings) -> Iterator[Engine]:
 
 @contextmanager
 def reading(address: Address) -> Iterator[Connection]:
-    """Open a connection in autocommit mode; raise `Problem` if the schema revision does not fit."""
+    """Open a connection in autocommit mode.
+
+    Raise `Problem` if the schema has another revision than this version needs.
+    """
     with open_database(settings_for(address)) as engine:
         with engine.connect() as connection:
             check_revision(connection)
@@ -64,20 +67,20 @@ def reading(address: Address) -> Iterator[Connection]:
 
 @contextmanager
 def writing(address: Address) -> Iterator[Connection]:
-    """Open one transaction; raise `Problem` if the schema revision does not fit."""
+    """Open one transaction; raise `Problem` if the schema has another revision than this version needs."""
     with open_database(settings_for(address)) as engine, engine.begin() as connection:
         check_revision(connection)
         yield connection
 
 
 def migrate(address: Address) -> None:
-    """Upgrade the database to the schema revision of this version."""
+    """Upgrade the database schema to the revision of this version."""
     with open_database(settings_for(address)) as engine, engine.begin() as connection:
         upgrade(connection)
 
 
 def forget_outages(address: Address) -> None:
-    """Remove the outages of disabled sinks, because no delivery would end them."""
+    """Delete the recorded outages of disabled sinks: only a delivery ends an outage, and they have none."""
     on = [sink.name for sink in sinks_for(settings_for(address))]
     with writing(address) as connection:
         connection.execute(text("DELETE FROM sink_states WHERE sink <> ALL(:sinks)"), {"sinks": on})

@@ -1,4 +1,4 @@
-"""Errors with a message for the person at the terminal."""
+"""Errors whose message is shown to the user of the command line."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from contextlib import contextmanager
 from typing import Final
 
 KILLED_BY_CTRL_C: Final = 130
-"""The exit code that shells report for a command that ctrl-C ended."""
+"""The exit code of a shell for a command that ctrl-C ended: 128 + SIGINT."""
 
 
 class Problem(Exception):  # noqa: N818 - its text is shown to people as it is
-    """An error that a person can correct: printed as one sentence, without a traceback, exit code 1."""
+    """An error that the user can correct.
+
+    The command line prints its message without a traceback and exits with code 1.
+    """
 
 
 class PartFailed(Problem):
-    """A part of the stack did not become ready, or failed while `up` waited for it."""
+    """A process of the stack did not become ready."""
 
 
 class PartEnded(PartFailed):
-    """The process of a part ended while `up` waited for it."""
+    """A process of the stack ended before it was ready."""
 
 
 @contextmanager
 def as_problem(*kinds: type[Exception], hint: str = "") -> Iterator[None]:
-    """Raise exceptions of these kinds as a `Problem` with their text, followed by `hint`."""
+    """Convert exceptions of these types to a `Problem` with the same text, followed by `hint`."""
     try:
         yield
     except kinds as exc:

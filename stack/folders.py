@@ -25,23 +25,26 @@ from trainwire.stack.errors import Problem
 from trainwire.stack.persisted_config import write_private
 
 LOCK_TIMEOUT_S: Final = 0.5
-"""Time for which `up` tries to lock: another command may hold a shared lock for a moment (`is_held`)."""
+"""Seconds for which `up` retries to lock the folder: `is_held` in another process locks it for a moment."""
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Return the default data folder."""
+    """Return the data folder that is used if neither `--data-dir` nor the environment sets one."""
     return StackFolders.from_env(environ).default
 
 
 def chosen_data_dir(data_dir: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the folder set by `--data-dir` or the environment, None if neither is set."""
+    """Return the folder set by `--data-dir` or else by the environment; None if neither is set."""
     named = data_dir or environ.get(DATA_DIR_VARIABLE)
     return Path(named).expanduser().absolute() if named else None
 
 
 @contextmanager
 def hold(data_dir: Path) -> Iterator[None]:
-    """Lock the folder during the block; raise `Problem` with the owner's pid if it is locked."""
+    """Lock the data folder during the block.
+
+    Raise `Problem` with the process id of the owner if another process has locked it.
+    """
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -66,7 +69,10 @@ def hold(data_dir: Path) -> Iterator[None]:
 
 
 def publish(data_dir: Path, stack: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    """Write the record of a ready stack: `stack`, its addresses and settings, and this process as its owner."""
+    """Write the record of a running stack, and register its data folder for this user.
+
+    The record has the addresses and settings in `stack`, and this process as the owner.
+    """
     record = {**stack, "process": process_mark(os.getpid())}
     write_private(_stack_path(data_dir), json.dumps(record, indent=1))
     entry = _registry_entry(data_dir, environ)
@@ -75,13 +81,13 @@ def publish(data_dir: Path, stack: Mapping[str, Any], environ: Mapping[str, str]
 
 
 def withdraw(data_dir: Path, environ: Mapping[str, str]) -> None:
-    """Remove the record and the entry of the registry."""
+    """Delete the record of the stack, and its entry in the user's registry."""
     _stack_path(data_dir).unlink(missing_ok=True)
     _registry_entry(data_dir, environ).unlink(missing_ok=True)
 
 
 def published(data_dir: Path) -> dict[str, Any] | None:
-    """Return the published addresses of the stack in `data_dir`, None if it is not ready or not running."""
+    """Return the record of the stack in `data_dir`; None if it is not running, or not ready yet."""
     if not is_held(data_dir):
         return None
     try:

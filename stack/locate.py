@@ -1,4 +1,4 @@
-"""Finds the servers for a command: those of a chosen folder, of the environment, or of the only running stack."""
+"""Finds the servers for a command: those of a chosen data folder, of the environment, or of the running stack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SERVERS: Final = ("database", "redis", "flower", "gateway", "metrics")
 
 @dataclass(frozen=True)
 class Address:
-    """Addresses of the servers, None if unknown; a URL may contain a password."""
+    """URLs of the servers (they may contain passwords), each None if unknown."""
 
     database_url: str | None = None
     redis_url: str | None = None
@@ -31,25 +31,29 @@ class Address:
     gateway_url: str | None = None
     metrics_url: str | None = None
     settings: Mapping[str, str | None] = field(default_factory=dict, repr=False)
-    """The variables of the running stack, None for those that it does not have; empty for servers of your own."""
+    """Environment variables recorded by the running stack, None for those that were not set.
+
+    Empty if the servers are not those of a stack.
+    """
 
     def need_database_url(self) -> str:
-        """Return the database's URL; raise `Problem` if it is unknown."""
+        """Return the URL of Postgres; raise `Problem` if it is unknown."""
         if self.database_url is None:
             raise Problem("DATABASE_URL is not set, though REDIS_URL is: set both, or start `trainwire up`")
         return self.database_url
 
     def need_redis_url(self) -> str:
-        """Return Redis' URL; raise `Problem` if it is unknown."""
+        """Return the URL of Redis; raise `Problem` if it is unknown."""
         if self.redis_url is None:
             raise Problem("REDIS_URL is not set, though DATABASE_URL is: set both, or start `trainwire up`")
         return self.redis_url
 
 
 def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
-    """Return the servers of `data_dir`, else those of the environment, completed by the running stack.
+    """Return the servers of the stack in `data_dir`, or else those set in the environment.
 
-    Raises `Problem` if none are set and no stack, or more than one, is running.
+    URLs that the environment does not set are those of the running stack. Raises `Problem` if neither is set, and
+    no stack, or more than one, is running.
     """
     if data_dir is not None:
         return running_stack(data_dir, environ)
@@ -67,9 +71,10 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
 
 
 def _exported_by(database_url: str, redis_url: str, environ: Mapping[str, str]) -> Address | None:
-    """Return the running stack to which these addresses of `trainwire env` belong, with its current ports.
+    """Return the running stack whose addresses these are, with its current ports.
 
-    None if they belong to other servers, or the stack does not run.
+    `trainwire env` exports such addresses; the ports may have changed since. Returns None if they belong to other
+    servers, or if the stack is not running.
     """
     folder = StackFolders.from_env(environ).owner_of(redis_url)
     if folder is None or not is_embedded_url(folder, "postgres", database_url) or published(folder) is None:
@@ -78,7 +83,10 @@ def _exported_by(database_url: str, redis_url: str, environ: Mapping[str, str]) 
 
 
 def adopt(settings: Mapping[str, str | None], environ: MutableMapping[str, str]) -> None:
-    """Set the recorded settings in an environment; remove the variables that the stack does not have."""
+    """Set the settings recorded by a stack in an environment.
+
+    Variables that are not set in the stack are removed.
+    """
     for name, value in settings.items():
         if value is None:
             environ.pop(name, None)
@@ -87,7 +95,7 @@ def adopt(settings: Mapping[str, str | None], environ: MutableMapping[str, str])
 
 
 def streams_url(redis_url: str, environ: Mapping[str, str]) -> str:
-    """Return STREAMS_URL, or `redis_url` if it is not set; raise `Problem` if it is not valid."""
+    """Return STREAMS_URL, or `redis_url` if it is not set; raise `Problem` if it is invalid."""
     with as_problem(ValueError):
         return streams_url_of(environ) or redis_url
 
@@ -98,7 +106,10 @@ def _named(environ: Mapping[str, str]) -> Address:
 
 
 def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
-    """Return the addresses of the chosen stack, or of the only running one; otherwise raise `Problem`."""
+    """Return the addresses of the stack in the chosen data folder, or of the only running stack.
+
+    Raises `Problem` if it is not running, or if no folder is chosen and several stacks are running.
+    """
     chosen = chosen_data_dir(data_dir, environ)
     if chosen is not None:
         return _stack_in(chosen)

@@ -1,4 +1,4 @@
-"""Passwords and ports of the servers of a data folder, kept in `secrets.json` between starts."""
+"""Saves passwords and ports of the embedded servers in `secrets.json` of the data folder, for the next start."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from trainwire.ingest.running_stacks import SECRETS_NAME
 from trainwire.stack.errors import PartEnded, Problem
 
 PORTS: Final = range(15_000, 32_000)
-"""Below the ephemeral ports of the kernel: a client that connects to a restarting server could otherwise get
-the server's port as its own, and connect to itself."""
-_one_writer: Final = Lock()
-"""Web servers start in parallel threads; without the lock one could overwrite an entry of another."""
+"""Range for random ports, below the ephemeral ports of the kernel.
+
+A client that reconnects to a stopped server can get an ephemeral port as its own, and would connect to itself if
+it were the server's.
+"""
+_write_lock: Final = Lock()
+"""Serialises writes to the file: web servers start in parallel threads, and each saves its port."""
 PORT_ATTEMPTS: Final = 5
-"""Ports that are tried: another process can bind a free port before our server does."""
+"""Number of ports to try: another process can bind a free port before the server does."""
 
 
 class Port:
-    """The port of one server: the same at each start, unless another process has bound it."""
+    """The port of one server. It is the same at each start, unless another process has bound it."""
 
     def __init__(
         self,
@@ -44,17 +47,20 @@ class Port:
         self._number = fixed
         self._is_final = fixed is not None
         self.wanted = fixed or first or saved_port(data_dir, part)
-        """The chosen or usual port, None without one."""
+        """The port that the user set, or the default, or that of the last start; None if there is none."""
 
     @property
     def number(self) -> int:
-        """The port number; it no longer changes once the server has been ready, because clients know it then."""
+        """The port number. It no longer changes once the server has been ready, because clients then use it."""
         if self._number is None:
             self._number = usable_port(self._data_dir, self._part, self._first, self._host)
         return self._number
 
     def start(self, start: Callable[[], None]) -> None:
-        """Call `start`; if it raises `PartEnded` and another process has the port, choose another and repeat."""
+        """Call `start`.
+
+        If it raises `PartEnded` because another process has bound the port, choose another port and retry.
+        """
         for _ in range(PORT_ATTEMPTS - 1):
             try:
                 start()
@@ -70,14 +76,14 @@ class Port:
 
 
 def moved(port: Port) -> str | None:
-    """Return a sentence for the terminal if a server does not have its usual port, else None."""
+    """Return a sentence for the terminal if a server does not listen on its usual port; None if it does."""
     if port.wanted is None or port.number == port.wanted:
         return None
     return f"port {port.wanted} is taken by another program: listening on {port.number}"
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write `text` to a file readable by its owner only; an existing file is replaced atomically."""
+    """Replace a file atomically by `text`, readable only by its owner."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -88,13 +94,16 @@ def write_private(path: Path, text: str) -> None:
 
 
 def saved_password(data_dir: Path, part: str) -> str | None:
-    """Return the saved password of a server, None if there is none."""
+    """Return the saved password of a server; None if there is none."""
     value = _read(data_dir).get(f"{part}_password")
     return None if value is None else str(value)
 
 
 def is_embedded_url(data_dir: Path, part: str, url: str) -> bool:
-    """Return whether `url` is of a folder's embedded server, which alone has the saved random password."""
+    """Return whether `url` is the address of the embedded server of this data folder.
+
+    It is recognised by the saved random password.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -104,14 +113,17 @@ def is_embedded_url(data_dir: Path, part: str, url: str) -> bool:
 
 
 def new_password(data_dir: Path, part: str) -> str:
-    """Generate, save and return a password for `part`."""
+    """Generate a password for server `part`, save it and return it."""
     password = secrets.token_urlsafe(24)
     _save(data_dir, f"{part}_password", password)
     return password
 
 
 def usable_port(data_dir: Path, part: str, first: int | None = None, host: str = "127.0.0.1") -> int:
-    """Return `first` where it is free, else the port that `part` had the last time, else another free one."""
+    """Return `first` if it is free, or else the port of the last start if it is free, or else a random free port.
+
+    The result is saved.
+    """
     saved = saved_port(data_dir, part)
     for port in (first, saved):
         if port is not None and is_free(port, host):
@@ -124,13 +136,13 @@ def usable_port(data_dir: Path, part: str, first: int | None = None, host: str =
 
 
 def saved_port(data_dir: Path, part: str) -> int | None:
-    """Return the port that `part` had the last time, None where there was none."""
+    """Return the port that server `part` had at the last start; None at the first start."""
     port = _read(data_dir).get(f"{part}_port")
     return port if isinstance(port, int) else None
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a random free port of `host`."""
+    """Return a random free port of `host`; raise `Problem` if none is found."""
     for port in random.sample(PORTS, 200):
         if is_free(port, host):
             return port
@@ -151,7 +163,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 def _save(data_dir: Path, name: str, value: str | int) -> None:
     data_dir.mkdir(parents=True, exist_ok=True)
-    with _one_writer:
+    with _write_lock:
         write_private(data_dir / SECRETS_NAME, json.dumps(_read(data_dir) | {name: value}, indent=1))
 
 

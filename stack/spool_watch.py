@@ -1,4 +1,4 @@
-"""Sends the spooled messages of ended trainers on this machine while the stack runs."""
+"""Sends the messages that trainers on this machine left in the spool when they ended, while the stack runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ LONGEST_PAUSE_S: Final = 600.0
 
 
 class SpoolWatch:
-    """A thread that sends leftovers of the spool every ten seconds, and prints a line for each source.
+    """Thread that sends the messages of ended trainers in the spool every ten seconds.
 
-    The interval of a source whose messages were sent and not stored doubles each time, up to ten minutes.
+    It prints a line for each source. The interval of a source whose messages were sent but not stored doubles each
+    time, up to ten minutes.
     """
 
     def __init__(
@@ -29,13 +30,13 @@ class SpoolWatch:
         say: Callable[[str], None],
         servers: Callable[[], Collection[str]] = lambda: (),
     ) -> None:
-        """Prepare the thread.
+        """Create the thread, without starting it.
 
         Args:
-            spool: the folder of the spool.
-            redis_url: the server to send to.
-            say: called with each line for the terminal.
-            servers: returns the names of this server in the spool.
+            spool: path of the spool folder.
+            redis_url: URL of the Redis to send to.
+            say: called with each line of text for the terminal.
+            servers: returns the names under which the spool stores messages for this Redis.
         """
         self._spool = spool
         self._servers = servers
@@ -50,7 +51,7 @@ class SpoolWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread; a transfer that is under way continues until the process ends."""
+        """Stop the thread; a transfer in progress continues until the process exits."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -77,7 +78,10 @@ class SpoolWatch:
         return time.monotonic() >= self._waits.get(path, (0.0, 0.0))[0]
 
     def _note(self, leftover: Leftover) -> None:
-        """Double the pause of a source whose messages were all sent and not all stored."""
+        """Double the interval of a source if all its messages were sent but not all are stored.
+
+        Otherwise reset it.
+        """
         _, pause_s = self._waits.pop(leftover.path, (0.0, SEND_EVERY_S / 2))
         if not leftover.is_done and not any(leftover.receipt.unsent.values()):
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

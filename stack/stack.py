@@ -1,4 +1,4 @@
-"""The stack of one data folder: starts servers, migrates the schema, then starts workers and web servers."""
+"""Runs the stack of one data folder: starts servers, migrates the schema, starts workers and web servers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from trainwire.stack.valkey import EmbeddedValkey
 
 WORKER_STOP_TIMEOUT_S: Final = 10.0
 WEB_READY_TIMEOUT_S: Final = 60.0
-"""On a busy machine imports alone take half a minute; a slower server is announced when it is ready."""
+"""Seconds; on a busy machine imports alone take 30 s. A slower server is announced when it is ready."""
 WEB_STOP_TIMEOUT_S: Final = 2.0
-"""Short: they hold no data of their own."""
+"""Seconds; short, because web servers store no data."""
 GATEWAY_PORT: Final = 8800
 METRICS_PORT: Final = 9464
 FLOWER_PORT: Final = 5555
@@ -47,7 +47,7 @@ STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
 
 @dataclass(frozen=True)
 class StackOptions:
-    """The options of `trainwire up`."""
+    """The command-line options of `trainwire up`."""
 
     data_dir: Path
     concurrency: int | None = None
@@ -57,11 +57,11 @@ class StackOptions:
 
 
 Launch = Callable[[int], tuple[Sequence[str], Mapping[str, str]]]
-"""Returns command and environment of a server for a port."""
+"""Returns the command and the environment with which a web server listens on the given port."""
 
 
 class WebPart:
-    """A web server with its own port; ready when its process, and no other one, listens there."""
+    """A web server process of the stack with its own port; ready when this process listens on the port."""
 
     is_store: Final = False
 
@@ -74,20 +74,20 @@ class WebPart:
 
     @property
     def url(self) -> str:
-        """The address for a browser."""
+        """The URL for a browser."""
         return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port.number}"
 
     @property
     def moved(self) -> str | None:
-        """A sentence for the terminal if it does not have its usual port, else None."""
+        """A sentence for the terminal if the server does not listen on its usual port; None if it does."""
         return moved(self._port)
 
     def start(self) -> None:
-        """Start it and wait until it accepts connections."""
+        """Start the web server and wait until it accepts connections."""
         self._port.start(self._start_once)
 
     def is_ready(self) -> bool:
-        """Return whether it accepts connections."""
+        """Return whether the web server accepts connections."""
         return self.child.listens_on(self._port.number)
 
     def _start_once(self) -> None:
@@ -96,9 +96,9 @@ class WebPart:
 
 
 class Stack:
-    """All parts that `trainwire up` runs; the caller must hold the folder's lock.
+    """All processes that `trainwire up` runs. The caller must hold the lock of the data folder.
 
-    `say` is called with each line for the terminal.
+    `say` is called with each line of text for the terminal.
     """
 
     def __init__(self, options: StackOptions, environ: Mapping[str, str], say: Report) -> None:
@@ -110,7 +110,7 @@ class Stack:
         self.address = Address(data_dir=options.data_dir)
 
     def start(self) -> None:
-        """Start all parts and publish their addresses; raise `Problem` if one does not become ready."""
+        """Start all processes and publish their addresses; raise `Problem` if a store does not become ready."""
         self._stop_leftovers()
         database_url = self._start_store("DATABASE_URL", EmbeddedPostgres)
         redis_url = self._start_store("REDIS_URL", EmbeddedValkey)
@@ -128,7 +128,7 @@ class Stack:
         self._publish()
 
     def watch(self) -> None:
-        """Restart parts that end until a stop is requested."""
+        """Restart processes that end, until a stop is requested."""
         self._supervisor.watch(self._announce_late)
 
     def request_stop(self) -> None:
@@ -146,16 +146,16 @@ class Stack:
         return self._supervisor.stop_requested
 
     def stop(self) -> None:
-        """Stop all parts in reverse order, each within its timeout."""
+        """Withdraw the addresses, then stop all processes, the stores last, each within its timeout."""
         withdraw(self._options.data_dir, self._environ)
         self._supervisor.stop()
 
     def kill(self) -> None:
-        """Send SIGKILL to all parts."""
+        """Send SIGKILL to all processes."""
         self._supervisor.kill()
 
     def _start_store(self, variable: str, store: type[EmbeddedPostgres | EmbeddedValkey]) -> str:
-        """Return the address of a store: that of the user's server in `variable`, else start an embedded one."""
+        """Return the URL of the user's server if `variable` has one; otherwise start an embedded store."""
         if url := self._given(variable, store.name):
             return url
         server = store(self._options.data_dir)
@@ -164,9 +164,10 @@ class Stack:
         return server.url
 
     def _given(self, variable: str, part: str) -> str | None:
-        """Return the address in an environment variable if it is that of a server of the user.
+        """Return the URL in an environment variable if it is that of a server of the user.
 
-        None if the variable is not set, or is the address of an embedded server as `trainwire env` exports it.
+        None if the variable is not set, or if it has the address of an embedded server, as exported by `trainwire
+        env`.
         """
         url = self._environ.get(variable)
         if not url:
@@ -199,7 +200,7 @@ class Stack:
         self._supervisor.start(part)
 
     def _start_webs(self, env: Mapping[str, str]) -> None:
-        """Start the web servers in parallel, as their imports take seconds; add the ready ones to `address`."""
+        """Start the web servers in parallel, because imports take seconds; add the addresses of the ready ones."""
         options, parts = self._options, {}
         if options.with_flower:
             parts["flower"] = self._workers_web("flower", FLOWER_PORT, env)
@@ -225,7 +226,7 @@ class Stack:
             self._say(f"{part.name}: {part.moved}")
 
     def _workers_web(self, name: str, first_port: int, env: Mapping[str, str]) -> WebPart:
-        """Return a web server that is a process of the workers: Flower or the exporter."""
+        """Return a web server of the package `workers`: Flower or the Prometheus exporter."""
         port = Port(self._options.data_dir, name, first=first_port)
         return WebPart(
             name, self._options.data_dir, port, lambda number: (workers_command(name, "--port", str(number)), env)
@@ -253,7 +254,7 @@ class Stack:
             self._say(f"{part.name}: {slow if part.child.is_running() else exc}")
 
     def _announce_late(self) -> None:
-        """Publish the addresses of parts that have become ready since."""
+        """Publish the addresses of web servers that have become ready since the last call."""
         for name, part in list(self._late.items()):
             if part.is_ready():
                 del self._late[name]
@@ -286,13 +287,13 @@ class Stack:
 
 
 def workers_command(*arguments: str) -> list[str]:
-    """Return the command of a worker process."""
+    """Return the command for a process of the package `trainwire.workers`."""
     return python_command("trainwire.workers", *arguments)
 
 
 def python_command(package: str, *arguments: str) -> list[str]:
-    """Return the command that runs one of our packages.
+    """Return the command that runs a package of trainwire.
 
-    `-P` excludes the current folder from imports: it may contain a `redis.py` of the user.
+    The option `-P` keeps the current folder out of `sys.path`: it may contain a `redis.py` of the user.
     """
     return [sys.executable, "-P", "-m", package, *arguments]

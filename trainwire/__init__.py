@@ -1,8 +1,8 @@
 """Durable, live logging for machine-learning training: the public names of the SDK.
 
-A name is imported from its module when it is first used: `import trainwire` alone is fast, also for the command
-line and the workers, which do not use the SDK. `trainwire.integrations` and `trainwire.testing` are public too;
-all other modules are private.
+Each name is imported from its module at its first use, so that `import trainwire` is fast for the command line and
+the workers, which do not use the SDK. `trainwire.integrations` and `trainwire.testing` are public too; all other
+modules are private.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The `trainwire` command."""
+"""Entry point of the `trainwire` command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ EXIT_NOT_INSTALLED = 2
 
 
 def main() -> None:
-    """Run the command line; a known problem is printed to stderr in one sentence, without a traceback."""
+    """Run the command line.
+
+    An error that the user can correct is printed to stderr in one sentence, without a traceback.
+    """
     for stream in (sys.stdout, sys.stderr):
         # Print a question mark for a character that the terminal cannot show, instead of raising.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")

@@ -1,4 +1,4 @@
-"""A run for tests of code that reports to one: it keeps all messages in memory, and sends none."""
+"""A run for tests of training code: it keeps all messages in memory and sends none."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _UNBOUNDED: Final = 2**62
 
 
 class RecordedRun(Run):
-    """A run without threads, network and files; messages are decoded as the workers do.
+    """A run without threads, network or files. Messages are decoded as the workers decode them.
 
-    It takes the arguments of `Run` and raises the same errors for them. The environment is not read, except by
-    `from_env`. Checkpoints are recorded and not uploaded.
+    It accepts the arguments of `Run` and raises the same errors for them. The environment is read only by
+    `from_env`. Checkpoints are recorded, but not uploaded.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RecordedRun(Run):
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> RecordedRun:  # noqa: ARG003 - as of `Run`
-        """Return another recorded run: it sends nothing to the process of the first."""
+        """Return a new recorded run, instead of one that would send its messages through the first process."""
         return cls(handle["job_id"], attempt=handle["attempt"], rank=handle["rank"])
 
     @property
@@ -66,7 +66,7 @@ class RecordedRun(Run):
 
     @_session.setter
     def _session(self, sending: Session) -> None:
-        """Replace the session that would send, which has started no thread yet, by one that records."""
+        """Replace the session that `Run` creates, which has started no thread yet, by one that records."""
         self._recorded = _RecordedSession(
             self.job_id,
             self.attempt,
@@ -78,7 +78,7 @@ class RecordedRun(Run):
 
     @property
     def lines(self) -> list[Line]:
-        """Return the log lines so far."""
+        """The log lines so far."""
         bodies = self._bodies("logs", Logs)
         return [
             Line(body.log_type, level, ts, text)
@@ -88,47 +88,47 @@ class RecordedRun(Run):
 
     @property
     def text(self) -> str:
-        """Return the text of all log lines so far."""
+        """The text of all log lines so far, joined by newlines."""
         return "\n".join(line.text for line in self.lines)
 
     @property
     def points(self) -> list[Point]:
-        """Return the points of metrics so far."""
+        """The points of metrics so far."""
         return [point for body in self._bodies("metrics", Metrics) for point in body.points]
 
     @property
     def names(self) -> list[str]:
-        """Return the names of all metrics so far."""
+        """The sorted names of all metrics so far."""
         return sorted({name for point in self.points for name in point.values})
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
-        """Return the checkpoints so far."""
+        """The checkpoints so far."""
         return self._bodies("checkpoints", Checkpoint)
 
     @property
     def alerts(self) -> list[Alert]:
-        """Return the alerts so far."""
+        """The alerts so far."""
         return [alert for body in self._bodies("metrics", Metrics) for alert in body.alerts or ()]
 
     @property
     def completion(self) -> Completion | None:
-        """Return the completion, None before the end of the run."""
+        """The completion; None before the end of the run."""
         return next(iter(self._bodies("completions", Completion)), None)
 
     @property
     def params(self) -> dict[str, Any]:
-        """Return the newest params."""
+        """The last reported params; empty if there are none."""
         return self._newest("params") or {}
 
     @property
     def tags(self) -> dict[str, Any]:
-        """Return the newest tags."""
+        """The last reported tags; empty if there are none."""
         return self._newest("tags") or {}
 
     @property
     def reported_progress(self) -> Progress:
-        """Return the last reported progress."""
+        """The last reported value of each field of the progress."""
         newest = Progress()
         for body in self._bodies("metrics", Metrics):
             for name, value in msgspec.structs.asdict(body.progress or Progress()).items():
@@ -137,14 +137,17 @@ class RecordedRun(Run):
         return newest
 
     def values(self, name: str) -> list[float]:
-        """Return all values of a metric, in order. Raises `AssertionError` where there are none."""
+        """Return all values of a metric, in order. Raises `AssertionError` if there are none."""
         values = [point.values[name] for point in self.points if name in point.values]
         if not values:
             raise AssertionError(f"no metric {name!r} was reported, but: {_listed(self.names)}")
         return values
 
     def assert_logged(self, text: str, level: str | None = None) -> Line:
-        """Return the first log line that contains `text`, with this level if given. Raises `AssertionError`."""
+        """Return the first log line that contains `text`, at `level` if given.
+
+        Raises `AssertionError` if there is none.
+        """
         for line in self.lines:
             if text in line.text and level in (None, line.level):
                 return line
@@ -153,7 +156,7 @@ class RecordedRun(Run):
         raise AssertionError(f"no log line{at_level} contains {text!r}; the last lines are: {found}")
 
     def assert_checkpoint(self, kind: str) -> Checkpoint:
-        """Return the newest checkpoint of this kind. Raises `AssertionError` where there is none."""
+        """Return the newest checkpoint of this kind. Raises `AssertionError` if there is none."""
         for checkpoint in reversed(self.checkpoints):
             if checkpoint.kind == kind:
                 return checkpoint
@@ -161,14 +164,17 @@ class RecordedRun(Run):
         raise AssertionError(f"no checkpoint of kind {kind!r} was reported, but: {found}")
 
     def assert_completed(self) -> Completion:
-        """Return the completion of a run that succeeded. Raises `AssertionError` otherwise."""
+        """Return the completion. Raises `AssertionError` if the run has not ended, or has failed."""
         completion = self._ended()
         if completion.outcome != "completed":
             raise AssertionError(f"the run {completion.outcome}: {completion.error_message}")
         return completion
 
     def assert_failed(self, message: str = "") -> Completion:
-        """Return the completion of a run that failed with `message` in its error. Raises `AssertionError`."""
+        """Return the completion.
+
+        Raises `AssertionError` if the run has not failed, or its error does not contain `message`.
+        """
         completion = self._ended()
         if completion.outcome != "failed":
             raise AssertionError(f"the run did not fail: it {completion.outcome}")
@@ -195,7 +201,7 @@ class RecordedRun(Run):
 
 
 class _RecordedSession(Session):
-    """A session that keeps its messages."""
+    """A session that keeps its messages in memory instead of sending them."""
 
     def _begin(self) -> None:
         super()._begin()
@@ -208,7 +214,7 @@ class _RecordedSession(Session):
 
 
 class _Recorder(Sender):
-    """Takes the place of the sender: decodes each message of the outbox, and acknowledges it."""
+    """Replaces the sender: decodes each message of the outbox into memory, and acknowledges it."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -220,7 +226,7 @@ class _Recorder(Sender):
         return True
 
     def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
-        """Record the last messages."""
+        """Record the remaining messages."""
         self.record()
 
     def record(self) -> None:

@@ -1,4 +1,5 @@
-"""Metrics from trainings that were not written for trainwire: from TensorBoard, W&B and printed lines.
+"""Collects metrics of training scripts that do not call the SDK: from TensorBoard, W&B, MLflow and printed lines.
 
-The modules of `carrier/` are imported by a training's Python; the other modules run in the launcher.
+The modules of `carrier/` are imported by the Python process of the training; the other modules run in the process
+of `trainwire run`.
 """

@@ -1,4 +1,4 @@
-"""Uploads the files that a training logs with MLflow, as checkpoints of its job."""
+"""Uploads the files that a training logs with MLflow to the bucket, and records them as checkpoints of its job."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 FOLDER_VARIABLE: Final = "TRAINWIRE_ARTIFACTS"
-"""The folder in which the training's process links the files that it logs; it is deleted at the end."""
-_LOOK_UP_S: Final = 0.05
+"""Environment variable with the path of the artifact folder.
+
+The training process puts the files to upload into it, as hard links; the launcher deletes it at the end.
+"""
+_POLL_S: Final = 0.05
 _LAST_S: Final = 1.0
 _SHOWN: Final = 3
 _MOST_CHARS: Final = MAX_TEXT_CHARS["kind"]
@@ -37,10 +40,16 @@ _HASH_CHARS: Final = 12
 
 
 class ArtifactUploads:
-    """Uploads the files of one launch in the background; safe to use from several threads."""
+    """Uploads the files that one command under `trainwire run` logs with MLflow.
+
+    It works in the background and is thread-safe.
+    """
 
     def __init__(self, run: Run, settings: TrainerSettings, fallback: Path | None) -> None:
-        """Make the folder for the files, in the working folder or in `fallback`. Raises `OSError`."""
+        """Create the artifact folder in the checkpoint spool, or else in `fallback`.
+
+        Without a checkpoint spool the first choice is the working folder. Raises `OSError` if neither is writable.
+        """
         self._run = run
         self._timeout_s = settings.checkpoints.finish_s
         self._lock = threading.Lock()
@@ -50,11 +59,15 @@ class ArtifactUploads:
         self._uploads = Uploads(settings, run.origin, self._report, can_upload=True)
 
     def environment(self) -> dict[str, str]:
-        """Return the variable by which hooks in the training find the folder."""
+        """Return the environment variable that gives the hooks in the training the path of the artifact folder."""
         return {FOLDER_VARIABLE: str(self._folder.path)}
 
     def take(self, record: Mapping[str, Any], rank: int | None) -> None:
-        """Take a logged file or folder, with the name of its snapshot, or with the reason why there is none."""
+        """Queue a file or folder that MLflow logged for upload.
+
+        `record["snapshot"]` names its copy in the artifact folder. Without one, record a checkpoint that is not
+        uploaded, with `record["error"]` as the reason.
+        """
         prefix = (MODEL if record.get("is_model") else ARTIFACT) + (f"rank_{rank}/" if rank else "")
         uri = location(str(record["path"]))
         described = Checkpoint(
@@ -70,15 +83,18 @@ class ArtifactUploads:
             self._uploads.take(described, "auto", self._folder.path / os.path.basename(str(snapshot)))
 
     def close(self, is_interrupted: Callable[[], bool]) -> None:
-        """Wait for the uploads, until the timeout of the settings or an interruption."""
+        """Wait for the uploads until their timeout or an interruption, then delete the artifact folder.
+
+        The timeout is the setting `checkpoints.finish_s`.
+        """
         deadline_s = monotonic_s() + self._timeout_s
         while not self._uploads.is_idle and monotonic_s() < deadline_s and not is_interrupted():
-            time.sleep(_LOOK_UP_S)
+            time.sleep(_POLL_S)
         self._uploads.finish(_LAST_S)
         self._folder.remove()
 
     def sentence(self) -> str | None:
-        """Return how many files were uploaded, and why others were not; None if there was none."""
+        """Return the number of uploaded files and the most frequent upload errors, as text; None without files."""
         with self._lock:
             parts = [f"uploaded: {_files(self._uploaded)}"] if self._uploaded else []
             parts += [f"not uploaded: {_files(count)} ({why})" for why, count in self._failed.most_common(_SHOWN)]
@@ -95,7 +111,11 @@ class ArtifactUploads:
 
 
 def _kind(name: str) -> str:
-    """Return a kind for this name; a cut one ends in a hash, for names of one kind supersede each other."""
+    """Return `name` as a checkpoint kind.
+
+    A name that is too long is cut and ends in a hash, so that two long names differ: a newer checkpoint replaces
+    an older one of the same kind.
+    """
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_HASH_CHARS]
     return name if len(name) <= _MOST_CHARS else f"{name[: _MOST_CHARS - _HASH_CHARS - 1]}-{digest}"
 

@@ -1,4 +1,4 @@
-"""Adds the records of hooks to runs, and counts accepted and rejected ones."""
+"""Adds the metrics that hooks report to a job, and counts the values that are stored and those that are not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SHOWN: Final = 5
 
 
 class Caught:
-    """Passes the values that hooks report of one job to its runs, and counts them; thread-safe."""
+    """Adds the values that hooks report to the `Run` of their rank, and counts the stored values; thread-safe."""
 
     def __init__(
         self, run: Run, run_of_rank: Callable[[int], Run], artifacts: ArtifactUploads | None = None
@@ -42,7 +42,7 @@ class Caught:
         self._lock = threading.Lock()
         self._values: Counter[str] = Counter()
         self._owners: dict[str, str] = {}
-        """The library that reports each metric."""
+        """Metric name -> the library whose values are used."""
         self._not_taken: Counter[tuple[str, str]] = Counter()
         self._failures: dict[str, str] = {}
         self._params: dict[str, Any] = {}
@@ -52,18 +52,18 @@ class Caught:
         self.has_sdk = False
         """Whether a process of the training has a `Run` of its own."""
         self.summary: dict[str, float] = {}
-        """Final values that the training has set itself."""
+        """Final metric values that the training has set itself, as `run.summary` in W&B."""
 
     def logs_otherwise(self, by: str) -> bool:
-        """Return whether metrics were reported by the SDK or by a library other than `by`."""
+        """Return whether the SDK, or a library other than `by`, has reported metrics."""
         return self.has_sdk or bool(self._values.keys() - {by})
 
     def skip(self, folder: str) -> None:
-        """Ignore the events of this TensorBoard folder from now on."""
+        """Ignore event files in this TensorBoard folder from now on."""
         self._folders.prefix_of(folder)
 
     def is_hooked(self, folder: str) -> bool:
-        """Return whether a hook reports the events of this TensorBoard folder: its files need not be read."""
+        """Return whether a hook reports the events of this TensorBoard folder, so that files need not be read."""
         return self._folders.knows(folder)
 
     def metrics(
@@ -76,10 +76,10 @@ class Caught:
         epoch: float | None = None,
         rank: int | None = None,
     ) -> None:
-        """Take values of one step that library `by` reports, measured at `ts` (nanoseconds since 1970).
+        """Add values of one step that library `by` reports, measured at `ts` (nanoseconds since 1970).
 
-        If several libraries report a metric, only those of the first one are used: each counts steps differently.
-        Printed lines give way to a library, whose records may arrive later than the first lines.
+        If several libraries report a metric, only the values of the first library are used, because each counts
+        steps differently. A library always replaces printed lines, which may have arrived first.
         """
         with self._lock:
             if by != PRINTED:
@@ -93,7 +93,7 @@ class Caught:
             self._of_rank(rank).metric_at(ts, taken, step=step, epoch=epoch)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Add parameters to those taken before; secrets are masked."""
+        """Merge `values` into the job's parameters; secrets are masked."""
         values = masked_fields(values)
         with self._lock:
             before = dict(self._params)
@@ -103,18 +103,18 @@ class Caught:
             self._run.describe(params=params)
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Add tags to those taken before."""
+        """Merge `values` into the job's tags."""
         with self._lock:
             self._tags.update(values)
             tags = dict(self._tags)
         self._run.describe(tags=tags)
 
     def log(self, text: str) -> None:
-        """Log a line that reports an action of a library."""
+        """Log a line about an action of a library, such as the start of a run in MLflow."""
         self._run.log(text, level="INFO")
 
     def event(self, folder: str, event: Event, rank: int | None) -> None:
-        """Take one event of TensorBoard; the metric names are the prefix of the folder and the tag."""
+        """Add the values of a TensorBoard event. A metric's name is the prefix of `folder`, then its tag."""
         prefix = self._folders.prefix_of(folder)
         if event.scalars:
             values = {prefix + tag: number for tag, number in event.scalars.items()}
@@ -127,24 +127,27 @@ class Caught:
             self.not_taken(TENSORBOARD, kind)
 
     def artifact(self, record: Mapping[str, Any], rank: int | None) -> None:
-        """Upload a file that MLflow keeps."""
+        """Upload a file or folder that the training has logged with MLflow.
+
+        Without an uploader, count it as not stored.
+        """
         if self._artifacts is None:
             self.not_taken("mlflow", "files to upload")
         else:
             self._artifacts.take(record, rank)
 
     def not_taken(self, by: str, kind: str, count: int = 1) -> None:
-        """Count values that trainwire does not store."""
+        """Count values of this kind that library `by` reported and trainwire does not store."""
         with self._lock:
             self._not_taken[by, kind] += count
 
     def failed(self, by: str, text: str) -> None:
-        """Record that a hook failed, for the summary; only the first failure of a library counts."""
+        """Record the failure of a hook for the summary; of each library only the first failure is kept."""
         with self._lock:
             self._failures.setdefault(by, text)
 
     def finish(self, exit_code: int) -> None:
-        """Log the summary of the caught values, and end the runs of other ranks."""
+        """Log the summary of the collected values, and finish the runs of the other ranks."""
         sentence = self.sentence()
         if sentence is not None:
             self._run.log(f"trainwire: {sentence}", log_type="stderr", level="INFO")
@@ -160,7 +163,7 @@ class Caught:
             return self._ranks[rank]
 
     def sentence(self) -> str | None:
-        """Return a summary of the caught and the rejected values; None if no hook has caught anything."""
+        """Return a summary of the values that were stored and not stored, as text; None if there were none."""
         with self._lock:
             names = Counter(self._owners.values())
             taken = [
@@ -179,18 +182,24 @@ class Caught:
 
 
 class HookedProcess:
-    """The records of one process of the training; those of a process with a `Run` of its own are left out."""
+    """Processes the hooks' records of one process of the training.
+
+    Ignores them if the process has its own `Run`.
+    """
 
     def __init__(self, caught: Caught) -> None:
         self._caught = caught
         self._rank: int | None = None
         self._has_sdk = False
         self._replaced = {"mlflow"}
-        """Libraries that keep their values nowhere else."""
+        """Libraries that store their values nowhere else.
+
+        Their records are used even if the process has a `Run`.
+        """
         self._decoders: dict[str, EventDecoder] = {}
 
     def take(self, record: Mapping[str, Any]) -> None:
-        """Take one record, as `trainwire_hooks` sends it; one of an unknown type is counted as not taken."""
+        """Process one record of `trainwire_hooks`. A record of an unknown type is counted as not stored."""
         kind = str(record.get("type"))
         if kind == "process":
             environ = record.get("environ")
@@ -237,10 +246,10 @@ class HookedProcess:
 
 
 class _Folders:
-    """Prefixes of metric names for the folders of TensorBoard's writers.
+    """Assigns a prefix of metric names to each folder of TensorBoard's event files.
 
-    The folder of the first writer is the root, or its parent if it is called `train` or the like. The prefix of a
-    folder below the root is its path from the root; the root has no prefix, and any other folder its own name.
+    The root is the folder of the first event, or its parent if the folder has a name such as `train`. A folder
+    below the root has its path from the root as prefix, the root has none, and any other folder has its own name.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Follows the event files of TensorBoard that a training writes without a hook, such as those of TensorFlow."""
+"""Reads TensorBoard event files while a training writes them, for writers without a hook, such as TensorFlow's."""
 
 from __future__ import annotations
 
@@ -21,18 +21,25 @@ MAX_EVENT_BYTES: Final = 64 * 1024 * 1024
 MOST_ENTRIES: Final = 20_000
 """Maximum number of files and folders that one search examines: a working folder may hold a data set."""
 MOST_SHARE: Final = 0.05
-"""Of the time, for a search of a working folder that takes long, such as one on a network."""
+"""Maximum share of the time spent on searching.
+
+After a slow search, as on a network file system, the next pause is longer.
+"""
 SLACK_NS: Final = 60 * 10**9
-"""An event that is older than the start by more than this was copied from an earlier run."""
+"""An event that is older than the start of the command by more than this belongs to an earlier training.
+
+It is not stored.
+"""
 _READ_BYTES: Final = 1024 * 1024
 _HEADER: Final = struct.Struct("<Q4x")  # length, and its checksum
 _FOOTER_BYTES: Final = 4  # the checksum of the data
 
 
 class EventFile:
-    """One file of records: length (8 bytes), checksum (4), data, checksum (4).
+    """Reads one event file, a sequence of records.
 
-    Checksums are not verified: a record that is cut short, because its writer was killed, is known by its length.
+    A record is length (8 bytes), checksum of the length (4), data, checksum of the data (4). Checksums are not
+    verified: an incomplete record, whose writer was killed, is detected by its length.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +49,7 @@ class EventFile:
         self._decoder = EventDecoder()
 
     def events(self) -> Iterator[Event]:
-        """Yield the events written since the last call; raise `DamagedEventError` for bytes that are no event."""
+        """Yield the events appended since the last call; raise `DamagedEventError` for invalid bytes."""
         if self._file is None:
             self._file = self.path.open("rb")
         while chunk := self._file.read(_READ_BYTES):
@@ -69,7 +76,7 @@ class EventFile:
 
 
 class EventFiles:
-    """Follows all event files below some folders that appear after its start, once a second, until `close`."""
+    """Searches `folders` once a second for event files created after its start, and reads them, until `close`."""
 
     def __init__(self, folders: Sequence[Path], caught: Caught) -> None:
         self._folders = folders
@@ -80,7 +87,7 @@ class EventFiles:
         self._thread = start_daemon(self._follow, "trainwire-event-files")
 
     def close(self, timeout_s: float) -> None:
-        """Read the rest of the files for at most `timeout_s`."""
+        """Stop after a last search, and wait for it at most `timeout_s`."""
         self._closing.set()
         self._thread.join(timeout_s)
 
@@ -88,14 +95,14 @@ class EventFiles:
         pause_s = 0.0
         while not self._closing.wait(max(EVERY_S, pause_s)):
             began_s = monotonic_s()
-            self._look()
+            self._read_new_events()
             pause_s = (monotonic_s() - began_s) / MOST_SHARE
-        self._look()
+        self._read_new_events()
         for file in self._files.values():
             if file is not None:
                 file.close()
 
-    def _look(self) -> None:
+    def _read_new_events(self) -> None:
         for path in self._found():
             if path not in self._files and not self._caught.is_hooked(str(path.parent)):
                 self._files[path] = EventFile(path)

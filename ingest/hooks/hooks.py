@@ -1,4 +1,4 @@
-"""Collects the metrics of one command from hooks in its processes, event files and printed lines."""
+"""Collects the metrics of one command from hooks in its processes, from event files and from printed lines."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ WandbMode = Literal["mirror", "replace", "off"]
 WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)
 WITHOUT_WANDB: Final = {"WANDB_MODE": "disabled"}
 TIMEOUT_S: Final = 5.0
-"""Time limit at the end for records that are not read yet."""
+"""Maximum time in seconds to read the records that are still unread when the command has ended."""
 
 
 def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the mode that was chosen, else that of TRAINWIRE_WANDB; ignore an invalid variable with a warning."""
+    """Return the mode for W&B, which is `chosen` or else TRAINWIRE_WANDB or else `mirror`.
+
+    An invalid value of the variable is ignored with a warning.
+    """
     named = environ.get(WANDB_VARIABLE) or "mirror"
     if chosen is not None:
         return chosen
@@ -44,20 +47,23 @@ def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = 
 
 @dataclass(frozen=True)
 class CatchOptions:
-    """The sources from which a launcher collects metrics.
+    """Options of `trainwire run` for collecting metrics. Raises `ValueError` if they are invalid.
 
-    Without `hooks` only printed lines that match the patterns and the named folders of event files are used.
-    Raises `ValueError` for an invalid pattern or mode.
+    Without `hooks`, metrics come only from printed lines that match `patterns` and from event files in the
+    `tensorboard` folders.
     """
 
     hooks: bool = True
     patterns: tuple[str, ...] = ()
     tensorboard: tuple[Path, ...] = ()
-    """Folders whose event files are followed; without any, it is the working folder."""
+    """Folders in which event files are read; if empty, the working folder (only with `hooks`)."""
     upload_artifacts: bool = False
-    """Whether files that MLflow keeps are uploaded to the bucket for checkpoints."""
+    """Whether files that the training logs with MLflow are uploaded to the bucket for checkpoints."""
     wandb: str = "mirror"
-    """W&B works unchanged and its values are taken; `replace` disables it; `off` takes nothing from it."""
+    """Mode for W&B:
+
+    `mirror` copies its values and leaves it unchanged, `replace` also disables it, `off` copies nothing.
+    """
 
     def __post_init__(self) -> None:
         if self.wandb not in WANDB_MODES:
@@ -88,9 +94,10 @@ class Hooks:
         *,
         settings: TrainerSettings | None = None,
     ) -> None:
-        """Start the listener, on a socket in `folder`, and the readers; a part that cannot start is a warning.
+        """Start to collect metrics.
 
-        `settings` are needed to upload artifacts.
+        Listen for hooks on a socket in `folder`. If a listener or reader cannot start, call `warn` and continue
+        without it. `settings` are needed only to upload artifacts.
         """
         wanted = settings if options.upload_artifacts else None
         self._artifacts = None if wanted is None else _artifact_uploads(run, wanted, folder, warn)
@@ -112,7 +119,7 @@ class Hooks:
             warn(f"metrics are not caught, or not all ({exc}); output and exit code are logged as always")
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables that the command needs in addition to `environ`."""
+        """Return the environment variables to add to `environ`, the environment of the command."""
         variables = {WANDB_VARIABLE: self._wandb}
         if self._wandb == "replace":
             variables |= WITHOUT_WANDB  # also in processes without hooks
@@ -123,14 +130,17 @@ class Hooks:
         return variables
 
     def take_printed(self, lines: Sequence[str], ts: int) -> None:
-        """Take the metrics of lines that were printed at `ts` (nanoseconds since 1970)."""
+        """Add the metrics in lines that were printed at `ts` (nanoseconds since 1970)."""
         if self._takes_printed:
             self._printed.take(lines, ts)
 
     def close(self, exit_code: int, is_interrupted: Callable[[], bool]) -> dict[str, float] | None:
-        """Read the remaining values, log a summary, and return the final metrics that the training itself set.
+        """Read the remaining records and log a summary.
 
-        It waits for uploads, unless it is interrupted.
+        Return the values that the training set in W&B's summary.
+
+        Returns None if there are none. Waits for uploads of artifacts until `is_interrupted()` is true or their
+        timeout has elapsed.
         """
         if self._listener is not None:
             self._listener.close(TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Hooks that a training installs itself, in the process of its `Run`."""
+"""Installs the hooks in a process that has a `Run`, and reports this `Run` to the hooks of the launcher."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 _NAME: Final = "trainwire_hooks"
-"""The module name of the hooks, if `trainwire run` has installed them in this process."""
+"""Name under which `trainwire run` imports the hooks in a process of the training."""
 LIBRARIES: Final = ("tensorboard", "wandb", "mlflow")
 
 
 def announce_run() -> None:
-    """Report to the launcher that this process has a run, so that it ignores records of hooks in this process."""
+    """Report to the launcher, if any, that this process has a `Run`: the hooks' records are then ignored."""
     hooks = sys.modules.get(_NAME)
     if hooks is not None:
         hooks.announce_run()
 
 
 def hook_into(run: Run, libraries: tuple[str, ...]) -> Callable[[], None]:
-    """Add the values that this process logs to these libraries to `run`; without a name, of all in `LIBRARIES`.
+    """Add the values that this process logs to `libraries` (if empty: to all in `LIBRARIES`) to `run`.
 
-    Returns a function that logs a summary, to be called at the end of the run. Raises `ValueError` for an unknown
+    Returns a function to call at the end of the run, which logs a summary. Raises `ValueError` for an unknown
     library.
     """
     from trainwire.ingest.hooks.caught import Caught, HookedProcess  # noqa: PLC0415 - of no use without hooks

@@ -1,4 +1,4 @@
-"""The launcher's socket, to which the hooks in the training's processes send their records."""
+"""Listens on the Unix socket to which the hooks in the training's processes send their records."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from trainwire.ingest.process.daemon_pool import start_daemon
 
 SOCKET_VARIABLE: Final = "TRAINWIRE_HOOKS"
 CARRIER: Final = Path(__file__).with_name("carrier")
-"""The folder that the training's Python gets on its path."""
+"""The folder with the hooks' modules, which is put first on the PYTHONPATH of the training."""
 MAX_RECORD_BYTES: Final = 1024 * 1024
 _CHUNK_BYTES: Final = 256 * 1024
 _IDLE_S: Final = 0.05
-"""At the end: after so long without a record, all that ended processes have sent is read."""
+"""While closing: after this many seconds without data, everything that ended processes had sent is read."""
 
 
 class HookListener:
-    """Reads the records of all hooked processes in one thread, until `close`."""
+    """Reads the records of all processes with hooks in one thread, until `close`."""
 
     def __init__(self, folder: Path, caught: Caught) -> None:
-        """Listen on a socket in `folder`, which only this user may enter; raise `OSError` where that fails."""
+        """Listen on a socket in `folder`, which must be accessible to this user alone.
+
+        Raises `OSError` if that fails, or `RuntimeError` if no thread can be started.
+        """
         self._path = folder / "hooks"
         self._caught = caught
         self._is_closing = False
@@ -46,12 +49,12 @@ class HookListener:
             raise
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables by which a Python process of the training installs the hooks."""
+        """Return the environment variables with which a Python process of the training installs the hooks."""
         path = os.pathsep.join(filter(None, [str(CARRIER), environ.get("PYTHONPATH", "")]))
         return {"PYTHONPATH": path, SOCKET_VARIABLE: str(self._path)}
 
     def close(self, timeout_s: float) -> None:
-        """Read the records sent so far, for at most `timeout_s`; processes still running are disconnected."""
+        """Read the records that were already sent, for at most `timeout_s`; then disconnect all processes."""
         self._wake_up.close()
         self._thread.join(timeout_s)
 
@@ -84,7 +87,7 @@ class HookListener:
 
 
 class _Connection:
-    """The records of one process, as lines of JSON."""
+    """The connection of one process, which sends records as JSON lines."""
 
     def __init__(self, connection: socket.socket, caught: Caught) -> None:
         self._connection = connection
@@ -93,7 +96,10 @@ class _Connection:
         self._rest = b""
 
     def read(self) -> bool:
-        """Process the records received so far; at the end of the connection close it and return False."""
+        """Process the records received so far.
+
+        Return False after closing the connection, at its end or after a record that is too long.
+        """
         try:
             chunk = self._connection.recv(_CHUNK_BYTES)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Finds metrics in printed lines: JSON objects, the dicts of Transformers, and a pattern of the user's."""
+"""Finds metrics in printed lines: JSON objects, dicts as in Transformers, and matches of the user's patterns."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _EPOCH: Final = "epoch"
 
 
 class PrintedMetrics:
-    """Finds metrics in printed lines, and passes them on.
+    """Finds metrics in printed lines, and adds them to the job.
 
-    Patterns of the user are always applied. Without a pattern, JSON objects and dicts are used until a hook or the
-    SDK reports a metric, because most trainings print the same numbers that they log.
+    With patterns, only their matches are used. Without, JSON objects and dicts are used until a library or the SDK
+    reports a metric, because most trainings print the same numbers that they log.
     """
 
     def __init__(self, caught: Caught, patterns: Sequence[str] = ()) -> None:
@@ -36,7 +36,7 @@ class PrintedMetrics:
         """Whether epochs are printed as fractions, such as 0.5 in the middle of the first one."""
 
     def take(self, lines: Sequence[str], ts: int) -> None:
-        """Take the metrics of lines that were printed at `ts` (nanoseconds since 1970)."""
+        """Add the metrics in lines that were printed at `ts` (nanoseconds since 1970)."""
         if self._matcher is not None:
             found = self._by_pattern(self._matcher, lines)
         else:
@@ -51,16 +51,16 @@ class PrintedMetrics:
             self._caught.metrics(PRINTED, numbers, ts=ts, step=each.step, epoch=epoch)
 
     def close(self) -> None:
-        """End the process that matches patterns."""
+        """Kill the process that matches patterns."""
         if self._matcher is not None:
             self._matcher.close()
 
     def _with_fraction(
         self, values: dict[str, float], epoch: float | None
     ) -> tuple[dict[str, float], float | None]:
-        """Return the values, with the epoch among them if epochs are fractions, and the epoch as a whole number.
+        """Return the metrics, and the epoch as a whole number counted from 1, as in the Transformers integration.
 
-        It is the current epoch, counted from 1, as in the integration with Transformers.
+        If the training prints epochs as fractions, the fraction is also returned as the metric `epoch`.
         """
         if epoch is None or not math.isfinite(epoch):
             return values, None
@@ -86,30 +86,31 @@ class PrintedValues(NamedTuple):
 
 
 def json_values(line: str) -> PrintedValues | None:
-    """Return the numbers of a JSON object such as `{"loss": 0.3, "step": 10}`.
+    """Return the metrics in a line that is a JSON object, such as `{"loss": 0.3, "step": 10}`, or else None.
 
-    A line counts only if it names a step or an epoch and holds numbers alone: structured logs hold texts as well.
+    The object must have a step or an epoch, and only numbers as values, because structured logs are JSON with
+    texts too.
     """
     return _checked(line, json.loads, are_texts_numbers=False)
 
 
 def dict_values(line: str) -> PrintedValues | None:
-    """Return the numbers of a dict such as `{'loss': 0.5, 'epoch': 1.0}`, as Transformers prints them.
+    """Return the metrics in a line such as `{'loss': 0.5, 'epoch': 1.0}`, or None for any other line.
 
-    Newer versions print texts, such as `{'loss': '0.5', 'epoch': '1'}`.
+    Transformers prints such lines; its newer versions print the numbers as texts: `{'loss': '0.5', 'epoch': '1'}`.
     """
     return _checked(line, ast.literal_eval, are_texts_numbers=True)
 
 
 class PatternTooSlowError(RuntimeError):
-    """A pattern takes too long for a line; no further line is matched."""
+    """A pattern took too long for a line; no further lines are matched."""
 
 
 class PatternMatcher:
-    """Matches regular expressions of the user in a process of its own.
+    """Matches the user's regular expressions in a child process.
 
-    Some patterns take longer than the age of the universe for one line, and Python's `re` lets nothing else run
-    meanwhile: the process is then killed.
+    Some patterns take practically forever for one line, and Python's `re` holds the global interpreter lock
+    meanwhile: the child process is then killed.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -123,7 +124,10 @@ class PatternMatcher:
         )
 
     def values(self, lines: Sequence[str]) -> list[PrintedValues]:
-        """Return the metrics found; raise `PatternTooSlowError` once, and return nothing in later calls."""
+        """Return the metrics in `lines`.
+
+        Raise `PatternTooSlowError` after a timeout; later calls return an empty list.
+        """
         if self._pool is None:
             return []
         try:
@@ -136,7 +140,7 @@ class PatternMatcher:
             ) from exc
 
     def close(self) -> None:
-        """Kill the process."""
+        """Kill the child process."""
         pool, self._pool = self._pool, None
         if pool is not None:
             for process in list((pool._processes or {}).values()):  # noqa: SLF001 - a public method comes with 3.14
@@ -145,15 +149,17 @@ class PatternMatcher:
 
 
 def _ignore_interrupts() -> None:
-    """Ignore SIGINT in the process of the matcher: ctrl-C is handled by the launcher."""
+    """Ignore SIGINT in the child process: the launcher handles ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def checked_pattern(pattern: str) -> str:
-    """Return `pattern` if it is a regular expression with a named group; else raise `ValueError`.
+    """Validate a pattern of the user and return it.
 
-    Each named group is a metric, except `step` and `epoch`. With the groups `name` and `value` each match is one
-    metric, whose name is matched too.
+    Raises `ValueError` if it is not a regular expression with a named group.
+
+    Each named group is a metric, except `step` and `epoch`. With the groups `name` and `value`, each match is one
+    metric, whose name is in the text.
     """
     try:
         groups = re.compile(pattern).groupindex
@@ -173,12 +179,15 @@ def checked_pattern(pattern: str) -> str:
 
 
 def names_metrics(pattern: str) -> bool:
-    """Return whether a pattern finds a metric, and not only the step or the epoch of those of other patterns."""
+    """Return whether a pattern has a group for a metric, and not only groups for the step or the epoch."""
     return bool(re.compile(pattern).groupindex.keys() - {*_STEPS, _EPOCH})
 
 
 def values_of_lines(patterns: Sequence[str], lines: Sequence[str]) -> list[PrintedValues]:
-    """Return the metrics that patterns find in lines; those of all patterns in one line become one item."""
+    """Return the metrics in each line that matches a pattern.
+
+    The matches of all patterns in one line are merged.
+    """
     found = (_pattern_values(patterns, line) for line in lines)
     return [values for values in found if values is not None]
 
@@ -217,7 +226,10 @@ def _split(numbers: dict[str, float]) -> PrintedValues | None:
 
 
 def _number(value: object, are_texts_numbers: bool) -> float | None:
-    """Return a number, an integer with all its digits, as a step may have more than a float; None for others."""
+    """Return a number, or None for any other value.
+
+    Integers keep all digits, because a step may exceed the precision of a float.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | (str if are_texts_numbers else float)):
         return None
     try:

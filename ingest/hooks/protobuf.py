@@ -1,20 +1,20 @@
-"""Reads the wire format of protocol buffers: fields by their numbers, without a schema or a package."""
+"""Decodes the wire format of Protocol Buffers: fields by number, without a schema or the protobuf package."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-"""Wire types."""
+"""Wire types of the Protocol Buffers encoding."""
 _MAX_VARINT_BITS: Final = 70
 
 
 class ProtobufError(ValueError):
-    """The bytes are no message."""
+    """The bytes are not a valid Protocol Buffers message."""
 
 
 def fields(data: bytes) -> list[tuple[int, Any]]:
-    """Return the number and value of each field: an int of a varint, the bytes of all others."""
+    """Return (field number, value) of each field: an int for a varint, raw bytes for the other wire types."""
     found: list[tuple[int, Any]] = []
     at, end = 0, len(data)
     while at < end:
@@ -40,12 +40,12 @@ def fields(data: bytes) -> list[tuple[int, Any]]:
 
 
 def signed(number: int) -> int:
-    """Return the value of an `int64`, which a varint has as its two's complement."""
+    """Return the signed value of an `int64` field, whose varint is the two's complement."""
     return number - (1 << 64) if number >> 63 else number
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of variable length and the place behind it."""
+    """Decode the varint at offset `at`; return its value and the offset after it."""
     number = shift = 0
     while True:
         try:

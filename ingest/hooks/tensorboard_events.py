@@ -1,7 +1,7 @@
-"""Decodes events of TensorBoard: the parts of its protocol buffers that hold numbers, parameters and text.
+"""Decodes TensorBoard events: scalars, hyperparameters and texts.
 
-The messages are those of TensorFlow's `event.proto`, `summary.proto` and `tensor.proto`, and of TensorBoard's
-`plugins/hparams/plugin_data.proto`. Fields are read by their numbers, so no protobuf package is needed.
+The messages are defined in TensorFlow's `event.proto`, `summary.proto` and `tensor.proto`, and in TensorBoard's
+`plugins/hparams/plugin_data.proto`. Fields are read by number, so no protobuf package is needed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from trainwire.ingest.hooks.protobuf import fields, signed, varint
 from trainwire.schemas.times import seconds_to_ns
 
 SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
-"""Names of folders that hold a part of a training's curves, and stand side by side."""
+"""Names of sibling folders for the data splits of one training, such as `train` and `eval`."""
 _TIME: Final = re.compile(r"\d{9,11}(\.\d+)?")
 _NUMBERS_OF_DTYPE: Final = {1: "<f", 2: "<d", 3: "<i", 9: "<q", 10: "<?", 19: "<e"}
-"""How `tensor_content` holds one number, by DataType."""
+"""DataType -> `struct` format of one number in the field `tensor_content`."""
 _KINDS: Final = {4: "image", 5: "histogram", 6: "audio"}
-"""Fields of Summary.Value that hold no number."""
+"""Field number of Summary.Value -> kind, for the kinds that are not stored."""
 
 
 class DamagedEventError(ValueError):
-    """The bytes are no event."""
+    """The bytes are not a valid TensorBoard event."""
 
 
 @dataclass
 class Event:
-    """The content of one event; `ts` is in nanoseconds since 1970."""
+    """The decoded content of one event; `ts` is in nanoseconds since 1970."""
 
     ts: int = 0
     step: int = 0
@@ -39,17 +39,20 @@ class Event:
     params: dict[str, Any] = field(default_factory=dict)
     texts: list[tuple[str, str]] = field(default_factory=list)
     not_taken: list[str] = field(default_factory=list)
-    """The kind of each value that is no number, parameter or text."""
+    """The kind of each value that is not a scalar, hyperparameter or text."""
 
 
 class EventDecoder:
-    """Decodes the events of one writer; keeps the kind of each tag, which only the tag's first value states."""
+    """Decodes the events of one writer in order.
+
+    It stores the plugin of each tag, as only the first value of a tag names it.
+    """
 
     def __init__(self) -> None:
         self._plugins: dict[str, str] = {}
 
     def decode(self, data: bytes) -> Event:
-        """Decode an event; raise `DamagedEventError` for invalid bytes."""
+        """Decode an event; raise `DamagedEventError` if the bytes are invalid."""
         event = Event()
         try:
             for number, value in fields(data):
@@ -84,10 +87,10 @@ class EventDecoder:
 
 
 def metric_prefix(folder: str | PurePath) -> str:
-    """Return the prefix of metric names for a folder of event files, by its path from the folder of the run.
+    """Return the prefix of metric names for a folder of event files, given relative to the training's root folder.
 
-    `train` has the prefix `train/`, and the folder of the run itself none. A last part that is a time is left out:
-    `add_hparams` writes into such a folder.
+    `train` has the prefix `train/`, the root folder none. A last part that is a timestamp is ignored:
+    `add_hparams` writes into such a subfolder.
     """
     parts = PurePath(folder).parts
     if parts and _TIME.fullmatch(parts[-1]):
@@ -102,7 +105,7 @@ def _plugin_data(metadata: bytes) -> tuple[str, bytes]:
 
 
 def _number(tensor: bytes) -> float | None:
-    """Return the number in a tensor with one number; None for tensors of strings or of several numbers."""
+    """Return the number in a `TensorProto` that holds a single number; None for strings or several numbers."""
     known = dict(fields(tensor))
     dtype = known.get(1, 0)
     if 4 in known:  # tensor_content
@@ -130,7 +133,10 @@ def _strings(tensor: bytes) -> Iterator[str]:
 
 
 def _hparams(data: bytes) -> dict[str, Any]:
-    """Return the hyperparameters of a session's start; nothing of any other message of the plugin."""
+    """Return the hyperparameters in the hparams plugin's `session_start_info`.
+
+    Return an empty dict for its other messages.
+    """
     params = {}
     for number, session_start in fields(data):
         if number == 3:
@@ -142,7 +148,7 @@ def _hparams(data: bytes) -> dict[str, Any]:
 
 
 def _protobuf_value(data: bytes) -> Any:
-    """Return a `google.protobuf.Value`: None, a number, a text or a truth value."""
+    """Decode a `google.protobuf.Value`: None, a number, a string or a bool."""
     for number, value in fields(data):
         if number == 2:
             return struct.unpack("<d", value)[0]

@@ -1,1 +1,1 @@
-"""`trainwire run`: starts a command, captures its output and reports how it ended."""
+"""The implementation of `trainwire run`: starts a command, captures its output and records its exit code."""

@@ -1,4 +1,4 @@
-"""The command of the launcher: the signals that are passed on to it, and the cause of its end."""
+"""Forwards signals to the command of `trainwire run`, and determines why the command failed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FORWARDED: Final = (
     signal.SIGUSR2,
     signal.SIGWINCH,
 )
-UNHEEDED: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
-"""Signals that do not ask for an end."""
+NOT_TERMINATING: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+"""Signals that do not ask the process to end."""
 CGROUP_ROOT: Final = "/sys/fs/cgroup"
 OWN_CGROUPS: Final = "/proc/self/cgroup"
 TYPED: Final = (signal.SIGINT, signal.SIGQUIT)
 
 
 class Signals:
-    """Passes signals on to the command instead of ending by them, until the `with` block ends."""
+    """Forwards the signals that this process receives to the command, until the `with` block ends."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -37,10 +37,13 @@ class Signals:
         self._early: list[int] = []
         self._before: dict[signal.Signals, Any] = {}
         self.came_late = False
-        """Whether a signal came after the end of the command: the launcher then ends its waits."""
+        """Whether a signal to end came after the command had ended: the launcher then stops waiting."""
 
     def forward_to(self, process: subprocess.Popen[bytes], terminal: Terminal | None = None) -> None:
-        """Set the process and its terminal, and send it the signals received so far."""
+        """Forward signals to this process from now on, and send it those received before.
+
+        The pseudo-terminal `terminal`, if any, is resized with the user's terminal.
+        """
         self._process = process
         self._terminal = terminal
         for signum in self._early:
@@ -73,7 +76,7 @@ class Signals:
 
     def _forward(self, signum: int, _frame: FrameType | None) -> None:
         if self._process is not None and self._process.returncode is not None:
-            self.came_late = self.came_late or signum not in UNHEEDED
+            self.came_late = self.came_late or signum not in NOT_TERMINATING
             return
         if signum in TYPED and _is_typed_at_terminal():
             return  # the terminal sends ctrl-C to the command too: twice would end it at once
@@ -88,9 +91,9 @@ class Signals:
 
 
 class MemoryKills:
-    """Counts the out-of-memory kills in the control group of this process, from now on.
+    """Counts the processes in the cgroup of this process that the kernel's OOM killer ended since construction.
 
-    Reads `memory.events` of cgroup v2 or `memory.oom_control` of v1; where neither can be read it counts none.
+    Reads `memory.events` of cgroup v2 or `memory.oom_control` of v1; if neither can be read, the count stays 0.
     """
 
     def __init__(self, root: str = CGROUP_ROOT, own: str = OWN_CGROUPS) -> None:
@@ -98,7 +101,7 @@ class MemoryKills:
         self._before = self._count()
 
     def cause(self) -> str | None:
-        """Return a message on the kills since this object was made; None without any."""
+        """Return an error message with the number of OOM kills since construction; None if there were none."""
         kills = self._count() - self._before
         if kills <= 0 or self._path is None:
             return None
@@ -110,12 +113,12 @@ class MemoryKills:
 
 
 def exit_code_of(return_code: int) -> int:
-    """Return the exit code of a shell: 128+n where signal n ended the process."""
+    """Convert a return code of `Popen` to the exit code of a shell: 128+n for signal n."""
     return return_code if return_code >= 0 else 128 - return_code
 
 
 def error_message(return_code: int, last_error_line: str | None) -> str | None:
-    """Return the cause of the failure in one line; None where the command succeeded."""
+    """Return the cause of a failure in one line; None if the command succeeded."""
     if return_code == 0:
         return None
     cause = f"exit code {return_code}" if return_code > 0 else f"killed by signal {_signal_name(-return_code)}"
@@ -130,7 +133,7 @@ def _signal_name(signum: int) -> str:
 
 
 def _is_typed_at_terminal() -> bool:
-    """Return whether this process is in the foreground of a terminal, which sends ctrl-C to all its processes."""
+    """Return whether this process is in the foreground of its terminal: ctrl-C then reaches the command too."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
@@ -144,7 +147,7 @@ def _is_typed_at_terminal() -> bool:
 
 
 def _counters(root: str, own: str) -> Iterator[str]:
-    """Yield the files that may count the kills; a container may see its own group as the root."""
+    """Yield the paths of files that may count OOM kills. A container may see its own cgroup as the root."""
     for line in _lines(own):
         _, controllers, path = line.rstrip("\n").split(":", 2)
         for group in (path, "/"):

@@ -1,14 +1,14 @@
-"""The process that keeps a command's output open when its launcher is killed or stopped.
+"""Child process that keeps reading a command's output when its launcher is killed or stopped.
 
-A command ends by SIGPIPE at its next print when no process has its output open for reading; it blocks when none
-reads and the pipe is full. `Keeper` runs this file as a script, so it imports the standard library alone. The
-arguments are the descriptors for control and report, the process ids of the launcher and of its command, then
-`source:shown` for each output (`shown` may be empty).
+A command ends by SIGPIPE at its next print when no process has its output open for reading; it blocks when the
+pipe is full and no process reads. `Keeper` runs this file as a script, so it imports the standard library alone.
+Its arguments are the file descriptors for control and report, the process ids of the launcher and of the command,
+then `source:shown` for each output (`shown` may be empty).
 
 The script does not read while the launcher does. When the launcher has ended, it reads until the end of the
-output: after a byte on the control descriptor (a normal end) it discards the output, otherwise (a kill) it shows
-it. While the launcher is stopped and its command waits for room in a pipe, the script shows output after
-`STOPPED_S`, and reports its size.
+output: after a byte on the control descriptor (a normal end) it discards the output, otherwise (a kill) it writes
+it to the terminal. While the launcher is stopped by a signal and the command waits for room in a pipe, the script
+shows output after `STOPPED_S` seconds, and reports its size.
 """
 
 from __future__ import annotations
@@ -29,19 +29,21 @@ CHUNK_BYTES = 64 * 1024
 STOPPED_S = 10.0
 CHECK_S = 1.0
 CHECK_SHOWING_S = 0.01
-"""The interval of checks while the script shows the output of a stopped launcher."""
+"""Interval of the checks, in seconds, while the script shows output in place of a stopped launcher."""
 TERMINAL_ROOM_BYTES = 4096
-"""The size of Linux's buffer for the output of a terminal."""
+"""Size of the kernel buffer for the output of a terminal on Linux."""
 END_TIMEOUT_S = 1.0
 
 
 class Keeper:
-    """Starts and stops the keeper process; used by the launcher."""
+    """Starts the process described above, and stops its monitoring when the launcher ends normally."""
 
     def __init__(self, command: int, outputs: Sequence[tuple[int, int | None]]) -> None:
-        """Start the process for the outputs of process `command`: descriptors to read from and to show on.
+        """Start the process.
 
-        Raises `OSError` where it cannot be started; the command then runs without it.
+        `command` is the command's process id. Each output is a file descriptor to read from and one to write to.
+
+        Raises `OSError` if the process cannot be started; the command then runs without it.
         """
         import subprocess  # noqa: PLC0415 - would slow the start of the script
 
@@ -68,7 +70,7 @@ class Keeper:
             os.close(report)
 
     def close(self) -> int:
-        """Let the process read the outputs that are still open; return the number of bytes it has shown so far."""
+        """Make the process discard further output, and return the number of bytes that it has shown so far."""
         try:
             os.write(self._control, b".")
             os.close(self._control)
@@ -83,19 +85,19 @@ class Keeper:
 
 
 class Output:
-    """One output of the command, and the descriptor that it is written to (None: it is discarded)."""
+    """One output of the command, and the file descriptor to which it is copied (None: it is discarded)."""
 
     def __init__(self, source: int, shown: int | None) -> None:
         self._source = source
         self.shown = shown
 
     def drain(self) -> None:
-        """Read to the end."""
+        """Read and copy the output until its end."""
         while self.pass_on():
             pass
 
     def pass_on(self) -> int:
-        """Read a chunk and show it; return its size in bytes, 0 at the end."""
+        """Read a chunk and write it to `shown`; return its size in bytes, 0 at the end of the output."""
         try:
             chunk = os.read(self._source, CHUNK_BYTES)
         except OSError:  # EIO on Linux: no process has the terminal open
@@ -111,7 +113,10 @@ class Output:
         return size_bytes
 
     def is_full(self) -> bool:
-        """Return whether a writer may have to wait; small writes can leave half of a pipe unused."""
+        """Return whether the pipe is at least half full.
+
+        Its writer may already block, because small writes leave gaps.
+        """
         waiting = array.array("i", [0])
         room_bytes = TERMINAL_ROOM_BYTES
         with suppress(OSError):
@@ -121,9 +126,12 @@ class Output:
 
 
 def watch(control: int, launcher: int, command: int, outputs: Sequence[Output]) -> tuple[bytes, int]:
-    """Show the output while the launcher is stopped, until the launcher ends.
+    """Wait until the launcher ends.
 
-    Returns the byte that the launcher wrote before its end (empty if it was killed), and the count of bytes shown.
+    While the launcher is stopped by a signal, show the command's output in its place.
+
+    Returns the byte that the launcher wrote before its end (empty if it was killed), and the number of bytes
+    shown.
     """
     shown_bytes, since_s, pause_s = 0, None, CHECK_S
     while not select.select([control], [], [], pause_s)[0]:
@@ -143,7 +151,7 @@ def watch(control: int, launcher: int, command: int, outputs: Sequence[Output]) 
 
 
 def is_stopped(pid: int) -> bool:
-    """Return whether a process was stopped by a signal; False where that is unknown."""
+    """Return whether a process was stopped by a signal (SIGSTOP or ctrl-Z); False if unknown."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b") ")[2][:1] in (b"T", b"t")
@@ -152,7 +160,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Keep the outputs open until the launcher has ended and no process writes to them."""
+    """Run the script: watch the launcher, then read the outputs until no process writes to them."""
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # a scheduler may signal the whole control group
     control, report, launcher, command = map(int, arguments[:4])

@@ -1,4 +1,4 @@
-"""Runs a command as a training: its output is logged, and its exit code is the completion."""
+"""Runs a command as a training: logs its output, and sends its exit code as the completion."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0
-"""Time for which output is read after the end of the command, if a process that it started has the pipe open."""
+"""Seconds for which output is read after the command has ended, if a process that it started has the pipe open."""
 STOPPED_GRACE_S: Final = 60.0
 """The same after a request to stop: the processes of a shell script save their checkpoints."""
 _BACKGROUND: Final = "the command has ended; processes that it started still run, and their output is not logged"
@@ -54,7 +54,10 @@ _LAST_STANDARD: Final = 2
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 STRICT_FAILED: Final = 69
-"""EX_UNAVAILABLE of sysexits.h: with TRAINWIRE_STRICT=on, the run could not start or is not all stored."""
+"""Exit code EX_UNAVAILABLE of sysexits.h.
+
+With TRAINWIRE_STRICT=on: the run could not start, or not all its messages are stored.
+"""
 
 
 def launch(
@@ -77,23 +80,24 @@ def launch(
 ) -> int:
     """Run `command`, show and log its output, and return its exit code: 128+n when signal n ended it.
 
-    Without a `job_id` the job is that of TRAINWIRE_JOB_ID, or a new one, whose number is made here.
+    Without `job_id`, the job's number is that of TRAINWIRE_JOB_ID, or a new one.
 
-    With `tty` the command has a terminal, with one output: all its lines are logged as stdout. With `fold_repeats`
-    equal lines in a row are logged once, followed by a line with the number of repetitions.
+    With `tty`, the command has a terminal with a single output: all its lines are logged as stdout. With
+    `fold_repeats`, equal lines in a row are logged once, followed by a line with the number of repetitions.
 
     `resume_from_step`, `parent` and `fork_step` are those of `Run`.
 
-    When a user asks the training to stop, the command gets a SIGTERM; if one of its processes reads
-    `run.should_stop`, only if it still runs `stop_grace_s` seconds later; with `on_stop="none"` never.
+    When a user asks the training to stop, the command gets a SIGTERM. If one of its processes reads
+    `run.should_stop`, it gets the SIGTERM only if it still runs `stop_grace_s` seconds later; with
+    `on_stop="none"` it gets none.
 
-    Exit code 127 means that the command was not found, 126 that it cannot be executed; 69, with
-    TRAINWIRE_STRICT=on, that it was not started because Redis or the rank was unavailable, or succeeded and is not
-    all stored.
+    Exit code 127 means that the command was not found, 126 that it cannot be executed. With TRAINWIRE_STRICT=on,
+    69 means that the command was not started because Redis or the rank was unavailable, or that it succeeded and
+    not all its messages are stored.
 
-    Raises `ValueError` for an invalid job id or attempt. An invalid variable is ignored with a warning: without a
-    valid address messages stay in the spool. Where the ranks of a launch cannot agree on a number, or `redis_url`
-    is invalid, the command and each `Run` in it run without trainwire.
+    Raises `ValueError` for an invalid job id or attempt. An invalid environment variable is ignored with a
+    warning: without a valid address, messages stay in the spool. If the ranks of a launch cannot agree on a job
+    number, or `redis_url` is invalid, the command and each `Run` in it run without trainwire.
     """
     if not command:
         raise ValueError("command=[] is empty: give a command, such as python train.py")
@@ -197,7 +201,7 @@ def _run_logged(
 
 
 def _run_of_rank(run: Run, settings: TrainerSettings, rank: int) -> Run:
-    """Return a run that reports for another rank of the launcher's job."""
+    """Return a `Run` that sends messages for another rank of the launcher's job."""
     _, (_, handle) = run.__reduce__()
     return Run._joined({**handle, "rank": rank, "token": None}, settings)  # noqa: SLF001 - as a pickle does
 
@@ -213,9 +217,12 @@ def _variables(job_id: int | None, attempt: int | None) -> dict[str, str]:
 
 
 def _number(job_id: int | None, settings: TrainerSettings) -> JobNumber:
-    """Return the job's number: as passed, as exported, or made; raise `UnknownLaunch` as `Run` does.
+    """Return the number of the job, which is `job_id` or else TRAINWIRE_JOB_ID or else a new one.
 
-    A process that was started within an open run gets a new number, because a launch has an end of its own.
+    A launcher that was started inside an open run gets a new number, because its command has a completion of its
+    own.
+
+    Raises `UnknownLaunch` if the ranks cannot agree on a number.
     """
     parent = settings.parent
     if parent is not None and parent.job_id == settings.job_id and job_id in (None, parent.job_id):
@@ -307,7 +314,7 @@ def _environment(
     *,
     has_terminal: bool,
 ) -> dict[str, str]:
-    """Return the environment of the command: a `Run` in it belongs to the same job, and captures no output."""
+    """Return the environment of the command, in which a `Run` joins the launcher's job and captures no output."""
     environment: dict[str, str | None] = {
         **({"TERM": "xterm"} if has_terminal else {}),  # unless the environment names another
         "PYTHONUNBUFFERED": "1",  # else Python buffers output to a pipe
@@ -327,7 +334,7 @@ def _environment(
 
 
 def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
-    """Return the exit code of a shell for a command that cannot be run, and the reason."""
+    """Return the exit code that a shell would return for a command that cannot be run, and an error message."""
     exit_code = NOT_EXECUTABLE
     if not isinstance(error, FileNotFoundError):
         sentence = f"cannot run {program!r}: {error.strerror or error}"
@@ -341,9 +348,9 @@ def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Open /dev/null for each closed standard stream: else a file opened later would get its number.
+    """Open /dev/null for each closed standard stream, so that no file opened later gets its descriptor number.
 
-    The command does not inherit these descriptors: for it the streams stay closed.
+    The command does not inherit these descriptors: its streams stay closed.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
         pass

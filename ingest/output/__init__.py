@@ -1,1 +1,1 @@
-"""Capture of output: pipes, terminals, streams, and the relay process."""
+"""Capture of output: pipes, terminals, Python streams, and the relay process."""

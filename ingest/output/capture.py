@@ -1,4 +1,4 @@
-"""Logs the output of this process and its subprocesses, in addition to showing it."""
+"""Logs the output of this process and its child processes, and still shows it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ DESCRIPTORS: Final[dict[LogType, int]] = {"stdout": 1, "stderr": 2}
 RELAY: Final = Path(__file__).with_name("relay.py")
 RELAY_START_TIMEOUT_S: Final = 10
 STOP_TIMEOUT_S: Final = 10.0
-"""Time for which the end of the capture waits for lines that were printed before; usually they arrive at once."""
+"""Maximum time in seconds that `Capture.stop` waits for lines that were printed before.
+
+Usually they arrive at once.
+"""
 
 
 class Capture:
-    """The output of this process and of those that it starts, until `stop` or the end of its `with` block.
+    """Logs the output of this process and of its child processes, until `stop` or the end of its `with` block.
 
-    Descriptors 1 and 2 are redirected to a relay process (`trainwire.ingest.output.relay`). It writes every byte
-    to the original output and a copy to this process: output of Python, C code and subprocesses is captured
-    alike. A stream in `sys` that does not write to them, such as a notebook's or pytest's, gets a `Tee`.
+    File descriptors 1 and 2 are redirected to a relay process (`trainwire.ingest.output.relay`). It writes every
+    byte to the original output and a copy to this process, so output of Python, C code and child processes is
+    logged alike. A stream in `sys` that does not write to these descriptors, as in a notebook or under pytest,
+    gets a `Tee`.
     """
 
     def __init__(self, run: Run) -> None:
@@ -57,7 +61,7 @@ class Capture:
         ]
 
     def stop(self) -> None:
-        """Restore streams and descriptors; returns once all earlier output is logged."""
+        """Restore streams and descriptors; return once the earlier output is logged, or after `STOP_TIMEOUT_S`."""
         for tee in self._tees:
             tee.stop()
         if self._relay is not None:
@@ -65,7 +69,10 @@ class Capture:
             self._relay = None
 
     def renew_after_fork(self) -> None:
-        """Renew the tees in a forked child; its output to the descriptors is still logged by the parent."""
+        """Renew the tees in a forked child, and close its descriptors of the relay.
+
+        The parent still logs the child's output.
+        """
         for tee in self._tees:
             tee.renew()
         if self._relay is not None:
@@ -80,7 +87,7 @@ class Capture:
 
 
 class NoCapture(Capture):
-    """A `Capture` that does nothing, for processes whose launcher captures the output."""
+    """A `Capture` that does nothing, for a process whose output its launcher captures."""
 
     def __init__(self) -> None:
         self._relay = None
@@ -88,7 +95,7 @@ class NoCapture(Capture):
 
 
 class _Relay:
-    """The relay process and the descriptors that are redirected to it."""
+    """Starts and stops the relay process, and redirects this process's descriptors to it."""
 
     def __init__(self, run: Run) -> None:
         self._control = -1
@@ -109,11 +116,11 @@ class _Relay:
 
     @property
     def descriptors(self) -> set[int]:
-        """Return the descriptors that are redirected to the relay."""
+        """The descriptor numbers (1, 2) that are redirected to the relay."""
         return {output.descriptor for output in self._outputs}
 
     def stop(self) -> None:
-        """Restore the descriptors, and wait until everything printed before is logged."""
+        """Restore the descriptors, and wait until everything printed before is logged, or for `STOP_TIMEOUT_S`."""
         _flush_c_streams()
         for output in self._outputs:
             output.restore()
@@ -132,7 +139,7 @@ class _Relay:
 
 
 class _Output:
-    """One descriptor of this process that is redirected to the relay."""
+    """One descriptor (1 or 2) of this process that is redirected to the relay."""
 
     pipe: OutputPipe
 
@@ -153,7 +160,7 @@ class _Output:
 
     @property
     def relayed(self) -> tuple[int, int, int]:
-        """Return the descriptors for the relay: to read from, to show on, and to copy to."""
+        """The descriptors that the relay inherits: to read from, to show on, and to write the copy to."""
         return self._source, self._saved, self._copy
 
     def redirect(self, run: Run) -> None:
@@ -170,7 +177,7 @@ class _Output:
         self.pipe = OutputPipe(open(self._reader, "rb", buffering=0), None, self._log_type, run)  # noqa: SIM115
 
     def restore(self) -> None:
-        """Restore the descriptor, unless the training has redirected it since."""
+        """Restore the descriptor, unless the training has redirected it to another file in the meantime."""
         for stream in self._streams:
             with suppress(OSError, ValueError):  # closed, or its reader has ended
                 stream.flush()
@@ -184,12 +191,12 @@ class _Output:
         os.close(self._saved)
 
     def abandon(self) -> None:
-        """Close the descriptors that a forked child does not need."""
+        """Close the descriptors of this output in a forked child, which does not need them."""
         os.close(self._saved)
         self.pipe.abandon()
 
     def close(self) -> None:
-        """Close all descriptors, after the relay could not be started."""
+        """Close all descriptors opened so far, if the relay could not be started."""
         for descriptor in self._opened:
             os.close(descriptor)
 
@@ -199,7 +206,10 @@ class _Output:
 
 
 def _start_relay(outputs: Sequence[_Output]) -> int:
-    """Start the relay process; return the descriptor that stops it. Raises `OSError` and `SubprocessError`."""
+    """Start the relay process; return a descriptor on which a byte stops it.
+
+    Raises `OSError` or `SubprocessError`.
+    """
     if not sys.executable or not RELAY.is_file():
         raise FileNotFoundError(f"Python is {sys.executable or 'unknown'!r}, the relay's file is {RELAY}")
     read, control = os.pipe()
@@ -225,16 +235,16 @@ def _start_relay(outputs: Sequence[_Output]) -> int:
 
 
 def _text_streams() -> list[io.TextIOWrapper]:
-    """Return stdout and stderr, the current and the original ones, without duplicates.
+    """Return the current and the original stdout and stderr, without duplicates.
 
-    Objects that replace them, as in notebooks, are left out unless they are text streams too.
+    A replacement that is not a `TextIOWrapper`, as in a notebook, is left out.
     """
     streams = {id(stream): stream for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)}
     return [stream for stream in streams.values() if isinstance(stream, io.TextIOWrapper)]
 
 
 def _descriptor(stream: object) -> int | None:
-    """Return the descriptor that a stream writes to; None where it has none, or is closed."""
+    """Return the descriptor that a stream writes to; None if it has none or is closed."""
     try:
         return int(stream.fileno())  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError, TypeError):

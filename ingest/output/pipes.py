@@ -1,4 +1,4 @@
-"""Reads the output of a command: shows its bytes unchanged and at once, and passes its lines to the run."""
+"""Reads the output of a command: shows its bytes unchanged and at once, and logs its lines to the run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 CHUNK_BYTES: Final = 64 * 1024
 _POLL_S: Final = 0.05
 COUNT_EVERY_S: Final = 10.0
-"""A line that is repeated without end is counted at least so often."""
+"""Interval in seconds at which the number of repetitions is logged while a line keeps repeating."""
 
 
 class OutputPipe:
-    """One output of the command, a pipe or a terminal, read by a thread of its own until its end."""
+    """Reads one output of the command, a pipe or a terminal, in its own thread until the end."""
 
     def __init__(
         self,
@@ -52,24 +52,24 @@ class OutputPipe:
         self._lock = threading.Lock()
         self._is_open = True
         self.is_busy = False
-        """Whether the thread waits for the reader of the shown output, such as a pager, or searches metrics."""
+        """Whether the thread waits for a slow reader of the shown output, such as a pager, or searches metrics."""
         self.last_line: str | None = None
         self._thread = start_daemon(self._read, f"trainwire-{log_type}")
 
     def has_ended(self, timeout_s: float = 0.0) -> bool:
-        """Wait up to `timeout_s`; return whether everything was read."""
+        """Wait up to `timeout_s` seconds; return whether the output was read to its end."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Log the unfinished last line, and nothing after it."""
+        """Log the unfinished last line, and log nothing that arrives later."""
         with self._lock:
             if self._is_open:
                 self._is_open = False
                 self._take_last()
 
     def abandon(self) -> None:
-        """Close the pipe in a forked child, which has no thread that reads it."""
+        """Close the pipe in a forked child: the thread that reads it exists only in the parent."""
         self._pipe.close()
 
     def _read(self) -> None:
@@ -121,7 +121,7 @@ class OutputPipe:
 
 
 class RepeatFolder:
-    """Keeps the first of equal lines in a row, and adds a line with the number of repetitions."""
+    """Replaces equal lines in a row by the first one and a line with the number of repetitions."""
 
     def __init__(self) -> None:
         self._line: str | None = None
@@ -129,7 +129,7 @@ class RepeatFolder:
         self._counted_s = 0.0
 
     def feed(self, lines: Sequence[str], now_s: float) -> list[str]:
-        """Return the lines to log of those printed at `now_s` (seconds of any steady clock)."""
+        """Return the lines to log for `lines`, which were printed at `now_s` (seconds of a monotonic clock)."""
         kept: list[str] = []
         for line, group in groupby(lines):
             count = sum(1 for _ in group)
@@ -144,16 +144,22 @@ class RepeatFolder:
         return kept
 
     def close(self) -> list[str]:
-        """Return the line with the number of repetitions of the last line, if it was repeated."""
+        """Return the line with the number of repetitions of the last line.
+
+        Return an empty list if it was not repeated.
+        """
         repeats, self._repeats = self._repeats, 0
         times = "time" if repeats == 1 else "times"
         return [f"trainwire: the last line came {repeats:,} more {times}"] if repeats else []
 
 
 def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
-    """Wait until all pipes have ended, at most `timeout_s`, then close them; return whether all have ended.
+    """Wait up to `timeout_s` until all pipes have ended, then close them.
 
-    Time in which a pipe waits for a slow reader of the shown output, or for a slow pattern, does not count.
+    Return whether all have ended.
+
+    Time in which a pipe is blocked by a slow reader of the shown output, or by a slow search for metrics, does not
+    count.
     """
     while timeout_s > 0 and (unread := [pipe for pipe in pipes if not pipe.has_ended()]):
         began_s = monotonic_s()
@@ -167,7 +173,7 @@ def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
 
 
 def descriptor_of(stream: TextIO | None) -> int | None:
-    """Flush a stream and return its file descriptor; None where it has none."""
+    """Flush a stream and return its file descriptor; None if it has none."""
     if stream is None:
         return None
     try:

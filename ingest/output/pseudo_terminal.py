@@ -1,4 +1,4 @@
-"""A pseudo-terminal for the output of a command."""
+"""Opens a pseudo-terminal for the output of a command."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import suppress
 from typing import Final
 
 DEFAULT_SIZE: Final = os.terminal_size((80, 24))
-"""Columns and lines without a terminal, as in a batch job."""
+"""Columns and lines if no standard stream is a terminal, as in a batch job."""
 
 
 class Terminal:
-    """A pseudo-terminal for the output of a command, of the size of the user's terminal.
+    """A pseudo-terminal for the output of a command, with the size of the user's terminal.
 
-    Input is not redirected: the command keeps the user's terminal as its controlling one, so that ctrl-C, ctrl-Z
+    Input is not redirected: the user's terminal stays the command's controlling terminal, so that ctrl-C, ctrl-Z
     and password prompts work as usual.
     """
 
@@ -28,13 +28,13 @@ class Terminal:
         self.fit()
 
     def fit(self) -> None:
-        """Set the size of the user's terminal."""
+        """Set the window size to that of the user's terminal."""
         size = _window_size()
         with suppress(OSError, ValueError, termios.error):  # the command has ended
             termios.tcsetwinsize(self.output.fileno(), (size.lines, size.columns))
 
     def close_writer(self) -> None:
-        """Close our writing end: the output then ends when no process of the command has it open."""
+        """Close this process's write end, so that the output ends when no process of the command has it open."""
         os.close(self.writer)
 
 

@@ -1,11 +1,12 @@
-"""The process between a training and its output: shows every byte, and copies it to the training.
+"""Process that reads the output of a training, writes it to the original output, and copies it to the training.
 
-It is a process, not a thread, because C code may print for minutes while it holds Python's global lock: a pipe
-that only a thread reads would fill, and the training would hang. `trainwire.ingest.output.capture` runs this file
-as a script, so it imports the standard library alone.
+It is a process, not a thread, because C code may print for minutes while it holds Python's global interpreter
+lock: a pipe that only a thread reads would fill, and the training would block. `trainwire.ingest.output.capture`
+runs this file as a script, so it imports the standard library alone.
 
-Arguments: the control descriptor, then `source:shown:copy` for each output. Bytes are read from `source` until its
-end and written to `shown`, and to `copy` until the training writes a byte to the control descriptor.
+Its arguments are the control descriptor, then `source:shown:copy` (file descriptors) for each output. Bytes are
+read from `source` until its end and written to `shown`, and to `copy` until the training writes a byte to the
+control descriptor.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from contextlib import suppress
 
 CHUNK_BYTES = 64 * 1024
 BUFFER_BYTES = 64 * 1024 * 1024
-"""The limit of copies that the training has not read; further output is shown, and left out of the copy."""
+"""Maximum size of copied output that the training has not read. Further output is shown, but not copied."""
 RESIZE_EVERY_S = 0.5
 SETTLE_S = 0.02
-"""After the stop, an output without new bytes for so long has none from before it."""
+"""Seconds without new output, after the stop request, until all output from before it counts as read."""
 LONGEST_SETTLE_S = 1.0
 
 
 class Relay(threading.Thread):
-    """Writes one output of the training to its original descriptor, and a copy to the training."""
+    """Thread that writes one output of the training to its original descriptor, and a copy to the training."""
 
     def __init__(self, source: int, shown: int, copy: int, stopping: threading.Event, wake: int) -> None:
         super().__init__()
@@ -43,7 +44,7 @@ class Relay(threading.Thread):
         os.set_blocking(copy, False)
 
     def run(self) -> None:
-        """Relay until no process has the output open."""
+        """Relay until no process has the output open for writing."""
         is_open = True
         while is_open:
             if self._copy is not None and self._stopping.is_set():
@@ -54,7 +55,7 @@ class Relay(threading.Thread):
         self._close_copy()
 
     def _step(self, timeout_s: float | None) -> bool:
-        """Wait until a descriptor is ready, and read or write it; return False at the end of the output."""
+        """Wait until a descriptor is ready, then read or write it; return False at the end of the output."""
         poll = select.poll()
         poll.register(self._source, select.POLLIN)
         if self._copy is not None:
@@ -121,7 +122,7 @@ class Relay(threading.Thread):
             self._copy = None
 
     def _is_terminal(self) -> bool:
-        """Return whether the output is a terminal; copy the window size to it."""
+        """Return whether the output is a terminal; if so, copy its window size to the pseudo-terminal."""
         with suppress(OSError, termios.error, TypeError):
             size = termios.tcgetwinsize(self._shown)  # type: ignore[arg-type]
             if size != self._size:
@@ -139,7 +140,7 @@ def _read(source: int) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Relay in the background, in a session of its own, so that no signal of the terminal ends it."""
+    """Fork into the background, in a new session (no signal of the terminal ends it), and relay the outputs."""
     if os.fork():
         os._exit(0)  # an orphan: os.wait() in the training never returns it
     os.setsid()

@@ -1,4 +1,4 @@
-"""Logs the text written to a Python stream that has no descriptor, as in notebooks and under pytest."""
+"""Logs the text written to a Python stream that has no file descriptor, as in notebooks and under pytest."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from trainwire.ingest.sending.buffer import LogType
 TakeLines = Callable[[Sequence[str], LogType, int], None]
 """Called with lines, their log type and their time in nanoseconds since 1970."""
 NoteOutput = Callable[[], None]
-"""Called for all output, also without a complete line."""
+"""Called for each write, even if it completes no line."""
 
 
 class Tee:
-    """Replaces the `write` of a stream by one that also logs complete lines, until `stop`.
+    """Replaces the `write` method of a stream by one that also logs complete lines, until `stop`.
 
-    The stream stays the same object, so the output of handlers and consoles that already hold it is logged too.
-    Where the object does not allow it, the stream in `sys` is replaced. Bytes written to its `buffer` are not
-    logged.
+    The stream stays the same object, so that handlers that already refer to it are logged too. If its `write`
+    cannot be replaced, the stream in `sys` is. Bytes written to its `buffer` are not logged.
     """
 
     def __init__(self, log_type: LogType, take_lines: TakeLines, note_output: NoteOutput = lambda: None) -> None:
@@ -57,12 +56,12 @@ class Tee:
         return written
 
     def writelines(self, lines: Sequence[str]) -> None:
-        """Write all texts."""
+        """Write all texts, as `write` does."""
         for line in lines:
             self.write(line)
 
     def stop(self) -> None:
-        """Log the unfinished last line, and restore the stream unless it was replaced by another one since."""
+        """Log the unfinished last line, and restore the stream unless other code has replaced it since."""
         with self._lock:
             if self._is_open:
                 self._is_open = False

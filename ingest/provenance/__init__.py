@@ -1,1 +1,1 @@
-"""Provenance: command, code and machine of a run, collected at its start and sent as a message."""
+"""Provenance of a run: its command, code and machine, collected at its start and sent as a message."""

@@ -1,10 +1,11 @@
-"""A program that collects the provenance of a run: a JSON request on stdin, a JSON answer on stdout.
+"""Script that collects the provenance of a run: reads a JSON request from stdin, writes the values to stdout.
 
-It is a process of its own, started by `trainwire.ingest.provenance.recording`: programs that it runs (git,
-nvidia-smi) are no children of the training, and take none of its time. It runs under the Python of the training,
+It runs as a separate process, started by `trainwire.ingest.provenance.recording`, so that the programs it calls
+(git, nvidia-smi) are not children of the training and do not delay it. It runs under the Python of the training,
 version 3.8 or newer, and imports nothing outside the standard library.
 
-The request: `items`, the names of wanted values; `command`; `folder`; `sys_path`, null for this Python's.
+Fields of the request: `items`, the names of the values to collect; `command`; `folder`, the working folder;
+`sys_path`, or null for that of this Python.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _DISTRIBUTION = re.compile(r"(?P<name>.+?)-(?P<version>\d[^-]*)(-py[\d.]+)?\.(di
 
 
 def collect(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the items that were found, of those requested."""
+    """Collect the values named in `request["items"]`; return those that were found, by name."""
     found = {}
     for item in request["items"]:
         try:
@@ -100,7 +101,10 @@ def _diff(request: dict[str, Any]) -> str | None:
 
 
 def _git_output(folder: str, *arguments: str, limit: int = 1024 * 1024) -> str:
-    """Return the output of git, at most `limit` bytes; empty if it fails or is slow. It takes no locks."""
+    """Return the output of a git command, at most `limit` bytes; empty if it fails or takes too long.
+
+    Git takes no locks.
+    """
     git = shutil.which("git")
     if git is None:
         return ""
@@ -110,7 +114,10 @@ def _git_output(folder: str, *arguments: str, limit: int = 1024 * 1024) -> str:
 
 
 def _output(command: list[str], timeout_s: float, limit: int, **options: Any) -> str:
-    """Return the first bytes that a command prints, read without waiting for more than `timeout_s`."""
+    """Return the output of a command, at most `limit` bytes.
+
+    It is empty if the command fails or takes longer than `timeout_s`.
+    """
     import threading  # noqa: PLC0415 - only here
 
     with subprocess.Popen(  # noqa: S603 - git and nvidia-smi
@@ -148,7 +155,10 @@ def _python(_: dict[str, Any]) -> dict[str, str]:
 
 
 def _packages(request: dict[str, Any]) -> dict[str, str]:
-    """Return name and version of each distribution, by the folders on the path: files are not opened."""
+    """Return name -> version of the installed distributions, from the folder names on `sys.path`.
+
+    No file is read.
+    """
     packages: dict[str, str] = {}
     for folder in request["sys_path"] if request["sys_path"] is not None else sys.path:
         try:
@@ -223,7 +233,7 @@ _COLLECTORS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def main() -> None:
-    """Answer the request."""
+    """Read a JSON request from stdin, collect the requested values, and write them as JSON to stdout."""
     request = json.load(sys.stdin)
     try:
         os.nice(5)

@@ -1,6 +1,7 @@
-"""Masks secrets by their names: in arguments, variables, addresses and diffs.
+"""Replaces secrets by `***` in command arguments, environment variables, URLs and diffs.
 
-It runs in processes of any Python and imports nothing outside the standard library.
+A secret is recognised by the name before it or by its format. The module also runs in the collector's process,
+under other versions of Python, and imports nothing outside the standard library.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ _FORMS: Final = re.compile(
     r"\b(?:sk-|gh[oprsu]_|github_pat_|glpat-|hf_|xox[abprs]-|AKIA|ASIA|eyJ)[\w.-]{16,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
 )
-"""Keys of well-known services, by the way they begin."""
+"""Secrets that are recognised by their format: tokens of well-known services, and private keys in PEM."""
 
 
 def is_secret(name: str) -> bool:
-    """Return whether a variable, an option or a field with this name holds a secret."""
+    """Return whether a variable, option or field of this name is likely to contain a secret."""
     plain = _HUMPS.sub("_", name.strip().lstrip("-+"))
     return not _HARMLESS.search(plain) and _SECRET.search(plain.lower()) is not None
 
 
 def masked_text(text: str) -> str:
-    """Return a text without the passwords of addresses, and without the values that follow a secret's name.
+    """Return `text` with passwords in URLs masked, and the values that follow a secret's name, as in `api_key=X`.
 
-    A name that is followed by a space is an option: `--password X`.
+    A name with a leading dash and a space after it is an option: `--password X`.
     """
     text = _URL.sub(_masked_url, _FORMS.sub(MASK, text))
     text = _ASSIGNED.sub(_masked_value, _BEARER.sub(rf"\1 {MASK}", text))
@@ -61,7 +62,7 @@ def masked_text(text: str) -> str:
 
 
 def masked_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of a command without secrets: `--api-key X`, `--password=X`, `WANDB_API_KEY=X`."""
+    """Return command arguments with secrets masked: `--api-key X`, `--password=X`, `WANDB_API_KEY=X`."""
     masked: list[str] = []
     is_next_secret = False
     for argument in arguments:
@@ -78,12 +79,12 @@ def masked_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def masked_variables(variables: dict[str, str]) -> dict[str, str]:
-    """Return environment variables without secrets."""
+    """Return environment variables with secrets masked."""
     return {name: MASK if is_secret(name) else masked_text(value) for name, value in variables.items()}
 
 
 def masked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters without secrets, at every depth."""
+    """Return parameters with secrets masked, also in nested mappings and lists."""
     return {name: MASK if is_secret(str(name)) else _masked_field(value) for name, value in fields.items()}
 
 

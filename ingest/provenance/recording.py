@@ -1,4 +1,4 @@
-"""Runs the collector of a run's provenance in the background, and sends its answer."""
+"""Runs the provenance collector as a background process, and passes its result to the runs of this process."""
 
 from __future__ import annotations
 
@@ -20,34 +20,45 @@ logger = logging.getLogger("trainwire.ingest")
 
 COLLECTOR: Final = Path(__file__).with_name("collector.py")
 IN_BACKGROUND: Final = 'exec 3<&0; "$0" "$@" <&3 3<&- &'
-"""Leaves the collector to init within a millisecond: a training that waits for any child does not meet it."""
+"""Shell script that starts the collector and exits at once.
+
+The collector becomes a child of init, so that `os.wait()` in the training never returns it.
+"""
 TIMEOUT_S: Final = 60.0
-"""git and nvidia-smi have limits of their own; a file system that hangs has none."""
+"""Timeout of the collector. git and nvidia-smi have their own limits.
+
+A file system that does not respond has none.
+"""
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 OF_INTERPRETER: Final = ("python", "packages")
-"""Items of the training's own Python; a script under the launcher sends these alone."""
+"""Items about the Python of the training.
+
+A training under the launcher sends only these: the launcher sends the others.
+"""
 
 Provenance = dict[str, Any]
 
 
 class Recorder:
-    """Collects the provenance of this process once, however many runs it has."""
+    """Collects the provenance of this process once, for all its runs."""
 
     def __init__(self) -> None:
         self.renew_after_fork()
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Forget the collection of the parent, whose thread does not exist in a forked child."""
+        """Discard the parent's results in a forked child, where the parent's collecting thread does not exist."""
         self._lock = threading.Lock()
         self._known: dict[tuple[str, ...], _Collection] = {}
 
     def record(
         self, items: frozenset[str], send: Callable[[Provenance], object], command: Sequence[str] | None = None
     ) -> threading.Event:
-        """Call `send` with the answer, soon, in a thread; return the event that is set when that is done.
+        """Pass the provenance to `send`, from a thread if it must still be collected.
 
-        `command` is that of the launcher; without it, the items are of this process.
+        Return an event that is set when this is done or has failed.
+
+        `command` is the command of the launcher; without it, the provenance is that of this process.
         """
         wanted = tuple(item for item in PROVENANCE_ITEMS if item in items)
         with self._lock:
@@ -56,7 +67,7 @@ class Recorder:
 
 
 class _Collection:
-    """One request, and the callbacks that wait for its answer."""
+    """One execution of the collector, and the callbacks that wait for its result."""
 
     def __init__(self, items: Sequence[str], command: Sequence[str] | None) -> None:
         self._items, self._command = items, command
@@ -66,7 +77,10 @@ class _Collection:
         self._waiting: list[tuple[Callable[[Provenance], object], threading.Event]] = []
 
     def deliver(self, send: Callable[[Provenance], object]) -> threading.Event:
-        """Call `send` with the answer, at once if the collector has finished; return an event that is set then."""
+        """Call `send` with the result: now if the collector has finished, or else later.
+
+        Return an event that is set afterwards.
+        """
         done = threading.Event()
         with self._lock:
             is_first, self._begun = not self._begun, True
@@ -102,7 +116,7 @@ class _Collection:
 
 
 def collected(items: Sequence[str], command: Sequence[str] | None) -> Provenance:
-    """Return the answer of the collector; raise `OSError` or `ValueError` where there is none."""
+    """Run the collector and return its result; raise `OSError` or `ValueError` if it fails."""
     with importing():  # in a thread: see trainwire.ingest.process.forks
         import json  # noqa: PLC0415 - costs the training its start
         import subprocess  # noqa: PLC0415
@@ -150,9 +164,9 @@ def _read(descriptor: int) -> bytes:
 
 
 def interpreter_of(command: Sequence[str]) -> str | None:
-    """Return the Python interpreter of a command: the command itself, or the one in the `#!` line of its script.
+    """Return the Python that runs a command: the program itself, or the interpreter in its script's `#!` line.
 
-    None if it is neither.
+    Returns None if the command does not run under Python or is not found.
     """
     import shutil  # noqa: PLC0415 - loads the compression modules
 

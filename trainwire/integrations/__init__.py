@@ -1,1 +1,1 @@
-"""One file per tool that trainers use; an import of one never imports another (docs/integrations.md)."""
+"""Integrations: one module per library. The import of one module never imports another (docs/integrations.md)."""

@@ -1,4 +1,4 @@
-"""Hugging Face Transformers: a callback for its `Trainer`."""
+"""Callback for the `Trainer` of Hugging Face Transformers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ AGREEMENT_STEPS: Final = 10
 
 
 class TrainwireCallback(TrainerCallback):
-    """Reports the values that the `Trainer` logs, its progress and each checkpoint folder, from its first process.
+    """Reports the values that the `Trainer` logs, its progress and each checkpoint folder, from one process.
 
-    The epoch is the current one, counted from 1. A training that a user asks to stop ends after the current step;
-    several processes agree on it every ten steps.
+    It is the world process zero. The reported epoch is the current one, counted from 1.
+    A training that a user asks to stop ends after the current step; several processes agree on it every ten steps.
     """
 
     def __init__(self, run: Run) -> None:
@@ -35,13 +35,13 @@ class TrainwireCallback(TrainerCallback):
 
     @harmless
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Report the planned number of epochs, where it is known."""
+        """Report the planned number of epochs, if it is known."""
         if state.is_world_process_zero and 0 < state.num_train_epochs < sys.maxsize:
             self._run.progress(total_epochs=state.num_train_epochs)
 
     @harmless
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
-        """Report the values of training and evaluation."""
+        """Report the values that the `Trainer` logs in training and evaluation."""
         if state.is_world_process_zero:
             values = {name: value for name, value in (logs or {}).items() if name != "epoch"}
             self._run.metric(epoch=_epoch(state), step=state.global_step, values=values)
@@ -49,7 +49,7 @@ class TrainwireCallback(TrainerCallback):
 
     @harmless
     def on_epoch_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Report the progress, however rarely the `Trainer` logs."""
+        """Report the progress after each epoch, even if the `Trainer` logs more rarely."""
         if state.is_world_process_zero:
             self._report_progress(state)
 
@@ -63,7 +63,10 @@ class TrainwireCallback(TrainerCallback):
 
     @harmless
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Report the checkpoint folder, with kind `best` if it is the best one of the `Trainer`."""
+        """Report the checkpoint folder, with kind `best` or `last`.
+
+        It is `best` if the `Trainer`'s metric is the best so far.
+        """
         if not state.is_world_process_zero:
             return
         folder = f"checkpoint-{state.global_step}"

@@ -1,4 +1,4 @@
-"""Keras 3, on any backend: a callback for `fit`, and a `ModelCheckpoint` that reports the saved files."""
+"""Keras 3, on any backend: a callback for `fit`, and a `ModelCheckpoint` that reports the files it saves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ except ImportError as exc:
 
 
 class TrainwireCallback(keras.callbacks.Callback):
-    """Reports the values at the end of each epoch, counted from 1, and the learning rate.
+    """Reports the values and the learning rate at the end of each epoch, counted from 1.
 
-    It does nothing at the end of a batch: Keras would wait for the device there. A training that a user asks to
-    stop ends after the current batch.
+    It does nothing at the end of a batch, because Keras would then wait for the device.
+    A training that a user asks to stop ends after the current batch.
     """
 
     def __init__(self, run: Run) -> None:
@@ -48,7 +48,7 @@ class TrainwireCallback(keras.callbacks.Callback):
 
     @harmless
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Report the values of training and validation."""
+        """Report the training and validation values of an epoch."""
         optimizer = self.model.optimizer
         rate = {} if optimizer is None else {"learning_rate": float(optimizer.learning_rate)}
         self._run.metric(epoch=epoch + 1, step=_step(self.model), values={**rate, **(logs or {})})
@@ -86,5 +86,5 @@ class TrainwireCheckpoint(keras.callbacks.ModelCheckpoint):
 
 
 def _step(model: Any) -> int | None:
-    """Return the number of optimizer steps; None for a model without an optimizer of Keras."""
+    """Return the number of optimizer steps so far; None if the model has no Keras optimizer."""
     return None if model.optimizer is None else int(model.optimizer.iterations)

@@ -1,4 +1,4 @@
-"""Lightning: a logger for its `Trainer`, and a `ModelCheckpoint` that reports the saved files."""
+"""Lightning: a logger for its `Trainer`, and a `ModelCheckpoint` that reports the files it saves."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ AGREEMENT_STEPS: Final = 10
 
 
 class TrainwireLogger(Logger):
-    """Reports the values that modules log, and their hyperparameters, from the first process.
+    """Reports the values that modules log, and their hyperparameters, from the process with rank 0.
 
-    The epoch is the current one, counted from 1 (Lightning counts from 0). A training that a user asks to stop
-    ends after the current batch; several processes agree on it every ten batches.
+    The reported epoch is the current one, counted from 1 (Lightning counts from 0).
+    A training that a user asks to stop ends after the current batch; several processes agree on it every ten batches.
     """
 
     def __init__(self, run: Run) -> None:
@@ -38,23 +38,23 @@ class TrainwireLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Return the default name of the checkpoint folder below the folder of the Trainer."""
+        """Return the name of the checkpoint folder, below the root folder of the `Trainer`."""
         return "trainwire"
 
     @property
     def version(self) -> str:
-        """Return the name of the folder below that."""
+        """Return the name of the job's folder, below the folder `name`."""
         return f"job_{self._run.job_id}"
 
     @property
     def experiment(self) -> Run:
-        """Return the run: `self.logger.experiment.log("...")` in a module is a log line."""
+        """Return the run, so that a module can call `self.logger.experiment.log("...")`."""
         return self._run
 
     @rank_zero_only
     @harmless
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Report values."""
+        """Report values that a module has logged."""
         values = dict(metrics)
         epoch = values.pop("epoch", None)
         if epoch is not None:
@@ -63,7 +63,10 @@ class TrainwireLogger(Logger):
 
     @harmless
     def log_graph(self, model: Any, *_: Any, **__: Any) -> None:
-        """Note whether a training begins: Lightning calls this when it starts to train, to validate or to test."""
+        """Report the planned number of epochs if a training begins.
+
+        Lightning also calls this for validation and tests.
+        """
         trainer = model.trainer
         if not any(isinstance(callback, StopOnRequest) for callback in trainer.callbacks):
             trainer.callbacks.append(StopOnRequest(self._run))
@@ -78,7 +81,7 @@ class TrainwireLogger(Logger):
     @rank_zero_only
     @harmless
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
-        """Report hyperparameters; they replace the params of the run."""
+        """Report hyperparameters; they replace the run's params."""
         report_params(self._run, params if isinstance(params, Mapping) else vars(params))
 
 

@@ -12,10 +12,12 @@ OWN_LOGGERS: Final = "trainwire."
 
 
 class RunHandler(logging.Handler):
-    """Logs records as lines with their level, a traceback line by line.
+    """Logs each record to a run, with its level.
 
-    Records of trainwire itself and of libraries in its threads are left out: sending them would cause more of
-    them. There is nothing to flush: the run has a record when the logging call returns.
+    A record with a traceback becomes one log line per line of its text.
+
+    Records of trainwire itself, and of libraries in its threads, are ignored, because sending them would produce
+    further records. There is nothing to flush: the run has the record when the logging call returns.
     """
 
     def __init__(self, run: Run, level: int | str = logging.NOTSET) -> None:
@@ -24,9 +26,12 @@ class RunHandler(logging.Handler):
         self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Log a record that passes the filters and is not trainwire's own; return whether it was logged.
+        """Log a record that passes the filters and is not trainwire's own.
 
-        The lock of the handler is not taken: a run takes lines from any thread, and one thread may wait for room.
+        Return whether it was logged.
+
+        The handler's lock is not acquired: a run accepts lines from any thread, and one thread may block until the
+        buffer has room.
         """
         passed = not _is_own(record) and self.filter(record)
         if passed:
@@ -34,7 +39,10 @@ class RunHandler(logging.Handler):
         return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log a record to the run; one that cannot be formatted is printed to stderr, as by every handler."""
+        """Log a record to the run.
+
+        A record that cannot be formatted is reported on stderr, as by other handlers.
+        """
         try:
             self._run.log(self.format(record), log_type="stderr", level=record.levelname)
         except Exception:  # noqa: BLE001 - foreign code: the arguments of a record

@@ -1,4 +1,4 @@
-"""Reporting of integrations: no error may end the training, and some values need more than the public methods."""
+"""Shared by the integrations: a decorator that suppresses errors, and reports that `Run` has no methods for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("trainwire.integrations")
 
 
 def harmless(report: Callable[P, None]) -> Callable[P, None]:
-    """Decorate `report` so that it raises nothing: its first error is logged as a warning with the traceback."""
+    """Decorate `report` so that it never raises. Its first error is logged as a warning with the traceback."""
     has_warned = False
 
     @functools.wraps(report)
@@ -36,12 +36,12 @@ def harmless(report: Callable[P, None]) -> Callable[P, None]:
 
 
 def report_aside(run: Run, values: dict[str, float]) -> None:
-    """Report values of the machine: unlike those of `Run.metric`, they do not become final metrics."""
+    """Report metrics of the machine. Unlike those of `Run.metric`, they do not become final metrics of the job."""
     run._session.take_metric(Point(ts=time.time_ns(), values=values))  # noqa: SLF001
 
 
 def report_params(run: Run, params: Mapping[str, Any]) -> None:
-    """Report params that are known after the run was created; they replace earlier ones."""
+    """Report params that become known after the run was created; they replace earlier params."""
     header = Metrics(ts=time.time_ns(), params=plain_mapping("params", params))
     run._session.take_metric(header)  # noqa: SLF001
 
@@ -55,5 +55,5 @@ def on_stop(run: Run, stop: Callable[[], None]) -> None:
 
 
 def finish_event(run: Run) -> threading.Event:
-    """Return the event that is set when the run begins to finish; a forked child has its own."""
+    """Return an event that is set when the run begins to finish. A forked child has its own event."""
     return run._session.finished  # noqa: SLF001

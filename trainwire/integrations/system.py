@@ -1,4 +1,4 @@
-"""Reports the load of the machine as metrics: processor, memory, disk, network, NVIDIA GPUs."""
+"""Reports the load of the machine as metrics: processor, memory, disk, network and NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ INTERVAL_S: Final = 15.0
 THREAD_NAME: Final = "trainwire-system"
 
 Reader: TypeAlias = Callable[[], Mapping[str, float]]
-"""Returns values by name; unreadable ones are left out, and unexpected errors are raised."""
+"""Returns values by metric name. Values that cannot be read are left out; unexpected errors are raised."""
 
 
 def report_system_metrics(run: Run, interval_s: float = INTERVAL_S) -> None:
     """Report `system/...` metrics every `interval_s` seconds, from a daemon thread that ends with the run.
 
-    Call it in one of several processes on a machine. A forked child reports nothing. Raises `ValueError`.
+    Call it in only one of several processes on a machine. A forked child reports nothing. Raises `ValueError` if
+    the interval is invalid.
     """
     if not 0 < interval_s <= threading.TIMEOUT_MAX:
         raise ValueError(f"interval_s={interval_s!r} is no interval between two reports: give seconds, such as 15")
@@ -50,14 +51,14 @@ def report_system_metrics(run: Run, interval_s: float = INTERVAL_S) -> None:
 
 
 class Processor:
-    """The load of the machine's processors, and of this process (one whole core is 100)."""
+    """Processor load of the machine, and of this process (100 is one core, fully used)."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
         self.read()  # the first values mean nothing: they need an earlier call to compare with
 
     def read(self) -> Mapping[str, float]:
-        """Return the means since the last call, in percent."""
+        """Return the mean loads since the last call, in percent."""
         return {
             "system/cpu_percent": psutil.cpu_percent(),
             "system/process_cpu_percent": self._process.cpu_percent(),
@@ -65,14 +66,14 @@ class Processor:
 
 
 class Throughput:
-    """Bytes per second of the machine's disks and network interfaces."""
+    """Measures the bytes per second of the machine's disks and network interfaces."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._then, self._before = clock(), _transferred()
 
     def read(self) -> Mapping[str, float]:
-        """Return the means since the last call; a counter that was reset in between is left out."""
+        """Return the mean rates since the last call, without counters that were reset in between."""
         now, after = self._clock(), _transferred()
         elapsed_s = now - self._then
         moved = {name: after[name] - self._before[name] for name in after.keys() & self._before.keys()}
@@ -81,7 +82,7 @@ class Throughput:
 
 
 class Gpus:
-    """The NVIDIA GPUs of the machine, numbered as in NVML; `nvml` is the module pynvml."""
+    """Reads the load of the machine's NVIDIA GPUs, numbered as in NVML; `nvml` is the module `pynvml`."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
@@ -89,7 +90,7 @@ class Gpus:
         self._handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
 
     def read(self) -> Mapping[str, float]:
-        """Return the values of each GPU; not every model reports all."""
+        """Return the values of each GPU, without those that its model does not support."""
         values: dict[str, float] = {}
         for index, handle in enumerate(self._handles):
             for part in (self._load, self._memory, self._temperature, self._power):
@@ -113,7 +114,7 @@ class Gpus:
 
 
 def read_memory() -> Mapping[str, float]:
-    """Return the memory used on the machine and by this process."""
+    """Return the memory in use on the machine and by this process."""
     memory = psutil.virtual_memory()
     return {
         "system/memory_percent": memory.percent,
@@ -123,12 +124,12 @@ def read_memory() -> Mapping[str, float]:
 
 
 def read_disk() -> Mapping[str, float]:
-    """Return the usage of the file system of the working folder, in percent."""
+    """Return the used share of the working folder's file system, in percent."""
     return {"system/disk_percent": psutil.disk_usage(os.getcwd()).percent}
 
 
 def usable_readers(makers: Mapping[str, Callable[[], Reader]]) -> dict[str, Reader]:
-    """Return the readers that work on this machine, by the subject of their values."""
+    """Return the readers that can be created on this machine, by subject (`processor`, `GPUs` ...)."""
     readers = {}
     for subject, make in makers.items():
         try:
@@ -139,7 +140,7 @@ def usable_readers(makers: Mapping[str, Callable[[], Reader]]) -> dict[str, Read
 
 
 def read_all(readers: dict[str, Reader]) -> dict[str, float]:
-    """Return the values of all readers; one that fails is removed, with a warning."""
+    """Return the values of all readers; remove a reader that fails, with a warning."""
     values: dict[str, float] = {}
     for subject, read in list(readers.items()):
         try:
@@ -175,7 +176,10 @@ def _gpus() -> Gpus:
 
 
 def _transferred() -> dict[str, float]:
-    """Return the bytes transferred since the start of the machine, where the system counts them."""
+    """Return the bytes transferred since the machine was started, by counter.
+
+    Counters that the system lacks are left out.
+    """
     disk, network = psutil.disk_io_counters(), psutil.net_io_counters()
     counters: dict[str, float] = {}
     if disk:

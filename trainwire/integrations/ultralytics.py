@@ -18,7 +18,7 @@ except ImportError as exc:
 
 
 def add_callbacks(model: Model, run: Run) -> None:
-    """Report the trainings of `model`: the values of each epoch, counted from 1, and the checkpoints.
+    """Report each training of `model` to `run`: the values of each epoch, counted from 1, and the checkpoints.
 
     A training that a user asks to stop ends after the batch, on several GPUs after the epoch, with its checkpoint.
     """
@@ -33,18 +33,21 @@ def add_callbacks(model: Model, run: Run) -> None:
 
 
 class _Reporter:
-    """Reports the training of one model, from its first process."""
+    """Callbacks that report the training of one model from its first process."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._has_trained = False
 
     def __reduce__(self) -> tuple[Any, tuple[int, int]]:
-        """Return a reporter of another process: for several GPUs Ultralytics pickles its callbacks."""
+        """Pickle as the job and the attempt of the run.
+
+        For several GPUs, Ultralytics sends pickled callbacks to new processes.
+        """
         return _in_another_process, (self._run.job_id, self._run.attempt)
 
     def __deepcopy__(self, _memo: Any) -> _Reporter:
-        """Return the same object: a copy of the model in this process reports to the same run."""
+        """Return this object itself, because a copy of the model in this process reports to the same run."""
         return self
 
     @harmless
@@ -55,7 +58,7 @@ class _Reporter:
 
     @harmless
     def note_training(self, _trainer: Any) -> None:
-        """Note that an epoch was trained: `on_fit_epoch_end` is called once more, after the last one."""
+        """Mark that an epoch was trained: Ultralytics calls `on_fit_epoch_end` once more after the last epoch."""
         self._has_trained = True
 
     @harmless
@@ -72,7 +75,7 @@ class _Reporter:
 
     @harmless
     def report_epoch(self, trainer: Any) -> None:
-        """Report losses, learning rates and the results of the validation."""
+        """Report losses, learning rates and validation results of an epoch."""
         if self._has_trained and _is_first_process():
             self._has_trained = False
             values = {
@@ -85,14 +88,14 @@ class _Reporter:
 
     @harmless
     def report_checkpoints(self, trainer: Any) -> None:
-        """Report last.pt, and best.pt if this epoch is the best so far."""
+        """Report `last.pt`, and `best.pt` if this epoch is the best so far."""
         self._run.checkpoint(trainer.last, kind="last", epoch=trainer.epoch + 1)
         if trainer.best_fitness == trainer.fitness:
             self._run.checkpoint(trainer.best, kind="best", epoch=trainer.epoch + 1, metrics=trainer.metrics)
 
     @harmless
     def report_final(self, trainer: Any) -> None:
-        """Report the final file: that of the best epoch, without the state of the optimizer."""
+        """Report the final file: the weights of the best epoch, without the optimizer's state."""
         self._run.checkpoint(trainer.best if trainer.best.exists() else trainer.last, kind="final")
 
 

@@ -1,7 +1,8 @@
-"""Installs trainwire's hooks in a Python that `trainwire run` has started; then runs the sitecustomize it hides.
+"""Installs trainwire's hooks in a Python process started by `trainwire run`, then runs the user's `sitecustomize`.
 
-Python imports this module at its start, because the launcher puts this folder on PYTHONPATH. The training may use
-another Python than trainwire: this file and `trainwire_hooks` need nothing outside the standard library of 3.9.
+Python imports the first `sitecustomize` on its path at startup, and the launcher puts this folder first on
+PYTHONPATH. The training may use another Python than trainwire: this file and `trainwire_hooks` need nothing
+outside the standard library of Python 3.9.
 """
 
 import os
@@ -12,7 +13,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def run_hidden() -> None:
-    """Run the next `sitecustomize` on the path, which Python would have imported without this one."""
+    """Run the next `sitecustomize` on `sys.path`: Python would have imported it if this file were not there."""
     others = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != HERE]
     spec = PathFinder.find_spec("sitecustomize", others)
     if spec is not None and spec.loader is not None:

@@ -1,7 +1,7 @@
-"""Hooks into libraries that a training already logs with, installed when the training imports them.
+"""Patches TensorBoard, W&B and MLflow when a training imports them, and sends the values they log to the launcher.
 
-The values go to the launcher, through a socket in the job's folder. Nothing here raises into the training. Every
-Python process of the training imports this module at its start: it imports others only when they are needed.
+The launcher (`trainwire run`) listens on a Unix socket. No exception of a hook reaches the training. Every Python
+process of the training imports this module at startup, so it imports other modules only when they are needed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 SOCKET_VARIABLE = "TRAINWIRE_HOOKS"
-"""The path of the launcher's socket. Without it no hook is installed."""
+"""Environment variable with the path of the launcher's Unix socket. Without it no hook is installed."""
 WANDB_VARIABLE = "TRAINWIRE_WANDB"
-"""`mirror` takes the values of W&B, `replace` also disables it, `off` leaves it alone."""
+"""Environment variable with the mode for W&B:
+
+`mirror` copies its values, `replace` also disables W&B, `off` installs no hook into it.
+"""
 PATCHES = {
     "tensorboard.summary.writer.event_file_writer": "tensorboard",
     "tensorboardX.event_file_writer": "tensorboard",
@@ -31,18 +34,21 @@ PATCHES = {
     "mlflow.tracking._model_registry.utils": "mlflow",
     "mlflow.tracking.context.registry": "mlflow",
 }
-"""The module of ours that patches a module of the library."""
+"""Module of a library -> the module of this package that patches it."""
 MLFLOW_URI = "trainwire:"
-"""The address of MLflow's tracking store, where the training has none."""
+"""Tracking URI of trainwire's own MLflow store, set where the training configures no other."""
 URI_READERS = ("mlflow", "lightning", "pytorch_lightning", "transformers", "ultralytics")
 """Packages that read MLFLOW_TRACKING_URI, some of them before they import mlflow."""
 _patched: set[str] = set()
 _redirected = {"mlflow"}
-"""Libraries whose values trainwire keeps in their place; none in a process with a `Run`."""
+"""Libraries that log to trainwire instead of their own store.
+
+A process with a `Run` has none, because it reports its values itself.
+"""
 
 
 class ImportHook:
-    """A finder of `sys.meta_path` that patches the named modules of `PATCHES` right after their import."""
+    """A finder on `sys.meta_path` that patches each module in `names` (keys of `PATCHES`) after its import."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -51,7 +57,10 @@ class ImportHook:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of the later finders on `sys.meta_path`, with a loader that also patches the module."""
+        """Find a module of `names` with the later finders.
+
+        Return its spec with a loader that patches the module.
+        """
         if fullname in URI_READERS and self._has_mlflow:
             _set_mlflow_uri()
         if fullname not in self._names or fullname in _patched:
@@ -88,9 +97,10 @@ def _patch(module: ModuleType) -> None:
 
 
 def _set_mlflow_uri() -> None:
-    """Set MLFLOW_TRACKING_URI to trainwire's store, unless an address is configured.
+    """Set MLFLOW_TRACKING_URI to trainwire's store, unless the user has configured another one.
 
-    If the launcher has ended, remove it instead.
+    If the launcher has ended, its socket is gone: remove the variable instead, so that MLflow uses its default
+    store.
     """
     has_own = os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("DATABRICKS_RUNTIME_VERSION")
     socket = os.environ.get(SOCKET_VARIABLE)
@@ -101,27 +111,30 @@ def _set_mlflow_uri() -> None:
 
 
 def _take_mlflow_uri_back() -> None:
-    """Remove our address, so that MLflow uses its default store."""
+    """Remove trainwire's URI from MLFLOW_TRACKING_URI, so that MLflow uses its default store."""
     _redirected.discard("mlflow")
     if os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
         del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def install() -> None:
-    """Install the hooks if this process was started by a launcher that reads them."""
+    """Install the import hook if a launcher started this process (`SOCKET_VARIABLE` is set)."""
     if os.environ.get(SOCKET_VARIABLE):
         sys.meta_path.insert(0, ImportHook(_wanted()))
 
 
 def _wanted() -> list[str]:
-    """Return the modules to patch, by the mode for W&B."""
+    """Return the names of the modules to patch; they depend on the mode in `WANDB_VARIABLE`."""
     mode = os.environ.get(WANDB_VARIABLE) or "mirror"
     left_out = {"mirror": {"wandb_replaced"}, "replace": {"wandb"}}.get(mode, {"wandb", "wandb_replaced"})
     return [name for name, by in PATCHES.items() if by not in left_out]
 
 
 def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]) -> None:
-    """Install the hooks for `libraries`, and call `take` with each record; works after their import too."""
+    """Install the hooks for `libraries`, and pass each record to `take`.
+
+    Libraries that are already imported are patched at once.
+    """
     from . import channel  # noqa: PLC0415
 
     channel.send_to(take)
@@ -136,9 +149,9 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
 
 
 def announce_run() -> None:
-    """Report that this process has a `Run`: the launcher then leaves out its other records.
+    """Report to the launcher that this process has a `Run`, so that it ignores the hooks' records of this process.
 
-    MLflow then uses its default store, unless it has already logged to trainwire's.
+    MLflow uses its default store from now on, unless it has already logged to trainwire's store.
     """
     from . import channel  # noqa: PLC0415
 
@@ -148,7 +161,7 @@ def announce_run() -> None:
 
 
 def note_failure(where: str, error: BaseException) -> None:
-    """Report that a hook could not be installed; the launcher prints it at the end of the run."""
+    """Report a hook that could not be installed; the launcher prints it when the command has ended."""
     from . import channel  # noqa: PLC0415
 
     channel.send({"type": "failure", "by": where, "text": f"{type(error).__name__}: {error}"})

@@ -1,4 +1,4 @@
-"""Sends records to the launcher, as lines of JSON over a Unix socket; never blocks and never raises."""
+"""Sends records to the launcher as JSON lines over a Unix socket; never blocks on it and never raises."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ from typing import Any
 from . import SOCKET_VARIABLE
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""Of records that the launcher has not read yet, because it is stopped or slow; more are counted and left out."""
+"""Maximum size of the queue of records that the launcher, because it is stopped or slow, has not read.
+
+Further records are counted and discarded.
+"""
 FLUSH_S = 2.0
-"""Time for which the end of the process waits until queued records are sent."""
+"""Maximum time in seconds that the exit of the process waits until queued records are sent."""
 RANK_VARIABLES = ("RANK", "SIZE", "PROCID", "TASKS", "STEP_ID")
-"""Ends of the names of variables in which launchers of ranks state the rank; trainwire's launcher reads them."""
+"""Suffixes of environment variables that give the rank, such as `OMPI_COMM_WORLD_RANK`.
+
+The launcher parses them.
+"""
 
 Record = dict[str, Any]
 
 
 class Channel:
-    """The connection of one process. Records that the socket has no room for are sent by a thread."""
+    """The connection of one process to the launcher.
+
+    A background thread sends the records that do not fit into the socket's buffer.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -36,7 +45,7 @@ class Channel:
         self._connect()
 
     def send(self, record: Record) -> None:
-        """Send a record; if the socket is full, queue it for a thread."""
+        """Send a record; if the socket's buffer is full, queue the record for the background thread."""
         if self._pid != os.getpid():  # forked: the connection is the parent's, and so may be its lock
             self._lock = threading.RLock()
             self._connect()
@@ -51,7 +60,7 @@ class Channel:
                 self._thread.start()
 
     def close(self) -> None:
-        """Wait a moment for records that were not sent yet, and close the connection."""
+        """Wait up to `FLUSH_S` seconds until the queued records are sent, then close the connection."""
         if self._pid != os.getpid():
             return
         thread = self._thread
@@ -82,7 +91,10 @@ class Channel:
         self.send({"type": "process", "pid": self._pid, "environ": ranks})
 
     def _is_lost(self) -> bool:
-        """Return whether the training has closed our descriptor; its number may be that of another file now."""
+        """Return whether the training has closed the socket's file descriptor.
+
+        Another file may have its number now.
+        """
         if self._socket is None or _identity_of(self._socket.fileno()) == self._identity:
             return False
         self._socket.detach()
@@ -95,7 +107,7 @@ class Channel:
         return is_full
 
     def _send_waiting(self) -> bool:
-        """Send queued bytes up to the capacity of the socket; return whether some are left."""
+        """Send queued bytes until the socket's buffer is full; return whether some are still queued."""
         while self._waiting and self._socket is not None:
             try:
                 sent = self._socket.send(self._waiting[0])
@@ -124,7 +136,7 @@ class Channel:
 
 
 def _identity_of(descriptor: int) -> tuple[int, int] | None:
-    """Return device and inode of an open file, None where there is none."""
+    """Return the device and inode of an open file descriptor; None if it is closed."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -133,20 +145,23 @@ def _identity_of(descriptor: int) -> tuple[int, int] | None:
 
 
 _channels: list[Channel] = []
-_takers: list[Callable[[Record], None]] = []
+_receivers: list[Callable[[Record], None]] = []
 
 
 def send_to(take: Callable[[Record], None]) -> None:
-    """Pass records to a function of this process from now on, and report to the launcher that it gets none."""
+    """Pass all further records to `take` in this process instead of to the launcher, and notify the launcher."""
     send({"type": "sdk"})
-    _takers[:] = [take]
+    _receivers[:] = [take]
 
 
 def send(record: Record) -> None:
-    """Send a record to the launcher or the function of `send_to`; without either do nothing."""
+    """Send a record to the function of `send_to`, if set, or else to the launcher.
+
+    Do nothing if there is neither.
+    """
     try:
-        if _takers:
-            _takers[0](record)
+        if _receivers:
+            _receivers[0](record)
             return
         path = os.environ.get(SOCKET_VARIABLE)
         if not _channels and path:

@@ -1,6 +1,7 @@
 """Registers trainwire with MLflow: as tracking store, as artifact repository and as provider of tags.
 
-The registries get functions: `mlflow_store` imports MLflow, and may only do so once MLflow is imported itself.
+Only factory functions are registered, because `mlflow_store` imports MLflow, which is still being imported when
+this module runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from . import (
 
 SCHEME = "trainwire"
 JOB_TAG, ATTEMPT_TAG = "job_id", "attempt"
-"""By these a job is linked to a run on an MLflow server."""
+"""Names of the tags on a run in MLflow that give the number and the attempt of trainwire's job."""
 _NO_REGISTRY = (
     "trainwire keeps no model registry: call mlflow.set_registry_uri with the address of one, such as "
     "'sqlite:///mlflow.db', or set MLFLOW_REGISTRY_URI"
@@ -26,7 +27,7 @@ _NO_REGISTRY = (
 
 
 def patch(module: ModuleType) -> None:
-    """Register our class in the registry of `module`, one of three modules of MLflow."""
+    """Register trainwire in the plugin registry of `module`, one of the MLflow modules in `_REGISTER`."""
     _REGISTER[module.__name__](module)
 
 
@@ -77,10 +78,13 @@ def _register_tags(module: ModuleType) -> None:
 
 
 class JobTags:
-    """Tags the runs that a training creates on a server of its own, so that the job is linked to the first."""
+    """Gives runs on the training's own MLflow server two tags: the number and the attempt of trainwire's job.
+
+    By these tags trainwire's MLflow sink finds the run.
+    """
 
     def in_context(self) -> bool:
-        """Return whether to tag a new run: not if it is nested, or stored in trainwire's own tracking store."""
+        """Return whether to tag a new run in MLflow: not if it is nested, or stored in trainwire's own store."""
         mlflow = sys.modules["mlflow"]
         return (
             bool(os.environ.get("TRAINWIRE_JOB_ID"))
@@ -89,7 +93,7 @@ class JobTags:
         )
 
     def tags(self) -> dict[str, str]:
-        """Return the job's number, and its attempt where that is known."""
+        """Return the tags: the job's number, and its attempt if it is known."""
         named = {JOB_TAG: "TRAINWIRE_JOB_ID", ATTEMPT_TAG: "TRAINWIRE_ATTEMPT"}
         return {tag: os.environ[name] for tag, name in named.items() if os.environ.get(name)}
 

@@ -1,4 +1,4 @@
-"""Stores the files that a training logs with MLflow in `mlruns` below its folder, and logs their paths."""
+"""MLflow artifact repository that stores files in `mlruns` below the working folder and logs their paths."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from . import channel, mlflow_store
 
 FOLDER_VARIABLE = "TRAINWIRE_ARTIFACTS"
-"""The folder in which the launcher expects the files that it is to upload. Without it nothing is uploaded."""
+"""Environment variable with the path of the artifact folder, from which the launcher uploads files.
+
+Without it no file is uploaded.
+"""
 CONTENT = "content"
 MAX_FILES = 10_000
-"""Most files of a folder, as for checkpoints."""
+"""Maximum number of files in an uploaded folder; the same limit holds for checkpoints."""
 SPARE_COPIES = 2
-"""Where files cannot be linked, a copy needs room for so many."""
+"""A file that cannot be hard-linked is copied only if the disk has free space for this many copies."""
 Fields = dict[str, Any]
 
 
 class RecordedArtifacts(LocalArtifactRepository):
-    """MLflow's repository for local folders, which also writes a line to the job's log for each upload.
+    """MLflow's artifact repository for local folders, which also logs the path of each stored file or folder.
 
-    With `FOLDER_VARIABLE` the launcher uploads them to the bucket, too.
+    If `FOLDER_VARIABLE` is set, the launcher also uploads the files to the bucket.
     """
 
     def __init__(self, artifact_uri: str) -> None:
@@ -32,7 +35,7 @@ class RecordedArtifacts(LocalArtifactRepository):
         self.artifact_uri = artifact_uri
 
     def log_artifact(self, local_file: Any, artifact_path: str | None = None) -> None:
-        """Store a file, and log its path."""
+        """Store a file, log its path to the job, and send it to the launcher for upload."""
         name = os.path.basename(local_file)
         path = os.path.join(self.artifact_dir, artifact_path or "", name)
         _unlink_old(local_file, path)
@@ -41,7 +44,7 @@ class RecordedArtifacts(LocalArtifactRepository):
         self._upload(path, artifact_path, name, [""])
 
     def log_artifacts(self, local_dir: Any, artifact_path: str | None = None) -> None:
-        """Store the files of a folder, and log its path."""
+        """Store the files of a folder, log its path to the job, and send it to the launcher for upload."""
         path = os.path.join(self.artifact_dir, artifact_path or ".")
         names = [
             os.path.relpath(os.path.join(folder, file), local_dir)
@@ -56,7 +59,7 @@ class RecordedArtifacts(LocalArtifactRepository):
             self._upload(path, artifact_path, "", names)
 
     def _upload(self, path: str, artifact_path: str | None, name: str, names: list[str]) -> None:
-        """Send a file, or the files with these names below a folder, to the launcher; never raises."""
+        """Send the file at `path`, or the files `names` below it, to the launcher for upload; never raises."""
         root = os.environ.get(FOLDER_VARIABLE)
         if not root:
             return
@@ -78,7 +81,10 @@ class RecordedArtifacts(LocalArtifactRepository):
 
 
 def _snapshot(path: str, names: list[str], size: int, root: str) -> Fields:
-    """Link files into a new folder in `root`, where changes of the artifacts do not matter; return its name."""
+    """Hard-link (or copy) the files into a new folder in `root`, so that later changes do not affect the upload.
+
+    Return the folder's name as `snapshot`, or the reason for a failure as `error`.
+    """
     if len(names) > MAX_FILES:
         return {"error": f"it has {len(names):,} files, and at most {MAX_FILES:,} are uploaded"}
     folder = tempfile.mkdtemp(dir=root)
@@ -103,7 +109,10 @@ def _joined(path: str, name: str) -> str:
 
 
 def _unlink_old(source: Any, target: str) -> None:
-    """Remove a file that is about to be overwritten: its snapshot, which is a link, keeps the old content."""
+    """Delete the file `target` before MLflow overwrites it.
+
+    A snapshot of it is a hard link, and so keeps the old content.
+    """
     try:
         if os.environ.get(FOLDER_VARIABLE) and os.path.isfile(source) and not os.path.samefile(source, target):
             os.unlink(target)

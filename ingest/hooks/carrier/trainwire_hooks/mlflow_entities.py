@@ -1,4 +1,4 @@
-"""Makes the entities and errors of MLflow 2 and 3 from stored fields."""
+"""Converts the fields stored in `mlflow_journal` to the entities and errors of MLflow 2 and 3."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .mlflow_journal import Fields, State
 
 MAX_WHOLE = 2**63
 LARGEST = 1.7976931348623157e308
-"""Takes the place of infinity, as in MLflow's databases."""
+"""Largest finite float; stored instead of infinity, as in MLflow's SQL store."""
 
 
 def experiment(key: str, fields: Fields) -> Any:
-    """Return an experiment."""
+    """Return an MLflow `Experiment` with id `key`."""
     tags = [entities.ExperimentTag(name, value) for name, value in fields["tags"].items()]
     return made(entities.Experiment, experiment_id=key, **{**fields, "tags": tags})
 
 
 def run(state: State, run_id: str) -> Any:
-    """Return a run with its newest values."""
+    """Return an MLflow `Run` with the latest value of each metric."""
     fields = state.runs[run_id]
     info = made(entities.RunInfo, run_id=run_id, run_uuid=run_id, **fields)
     metrics = []
@@ -56,7 +56,10 @@ def run(state: State, run_id: str) -> Any:
 
 
 def made(entity: Any, **fields: Any) -> Any:
-    """Build an entity; fields that this version of MLflow does not have are left out."""
+    """Build an MLflow entity from `fields`.
+
+    Fields that the installed version of MLflow does not have are ignored.
+    """
     names = _parameters(entity)
     return entity(**{name: value for name, value in fields.items() if name in names})
 
@@ -77,28 +80,28 @@ def _dataset_input(fields: Fields) -> Any:
 
 
 def dataset_fields(given: Any) -> Fields:
-    """Return the stored fields of a data set that is an input of a run: `dataset` and `tags`."""
+    """Return the fields to store for a data set that is an input of a run in MLflow: `dataset` and `tags`."""
     return {"dataset": dict(given.dataset), "tags": as_map(given.tags)}
 
 
 def as_map(given: Any) -> dict[str, str]:
-    """Return keys and values of tags or parameters."""
+    """Return MLflow tags or parameters as a dict of key and value."""
     return {each.key: str(each.value) for each in given or []}
 
 
 def is_in(view_type: int, stage: str) -> bool:
-    """Return whether a search with this view type includes entities of this stage (active or deleted)."""
+    """Return whether a search with this `view_type` includes entities of lifecycle `stage` (active or deleted)."""
     return stage in LifecycleStage.view_type_to_stages(view_type or ViewType.ACTIVE_ONLY)
 
 
 def finite(metric: Any) -> float:
-    """Return the value with infinities replaced by the largest float, as MLflow's databases store them."""
+    """Return the metric's value, with infinity replaced by the largest float, as MLflow's SQL store does."""
     value = float(metric.value)
     return math.copysign(LARGEST, value) if math.isinf(value) else value
 
 
 def whole(value: Any) -> int:
-    """Return a value as a 64-bit integer; raise the error of MLflow for any other value."""
+    """Return a value as a 64-bit integer; raise MLflow's INVALID_PARAMETER_VALUE error if it is not one."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError) as exc:
@@ -117,7 +120,10 @@ def experiment_number(experiment_id: Any) -> int:
 
 
 def find_experiment(state: State, experiment_id: Any, *, active: bool = False) -> tuple[str, Fields]:
-    """Return id and fields of an experiment; raise MLflow's error if it does not exist, or is not `active`."""
+    """Return the id and the fields of an experiment.
+
+    Raise MLflow's error if it does not exist, or if `active` is set and it is deleted.
+    """
     key = str(experiment_number(experiment_id or "0"))
     fields = state.experiments.get(key)
     if fields is None:
@@ -129,12 +135,12 @@ def find_experiment(state: State, experiment_id: Any, *, active: bool = False) -
 
 
 def no_experiment(key: str) -> MlflowException:
-    """Return the error of an experiment that does not exist."""
+    """Return MLflow's error for an experiment that does not exist."""
     return missing(f"No Experiment with id={key} exists")
 
 
 def find_run(state: State, run_id: str) -> Fields:
-    """Return the fields of a run; raise MLflow's error if it does not exist."""
+    """Return the fields of a run in MLflow; raise MLflow's error if it does not exist."""
     fields = state.runs.get(run_id)
     if fields is None:
         raise missing(f"Run with id={run_id} not found")
@@ -142,7 +148,7 @@ def find_run(state: State, run_id: str) -> Fields:
 
 
 def check_max_results(value: Any) -> None:
-    """Raise MLflow's error if `value` is not a valid size of a page."""
+    """Raise MLflow's error if `value` is not a valid page size."""
     if value is None or value < 1:
         raise invalid(f"Invalid value {value} for parameter 'max_results' supplied. It must be a positive integer")
     if value > SEARCH_MAX_RESULTS_THRESHOLD:
@@ -153,15 +159,15 @@ def check_max_results(value: Any) -> None:
 
 
 def invalid(message: str) -> MlflowException:
-    """Return the error of a wrong argument."""
+    """Return MLflow's error for an invalid argument."""
     return MlflowException(message, INVALID_PARAMETER_VALUE)
 
 
 def missing(message: str) -> MlflowException:
-    """Return the error of something that does not exist."""
+    """Return MLflow's error for an entity that does not exist."""
     return MlflowException(message, RESOURCE_DOES_NOT_EXIST)
 
 
 def now() -> int:
-    """Return milliseconds since 1970."""
+    """Return the current time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""The methods of the store for experiments, whose ids count from 0 in each launch."""
+"""The experiment methods of trainwire's MLflow tracking store; experiment ids count from 0 in each launch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .mlflow_journal import EXPERIMENTS, RUNS, Journal, State
 
 
 class Experiments:
-    """The methods of the store for experiments."""
+    """Mixin with the experiment methods of `TrainwireStore`."""
 
     _journal: Journal
 
@@ -41,7 +41,7 @@ class Experiments:
         order_by: list[str] | None = None,
         page_token: str | None = None,
     ) -> Any:
-        """Return a page of the experiments that match."""
+        """Return a page of the experiments that match the filter and the view type."""
         check_max_results(max_results)
         with self._journal.open() as state:
             found = [experiment(key, fields) for key, fields in state.experiments.items()]
@@ -65,7 +65,10 @@ class Experiments:
             raise MlflowException(f"Experiment(name={name}) already exists.", RESOURCE_ALREADY_EXISTS)
 
     def add_experiment(self, state: State, name: str, location: str | None, tags: dict[str, str]) -> str:
-        """Add an experiment with the next id; its files are in `mlruns` below the working folder by default."""
+        """Add an experiment with the next free id, and return the id.
+
+        By default its artifacts are in `mlruns` below the working folder.
+        """
         key = str(len(state.experiments))
         created = now()
         fields = {
@@ -80,12 +83,12 @@ class Experiments:
         return key
 
     def get_experiment(self, experiment_id: str) -> Any:
-        """Return an experiment, also a deleted one."""
+        """Return an experiment; it may be a deleted one."""
         with self._journal.open() as state:
             return experiment(*find_experiment(state, experiment_id))
 
     def get_experiment_by_name(self, experiment_name: str) -> Any:
-        """Return the experiment of this name, also a deleted one, or None."""
+        """Return the experiment of this name, which may be a deleted one; None if there is none."""
         with self._journal.open() as state:
             for key, fields in state.experiments.items():
                 if fields["name"] == experiment_name:
@@ -93,11 +96,11 @@ class Experiments:
         return None
 
     def delete_experiment(self, experiment_id: str) -> None:
-        """Mark an experiment and its runs as deleted."""
+        """Mark an experiment and its runs in MLflow as deleted."""
         self._move(experiment_id, LifecycleStage.ACTIVE, LifecycleStage.DELETED)
 
     def restore_experiment(self, experiment_id: str) -> None:
-        """Restore a deleted experiment and its runs."""
+        """Restore a deleted experiment and its runs in MLflow."""
         self._move(experiment_id, LifecycleStage.DELETED, LifecycleStage.ACTIVE)
 
     def _move(self, experiment_id: str, before: str, after: str) -> None:
@@ -110,7 +113,7 @@ class Experiments:
                 self._journal.change(RUNS, run_id, {"lifecycle_stage": after})
 
     def rename_experiment(self, experiment_id: str, new_name: str) -> None:
-        """Give an active experiment another name."""
+        """Rename an active experiment."""
         validation._validate_experiment_name(new_name)
         with self._journal.open(writing=True) as state:
             key, fields = find_experiment(state, experiment_id)

@@ -1,4 +1,4 @@
-"""Experiments, runs and models of one launch, shared by its processes in a file of changes in the job's folder."""
+"""Stores experiments, runs and models of MLflow for one launch, in an append-only file shared by its processes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from . import note_failure
 EXPERIMENTS, RUNS, MODELS = "experiments", "runs", "models"
 Fields = dict[str, Any]
 Point = tuple[str, float, int, int]
-"""Name, value, milliseconds since 1970, step."""
+"""Metric name, value, time in milliseconds since 1970, step."""
 
 
 class History:
-    """All points of one metric of a run, at 24 bytes each."""
+    """All points of one metric of a run in MLflow, at 24 bytes each."""
 
     def __init__(self) -> None:
         self._values, self._times, self._steps = array("d"), array("q"), array("q")
@@ -28,7 +28,7 @@ class History:
         """Step, time, value for the comparison (0 for NaN) and value of the point with the largest step."""
 
     def add(self, value: float, ts: int, step: int) -> None:
-        """Add a point."""
+        """Add a point; `ts` is its time in milliseconds since 1970."""
         self._values.append(value)
         self._times.append(ts)
         self._steps.append(step)
@@ -37,7 +37,7 @@ class History:
             self.latest = newest
 
     def sorted(self) -> list[tuple[int, int, float]]:
-        """Return time, step and value of each different point, in MLflow's order; NaN is sorted as 0."""
+        """Return (time, step, value) of each distinct point, sorted by time, step and value (NaN as 0)."""
         points = {
             (ts, step, value if value == value else 0.0, value != value): value  # noqa: PLR0124
             for value, ts, step in zip(self._values, self._times, self._steps)  # noqa: B905 - Python 3.9
@@ -46,7 +46,7 @@ class History:
 
 
 class State:
-    """The entities with all changes applied so far."""
+    """The MLflow entities of a launch, after all changes read so far."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, Fields] = {}
@@ -55,7 +55,10 @@ class State:
         self.histories: dict[tuple[str, str], History] = {}
 
     def apply(self, kind: str, key: str, fields: Fields) -> None:
-        """Set fields of an entity: maps are merged (None removes a name), lists extended, points added."""
+        """Apply a change to the entity `key` of a kind.
+
+        A dict is merged (None removes a name), a list or points are appended, any other value is replaced.
+        """
         entity = getattr(self, kind).setdefault(key, {})
         for name, value in fields.items():
             before = entity.get(name)
@@ -80,9 +83,10 @@ class State:
 
 
 class Journal:
-    """The state, shared by all processes through a file to which each appends its changes.
+    """The state of MLflow's entities, shared by all processes of a launch.
 
-    Without a folder, or if the file cannot be written, other processes do not see the changes.
+    Each process appends its changes to a file and reads those of the others. Without a folder, or if the file
+    cannot be opened or written, the state is that of this process alone.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -90,7 +94,10 @@ class Journal:
         self._begin()
 
     def _begin(self) -> None:
-        """Reset the state: at the start, and in a forked process, whose copy may be half changed."""
+        """Reset the state and open the file.
+
+        This is also done in a forked child, which may inherit a partial change.
+        """
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._offset = 0
@@ -105,7 +112,10 @@ class Journal:
 
     @contextmanager
     def open(self, *, writing: bool = False) -> Iterator[State]:
-        """Yield the newest state; with `writing`, other processes cannot change it until the block ends."""
+        """Yield the current state.
+
+        With `writing`, a file lock prevents changes by other processes until the block ends.
+        """
         if self._pid != os.getpid():
             inherited, kept = self._file, self._state
             self._begin()
@@ -127,7 +137,7 @@ class Journal:
                     fcntl.flock(locked, fcntl.LOCK_UN)
 
     def change(self, kind: str, key: str, fields: Fields) -> None:
-        """Change an entity, inside of `open(writing=True)`."""
+        """Change an entity; call it only inside a block of `open(writing=True)`."""
         self._state.apply(kind, key, fields)
         if self._file is None:
             return
@@ -141,7 +151,7 @@ class Journal:
             self._fail(exc)
 
     def _read(self) -> None:
-        """Apply the changes of other processes."""
+        """Apply the changes that other processes have appended to the file."""
         if self._file is None:
             return
         size = os.fstat(self._file).st_size

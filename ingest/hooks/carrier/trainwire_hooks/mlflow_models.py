@@ -1,4 +1,4 @@
-"""The logged models of MLflow 3: `log_model` creates one, and its files are artifacts."""
+"""The logged models of MLflow 3: `log_model` creates a model, and stores its files as artifacts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_RESULTS = 100
 
 
 class LoggedModels:
-    """Mixin of the tracking store: its methods for logged models."""
+    """Mixin with the logged-model methods of `TrainwireStore`."""
 
     _journal: Journal
 
@@ -32,7 +32,7 @@ class LoggedModels:
         params: Any = None,
         model_type: str | None = None,
     ) -> Any:
-        """Create a model with the status pending; its files are uploaded later."""
+        """Create a model with status PENDING; MLflow uploads its files later."""
         validation._validate_logged_model_name(name)
         with self._journal.open(writing=True) as state:
             key, experiment = find_experiment(state, experiment_id, active=True)
@@ -56,7 +56,7 @@ class LoggedModels:
             return _model(state, model_id)
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> Any:
-        """Return a model that is not deleted, or any with `allow_deleted`."""
+        """Return a model; a deleted one only with `allow_deleted`."""
         with self._journal.open() as state:
             fields = _find(state, model_id)
             if fields["lifecycle_stage"] == LifecycleStage.DELETED and not allow_deleted:
@@ -64,7 +64,7 @@ class LoggedModels:
             return _model(state, model_id)
 
     def finalize_logged_model(self, model_id: str, status: Any) -> Any:
-        """Set the final status of a model: ready, or failed if its files could not be uploaded."""
+        """Set the final status of a model: READY, or FAILED if its files could not be uploaded."""
         self._change(model_id, {"status": status.to_int(), "last_updated_timestamp": now()})
         return self.get_logged_model(model_id, allow_deleted=True)
 
@@ -84,7 +84,7 @@ class LoggedModels:
             self._journal.change(MODELS, model_id, {"tags": {key: None}})
 
     def log_logged_model_params(self, model_id: str, params: Any) -> None:
-        """Log parameters of a model."""
+        """Add parameters to a model."""
         self._change(model_id, {"params": as_map(params)})
 
     def search_logged_models(  # noqa: PLR0917
@@ -96,7 +96,7 @@ class LoggedModels:
         order_by: Any = None,
         page_token: str | None = None,
     ) -> Any:
-        """Return a page of the models that match."""
+        """Return a page of the active models in these experiments that match the filter."""
         from mlflow.utils.search_utils import SearchLoggedModelsUtils  # noqa: PLC0415 - MLflow 3
 
         if datasets and not all(each.get("dataset_name") for each in datasets):
@@ -119,7 +119,7 @@ class LoggedModels:
             self._journal.change(MODELS, model_id, fields)
 
     def _log_of_models(self, run_id: str, metrics: list[Any]) -> None:
-        """Log the metrics of a run that name a model to that model too."""
+        """Copy each metric that belongs to a model (it has a `model_id`) to that model."""
         for metric in metrics:
             if getattr(metric, "model_id", None) is None:
                 continue

@@ -1,4 +1,7 @@
-"""Sends runs of MLflow to the launcher: the first run's values as the job's, others with a prefix."""
+"""Sends the values of runs in MLflow to the launcher.
+
+Those of the first run become the job's; other runs have a prefix.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ Fields = dict[str, Any]
 
 
 def place_of(runs: dict[str, Fields], name: str, tags: dict[str, str]) -> Fields:
-    """Return the prefix of a new run's metric names and the rank of the process, as fields of the run.
+    """Return the fields `prefix` (of its metric names) and `rank` (of the process) of a new run in MLflow.
 
-    The first run of a rank has no prefix. A nested run also has the prefix of its parent; a number is added to a
-    prefix that another run has.
+    The first run of a rank has no prefix. Others have their name as prefix, after the prefix of the parent if they
+    are nested, with a number added if another run has the same one.
     """
     rank = " ".join(f"{key}={value}" for key, value in sorted(os.environ.items()) if key in _RANKS)
     same_rank = [run for run in runs.values() if run["rank"] == rank]
@@ -32,22 +35,22 @@ def place_of(runs: dict[str, Fields], name: str, tags: dict[str, str]) -> Fields
 
 
 _RANKS = frozenset(("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"))
-"""Variables in which launchers of ranks state the rank."""
+"""Environment variables in which distributed launchers give the rank."""
 
 
 def started(run_id: str, run: Fields) -> None:
-    """Report a new run."""
+    """Log to the job that a run in MLflow has started."""
     values = f", whose values are below {run['prefix']}" if run["prefix"] else ""
     _log(f"MLflow run {run['run_name']} ({run_id}) started{values}")
 
 
 def ended(run_id: str, run: Fields) -> None:
-    """Report the end of a run. The job ends with its command."""
+    """Log to the job that a run in MLflow has ended. The job itself ends with its command."""
     _log(f"MLflow run {run['run_name']} ({run_id}) ended: {run['status']}")
 
 
 def values(run: Fields, metrics: list[Any]) -> None:
-    """Report values, with one record for those of the same step and time."""
+    """Send metric values to the launcher, in one record per step and time."""
     steps: dict[tuple[int, int], dict[str, float]] = {}
     for metric in metrics:
         at = int(metric.step), int(metric.timestamp)
@@ -57,14 +60,14 @@ def values(run: Fields, metrics: list[Any]) -> None:
 
 
 def params(run: Fields, new: dict[str, str]) -> None:
-    """Report parameters."""
+    """Send parameters to the launcher."""
     if new:
         named = {f"{run['prefix']}{name}": value for name, value in new.items()}
         channel.send({"type": "params", "by": BY, "values": named})
 
 
 def tags(run: Fields, new: dict[str, str]) -> None:
-    """Report the tags of the job's run that the training has set itself."""
+    """Send the tags that the training has set on the first run to the launcher, except MLflow's own `mlflow.*`."""
     own = {name: value for name, value in new.items() if not name.startswith("mlflow.")}
     if own and not run["prefix"]:
         channel.send({"type": "tags", "by": BY, "values": own})

@@ -1,6 +1,6 @@
-"""MLflow's tracking store `trainwire:`: it answers from the launch's own state, and sends values to the launcher.
+"""MLflow tracking store for the URI `trainwire:`, which also sends all values to the launcher.
 
-Names, limits and errors are those of MLflow's SQLite store, of which its validation functions are used.
+Names, limits and errors are those of MLflow's SQL store, whose validation functions it calls.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .mlflow_models import LoggedModels
 
 
 def open_store() -> Any:
-    """Return the store of this process, with the state of the launch, if it has a launcher."""
+    """Return a new store, whose state is shared with the other processes of the launch (if any)."""
     socket = os.environ.get(SOCKET_VARIABLE)
     store = TrainwireStore(Journal(os.path.dirname(socket) if socket else None))
     _stores[:] = [store]
@@ -52,7 +52,7 @@ _stores: list[Any] = []
 
 
 def place_of_files(folder: str) -> str:
-    """Return the prefix for the names of the files in a folder: that of its run; of a model also name and id."""
+    """Return the name prefix of the artifacts in `folder`: that of their run, then a model's name and id."""
     key = os.path.basename(os.path.dirname(folder))
     for store in _stores:
         with store._journal.open() as state:
@@ -63,7 +63,7 @@ def place_of_files(folder: str) -> str:
 
 
 class TrainwireStore(Experiments, LoggedModels, AbstractStore):
-    """Runs and experiments of one launch. Methods that MLflow adds later raise one clear error."""
+    """MLflow tracking store of one launch; methods of `AbstractStore` that it lacks raise a helpful error."""
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
                 self.add_experiment(state, "Default", None, {})
 
     def create_run(self, experiment_id: str, user_id: str, start_time: int, tags: Any, run_name: str) -> Any:
-        """Create a run; metrics of the first run of a launch become the job's, those of others get a prefix."""
+        """Create a run in MLflow; the metrics of all but the first run of a rank get a prefix."""
         given = as_map(tags)
         tagged = given.get(MLFLOW_RUN_NAME)
         if run_name and tagged and run_name != tagged:
@@ -108,13 +108,13 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             return mlflow_entities.run(state, run_id)
 
     def get_run(self, run_id: str) -> Any:
-        """Return a run, also a deleted one, with the newest values of its metrics."""
+        """Return a run in MLflow, which may be a deleted one, with the latest values of its metrics."""
         with self._journal.open() as state:
             find_run(state, run_id)
             return mlflow_entities.run(state, run_id)
 
     def update_run_info(self, run_id: str, run_status: Any, end_time: int | None, run_name: str | None) -> Any:
-        """Change state, end and name of an active run."""
+        """Set the status, end time and name of an active run in MLflow; None leaves a field unchanged."""
         with self._active_run(run_id) as (state, run):
             fields: Fields = {}
             if run_status is not None:
@@ -129,11 +129,11 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             return mlflow_entities.run(state, run_id).info
 
     def delete_run(self, run_id: str) -> None:
-        """Mark a run as deleted."""
+        """Mark a run in MLflow as deleted."""
         self._set_stage(run_id, LifecycleStage.DELETED)
 
     def restore_run(self, run_id: str) -> None:
-        """Mark a run as active."""
+        """Mark a deleted run in MLflow as active."""
         self._set_stage(run_id, LifecycleStage.ACTIVE)
 
     def _set_stage(self, run_id: str, stage: str) -> None:
@@ -162,12 +162,12 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         return SearchUtils.paginate(found, page_token, max_results)
 
     def log_metric(self, run_id: str, metric: Any) -> None:
-        """Log one value."""
+        """Log one metric value."""
         validation._validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
         self._log(run_id, [metric], {}, {})
 
     def log_param(self, run_id: str, param: Any) -> Any:
-        """Log a parameter; raise MLflow's error if it already has another value."""
+        """Log a parameter; raise MLflow's error if the run in MLflow has another value for it."""
         checked = validation._validate_param(param.key, param.value) or param
         with self._active_run(run_id) as (_, run):
             before = run["params"].get(checked.key, checked.value)
@@ -180,12 +180,12 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         return checked
 
     def set_tag(self, run_id: str, tag: Any) -> None:
-        """Set a tag."""
+        """Set a tag of a run in MLflow."""
         checked = validation._validate_tag(tag.key, tag.value) or tag
         self._log(run_id, [], {}, {checked.key: checked.value})
 
     def log_batch(self, run_id: str, metrics: Any, params: Any, tags: Any) -> None:
-        """Log values, parameters and tags, or none of them if one is refused."""
+        """Log metric values, parameters and tags; if one of them is invalid, log none."""
         validation._validate_run_id(run_id)
         checked = validation._validate_batch_log_data(metrics, params, tags)
         metrics, params, tags = checked or (metrics, params, tags)
@@ -216,7 +216,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             mlflow_report.tags(run, tags)
 
     def delete_tag(self, run_id: str, key: str) -> None:
-        """Remove a tag of a run."""
+        """Remove a tag of a run in MLflow."""
         with self._active_run(run_id) as (_, run):
             if key not in run["tags"]:
                 raise missing(f"No tag with name: {key} in run with id {run_id}")
@@ -225,7 +225,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> Any:
-        """Return all different values of a metric, in the order of time, step and value."""
+        """Return all distinct values of a metric, ordered by time, step and value."""
         with self._journal.open() as state:
             history = state.histories.get((run_id, metric_key))
             points = history.sorted() if history is not None else []
@@ -235,7 +235,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         return PagedList(*SearchUtils.paginate(metrics, page_token, max_results))
 
     def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
-        """Log data sets and models that a run reads; a data set that is logged already is left out."""
+        """Log the data sets and models that a run in MLflow reads; those already logged are skipped."""
         validation._validate_run_id(run_id)
         if datasets is not None and not isinstance(datasets, list):
             raise TypeError(f"Argument 'datasets' should be a list, got '{type(datasets)}'")
@@ -250,13 +250,13 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             self._journal.change(RUNS, run_id, {"datasets": added, "model_inputs": inputs})
 
     def log_outputs(self, run_id: str, models: Any) -> None:
-        """Log models that a run has written."""
+        """Log the models that a run in MLflow has written."""
         with self._active_run(run_id):
             outputs = [[each.model_id, each.step] for each in models]
             self._journal.change(RUNS, run_id, {"model_outputs": outputs})
 
     def record_logged_model(self, run_id: str, mlflow_model: Any) -> None:
-        """Log a model, as MLflow 2 does, in the tag `mlflow.log-model.history` of its run."""
+        """Add a model to the tag `mlflow.log-model.history` of its run, where MLflow 2 lists models."""
         with self._active_run(run_id) as (_, run):
             known = json.loads(run["tags"].get(MLFLOW_LOGGED_MODELS, "[]"))
             value = json.dumps([*known, mlflow_model.get_tags_dict()])
@@ -274,11 +274,11 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
     # Traces are not taken
 
     def search_traces(self, *_args: Any, **_kwargs: Any) -> tuple[list[Any], None]:
-        """Return no traces."""
+        """Return no traces: this store does not support them."""
         return [], None
 
     def link_traces_to_run(self, trace_ids: list[str], run_id: str) -> None:
-        """Ignore traces."""
+        """Do nothing: this store does not support traces."""
 
 
 def _not_supported(name: str) -> Any:

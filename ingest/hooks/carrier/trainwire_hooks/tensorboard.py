@@ -1,4 +1,4 @@
-"""Sends the events that TensorBoard's and tensorboardX's writers write; the launcher decodes them."""
+"""Sends the events that the writers of TensorBoard and tensorboardX write; the launcher decodes them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from . import channel
 
 MAX_EVENT_BYTES = 32 * 1024
-"""A larger event holds an image, a histogram or the like: only its kind is sent."""
+"""Maximum size of an event that is sent. Of a larger one (an image or a histogram) only the kind is sent."""
 
 
 def patch(module: ModuleType) -> None:
-    """Wrap `EventFileWriter.add_event`, which every event passes."""
+    """Wrap `EventFileWriter.add_event`, through which every event is written."""
     original = module.EventFileWriter.add_event
 
     @functools.wraps(original)

@@ -1,4 +1,4 @@
-"""Sends the values that a training logs to W&B; W&B's own behaviour does not change."""
+"""Sends the values that a training logs to W&B to the launcher as well; W&B works unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def patch(module: ModuleType) -> None:
 
 
 def _wrap(owner: Any, name: str, prepare: Callable[..., Callable[[], None]]) -> None:
-    """Call `prepare` with the method's arguments, and the function that it returns once the method succeeded."""
+    """Wrap a method: call `prepare` with its arguments, then the method, then the function that `prepare` returns.
+
+    An error in `prepare` or in that function is reported to the launcher, and not raised.
+    """
     original = getattr(owner, name)
 
     @functools.wraps(original)
@@ -42,7 +45,7 @@ def _wrap(owner: Any, name: str, prepare: Callable[..., Callable[[], None]]) -> 
 
 
 def harmless(call: Callable[[], Any]) -> Any:
-    """Return what `call` returns; report its error, and return None."""
+    """Return the result of `call`. If it raises, report the error to the launcher and return None."""
     try:
         return call()
     except Exception as exc:  # noqa: BLE001 - foreign objects
@@ -51,14 +54,17 @@ def harmless(call: Callable[[], Any]) -> Any:
 
 
 def _log(run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], None]:
-    """Return a function that sends the numbers of one call, with the step that W&B gives them."""
+    """Return a function that sends the numbers of one call of `Run.log`, with the step that W&B assigns."""
     data = args[0] if args else kwargs["data"]
     step = args[1] if len(args) > 1 else kwargs.get("step")
     return report_of(data, step, int(getattr(run, "_local_step", 0)))
 
 
 def report_of(data: Mapping[str, Any], step: Any, local_step: int) -> Callable[[], None]:
-    """Return a function that sends the numbers of `data`, logged at `step` or else at the run's own step."""
+    """Return a function that sends the numbers of `data`, logged at `step`.
+
+    If it is None, their step is `local_step`, the current step of the run in W&B.
+    """
     at = local_step if step is None else int(step) if int(step) == step else float(step)
     if at < local_step:  # W&B leaves it out, with a warning
         return functools.partial(send_not_taken, "a step that has passed")
@@ -81,12 +87,12 @@ def report_of(data: Mapping[str, Any], step: Any, local_step: int) -> Callable[[
 
 
 def send_not_taken(kind: str) -> None:
-    """Count a value of this kind as not taken."""
+    """Report to the launcher one value of this kind that trainwire does not store."""
     channel.send({"type": "not taken", "by": BY, "kind": kind})
 
 
 def report_config(run: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> Callable[[], None]:
-    """Return a function that sends the parameters as they are after the call."""
+    """Return a function that sends the run's parameters (`run.config`), read when it is called."""
 
     def send() -> None:
         params = {str(name): value for name, value in dict(run.config).items() if not str(name).startswith("_")}
@@ -104,7 +110,7 @@ def report_summary(_run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 
 def _flat(prefix: str, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings, by names that are joined with dots, as W&B joins them."""
+    """Yield (name, value) of nested mappings, with names joined by dots, as in W&B."""
     for name, value in data.items():
         if isinstance(value, Mapping):
             yield from _flat(f"{prefix}{name}.", value)
@@ -113,7 +119,7 @@ def _flat(prefix: str, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number as a float, also one of numpy or torch; None for anything else."""
+    """Return `value`, a number or a numpy or torch scalar, as a float; None if it is not a number."""
     shape = getattr(value, "shape", None)
     if shape is not None and hasattr(value, "item") and all(size == 1 for size in shape):
         value = value.item()

@@ -1,7 +1,7 @@
-"""Puts trainwire in the place of W&B, for trainings without an account.
+"""Replaces W&B by trainwire, for trainings without a W&B account.
 
-W&B runs in its disabled mode: no network, no login, no files in the working folder. A run of that mode ignores its
-values, so each one gets methods that count its steps and send its values.
+W&B runs in its disabled mode: no network, no login, no files in the working folder. A disabled `wandb.Run` ignores
+its values, so each one gets methods that count its steps and send its values to the launcher.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 COUNTED = ("log_artifact", "log_model", "log_code", "save", "alert")
-"""Methods whose data W&B would keep: calls are counted as not taken."""
+"""Methods that upload data to W&B. Their calls are reported to the launcher as values that are not stored."""
 GLOBALS = ("log", "summary", "config", *COUNTED)
-"""Attributes of the module `wandb` that belong to its current run."""
+"""Attributes of the module `wandb` that refer to the current `wandb.run`."""
 
 
 def patch(module: ModuleType) -> None:
-    """Disable W&B, and replace the function of this module that begins runs or logs in."""
+    """Disable W&B, and replace `init` or `login` in the module that defines it."""
     os.environ["WANDB_MODE"] = "disabled"
     name = module.__name__.rpartition("_")[2]
     function = _init(module.init) if name == "init" else _login(module.login)
@@ -62,7 +62,7 @@ def _init(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _replace(run: Any) -> None:
-    """Give a disabled run the methods of one that reports, and announce its parameters."""
+    """Give a disabled `wandb.Run` methods that send values to the launcher, and send its parameters."""
     import wandb  # noqa: PLC0415 - of the training
     from wandb.sdk.wandb_summary import Summary  # noqa: PLC0415
 
@@ -88,7 +88,7 @@ def _send(prepare: Callable[..., Callable[[], None]], *arguments: Any) -> None:
 
 
 def _log(current: dict[str, Any]) -> dict[str, Any]:
-    """Return `log`, which counts steps as W&B does in its other modes, and `step`."""
+    """Return the members `log`, which counts steps as W&B does when it is enabled, and `step`."""
     next_step = 0
 
     def log(_self: Any, data: Any, step: Any = None, commit: Any = None, *_args: Any, **_kwargs: Any) -> None:
@@ -124,7 +124,7 @@ def _ends() -> dict[str, Any]:
 
 
 def _summary(kind: Any, current: dict[str, Any]) -> property:
-    """Return a summary of the values in `current`, which reports those that the training sets itself."""
+    """Return the property `summary`: it reads from `current`, and sends the values that the training sets."""
 
     def update(record: Any) -> None:
         harmless(functools.partial(_send, report_summary, None, (record,), {}))
@@ -142,7 +142,7 @@ def _summary(kind: Any, current: dict[str, Any]) -> property:
 
 
 def _folder(path: str) -> property:
-    """Return the folder in which the training may put files: it is made, below the system's temporary folder."""
+    """Return the property `dir`: a folder below the system's temporary folder, created when it is first read."""
 
     def folder(_self: Any) -> str:
         os.makedirs(path, exist_ok=True)
