@@ -220,8 +220,7 @@ class Drain:
         return self._lookahead.is_partial or not self._lookahead.is_at_end
 
     def _decode_valid(self, entries: Sequence[RawEntry]) -> list[Arrival]:
-        """Decode entries that were read ahead, up to one batch, and return those of sources without invalid
-        entries.
+        """Decode up to one batch of entries that were read ahead; return those of sources without invalid entries.
 
         All others are marked as skipped in the look-ahead.
         """
@@ -252,8 +251,7 @@ class Drain:
     def _examined(
         self, limits: TransactionLimits, entries: Sequence[RawEntry]
     ) -> tuple[Sequence[RawEntry], dict[str, Rejected]]:
-        """Return the entries to decode in this transaction, and rejections of the poison entries among them by
-        entry id.
+        """Return the entries to decode, and rejections of the poison entries among them by entry id.
 
         Entries behind a poison entry that the child process has just found are left for the next transaction,
         because the child has not tested them.

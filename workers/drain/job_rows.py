@@ -77,9 +77,7 @@ def note_discarded(connection: Connection, stream: str, messages: Mapping[int, i
 
 
 def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, JobState]) -> dict[int, JobState]:
-    """Return the jobs without a tombstone, and delete the rows that `lock_jobs` has just created for the
-    others.
-    """
+    """Return the jobs that have no tombstone, and delete the rows that `lock_jobs` created for the others."""
     deleted = set(connection.execute(_TOMBSTONES, {"ids": ids}).scalars())
     if gone := set(ids) - jobs.keys() - deleted:
         raise Unavailable(f"the rows of jobs {sorted(gone)} were deleted by another process: try again")

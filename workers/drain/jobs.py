@@ -97,9 +97,7 @@ class JobState(msgspec.Struct):
         return min(self.attempt + 1, MAX_ATTEMPT)
 
     def is_preceded_by(self, source: Lifetime) -> bool:
-        """Return whether the source belongs to an earlier attempt than the newest one, by its start and end
-        times.
-        """
+        """Return whether the source belongs to an earlier attempt than the newest one, by start and end times."""
         return self.status != "pending" and self.started_at is not None and source.is_before(self.started_at)
 
     def fold(self, body: Body, attempt: int, *, is_stated: bool = False) -> None:

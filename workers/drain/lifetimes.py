@@ -53,8 +53,9 @@ class Lifetime:
 
 
 def began_at(body: Body) -> int | None:
-    """Return the start time of the message's source in nanoseconds since 1970, else the first time in the
-    message.
+    """Return the start time of the message's source, else the first time in the message, or None.
+
+    Times are nanoseconds since 1970.
     """
     if body.started_at is not None:
         return body.started_at

@@ -33,11 +33,10 @@ LostRange = tuple[int, int, str]
 
 @dataclass(slots=True)
 class Position:
-    """The message numbers of a source and kind: all up to `last_seq` arrived, except those in `missing` and
-    `lost`.
+    """The message numbers of a source and kind: all up to `last_seq` arrived, except `missing` and `lost`.
 
-    The ranges are inclusive, ascending and disjoint. `lost` contains numbers that the trainer has declared it
-    cannot send again; such a message is stored if it arrives nevertheless.
+    Both are lists of inclusive, ascending, disjoint ranges. `lost` contains numbers that the trainer has declared
+    it cannot send again; such a message is stored if it arrives nevertheless.
     """
 
     last_seq: int = 0
@@ -49,9 +48,7 @@ class Position:
     """Whether only `last_seq` has grown since the position was loaded: without any ranges, gaps or resends."""
     missing_count: int = field(init=False)
     lost_count: int = field(init=False)
-    """The number of messages that are missing, and lost: updated with the ranges because each entry may need
-    it.
-    """
+    """The number of missing, and of lost, messages; updated with the ranges because each entry may need it."""
 
     def __post_init__(self) -> None:
         """Compute `missing_count` and `lost_count`."""

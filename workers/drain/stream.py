@@ -178,8 +178,7 @@ class IngestStream:
             self.client.set(keys.ordered_key(self.key), 1, ex=seconds)
 
     def jammed(self) -> IngestStream:
-        """Return the stream under the key to which `stream_repair` renames it if its last id lies in the future
-        (jammed).
+        """Return the stream under the key to which `stream_repair` renames a jammed stream.
 
         It has the same kind, shard and lease as this stream.
         """
