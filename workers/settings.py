@@ -1,4 +1,4 @@
-"""The settings of the workers; no other module of them reads the environment."""
+"""The settings of the workers. No other module of the workers reads the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwire.stores.settings import StoreSettings, read_settings
 
 
 class Settings(StoreSettings):
-    """The settings of a worker, from environment variables of the same names in capitals."""
+    """The settings of a worker. Each is read from the environment variable of its name in capitals."""
 
     ingest_shards: Annotated[int, Field(ge=1, le=1024)] = DEFAULT_SHARDS
     """Number of streams per kind; change it only while the streams are empty."""
@@ -89,5 +89,5 @@ class Settings(StoreSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings from the environment; raise `WrongSettings` that names each wrong variable."""
+    """Read the settings from the environment. Raises `WrongSettings`, which names each wrong variable."""
     return read_settings(Settings, **overrides)
