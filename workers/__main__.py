@@ -1,4 +1,4 @@
-"""The processes of the Celery side: `python -m trainwire.workers worker|beat|flower|metrics|sweep`."""
+"""The processes of the workers: `python -m trainwire.workers worker|beat|flower|metrics|sweep`."""
 
 from __future__ import annotations
 

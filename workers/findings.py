@@ -26,7 +26,10 @@ Findings = Iterator[Finding]
 
 
 class Part:
-    """Makes findings about one part of the system, or about one `member` of a part that has several."""
+    """Makes findings about one part of the system.
+
+    If the part has several members (such as Redis servers), `member` is the name of one of them.
+    """
 
     def __init__(self, name: str, member: str = "") -> None:
         self.name = name

@@ -62,7 +62,7 @@ class StuckStreams:
         self._first: dict[str, tuple[bytes, float]] = {}
 
     def find(self) -> list[str]:
-        """Return the streams, except halted ones, whose first entry has not changed for `STUCK_AFTER_S`."""
+        """Return the keys of streams, except halted ones, whose first entry is the same for `STUCK_AFTER_S`."""
         now = self._clock()
         found = ask_each(self._client, self._questions).replies
         if HALTED_KEY in found:  # if its server does not answer, the last known list applies

@@ -26,7 +26,7 @@ _NEEDED: Final[dict[str, tuple[str, str]]] = {
     "no_progress": ("after_s", "after_s = 1800"),
     "spool": ("above_mb", "above_mb = 1000"),
 }
-"""For some causes: the key that a rule with this cause must have, and an example."""
+"""By cause: the key that a rule with this cause must have, and an example."""
 _KEYS_OF: Final[dict[str, tuple[str, ...]]] = {
     "metric": ("metric", "nan"),
     "above": ("metric",),
@@ -35,7 +35,7 @@ _KEYS_OF: Final[dict[str, tuple[str, ...]]] = {
     "above_mb": ("spool",),
     "min_level": ("alert",),
 }
-"""For some keys: the causes of rules in which the key is allowed."""
+"""By key: the causes with which a rule may have this key."""
 MIN_SECRET_BYTES: Final = 16
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 _RULE_HEADER: Final = r"\s*\[\[\s*rules\s*\]\]"

@@ -57,7 +57,7 @@ class Batch:
         contents = [each.content for each in self._arrivals]
         self._sources = Sources(connection, kind, contents, self._jobs)
         self._unusable = job_rows.missing_checkpoints(connection, _named_checkpoints(contents))
-        """(job, URI) of checkpoints in completions of which verification has found no usable file."""
+        """(job, URI) of the checkpoints in completions for which verification has found no usable file."""
         self.duplicates = 0
         self.stored = 0
         self.letters: list[Rejected] = []

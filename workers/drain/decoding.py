@@ -1,7 +1,8 @@
 """Decodes stream entries into messages, and estimates how much memory a decoded entry takes.
 
-Decoding is strict first. An entry that fails only for invalid text (NUL, bytes that are not UTF-8, lone
-surrogates) is decoded again with replacement characters, so that a few bad characters do not cost a whole message.
+Decoding is strict at first. If an entry fails only because of invalid text (NUL, bytes that are not UTF-8, lone
+surrogates), it is decoded again with replacement characters, so that a few bad characters do not cost a whole
+message.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ _MESSAGE_FIELDS: Final = 7
 _FIELD_BYTES: Final = 100
 """Estimated memory overhead in Python of one entry; also of each field beyond the number that a message has."""
 MAX_REPAIRED_BYTES: Final = 16 * 1024 * 1024
-"""Lenient decoders build the whole object before it is validated: larger bodies are dead-lettered instead."""
+"""Maximum size of a body to decode with replacement characters; larger ones are dead-lettered.
+
+The lenient decoders build the whole object before it is validated.
+"""
 _INPUT_ERRORS: Final = (
     *(ArithmeticError, AssertionError, AttributeError, BufferError, LookupError),
     *(RuntimeError, TypeError, ValueError, msgspec.MsgspecError, msgpack.UnpackException, zstandard.ZstdError),
@@ -78,7 +82,10 @@ class RawEntry:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An entry that can never be stored, with the reason and those fields of its envelope that are readable."""
+    """An entry that can never be stored, with the reason.
+
+    Job, attempt, source and number are set if they are readable.
+    """
 
     raw: RawEntry
     reason: str
@@ -136,7 +143,7 @@ def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
 def rejected(raw: RawEntry, reason: str, detail: str) -> Rejected:
     """Return a `Rejected` for an entry without decoding its body.
 
-    It includes the fields of the envelope if that is valid.
+    Job, attempt, source and number are set if all of them are valid.
     """
     detail = detail[:MAX_DETAIL_CHARS]
     try:

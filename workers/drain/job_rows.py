@@ -24,7 +24,7 @@ from trainwire.workers.drain.store import encoded, numbers_array, recordset
 from trainwire.workers.errors import Unavailable
 
 AttemptKey = tuple[int, int]
-"""(job, attempt)"""
+"""Identifies an attempt: (job, attempt)."""
 ATTEMPT_FIELDS: Final = (
     *("name", "status", "started_at", "completed_at", "exit_code", "error_message", "params", "tags"),
     *("provenance", "mlflow_run_id"),

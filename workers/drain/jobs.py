@@ -67,9 +67,11 @@ class JobState(msgspec.Struct):
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
-    """New provenance items of the attempt.
+    """New items about the code and machine of the attempt.
 
-    Saving merges them with its stored items; `training_jobs` has no such column.
+    Saving merges them with those that are stored.
+
+    `training_jobs` has no such column: they are stored in `training_attempts`.
     """
 
     @property

@@ -1,6 +1,7 @@
 """Reads ahead in a long stream, so that messages of other sources do not wait behind the many messages of a few.
 
-A look-ahead reads the entries behind the batch in order, each once. From one source it either takes every entry,
+A look-ahead reads the entries behind the batch in order, each once. In a halted stream, whose drain has stopped
+because nearly all entries are invalid, it starts at the first entry. From one source it either takes every entry,
 or skips all entries from a certain one on until the head of the stream has passed the last skipped one. So the
 messages of a source never change their order.
 

@@ -28,7 +28,7 @@ MAX_RANGES: Final = 10_000
 Outages cause far fewer.
 """
 LostRange = tuple[int, int, str]
-"""(first number, last number, reason that the trainer stated); both numbers are included."""
+"""A range of lost messages: (first number, last number, reason that the trainer stated), both included."""
 
 
 @dataclass(slots=True)
@@ -163,7 +163,7 @@ class Position:
 
 
 SourceKey = tuple[int, str, Kind]
-"""(job, source, kind)"""
+"""Identifies a row of `source_positions`: (job, source, kind)."""
 
 
 @dataclass(slots=True)

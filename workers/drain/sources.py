@@ -17,7 +17,7 @@ from trainwire.workers.drain.lifetimes import Lifetime, began_at
 from trainwire.workers.drain.positions import Position, SourceKey, SourceRow, load_positions
 
 Source = tuple[int, str]
-"""(job, source)"""
+"""Identifies a source: (job, source)."""
 
 
 class Sources:

@@ -39,7 +39,7 @@ return 1
 """
 
 Ack = tuple[int, str, Kind, Position]
-"""(job, source, kind, committed position)"""
+"""An acknowledgement: (job, source, kind, committed position)."""
 
 
 def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
@@ -218,7 +218,10 @@ class IngestStream:
                 self._trim(through_id)
 
     def halt(self, reason: str) -> None:
-        """Mark the stream as halted, with the reason for operators; the next `settle` removes this mark."""
+        """Mark the stream as halted: its drain stops before invalid or crashing entries.
+
+        `reason` is for operators. The next `settle` removes the mark.
+        """
         with redis_errors():
             self.client.hset(keys.HALTED_KEY, self.key, reason[:_MAX_REASON_CHARS])
 

@@ -107,9 +107,7 @@ def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterat
 
 
 def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sample]:
-    """Yield ingestion counters, missing and lost messages, dead letters, jobs by status, and the lag of each
-    sink.
-    """
+    """Yield ingestion counters, missing and lost messages, dead letters, jobs by status, and the lag of sinks."""
     for stream, entries, duplicates, discarded, rows, size_bytes, counts, busy_s in connection.execute(_CURSORS):
         labels = _stream_labels(stream)
         yield Sample(names.INGEST_ENTRIES, labels, entries)

@@ -69,7 +69,7 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, JsonlBatch]:
-        """Return the next lines of each job."""
+        """Return the next lines of each job. Rows that were removed from its newest file come first."""
         last_seqs = self.last_seqs(connection, job_ids)
         folders = {row.id: folder_name(*row) for row in connection.execute(JOBS, {"jobs": list(job_ids)})}
         known = read_cursors(connection, NAME, job_ids)

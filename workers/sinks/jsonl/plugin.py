@@ -52,14 +52,14 @@ _OF_ONE_JOB: Final = {
 
 
 class JsonlSettings(SinkSettings):
-    """The folder of the files, their maximum size and their retention."""
+    """Settings of the sink: the folder of the files, their maximum size, and how long they are kept."""
 
     jsonl_dir: Path | None = None
-    """The folder of the files, an absolute path; unset: none are written."""
+    """Absolute path of the folder for the files; if unset, no files are written."""
     jsonl_max_file_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
-    """A file that would become larger is continued in a new one."""
+    """Maximum size of a file in bytes; further lines are written to a new file."""
     jsonl_keep_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    """Files of earlier days are removed; unset: none is."""
+    """Number of days for which files are kept; if unset, they are not deleted."""
 
     @field_validator("jsonl_dir", mode="before")
     @classmethod

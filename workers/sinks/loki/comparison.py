@@ -75,7 +75,10 @@ class LokiComparison:
 
     @property
     def is_verified(self) -> bool:
-        """Whether nothing is missing, duplicated, unknown or lost; lines may be waiting or removed."""
+        """Whether no line is missing, duplicated, unknown or lost.
+
+        Lines may be waiting, or removed by retention.
+        """
         return not any((self.missing, self.twice, self.unknown, self.unnumbered, self.lost))
 
     @property

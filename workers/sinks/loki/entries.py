@@ -41,7 +41,10 @@ MAX_LEVEL_CHARS: Final = 64
 Entry = tuple[str, str, dict[str, str]]
 """One value of the push API: (time in nanoseconds as text, line, structured metadata)."""
 StreamKey = tuple[str, str | None]
-"""(log type, hour). The hour is set for late lines only; None is the job's normal stream."""
+"""Identifies a stream of a job in Loki: (log type, hour).
+
+The hour is set for late lines only; None is the normal stream.
+"""
 
 
 @dataclass(slots=True)

@@ -69,9 +69,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
         }
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
-        """Record the rows that MLflow confirmed, the runs of the attempts, and how many changes MLflow has
-        received.
-        """
+        """Record the confirmed rows, the runs of the attempts, and how many changes MLflow has received."""
         super().confirm(connection, delivered)
         mirrored = [
             {"job_id": job_id, **_values(attempt)}
