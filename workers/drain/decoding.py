@@ -72,7 +72,7 @@ class RawEntry:
     """Estimated memory in bytes: field names, values, and an overhead for each field beyond those of a message."""
 
     def __post_init__(self) -> None:
-        """Compute both sizes once, because they are needed several times for each entry."""
+        """Compute `size_bytes` and `held_bytes` once, because they are needed several times for each entry."""
         fields = self.fields
         self.size_bytes = sum(map(len, fields.values()))
         self.held_bytes = self.size_bytes + sum(map(len, fields)) + _FIELD_BYTES

@@ -113,7 +113,7 @@ def _is_equal_but(name: str, job: JobState, before: JobState) -> bool:
 
 
 def save_statuses(connection: Connection, jobs: Collection[JobState]) -> None:
-    """Write the statuses of these jobs, without changing the time of their last message."""
+    """Write the statuses of `jobs`, without changing the time of their last message."""
     if jobs:
         connection.execute(_SAVE_STATUSES, {"rows": encoded(_OF_STATUS, map(attrgetter(*_OF_STATUS), jobs))})
 
@@ -134,7 +134,7 @@ def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[
 def load_spans(
     connection: Connection, job_ids: Collection[int]
 ) -> list[tuple[int, int, datetime | None, datetime | None]]:
-    """Return (job, attempt, start time, end time) for all attempts of these jobs."""
+    """Return (job, attempt, start time, end time) for all attempts of the jobs `job_ids`."""
     return [tuple(row) for row in connection.execute(_SPANS, {"ids": list(job_ids)})] if job_ids else []
 
 

@@ -89,7 +89,7 @@ def source_of(entry: RawEntry) -> SourceDigest:
 
 
 def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
-    """Return the sources with a large share of these entries, alone or together with others of their job.
+    """Return the sources with a large share of `entries`, alone or together with others of their job.
 
     If only the job as a whole has a large share, its sources with less than half of the average share are omitted.
     """

@@ -21,7 +21,7 @@ from trainwire.workers.drain.decoding import visible
 def save_reported_alerts(
     connection: Connection, messages: Iterable[Message], attempt_of: Callable[[Message], int]
 ) -> None:
-    """Record one occurrence for each alert that a trainer sent in these metrics messages."""
+    """Record one occurrence for each alert that a trainer sent in one of the metrics `messages`."""
     values: list[dict[str, Any]] = [
         {
             "kind": "alert",

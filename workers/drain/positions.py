@@ -200,7 +200,7 @@ class SourceRow:
 
 
 def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
-    """Return the `source_positions` rows of these (job, source) pairs, for all kinds."""
+    """Return the `source_positions` rows of the (job, source) pairs in `sources`, for all kinds."""
     pairs = sorted(set(sources))
     if not pairs:
         return {}

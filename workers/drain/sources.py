@@ -55,7 +55,7 @@ class Sources:
         """Sources of which a completion that they sent themselves is stored."""
 
     def row(self, job_id: int, source: str, kind: Kind) -> SourceRow:
-        """Return the row of a source and kind; add a new one if there is none."""
+        """Return the row of a source for a kind of messages; add a new one if there is none."""
         key = (job_id, source, kind)
         if key not in self.rows:
             self.rows[key] = SourceRow(self.attempts.get((job_id, source), 0), Position())

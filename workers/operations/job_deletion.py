@@ -50,7 +50,7 @@ _BY_SEQ: Final = (
 _WORK_LISTS: Final[dict[PartName, str]] = {"s3": "training_checkpoints"} | {
     sink.name: sink.work_list for sink in SINKS.values()
 }
-"""Tables by store whose rows are needed to delete the job there; these rows are kept until that is done."""
+"""By store: the table whose rows are needed to delete the job there, and are kept until that is done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def await_lease(connection: Connection, sink: str, job_id: int) -> None:
 
 
 def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> dict[int, DeliveryCursor]:
-    """Return the cursors of these jobs. A job that has no cursor gets a new one, at row 0."""
+    """Return the cursors of the jobs `job_ids`. A job that has no cursor gets a new one, at row 0."""
     found = connection.execute(
         text(
             "SELECT job_id, confirmed_seq, state FROM delivery_cursors "

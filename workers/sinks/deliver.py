@@ -135,7 +135,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
     def _round(
         self, job_ids: Sequence[int], report: DeliveryReport, deadline: float
     ) -> DeliveryRound[BatchT, DeliveredT] | None:
-        """Deliver each of these jobs once; return None if other workers have the leases on all of them."""
+        """Deliver each of the jobs once; return None if other workers have the leases on all of them."""
         # The leases end with this transaction, or with this process, whichever is first.
         with self._engine.begin() as leases:
             leased = cursors.lease_jobs(leases, self._sink.name, job_ids)
@@ -230,7 +230,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         return refused
 
     def _read_ahead(self, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int) -> Mapping[int, BatchT]:
-        """Read the rows that follow these batches, which are still being sent."""
+        """Read the rows that follow `batches`, which are still being sent."""
         followed = {job_id: batch for job_id, batch in batches.items() if batch.is_followed}
         if not followed:
             return {}

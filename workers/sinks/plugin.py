@@ -110,7 +110,7 @@ class SinkPlugin(ABC):
 
     @abstractmethod
     def is_on(self, settings: Settings) -> bool:
-        """Return whether these settings switch the sink on.
+        """Return whether `settings` switch the sink on.
 
         Raises `WrongSettings` if the sink's own settings are wrong.
         """
@@ -165,5 +165,5 @@ def sink_settings() -> list[type[SinkSettings]]:
 
 
 def sinks_on(settings: Settings) -> list[SinkEntry]:
-    """Return the sinks that these settings switch on, in the order of `trainwire.schemas.sinks`."""
+    """Return the sinks that `settings` switch on, in the order of `trainwire.schemas.sinks`."""
     return [sink for sink in SINKS.values() if plugin(sink.name).is_on(settings)]

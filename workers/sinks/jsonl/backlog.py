@@ -55,7 +55,7 @@ class JsonlDelivered(Delivered):
 
 
 class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
-    """The log rows after the cursors, and those before that were removed from the newest file of their job.
+    """Reads the log rows after the cursors, and earlier rows that were removed from a job's newest file.
 
     `root` is the folder that contains one folder per job.
     """

@@ -30,7 +30,7 @@ from trainwire.workers.sinks.plugin import SinkBacklog
 
 
 class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
-    """The log rows after Loki's cursors. The state of a cursor is the newest time that was sent, by log type."""
+    """Reads the log rows after Loki's cursors. The state of a cursor is the newest time sent, by log type."""
 
     kind = "logs"
 

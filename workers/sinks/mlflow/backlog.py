@@ -27,7 +27,7 @@ GRACE_S: Final = 60.0
 
 
 class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
-    """The metric rows after the cursors, and the attempts that have changed since MLflow received them."""
+    """Reads the metric rows after the cursors, and the attempts that have changed since MLflow received them."""
 
     kind = "metrics"
 
