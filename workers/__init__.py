@@ -1,1 +1,1 @@
-"""The Celery side: Redis streams into Postgres, one transaction at a time."""
+"""The Celery workers: they move messages from Redis streams into Postgres, and from there to sinks."""

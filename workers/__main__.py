@@ -1,4 +1,4 @@
-"""The processes of the Celery side: `python -m trainwire.workers worker|beat|flower|metrics|sweep`."""
+"""The processes of the workers: `python -m trainwire.workers worker|beat|flower|metrics|sweep`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one process; return its exit code."""
+    """Run one process, chosen by the first argument; return its exit code."""
     options = parser().parse_args(argv)
     configure_logging()
     try:
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+    """Return the argument parser of `python -m trainwire.workers`."""
     arguments = argparse.ArgumentParser(prog="python -m trainwire.workers", description=__doc__)
     processes = arguments.add_subparsers(dest="process", required=True)
     worker = processes.add_parser("worker", help="execute work orders")
@@ -170,7 +170,10 @@ def _app() -> Celery:
 
 
 def _die_with_parent(**_: object) -> None:
-    """Let the kernel kill this pool process when its worker is killed, else it keeps connections. Linux only."""
+    """Let the kernel kill this pool process when its worker is killed: otherwise it keeps its connections.
+
+    Linux only.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:
@@ -178,7 +181,7 @@ def _die_with_parent(**_: object) -> None:
 
 
 def _collect_less(**_: object) -> None:
-    """Let the garbage collector skip what was imported, and run less often: drains make few reference cycles."""
+    """Let the garbage collector skip imported objects, and run less often: drains make few reference cycles."""
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)
 

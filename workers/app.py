@@ -1,4 +1,4 @@
-"""The Celery application: every setting with its reason."""
+"""The Celery application. Each setting has a comment with its reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainwire.workers.settings import load_settings
 
 
 def own_queue(name: str) -> Queue:
-    """Return a queue with an exchange of its own: nothing published to it reaches another queue."""
+    """Return a queue that has an exchange of its own, so that messages published to it reach no other queue."""
     return Queue(name, Exchange(name), routing_key=name)
 
 

@@ -1,4 +1,4 @@
-"""Celery's beat with a lease: of several beats one is active, and each tick is sent once."""
+"""Celery beat with a lease: if several beats run, one is active, and each periodic order is sent once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from trainwire.workers.errors import Unavailable
 log = structlog.get_logger("trainwire.workers.beat")
 
 HOLD_EVERY_S: Final = 1.0
-"""The interval at which the holder renews the lease and the others try to take it."""
+"""Interval in which the active beat renews the lease, and the other ones try to take it."""
 MIN_GAP_SHARE: Final = 0.5
-"""A tick that follows the last one within this share of its interval is a duplicate, and is not sent."""
+"""A tick that comes within this share of its interval after the previous one is a duplicate, and is not sent."""
 LEASE_MS: Final = 5000
-"""A lease that is not renewed for this time is free."""
+"""A lease that was not renewed for this time in milliseconds has expired."""
 
 _HOLD: Final = """
 local holder = redis.call('GET', KEYS[1])
@@ -54,7 +54,7 @@ _RELEASE: Final = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('
 
 
 class BeatLease:
-    """A lease in Redis that one beat at a time holds; it expires by the clock of Redis.
+    """A lease in Redis that only one beat can have at a time; it expires by the clock of Redis.
 
     Every method raises `Unavailable` if Redis does not answer or is full.
     """
@@ -68,7 +68,7 @@ class BeatLease:
         self._release = client.register_script(_RELEASE)
 
     def hold(self) -> bool:
-        """Renew the lease, or take it if it is free; return whether this beat holds it."""
+        """Renew the lease, or take it if it is free; return whether this beat has it."""
         with redis_errors():
             reply = cast("bytes", self._hold(keys=[BEAT_LEASE_KEY], args=[self.name, LEASE_MS])).decode()
         is_held = reply in {"kept", "taken"}
@@ -76,9 +76,10 @@ class BeatLease:
         return is_held
 
     def claim(self, tick: str, not_within_s: float) -> int | None:
-        """Claim the next tick of this name; return its time in milliseconds since 1970.
+        """Reserve the next tick of the schedule entry `tick`; return its time in milliseconds since 1970.
 
-        Returns None if another beat holds the lease, or if a tick of this name was claimed within `not_within_s`.
+        Returns None if another beat has the lease, or if a tick of this entry was reserved less than
+        `not_within_s` seconds ago.
         """
         with redis_errors():
             arguments: list[str | int] = [self.name, tick, round(not_within_s * 1000)]
@@ -86,27 +87,28 @@ class BeatLease:
         return claimed or None
 
     def last_ticks(self) -> dict[str, datetime]:
-        """Return the time of the last claim of each tick, by any beat."""
+        """Return the time of the last tick of each schedule entry, by whichever beat it was sent."""
         with redis_errors():
             found = cast("dict[bytes, bytes]", self._client.hgetall(BEAT_TICKS_KEY))
         return {name.decode(): datetime.fromtimestamp(int(at_ms) / 1000, UTC) for name, at_ms in found.items()}
 
     def release(self) -> None:
-        """Release the lease, so that another beat can take it at once."""
+        """Release the lease, so that another beat can take it immediately."""
         with redis_errors():
             self._release(keys=[BEAT_LEASE_KEY], args=[self.name])
 
 
 class LeasedScheduler(Scheduler):
-    """Celery's in-memory scheduler, which sends ticks only while it holds the lease.
+    """Celery's in-memory scheduler, which sends due tasks (ticks) only while it has the lease.
 
-    The time of the last tick of each name is in Redis, so that the next holder keeps the intervals.
+    The time of the last tick of each schedule entry is stored in Redis, so that the next active beat keeps the
+    intervals.
     """
 
     lease: ClassVar[BeatLease]
-    """A class attribute because Celery makes the scheduler from the name of its class."""
+    """The lease; a class attribute because Celery makes the scheduler from the name of its class."""
     alive_file: ClassVar[Path | None] = None
-    """Touched each time the lease is held or tried."""
+    """File for health checks, touched whenever Redis has answered about the lease."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._was_active: bool | None = None
@@ -114,7 +116,7 @@ class LeasedScheduler(Scheduler):
         super().__init__(*arguments, **options)
 
     def tick(self, *arguments: Any, **options: Any) -> float:
-        """Send one due tick if this beat holds the lease; return the seconds to sleep."""
+        """Send one due task if this beat has the lease; return the number of seconds to sleep."""
         try:
             if not self._is_active():
                 return HOLD_EVERY_S
@@ -124,7 +126,7 @@ class LeasedScheduler(Scheduler):
         return min(float(super().tick(*arguments, **options)), HOLD_EVERY_S)
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        """Send one tick with a task id of its own; errors of Redis are logged once and ignored."""
+        """Send the task of a schedule entry with an id of its own. Errors of Redis are logged once and ignored."""
         try:
             every_s = entry.schedule.run_every.total_seconds()
             claimed_ms = self.lease.claim(entry.name, MIN_GAP_SHARE * every_s)
@@ -137,7 +139,7 @@ class LeasedScheduler(Scheduler):
             self._log_trouble(None)
 
     def close(self) -> None:
-        """Release the lease at the end."""
+        """Release the lease when the scheduler ends."""
         with suppress(Unavailable):
             self.lease.release()
         super().close()
@@ -155,7 +157,7 @@ class LeasedScheduler(Scheduler):
         return is_active
 
     def _resume_from(self, last_ticks: dict[str, datetime]) -> None:
-        """Set the next ticks by the last ones, which another beat may have sent, so that intervals are kept."""
+        """Set the next ticks from the last ones, which another beat may have sent, so that intervals are kept."""
         now = datetime.now(UTC)
         for name, at in last_ticks.items():
             if name in self.schedule:
@@ -163,7 +165,7 @@ class LeasedScheduler(Scheduler):
         self._heap = None
 
     def _log_trouble(self, reason: str | None) -> None:
-        """Log the first failure in a row, and the end of the row."""
+        """Log the first of several failures in a row, and the first success after them (`reason` None)."""
         if reason is not None and self._trouble is None:
             log.warning("beat.unavailable", reason=reason)
         if reason is None and self._trouble is not None:

@@ -1,4 +1,4 @@
-"""Histograms of durations, kept in Postgres so that they survive the processes that measured them."""
+"""Histograms of durations, stored in Postgres so that they survive the processes that measure them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 BUCKETS_S: Final = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0)
-"""Upper bounds of the buckets in seconds; one more bucket counts longer durations."""
+"""Upper bounds of the histogram buckets in seconds. One further bucket counts longer durations."""
 
 
 def bucket_of(seconds: float) -> int:
-    """Return the index of a duration's bucket in a Postgres array, which begins with 1."""
+    """Return the index of the bucket for a duration, in a Postgres array: the first index is 1."""
     return bisect_left(BUCKETS_S, seconds) + 1
 
 
 def cumulated(counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Return the buckets of a Prometheus histogram: each bound with the number of durations up to it."""
+    """Return the buckets for a Prometheus histogram: (upper bound, number of durations up to it)."""
     bounds = [*(str(bound) for bound in BUCKETS_S), "+Inf"]
     return list(zip(bounds, map(float, accumulate(counts)), strict=True))
 
 
 @contextmanager
 def timed_delivery(engine: Engine, sink: str) -> Iterator[None]:
-    """Count the duration of one delivery, failed or not, as an order of `sink`."""
+    """Measure the duration of one delivery to `sink`, whether it fails or not, and add it to the histogram."""
     began = time.monotonic()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Findings of a check: severity, description, and a remedy in one line."""
+"""Findings of `trainwire doctor`: severity, description, and a remedy in one line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 
 Level = Literal["ok", "warning", "error"]
 SEVERITY: Final[dict[Level, int]] = {"ok": 0, "warning": 1, "error": 2}
-"""Also the exit codes of `trainwire doctor`."""
+"""Severity of a finding by its level; also the exit codes of `trainwire doctor`."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one check; `check` is its stable name, for scripts."""
+    """The result of one check. `check` is the stable name of the check, for scripts."""
 
     level: Level
     part: str
@@ -26,22 +26,25 @@ Findings = Iterator[Finding]
 
 
 class Part:
-    """Makes findings about one part of the system, or about one `member` of a part that has several."""
+    """Makes findings about one part of the system.
+
+    If the part has several members (such as Redis servers), `member` is the name of one of them.
+    """
 
     def __init__(self, name: str, member: str = "") -> None:
         self.name = name
         self._member = member
 
     def ok(self, check: str, says: str) -> Finding:
-        """Return a finding without a problem."""
+        """Return a finding that reports no problem."""
         return self._made("ok", check, says, None)
 
     def warning(self, check: str, says: str, remedy: str) -> Finding:
-        """Return a finding about a problem that does not lose data yet."""
+        """Return a finding about a problem that does not cause a loss of data yet."""
         return self._made("warning", check, says, remedy)
 
     def error(self, check: str, says: str, remedy: str) -> Finding:
-        """Return a finding about something that does not work, or can lose data."""
+        """Return a finding about something that does not work, or may cause a loss of data."""
         return self._made("error", check, says, remedy)
 
     def _made(self, level: Level, check: str, says: str, remedy: str | None) -> Finding:
@@ -51,12 +54,17 @@ class Part:
 
 
 def worst(findings: list[Finding]) -> int:
-    """Return the exit code: 0 without problems, 1 with warnings, 2 with errors."""
+    """Return the exit code for findings: 0 if there is no problem, 1 for warnings, 2 for errors."""
     return max((SEVERITY[finding.level] for finding in findings), default=0)
 
 
 def clock(part: Part, theirs_s: float, before_s: float, after_s: float) -> Finding:
-    """Compare a server's clock `theirs_s` with this machine's, read before and after it (seconds since 1970)."""
+    """Compare the clock of a server with that of this machine.
+
+    All times are seconds since 1970.
+
+    `theirs_s` is the server's time, which was read between the local times `before_s` and `after_s`.
+    """
     off_s = max(0.0, before_s - theirs_s, theirs_s - after_s)
     which = "behind" if theirs_s < before_s else "ahead of"
     says = f"its clock is {off_s:,.1f} s {which} this machine's"
@@ -70,4 +78,4 @@ def clock(part: Part, theirs_s: float, before_s: float, after_s: float) -> Findi
 
 OFF_S: Final = 2.0
 MOST_OFF_S: Final = 300.0
-"""Loki refuses lines that are ten minutes in its future."""
+"""Difference from which a wrong clock is an error: Loki refuses lines that are ten minutes in its future."""

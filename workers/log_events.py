@@ -1,4 +1,7 @@
-"""Configures logging: events with a stable name and fields, as JSON lines or, on a terminal, as text."""
+"""Configures logging.
+
+Events have a stable name and fields, and are written as JSON lines or, to a terminal, as text.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ _SHARED: list[Any] = [
 ]
 
 _CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy", "alembic.runtime.migration")
-"""Loggers of which only warnings are logged: they report success several times a second or at every start."""
+"""Loggers of which only warnings are logged, because they log success several times a second or at every start."""
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Write log events of workers and libraries to stderr in one format."""
+    """Write log events of workers and of libraries to stderr, all in the same format."""
     terminal = sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     formatter = structlog.stdlib.ProcessorFormatter(

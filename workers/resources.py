@@ -1,4 +1,4 @@
-"""The connections of a worker process: made once per process, never shared with a forked child."""
+"""The connections of a worker process: opened once per process, and never shared with a forked child."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from trainwire.workers.settings import Settings, load_settings
 
 @dataclass(frozen=True)
 class Resources:
-    """The settings and connections of one process."""
+    """The settings and connections of one worker process."""
 
     settings: Settings
     engine: Engine
     redis: Redis
-    """The server of the work orders and of the events."""
+    """Client of the Redis server of work orders and events."""
     stream_client: Redis | None = None
-    """The server of the streams, if it is another one."""
+    """Client of the Redis server of the streams, if that is a different one."""
 
     @property
     def streams(self) -> Redis:
-        """The client of the server of streams, acknowledgements and heartbeats."""
+        """Client of the Redis server of streams, acknowledgements and heartbeats."""
         return self.redis if self.stream_client is None else self.stream_client
 
 
 def process_resources() -> Resources:
-    """Return the connections of this process; a forked child makes new ones on its first call."""
+    """Return the settings and connections of this process; a forked child opens new ones on its first call."""
     return _resources_of(os.getpid())
 
 

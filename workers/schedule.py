@@ -1,4 +1,7 @@
-"""The schedule of beat. Ticks expire after a few intervals, so that they do not pile up for a stalled worker."""
+"""The schedule of Celery beat.
+
+Orders expire after a few intervals, so that they do not accumulate for a stopped worker.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the workers; no other module of them reads the environment."""
+"""The settings of the workers. No other module of the workers reads the environment."""
 
 from __future__ import annotations
 
@@ -12,62 +12,62 @@ from trainwire.stores.settings import StoreSettings, read_settings
 
 
 class Settings(StoreSettings):
-    """The settings of a worker, from environment variables of the same names in capitals."""
+    """The settings of a worker. Each is read from the environment variable of its name in capitals."""
 
     ingest_shards: Annotated[int, Field(ge=1, le=1024)] = DEFAULT_SHARDS
     """Number of streams per kind; change it only while the streams are empty."""
     drain_slice_s: Annotated[float, Field(gt=0, le=30)] = 5.0
-    """Time slice of one work order to drain, in seconds; another one is sent for the rest."""
+    """Maximum duration in seconds of one work order to drain; another order is sent for remaining entries."""
     drain_batch_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
-    """Limit in bytes of the entries of one transaction; a single larger entry is stored all the same."""
+    """Maximum size in bytes of the entries of one transaction; a single larger entry is stored nevertheless."""
     drain_max_invalid_ratio: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """A batch with a larger share of invalid entries stops the drain; 1 never stops it."""
+    """If a larger share of the entries of a batch is invalid, the drain stops; with 1 it never stops."""
     redis_high_water: Annotated[float, Field(gt=0, le=1)] = 0.75
-    """Share of Redis' maxmemory above which trainers hold their messages back."""
+    """Share of Redis' maxmemory above which trainers keep their messages in their spools."""
 
     worker_deaf_after_s: Annotated[float, Field(ge=5)] = 90.0
-    """A worker that does not receive its own orders for this time exits, so that its supervisor restarts it."""
+    """A worker whose orders to itself are not executed for this time exits, so that its supervisor restarts it."""
 
     alive_file: Path | None = None
-    """For health checks: touched about every ten seconds by a worker that receives its own orders, and by beat."""
+    """File for health checks: beat, and workers that receive their own orders, touch it every ten seconds."""
 
     lost_after_s: Annotated[float, Field(ge=6, le=86_400)] = 60.0
-    """A job whose heartbeats ceased for this time is lost."""
+    """Seconds without heartbeats after which a job gets the status `lost`."""
 
     loki_linger_s: Annotated[float, Field(ge=0, le=5)] = 0.1
-    """Time for which lines are collected before a push, so that many quiet jobs do not cause as many pushes."""
+    """Seconds for which a delivery collects lines before a push, so that many quiet jobs cause fewer pushes."""
     mlflow_experiment: Annotated[str, Field(min_length=1, max_length=250)] = "trainwire"
-    """The experiment of the mirrored runs; created if it is missing."""
+    """Name of the MLflow experiment for the runs that workers create; it is created if it does not exist."""
     delivery_slice_s: Annotated[float, Field(gt=0, le=60)] = 10.0
-    """Time slice of one work order to deliver; another one is sent for the rest."""
+    """Maximum duration in seconds of one work order to deliver; another order is sent for remaining rows."""
 
     delivery_backoff_cap_s: Annotated[float, Field(ge=0.1, le=3600)] = 300.0
-    """Longest wait before an unavailable store is probed again."""
+    """Longest time in seconds before an unavailable store is tried again."""
 
     alert_rules: Path | None = None
-    """The file of the alert rules, an absolute path; unset: no alerts are sent."""
+    """Absolute path of the file with the alert rules; if unset, no alerts are sent."""
 
     metrics_max_jobs: Annotated[int, Field(ge=0, le=10_000)] = 100
-    """Number of running jobs whose newest training metrics the exporter shows, most recent messages first."""
+    """Number of running jobs whose newest metric values the exporter shows: those with the newest messages."""
     metrics_max_series: Annotated[int, Field(ge=0, le=100_000)] = 1000
-    """Number of training metrics that the exporter shows at most."""
+    """Maximum number of training metrics that the exporter shows."""
 
     checkpoint_retention: Literal["off", "dry-run", "on"] = "off"
-    """Whether checkpoints of finished jobs are deleted, or in a dry run only logged."""
+    """Whether surplus checkpoints of finished jobs are deleted; in a dry run they are only logged."""
     checkpoint_keep_last: Annotated[int, Field(ge=1)] = 3
-    """Number of checkpoints of each job that are kept besides its best."""
+    """Number of last checkpoints to keep for each job besides its best one."""
 
     checkpoint_remove_superseded: Literal["off", "dry-run", "on"] = "on"
-    """Whether an upload, also of a running job, is deleted once a newer one under its name is verified."""
+    """Whether an upload is deleted once a newer one that replaces it is verified, also while the job runs."""
     checkpoint_orphan_days: Annotated[int, Field(ge=1, le=3650)] = 7
-    """With checkpoint_retention on: days after the end of a job until its unrecorded uploads are deleted."""
+    """Days after the end of a job until uploads without a row are deleted; only with checkpoint_retention on."""
 
     log_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    """Older log rows of finished jobs are removed; if unset, none are."""
+    """Number of days after which log rows of finished jobs are deleted; if unset, they are kept."""
     metric_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    """Older metric rows of finished jobs are removed; if unset, none are."""
+    """Number of days after which metric rows of finished jobs are deleted; if unset, they are kept."""
     row_retention: Literal["dry-run", "on"] = "dry-run"
-    """Whether old rows are removed, or in a dry run only counted in the log."""
+    """Whether old rows are deleted; in a dry run they are only counted in the log."""
 
     @field_validator("alert_rules", mode="before")
     @classmethod
@@ -89,5 +89,5 @@ class Settings(StoreSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings from the environment; raise `WrongSettings` that names each wrong variable."""
+    """Read the settings from the environment. Raises `WrongSettings`, which names each wrong variable."""
     return read_settings(Settings, **overrides)

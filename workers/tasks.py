@@ -1,4 +1,4 @@
-"""The Celery tasks: each gets the connections of its process and calls the function that does the work."""
+"""The Celery tasks. Each calls one function that does the work, with the connections of its process."""
 
 from __future__ import annotations
 
@@ -58,12 +58,15 @@ log = structlog.get_logger("trainwire.workers.tasks")
 
 REST_UNAVAILABLE_S = 2
 REST_HALTED_S = 1
-"""Short, because each drain of a halted stream stores valid messages from behind its head."""
+"""Pause in seconds before the next drain of a halted stream.
+
+It is short because each drain stores valid messages from behind the invalid head of the stream.
+"""
 REST_CRASHED_S = 2
-"""The next drain searches for the entry that caused the crash."""
+"""Pause in seconds after a drain has crashed; the next drain searches for the entry that caused it."""
 DRAIN_SOFT_LIMIT_S: Final = 75
 DRAIN_HARD_LIMIT_S: Final = 90
-"""More than `find_poison_entry` takes (`trainwire.workers.drain.poison_entries`)."""
+"""Time limit of a drain in seconds: more than `find_poison_entry` takes (`workers.drain.poison_entries`)."""
 ECHO_TTL_S = 300
 _rollup_pace: Final = RollupPace()
 _sweep_outages: Final = OutageLog("sweep")
@@ -73,7 +76,8 @@ _liveness_outages: Final = OutageLog("liveness")
 def task(name: str, log_name: str, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a Celery task; its first argument is the `Resources` of the process.
 
-    `Unavailable` is logged as the event `<log_name>.unavailable` and ends the task, which beat orders again.
+    `Unavailable` is logged as the event `<log_name>.unavailable` and ends the task; beat sends another order
+    later.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -92,7 +96,7 @@ def task(name: str, log_name: str, **options: Any) -> Callable[[Callable[..., No
 
 @app.task(name=keys.DRAIN_TASK, soft_time_limit=DRAIN_SOFT_LIMIT_S, time_limit=DRAIN_HARD_LIMIT_S)
 def drain(kind: Kind, shard: int) -> None:
-    """Drain one stream; after an error no drain of it is ordered for a few seconds."""
+    """Drain one stream. After an error, no drain of this stream is ordered for a few seconds."""
     resources = process_resources()
     stream = IngestStream(resources.streams, kind, shard)
     try:
@@ -112,7 +116,10 @@ def drain(kind: Kind, shard: int) -> None:
 
 
 def _drain(resources: Resources, stream: IngestStream) -> None:
-    """Drain one stream; order deliveries of its rows, and another drain if the time slice was too short."""
+    """Drain one stream, and order the deliveries of its rows.
+
+    If the time slice was too short, order another drain.
+    """
     if stream.shard >= resources.settings.ingest_shards and not stream.has_entries():
         return  # creates no cursor for a shard that does not exist
     publish_changes = partial(order_notify, resources)
@@ -135,7 +142,7 @@ def _rest(stream: IngestStream, seconds: int) -> None:
 
 @task(keys.SWEEP_TASK, "sweep")
 def sweep(resources: Resources) -> None:
-    """Order overdue drains, and publish the keys that trainers read before they send: number of shards, hold."""
+    """Order overdue drains, and set the Redis keys that trainers read before they send: shards, hold."""
     shards = resources.settings.ingest_shards
     publish_shards(resources.streams, shards)
     publish_hold(resources.streams, resources.settings.redis_high_water)
@@ -147,13 +154,13 @@ def sweep(resources: Resources) -> None:
 
 @task(keys.STRAYS_TASK, "strays")
 def drain_strays(resources: Resources) -> None:
-    """Drain streams of shards that do not exist; set an expiry for claims without one."""
+    """Drain streams of shards that do not exist, and set a TTL for claims that have none."""
     drain_stray_streams(resources, partial(order_notify, resources))
 
 
 @task(keys.LIVENESS_TASK, "liveness")
 def watch_trainers(resources: Resources) -> None:
-    """Find running jobs that are stalled, lost or back, and publish events of the changes."""
+    """Set the status of jobs that are stalled, lost or alive again, and order events about the changes."""
     rule = LostRule(resources.settings.lost_after_s)
     heartbeats = read_heartbeats(resources.streams, resources.settings.ingest_shards, rule.longest_gap_s)
     _liveness_outages.note(heartbeats.away)
@@ -165,13 +172,13 @@ def watch_trainers(resources: Resources) -> None:
 
 @task(keys.DELIVER_TICK_TASK, "deliver_tick")
 def order_due_deliveries(resources: Resources) -> None:
-    """Order deliveries of rows whose order was lost, or whose sink was unavailable."""
+    """Order deliveries to all sinks, for rows whose order was lost or whose sink was unavailable."""
     order_deliveries(resources)
 
 
 @app.task(name=keys.DELIVER_TASK)
 def deliver(sink: str) -> None:
-    """Deliver the rows that a sink has not confirmed."""
+    """Deliver the rows that `sink` has not confirmed yet."""
     try:
         _deliver(process_resources(), sink)
     except Unavailable as exc:
@@ -179,7 +186,7 @@ def deliver(sink: str) -> None:
 
 
 def _deliver(resources: Resources, sink: str) -> None:
-    """Deliver for one time slice; order another delivery if it was too short."""
+    """Deliver rows for one time slice; order another delivery if rows are left."""
     # Collects rows for one delivery: while the key exists no other is ordered.
     time.sleep(plugin(sink).linger_s(resources.settings))
     with redis_errors():
@@ -203,14 +210,14 @@ def _delivery(resources: Resources, sink: str) -> Delivery[Any, Any]:
 
 @task(keys.ALERT_TICK_TASK, "alert_tick")
 def order_due_alerts(resources: Resources) -> None:
-    """Order that alert rules are applied, if there are any."""
+    """Order the evaluation of alert rules, if a file of rules is configured."""
     if resources.settings.alert_rules is not None:
         order_alerts(resources)
 
 
 @task(keys.ALERT_TASK, "alerts")
 def alert(resources: Resources) -> None:
-    """Apply the alert rules, and send waiting alerts."""
+    """Evaluate the alert rules, and send waiting alerts."""
     with redis_errors():
         resources.redis.delete(keys.ALERTS_ORDERED_KEY)
     if resources.settings.alert_rules is None:
@@ -223,14 +230,14 @@ def alert(resources: Resources) -> None:
 
 @task(keys.LINK_TICK_TASK, "link_tick")
 def order_mlflow_links(resources: Resources) -> None:
-    """Order that jobs be linked to runs which their trainers created in MLflow, if there is an MLflow."""
+    """Order the search for runs that trainers created in MLflow, if MLflow is configured."""
     if resources.settings.mlflow_tracking_uri is not None:
         send_order(keys.LINK_TASK, [], keys.LINK_QUEUE)
 
 
 @task(keys.LINK_TASK, "link")
 def link_mlflow_runs(resources: Resources) -> None:
-    """Link jobs to runs which their trainers created in MLflow."""
+    """Link jobs to runs that their trainers created in MLflow themselves."""
     uri = resources.settings.mlflow_tracking_uri
     if uri is None:
         return
@@ -262,13 +269,16 @@ def verify_checkpoints(resources: Resources) -> None:
 
 @task(keys.RETENTION_TASK, "retention")
 def retain_checkpoints(resources: Resources) -> None:
-    """Delete checkpoints that the retention policy does not keep, or in a dry run log them."""
+    """Delete checkpoints according to the retention policy, or in a dry run only log them."""
     retain(resources, object_store)
 
 
 @task(keys.ROW_RETENTION_TASK, "row_retention")
 def retain_rows(resources: Resources) -> None:
-    """Delete old rows of finished jobs, or in a dry run count them; remove occurrences that no rule has taken."""
+    """Delete old rows of finished jobs, or in a dry run count them.
+
+    Also deletes old occurrences for alert rules that no worker has processed.
+    """
     forget_occurrences(resources.engine)
     for policy in row_policies(resources.settings):
         RowRetention(resources.engine, policy).run(dry_run=resources.settings.row_retention == "dry-run")
@@ -276,7 +286,10 @@ def retain_rows(resources: Resources) -> None:
 
 @task(keys.ROLLUP_TASK, "rollups")
 def roll_up_metrics(resources: Resources) -> None:
-    """Add new metric rows to the blocks for charts; while drains have a backlog, a tenth of the time."""
+    """Add new metric rows to the blocks for charts.
+
+    While drains have a backlog, this takes a tenth of the time at most.
+    """
     is_busy = has_backlog(resources.streams, resources.settings.ingest_shards)
     if slice_s := _rollup_pace.slice_s(is_busy=is_busy):
         _rollup_pace.note(RollupFollower(resources.engine).run(slice_s))
@@ -284,23 +297,23 @@ def roll_up_metrics(resources: Resources) -> None:
 
 @task(keys.DELETE_TASK, "deletion")
 def delete_jobs(resources: Resources) -> None:
-    """Continue the deletions of jobs."""
+    """Continue the deletions of jobs that are not complete."""
     JobDeleter(resources, object_store).run_due()
 
 
 @task(keys.NOTIFY_TASK, "notify")
 def notify(resources: Resources, events: str) -> None:
-    """Publish events; they are discarded if Redis does not answer."""
+    """Publish events on Redis channels. The events are discarded if Redis does not answer."""
     publish(resources.redis, decode_events(events))
 
 
 @app.task(name=keys.ECHO_TASK)
 def echo(worker: str) -> None:
-    """Set the key by which the worker sees that its own orders are executed (`trainwire.workers.watchdog`)."""
+    """Set the Redis key that proves to `worker` that its orders are executed (`trainwire.workers.watchdog`)."""
     process_resources().redis.set(keys.echo_key(worker), 1, ex=ECHO_TTL_S)
 
 
 @cache
 def object_store() -> S3Store:
-    """Return the object store of this process; raises `trainwire.stores.files.s3.S3Unavailable`."""
+    """Return the client of the object store for this process. Raises `trainwire.stores.files.s3.S3Unavailable`."""
     return open_s3()

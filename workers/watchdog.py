@@ -1,8 +1,8 @@
-"""Checks, in each worker, that the worker receives its own orders and that streams are drained.
+"""Checks in each worker that its own work orders are executed, and that streams are drained.
 
 Celery workers are known to stay alive but consume nothing after a broker failure (celery #8030, #8091): such a
-worker exits. A full Redis refuses orders, so that no drain would ever make room: stuck streams are drained without
-orders.
+worker exits. A full Redis refuses work orders, so that no drain would ever make room: streams that are not drained
+are then drained without orders.
 """
 
 from __future__ import annotations
@@ -42,12 +42,15 @@ SWEEP_TIMEOUT_S: Final = 300
 EXIT_DEAF: Final = 70
 
 _sending = threading.Lock()
-"""Held while orders are sent, and before forks: a child that inherits a locked lock of kombu blocks for ever."""
+"""Lock that is held while orders are sent, and before forks.
+
+A child that inherits a locked lock of kombu blocks for ever.
+"""
 os.register_at_fork(before=_sending.acquire, after_in_parent=_sending.release, after_in_child=_sending.release)
 
 
 class StuckStreams:
-    """Finds streams that are not drained: their first entry is the same as some seconds before."""
+    """Finds streams that are not drained: their first entry has not changed for some seconds."""
 
     def __init__(self, client: redis.Redis, shards: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
@@ -59,7 +62,7 @@ class StuckStreams:
         self._first: dict[str, tuple[bytes, float]] = {}
 
     def find(self) -> list[str]:
-        """Return the streams, except halted ones, whose first entry has not changed for `STUCK_AFTER_S`."""
+        """Return the keys of streams, except halted ones, whose first entry is the same for `STUCK_AFTER_S`."""
         now = self._clock()
         found = ask_each(self._client, self._questions).replies
         if HALTED_KEY in found:  # if its server does not answer, the last known list applies
@@ -77,7 +80,7 @@ class StuckStreams:
 
 
 class Watchdog:
-    """Runs the checks every two seconds, in a thread of the worker's main process, which runs no tasks."""
+    """Runs the checks every two seconds in a thread of the worker's main process, which itself runs no tasks."""
 
     def __init__(self, settings: Settings, worker: str, send_echo: Callable[[], None]) -> None:
         self._settings = settings
@@ -92,11 +95,11 @@ class Watchdog:
         self._unanswered_since: float | None = None
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread that runs the checks."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Request the thread to stop."""
+        """Request the thread to stop; does not wait for it."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -119,7 +122,10 @@ class Watchdog:
                 log.warning("watchdog.unavailable", reason=str(exc))
 
     def _drain_without_orders(self, stuck: list[str]) -> None:
-        """Drain in another process: this one forks pool processes, which must not inherit Postgres connections."""
+        """Drain all streams in a new process.
+
+        This process forks pool processes, which must not inherit connections to Postgres.
+        """
         log.warning("watchdog.draining_without_orders", streams=stuck)
         try:
             subprocess.run(
@@ -129,7 +135,7 @@ class Watchdog:
             log.warning("watchdog.sweep_too_slow", timeout_s=SWEEP_TIMEOUT_S)
 
     def _check_echo(self, now: float) -> None:
-        """Send an order to this worker every few seconds; exit when none was executed for too long."""
+        """Send an order to this worker every few seconds; exit if none of them was executed for too long."""
         if self._redis.delete(echo_key(self._worker)):
             self._unanswered_since = None
             if self._settings.alive_file is not None:
@@ -146,10 +152,10 @@ class Watchdog:
 
 
 class WatchdogStep(bootsteps.StartStopStep):
-    """Bootstep of Celery: starts the watchdog with a worker, and the stream watch if the worker drains streams."""
+    """Celery bootstep that starts the watchdog and, if the worker drains streams, the stream watch."""
 
     requires = ("celery.worker.components:Pool",)
-    """The pool must fork before these threads run: a lock that a thread holds stays locked in the child."""
+    """The pool must fork before these threads start: a lock that a thread holds stays locked in a child."""
 
     worker: str
     settings: Settings
@@ -160,7 +166,7 @@ class WatchdogStep(bootsteps.StartStopStep):
         self._watches: list[Watchdog | StreamWatch] = []
 
     def start(self, parent: Any) -> None:
-        """Start the threads."""
+        """Start the threads of the watchdog and the stream watch."""
         del parent
         from trainwire.workers.orders.order_sender import order_drain, send_order  # noqa: PLC0415 - the app is complete only now
 
@@ -174,7 +180,7 @@ class WatchdogStep(bootsteps.StartStopStep):
             watch.start()
 
     def stop(self, parent: Any) -> None:
-        """Stop the threads."""
+        """Request the threads to stop."""
         del parent
         for watch in self._watches:
             watch.stop()

@@ -28,7 +28,8 @@ class TrainwireLogger(Logger):
     """Reports the values that modules log, and their hyperparameters, from the process with rank 0.
 
     The reported epoch is the current one, counted from 1 (Lightning counts from 0).
-    A training that a user asks to stop ends after the current batch; several processes agree on it every ten batches.
+    A training that a user asks to stop ends after the current batch; several processes agree on it every ten
+    batches.
     """
 
     def __init__(self, run: Run) -> None:

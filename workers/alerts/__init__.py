@@ -1,1 +1,1 @@
-"""Applies the alert rules of operators, and sends their messages."""
+"""Evaluates the alert rules of operators, and sends the resulting alerts."""

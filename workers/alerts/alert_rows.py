@@ -1,4 +1,4 @@
-"""Writes the messages that rules make, each once per rule, occurrence and destination."""
+"""Writes alerts to Postgres, each once per rule, occurrence and destination."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainwire.workers.sinks import cursors
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a rule has found; `occurrence` identifies it: the same one is not reported again."""
+    """Something that a rule reports. `occurrence` identifies it: the same one is not reported again."""
 
     rule: Rule
     occurrence: str
@@ -34,35 +34,42 @@ class Finding:
 
 
 def lease_evaluation(connection: Connection) -> bool:
-    """Lock the evaluation of rules for this transaction; return False if another worker evaluates them."""
+    """Lock the evaluation of rules for this transaction; return False if another worker has locked it."""
     return bool(connection.execute(_EVALUATION).scalar_one())
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What rules report: everything stored since `began` that happened since `oldest`."""
+    """The period that rules report: what was stored since `began`, and happened since `oldest`."""
 
     began: datetime
     oldest: datetime
 
 
 def reported_period(connection: Connection, max_age_h: float) -> Period:
-    """Return the period, which begins when rules are applied for the first time."""
+    """Return the period to report; it begins when rules are evaluated for the first time.
+
+    `oldest` is `max_age_h` hours ago.
+    """
     connection.execute(_BEGIN, {"cursor": CURSOR})
     return Period(*connection.execute(_PERIOD, {"cursor": CURSOR, "age_s": max_age_h * 3600}).one())
 
 
 def names_of_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, str]:
-    """Return the jobs of these that exist, as `Job 42 (digits)`; they are not deleted within this transaction."""
+    """Return the names of those of the jobs that exist, such as `Job 42 (digits)`, by job number.
+
+    These jobs are locked, so that none of them is deleted within this transaction.
+    """
     leased = cursors.lease_jobs(connection, CURSOR, set(job_ids))
     found = connection.execute(_NAMES, {"ids": leased}) if leased else ()
     return {job_id: f"Job {job_id} ({name})" if name else f"Job {job_id}" for job_id, name in found}
 
 
 def save_alerts(connection: Connection, found: Sequence[Finding]) -> int:
-    """Write the messages of findings that are new, for all destinations of their rules; return how many.
+    """Write alerts about the findings that are new, for all destinations of their rules; return their number.
 
-    Of a rule, `at_most_per_h` are sent to a destination within an hour; further ones are only in the log.
+    A destination gets at most `at_most_per_h` alerts of a rule per hour; further ones are stored as suppressed and
+    not sent.
     """
     if not found:
         return 0

@@ -1,9 +1,9 @@
-"""Sends the waiting alerts: all destinations at the same time, each of them in the order of its alerts.
+"""Sends waiting alerts: to all destinations concurrently, and to each of them in the order of its alerts.
 
 An alert is marked as `sending` before it is sent, and as `sent` after the destination has confirmed it, in two
-transactions; the lease of the destination, a lock that ends with the process, is held from before the first until
-after the second. So a later worker that holds the lease and finds `sending` knows that the one before was
-interrupted, and that nobody knows whether the alert was sent.
+transactions. During both, the worker has the lease of the destination, a lock that ends with the process. So if a
+worker that has the lease finds an alert marked as `sending`, another worker was interrupted, and it is unknown
+whether the alert was sent.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ UNCERTAIN: Final = "its worker ended while it was sent: it may have arrived"
 
 
 def sender_of(destination: Destination) -> AlertSender:
-    """Return the sender of a destination."""
+    """Return an object that sends alerts to this destination."""
     if destination.webhook is not None:
         return Webhook(destination.webhook, destination.secret_bytes)
     return Notifications(str(destination.apprise))
 
 
 class AlertDelivery:
-    """Sends waiting alerts for a time slice."""
+    """Sends waiting alerts for one time slice."""
 
     def __init__(
         self,
@@ -58,7 +58,12 @@ class AlertDelivery:
         self._clock = clock
 
     def run(self) -> None:
-        """Send what is due; alerts that wait for longer than `max_age_h` are given up. Raises `Unavailable`."""
+        """Send the alerts that are due.
+
+        Alerts that have waited for over `max_age_h` hours are marked as failed.
+
+        Raises `Unavailable`.
+        """
         deadline = self._clock() + self._slice_s
         with postgres_errors():
             with self._engine.begin() as connection:
@@ -70,7 +75,7 @@ class AlertDelivery:
                     done.result()
 
     def _deliver(self, name: str, deadline: float) -> None:
-        """Send the alerts of one destination until one fails."""
+        """Send the waiting alerts of one destination, until one of them fails or the time is up."""
         destination = self._rules.destinations[name]
         with self._engine.begin() as lease:
             if not lease.execute(_LEASE, {"name": health_key(name)}).scalar_one():
@@ -102,7 +107,10 @@ class AlertDelivery:
             return not cursors.sink_state(connection, health_key(name)).is_due
 
     def _claim(self, name: str) -> AlertMessage | None:
-        """Mark the next alert as `sending`: one that has failed comes after those that were not tried."""
+        """Mark the next alert of a destination as `sending`, and return it; None if there is none.
+
+        Alerts that have failed before come after those that were not tried yet.
+        """
         with self._engine.begin() as connection:
             row: Any = connection.execute(_CLAIM, {"name": name}).mappings().one_or_none()
         return None if row is None else AlertMessage(**{**row, "id": f"trainwire-alert-{row['id']}"})
@@ -115,13 +123,13 @@ class AlertDelivery:
         log.info("alert.sent", alert_id=_number(message), rule=message.rule, destination=message.destination)
 
     def _record_failure(self, message: AlertMessage, failure: NotSent) -> None:
-        """Let the alert wait again, and the destination rest."""
+        """Mark an alert as waiting again, and pause its destination."""
         with self._engine.begin() as connection:
             connection.execute(_FAILED, {"id": _number(message), "reason": str(failure)})
         self._rest(message.destination, failure)
 
     def _rest(self, name: str, failure: NotSent) -> None:
-        """Record that a destination failed, and when the next attempt is due."""
+        """Record that a destination failed, and when the next alert may be sent to it."""
         key, wait_s = health_key(name), failure.retry_after_s
         with self._engine.begin() as connection:
             failures = cursors.sink_state(connection, key).attempts + 1

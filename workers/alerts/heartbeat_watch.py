@@ -1,4 +1,4 @@
-"""Applies the rules about trainers that run: no progress, and the size of their spools, by their heartbeats."""
+"""Evaluates the rules that use heartbeats of running trainers: no progress, and the size of the spool."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CAUSES: Final = ("no_progress", "spool")
 
 
 def apply_to_heartbeats(connection: Connection, rules: AlertRules, beats: Sequence[Heartbeat]) -> None:
-    """Write the messages of rules about the jobs of these heartbeats, which are recent."""
+    """Write alerts for the rules that use heartbeats; `beats` are recent ones."""
     by_job: dict[int, list[Heartbeat]] = defaultdict(list)
     for beat in beats:
         by_job[beat.job].append(beat)
@@ -60,7 +60,7 @@ def _findings(
 
 
 def _is_new_pause(connection: Connection, rule: Rule, job: Mapping[str, Any], quiet_s: float) -> bool:
-    """Return whether the rule has not reported the job since its last progress."""
+    """Return whether the rule has not reported the job since the job's last progress."""
     known = connection.execute(_REPORTED, {"rule": rule.name, "quiet_s": quiet_s, **job})
     return not known.scalar_one()
 

@@ -1,6 +1,7 @@
-"""Looks for values beyond bounds, and for NaN, in new metric rows: a cursor per job, as of a sink.
+"""Searches new metric rows for NaN and for values outside of the bounds of rules.
 
-The drain does nothing for it. Without a rule about metrics no row is read.
+It has a cursor per job, like a sink, so the drain has no additional work. Without a rule about metrics no row is
+read.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _ANY_NOT_FINITE: Final = " OR ".join(
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The next rows of one job: those after `after`, up to `last`."""
+    """The next metric rows of one job: those with a `seq` above `after`, up to `last`."""
 
     job_id: int
     after: int
@@ -43,7 +44,7 @@ class Part:
 
 
 class MetricWatch:
-    """Reads the new metric rows of all jobs for a time slice."""
+    """Evaluates the rules about metrics on the new rows of all jobs, for one time slice."""
 
     def __init__(
         self, engine: Engine, rules: AlertRules, period: Period, clock: Callable[[], float] = time.monotonic
@@ -54,13 +55,13 @@ class MetricWatch:
         self._clock = clock
 
     def run(self, slice_s: float) -> None:
-        """Read new rows, at least one part, and write the messages of rules."""
+        """Read new metric rows, in at least one transaction, and write alerts about them."""
         deadline = self._clock() + slice_s
         while self._rules and self._next_part() and self._clock() < deadline:
             pass
 
     def _next_part(self) -> bool:
-        """Read the next rows of some jobs in one transaction; return whether there may be more."""
+        """Evaluate the next rows of some jobs in one transaction; return whether there may be more."""
         with self._engine.begin() as connection:
             behind = cursors.jobs_behind(connection, CURSOR, "metrics", JOBS_AT_ONCE)
             if not behind or not lease_evaluation(connection):
@@ -75,7 +76,10 @@ class MetricWatch:
         return bool(moved)
 
     def _parts(self, connection: Connection, job_ids: Sequence[int]) -> list[Part]:
-        """Return the next rows of each job; those of jobs that sent nothing in the period are passed over."""
+        """Return the next rows of each job.
+
+        Of jobs that sent nothing in the reported period all rows are skipped.
+        """
         known = cursors.read_cursors(connection, CURSOR, job_ids)
         most = ROWS_AT_ONCE // max(1, len(job_ids))
         found = connection.execute(_LAST_SEQS, {"ids": list(job_ids), **self._period})
@@ -88,7 +92,7 @@ class MetricWatch:
     def _find(
         self, connection: Connection, rule: Rule, parts: Sequence[Part], names: Mapping[int, str]
     ) -> Iterator[Finding]:
-        """Yield the first row of each attempt that the rule reports and has not reported before."""
+        """Yield a finding for the first row of each attempt that the rule matches, unless reported before."""
         where = parse_filter(rule.jobs)
         jobs = names.keys() if where is None else matching_jobs(connection, where, names)
         wanted = [part for part in parts if part.job_id in jobs and part.last > part.after]
@@ -114,7 +118,10 @@ class MetricWatch:
 
 
 def _conditions(rule: Rule) -> Iterator[tuple[str, str, str]]:
-    """Yield (cause, SQL condition, SQL value) of what the rule looks for. NaN is larger than all in Postgres."""
+    """Yield (cause, SQL condition, SQL value) for each bound of the rule.
+
+    In Postgres, NaN is larger than all other numbers.
+    """
     name = COLUMN_OF.get(rule.metric or "", rule.metric)
     value = str(name) if name in LIFTED else "CAST(extra_metrics ->> CAST(:metric AS text) AS double precision)"
     if "metric" in rule.causes:
@@ -141,7 +148,7 @@ def _shown(rule: Rule, cause: str, row: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str | None:
-    """Return `NaN`, `Infinity` or `-Infinity`, None for a finite number."""
+    """Return `NaN`, `Infinity` or `-Infinity`; None if `value` is a finite number."""
     shown = shown_float(value) if isinstance(value, float) else value
     return shown if isinstance(shown, str) else None
 

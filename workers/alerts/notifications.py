@@ -1,4 +1,4 @@
-"""Sends alerts to Slack, Discord, e-mail and the other services that Apprise knows."""
+"""Sends alerts to Slack, Discord, e-mail and other services that the library Apprise supports."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ _LEAST_SECRET_CHARS: Final = 4
 
 
 class Notifications:
-    """Sends alerts to one URL of Apprise; the constructor raises `NotSent` if that is not possible."""
+    """Sends alerts to one Apprise URL.
+
+    The constructor raises `NotSent` if Apprise is missing or rejects the URL.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._service = self._open()
 
     def send(self, message: AlertMessage) -> None:
-        """Send the alert; Apprise returns whether the service accepted it, and logs the reason if not."""
+        """Send an alert.
+
+        Raises `NotSent`, with the reason that Apprise logged, if the service did not accept it.
+        """
         facts = f"Rule: {message.rule}"
         body = f"{message.content}\n\n{facts}" if message.content else facts
         with _CapturedLog() as captured:
@@ -49,7 +55,7 @@ class Notifications:
         return service
 
     def _masked(self, text: str) -> str:
-        """Return a reason without the parts of the address."""
+        """Return `text` with all parts of the URL replaced, because the URL is a secret."""
         parts = re.split(r"[/:@?&=#,]+", self._url.partition("://")[2])
         for part in sorted({part for part in parts if len(part) >= _LEAST_SECRET_CHARS}, key=len, reverse=True):
             text = text.replace(part, _MASK)
@@ -57,7 +63,7 @@ class Notifications:
 
 
 class _CapturedLog(logging.Handler):
-    """Keeps the last warning that Apprise logs in this thread."""
+    """Stores the last warning that Apprise logs in this thread."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -72,6 +78,6 @@ class _CapturedLog(logging.Handler):
         logging.getLogger("apprise").removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the text of a record of this thread."""
+        """Store the text of a log record, if it was logged in this thread."""
         if record.thread == self._thread:
             self.reason = record.getMessage()

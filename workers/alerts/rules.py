@@ -1,4 +1,4 @@
-"""The alert rules of operators and their destinations (docs/alerts.md); `rules_file` reads them."""
+"""Defines the alert rules of operators and their destinations (docs/alerts.md); `rules_file` reads them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_LEVELS: Final[dict[str, AlertLevel]] = {
     "failed": "error",
     "lost": "error",
 }
-"""The level of a message whose rule names none; that of `run.alert` is the level of the call."""
+"""Level of an alert by its cause, if the rule sets none. For `run.alert` the level of the call applies."""
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the prefix of Standard Webhooks
 
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
@@ -31,10 +31,10 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An address that messages are sent to: a webhook with its secret, or a URL of Apprise.
+    """An address to which alerts are sent: a webhook with its secret, or an Apprise URL.
 
-    `when_uncertain`: whether a message is sent again if its worker was killed while it was sent. One to a webhook
-    always is, under the same id.
+    `when_uncertain` sets whether an alert is sent again if its worker was killed while sending it. An alert to a
+    webhook always is, with the same id.
     """
 
     webhook: str | None = None
@@ -44,14 +44,14 @@ class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def secret_bytes(self) -> bytes:
-        """The key of a webhook's signatures."""
+        """The key with which requests to a webhook are signed."""
         secret = self.secret or ""
         encoded = secret.removeprefix(SECRET_PREFIX)
         return base64.b64decode(encoded) if secret.startswith(SECRET_PREFIX) else secret.encode()
 
     @property
     def resends(self) -> bool:
-        """Whether a message of which it is unknown whether it was sent is sent again."""
+        """Whether an alert is sent again if it is unknown whether it was sent."""
         return self.webhook is not None or self.when_uncertain == "resend"
 
     def __repr__(self) -> str:
@@ -60,7 +60,7 @@ class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
-    """A rule as in the file; docs/alerts.md explains the keys."""
+    """A rule as written in the file. docs/alerts.md explains its keys."""
 
     name: Name
     on: Cause | list[Cause]
@@ -77,21 +77,21 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @cached_property
     def causes(self) -> frozenset[str]:
-        """What the rule reports."""
+        """The causes that the rule reports."""
         return frozenset([self.on] if isinstance(self.on, str) else self.on)
 
     @cached_property
     def destinations(self) -> Sequence[str]:
-        """The names of the destinations, each once."""
+        """The names of the rule's destinations, without duplicates."""
         return tuple(dict.fromkeys([self.to] if isinstance(self.to, str) else self.to))
 
     def level_of(self, cause: str) -> AlertLevel:
-        """Return the level of a message about a cause."""
+        """Return the level of an alert with this cause."""
         return self.level or DEFAULT_LEVELS[cause]
 
 
 class AlertRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All rules and destinations; older occurrences than `max_age_h` hours are not reported."""
+    """All rules and destinations. Occurrences older than `max_age_h` hours are not reported."""
 
     rules: list[Rule] = []
     destinations: dict[str, Destination] = {}

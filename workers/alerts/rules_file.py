@@ -1,4 +1,4 @@
-"""Reads the alert rules of operators from a TOML file; each error names its line and the remedy."""
+"""Reads the alert rules of operators from a TOML file. Each error names the line and the remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NEEDED: Final[dict[str, tuple[str, str]]] = {
     "no_progress": ("after_s", "after_s = 1800"),
     "spool": ("above_mb", "above_mb = 1000"),
 }
-"""Cause -> the key that it needs, and an example."""
+"""By cause: the key that a rule with this cause must have, and an example."""
 _KEYS_OF: Final[dict[str, tuple[str, ...]]] = {
     "metric": ("metric", "nan"),
     "above": ("metric",),
@@ -35,25 +35,30 @@ _KEYS_OF: Final[dict[str, tuple[str, ...]]] = {
     "above_mb": ("spool",),
     "min_level": ("alert",),
 }
-"""Key -> the causes that it belongs to."""
+"""By key: the causes with which a rule may have this key."""
 MIN_SECRET_BYTES: Final = 16
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 _RULE_HEADER: Final = r"\s*\[\[\s*rules\s*\]\]"
 
 
 class WrongRules(WrongSettings):
-    """The file of the alert rules cannot be used; the message names file, line and remedy."""
+    """The file of alert rules cannot be used. The text names the file, the line and the remedy."""
 
 
 class UnsetVariable(WrongRules):
-    """A variable that the file names is not set for this process; it may be set for the workers."""
+    """The file refers to an environment variable that this process does not have; the workers may have it."""
 
 
 TableT = TypeVar("TableT", bound=msgspec.Struct)
 
 
 def load_rules(path: Path, environ: Mapping[str, str] = os.environ) -> AlertRules:
-    """Read the rules; `${NAME}` in an address or secret is a variable of `environ`. Raises `WrongRules`."""
+    """Read the rules from the file.
+
+    `${NAME}` in an address or secret is replaced by the variable in `environ`.
+
+    Raises `WrongRules`.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
@@ -67,7 +72,7 @@ def load_rules(path: Path, environ: Mapping[str, str] = os.environ) -> AlertRule
 
 
 class _RulesFile:
-    """Checks the tables of a file; each error names its line."""
+    """Checks the content of a file of rules. Each error names the line."""
 
     def __init__(self, path: Path, text: str, environ: Mapping[str, str]) -> None:
         self._path = path
@@ -179,7 +184,11 @@ class _RulesFile:
             raise self._wrong(shown, self._line(header, number, wrong_key)) from None
 
     def _line(self, header: str, nth: int = 0, key: str | None = None) -> int | None:
-        """Return the number of the line of a key below the nth header, or else of that header."""
+        """Return the line number of `key` in the table that the nth `header` begins.
+
+        Without a key, or if it is not found, return the line number of the header; None if there is no such
+        header.
+        """
         starts = [number for number, line in enumerate(self._lines) if re.match(header, line)]
         if nth >= len(starts):
             return None
@@ -201,7 +210,7 @@ class _RulesFile:
 
 
 def _problems(rule: Rule, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (key, problem) for keys that contradict each other, or have an impossible value."""
+    """Yield (key, description) for keys of a rule that contradict each other or have an impossible value."""
     if not rule.causes:
         yield "on", f"`on` is empty; write one or more of {', '.join(CAUSES)}"
     for cause, (key, example) in _NEEDED.items():

@@ -1,4 +1,4 @@
-"""Sends one alert to a destination: the interface, and signed webhooks; `notifications` has Apprise's services."""
+"""Sends an alert to one destination: the interface, and signed webhooks. `notifications` uses Apprise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWER_TIMEOUT_S: Final = 10.0
 
 
 class NotSent(Exception):  # noqa: N818 - a state
-    """The destination did not confirm the alert. The text has no part of the address, which is a secret."""
+    """The destination did not confirm the alert. The text contains no part of its address, which is a secret."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -31,7 +31,7 @@ class NotSent(Exception):  # noqa: N818 - a state
 
 @dataclass(frozen=True, slots=True)
 class AlertMessage:
-    """The content of an alert; `id` stays the same in all attempts to send it."""
+    """The content of an alert. `id` stays the same if the alert is sent again."""
 
     id: str
     rule: str
@@ -49,19 +49,19 @@ class AlertSender(Protocol):
     """Sends alerts to one destination."""
 
     def send(self, message: AlertMessage) -> None:
-        """Send an alert; raise `NotSent` unless the destination confirms it."""
+        """Send an alert. Raises `NotSent` unless the destination confirms it."""
         ...
 
 
 class Webhook:
-    """Posts alerts as JSON, signed by Standard Webhooks (https://www.standardwebhooks.com)."""
+    """Sends alerts as signed JSON in POST requests, as in Standard Webhooks (https://www.standardwebhooks.com)."""
 
     def __init__(self, url: str, secret: bytes) -> None:
         self._url = url
         self._secret = secret
 
     def send(self, message: AlertMessage) -> None:
-        """Post the alert; any status from 200 to 299 confirms it."""
+        """Post the alert. Any status from 200 to 299 confirms it; else `NotSent` is raised."""
         body = payload(message)
         sent_at = int(time.time())
         headers = {
@@ -86,7 +86,7 @@ class Webhook:
 
 
 def payload(message: AlertMessage) -> bytes:
-    """Return the body of a webhook."""
+    """Return the JSON body of a webhook request."""
     job = None if message.job_id is None else {"id": message.job_id, "name": message.job_name}
     data: dict[str, Any] = {
         "rule": message.rule,
@@ -101,7 +101,7 @@ def payload(message: AlertMessage) -> bytes:
 
 
 def signature(secret: bytes, message_id: str, sent_at: int, body: bytes) -> str:
-    """Return the value of `webhook-signature`: HMAC-SHA256 of id, time in seconds since 1970, and body."""
+    """Return the header `webhook-signature`: the HMAC-SHA256 of id, time in seconds since 1970, and body."""
     signed = f"{message_id}.{sent_at}.".encode() + body
     return f"v1,{base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()}"
 

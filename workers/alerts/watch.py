@@ -1,4 +1,4 @@
-"""One round of the alerts: rules are applied to all that is new, then waiting messages are sent."""
+"""Evaluates the alert rules on everything that is new, then sends waiting alerts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METRIC_SLICE_S: Final = 3.0
 
 
 def evaluate_and_send(resources: Resources, path: Path) -> None:
-    """Apply the rules of a file, and send waiting alerts. Raises `WrongRules` and `Unavailable`."""
+    """Evaluate the rules in the file at `path`, and send waiting alerts. Raises `WrongRules` and `Unavailable`."""
     rules = load_rules(path)
     settings = resources.settings
     with postgres_errors():
@@ -33,7 +33,7 @@ def evaluate_and_send(resources: Resources, path: Path) -> None:
 
 
 def apply_rules(resources: Resources, rules: AlertRules) -> None:
-    """Write the messages of rules about all that has happened since the last call."""
+    """Write the alerts about everything that has happened since the last call."""
     with resources.engine.begin() as connection:
         period = reported_period(connection, rules.max_age_h)
     has_more = True
@@ -48,7 +48,7 @@ def apply_rules(resources: Resources, rules: AlertRules) -> None:
 
 
 def _beats(resources: Resources) -> list[Heartbeat] | None:
-    """Return the heartbeats of trainers that run; None if a server of heartbeats does not answer."""
+    """Return the recent heartbeats of all trainers; None if a server of heartbeats does not answer."""
     settings = resources.settings
     with redis_errors():
         return recent_heartbeats(resources.streams, settings.ingest_shards, settings.lost_after_s)

@@ -1,1 +1,1 @@
-"""Verification and retention of checkpoint files."""
+"""Verifies checkpoint files, and deletes those that are not retained."""

@@ -1,6 +1,7 @@
-"""Deletes uploads without a row: their trainer was killed before it sent one, or a deletion was interrupted.
+"""Deletes orphans: uploads to the object store that no checkpoint row refers to.
 
-Only upload folders of the SDK are deleted, below the folder of one job.
+Their trainer was killed before it sent the message, or a deletion was interrupted. Only upload folders of the SDK
+are deleted, below the folder of one job.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PAGE_FOLDERS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """The folder of an upload without a row, with its objects or open multipart uploads."""
+    """The folder of an upload that no row refers to, with its objects or its open multipart uploads."""
 
     folder: S3Uri
     objects: list[StoredObject]
@@ -39,20 +40,23 @@ class Orphan:
 
 @dataclass(slots=True)
 class Swept:
-    """The number of folders that a sweep over a job deleted; `is_complete` is False if time was up before."""
+    """The result of deleting the orphans of a job: the number of deleted folders.
+
+    `is_complete` is False if the time was too short for all of them.
+    """
 
     deleted: int = 0
     is_complete: bool = True
     refusals: list[str] = field(default_factory=list)
-    """The reasons why some could not be deleted."""
+    """The reasons why the object store did not delete some folders."""
 
 
 def orphans(
     connection: Connection, store: S3Store, job_id: int, job_folder: S3Uri, before: datetime
 ) -> Iterator[Orphan]:
-    """Yield the uploads of a job without a row whose last write was before a time.
+    """Yield the uploads of a job that no row refers to and whose last write was before `before`.
 
-    A row protects its upload until its objects are deleted, and so do rows, paths and parameters of other jobs.
+    A row protects its upload until its objects are deleted. So do rows, paths and parameters of other jobs.
     """
     found = _written(store, job_folder)
     while page := list(islice(found, PAGE_FOLDERS)):
@@ -74,7 +78,10 @@ def sweep(
     before: datetime,
     is_late: Callable[[], bool],
 ) -> Swept:
-    """Delete the orphans of a job whose last write was before `before`. Raises `S3Unavailable`."""
+    """Delete the orphans of a job whose last write was before `before`; stop when `is_late` returns True.
+
+    Raises `S3Unavailable`.
+    """
     swept = Swept()
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -91,7 +98,7 @@ def sweep(
 
 
 class OrphanSweep:
-    """Deletes the orphans of jobs that ended long ago; a job is swept once after each of its ends."""
+    """Deletes the orphans of jobs that ended long ago. Each job is examined once after it has ended."""
 
     def __init__(self, resources: Resources, open_store: Callable[[], S3Store]) -> None:
         self._engine = resources.engine
@@ -100,9 +107,9 @@ class OrphanSweep:
         self._age = timedelta(days=resources.settings.checkpoint_orphan_days)
 
     def run(self, *, dry_run: bool) -> int:
-        """Delete, or in a dry run only log, the orphans of the next jobs; return how many.
+        """Delete the orphans of the next jobs, or in a dry run only log them; return how many there were.
 
-        Raises `Unavailable` if the object store or Postgres is.
+        Raises `Unavailable` if the object store or Postgres does not answer.
         """
         deadline = time.monotonic() + RUN_S
         count = 0
@@ -149,7 +156,7 @@ class OrphanSweep:
 
 
 def _written(store: S3Store, job_folder: S3Uri) -> Iterator[Orphan]:
-    """Yield the upload folders with objects, then those with open multipart uploads."""
+    """Yield the upload folders of a job that contain objects, then those that have open multipart uploads."""
     for folder, objects in groupby(store.objects(job_folder), lambda found: _folder(job_folder, found.uri)):
         if folder is not None:
             yield Orphan(folder, list(objects), [])

@@ -1,4 +1,4 @@
-"""Deletes surplus checkpoints (`trainwire.workers.checkpoints.surplus`) from the object store."""
+"""Deletes checkpoints from the object store that are not retained (`trainwire.workers.checkpoints.surplus`)."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from trainwire.workers.resources import Resources
 log = structlog.get_logger("trainwire.workers.checkpoints.retention")
 
 RUN_S: Final = 20.0
-"""Time limit of a run; one task has three runs, well within its own limit."""
+"""Time limit in seconds of one run. A task has three runs, well within its own time limit."""
 MAX_REFUSALS: Final = 10
-"""A run ends after this number of answers 403: the workers' keys probably do not allow any deletion."""
+"""Number of responses 403 after which a run ends: the workers' keys probably do not allow any deletion."""
 DELETES_AT_ONCE: Final = 8
-"""Concurrent deletions of the files of one folder."""
+"""Number of files of one folder that are deleted concurrently."""
 
 
 def retain(resources: Resources, open_store: Callable[[], S3Store]) -> None:
-    """Apply all rules that the settings switch on. Raises `Unavailable`."""
+    """Apply all retention rules for checkpoints that the settings switch on. Raises `Unavailable`."""
     settings = resources.settings
     if not settings.trainwire_checkpoint_bucket:
         return
@@ -55,7 +55,10 @@ def retain(resources: Resources, open_store: Callable[[], S3Store]) -> None:
 
 
 class Retention:
-    """Deletes surplus checkpoints for about twenty seconds; one worker at a time."""
+    """Deletes checkpoints that a rule does not retain.
+
+    Only one worker at a time does this, for about twenty seconds.
+    """
 
     def __init__(
         self,
@@ -68,9 +71,9 @@ class Retention:
         self._policy = policy
 
     def run(self, *, dry_run: bool, rule: Rule = "surplus") -> list[Surplus]:
-        """Delete, or in a dry run only log, the surplus checkpoints of a rule; return them.
+        """Delete the checkpoints that `rule` selects, or in a dry run only log them; return them.
 
-        Raises `Unavailable` if the object store or Postgres is; the next run continues.
+        Raises `Unavailable` if the object store or Postgres does not answer; the next run continues.
         """
         with exclusive_run(self._engine, "retention") as lease:
             if lease is None:
@@ -101,9 +104,11 @@ class Retention:
         return deleted
 
     def _delete(self, store: S3Store, surplus: Surplus) -> bool:
-        """Delete one checkpoint; return False if it has to be kept. Raises `NotAllowed`.
+        """Delete one checkpoint; return False if it must not be deleted.
 
-        The row is marked before the first object is deleted, so that an incomplete checkpoint is never listed as
+        Raises `NotAllowed`.
+
+        Its row is marked before the first object is deleted, so that an incomplete checkpoint is never listed as
         verified.
         """
         where = _where(surplus)
@@ -136,10 +141,10 @@ def _where(surplus: Surplus) -> dict[str, object]:
 
 
 def delete_objects(store: S3Store, address: str, sha256: str | None, deleted: list[S3Uri]) -> None:
-    """Delete a file, or the files of a folder; append each deleted object to `deleted`.
+    """Delete the object at `address`, or all objects of a folder; append each deleted URI to `deleted`.
 
-    The manifest of a folder is deleted last, so that a later run can delete the rest. Raises the errors of the
-    store and `WrongManifest`.
+    The manifest of a folder is deleted last, so that a later run can delete the rest after an interruption. Raises
+    the errors of the store, and `WrongManifest`.
     """
 
     def delete(uri: S3Uri) -> None:

@@ -1,4 +1,4 @@
-"""Lets one worker at a time work on checkpoint files, and translates errors of Postgres and S3."""
+"""Lets only one worker at a time process checkpoint files, and translates errors of Postgres and S3."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from trainwire.workers.errors import Unavailable
 
 @contextmanager
 def exclusive_run(engine: Engine, work: str) -> Iterator[Connection | None]:
-    """Hold the lease on a kind of work; yield its connection, or None if another worker has the lease.
+    """Take the lease for the kind of work `work`; yield its connection, or None if another worker has the lease.
 
-    Raises `Unavailable` if Postgres or the object store is.
+    Raises `Unavailable` if Postgres or the object store does not answer.
     """
     # The lease ends with this transaction, or with this process, whichever is first.
     with postgres_errors(), s3_errors(), engine.begin() as connection:
@@ -26,7 +26,7 @@ def exclusive_run(engine: Engine, work: str) -> Iterator[Connection | None]:
 
 @contextmanager
 def s3_errors() -> Iterator[None]:
-    """Translate `S3Unavailable` to `Unavailable`."""
+    """Translate `S3Unavailable` in the block to `Unavailable`."""
     try:
         yield
     except S3Unavailable as exc:

@@ -1,7 +1,7 @@
-"""Finds checkpoints to delete: surplus ones of finished jobs, and superseded uploads of all jobs.
+"""Selects checkpoints to delete: surplus ones of finished jobs, and superseded uploads of all jobs.
 
-A message can name any URI. So only files under `{prefix}/{job_id}/` of our own bucket are ever deleted, by rows of
-that job; and of a running job only uploads of the SDK.
+A message can contain any URI. So only files below `{prefix}/{job_id}/` in our own bucket are ever deleted, only
+for rows of that job, and only uploads of the SDK if the job is running.
 """
 
 from __future__ import annotations
@@ -18,39 +18,43 @@ from trainwire.schemas.tables import INDEXED_CHARS
 from trainwire.workers.settings import Settings
 
 RUN_FILES: Final = 200
-"""Most checkpoints that one run deletes, or in a dry run lists."""
+"""Maximum number of checkpoints that one run deletes, or lists in a dry run."""
 PAGE_FILES: Final = 500
 HIGHEST_CHAR: Final = "\U0010ffff"
 SUPERSEDED_AFTER_S: Final = 600
-"""Time for which an upload is kept after a newer one in its slot was verified, so that downloads can end."""
+"""Seconds for which an upload is kept after the one that replaces it was verified, so that downloads can end."""
 
 Rule: TypeAlias = Literal["surplus", "superseded"]
-"""`surplus`: of a finished job, besides its best and last ones. `superseded`: a newer upload took its place."""
+"""Name of a rule that selects checkpoints to delete.
+
+`surplus`: of a finished job, other than its best and last ones. `superseded`: a newer upload took the place of the
+checkpoint.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """The number of checkpoints to keep per job besides its best, and the bucket and prefix to delete from."""
+    """Number of last checkpoints to keep per job besides its best; bucket and prefix to delete from."""
 
     last: int
     bucket: str
     prefix: str
     removes_superseded: bool = True
-    """If True, superseded uploads do not count among the last ones: another rule deletes them."""
+    """Whether superseded uploads are not counted among the last ones, because another rule deletes them."""
 
     @property
     def root(self) -> str:
-        """The prefix of the URIs that may be deleted, before the job's number."""
+        """The URI prefix below which files may be deleted; a job's folder is this prefix and the job's number."""
         prefix = self.prefix.strip("/")
         return f"{SCHEME}{self.bucket}/{prefix}/" if prefix else f"{SCHEME}{self.bucket}/"
 
     def folder_of(self, job_id: int) -> S3Uri:
-        """Return the folder of a job."""
+        """Return the URI of the folder of a job."""
         return S3Uri.parse(f"{self.root}{job_id}/")
 
 
 def retention_policy(settings: Settings) -> RetentionPolicy:
-    """Return the policy of the settings. Raises `ValueError` if they do not name the bucket."""
+    """Return the retention policy from the settings. Raises `ValueError` if no bucket is set."""
     if not settings.trainwire_checkpoint_bucket:
         raise ValueError("TRAINWIRE_CHECKPOINT_BUCKET is not set: name the bucket that trainers upload to")
     return RetentionPolicy(
@@ -63,7 +67,7 @@ def retention_policy(settings: Settings) -> RetentionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Surplus:
-    """A checkpoint that a rule allows to delete."""
+    """A checkpoint that may be deleted according to `rule`."""
 
     job_id: int
     seq: int
@@ -75,7 +79,7 @@ class Surplus:
 
 
 def surplus_files(connection: Connection, policy: RetentionPolicy, rule: Rule) -> Iterator[Surplus]:
-    """Yield the checkpoints that a rule allows to delete and that are not in use, by job and number."""
+    """Yield the checkpoints that `rule` selects and that are not in use, in the order of job and row number."""
     names = {
         "keep": policy.last,
         "root": policy.root,
@@ -94,17 +98,17 @@ def surplus_files(connection: Connection, policy: RetentionPolicy, rule: Rule) -
 
 
 def begun_files(connection: Connection, policy: RetentionPolicy) -> list[Surplus]:
-    """Return the checkpoints whose deletion was interrupted: some of their objects may be deleted."""
+    """Return the checkpoints whose deletion was interrupted; some of their objects may be deleted already."""
     return _files(connection.execute(_BEGUN, {"root": policy.root, "limit": RUN_FILES}), "surplus")
 
 
 def plan(connection: Connection, policy: RetentionPolicy, rule: Rule = "surplus") -> list[Surplus]:
-    """Return the checkpoints that the next run deletes by a rule."""
+    """Return the checkpoints that the next run would delete according to `rule`."""
     return list(islice(surplus_files(connection, policy, rule), RUN_FILES))
 
 
 def shared_addresses(connection: Connection, job_id: int, uris: list[str]) -> set[str]:
-    """Return those of `uris` that other jobs use, as the same address or as a folder above or below it."""
+    """Return those of `uris` that other jobs refer to, directly or by a folder above or a file below."""
     return set(connection.execute(_SHARED, {"job_id": job_id, "uris": uris}).scalars())
 
 
@@ -113,7 +117,7 @@ def _files(found: CursorResult[Any], rule: Rule) -> list[Surplus]:
 
 
 def _is_free(connection: Connection, surplus: Surplus) -> bool:
-    """Return whether a checkpoint is unused: no running job, and no best or last path of any job, refers to it.
+    """Return whether no running job, and no best or last path of any job, refers to a checkpoint.
 
     References in rows of its own job do not count for a superseded upload.
     """
@@ -131,7 +135,10 @@ def _is_free(connection: Connection, surplus: Surplus) -> bool:
 
 
 def _is_in(column: str) -> str:
-    """Return the SQL condition that a URI is `:uri`, or lies in that folder: between it and `:last_inside`."""
+    """Return SQL for the condition that `column` is `:uri` or, if that is a folder, lies in it.
+
+    A URI in the folder sorts between `:uri` and `:last_inside`.
+    """
     first, last = (f"left({end}, {INDEXED_CHARS})" for end in (":uri", ":last_inside"))
     return (
         f'(left({column} COLLATE "C", {INDEXED_CHARS}) BETWEEN {first} AND {last} '
@@ -140,7 +147,7 @@ def _is_in(column: str) -> str:
 
 
 def _holds(column: str) -> str:
-    """Return the SQL condition that a URI is a folder that contains `:uri`: one of `:folders`."""
+    """Return SQL for the condition that `column` is a folder that contains `:uri`, which is one of `:folders`."""
     return (
         f'(left({column} COLLATE "C", {INDEXED_CHARS}) = ANY(CAST(:folder_starts AS text[])) '
         f"AND {column} = ANY(CAST(:folders AS text[])))"

@@ -1,4 +1,4 @@
-"""Verifies that the uploaded checkpoint files are in the object store as their trainers recorded them."""
+"""Verifies that uploaded checkpoint files are in the object store, with the recorded size and checksum."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ from trainwire.workers.checkpoints.verification_rows import UnverifiedFile, Veri
 from trainwire.workers.sinks import cursors
 
 STORE: Final = "s3"
-"""Its name in sink_states, which records its outages."""
+"""Name of the object store in the table `sink_states`, which records outages."""
 ROUND_FILES: Final = 32
 READ_FILES: Final = 500
 READS: Final = 20
-"""Files per read from Postgres, and most reads while all files lie outside of the served prefixes."""
+"""Maximum number of reads from Postgres in a round, with `READ_FILES` files each, while none of them is served."""
 FILES_AT_ONCE: Final = 8
 SHARDS_AT_ONCE: Final = 4
-"""Concurrent checks of the files of one folder."""
+"""Number of files of one folder that are verified concurrently."""
 ROUND_S: Final = 45.0
-"""Time limit of a round, well within that of a task; other files wait for the next round."""
+"""Time limit in seconds of one round, well within that of a task. Other files are verified in the next round."""
 MAX_VERIFICATIONS: Final = 10
-"""A missing or different file is verified this often, within about an hour."""
+"""Number of times that a missing or different file is verified, within about an hour."""
 FILE_BACKOFF: Final = Backoff(first_s=10, cap_s=3600)
 
 
 @dataclass(slots=True)
 class VerificationReport:
-    """Numbers of files by result; `more`: time was up before all due files were verified."""
+    """The numbers of files by result.
+
+    `more` is True if the time slice ended before all due files were verified.
+    """
 
     verified: int = 0
     wrong: int = 0
@@ -49,7 +52,7 @@ class VerificationReport:
     more: bool = False
 
     def count(self, results: Sequence[VerificationResult]) -> None:
-        """Add results."""
+        """Add the results of some files to the counts."""
         for result in results:
             if result.error is None:
                 self.verified += not result.file.is_overwritten
@@ -60,18 +63,20 @@ class VerificationReport:
 
 
 class Mismatch(Exception):  # noqa: N818 - a result
-    """An object differs from the recorded size or checksum."""
+    """The size or checksum of an object differs from the recorded one."""
 
 
 class TooSlow(Exception):  # noqa: N818 - a state
-    """A folder has too many files for one round."""
+    """A folder has more files than can be verified in one round."""
 
 
 class Verification:
-    """Verifies due files concurrently, for about a time slice; one worker at a time.
+    """Verifies files that are due, several at a time, for about one time slice.
 
-    Only addresses that begin with one of `prefixes` are verified: a message can name any address, and the result
-    would reveal which objects the workers' keys can read.
+    Only one worker at a time does this.
+
+    Only URIs that begin with one of `prefixes` are verified: a message can contain any URI, and the result would
+    reveal which objects the workers' keys can read.
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class Verification:
         self._clock = clock
 
     def run(self) -> VerificationReport:
-        """Verify due files. Raises `Unavailable` if the object store or Postgres is."""
+        """Verify the files that are due. Raises `Unavailable` if the object store or Postgres does not answer."""
         report = VerificationReport()
         deadline = self._clock() + self._slice_s
         with exclusive_run(self._engine, "verify") as lease:
@@ -107,7 +112,10 @@ class Verification:
         return report
 
     def _is_reachable(self, report: VerificationReport) -> bool:
-        """Return whether the store answers; if it is marked as down and a probe is due, verify one file."""
+        """Return whether the object store is reachable.
+
+        If it is marked as down and a probe is due, verify one file first.
+        """
         with self._engine.begin() as connection:
             state = cursors.sink_state(connection, STORE)
         if state.next_probe_at is None:
@@ -119,7 +127,7 @@ class Verification:
         return True
 
     def _round(self, limit: int, report: VerificationReport) -> bool:
-        """Verify the next files; return False if none is due."""
+        """Verify up to `limit` files; return False if none is due."""
         files = self._next_files(limit, report)
         if not files:
             return False
@@ -135,7 +143,7 @@ class Verification:
         return True
 
     def _next_files(self, limit: int, report: VerificationReport) -> Sequence[UnverifiedFile]:
-        """Return the next files to verify; record those outside of the served prefixes as not served."""
+        """Return the next files to verify; record files outside of the served prefixes as not served."""
         for _ in range(READS):
             with self._engine.begin() as connection:
                 due = due_files(connection, READ_FILES)
@@ -158,7 +166,10 @@ class Verification:
         return VerificationResult(file, error, self._file_backoff.delay_s(file.attempts + 1))
 
     def _verify(self, files: Sequence[UnverifiedFile]) -> tuple[list[VerificationResult], S3Unavailable | None]:
-        """Return the results, and the error if the store is unavailable; some files then have no result."""
+        """Verify files concurrently; return the results and, if the store is unavailable, the error.
+
+        In that case some files have no result.
+        """
         try:
             store = self._open_store()
         except S3Unavailable as exc:
@@ -171,7 +182,7 @@ class Verification:
     def _result(
         self, store: S3Store, deadline: float, failures: list[S3Unavailable], file: UnverifiedFile
     ) -> VerificationResult | None:
-        """Verify one file; return None if time is up or the store was found unavailable."""
+        """Verify one file; return None if the time is up, or if another file found the store unavailable."""
         if file.is_overwritten:
             return VerificationResult(file)
         if failures or self._clock() > deadline:
@@ -191,10 +202,10 @@ class Verification:
 
 
 def find_fault(store: S3Store, file: UnverifiedFile, is_late: Callable[[], bool]) -> str | None:
-    """Return the fault of a checkpoint's object; None if it is as recorded.
+    """Return a description of the fault of a checkpoint's object, or None if the object is as recorded.
 
     Without a recorded size or checksum, the object only has to exist. Raises the errors of the store, and
-    `TooSlow` if `is_late` before all files of a folder are checked.
+    `TooSlow` if `is_late` returns True before all files of a folder are checked.
     """
     try:
         uri = S3Uri.parse(file.uri)
@@ -244,14 +255,14 @@ def _check_object(
 
 
 def _is_same(found: str, recorded: str) -> bool:
-    """Compare two checksums of S3; some servers omit the dash and the number of parts."""
+    """Return whether two S3 checksums are equal; some servers omit the dash and the number of parts at the end."""
     return found == recorded or (
         found.partition("-")[0] == recorded.partition("-")[0] and ("-" in found) != ("-" in recorded)
     )
 
 
 def _s3_checksum(sha256: str | None) -> str | None:
-    """Convert a SHA-256 from hex to S3's base64; None if it is not one."""
+    """Convert a SHA-256 from hexadecimal to S3's base64; return None if `sha256` is not hexadecimal."""
     try:
         return None if sha256 is None else base64.b64encode(binascii.unhexlify(sha256)).decode()
     except (binascii.Error, ValueError):

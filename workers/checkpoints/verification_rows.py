@@ -1,4 +1,4 @@
-"""Reads the checkpoint files to verify from Postgres, and records the results."""
+"""Reads from Postgres which checkpoint files to verify, and stores the results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from trainwire.workers.drain.decoding import visible
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedFile:
-    """A checkpoint file to verify; `attempts` is the number of earlier verifications."""
+    """A checkpoint file to verify.
+
+    `attempts` is the number of earlier verifications.
+
+    `is_overwritten` is True if a newer row of the job has the same URI.
+    """
 
     job_id: int
     seq: int
@@ -30,7 +35,8 @@ class UnverifiedFile:
 class VerificationResult:
     """The result of one verification of a file.
 
-    `error` None: the object is as recorded, or was overwritten. `retry_in_s` None: it is not verified again.
+    `error` is None if the object is as recorded, or was overwritten. `retry_in_s` is None if the file is not to be
+    verified again.
     """
 
     file: UnverifiedFile
@@ -39,12 +45,12 @@ class VerificationResult:
 
 
 def due_files(connection: Connection, limit: int) -> list[UnverifiedFile]:
-    """Return files that are due, never verified ones first."""
+    """Return files that are due for verification; files that were never verified come first."""
     return [UnverifiedFile(*row) for row in connection.execute(_DUE, {"limit": limit})]
 
 
 def record(connection: Connection, results: Sequence[VerificationResult]) -> None:
-    """Save the results in the rows of the files, and update the best and last paths of their jobs."""
+    """Store the results in the rows of the files, and update the best and last paths of their jobs."""
     if not results:
         return
     values = [_values(result) for result in results]

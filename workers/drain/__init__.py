@@ -1,1 +1,1 @@
-"""Moves the entries of a stream into Postgres, one transaction a batch."""
+"""Moves entries from Redis streams into Postgres, one transaction per batch."""

@@ -1,4 +1,4 @@
-"""Stores the entries of one transaction: rows, jobs, positions and dead letters."""
+"""Stores one batch of stream entries in one transaction: rows, jobs, positions and dead letters."""
 
 from __future__ import annotations
 
@@ -24,21 +24,24 @@ from trainwire.workers.drain.stream import Ack
 from trainwire.workers.errors import MostlyInvalid, Refused
 
 MAX_JUMP = 10**9
-"""A larger gap between two numbers is a mistake of the sender; accepted, it would spoil the job's sum for good."""
+"""Largest accepted gap between two message numbers of a source.
+
+A larger one is a mistake of the sender: accepted, it would count so many messages as missing for ever.
+"""
 MOSTLY_INVALID_FROM = 100
-"""A batch with fewer new entries does not show whether nearly all are invalid."""
+"""Minimum number of new entries in a batch before `MostlyInvalid` may be raised."""
 
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """An entry and the result of decoding it."""
+    """A stream entry (`raw`) with the result of decoding it (`content`)."""
 
     raw: RawEntry
     content: Content
 
 
 class Batch:
-    """Stores arrivals of one kind in an open transaction, which the caller commits."""
+    """Stores decoded entries (`arrivals`) of one kind in a transaction that its caller commits."""
 
     def __init__(self, connection: Connection, kind: Kind, arrivals: Sequence[Arrival]) -> None:
         self._connection = connection
@@ -54,7 +57,7 @@ class Batch:
         contents = [each.content for each in self._arrivals]
         self._sources = Sources(connection, kind, contents, self._jobs)
         self._unusable = job_rows.missing_checkpoints(connection, _named_checkpoints(contents))
-        """(job, URI) of checkpoints in completions of which verification has found no usable file."""
+        """(job, URI) of the checkpoints in completions for which verification has found no usable file."""
         self.duplicates = 0
         self.stored = 0
         self.letters: list[Rejected] = []
@@ -84,11 +87,11 @@ class Batch:
         job_rows.note_discarded(self._connection, stream, discarded)
 
     def acks(self) -> list[Ack]:
-        """Return the positions to acknowledge, once the caller has committed.
+        """Return the acknowledgements to publish once the caller has committed.
 
-        Includes all kinds of a source that a completion counts: after a restore of Postgres to an older state
-        their positions may be lower than the trainer knows. Messages of deleted jobs are acknowledged as well, so
-        that they are not sent again.
+        They include the positions of all kinds of a source whose completion is in the batch: after a restore of
+        Postgres to an older state, these may be lower than the acknowledgements that the trainer has. Messages of
+        deleted jobs are acknowledged as well, so that trainers do not send them again.
         """
         last_seqs: dict[tuple[int, str], int] = defaultdict(int)
         for content in self._discarded:
@@ -102,14 +105,14 @@ class Batch:
 
     @property
     def rows_written(self) -> int:
-        """The number of rows written."""
+        """The number of rows that this batch has added to the table of its kind."""
         return sum(
             getattr(self._jobs[job_id], self._storage.last_seq) - getattr(before, self._storage.last_seq)
             for job_id, before in self._jobs_before.items()
         )
 
     def changes(self) -> list[Change]:
-        """Return the changes of the jobs of stored messages, once the caller has committed."""
+        """Return one `Change` for each job of which a message was stored. Call it after the commit."""
         by_job: dict[int, list[Message]] = defaultdict(list)
         for message in self._messages:
             by_job[message.job_id].append(message)
@@ -119,7 +122,10 @@ class Batch:
         ]
 
     def _new_messages(self) -> list[Arrival]:
-        """Record each arrival in its source's position; return new messages, and count or reject the others."""
+        """Record the message number of each entry in the position of its source, and return the entries to store.
+
+        The other entries are counted as duplicates, recorded as lost ranges, or added to the dead letters.
+        """
         new = []
         for arrival in self._arrivals:
             content = arrival.content
@@ -144,7 +150,11 @@ class Batch:
         return new
 
     def _store(self, arrivals: Sequence[Arrival]) -> None:
-        """Store these in order; if Postgres refuses them, retry halves until each refused message is found."""
+        """Store `arrivals` in order.
+
+        If Postgres refuses them, store each half separately, recursively; a single entry that is refused is
+        dead-lettered.
+        """
         if not arrivals:
             return
         ids = {arrival.content.job_id for arrival in arrivals}
@@ -171,10 +181,10 @@ class Batch:
                 self._sources.add_counts(message)
 
     def _write(self, messages: Sequence[Message], before: Mapping[int, JobState]) -> None:
-        """COPY the rows of these messages, fold the messages into their jobs, and write the jobs.
+        """COPY the rows of `messages`, apply the messages to their jobs, and write the jobs and attempts.
 
-        `before` are the jobs as their rows are: without messages that Postgres refused, and with those that it has
-        already taken in this transaction.
+        `before` are the job states as they are in Postgres now, which include messages that were written earlier
+        in this transaction.
         """
         earlier = job_rows.EarlierAttempts()
         with store.copying(self._connection, self._storage) as write_row:
@@ -189,7 +199,7 @@ class Batch:
         job_rows.save_attempts(self._connection, changed + earlier.fold(self._connection))
 
     def _fold(self, message: Message, earlier: job_rows.EarlierAttempts) -> Iterable[rows.Row]:
-        """Fold one message into its job; return its rows."""
+        """Apply one message to the state of its job; return the rows to store for it."""
         body, job = message.body, self._jobs[message.job_id]
         attempt = self._sources.attempt_of(message)
         self._sources.row(message.job_id, message.source, self._kind).note_place(body)
@@ -209,13 +219,19 @@ class Batch:
         return new
 
     def _without_unusable_paths(self, job_id: int, body: Completion) -> Completion:
-        """Return a completion without the paths of unusable checkpoints, so that the job keeps its own paths."""
+        """Return the completion without paths of checkpoints that have no usable file.
+
+        The job then keeps its earlier paths.
+        """
         named = {name: getattr(body, name) for name in FINAL_PATHS}
         left_out = {name: None for name, uri in named.items() if uri and (job_id, visible(uri)) in self._unusable}
         return replace(body, **left_out) if left_out else body
 
     def _dead_letter(self, letter: Rejected) -> None:
-        """Dead-letter a message whose number is recorded in the position of its source."""
+        """Add a message to the dead letters, and count it for its source.
+
+        Its number must be recorded in the position already.
+        """
         assert letter.job_id is not None and letter.source is not None  # noqa: S101, PT018 - had a position
         self._sources.row(letter.job_id, letter.source, self._kind).dead_lettered += 1
         self.letters.append(letter)
@@ -226,7 +242,7 @@ def _last_seq(content: Content) -> int:
 
 
 def _problem_of(content: Content, seq: int, position: Position) -> tuple[str, str] | None:
-    """Return the reason and the detail of a rejection if this number cannot be recorded."""
+    """Return the reason and detail of a rejection if message number `seq` cannot be recorded, else None."""
     is_lost = isinstance(content, Lost)
     if seq == position.last_seq + 1 and not is_lost:
         return None
@@ -244,7 +260,7 @@ def _rejection(arrival: Arrival, reason: str, detail: str, seq: int | None = Non
 
 
 def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
-    """Return (job, URI) of the checkpoints in completions."""
+    """Return the (job, URI) pairs of all checkpoints that are named in completions."""
     return {
         (content.job_id, visible(uri))
         for content in contents
@@ -255,7 +271,10 @@ def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
 
 
 def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
-    """Sort the arrivals of each source by number, in the places that arrivals of this source have in the list."""
+    """Return the arrivals with those of each source sorted by message number.
+
+    The sources keep their places in the list: only the arrivals of one source are exchanged with each other.
+    """
     if _is_in_order(arrivals):
         return list(arrivals)
     by_source: dict[tuple[int | None, str | None], list[Arrival]] = defaultdict(list)

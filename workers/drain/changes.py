@@ -1,4 +1,4 @@
-"""The changes that a committed transaction made to jobs, from which events are made."""
+"""Defines the changes that a committed transaction made to a job; `workers.events` publishes them as events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainwire.workers.drain.jobs import JobState
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A job before and after a transaction, and its messages that were stored, in order."""
+    """The state of a job before and after a transaction, and the messages of the job that it stored, in order."""
 
     kind: Kind
     before: JobState
@@ -22,11 +22,11 @@ class Change:
     source_attempts: Mapping[tuple[int, str], int]
 
     def attempt_of(self, message: Message) -> int:
-        """Return the attempt that a message was stored under."""
+        """Return the attempt under which `message` was stored."""
         return message.attempt or self.source_attempts[message.job_id, message.source]
 
     def new_rows(self, kind: RowKind) -> tuple[int, int] | None:
-        """Return the first and last `seq` of the rows that the transaction added to the job; None for none."""
+        """Return the first and last `seq` of the rows that the transaction added to the job, or None."""
         column = ROW_KINDS[kind].last_seq
         first, last = getattr(self.before, column) + 1, getattr(self.after, column)
         return (first, last) if first <= last else None
@@ -34,7 +34,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """A job before and after its status was changed by its heartbeats, and the reason."""
+    """The state of a job before and after its heartbeats changed its status, and the reason."""
 
     before: JobState
     after: JobState

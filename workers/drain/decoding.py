@@ -1,7 +1,8 @@
 """Decodes stream entries into messages, and estimates how much memory a decoded entry takes.
 
-Decoding is strict first. An entry that fails only for invalid text (NUL, bytes that are not UTF-8, lone
-surrogates) is decoded again with replacement characters, so that a few bad characters do not cost a whole message.
+Decoding is strict at first. If an entry fails only because of invalid text (NUL, bytes that are not UTF-8, lone
+surrogates), it is decoded again with replacement characters, so that a few bad characters do not cost a whole
+message.
 """
 
 from __future__ import annotations
@@ -38,14 +39,20 @@ SURROGATE_REPLACEMENT: Final = "\ufffd"
 MAX_DETAIL_CHARS: Final = 2000
 _MESSAGE_FIELDS: Final = 7
 _FIELD_BYTES: Final = 100
-"""Estimated overhead in Python of an entry, and of each field that no message has."""
+"""Estimated memory overhead in Python of one entry; also of each field beyond the number that a message has."""
 MAX_REPAIRED_BYTES: Final = 16 * 1024 * 1024
-"""Lenient decoders build the whole object before it is validated: larger bodies are dead-lettered instead."""
+"""Maximum size of a body to decode with replacement characters; larger ones are dead-lettered.
+
+The lenient decoders build the whole object before it is validated.
+"""
 _INPUT_ERRORS: Final = (
     *(ArithmeticError, AssertionError, AttributeError, BufferError, LookupError),
     *(RuntimeError, TypeError, ValueError, msgspec.MsgspecError, msgpack.UnpackException, zstandard.ZstdError),
 )
-"""Exceptions that decoders raise for bad input. Others (a time limit, MemoryError) may have another cause."""
+"""Exceptions that decoders raise for bad input.
+
+Any other exception (a task's time limit, MemoryError) may have a cause outside the entry.
+"""
 _ROW_BYTES: Final = 100
 _POINT_BYTES: Final = 250
 _VALUE_BYTES: Final = 60
@@ -55,17 +62,17 @@ _ELEMENT_BYTES: Final = 80
 
 @dataclass(slots=True, eq=False)
 class RawEntry:
-    """A stream entry as read from Redis."""
+    """A stream entry as read from Redis, not decoded."""
 
     entry_id: str
     fields: Mapping[bytes, bytes]
     size_bytes: int = field(init=False)
     """Total size of the values in bytes."""
     held_bytes: int = field(init=False)
-    """Estimated memory in bytes: field names, values, and an overhead for each field that no message has."""
+    """Estimated memory in bytes: field names, values, and an overhead for each field beyond those of a message."""
 
     def __post_init__(self) -> None:
-        """Compute both sizes once: each entry needs them several times."""
+        """Compute `size_bytes` and `held_bytes` once, because they are needed several times for each entry."""
         fields = self.fields
         self.size_bytes = sum(map(len, fields.values()))
         self.held_bytes = self.size_bytes + sum(map(len, fields)) + _FIELD_BYTES
@@ -75,7 +82,10 @@ class RawEntry:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An entry that can never be stored: the reason, and the readable fields of its envelope."""
+    """An entry that can never be stored, with the reason.
+
+    Job, attempt, source and number are set if they are readable.
+    """
 
     raw: RawEntry
     reason: str
@@ -84,12 +94,12 @@ class Rejected:
     attempt: int = 0
     source: str | None = None
     seq: int | None = None
-    """Its message number; None where it has none and therefore counts in no sum."""
+    """The message number; None if the entry has none. Such a dead letter is not in the counts of any source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """An entry in which a source declares its messages `seq` to `last` (inclusive) lost."""
+    """A source's declaration that its messages from number `seq` to `last` (inclusive) are lost."""
 
     job_id: int
     attempt: int
@@ -101,14 +111,14 @@ class Lost:
 
 
 Content: TypeAlias = Message | Lost | Rejected
-"""The result of decoding an entry."""
+"""The result of decoding an entry: a message, a declaration of lost messages, or a rejection."""
 
 
 def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
-    """Return (message, declaration of loss or rejection; size of the body in bytes after decompression).
+    """Decode an entry; return the result and the size of its body in bytes after decompression.
 
-    Invalid input never raises. An exception has a cause that may lie outside the entry, such as a task's time
-    limit or a `MemoryError`.
+    Invalid input is returned as `Rejected`. Exceptions are raised only for causes that may lie outside the entry,
+    such as a task's time limit or a `MemoryError`.
     """
     size_bytes = 0
     try:
@@ -131,7 +141,10 @@ def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
 
 
 def rejected(raw: RawEntry, reason: str, detail: str) -> Rejected:
-    """Return a rejection of an entry without decoding its body; the envelope is included if it is valid."""
+    """Return a `Rejected` for an entry without decoding its body.
+
+    Job, attempt, source and number are set if all of them are valid.
+    """
     detail = detail[:MAX_DETAIL_CHARS]
     try:
         envelope = open_envelope(raw.fields)
@@ -167,7 +180,10 @@ def _decode_body(kind: Kind, encoding: str, plain: bytes) -> Body:
 
 
 def _decode_leniently(encoding: str, plain: bytes) -> object | None:
-    """Decode leniently, replacing invalid text; return None where the structure itself is invalid or too large."""
+    """Decode a body and replace invalid text.
+
+    Return None if the body is not valid JSON or msgpack, or is too large.
+    """
     if len(plain) > MAX_REPAIRED_BYTES:
         return None
     is_json = encoding.startswith("json")
@@ -184,7 +200,7 @@ def _decode_leniently(encoding: str, plain: bytes) -> object | None:
 
 
 def _sanitized(value: object) -> object:
-    """Return the value with all byte strings decoded and all invalid characters replaced, recursively."""
+    """Return `value` with byte strings decoded and invalid characters replaced, at all levels."""
     match value:
         case bytes():
             return value.decode("utf-8", "replace")
@@ -200,9 +216,9 @@ def _sanitized(value: object) -> object:
 
 
 def memory_bytes(content: Content, plain_bytes: int) -> int:
-    """Estimate the memory in bytes of decoding an entry, and of its message until the commit.
+    """Estimate the memory in bytes that a decoded entry takes until its transaction is committed.
 
-    Both arguments are those that `decode` returns.
+    The arguments are the two values that `decode` returns.
     """
     if isinstance(content, Message):
         held = _message_bytes(content, plain_bytes)

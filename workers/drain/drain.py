@@ -1,4 +1,4 @@
-"""Drains one Redis stream into Postgres: lease, read, store, commit; then acknowledge and trim."""
+"""Drains one Redis stream into Postgres: takes the lease, reads, stores, commits, then acknowledges and trims."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from trainwire.workers.drain.batch import Arrival, Batch
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import RawEntry, Rejected, decode, memory_bytes, rejected
 from trainwire.workers.drain.lookahead import START, LookAhead, SourceDigest, heavy_sources, source_of
-from trainwire.workers.drain.poison_entries import MAX_POISON_ENTRIES, PoisonSearch, Precautions, find_poison_entry
+from trainwire.workers.drain.poison_entries import (
+    MAX_POISON_ENTRIES,
+    PoisonSearch,
+    TransactionLimits,
+    find_poison_entry,
+)
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import DrainsEnd, MostlyInvalid, Refused, Unavailable, WrongPooler
 from trainwire.workers.settings import Settings
@@ -23,17 +28,24 @@ from trainwire.workers.settings import Settings
 log = structlog.get_logger("trainwire.workers.drain.drain")
 
 _TRIES = 3
-"""Attempts at a transaction that Postgres aborted (deadlock, serialization failure)."""
+"""Maximum number of tries of a transaction that Postgres aborted (deadlock, serialization failure)."""
 LONGEST_BATCH_S = 0.7
-"""A transaction that takes longer makes the next batch smaller: meanwhile the stream's other messages wait."""
+"""If a transaction takes longer than this, the next batch is smaller: messages behind a long transaction wait."""
 _SMALLEST_READ_BYTES = 64 * 1024
 _MAX_CRASHES = 40
-"""Maximum number of exceptions in one run: more than the search for several poison entries causes."""
+"""Maximum number of unexpected exceptions in one `Drain.run`.
+
+The search for several poison entries causes fewer.
+"""
 
 
 @dataclass(slots=True)
 class Drained:
-    """The counts of one drain, in entries; `more` if its time slice ended before the stream was empty."""
+    """The counts of one drain, in entries.
+
+    `leased_elsewhere` is True if another worker had the lease; `more` if the time slice ended before the stream
+    was empty.
+    """
 
     entries: int = 0
     stored: int = 0
@@ -46,7 +58,7 @@ class Drained:
 class Drain:
     """Drains one stream until it is empty or the time slice ends.
 
-    `on_commit` is called with the changes of each transaction that stored messages, after its commit and its acks.
+    After each commit that stored messages, once they are acknowledged, `on_commit` is called with the changes.
     """
 
     def __init__(
@@ -67,14 +79,15 @@ class Drain:
         self._poison = PoisonSearch(stream.client, stream.key)
         self._lookahead = LookAhead(stream.client, stream)
         self._with_invalid: set[SourceDigest] = set()
-        """Sources of which the head of the stream has invalid entries."""
+        """Sources that have invalid entries at the head of the stream."""
         self._last_crash: Exception | None = None
 
     def run(self) -> Drained:
-        """Drain; raise `Unavailable` if a store is, and `MostlyInvalid` if nearly all entries are invalid.
+        """Drain the stream, and return the counts.
 
-        After any other exception the drain continues with fewer entries per transaction, until the entry that
-        causes it is found (`trainwire.workers.drain.poison_entries`).
+        Raises `Unavailable` if Postgres or Redis does not answer, and `MostlyInvalid` if nearly all entries are
+        invalid. After any other exception the drain continues with smaller transactions until it has found the
+        entry that causes it (`trainwire.workers.drain.poison_entries`).
         """
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()
@@ -100,7 +113,11 @@ class Drain:
                 return total
 
     def _transaction(self, total: Drained, deadline: float) -> bool:
-        """Drain one batch, with retries; in a stream of mostly invalid entries store the valid ones first."""
+        """Drain one batch, with retries; return whether the end of the stream is reached.
+
+        If nearly all entries are invalid, store valid messages from behind them, mark the stream as halted, and
+        raise `MostlyInvalid`.
+        """
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._try_transaction(total)
@@ -121,25 +138,28 @@ class Drain:
         raise AssertionError("unreachable")
 
     def _try_transaction(self, total: Drained) -> bool:
-        """Drain one batch; return whether it had all entries of the stream."""
+        """Drain one batch in one transaction; return whether it contained all entries of the stream.
+
+        Returns True as well if another worker has the lease (`total.leased_elsewhere`).
+        """
         with store.postgres_errors(), self._engine.begin() as connection:
             if not store.take_lease(connection, self._stream.name):
                 total.leased_elsewhere = True
                 return True
             began = self._clock()
             self._stream.keep_ordered()
-            precautions = self._poison.begin()
-            entries, at_end = self._stream.read(self._read_bytes, precautions.max_entries)
-            to_decode, poison = self._examined(precautions, entries)
-            if len(precautions.poison_ids) >= MAX_POISON_ENTRIES:
-                self._check_poison(precautions, 0)
+            limits = self._poison.begin()
+            entries, at_end = self._stream.read(self._read_bytes, limits.max_entries)
+            to_decode, poison = self._examined(limits, entries)
+            if len(limits.poison_ids) >= MAX_POISON_ENTRIES:
+                self._check_poison(limits, 0)
             arrivals = self._decode(to_decode, poison)
             if not arrivals:
                 self._poison.reset()
                 return True
             is_all = at_end and len(arrivals) == len(entries)
             lookahead_from = self._clock()
-            others = [] if is_all or precautions.decode_in_child else self._read_ahead(arrivals)
+            others = [] if is_all or limits.decode_in_child else self._read_ahead(arrivals)
             lookahead_s = self._clock() - lookahead_from
             batch = Batch(connection, self._stream.kind, [*arrivals, *others])
             try:
@@ -148,7 +168,7 @@ class Drain:
                 self._poison.reset()
                 self._with_invalid = {source_of(letter.raw) for letter in batch.letters}
                 raise
-            self._check_poison(precautions, len(arrivals))
+            self._check_poison(limits, len(arrivals))
             through_id = arrivals[-1].raw.entry_id
             self._move_cursor(connection, through_id, [*arrivals, *others], batch, began)
         self._stream.settle(batch.acks(), through_id)
@@ -159,7 +179,7 @@ class Drain:
         return is_all
 
     def _adapt(self, seconds: float) -> None:
-        """Adapt the size of the next batch to the duration of this one."""
+        """Set the size of the next batch from the duration of the last one in `seconds`."""
         max_bytes = self._settings.drain_batch_bytes
         if seconds > LONGEST_BATCH_S:
             self._batch_bytes = max(max_bytes // 8, self._batch_bytes // 2)
@@ -167,15 +187,15 @@ class Drain:
             self._batch_bytes = min(max_bytes, self._batch_bytes * 2)
 
     def _read_ahead(self, head: Sequence[Arrival]) -> list[Arrival]:
-        """Return messages of other sources from behind a batch that a few sources fill."""
+        """Return entries of other sources from behind the batch `head`, if a few sources fill most of `head`."""
         raws = [arrival.raw for arrival in head]
         heavy = heavy_sources(raws)
         return self._decode_valid(self._lookahead.read(raws[-1].entry_id, heavy)) if heavy else []
 
     def _store_valid(self, total: Drained) -> bool:
-        """Store valid messages from behind the head of a halted stream; return whether there may be more.
+        """Store valid messages from behind the invalid head of the stream; return whether there may be more.
 
-        Of sources with invalid entries nothing is stored.
+        Messages of sources that have invalid entries are not stored, because that would change their order.
         """
         with store.postgres_errors(), self._engine.begin() as connection:
             if not store.take_lease(connection, self._stream.name):
@@ -200,7 +220,10 @@ class Drain:
         return self._lookahead.is_partial or not self._lookahead.is_at_end
 
     def _decode_valid(self, entries: Sequence[RawEntry]) -> list[Arrival]:
-        """Decode up to a batch of entries read ahead; skip the rest, and sources with invalid entries."""
+        """Decode up to one batch of entries that were read ahead; return those of sources without invalid entries.
+
+        All others are marked as skipped in the look-ahead.
+        """
         arrivals, _ = self._decode_batch(entries, {})
         with_invalid = {source_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
         invalid = [arrival.raw for arrival in arrivals if source_of(arrival.raw) in with_invalid]
@@ -217,7 +240,7 @@ class Drain:
         store.move_cursor(connection, self._stream.name, last_id, counts)
 
     def _count(self, total: Drained, batch: Batch, entries: int) -> None:
-        """Add the counts of a committed transaction, and pass its changes to `on_commit`."""
+        """Add the counts of a committed batch to `total`, and pass its changes to `on_commit`."""
         total.entries += entries
         total.stored += batch.stored
         total.duplicates += batch.duplicates
@@ -226,22 +249,22 @@ class Drain:
             self._on_commit(batch.changes())
 
     def _examined(
-        self, precautions: Precautions, entries: Sequence[RawEntry]
+        self, limits: TransactionLimits, entries: Sequence[RawEntry]
     ) -> tuple[Sequence[RawEntry], dict[str, Rejected]]:
-        """Return the entries to decode, and the poison entries among them as rejections by their ids.
+        """Return the entries to decode, and rejections of the poison entries among them by entry id.
 
-        Entries behind one that ends a child process were not decoded there: they are left for the next
-        transaction.
+        Entries behind a poison entry that the child process has just found are left for the next transaction,
+        because the child has not tested them.
         """
-        others = [entry for entry in entries if entry.entry_id not in precautions.poison_ids]
-        if precautions.first_is_poison and others:
+        others = [entry for entry in entries if entry.entry_id not in limits.poison_ids]
+        if limits.first_is_poison and others:
             self._poison.add_poison(others.pop(0).entry_id)
         rejections = {
             entry.entry_id: rejected(entry, "ends-drain", self._crash_detail())
             for entry in entries
-            if entry.entry_id in precautions.poison_ids
+            if entry.entry_id in limits.poison_ids
         }
-        found = find_poison_entry(self._stream.kind, others) if precautions.decode_in_child and others else None
+        found = find_poison_entry(self._stream.kind, others) if limits.decode_in_child and others else None
         if found is None:
             return entries, rejections
         entry = others[found.index]
@@ -254,9 +277,12 @@ class Drain:
         failure = "was killed or timed out" if crash is None else f"failed with {type(crash).__name__}: {crash}"
         return f"each drain of this entry alone {failure}"
 
-    def _check_poison(self, precautions: Precautions, arrivals: int) -> None:
-        """Raise `DrainsEnd` if no other entry could be stored: then the cause may be a bug or a server of ours."""
-        poison_ids = precautions.poison_ids
+    def _check_poison(self, limits: TransactionLimits, arrivals: int) -> None:
+        """Raise `DrainsEnd` if the transaction contains poison entries only.
+
+        As long as no other entry can be stored, the cause may lie in our code or servers instead of the entries.
+        """
+        poison_ids = limits.poison_ids
         if not poison_ids or arrivals > len(poison_ids):
             return
         if len(poison_ids) >= MAX_POISON_ENTRIES:
@@ -270,7 +296,7 @@ class Drain:
         ) from self._last_crash
 
     def _decode(self, entries: Sequence[RawEntry], rejections: Mapping[str, Rejected]) -> list[Arrival]:
-        """Decode one batch, and adapt the number of bytes to read next to its size."""
+        """Decode one batch, and set the number of bytes for the next read from its size."""
         arrivals, is_full = self._decode_batch(entries, rejections)
         if is_full:
             self._read_bytes = max(sum(arrival.raw.held_bytes for arrival in arrivals), _SMALLEST_READ_BYTES)
@@ -281,7 +307,10 @@ class Drain:
     def _decode_batch(
         self, entries: Sequence[RawEntry], rejections: Mapping[str, Rejected]
     ) -> tuple[list[Arrival], bool]:
-        """Decode entries until their messages fill the memory of a batch; return whether any are left."""
+        """Decode entries until their messages fill the memory of a batch.
+
+        Return them, and whether entries are left over.
+        """
         arrivals: list[Arrival] = []
         room = self._batch_bytes
         for entry in entries:

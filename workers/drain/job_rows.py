@@ -1,4 +1,4 @@
-"""The rows of jobs and of their attempts: locks, reads and writes them."""
+"""Locks, reads and writes the rows of jobs and of their attempts."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from trainwire.workers.drain.store import encoded, numbers_array, recordset
 from trainwire.workers.errors import Unavailable
 
 AttemptKey = tuple[int, int]
-"""Job, attempt."""
+"""Identifies an attempt: (job, attempt)."""
 ATTEMPT_FIELDS: Final = (
     *("name", "status", "started_at", "completed_at", "exit_code", "error_message", "params", "tags"),
     *("provenance", "mlflow_run_id", "resume_step"),
 )
-"""The fields of a job that are also stored for each of its attempts."""
+"""The fields of a job's state that are also stored for each of its attempts, in `training_attempts`."""
 
 
 def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobState]:
-    """Create these jobs if they do not exist, and lock them in the order of their ids.
+    """Create missing jobs, lock the rows of all `job_ids` in the order of their ids, and return their states.
 
     All inserts come before all locks, so that drains with the same jobs do not deadlock: a transaction that waits
     for the insert of another one has locked no row that existed before. Deleted jobs are neither created nor
@@ -52,7 +52,10 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
 
 
 def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
-    """Read the results that were not loaded of these jobs, up to the number of names that an event has."""
+    """Read `final_metrics` and `best_metrics` of jobs where these are not loaded.
+
+    The number of names in each is limited to that of an event.
+    """
     wanted = {job.id: job for job in jobs if any(getattr(job, name) is UNLOADED for name in RESULTS)}
     found = connection.execute(_LOAD_RESULTS, {"ids": list(wanted)}).mappings() if wanted else ()
     for row in found:
@@ -63,7 +66,10 @@ def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
 
 
 def note_discarded(connection: Connection, stream: str, messages: Mapping[int, int]) -> None:
-    """Count messages of deleted jobs (job -> number), which were acknowledged but not stored."""
+    """Add to the counts of messages that were acknowledged and not stored because their job was deleted.
+
+    `messages` is the number of them by job.
+    """
     if messages:
         jobs = {"jobs": list(messages), "counts": list(messages.values())}
         connection.execute(_COUNT_OF_JOBS, jobs)
@@ -71,7 +77,7 @@ def note_discarded(connection: Connection, stream: str, messages: Mapping[int, i
 
 
 def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, JobState]) -> dict[int, JobState]:
-    """Return the jobs without a tombstone; delete the rows that `lock_jobs` has created of the others."""
+    """Return the jobs that have no tombstone, and delete the rows that `lock_jobs` created for the others."""
     deleted = set(connection.execute(_TOMBSTONES, {"ids": ids}).scalars())
     if gone := set(ids) - jobs.keys() - deleted:
         raise Unavailable(f"the rows of jobs {sorted(gone)} were deleted by another process: try again")
@@ -83,10 +89,11 @@ def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, Job
 def save_jobs(
     connection: Connection, jobs: Collection[JobState], before: Mapping[int, JobState], last_seq: str
 ) -> list[JobState]:
-    """Write these jobs, with the time of their last message; return those with another change than `last_seq`.
+    """Write job states and the time of the last message; return the jobs in which more than `last_seq` changed.
 
-    All rows are locked already, so the order of the updates does not matter. `before` are the states in their
-    rows: JSON that is the same object is not written. `last_seq` is the column that counts the new rows.
+    All rows are locked already, so the order of the updates does not matter. `before` are the states in Postgres:
+    a JSON value that is still the same object is not written. `last_seq` is the name of the column that counts the
+    new rows.
     """
     counts = {job.id: getattr(job, last_seq) for job in jobs if _is_equal_but(last_seq, job, before[job.id])}
     changed = [job for job in jobs if job.id not in counts]
@@ -106,13 +113,13 @@ def _is_equal_but(name: str, job: JobState, before: JobState) -> bool:
 
 
 def save_statuses(connection: Connection, jobs: Collection[JobState]) -> None:
-    """Write the statuses of these jobs; the time of their last message stays."""
+    """Write the statuses of `jobs`, without changing the time of their last message."""
     if jobs:
         connection.execute(_SAVE_STATUSES, {"rows": encoded(_OF_STATUS, map(attrgetter(*_OF_STATUS), jobs))})
 
 
 def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[AttemptKey, JobState]:
-    """Return the states of those of these attempts that exist, without params, tags and provenance."""
+    """Return the stored states of those attempts in `keys` that exist, without params, tags and provenance."""
     found = connection.execute(
         text(
             f"SELECT job_id AS id, attempt, {', '.join(_LOADED_OF_ATTEMPT)} FROM training_attempts "  # noqa: S608 - our own column names
@@ -127,27 +134,27 @@ def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[
 def load_spans(
     connection: Connection, job_ids: Collection[int]
 ) -> list[tuple[int, int, datetime | None, datetime | None]]:
-    """Return (job, attempt, began, ended) of all attempts of these jobs."""
+    """Return (job, attempt, start time, end time) for all attempts of the jobs `job_ids`."""
     return [tuple(row) for row in connection.execute(_SPANS, {"ids": list(job_ids)})] if job_ids else []
 
 
 def missing_checkpoints(connection: Connection, named: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Return the (job, URI) pairs whose newest checkpoint row is known to have no usable file."""
+    """Return those of the (job, URI) pairs whose newest checkpoint row is marked as having no usable file."""
     wanted = {"jobs": [job_id for job_id, _ in named], "uris": [uri for _, uri in named]}
     return {(job_id, uri) for job_id, uri in connection.execute(_MISSING, wanted)} if named else set()
 
 
 def save_attempts(connection: Connection, states: Iterable[JobState]) -> None:
-    """Write these attempts; the column `changes` is incremented for those that differ from their rows."""
+    """Write the states of attempts, and increment the column `changes` of those that differ from their rows."""
     values = [_attempt_values(state) for state in sorted(states, key=attrgetter("id", "attempt"))]
     if values:
         connection.execute(_SAVE_ATTEMPTS, {"rows": encoded(_OF_ATTEMPT, values)})
 
 
 class EarlierAttempts:
-    """Attempts that are not the newest of their jobs, and are changed by the messages of one transaction.
+    """Collects changes to attempts that are not the newest of their job, for the messages of one transaction.
 
-    A late message of such an attempt changes its row and not that of the job.
+    A late message of such an attempt changes the row of the attempt, not that of the job.
     """
 
     def __init__(self) -> None:
@@ -155,7 +162,7 @@ class EarlierAttempts:
         self._late: dict[AttemptKey, list[tuple[Body, bool]]] = defaultdict(list)
 
     def note(self, job: JobState, body: Body, attempt: int, is_stated: bool) -> None:
-        """Record a message, before its job is folded with it; for `is_stated` see `JobState.fold`."""
+        """Record a message, before it is applied to its job. For `is_stated` see `JobState.fold`."""
         if job.status == "pending" or attempt == job.attempt:
             return
         if attempt < job.attempt:
@@ -164,7 +171,7 @@ class EarlierAttempts:
             self._superseded[job.id, job.attempt] = _as_earlier(job)
 
     def fold(self, connection: Connection) -> list[JobState]:
-        """Return the states of the recorded attempts, folded with their late messages."""
+        """Return the states of the recorded attempts after their late messages are applied."""
         unknown = self._late.keys() - self._superseded.keys()
         states = self._superseded | (load_attempts(connection, unknown) if unknown else {})
         for (job_id, attempt), bodies in self._late.items():
@@ -176,14 +183,14 @@ class EarlierAttempts:
 
 
 def has_changed(job: JobState, before: JobState) -> bool:
-    """Return whether the job has a new attempt, or its newest attempt differs from `before`."""
+    """Return whether `job` has a new attempt, or whether a field of its attempt differs from `before`."""
     return job.attempt != before.attempt or any(
         getattr(job, name) != getattr(before, name) for name in ATTEMPT_FIELDS
     )
 
 
 def _as_earlier(state: JobState) -> JobState:
-    """Return a copy of the state of an earlier attempt; if it has no end its status is `lost`."""
+    """Return a copy of the state of an earlier attempt; its status becomes `lost` if it has not ended."""
     earlier = copy(state)
     if not earlier.is_finished:
         earlier.status = "lost"
@@ -191,14 +198,14 @@ def _as_earlier(state: JobState) -> JobState:
 
 
 def _job_values(job: JobState, before: JobState) -> tuple[Any, ...]:
-    """Return the values of `_JOB_VALUES`."""
+    """Return the values of one row for `_SAVE_JOBS`, in the order of `_JOB_VALUES`."""
     of_json = zip(_json_values(job), _json_values(before), strict=True)
     changes = [(None, None) if value is was else (_raw_json(value), True) for value, was in of_json]
     return (*_loaded_values(job), *chain.from_iterable(changes))
 
 
 def _attempt_values(state: JobState) -> tuple[Any, ...]:
-    """Return the values of `_OF_ATTEMPT`."""
+    """Return the values of one row for `_SAVE_ATTEMPTS`, in the order of `_OF_ATTEMPT`."""
     return (
         state.id,
         state.attempt,

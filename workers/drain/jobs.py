@@ -1,4 +1,4 @@
-"""The state of a job, and how each message changes it: a fold of messages into one row of training_jobs."""
+"""Defines the state of a job and how each message changes it; the state is one row of `training_jobs`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from trainwire.workers.drain.lifetimes import START_SPREAD, Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed", "stopped")
-"""Of contradicting completions of one attempt, the outcome that is later in this list applies."""
+"""Outcomes by precedence: if completions of one attempt contradict each other, the last in this list applies."""
 
 
 class JobState(msgspec.Struct):
-    """The columns of one training_jobs row that messages change. A Struct, which is copied and compared fast.
+    """The columns of one `training_jobs` row that messages change.
 
-    Large maps are not loaded: None in `params` and `tags`, and the object `UNLOADED` in `final_metrics` and
-    `best_metrics`, stand for the unknown value in the row.
+    It is a msgspec Struct because it is copied and compared often. Large maps are not loaded from Postgres: None
+    in `params` and `tags`, and the object `UNLOADED` in `final_metrics` and `best_metrics`, mean that the row
+    keeps its value.
     """
 
     id: int
@@ -70,24 +71,29 @@ class JobState(msgspec.Struct):
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
-    """New items of the attempt, merged with its stored ones when it is saved; a job's row has no such column."""
+    """New items about the code and machine of the attempt.
+
+    Saving merges them with those that are stored.
+
+    `training_jobs` has no such column: they are stored in `training_attempts`.
+    """
 
     @property
     def is_finished(self) -> bool:
-        """Whether the current attempt has ended."""
+        """Whether the newest attempt has ended."""
         return self.status in FINISHED
 
     def attempt_of_source(
         self, stated: int, known: int | None, began_ns: int | None, resume_step: int | None = None
     ) -> int:
-        """Return the attempt of a source.
+        """Return the attempt to which a source belongs.
 
         Args:
             stated: the attempt in its messages, or 0 if its trainer does not know it.
-            known: the attempt that the source was given before; it keeps that.
-            began_ns: when the source began. A new source belongs to the current attempt, or to the next one if the
-                current one had ended by then. (`trainwire.workers.drain.sources.AttemptSpans` finds the attempts
-                of sources that are older than the current one.)
+            known: the attempt that was assigned to the source before, or None; it does not change.
+            began_ns: when the source began. A new source belongs to the newest attempt, or to a new attempt if the
+                newest one had ended by then. (`trainwire.workers.drain.sources.AttemptSpans` finds the attempts
+                of sources that are older than the newest one.)
             resume_step: the step from which a source resumes: its attempt is a new one also if the current one has
                 not ended, unless that was just resumed from the same step by another rank.
         """
@@ -111,15 +117,16 @@ class JobState(msgspec.Struct):
         return began > self.started_at and not (is_same and not self.is_finished)
 
     def is_preceded_by(self, source: Lifetime) -> bool:
-        """Return whether a source is of an earlier attempt than the newest one, by its times."""
+        """Return whether the source belongs to an earlier attempt than the newest one, by start and end times."""
         return self.status != "pending" and self.started_at is not None and source.is_before(self.started_at)
 
     def fold(self, body: Body, attempt: int, *, is_stated: bool = False) -> None:
-        """Apply one stored message; a late message of an earlier attempt changes nothing.
+        """Change this state by one stored message.
 
-        Args:
-            attempt: the attempt of its source.
-            is_stated: whether the trainer stated the attempt; otherwise it was derived from clocks.
+        A late message of an earlier attempt changes nothing.
+
+        Args: attempt: the attempt of the source of the message. is_stated: whether the trainer stated the attempt;
+        otherwise it was derived from clock times.
         """
         if attempt < self.attempt and self.status != "pending":
             return
@@ -143,7 +150,7 @@ class JobState(msgspec.Struct):
                 pass
 
     def _begin(self, attempt: int, began_ns: int | None, resume_step: int | None) -> None:
-        """Start an attempt, and reset the end and the progress of the one before."""
+        """Start a new attempt: clear the end, progress and results of the previous one."""
         self.attempt = attempt
         self.status = "running"
         self.started_at = None if began_ns is None else to_datetime(began_ns)
@@ -186,7 +193,10 @@ class JobState(msgspec.Struct):
         return min(100.0, 100.0 * self.current_epoch / self.total_epochs)
 
     def _fold_checkpoint(self, body: Checkpoint) -> None:
-        """Set the paths, unless the known ones are newer: a checkpoint whose upload was retried arrives late."""
+        """Set the best and last paths, unless the present ones are newer.
+
+        A checkpoint whose upload was retried arrives late.
+        """
         uri, saved_at = visible(body.uri), to_datetime(body.ts)
         if is_best(body) and _is_forward(saved_at, self.best_checkpoint_at):
             self.best_checkpoint_path, self.best_checkpoint_at = uri, saved_at
@@ -215,15 +225,15 @@ class JobState(msgspec.Struct):
         return "stopped" if is_stopped else body.outcome
 
     def _may_end_by(self, body: Completion) -> bool:
-        """Return False for the completion of a process that had ended before the attempt began.
+        """Return False if the completion comes from a process that had ended before the newest attempt began.
 
-        Its other messages may have arrived earlier, and may be stored under the attempt.
+        Messages of such a process that arrived earlier may have been stored under the newest attempt.
         """
         source = Lifetime.of(body)
         return source is None or self.started_at is None or not source.is_before(self.started_at)
 
     def _is_decided_by(self, body: Completion) -> bool:
-        """Return whether a completion sets the status.
+        """Return whether a completion sets the status of the job.
 
         An exit code takes precedence over a completion without one, a failure over a success, and `stopped` over
         both: processes fail when others of their training stop.
@@ -264,14 +274,14 @@ class JobState(msgspec.Struct):
 RESULTS: Final = ("final_metrics", "best_metrics")
 JSON_COLUMNS: Final = (*RESULTS, "params", "tags")
 UNLOADED: Final[Any] = object()
-"""Results of a job that were not read from Postgres."""
+"""Placeholder for results of a job that were not read from Postgres."""
 COLUMNS: Final = tuple(name for name in JobState.__struct_fields__ if name != "provenance")
 LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
-"""The first fields of `JobState`, in their order."""
+"""The columns that are read for each drain; they are the first fields of `JobState`, in the same order."""
 
 
 FINAL_PATHS: Final = ("best_checkpoint_path", "last_checkpoint_path", "final_checkpoint_path")
-"""The fields of a completion that name a checkpoint."""
+"""The fields of a completion that contain the path or URI of a checkpoint."""
 
 
 def _text_or(value: str | None, known: str | None) -> str | None:
@@ -288,10 +298,11 @@ def _is_forward(at: datetime, known_at: datetime | None) -> bool:
 
 
 def _is_final(path: str, ended_at: datetime, known: str | None, known_at: datetime | None) -> bool:
-    """Return whether a completion's path replaces the known one, which is of this attempt if it has a time.
+    """Return whether the checkpoint path of a completion replaces `known`, the path in the job's state.
 
-    Completions have local paths also of files whose uploads were reported: then the URI stays. A local path gets
-    no time, so that the URI of an upload that ends later replaces it.
+    A completion may have the local path of a file whose upload was reported: then the URI of the upload stays.
+    `known_at` is the time of `known`; None if it comes from an earlier attempt, or is a local path, which the URI
+    of a later upload always replaces.
     """
     if not is_remote(path) and known_at is not None and is_remote(known or ""):
         return False

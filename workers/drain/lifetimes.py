@@ -1,6 +1,6 @@
-"""Finds out whether a source belongs to an attempt, from the times of its beginning and end.
+"""Determines from start and end times whether a source belongs to an attempt.
 
-The times are in its messages. The tolerances allow for the different clocks of machines.
+The times come from the messages of the source. The tolerances allow for clocks of machines that differ.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metri
 from trainwire.schemas.times import to_datetime
 
 START_SPREAD: Final = timedelta(minutes=5)
-"""The longest time by which a source may begin before its attempt.
+"""The longest time by which a source of an attempt may have begun before the attempt.
 
-An attempt begins with the source of its first message to arrive; ranks do not start at the same time, and their
-clocks differ. Kerberos tolerates the same difference of clocks (RFC 4120, section 8.2).
+An attempt begins with the source of its first message to arrive. The processes of a distributed attempt do not
+start at the same time, and their clocks differ. Kerberos tolerates the same difference of clocks (RFC 4120,
+section 8.2).
 """
 RANK_SKEW: Final = timedelta(seconds=30)
-"""The tolerated difference of two ranks' clocks when one ended before the other began."""
+"""Tolerated clock difference between two ranks when one ended before the other began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """The beginning of a source or an attempt, and its end if that is known."""
+    """The start time of a source or attempt, and its end time if that is known."""
 
     began: datetime
     ended: datetime | None = None
 
     @classmethod
     def of(cls, body: Body) -> Lifetime | None:
-        """Return the lifetime of a message's source; None if the message does not state its beginning.
+        """Return the lifetime of the source of a message; None if the message does not contain its start time.
 
-        Only a completion has the end. `RANK_SKEW` is added to the end of one of several ranks. An end before the
-        beginning is ignored: the clock was set back.
+        Only a completion contains the end time. `RANK_SKEW` is added to it if the job has several ranks. An end
+        before the start is ignored, because the clock was set back.
         """
         if body.started_at is None:
             return None
@@ -52,7 +53,10 @@ class Lifetime:
 
 
 def began_at(body: Body) -> int | None:
-    """Return the beginning of a message's source in nanoseconds since 1970, or the first time in the message."""
+    """Return the start time of the message's source, else the first time in the message, or None.
+
+    Times are nanoseconds since 1970.
+    """
     if body.started_at is not None:
         return body.started_at
     match body:

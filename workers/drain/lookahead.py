@@ -1,12 +1,13 @@
-"""Reads ahead in a long stream, so that the messages of other sources need not wait behind those of a few.
+"""Reads ahead in a long stream, so that messages of other sources do not wait behind the many messages of a few.
 
-A look-ahead reads the entries behind the batch in order, each once. Of each source (a job and one of its senders)
-it either takes every entry, or from some entry on skips them all until the head of the stream has passed the last
-one that was skipped. The messages of a source therefore never change their order.
+A look-ahead reads the entries behind the batch in order, each once. In a halted stream, whose drain has stopped
+because nearly all entries are invalid, it starts at the first entry. From one source it either takes every entry,
+or skips all entries from a certain one on until the head of the stream has passed the last skipped one. So the
+messages of a source never change their order.
 
-A trainer can send entries in the name of another job, but it does not know the names of that job's sources:
-therefore no decision depends on the job alone. Entries without a valid job and source stay in the stream and do
-not affect any source.
+A trainer can send entries in the name of another job, but it does not know the names of that job's sources: so no
+decision depends on the job alone. Entries without a valid job and source stay in the stream and do not affect any
+source.
 """
 
 from __future__ import annotations
@@ -35,34 +36,41 @@ NO_SOURCE: Final[SourceDigest] = ""
 """The digest of an entry without a valid job and source."""
 
 START: Final = "0-0"
-"""An id below that of every entry: a look-ahead in a halted stream begins here."""
+"""An id below that of every entry; a look-ahead in a halted stream begins here."""
 HEAVY_SHARE: Final = 1 / 8
-"""A source or job with a larger share of a batch, in entries or bytes, is heavy."""
+"""A source is heavy if it, or its job, has a larger share than this of the entries or bytes of a batch."""
 MAX_TAKEN_BYTES: Final = 1024 * 1024
 MAX_TAKEN_OF_A_SOURCE: Final = 256 * 1024
 MAX_READ_ENTRIES: Final = 200_000
 MAX_LOOK_S: Final = 1.0
 MAX_LOOK_HALTED_S: Final = 2.0
-"""Time limit in a halted stream, where the drain has nothing else to do."""
+"""Time limit of a look-ahead in a halted stream, where the drain has nothing else to do."""
 MAX_SKIPPED_SOURCES: Final = 10_000
-"""With more of them every source waits, and looking ahead ends."""
+"""Maximum number of sources to skip; when it is reached, the look-ahead ends."""
 _PAGE_BYTES: Final = 1024 * 1024
 _TTL_S: Final = 600
 
 
 class State(msgspec.Struct):
-    """How far the stream was read ahead, and the id of the last entry that was skipped of each source."""
+    """State of a look-ahead: the last entry read, and the last skipped entry of each skipped source."""
 
     read_through: str = msgspec.field(default=START, name="looked")
     skipped: dict[SourceDigest, str] = msgspec.field(default_factory=dict, name="sources")
     with_invalid: set[SourceDigest] = msgspec.field(default_factory=set, name="guilty")
-    """Sources with invalid entries, kept so that a look-ahead that begins anew does not decode them again."""
+    """Sources with invalid entries.
+
+    They are kept when a look-ahead starts again, so that it does not decode those again.
+    """
     is_partial: bool = False
-    """Whether entries were skipped only because of limits of number or size."""
+    """Whether entries were skipped only because a limit of number or size was reached."""
     is_done: bool = False
     """Whether the look-ahead has reached the end of the stream."""
     held: str = ""
-    """The id of the last entry read, if it was taken: it is not deleted, to show that the stream is the same."""
+    """The id of the last entry read, if it was stored; else empty.
+
+    This entry is not deleted from the stream yet: the next look-ahead recognizes by it that the stream is the
+    same.
+    """
 
 
 _JobAndSource: TypeAlias = "tuple[int, str] | None"
@@ -71,19 +79,19 @@ _decode = msgspec.json.Decoder(State).decode
 
 
 def read_through(state: bytes | None) -> str:
-    """Return the id up to which a stream was read ahead, by the state that Redis has of it."""
+    """Return the id up to which a stream was read ahead, from the look-ahead state that is stored in Redis."""
     return START if state is None else _decode(state).read_through
 
 
 def source_of(entry: RawEntry) -> SourceDigest:
-    """Return the digest of an entry's source; `NO_SOURCE` where it has no valid one."""
+    """Return the digest of an entry's job and source; `NO_SOURCE` if these are missing or invalid."""
     return _digest(read_origin(entry.fields))
 
 
 def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
-    """Return the sources that have a large share of these entries, alone or together with others of their job.
+    """Return the sources with a large share of `entries`, alone or together with others of their job.
 
-    Of the sources of a job that is heavy as a whole, those with less than half of their average are left out.
+    If only the job as a whole has a large share, its sources with less than half of the average share are omitted.
     """
     origins = [read_origin(entry.fields) for entry in entries]
     sizes: dict[_JobAndSource, int] = defaultdict(int)
@@ -106,7 +114,10 @@ def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
 
 
 class LookAhead:
-    """The look-ahead in one stream. Its state is in Redis, because the next drain may run in another process."""
+    """Reads ahead in one stream.
+
+    The state is stored in Redis, because the next drain may run in another process.
+    """
 
     def __init__(self, client: redis.Redis, stream: IngestStream) -> None:
         self._client = client
@@ -115,17 +126,16 @@ class LookAhead:
         self._state = State()
         self._is_unsaved = False
         self.found_invalid = False
-        """Whether the last call of `read` found a source with invalid entries that was not known before."""
+        """Whether `skip` has recorded a further source with invalid entries since the last call of `read`."""
 
     def read(self, after_id: str, heavy: Collection[SourceDigest]) -> list[RawEntry]:
         """Return entries behind `after_id` of sources that are neither heavy nor skipped, oldest first.
 
-        Ends after a second or two; the next call goes on from there.
+        Returns after a second or two at most; the next call continues from there.
 
-        Args:
-            after_id: the last entry of the batch; `START` in a halted stream, where sources that were skipped for
-                another reason than invalid entries are taken from their first entry on once the end is reached.
-            heavy: the sources to skip; in a halted stream those with invalid entries.
+        Args: after_id: id of the last entry of the batch, or `START` in a halted stream. There, once the end is
+        reached, sources that were skipped for another reason than invalid entries are read again from their first
+        entry. heavy: the sources to skip; in a halted stream, those with invalid entries.
         """
         state = self._state = self._resumed(after_id)
         is_halted = after_id == START
@@ -174,20 +184,19 @@ class LookAhead:
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the end of the stream is reached, or the limit of sources that are skipped."""
+        """Whether the end of the stream or the maximum number of skipped sources is reached."""
         return self._state.is_done or len(self._state.skipped) >= MAX_SKIPPED_SOURCES
 
     @property
     def is_partial(self) -> bool:
-        """Whether entries were skipped that another look-ahead from `START` would take."""
+        """Whether entries were skipped that a look-ahead which starts again from `START` would return."""
         return self._state.is_partial
 
     def skip(self, entries: Iterable[RawEntry], *, are_invalid: bool) -> None:
-        """Skip entries that `read` returned, and all later ones of their sources.
+        """Mark entries that `read` returned as skipped, together with all later entries of their sources.
 
-        Args:
-            entries: entries that the caller does not store.
-            are_invalid: True where their sources have invalid entries, False where the batch was full.
+        Args: entries: the entries that the caller does not store. are_invalid: True if their sources have invalid
+        entries, False if the batch was full.
         """
         for entry in entries:
             source = source_of(entry)
@@ -199,7 +208,10 @@ class LookAhead:
                 self.found_invalid = True
 
     def save(self, taken: Iterable[RawEntry]) -> None:
-        """Delete the entries that were committed, and save the state; does nothing if `read` was not called."""
+        """Delete the committed entries `taken` from the stream, and save the state in Redis.
+
+        Does nothing if `read` was not called since the last `save`.
+        """
         if not self._is_unsaved:
             return
         self._is_unsaved = False
@@ -213,7 +225,7 @@ class LookAhead:
             self._client.set(self._key, msgspec.json.encode(self._state), ex=_TTL_S)
 
     def _resumed(self, after_id: str) -> State:
-        """Return the saved state without the sources whose last skipped entry lies before `after_id`."""
+        """Return the state from Redis, without sources whose skipped entries all lie before `after_id`."""
         with redis_errors():
             saved = self._client.get(self._key)
         state = _decode(saved) if isinstance(saved, bytes) else State()

@@ -1,6 +1,6 @@
-"""Records what alert rules may report, in the transaction that causes it; `workers.alerts` reads and removes it.
+"""Records occurrences that alert rules may match, in the transaction that causes them.
 
-A change of an attempt's status is recorded by `job_rows.save_attempts`.
+`workers.alerts` reads and deletes them. `job_rows.save_attempts` records changes of an attempt's status.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainwire.workers.drain.decoding import visible
 def save_reported_alerts(
     connection: Connection, messages: Iterable[Message], attempt_of: Callable[[Message], int]
 ) -> None:
-    """Record the alerts in new messages of metrics."""
+    """Record one occurrence for each alert that a trainer sent in one of the metrics `messages`."""
     values: list[dict[str, Any]] = [
         {
             "kind": "alert",
@@ -41,7 +41,7 @@ def save_reported_alerts(
 
 
 def insert_dead_letters(connection: Connection, letters: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows of dead_letters, except known ones, and record one occurrence per job and reason."""
+    """Insert rows into `dead_letters` unless they exist, and record one occurrence per job and reason."""
     connection.execute(postgresql.insert(dead_letters).on_conflict_do_nothing(), list(letters))
     newest = {(letter["job_id"], letter["reason"]): letter for letter in letters}
     values = [

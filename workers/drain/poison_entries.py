@@ -1,9 +1,9 @@
 """Finds poison entries: entries whose drain is killed, exceeds its time limit or crashes each time.
 
-Each transaction increments a counter in Redis when it begins and resets it when it ends in an orderly way, so the
-next drain sees a transaction that did not. After the first it decodes the batch in a child process
-(`find_poison_entry`). After the second it also stores the entries in smaller and smaller pieces, until the poison
-entry is alone in its transaction. Poison entries are dead-lettered.
+Each transaction increments a counter in Redis when it begins, and resets it when it ends normally. So the next
+drain can detect that a transaction was interrupted. After one interrupted transaction, the next one decodes its
+batch in a child process first (`find_poison_entry`). After two, entries are also stored in smaller and smaller
+pieces, until the poison entry is alone in its transaction. Poison entries are dead-lettered.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
 
 FIRST_PIECE: Final = 1000
-"""Entries per transaction after two transactions in a row did not end."""
+"""Maximum number of entries in the next transaction after two transactions in a row were interrupted."""
 PIECE_DIVISOR: Final = 8
 MAX_BATCH_ENTRIES: Final = 40_000
-"""More than a batch has: after as many entries are committed, the poison entry is no longer in the stream."""
+"""Upper bound for the entries of a batch.
+
+Once as many are committed, the poison entry is no longer in the stream.
+"""
 TRIES_ALONE: Final = 2
 MAX_POISON_ENTRIES: Final = 5
-"""As many in a row that fail alone suggest a cause outside the entries."""
+"""If this number of entries in a row fail alone, the cause probably lies outside the entries."""
 _TTL_S: Final = 24 * 3600
 
 CHILD_CPU_S: Final = 5
-"""Processor time to decode one entry; the largest valid one takes half a second."""
+"""Limit of processor time to decode one entry; the largest valid entry takes half a second."""
 CHILD_TIMEOUT_S: Final = 25
-"""Time to decode one entry, most of it spent waiting for the processor on a busy machine."""
+"""Limit of elapsed time to decode one entry; on a busy machine, most of it is spent waiting for the processor."""
 CHILD_MEMORY_BYTES: Final = 1024**3
 """Memory that the child may allocate in addition to that of its parent."""
 _MAX_ROUNDS: Final = 5
@@ -54,29 +57,35 @@ _DECODER_RAISED: Final = 3
 
 
 @dataclass(slots=True)
-class Precautions:
-    """The limits of the next transaction."""
+class TransactionLimits:
+    """The limits of the next transaction of a drain, and the poison entries that are known so far."""
 
     decode_in_child: bool = False
     max_entries: int | None = None
     poison_ids: list[str] = field(default_factory=list)
-    """Ids of entries whose drains failed while they were alone in the transaction."""
+    """Ids of entries whose drains were interrupted while each was alone in its transaction."""
     first_is_poison: bool = False
-    """The first entry that is not in `poison_ids` is also a poison entry: it was alone in the last tries."""
+    """Whether the first entry that is not in `poison_ids` is a poison entry too.
+
+    It was alone in the last transactions, all of which were interrupted.
+    """
 
 
 class PoisonSearch:
-    """The search in one stream, with its state in a Redis hash. If Redis fails, drains run without a search."""
+    """The search for poison entries in one stream; its state is a Redis hash.
+
+    If Redis fails, drains run without a search.
+    """
 
     def __init__(self, client: redis.Redis, stream: str) -> None:
         self._client = client
         self._key = trials_key(stream)
-        self._precautions = Precautions()
+        self._limits = TransactionLimits()
         self._left = 0
         self._is_open = False
 
-    def begin(self) -> Precautions:
-        """Count the beginning of a transaction; return its precautions."""
+    def begin(self) -> TransactionLimits:
+        """Increment the counter of started transactions in Redis, and return the limits of this transaction."""
         state: dict[bytes, bytes] = {}
         self._is_open = True
         with suppress(Unavailable), redis_errors():
@@ -85,19 +94,22 @@ class PoisonSearch:
             pipeline.expire(self._key, _TTL_S)
             pipeline.hgetall(self._key)
             state = pipeline.execute()[-1]
-        self._precautions = self._next(
+        self._limits = self._next(
             int(state.get(b"begun", 1)),
             int(state.get(b"piece", 0)),
             [entry_id for entry_id in state.get(b"convicts", b"").decode().split(",") if entry_id],
             int(state.get(b"left", MAX_BATCH_ENTRIES)),
         )
-        return self._precautions
+        return self._limits
 
-    def _next(self, begun: int, piece: int, poison_ids: list[str], left: int) -> Precautions:
-        """Return the precautions after `begun` transactions, this one included, of which none has ended."""
+    def _next(self, begun: int, piece: int, poison_ids: list[str], left: int) -> TransactionLimits:
+        """Return the limits of the next transaction.
+
+        `begun` transactions, this one included, have started and not ended.
+        """
         self._left = left
         if not piece and begun <= 2:
-            return Precautions(decode_in_child=begun == 2)
+            return TransactionLimits(decode_in_child=begun == 2)
         first_is_poison = False
         if not piece:
             piece, self._left = FIRST_PIECE, MAX_BATCH_ENTRIES
@@ -108,24 +120,22 @@ class PoisonSearch:
         elif begun > TRIES_ALONE:
             first_is_poison = True
         max_entries = piece + len(poison_ids) + first_is_poison
-        return Precautions(True, max_entries, poison_ids, first_is_poison)
+        return TransactionLimits(True, max_entries, poison_ids, first_is_poison)
 
     def add_poison(self, entry_id: str) -> None:
-        """Record an entry whose drains failed while it was alone in the transaction."""
-        self._precautions.poison_ids.append(entry_id)
-        self._save(begun=1, convicts=",".join(self._precautions.poison_ids))
+        """Record the id of a poison entry: its drains were interrupted while it was alone in the transaction."""
+        self._limits.poison_ids.append(entry_id)
+        self._save(begun=1, convicts=",".join(self._limits.poison_ids))
 
     def record_commit(self, entries: int, *, found_poison: bool, is_all: bool) -> None:
-        """Record that a transaction with this number of entries was committed.
+        """Record that the transaction was committed.
 
-        Args:
-            entries: number of entries in it.
-            found_poison: whether one of them was a poison entry.
-            is_all: whether the stream had no other entries.
+        Args: entries: number of entries in it. found_poison: whether one of them was a poison entry. is_all:
+        whether the stream had no other entries.
         """
         left = self._left - entries
         self._is_open = False
-        if self._precautions.max_entries is not None and left > 0 and not found_poison and not is_all:
+        if self._limits.max_entries is not None and left > 0 and not found_poison and not is_all:
             self._save(begun=0, left=left)
         else:
             self.reset()
@@ -133,13 +143,13 @@ class PoisonSearch:
                 self._save(begun=1)  # there may be another one: decode the next batch in a child at once
 
     def record_rollback(self) -> None:
-        """Record that a transaction was rolled back and its process lives; the search continues from here."""
+        """Record that the transaction was rolled back and its process is alive. The search continues."""
         if self._is_open:
             self._is_open = False
             self._save(begun=0)
 
     def reset(self) -> None:
-        """End the search."""
+        """End the search: delete its state in Redis."""
         self._is_open = False
         with suppress(Unavailable), redis_errors():
             self._client.delete(self._key)
@@ -151,7 +161,7 @@ class PoisonSearch:
 
 @dataclass(frozen=True, slots=True)
 class PoisonEntry:
-    """The index of an entry that ends the process that decodes it, and the reason for its dead letter."""
+    """A poison entry: its index in the list of decoded entries, with reason and detail for its dead letter."""
 
     index: int
     reason: str
@@ -159,7 +169,10 @@ class PoisonEntry:
 
 
 def find_poison_entry(kind: Kind, entries: Sequence[RawEntry]) -> PoisonEntry | None:
-    """Decode entries in a child process; return the first one that ends it twice, the second time alone."""
+    """Decode entries in a child process; return the first one that ends its child twice, or None.
+
+    The second time, it is decoded alone.
+    """
     start = 0
     for _ in range(_MAX_ROUNDS):
         decoded, _ = _decode_in_child(kind, entries[start:])
@@ -175,7 +188,7 @@ def find_poison_entry(kind: Kind, entries: Sequence[RawEntry]) -> PoisonEntry | 
 
 
 def _decode_in_child(kind: Kind, entries: Sequence[RawEntry]) -> tuple[int, int]:
-    """Decode the entries in a child; return the number that it decoded, and its wait status."""
+    """Decode the entries in a child process; return how many it decoded, and its wait status."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -193,7 +206,10 @@ def _decode_in_child(kind: Kind, entries: Sequence[RawEntry]) -> tuple[int, int]
 
 
 def _run_child(kind: Kind, entries: Sequence[RawEntry], progress: int) -> NoReturn:
-    """Decode in the child, and leave by `os._exit`: it must not close the connections that it inherited."""
+    """Decode the entries in the child process, and write one byte to the pipe `progress` for each.
+
+    Exits by `os._exit`, so that the inherited connections are not closed.
+    """
     try:
         for number in _DEFAULT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -215,7 +231,7 @@ def _address_space_bytes() -> int:
 
 
 def _reason_of(status: int) -> tuple[str, str]:
-    """Return the reason and the detail of the dead letter, by the wait status of the child."""
+    """Return reason and detail of the dead letter for an entry whose child ended with wait status `status`."""
     code = os.waitstatus_to_exitcode(status)
     if code in {-signal.SIGALRM, -signal.SIGPROF}:
         limits = f"{CHILD_CPU_S} s of processor time, or {CHILD_TIMEOUT_S} s"

@@ -1,4 +1,7 @@
-"""Positions of sources: the message numbers that have arrived, are missing or are lost, as rows in Postgres."""
+"""Positions of sources: which message numbers have arrived, are missing or are lost.
+
+Stored as rows in Postgres.
+"""
 
 from __future__ import annotations
 
@@ -20,37 +23,43 @@ from trainwire.workers.drain.store import encoded, numbers_array, recordset, tex
 from trainwire.workers.errors import Unavailable
 
 MAX_RANGES: Final = 10_000
-"""Limit of the ranges of one position, whose row is written in each transaction; outages leave far fewer."""
+"""Maximum number of missing and lost ranges in one position, because each transaction writes its row.
+
+Outages cause far fewer.
+"""
 LostRange = tuple[int, int, str]
-"""First and last number (inclusive), and the reason of the trainer."""
+"""A range of lost messages: (first number, last number, reason that the trainer stated), both included."""
 
 
 @dataclass(slots=True)
 class Position:
-    """All messages up to `last_seq` have arrived, except those in the ranges `missing` and `lost`.
+    """The message numbers of a source and kind: all up to `last_seq` arrived, except `missing` and `lost`.
 
-    The ranges are inclusive, ascending and disjoint. `lost` are numbers that their trainer cannot send again; a
-    message that arrives nevertheless is stored.
+    Both are lists of inclusive, ascending, disjoint ranges. `lost` contains numbers that the trainer has declared
+    it cannot send again; such a message is stored if it arrives nevertheless.
     """
 
     last_seq: int = 0
     missing: list[tuple[int, int]] = field(default_factory=list)
     lost: list[LostRange] = field(default_factory=list)
     is_discarded: bool = False
-    """The job was deleted: messages are acknowledged and not stored."""
+    """Whether the job was deleted: its messages are acknowledged and not stored."""
     only_advanced: bool = False
-    """Whether it was loaded without ranges, and since then only the next numbers arrived, without a resend."""
+    """Whether only `last_seq` has grown since the position was loaded: without any ranges, gaps or resends."""
     missing_count: int = field(init=False)
     lost_count: int = field(init=False)
-    """The sizes of both, kept up to date because each entry may need them."""
+    """The number of missing, and of lost, messages; updated with the ranges because each entry may need it."""
 
     def __post_init__(self) -> None:
-        """Count the numbers in the lists once."""
+        """Compute `missing_count` and `lost_count`."""
         self.missing_count = _count(self.missing) if self.missing else 0
         self.lost_count = _count(self.lost) if self.lost else 0
 
     def would_scatter(self, first: int, last: int, *, lost: bool = False) -> bool:
-        """Return whether `first` to `last`, arrived or `lost`, would leave more than `MAX_RANGES` ranges."""
+        """Return whether recording the numbers `first` to `last` would result in more than `MAX_RANGES` ranges.
+
+        They are recorded as lost if `lost`, else as arrived.
+        """
         if len(self.missing) + len(self.lost) < MAX_RANGES:
             return False
         if last > self.last_seq:
@@ -62,7 +71,7 @@ class Position:
         return start < end and (self.missing[start][0] < first or last < self.missing[end - 1][1])
 
     def accept(self, seq: int) -> bool:
-        """Record that `seq` arrived; return False if it had arrived before (a resend)."""
+        """Record that message `seq` arrived; return False if it had arrived before (a resend)."""
         if seq == self.last_seq + 1:
             self.last_seq = seq
             return True
@@ -74,7 +83,7 @@ class Position:
         return self._fill(seq)
 
     def lose(self, first: int, last: int, reason: str) -> int:
-        """Move the missing numbers from `first` to `last` to `lost`; return their number."""
+        """Move those of the numbers `first` to `last` that are missing to `lost`; return how many were moved."""
         self.only_advanced = False
         self._extend(last)
         start, end = _overlapping(self.missing, first, last)
@@ -91,13 +100,13 @@ class Position:
         return count
 
     def expect(self, last: int) -> list[tuple[int, int]]:
-        """Record that messages up to `last` exist; return the missing ranges up to there."""
+        """Record that messages up to number `last` exist; return the ranges up to it that are missing."""
         self.only_advanced = False
         self._extend(last)
         return [(first, min(end, last)) for first, end in self.missing if first <= last]
 
     def reopen(self, seq: int) -> bool:
-        """Mark `seq` as missing, so that a resend of it is stored; return False if it has not arrived."""
+        """Mark message `seq` as missing again, so that a resend is stored; return False if it has not arrived."""
         missing, lost = _overlapping(self.missing, seq, seq), _overlapping(self.lost, seq, seq)
         if not 1 <= seq <= self.last_seq or missing[0] < missing[1] or lost[0] < lost[1]:
             return False
@@ -108,7 +117,7 @@ class Position:
 
     @property
     def contiguous(self) -> int:
-        """The highest number up to which nothing is missing: a trainer may delete its messages up to here."""
+        """The highest number up to which no message is missing; the trainer may delete its messages up to it."""
         return self.missing[0][0] - 1 if self.missing else self.last_seq
 
     @property
@@ -117,11 +126,11 @@ class Position:
         return self.last_seq - self.missing_count - self.lost_count
 
     def missing_text(self) -> str:
-        """Return the missing ranges in the format that trainers read: `3-5,9-9`."""
+        """Return the missing ranges in the format that trainers read, such as `3-5,9-9`."""
         return ",".join(f"{first}-{last}" for first, last in self.missing)
 
     def _extend(self, last: int) -> None:
-        """Record that messages up to `last` exist; those beyond `last_seq` become missing."""
+        """Record that messages up to number `last` exist: those after `last_seq` become missing."""
         if last > self.last_seq:
             self.missing.append((self.last_seq + 1, last))
             self.missing_count += last - self.last_seq
@@ -142,7 +151,7 @@ class Position:
         return False
 
     def _add_lost(self, first: int, last: int, reason: str) -> None:
-        """Insert a range into `lost`, and merge it with neighbours that have the same reason."""
+        """Insert a range into `lost`, and merge it with adjacent ranges that have the same reason."""
         start = end = bisect_right(self.lost, first, key=_first)
         if start and self.lost[start - 1][1:] == (first - 1, reason):
             start -= 1
@@ -154,12 +163,12 @@ class Position:
 
 
 SourceKey = tuple[int, str, Kind]
-"""Job, source, kind."""
+"""Identifies a row of `source_positions`: (job, source, kind)."""
 
 
 @dataclass(slots=True)
 class SourceRow:
-    """One row of source_positions."""
+    """One row of `source_positions`: the position of a source for one kind, and other facts about the source."""
 
     attempt: int
     position: Position
@@ -171,15 +180,15 @@ class SourceRow:
     is_launcher: bool = False
     began_at: datetime | None = None
     saved: tuple[Any, ...] | None = field(default=None, init=False)
-    """The values of `_OTHERS` in Postgres; None for a row that is not there yet."""
+    """The values of the columns `_OTHERS` in Postgres; None if the row does not exist there yet."""
 
     @property
     def only_advanced(self) -> bool:
-        """Whether nothing but `last_seq` differs from the row in Postgres."""
+        """Whether this row differs from Postgres in `last_seq` only."""
         return self.position.only_advanced and _others(self) == self.saved
 
     def note_place(self, body: Body) -> None:
-        """Copy the rank and the world size from a message that has them."""
+        """Copy rank, world size and start time from a message, if it contains them."""
         if isinstance(body, Checkpoint):
             return
         if body.rank is not None:
@@ -191,7 +200,7 @@ class SourceRow:
 
 
 def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
-    """Return the rows of these (job, source) pairs, of all kinds."""
+    """Return the `source_positions` rows of the (job, source) pairs in `sources`, for all kinds."""
     pairs = sorted(set(sources))
     if not pairs:
         return {}
@@ -201,9 +210,11 @@ def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -
 
 
 def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) -> None:
-    """Write these rows. The caller has locked their jobs, so the order does not matter.
+    """Write the changed rows.
 
-    Raises `Unavailable` if a row that was loaded is gone.
+    The caller has locked their jobs, so the order of the writes does not matter.
+
+    Raises `Unavailable` if a row that was loaded has been deleted meanwhile.
     """
     advanced = {key: row for key, row in changed.items() if row.only_advanced}
     if advanced:
@@ -228,7 +239,7 @@ def _source_row(
     lost: list[tuple[int, int, str]] | None,
     *others: Any,
 ) -> SourceRow:
-    """Return a row of the columns of `_LOAD` from the fourth on."""
+    """Return a `SourceRow` from the columns that `_LOAD` selects, without the three of the key."""
     if missing is None and lost is None:
         position = Position(last_seq, only_advanced=is_recent)
     else:
@@ -247,7 +258,7 @@ def _values(key: SourceKey, row: SourceRow) -> tuple[Any, ...]:
 _OTHERS: Final = (
     *("attempt", "dead_lettered", "produced", "dropped", "rank", "world_size", "is_launcher", "began_at"),
 )
-"""The columns that are fields of `SourceRow`."""
+"""The columns of `source_positions` that are fields of `SourceRow` with the same name."""
 _others: Final = attrgetter(*_OTHERS)
 _COLUMNS: Final = ("job_id", "source", "kind", "last_seq", "missing", "lost", *_OTHERS)
 _LOAD: Final = text(
@@ -277,20 +288,20 @@ def _first(numbers: tuple[Any, ...]) -> int:
 
 
 def _overlapping(ranges: Sequence[tuple[Any, ...]], first: int, last: int) -> tuple[int, int]:
-    """Return the slice of `ranges` that overlap `first` to `last`, as (start, end)."""
+    """Return (start, end), the slice of `ranges` that contains all ranges which overlap `first` to `last`."""
     end = bisect_right(ranges, last, key=_first)
     start = bisect_right(ranges, first, hi=end, key=_first)
     return (start - 1 if start and ranges[start - 1][1] >= first else start), end
 
 
 def _is_inside(ranges: Sequence[tuple[Any, ...]], first: int, last: int) -> bool:
-    """Return whether one of `ranges` contains `first` to `last` and extends it on both sides."""
+    """Return whether one of `ranges` contains `first` to `last`, and numbers below and above them."""
     start, end = _overlapping(ranges, first, last)
     return end - start == 1 and ranges[start][0] < first and last < ranges[start][1]
 
 
 def _outside(gap: tuple[int, int], first: int, last: int) -> list[tuple[int, int]]:
-    """Return the parts of `gap` that are outside `first` to `last`."""
+    """Return the parts of the range `gap` that lie outside `first` to `last`."""
     return [part for part in ((gap[0], first - 1), (last + 1, gap[1])) if part[0] <= part[1]]
 
 

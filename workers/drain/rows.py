@@ -1,4 +1,4 @@
-"""Converts messages into rows: one tuple per row, with the columns of `trainwire.schemas.kinds` in their order."""
+"""Converts messages into table rows: tuples with the columns of `trainwire.schemas.kinds`, in the same order."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from trainwire.workers.drain.decoding import visible
 Row = tuple[object, ...]
 
 POSTGRES_EPOCH_US: Final = 946_684_800 * 1_000_000
-"""Postgres' binary format of a time is the number of microseconds since 2000-01-01.
+"""2000-01-01 in microseconds since 1970; Postgres' binary format of a time counts microseconds from that date.
 
-Times in rows are such numbers: making a datetime for each would cost more than the rest of the row.
+Rows contain times as such integers: a datetime object would take longer to make than the rest of the row.
 """
 
 _LIFTED_NAMES: Final = frozenset(name for names in LIFTED.values() for name in names)
@@ -30,7 +30,7 @@ _NOTHING_LIFTED: Final = (None,) * len(LIFTED)
 
 @dataclass(slots=True)
 class Origin:
-    """The values that all rows of one message have in common."""
+    """The values that all rows of one message share: job, attempt, source and rank."""
 
     job_id: int
     attempt: int
@@ -39,7 +39,7 @@ class Origin:
 
 
 def rows_of(origin: Origin, first_seq: int, body: Logs | Metrics | Checkpoint) -> tuple[int, Iterable[Row]]:
-    """Return the number of rows of a message and the rows themselves, whose `seq` counts from `first_seq`."""
+    """Return the number of rows of a message, and the rows, numbered from `first_seq`."""
     match body:
         case Logs():
             return len(body.lines), log_rows(origin, first_seq, body)
@@ -50,7 +50,7 @@ def rows_of(origin: Origin, first_seq: int, body: Logs | Metrics | Checkpoint) -
 
 
 def log_lines(body: Body) -> Logs | None:
-    """Return the log lines of a message: those of a log message, and the traceback of a failed completion."""
+    """Return the lines that a message adds to the logs: those of a log message, or a completion's traceback."""
     if isinstance(body, Logs):
         return body
     if not isinstance(body, Completion) or body.traceback is None:
@@ -59,7 +59,7 @@ def log_lines(body: Body) -> Logs | None:
 
 
 def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
-    """Yield one row per line."""
+    """Yield one row of `training_logs` per line."""
     job_id, attempt, rank, source = origin.job_id, origin.attempt, origin.rank, origin.source
     log_type = body.log_type
     levels: Iterable[str | None] = body.levels or (None,) * len(body.lines)
@@ -73,7 +73,7 @@ def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
 
 
 def metric_rows(origin: Origin, first_seq: int, body: Metrics) -> Iterator[Row]:
-    """Yield one row per point."""
+    """Yield one row of `training_metrics` per point."""
     job_id, attempt, rank, source = origin.job_id, origin.attempt, origin.rank, origin.source
     for seq, point in enumerate(body.points, first_seq):
         lifted, extra = lift(point.values)
@@ -93,7 +93,7 @@ def metric_rows(origin: Origin, first_seq: int, body: Metrics) -> Iterator[Row]:
 
 
 def checkpoint_row(origin: Origin, seq: int, body: Checkpoint) -> Row:
-    """Return the row of a checkpoint."""
+    """Return the row of `training_checkpoints` for a checkpoint."""
     return (
         origin.job_id,
         seq,
@@ -114,12 +114,12 @@ def checkpoint_row(origin: Origin, seq: int, body: Checkpoint) -> Row:
 
 
 def is_best(body: Checkpoint) -> bool:
-    """Return whether a checkpoint is the best so far, by its field `is_best` or else by its kind."""
+    """Return whether a checkpoint is the best so far: by its field `is_best`, else by its kind."""
     return body.kind == "best" if body.is_best is None else body.is_best
 
 
 def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, float]]:
-    """Split metrics into the values of the lifted columns (None where absent) and the rest."""
+    """Split metrics into the values that have columns of their own (None if absent) and a map of all others."""
     rest = dict(values)
     if rest.keys().isdisjoint(_LIFTED_NAMES):
         return list(_NOTHING_LIFTED), rest
@@ -128,13 +128,16 @@ def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, flo
 
 
 def as_stored(values: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics under the names of their columns, such as `accuracy` for `acc`."""
+    """Return metrics with the names of columns in place of their synonyms, such as `accuracy` for `acc`."""
     lifted, rest = lift(values)
     return {name: value for name, value in zip(LIFTED, lifted, strict=True) if value is not None} | rest
 
 
 def jsonb_text(value: object) -> bytes:
-    """Return JSON that a JSONB column accepts: non-finite numbers as strings, invalid characters replaced."""
+    """Return `value` as JSON that a JSONB column accepts.
+
+    Non-finite numbers become strings, and invalid characters are replaced.
+    """
     try:
         return msgspec.json.encode(_storable(value))
     except RecursionError as exc:

@@ -1,4 +1,4 @@
-"""The sources of one transaction: their positions, the counts of their messages, and their attempts."""
+"""The sources of one transaction: positions, counts of messages, and attempts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from trainwire.workers.drain.lifetimes import Lifetime, began_at
 from trainwire.workers.drain.positions import Position, SourceKey, SourceRow, load_positions
 
 Source = tuple[int, str]
-"""Job, source."""
+"""Identifies a source: (job, source)."""
 
 
 class Sources:
-    """The sources of the entries of one kind in a transaction, and the sources whose inferred ends are among them.
+    """The sources that have entries of one kind in a transaction.
 
-    `jobs` are the locked jobs of the transaction, as it changes them.
+    A completion may report the end of another source (`Completion.of`), for example one that was killed: these
+    sources are included. `jobs` are the locked jobs, which the transaction changes.
     """
 
     def __init__(
@@ -51,24 +52,27 @@ class Sources:
             for (job_id, source, of), row in self.rows.items()
             if of == "completions" and row.position.received > row.dead_lettered
         }
-        """Sources of which a completion of their own is stored."""
+        """Sources of which a completion that they sent themselves is stored."""
 
     def row(self, job_id: int, source: str, kind: Kind) -> SourceRow:
-        """Return the row of a source and kind, a new one if there is none."""
+        """Return the row of a source for a kind of messages; add a new one if there is none."""
         key = (job_id, source, kind)
         if key not in self.rows:
             self.rows[key] = SourceRow(self.attempts.get((job_id, source), 0), Position())
         return self.rows[key]
 
     def changed_rows(self) -> dict[SourceKey, SourceRow]:
-        """Return the rows to save, with the attempts of their sources."""
+        """Return the changed rows, with the attempt of each source set."""
         changed = {key: self.row(*key) for key in self._changed}
         for (job_id, source, _), row in changed.items():
             row.attempt = self.attempts.get((job_id, source), self._jobs[job_id].attempt)
         return changed
 
     def attempt_of(self, message: Message) -> int:
-        """Return the attempt of a message, and record it for its source. An inferred end changes no attempt."""
+        """Return the attempt under which to store a message, and record it for the source.
+
+        A completion that reports the end of another source does not change the attempt of that source.
+        """
         sender = message.job_id, message.source
         of = (message.job_id, _subject(message)) if self._kind == "completions" else sender
         attempt = self.attempts.get(of)
@@ -79,7 +83,7 @@ class Sources:
         return attempt
 
     def set_attempt_of_loss(self, lost: Lost) -> None:
-        """Record the attempt of the source of a declaration of loss."""
+        """Record the attempt of a source that has declared messages lost."""
         lifetime = None if lost.began_ns is None else Lifetime(to_datetime(lost.began_ns))
         self._set_attempt((lost.job_id, lost.source), lost.attempt, lifetime, lost.began_ns)
 
@@ -98,9 +102,10 @@ class Sources:
         return attempt
 
     def add_counts(self, message: Message) -> None:
-        """Copy the counts of a stored completion to the positions; of several of one source the highest counts.
+        """Copy the counts of a stored completion to the positions of its source.
 
-        Counts of inferred ends apply only until a completion of the source itself, which replaces them.
+        Of several completions, the highest counts apply. Counts that another source reported apply only until the
+        source's own completion, which replaces them.
         """
         body = message.body
         if not isinstance(body, Completion):
@@ -126,7 +131,10 @@ class Sources:
             self._changed.add((job_id, source, kind))
 
     def _clear_counts(self, job_id: int, source: str) -> None:
-        """Clear the counts of an inferred end, which may have kinds that the completion has not."""
+        """Clear the counts that another source reported for this one.
+
+        They may have kinds that the source's own completion lacks.
+        """
         for kind in KINDS:
             row = self.rows.get((job_id, source, kind))
             if row is not None and (row.produced, row.dropped) != (None, None):
@@ -135,9 +143,10 @@ class Sources:
 
 
 class AttemptSpans:
-    """The lifetimes of the attempts of `jobs`, to find the attempt of a source that is older than the newest one.
+    """The start and end times of all attempts of `jobs`, to find the attempt of a late source.
 
-    `known` are the rows (job, attempt, began, ended) in Postgres.
+    The source is older than the newest attempt of its job. `known` are the rows (job, attempt, start, end) in
+    Postgres.
     """
 
     def __init__(
@@ -148,7 +157,7 @@ class AttemptSpans:
             self._spans[job_id][attempt] = Lifetime(began, ended) if began else None
 
     def note(self, job: JobState, body: Body, attempt: int) -> None:
-        """Record a message, after its job was folded with it."""
+        """Update the times of an attempt by a message that was applied to its job."""
         spans = self._spans.get(job.id)
         if spans is None:
             return
@@ -164,8 +173,8 @@ class AttemptSpans:
     def earlier_attempt(self, job: JobState, source: Lifetime | None) -> int | None:
         """Return the attempt of a source that is older than the newest attempt of its job; None for other sources.
 
-        That is the attempt which was running when the source began, or else a new one with a number below all
-        others: 0, then -1 and so on, because higher numbers are for newer attempts.
+        It is the attempt that was running when the source began. If none was, it is a new number below all others
+        (0, -1, ...), because higher numbers are for newer attempts.
         """
         if source is None or not job.is_preceded_by(source):
             return None
@@ -183,7 +192,7 @@ class AttemptSpans:
 
 
 def _subject(content: Message | Lost) -> str:
-    """Return the source that an entry is about: its own, or the one whose end it infers."""
+    """Return the source that an entry is about: in a completion with `of` that source, else the sender."""
     if isinstance(content, Message) and isinstance(content.body, Completion) and content.body.of is not None:
         return visible(content.body.of)
     return content.source

@@ -32,13 +32,16 @@ from trainwire.workers.durations import bucket_of
 from trainwire.workers.errors import Refused, Unavailable, WrongPooler
 
 _REFUSED_CLASSES: Final = ("22", "23", "54")
-"""SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded."""
+"""SQLSTATE classes for which a retry is useless: data exception, integrity violation, program limit exceeded."""
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def postgres_errors() -> Iterator[None]:
-    """Translate errors of Postgres into `Refused` and `Unavailable`; others, which are bugs of ours, pass."""
+    """Translate Postgres errors in the block into `Refused` (bad values) and `Unavailable` (retry later).
+
+    Other errors are bugs of ours and are not translated.
+    """
     try:
         yield
     except (psycopg.Error, DBAPIError) as exc:
@@ -54,7 +57,7 @@ def postgres_errors() -> Iterator[None]:
 
 
 def take_lease(connection: Connection, stream: str) -> bool:
-    """Lock the stream's cursor for this transaction; return False if another drain holds the lock."""
+    """Lock the cursor row of the stream for this transaction; return False if another drain has locked it."""
     lease = text("SELECT 1 FROM ingest_cursors WHERE stream = :stream FOR UPDATE SKIP LOCKED")
     if connection.execute(lease, {"stream": stream}).first():
         return True
@@ -69,7 +72,10 @@ def take_lease(connection: Connection, stream: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TransactionCounts:
-    """Counts of one transaction of a drain: entries taken from the stream, rows written, duration so far."""
+    """Counts of one transaction of a drain, to be added to those of its stream.
+
+    `entries` were taken from the stream, `rows` were written; `seconds` is the duration up to now.
+    """
 
     entries: int
     duplicates: int
@@ -79,28 +85,29 @@ class TransactionCounts:
 
 
 def move_cursor(connection: Connection, stream: str, last_id: str, counts: TransactionCounts) -> None:
-    """Set the cursor of a stream, and add the counts of this transaction to its totals."""
+    """Set the cursor of a stream to the entry `last_id`, and add `counts` to the totals of the stream."""
     values = {"stream": stream, "last_id": last_id, "bucket": bucket_of(counts.seconds), **asdict(counts)}
     connection.execute(_MOVE_CURSOR, values)
 
 
 def last_id_of(connection: Connection, stream: str) -> str:
-    """Return the cursor of a stream: the id of the last entry that is committed."""
+    """Return the cursor of a stream: the id of the last committed entry."""
     known = text("SELECT last_id FROM ingest_cursors WHERE stream = :stream")
     return str(connection.execute(known, {"stream": stream}).scalar_one())
 
 
 def save_dead_letters(connection: Connection, stream: str, kind: Kind, letters: Sequence[Rejected]) -> None:
-    """Insert entries into `dead_letters` with their raw bytes; one that is there already is left as it is."""
+    """Insert entries with their raw bytes into `dead_letters`; entries that are there already are not changed."""
     if letters:
         insert_dead_letters(connection, [_letter_values(stream, kind, letter) for letter in letters])
 
 
 @contextmanager
 def copying(connection: Connection, storage: RowStorage) -> Iterator[Callable[[Row], None]]:
-    """COPY rows (`trainwire.workers.drain.rows`) into their table; yields a function that writes one row.
+    """Open a COPY into the table of `storage`; yield a function that writes one row.
 
-    Postgres processes rows while the caller makes the next ones. Raises `Refused` if it rejects one.
+    Postgres processes rows while the caller makes the next ones (`trainwire.workers.drain.rows`). Raises `Refused`
+    if it rejects a row.
     """
     statement = f"COPY {storage.table.name} ({', '.join(storage.columns)}) FROM STDIN WITH (FORMAT BINARY)"
     driver: Any = connection.connection.driver_connection
@@ -110,10 +117,10 @@ def copying(connection: Connection, storage: RowStorage) -> Iterator[Callable[[R
 
 
 def recordset(table: Table, columns: Iterable[str], **others: str) -> str:
-    """Return SQL that reads the parameter `:rows` as a table `given` of these columns of `table`, and of `others`.
+    """Return SQL that makes a table `given` from the JSON array in the parameter `:rows`.
 
-    One statement with all rows as JSON avoids planning and a round trip for each row, which with many jobs would
-    be most of the time of a drain. `others` are further columns with their types.
+    Its columns are `columns` of `table`, and `others` (name and type). One statement with all rows avoids planning
+    and a round trip for each row, which would take most of the time of a drain with many jobs.
     """
     types = {name: sql_type(table.c[name]) for name in columns} | others
     described = ", ".join(f"{name} {type_}" for name, type_ in types.items())
@@ -121,15 +128,15 @@ def recordset(table: Table, columns: Iterable[str], **others: str) -> str:
 
 
 def sql_type(column: Column[Any]) -> str:
-    """Return the type of a column as written in SQL."""
+    """Return the type of a column in SQL syntax."""
     return column.type.compile(_DIALECT)
 
 
 def encoded(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return the parameter `:rows` of `recordset`. NULLs are left out; non-finite floats are strings.
+    """Return rows as the JSON array for the parameter `:rows` of `recordset`.
 
-    The value of a JSONB column is a `msgspec.Raw` of JSON that Postgres accepts
-    (`trainwire.workers.drain.rows.jsonb_text`).
+    NULLs are left out; non-finite floats are strings. The value of a JSONB column is a `msgspec.Raw` of JSON that
+    Postgres accepts (`trainwire.workers.drain.rows.jsonb_text`).
     """
     records = [
         {name: value for name, value in zip(columns, row, strict=True) if value is not None} for row in rows
@@ -142,24 +149,24 @@ def encoded(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def numbers_array(numbers: Iterable[int]) -> str:
-    """Return an array of integers as Postgres writes it; the driver takes several times as long."""
+    """Return integers in Postgres' text format of an array, several times faster than the driver makes it."""
     return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def text_array(values: Iterable[str]) -> str:
-    """Return an array of texts as Postgres writes it."""
+    """Return strings in Postgres' text format of an array."""
     escaped = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
     return "{" + ",".join([f'"{value}"' for value in escaped]) + "}"
 
 
 def _copied_type(column: Column[Any]) -> str:
-    """Return the type by which psycopg encodes a value. Times are integers, as in Postgres' binary format."""
+    """Return the type as which psycopg encodes a column. Times are integers, as in Postgres' binary format."""
     return "bigint" if isinstance(column.type, DateTime) else sql_type(column).lower()
 
 
 @contextmanager
 def _invalidated(connection: Connection) -> Iterator[None]:
-    """Invalidate the pooled connection on an error that ends its session; SQLAlchemy sees no driver errors."""
+    """Invalidate the pooled connection if a driver error ends its session; SQLAlchemy does not see such errors."""
     try:
         yield
     except psycopg.Error as exc:

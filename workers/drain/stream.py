@@ -1,4 +1,4 @@
-"""The Redis side of a drain: reads, acknowledges and trims a stream, and marks it as ordered or halted."""
+"""Redis commands of a drain: read, acknowledge and trim a stream, and mark it as ordered or halted."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from trainwire.workers.redis_commands import Command, execute_all
 
 ACKS_TTL_S: Final = 7 * 24 * 3600
 FIRST_PAGE: Final = 1
-"""Entries in the first reply: their size is not known yet, and may be large."""
+"""Number of entries in the first reply: the size of entries is not known yet, and they may be large."""
 _PAGE_GROWTH: Final = 4
 _LARGEST_PAGE: Final = 128
-"""Entries in one reply: large entries may follow small ones, and Redis cannot limit a reply by bytes."""
+"""Maximum number of entries in one reply: Redis cannot limit a reply by bytes, and large entries may follow."""
 _LARGEST_REPLY: Final = 4
-"""Size limit of a reply as a multiple of the bytes to read, if no entry is larger than those read before."""
+"""Size limit of a reply as a multiple of the bytes to read, if no entry is larger than those before."""
 _MAX_REASON_CHARS: Final = 2000
 _LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
-"""The highest id: XRANGE rejects a range that begins behind it."""
+"""The highest possible entry id: XRANGE rejects a range that begins after it."""
 _DELETED_AT_ONCE: Final = 1000
 _DELETE_IF_EMPTY: Final = """
 if redis.call('XLEN', KEYS[1]) > 0 then return 0 end
@@ -39,14 +39,15 @@ return 1
 """
 
 Ack = tuple[int, str, Kind, Position]
-"""Job, source, kind, and the position that is committed."""
+"""An acknowledgement: (job, source, kind, committed position)."""
 
 
 def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
-    """Yield the commands that publish acknowledgements to trainers.
+    """Yield the Redis commands that publish acknowledgements to trainers.
 
-    Where a position has only advanced, one number is written. Otherwise also its ranges, or their absence, and the
-    TTL of the hash: at the first message of a source, at a gap or a resend, once an hour, and at its completion.
+    For a position that has only advanced, one number is written. Otherwise its missing and lost ranges are written
+    or removed, and the TTL of the hash is renewed: at the first message of a source, at a gap or resend, once an
+    hour, and at the completion.
     """
     by_job: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
     for job_id, source, kind, position in acks:
@@ -82,9 +83,10 @@ def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
 
 @contextmanager
 def redis_errors(url: str = "") -> Iterator[None]:
-    """Translate errors of redis-py into `Unavailable`: each of them is temporary.
+    """Raise `Unavailable`, so that the caller retries, for every redis-py error in the block.
 
-    `url` adds advice to the message for a server that is contacted for the first time (`redis_trouble`).
+    Pass `url` on the first connection to a server: the error text then includes connection advice
+    (`redis_trouble`).
     """
     try:
         yield
@@ -93,19 +95,16 @@ def redis_errors(url: str = "") -> Iterator[None]:
 
 
 def next_page(count: int, largest_bytes: int, max_bytes: int) -> int:
-    """Return the number of entries to read next.
+    """Return the number of entries to request in the next reply.
 
-    Args:
-        count: entries in the last page.
-        largest_bytes: size of the largest entry so far.
-        max_bytes: bytes to read; the reply exceeds a small multiple of it only if its entries are larger than
-            all before.
+    Args: count: number of entries in the last reply. largest_bytes: size of the largest entry so far. max_bytes:
+    bytes to read. The reply is larger than a small multiple of it only if its entries are larger than all before.
     """
     return max(1, min(count * _PAGE_GROWTH, _LARGEST_PAGE, _LARGEST_REPLY * max_bytes // largest_bytes))
 
 
 class IngestStream:
-    """The stream of one kind and shard.
+    """The Redis stream of one kind and shard.
 
     `key` is its key in Redis; `name` identifies its lease, cursor and dead letters in Postgres.
     """
@@ -118,10 +117,11 @@ class IngestStream:
         self._read_ids: list[str] = []
 
     def read(self, max_bytes: int, max_entries: int | None = None) -> tuple[list[RawEntry], bool]:
-        """Return the oldest entries, about `max_bytes` of them, and whether the stream has no others.
+        """Return the oldest entries, about `max_bytes` in total, and whether the stream has no others.
 
-        Reads from the start, not from the cursor: committed entries have been trimmed, and a resend is detected by
-        its number. So a stream that was created again, with ids below the cursor, is read as well.
+        Reads from the start of the stream, not from the cursor: committed entries were trimmed, and a resend is
+        recognized by its message number. So a stream that was created again, with ids below the cursor, is read
+        too.
         """
         entries: list[RawEntry] = []
         size = 0
@@ -145,26 +145,26 @@ class IngestStream:
         return entries, False
 
     def page(self, start: str, count: int) -> list[RawEntry]:
-        """Return up to `count` entries from the id `start` on; `(ID` excludes the entry with that id."""
+        """Return up to `count` entries from the id `start` on. `start` may be `(ID`, which excludes that entry."""
         with redis_errors():
             page = cast("list[Any]", self.client.xrange(self.key, start, "+", count))
         return [RawEntry(entry_id.decode(), fields or {}) for entry_id, fields in page]
 
     def newest_id(self) -> str:
-        """Return the id of the last entry, `0-0` for an empty stream."""
+        """Return the id of the last entry; `0-0` if the stream is empty."""
         with redis_errors():
             found = cast("list[Any]", self.client.xrevrange(self.key, count=1))
         return found[0][0].decode() if found else "0-0"
 
     def keep_ordered(self) -> None:
-        """Mark the stream as ordered, so that no other drain is ordered while this one runs."""
+        """Mark the stream as ordered, so that no other work order is sent for it while this drain runs."""
         with redis_errors(), suppress(OutOfMemoryError):  # without the mark another drain finds the lease taken
             self.client.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
 
     def finish(self) -> bool:
-        """Remove the mark that a drain is ordered; return whether the stream is empty.
+        """Delete the key that marks the stream as ordered; return whether the stream is empty.
 
-        The length is read after the mark is removed: a drain is ordered for each entry that is appended later.
+        The length is read after the deletion: for each entry that is appended later, a new work order is sent.
         """
         with redis_errors():
             pipeline = self.client.pipeline(transaction=False)
@@ -173,18 +173,21 @@ class IngestStream:
             return not pipeline.execute()[1]
 
     def rest(self, seconds: int) -> None:
-        """Let no drain be ordered for a number of seconds, because it would fail."""
+        """Mark the stream as ordered for `seconds`, so that no work order is sent: a drain would fail again."""
         with redis_errors():
             self.client.set(keys.ordered_key(self.key), 1, ex=seconds)
 
     def jammed(self) -> IngestStream:
-        """Return the renamed stream of the same kind and shard that was jammed; it has the same lease."""
+        """Return the stream under the key to which `stream_repair` renames a jammed stream.
+
+        It has the same kind, shard and lease as this stream.
+        """
         stream = IngestStream(self.client, self.kind, self.shard, keys.jammed_key(self.kind, self.shard))
         stream.name = self.name
         return stream
 
     def has_entries(self) -> bool:
-        """Return whether the stream has entries."""
+        """Return whether the stream contains at least one entry."""
         with redis_errors():
             return bool(self.client.xlen(self.key))
 
@@ -194,11 +197,11 @@ class IngestStream:
             return bool(self.client.eval(_DELETE_IF_EMPTY, 1, self.key))
 
     def settle(self, acks: Iterable[Ack], through_id: str) -> None:
-        """After a commit: publish the acks, and delete the entries up to `through_id` from the stream.
+        """Publish acknowledgements after a commit, and delete the entries up to `through_id` from the stream.
 
-        A full Redis refuses the acks but accepts the trim, which makes room for them. If the acks cannot be
-        written (in a cluster their server may be unavailable), the trainer resends its messages and gets them
-        then.
+        A full Redis refuses the acknowledgements but accepts the deletion, which makes room for them. If they
+        cannot be written at all (in a cluster their server may be unavailable), the trainer sends its messages
+        again and receives them then.
         """
         acks = list(acks)
         with redis_errors():
@@ -215,12 +218,15 @@ class IngestStream:
                 self._trim(through_id)
 
     def halt(self, reason: str) -> None:
-        """Mark the stream as halted, with the reason for operators; the next `settle` removes the mark."""
+        """Mark the stream as halted: its drain stops before invalid or crashing entries.
+
+        `reason` is for operators. The next `settle` removes the mark.
+        """
         with redis_errors():
             self.client.hset(keys.HALTED_KEY, self.key, reason[:_MAX_REASON_CHARS])
 
     def acknowledge(self, acks: Iterable[Ack]) -> None:
-        """Publish acks without trimming; a halted stream stays halted."""
+        """Publish acknowledgements without trimming; a halted stream stays halted."""
         with redis_errors():
             self._publish(acks, is_drained=False)
 
@@ -238,9 +244,10 @@ class IngestStream:
         self.client.xtrim(self.key, minid=f"{millis}-{int(number) + 1}", approximate=False)
 
     def _delete_read(self, through_id: str) -> None:
-        """Delete the entries that were read from a jammed stream, and then the stream if it is empty.
+        """Delete the entries up to `through_id` from a jammed stream, and delete the stream if it is then empty.
 
-        Not by XTRIM: if another worker has meanwhile renamed the stream, that would delete all of the new one.
+        XTRIM is not used: if another worker has renamed the stream meanwhile, it would delete all entries of the
+        new one.
         """
         ids = self._read_ids[: self._read_ids.index(through_id) + 1]
         for first in range(0, len(ids), _DELETED_AT_ONCE):

@@ -1,8 +1,8 @@
 """Repairs Redis keys that workers cannot use: jammed streams, and keys of the wrong type.
 
-A stream is jammed when its last id lies in the future: at the highest id Redis refuses every XADD, and trainers
+A stream is jammed if its last id lies in the future: at the highest id Redis refuses every XADD, and trainers
 cannot detect or repair that. An empty jammed stream is deleted. Any other is renamed (`jammed_key`), so that
-trainers can append again at once, and drained beside the new stream (`trainwire.workers.streams.stray_streams`):
+trainers can append to a new one at once, and drained separately (`trainwire.workers.streams.stray_streams`):
 entries that cannot be stored would keep it from ever becoming empty. Trainers resend messages that are not
 acknowledged.
 """
@@ -28,7 +28,10 @@ AHEAD_MS: Final = 24 * 3600 * 1000
 """An id further in the future was set by a client, or by a server whose clock was wrong by a day."""
 KEPT_S: Final = 7 * 24 * 3600
 MAX_NOTES: Final = 1000
-"""At this number all notes are deleted: clients choose the names of stray streams, so they could fill Redis."""
+"""Maximum number of recorded repairs; then all are deleted.
+
+Clients choose the names of stray streams, and could otherwise fill Redis with records.
+"""
 RESTARTED: Final = "restarted"
 RENAMED: Final = "renamed"
 _REPAIR: Final = """
@@ -55,19 +58,24 @@ redis.call('RENAME', KEYS[1], KEYS[3])
 redis.call('DEL', KEYS[4])
 return {'renamed', last}
 """
-"""Keys: the key to repair and its new name if it has the wrong type; for the stream of a shard also its new name
-if it is jammed, and the key of its look-ahead. Arguments: expected type, highest valid time of a last id in
+"""KEYS and ARGV of the script.
+
+Keys: the key to repair, and its new name if it has the wrong type; for the stream of a shard also its new name if
+it is jammed, and the key of its look-ahead. Arguments: expected type, highest valid time of a last id in
 milliseconds, TTL in seconds.
 """
 
 
 def is_ahead(entry_id: str) -> bool:
-    """Return whether an entry's id lies so far in the future that its stream counts as jammed."""
+    """Return whether an entry id lies so far in the future that its stream counts as jammed."""
     return int(entry_id.partition("-")[0]) > _latest_ms()
 
 
 def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
-    """Repair the keys of all shards; return a description of the repair by key. Raises redis-py's errors."""
+    """Repair the streams and heartbeat hashes of all shards; return a description of each repair by key.
+
+    Keys that need no repair are omitted. Raises redis-py's errors.
+    """
     commands = {
         keys.stream_key(kind, shard): _stream_command(kind, shard)
         for kind in keys.KINDS
@@ -85,21 +93,21 @@ def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
 
 
 def restart_if_jammed(client: redis.Redis, key: str) -> None:
-    """Delete a stream if it is jammed and empty."""
+    """Delete a stream if it is empty and jammed (its last id lies in the future)."""
     done: Any = client.eval(*_command("stream", key)[1:])
     if done:
         note_repair(client, key, _description(done))
 
 
 def recent_repairs(client: redis.Redis, within_s: float) -> dict[str, str]:
-    """Return a description of each repair of the last `within_s` seconds, by key."""
+    """Return a description of each repair in the last `within_s` seconds, by key."""
     found = cast("dict[bytes, bytes]", client.hgetall(keys.REPAIRS_KEY))
     notes = {key.decode(errors="replace"): json.loads(note) for key, note in found.items()}
     return {key: note["how"] for key, note in notes.items() if time.time() - note["at"] < within_s}
 
 
 def note_repair(client: redis.Redis, key: str, how: str) -> None:
-    """Log a repair, and store it in Redis for `trainwire doctor`."""
+    """Log a repair, and record it in Redis for `trainwire doctor`."""
     log.warning("stream.repaired", key=key, how=how)
     pipeline = client.pipeline(transaction=False)
     pipeline.hset(keys.REPAIRS_KEY, key, json.dumps({"at": time.time(), "how": how}))

@@ -1,1 +1,1 @@
-"""Publishes an event for each committed transaction."""
+"""Publishes events about committed transactions."""

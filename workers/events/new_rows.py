@@ -1,4 +1,4 @@
-"""Converts the rows of a transaction for its event, which carries either all of them or, beyond a size, none."""
+"""Converts the new rows of a transaction for its event, which contains all of them or, beyond a size, none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainwire.workers.drain.decoding import visible
 from trainwire.workers.drain.rows import as_stored, is_best, log_lines
 
 MAX_ROWS_BYTES: Final = 16 * 1024
-"""Size limit as JSON of the lines, points or checkpoints in an event."""
+"""Maximum size as JSON of the log lines, points or checkpoints in an event."""
 _MIN_ROW_BYTES: Final = 60
 
 _encode = msgspec.json.Encoder().encode
@@ -25,7 +25,7 @@ EventRow: TypeAlias = LogLine | MetricPoint | SavedCheckpoint
 
 
 def rows_of_event(change: Change, kind: RowKind) -> list[EventRow] | None:
-    """Return the new rows of a kind for their event; None if there are none, or more than fit into an event."""
+    """Return the new rows of a kind for the event of a job, or None if there are none or too many."""
     first, last = change.new_rows(kind) or (1, 0)
     if not 0 < (last - first + 1) * _MIN_ROW_BYTES <= MAX_ROWS_BYTES:
         return None
@@ -40,12 +40,12 @@ def rows_of_event(change: Change, kind: RowKind) -> list[EventRow] | None:
 
 
 def text(value: str | None) -> str | None:
-    """Return text as Postgres stores it."""
+    """Return `value` as Postgres stores it, with invalid characters replaced."""
     return None if value is None else visible(value)
 
 
 def numbers(values: Mapping[str, Any] | None) -> dict[str, Number] | None:
-    """Return a map of numbers for JSON, with non-finite ones as strings."""
+    """Return a map of numbers for JSON; non-finite numbers are strings."""
     return None if values is None else {visible(name): shown_float(value) for name, value in values.items()}
 
 

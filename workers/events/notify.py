@@ -1,4 +1,4 @@
-"""Makes events from committed transactions, and publishes them on Redis channels (docs/events.md)."""
+"""Makes events about committed transactions, and publishes them on Redis channels (docs/events.md)."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from trainwire.workers.redis_commands import Command, execute_all
 MAX_EVENT_BYTES: Final = 64 * 1024
 MAX_ORDER_BYTES: Final = 256 * 1024
 MAX_WAITING_ORDERS: Final = 256
-"""With more orders waiting, commits are not announced, so that orders without a worker do not fill Redis."""
+"""While this number of orders waits, events are dropped, so that orders without a worker do not fill Redis."""
 _CUT_TEXT_CHARS: Final = 1000
 _MIN_EVENT_BYTES: Final = 150
-"""No event with a row is shorter."""
+"""Minimum size of an event that contains a row."""
 
 
 def events_of(changes: Iterable[Change]) -> list[Event]:
-    """Return the events of a committed transaction: for each job its new status, its new rows, its end.
+    """Return the events about a committed transaction: for each job its new status, its new rows, and its end.
 
-    Of so many jobs that `payloads` would remove the rows, events are made without them.
+    If there are so many jobs that `payloads` would remove the rows anyway, the events are made without rows.
     """
     changes = list(changes)
     has_rows = len(changes) * _MIN_EVENT_BYTES <= MAX_ORDER_BYTES
@@ -50,7 +50,7 @@ def events_of(changes: Iterable[Change]) -> list[Event]:
 
 
 def status_events(changes: Iterable[StatusChange]) -> list[Event]:
-    """Return the events of jobs whose status was changed by their heartbeats."""
+    """Return events about jobs whose status was changed because of their heartbeats."""
     return [
         TrainingStatus(
             job_id=change.after.id,
@@ -66,8 +66,8 @@ def status_events(changes: Iterable[StatusChange]) -> list[Event]:
 def payloads(events: Iterable[Event]) -> list[bytes]:
     """Return the events as JSON arrays of at most `MAX_ORDER_BYTES` each.
 
-    Events that are larger than `MAX_EVENT_BYTES` lose their lists and maps. If all events together are larger than
-    one order, all lose their lines, points and checkpoints.
+    Lists and maps are removed from events larger than `MAX_EVENT_BYTES`. If all events together do not fit into
+    one array, lines, points and checkpoints are removed from all of them.
     """
     bounded = [_bounded(event) for event in events]
     encoded = [data for _, data in bounded]
@@ -142,7 +142,7 @@ def _checkpoint_event(change: Change, *, has_rows: bool) -> TrainingCheckpoint:
 
 
 def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
-    """Yield the event of the attempt's end, if one of these completions ended it."""
+    """Yield the event about the end of the attempt, if a completion of this transaction ended it."""
     job = change.after
     ends = [each for each in change.messages if isinstance(each.body, Completion) and each.body.is_of_job]
     if not job.is_finished or job.attempt not in map(change.attempt_of, ends):
@@ -165,7 +165,10 @@ def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
 
 
 def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the names that the feed would read from Postgres: the first in the order of JSONB, shortest first."""
+    """Return the entries that the feed would read from Postgres: the first in the order of JSONB.
+
+    JSONB sorts shorter names first.
+    """
     if values is None or len(values) <= MOST_SHOWN_NAMES:
         return values
     encoded = sorted(values, key=lambda name: (len(data := name.encode(errors="replace")), data))
@@ -173,7 +176,7 @@ def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _head(change: Change) -> dict[str, Any]:
-    """Return the fields that all events have."""
+    """Return the fields that all events about a job have."""
     return {"job_id": change.after.id, "attempt": change.after.attempt}
 
 
@@ -185,7 +188,7 @@ def _new_rows(change: Change, kind: RowKind, *, has_rows: bool) -> dict[str, Any
 
 
 def _newest_point(change: Change) -> Point | None:
-    """Return the last point of the job's current attempt; points of earlier attempts may arrive late."""
+    """Return the last point of the job's newest attempt; points of earlier attempts may arrive late."""
     for message in reversed(change.messages):
         points = message.body.points if isinstance(message.body, Metrics) else []
         if points and change.attempt_of(message) == change.after.attempt:
@@ -198,7 +201,10 @@ def _attempt_and_status(job: JobState) -> tuple[int, Status]:
 
 
 def _bounded(event: Event) -> tuple[Event, bytes]:
-    """Return the event and its JSON; if that is too large, without lists and maps and with long texts cut."""
+    """Return the event and its JSON.
+
+    If that is too large, lists and maps are removed, and long texts truncated.
+    """
     data = encode_event(event)
     if len(data) <= MAX_EVENT_BYTES:
         return event, data

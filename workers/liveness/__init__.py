@@ -1,1 +1,1 @@
-"""Reads heartbeats, and finds jobs that are lost or stalled."""
+"""Reads heartbeats of trainers, and finds jobs that are lost or stalled."""

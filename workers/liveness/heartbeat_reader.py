@@ -1,4 +1,4 @@
-"""Reads the heartbeats from Redis, and since when trainers could write them without interruption."""
+"""Reads heartbeats from Redis, and records for which period trainers could write them without interruption."""
 
 from __future__ import annotations
 
@@ -19,46 +19,50 @@ from trainwire.workers.drain.lookahead import read_through
 from trainwire.workers.drain.stream import redis_errors
 
 FORGET_AFTER_S: Final = 3600
-"""Older heartbeats are deleted; Postgres knows that their jobs had one (`watched_attempt`)."""
+"""Heartbeats older than this are deleted. Postgres records that their jobs had one (`watched_attempt`)."""
 _LOOKED_AT: Final = "looked_at"
 _SINCE: Final = "since"
 
 
 @dataclass(frozen=True)
 class Heartbeats:
-    """The newest heartbeats of all jobs, and per shard the period in which its server accepted heartbeats.
+    """The newest heartbeats of all jobs, and for each shard the period in which its server accepted heartbeats.
 
-    Times are in milliseconds by the clock of the shard's server. For a shard whose server is in `away`
-    (host:port -> reason) all of them are 0.
+    Times are in milliseconds by the clock of the shard's server. `away` contains the servers that did not answer
+    (host:port -> reason); all times of their shards are 0.
     """
 
     now_ms: Sequence[int]
     since_ms: Sequence[int]
-    """Per shard: the beginning of the period without a break in which heartbeats could be written."""
+    """For each shard: since when heartbeats could be written without interruption."""
     beats: Mapping[int, Sequence[Heartbeat]]
     """The heartbeats by job number."""
     away: Mapping[str, str] = field(default_factory=dict)
     unread_ms: Sequence[int] = ()
-    """Per shard: the time for which its oldest message has waited for a drain."""
+    """For each shard: how long its oldest message has waited for a drain."""
 
     def age_s(self, beat: Heartbeat) -> float:
-        """Return the age of a heartbeat; one from the future (the clock was set back) is as old as the period."""
+        """Return the age of a heartbeat in seconds.
+
+        A heartbeat from the future (the clock was set back) is as old as the period in which heartbeats could be
+        written.
+        """
         shard = self._shard(beat.job)
         at_ms = beat.at if beat.at <= self.now_ms[shard] else self.since_ms[shard]
         return (self.now_ms[shard] - at_ms) / 1000
 
     def time_ago(self, job_id: int, ago_s: float | None) -> datetime | None:
-        """Return the time `ago_s` seconds ago by the clock of the job's server; None for None."""
+        """Return the time `ago_s` seconds ago by the clock of the job's server, or None if `ago_s` is None."""
         now_s = self.now_ms[self._shard(job_id)] / 1000
         return None if ago_s is None else datetime.fromtimestamp(now_s - ago_s, UTC)
 
     def covered_s(self, job_id: int) -> float:
-        """Return how long, until now, the job's heartbeats could be written without interruption."""
+        """Return for how many seconds, until now, heartbeats of the job could be written without interruption."""
         shard = self._shard(job_id)
         return (self.now_ms[shard] - self.since_ms[shard]) / 1000
 
     def unread_s(self, job_id: int) -> float:
-        """Return the longest time that a message of the job may have waited for a drain."""
+        """Return the longest time in seconds for which a message of the job may have waited for a drain."""
         return self.unread_ms[self._shard(job_id)] / 1000 if self.unread_ms else 0.0
 
     def _shard(self, job_id: int) -> int:
@@ -66,10 +70,11 @@ class Heartbeats:
 
 
 def read_heartbeats(client: redis.Redis, shards: int, longest_gap_s: float) -> Heartbeats:
-    """Return the newest heartbeats, delete old ones, and record in Redis that they were read.
+    """Return the newest heartbeats, delete old ones, and record the time of this read in Redis.
 
-    The period in which heartbeats could be written begins again when the last read was more than `longest_gap_s`
-    seconds ago (Redis, the workers or beat were down), is not recorded, or lies in the future (clock set back).
+    The period in which heartbeats could be written begins again now if the last read was more than `longest_gap_s`
+    seconds ago (Redis, the workers or beat were down), is not recorded, or lies in the future (the clock was set
+    back).
     """
     gap_ms = int(longest_gap_s * 1000)
     with redis_errors():
@@ -97,7 +102,10 @@ def read_heartbeats(client: redis.Redis, shards: int, longest_gap_s: float) -> H
 
 
 def record_writable(client: redis.Redis, shards: int, longest_gap_s: float) -> None:
-    """Record that heartbeats can be written now, for a `read_heartbeats` that is late because workers are busy."""
+    """Record that heartbeats can be written now, in case the next read of them is late.
+
+    `read_heartbeats` is late if workers are busy.
+    """
     with redis_errors():
         found = ask_each(client, {shard: [("HGETALL", listening_key(shard))] for shard in range(shards)})
         notes = {
@@ -109,7 +117,9 @@ def record_writable(client: redis.Redis, shards: int, longest_gap_s: float) -> N
 
 
 def recent_heartbeats(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat] | None:
-    """Return the heartbeats of all jobs that are at most `within_s` seconds old, without any change in Redis.
+    """Return the heartbeats of all jobs that are at most `within_s` seconds old.
+
+    Changes nothing in Redis.
 
     Returns None if the server of a shard does not answer.
     """
@@ -121,13 +131,13 @@ def recent_heartbeats(client: redis.Redis, shards: int, within_s: float) -> list
 
 
 def _questions(shard: int) -> Commands:
-    """Return the commands that read the record of the last read, and the oldest unread message of each kind."""
+    """Return the commands that read the time of the last read, and the oldest unread message of each kind."""
     firsts = [_first(stream_key(kind, shard)) for kind in KINDS]
     return [("HGETALL", listening_key(shard)), *firsts]
 
 
 def _since_ms(noted: Mapping[bytes, bytes], now_ms: int, gap_ms: int) -> int:
-    """Return the beginning of the period, by the record of the last read."""
+    """Return since when heartbeats could be written without interruption, from the record of the last read."""
     known = {name.decode(): int(value) for name, value in noted.items()}
     looked_at = known.get(_LOOKED_AT)
     has_gap = looked_at is None or not 0 <= now_ms - looked_at <= gap_ms
@@ -135,10 +145,9 @@ def _since_ms(noted: Mapping[bytes, bytes], now_ms: int, gap_ms: int) -> int:
 
 
 def _unread_ms(client: redis.Redis, before: Answers[int]) -> dict[int, int]:
-    """Return the age of the oldest unread message of each shard.
+    """Return the age in milliseconds of the oldest unread message of each shard.
 
-    In a halted stream valid messages are stored by a look-ahead: entries that it has passed do not count as
-    unread.
+    In a halted stream, valid messages are stored by a look-ahead: entries that it has passed are not unread.
     """
     firsts = {
         (kind, shard): found
@@ -161,20 +170,21 @@ def _unread_ms(client: redis.Redis, before: Answers[int]) -> dict[int, int]:
 
 
 def _first(stream: str, start: str = "-") -> tuple[Any, ...]:
-    """Return the command that reads the first entry of a stream from `start` on."""
+    """Return the Redis command that reads the first entry of a stream at or after `start`."""
     return "XRANGE", stream, start, "+", "COUNT", 1
 
 
 def _note(shard: int, now_ms: int, since_ms: int) -> Commands:
-    """Return the commands that record this read, and read the heartbeats."""
+    """Return the commands that record the time of this read, and read the heartbeats of a shard."""
     key = listening_key(shard)
     return [("HSET", key, _LOOKED_AT, now_ms, _SINCE, since_ms), ("HGETALL", alive_key(shard))]
 
 
 def _split(found: Mapping[bytes, bytes], now_ms: int) -> tuple[list[Heartbeat], list[bytes]]:
-    """Return the heartbeats of a shard's hash, and the names of fields that are invalid or too old.
+    """Return the heartbeats in a shard's hash, and the names of the fields that are invalid or too old.
 
-    They may be of jobs of other shards: a trainer keeps the number of shards that it started with.
+    The heartbeats may be of jobs of other shards, because a trainer uses the number of shards with which it
+    started.
     """
     kept, old = [], []
     for name, data in found.items():

@@ -1,4 +1,4 @@
-"""Sets jobs to `stalled` or `lost`, and back to `running`, by their heartbeats (docs/liveness.md)."""
+"""Sets the status of jobs to `stalled`, `lost` or back to `running`, from their heartbeats (docs/liveness.md)."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class UnfinishedJob:
     attempt: int
     status: Status
     watched_attempt: int | None
-    """The attempt that is known to send heartbeats."""
+    """The newest attempt that is known to send heartbeats, or None."""
     unseen_s: float
-    """Seconds since the last message was stored."""
+    """Seconds since the last message of the job was stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewStatus:
-    """The status to set for a job, with the reason, and the seconds since its last sign of life."""
+    """The status to set for a job, the seconds since it last sent anything, and the reason."""
 
     status: Status
     quiet_s: float | None = None
@@ -47,7 +47,7 @@ class NewStatus:
 
 @dataclass(frozen=True, slots=True)
 class LostRule:
-    """A job is lost when nothing of it arrived for `after_s` seconds in which a heartbeat could have arrived.
+    """A job is lost if nothing of it arrived for `after_s` seconds in which a heartbeat could have arrived.
 
     Only attempts that are known to send heartbeats become lost (`sends_heartbeats`).
     """
@@ -56,16 +56,19 @@ class LostRule:
 
     @property
     def longest_gap_s(self) -> float:
-        """Longest time between two reads of the heartbeats; after a longer one `after_s` is counted from zero."""
+        """Longest time in seconds between two reads of the heartbeats.
+
+        After a longer one, `after_s` starts again.
+        """
         return max(_LEAST_GAP_S, self.after_s / 3)
 
     @property
     def longest_unread_s(self) -> float:
-        """Limit of the messages' wait for a drain: above it, a job without heartbeats does not become lost."""
+        """If messages wait longer than this for a drain (in seconds), no job without a heartbeat becomes lost."""
         return self.after_s / 3
 
     def evaluate(self, job: UnfinishedJob, heartbeats: Heartbeats) -> NewStatus:
-        """Return the status of an unfinished job; its present status if nothing shows another."""
+        """Return the status that an unfinished job should have: its present one if nothing shows another."""
         beats = _beats_of(job, heartbeats)
         if fresh := self._fresh(beats, heartbeats):
             return _stalled(job, beats, fresh, heartbeats) or NewStatus(
@@ -81,10 +84,10 @@ class LostRule:
         return NewStatus("lost", min(silent_s, job.unseen_s), f"no heartbeat for {self.after_s:g} s{last}")
 
     def sends_heartbeats(self, job: UnfinishedJob, heartbeats: Heartbeats) -> bool:
-        """Return whether there is a heartbeat of any age that certainly belongs to the job's attempt.
+        """Return whether a heartbeat of any age certainly belongs to the newest attempt of the job.
 
-        An old one without an attempt may belong to the attempt before. An old one counts because its trainer may
-        have been killed while no worker ran.
+        Without an attempt number, an old heartbeat may belong to the previous attempt. Old ones count because the
+        trainer may have been killed while no worker ran.
         """
         beats = _beats_of(job, heartbeats)
         is_certain = job.attempt <= 1 or any(beat.attempt == job.attempt for beat in beats)
@@ -93,10 +96,11 @@ class LostRule:
     def _read_s(
         self, job: UnfinishedJob, beats: Sequence[Heartbeat], silent_s: float, heartbeats: Heartbeats
     ) -> float:
-        """Return the silence after the last heartbeat in seconds, up to which the job's shard has been drained.
+        """Return for how many seconds after its last heartbeat the messages of the job's shard have been drained.
 
-        Its last message may be among the unread ones. Without a heartbeat (a trainer deletes its own when it ends)
-        that may have been sent at any time: then the streams of the shard must be drained almost to their ends.
+        The last message of the job may be among those that are not drained yet. If there is no heartbeat (a
+        trainer deletes its own when it ends), that message may have been sent at any time: then the streams of the
+        shard must be drained almost to their ends, or the result is 0.
         """
         unread_s = heartbeats.unread_s(job.id)
         if beats:
@@ -108,9 +112,9 @@ class LostRule:
 
 
 def update_statuses(engine: Engine, heartbeats: Heartbeats, rule: LostRule) -> list[StatusChange]:
-    """Set the status of each unfinished job by its heartbeats; return the changes, which are committed.
+    """Set the status of each unfinished job from its heartbeats; return the committed changes.
 
-    Also records which attempts send heartbeats (`watched_attempt`), by the first one that is found.
+    Also records in `watched_attempt` which attempts send heartbeats, when the first one is found.
     """
     with store.postgres_errors(), engine.begin() as connection:
         jobs = _read_jobs(connection, list(heartbeats.beats))
@@ -124,7 +128,11 @@ def update_statuses(engine: Engine, heartbeats: Heartbeats, rule: LostRule) -> l
 def _stalled(
     job: UnfinishedJob, beats: Sequence[Heartbeat], fresh: Sequence[Heartbeat], heartbeats: Heartbeats
 ) -> NewStatus | None:
-    """Return `stalled` for a living job that is quiet for longer than its `stall_after_s` or its usual pauses."""
+    """Return `stalled` for a job that is alive, but has been quiet for longer than its limit; else None.
+
+    The limit is its `stall_after_s` or, if that is not set, its usual pause. If a message was stored after the
+    last heartbeat, the present status is returned, unless that is `lost`.
+    """
     if job.unseen_s < min(heartbeats.age_s(beat) for beat in fresh):
         return None if job.status == "lost" else NewStatus(job.status)  # a message was stored after the heartbeat
     quiet_s = min(beat.quiet_s for beat in fresh)
@@ -140,7 +148,7 @@ def _stalled(
 
 
 def _change(engine: Engine, job_ids: Iterable[int], heartbeats: Heartbeats, rule: LostRule) -> list[StatusChange]:
-    """Evaluate these jobs again under their locks, as new messages may have been stored; save the changes."""
+    """Evaluate the jobs again under their locks, because new messages may have been stored; save the changes."""
     changes = []
     with store.postgres_errors(), engine.begin() as connection:
         states = job_rows.lock_jobs(connection, job_ids)
@@ -165,7 +173,7 @@ def _read_jobs(connection: Connection, with_beats: Sequence[int]) -> list[Unfini
 
 
 def _beats_of(job: UnfinishedJob, heartbeats: Heartbeats) -> list[Heartbeat]:
-    """Return the heartbeats of the job's attempt; those without an attempt belong to the newest."""
+    """Return the heartbeats of the job's newest attempt; those without an attempt number are included."""
     return [beat for beat in heartbeats.beats.get(job.id, ()) if beat.attempt in (ATTEMPT_UNKNOWN, job.attempt)]
 
 

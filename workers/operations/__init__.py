@@ -1,1 +1,1 @@
-"""Deletion of jobs, retention of rows, dead letters, reconciliation after a restore, Flower and the exporter."""
+"""Operations on stored data: deletion, retention, dead letters, reconciliation; and metrics and Flower."""

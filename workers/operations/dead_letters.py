@@ -1,4 +1,4 @@
-"""Replays and discards dead letters, for operators."""
+"""Replays and deletes dead letters, on the request of operators."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from trainwire.workers.drain import job_rows, positions, store
 from trainwire.workers.drain.stream import redis_errors
 
 SINK_PREFIX: Final = "sink:"
-"""The stream of a letter that a sink refused is this prefix and the sink's name."""
+"""The `stream` of a dead letter that a sink refused is this prefix, followed by the name of the sink."""
 
 
 def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
-    """Add the unchanged entry to its stream again; the drain stores it, or dead-letters it again.
+    """Append the unchanged entry of a dead letter to its stream again.
 
-    Raises `LookupError` for an unknown letter, and for a row that a sink refused, which is in Postgres and has no
-    entry. Raises `Unavailable`; the letter is then kept.
+    The drain stores it, or dead-letters it again.
+
+    Raises `LookupError` if there is no such dead letter, or if it is a row that a sink refused: that is in
+    Postgres and has no entry. Raises `Unavailable`; the dead letter is then kept.
     """
     with store.postgres_errors(), engine.begin() as connection:
         letter = _take(connection, letter_id)
@@ -39,9 +41,11 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
 
 
 def discard(engine: Engine, letter_id: int) -> None:
-    """Delete a dead letter; the sum of its job still counts it as dead-lettered.
+    """Delete a dead letter.
 
-    Raises `LookupError` for an unknown letter, and `Unavailable`.
+    The sum of its job still counts the message as dead-lettered.
+
+    Raises `LookupError` if there is no such dead letter, and `Unavailable`.
     """
     with store.postgres_errors(), engine.begin() as connection:
         _take(connection, letter_id)
@@ -68,7 +72,7 @@ def _resending(letter: RowMapping) -> str:
 
 
 def _reopen(connection: Connection, letter: RowMapping) -> None:
-    """Mark the message as missing in the position of its source, so that a replay is not taken for a duplicate."""
+    """Mark the message of a dead letter as missing, so that the drain does not take the replay for a duplicate."""
     job_id, source, kind, seq = letter["job_id"], letter["source"], letter["kind"], letter["seq"]
     if not job_rows.lock_jobs(connection, [job_id]):
         return  # the job was deleted: the drain discards the entry

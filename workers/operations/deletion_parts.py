@@ -1,4 +1,4 @@
-"""Deletes the keys of a job in Redis and its files in S3."""
+"""Deletes the Redis keys and the checkpoint files of a job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _SCANNED_AT_ONCE: Final = 1000
 
 
 def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
-    """Delete the job's keys in Redis, and publish that it was deleted. Raises `Unavailable`.
+    """Delete the Redis keys of the job, and publish that it was deleted.
+
+    Raises `Unavailable`.
 
     Entries in the streams remain until a drain discards them.
     """
@@ -48,7 +50,7 @@ def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A checkpoint file of the job, as in the newest row with its address."""
+    """A checkpoint file of the job to delete, from the newest row with its URI."""
 
     uri: str
     sha256: str | None
@@ -56,7 +58,7 @@ class JobFile:
 
 
 class JobFiles:
-    """The checkpoint files of one job."""
+    """The checkpoint files of one job that is being deleted."""
 
     def __init__(self, settings: Settings, job_id: int, open_store: Callable[[], S3Store]) -> None:
         self._job_id = job_id
@@ -72,12 +74,17 @@ class JobFiles:
         return S3Uri.parse(f"{self._root}{self._job_id}/") if self._bucket else None
 
     def page(self, connection: Connection, after: str) -> list[JobFile]:
-        """Return the next files after an address, in the order of addresses."""
+        """Return the next files in the order of their URIs, after the URI `after`."""
         names = {"job_id": self._job_id, "after": after, "limit": PAGE_FILES}
         return [JobFile(*row) for row in connection.execute(_FILES, names)]
 
     def delete(self, file: JobFile, *, is_shared: bool) -> Outcome:
-        """Delete a file, or return the reason why it is kept. Raises `S3Unavailable`."""
+        """Delete a file, or return the reason why it stays.
+
+        Raises `S3Unavailable`.
+
+        `is_shared` is True if another job refers to the file.
+        """
         if file.is_deleted:
             return Outcome()
         if reason := self._reason_to_keep(file.uri, is_shared=is_shared):
@@ -95,7 +102,7 @@ class JobFiles:
         return Outcome(is_deleted=True)
 
     def forget(self, connection: Connection, file: JobFile) -> int:
-        """Delete the rows of a file; return how many."""
+        """Delete the rows of a file in Postgres; return their number."""
         return connection.execute(_FORGET, {"job_id": self._job_id, "uri": file.uri}).rowcount
 
     def _reason_to_keep(self, uri: str, *, is_shared: bool) -> str | None:

@@ -1,4 +1,7 @@
-"""One Prometheus exporter for all workers: it reads committed data, so a killed worker cannot falsify a figure."""
+"""Exports Prometheus metrics for all workers in one process.
+
+It reads only committed data, so that a killed worker cannot make a figure wrong.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ FAMILIES: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
 
 
 class Exporter(Collector):
-    """Reads Postgres and Redis at each scrape; whether they answer is a metric too (`STORE_UP`)."""
+    """Reads Postgres and Redis at each scrape. The metric `STORE_UP` shows whether they answered."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -46,11 +49,11 @@ class Exporter(Collector):
         self._notes = OutageLog("exporter")
 
     def describe(self) -> list[Metric]:
-        """Return no metrics, so that registration does not read the stores."""
+        """Return no metrics, so that the registration of this collector does not read the stores."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Read the stores, yield all metrics."""
+        """Read Postgres and Redis, and yield all metrics."""
         with self._one_at_a_time:
             samples = [
                 *self._read("postgres", self._from_postgres, (SQLAlchemyError,)),
@@ -89,7 +92,7 @@ class Exporter(Collector):
 
 
 def families(samples: list[Sample]) -> Iterator[Metric]:
-    """Yield the samples as families of prometheus_client: every metric of ours, with or without samples."""
+    """Convert samples to metric families of prometheus_client; metrics without samples are included."""
     by_metric: dict[names.Metric, list[Sample]] = {metric: [] for metric in names.WORKERS_METRICS}
     for sample in samples:
         by_metric[sample.metric].append(sample)
@@ -107,10 +110,10 @@ def families(samples: list[Sample]) -> Iterator[Metric]:
 
 
 def serve(resources: Resources, address: str, port: int) -> threading.Thread:
-    """Serve scrapes on a port in a thread, and return it.
+    """Start an HTTP server for scrapes in a thread, and return the thread.
 
-    On a loopback address only requests to hosts like `localhost` are answered: there is no password, and pages of
-    other sites must not read the metrics through a browser on this machine (DNS rebinding).
+    On a loopback address it answers only requests to host names like `localhost`: there is no password, and pages
+    of other sites must not read the metrics through a browser on this machine (DNS rebinding).
     """
     registry = CollectorRegistry()
     registry.register(Exporter(resources))

@@ -1,4 +1,4 @@
-"""Access control for Flower."""
+"""Restricts access to Flower."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COLUMNS: Final = "name,args,uuid,state,received,runtime,worker"
 
 
 def prepare(address: str, environ: Mapping[str, str]) -> None:
-    """Configure Flower for this address, with the user and password of the environment.
+    """Configure Flower to listen on `address`, with the user and password from the environment.
 
-    Raises `WrongSettings` if other machines could use it without a password: Flower can stop workers.
+    Raises `WrongSettings` if other machines could use it without a password, because Flower can stop workers.
     """
     credentials = credentials_for(address, environ)
     if credentials is None:
@@ -34,7 +34,10 @@ def prepare(address: str, environ: Mapping[str, str]) -> None:
 
 
 def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
-    """Return `user:password`; None if they are not set and the address is a loopback one."""
+    """Return `user:password` from the environment, or None if they are not set and the address is a loopback one.
+
+    Raises `WrongSettings` otherwise.
+    """
     user, password = environ.get("FLOWER_USER", ""), environ.get("FLOWER_PASSWORD", "")
     if ":" in user:
         raise WrongSettings("FLOWER_USER has a colon, which basic authentication does not allow")
@@ -52,10 +55,10 @@ def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
 
 
 class ForeignHost(RequestHandler):
-    """Refuses requests to the host name of another site (`is_local_host`)."""
+    """Refuses requests whose Host header names another site (`is_local_host`), as in DNS rebinding."""
 
     def prepare(self) -> None:
-        """Answer 403."""
+        """Respond with status 403."""
         self.set_status(403)
         self.finish(
             f"host {self.request.host[:200]!r}: without FLOWER_USER and FLOWER_PASSWORD Flower answers only names "
@@ -63,7 +66,7 @@ class ForeignHost(RequestHandler):
         )
 
     def set_default_headers(self) -> None:
-        """Declare plain text, because the message repeats the request's host."""
+        """Set the content type to plain text, because the response contains the Host header of the request."""
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("X-Content-Type-Options", "nosniff")
 

@@ -1,6 +1,6 @@
-"""Executes deletions of jobs (`trainwire.stores.postgres.deletion`), store by store, in small transactions.
+"""Executes deletions of jobs (`trainwire.stores.postgres.deletion`) store by store, in small transactions.
 
-A run can be killed at any time: the tombstone records the open parts, and the next run continues.
+The process can be killed at any time: the tombstone records which stores are not done, and the next run continues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from trainwire.workers.sinks.plugin import NotSetUp, plugin
 log = structlog.get_logger("trainwire.workers.operations.job_deletion")
 
 RUN_S: Final = 10.0
-"""Time limit of a run, so that the worker executes other tasks in between."""
+"""Time limit of a run in seconds, so that the worker executes other tasks in between."""
 BATCH_ROWS: Final = 5_000
 JOBS_AT_ONCE: Final = 50
 _RETRIED: Final = ": it is tried again"
@@ -50,21 +50,24 @@ _BY_SEQ: Final = (
 _WORK_LISTS: Final[dict[PartName, str]] = {"s3": "training_checkpoints"} | {
     sink.name: sink.work_list for sink in SINKS.values()
 }
-"""Tables whose rows are needed for the deletion in another store: they are kept until that is done."""
+"""By store: the table whose rows are needed to delete the job there, and are kept until that is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeletionRun:
-    """One run of one deletion: its deadline, and a callback for progress."""
+    """One run of the deletion of a job: its deadline, and a function to call after each step."""
 
     deadline: float
     on_progress: Callable[[Deletion], None]
 
 
 class JobDeleter:
-    """Executes the deletions of jobs that have a tombstone; a job is locked by one process at a time.
+    """Deletes the data of jobs that have a tombstone.
 
-    With `is_worker=False` (a command) nothing is logged, and stores that are not configured are left to workers.
+    A job is locked by one process at a time.
+
+    With `is_worker=False` (in a command) nothing is logged, and stores that are not configured are left to
+    workers.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class JobDeleter:
         self._backoff = Backoff(first_s=5, cap_s=300)
 
     def run_due(self, run_s: float = RUN_S) -> None:
-        """Continue the due deletions. Raises `Unavailable` if Postgres is."""
+        """Continue all deletions that are due. Raises `Unavailable` if Postgres does not answer."""
         deadline = self._clock() + run_s
         with postgres_errors(), self._engine.begin() as connection:
             due = list(connection.execute(_DUE, {"limit": JOBS_AT_ONCE}).scalars())
@@ -103,10 +106,10 @@ class JobDeleter:
     def run(
         self, job_id: int, run_s: float = RUN_S, on_progress: Callable[[Deletion], None] = lambda _deletion: None
     ) -> bool:
-        """Delete the open parts of one job, for about `run_s`; return False if another process has the lock.
+        """Delete the remaining data of one job, for about `run_s` seconds; return False if it is locked.
 
-        Unavailable stores are retried later. Raises `Unavailable` if Postgres is, or if a delivery of the job does
-        not end.
+        Another process is then deleting the job. Stores that are unavailable are retried later. Raises
+        `Unavailable` if Postgres does not answer, or if a delivery of the job does not end.
         """
         run = DeletionRun(self._clock() + run_s, on_progress)
         with postgres_errors(), self._engine.begin() as lease:
@@ -136,7 +139,7 @@ class JobDeleter:
         delete: Callable[[Deletion, DeletionRun], DeletionPart],
         run: DeletionRun,
     ) -> bool:
-        """Delete the data in one store; return whether it has to be retried later."""
+        """Delete the job's data in one store; return whether this has to be retried later."""
         deletion = self._read(job_id)
         # A tombstone that is older than a sink has no part for it, and the sink has no copies.
         if name not in deletion.parts or deletion.parts[name].state != "open":
@@ -159,7 +162,10 @@ class JobDeleter:
         return part.state == "open" and self._clock() < run.deadline
 
     def _await_deliveries(self, job_id: int) -> None:
-        """Wait until no delivery of the job runs; without its row in training_jobs, none begins."""
+        """Wait until no delivery of the job runs.
+
+        None begins later, because the job has no row in `training_jobs`.
+        """
         with self._engine.begin() as connection:
             for sink in (*SINKS, CURSOR, ALERT_CURSOR):
                 cursors.await_lease(connection, sink, job_id)
@@ -168,7 +174,7 @@ class JobDeleter:
         return plugin(sink).delete(self._resources, deletion, deletion.parts[sink])
 
     def _delete_files(self, deletion: Deletion, run: DeletionRun) -> DeletionPart:
-        """Delete the files, each with its rows; rows of a file that cannot be deleted are kept."""
+        """Delete the job's files, each with its rows. If a file cannot be deleted, its rows stay."""
         files = JobFiles(self._resources.settings, deletion.job_id, self._open_store)
         part, is_left, after = deletion.parts["s3"], False, ""
         while True:
@@ -194,7 +200,7 @@ class JobDeleter:
     def _delete_orphans(
         self, job_id: int, folder: S3Uri | None, part: DeletionPart, run: DeletionRun
     ) -> DeletionPart:
-        """Delete uploads without a row in the job's folder: their trainers were killed."""
+        """Delete uploads in the job's folder that no row refers to, because their trainers were killed."""
         if folder is None:
             return part
         swept = orphans.sweep(
@@ -213,7 +219,7 @@ class JobDeleter:
         return replace(part, state="left") if swept.refusals else part
 
     def _delete_rows(self, deletion: Deletion, run: DeletionRun) -> DeletionPart:
-        """Delete the rows of all tables in batches, except those that another store's deletion needs."""
+        """Delete the job's rows from all tables in batches, except rows that are needed for another store."""
         part, job_id = deletion.parts["postgres"], deletion.job_id
         needed: dict[str, str] = {}
         for state in ("left", "open"):
@@ -240,7 +246,7 @@ class JobDeleter:
         )
 
     def _finish(self, job_id: int, *, has_failed: bool) -> None:
-        """Record that no part is open any more, or when the next run is due."""
+        """Record that the deletion is complete, or when its next run is due."""
         with self._engine.begin() as connection:
             deletion = find_deletion(connection, job_id)
             if deletion is None:
@@ -262,7 +268,7 @@ class JobDeleter:
 
 
 def _begun(part: DeletionPart) -> DeletionPart:
-    """Return a part without the notes of earlier failed tries."""
+    """Return the state of a part of the deletion without the notes about earlier failures."""
     return replace(part, notes=[note for note in part.notes if not note.endswith(_RETRIED)])
 
 

@@ -1,4 +1,4 @@
-"""The exporter's samples, read from Postgres and Redis with few cheap queries."""
+"""Reads the samples of the Prometheus exporter from Postgres and Redis, with few cheap queries."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from trainwire.workers.sinks import cursors
 from trainwire.workers.streams.sweep import all_streams
 
 NEWEST_POINTS: Final = 20
-"""Newest points read per running job: not every metric is in the last point."""
+"""Number of points to read per running job, because the last one may not contain every metric."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One value, or the counts and the sum of a histogram."""
+    """One value of a metric; for a histogram, `counts` per bucket and in `value` the sum."""
 
     metric: Metric
     labels: tuple[str, ...]
@@ -36,7 +36,7 @@ class Sample:
 
 
 def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis | None = None) -> Iterator[Sample]:
-    """Yield the lag of each stream, the lengths of the queues, the age of beat's last tick, and memory use."""
+    """Yield the lag of each stream, the lengths of queues, the age of beat's last tick, and memory use."""
     broker = client.pipeline(transaction=False)
     broker.time()
     broker.hvals(BEAT_TICKS_KEY)
@@ -52,7 +52,7 @@ def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis 
 
 
 def _stream_samples(client: redis.Redis, shards: int) -> Iterator[Sample]:
-    """Yield the memory, whether messages are held back, and each stream's lag; of servers that answer."""
+    """Yield memory use, whether trainers hold messages back, and the lag of each stream whose server answers."""
     used, limit = fullest_memory(client)
     yield Sample(names.REDIS_USED_BYTES, (), float(used))
     yield Sample(names.REDIS_LIMIT_BYTES, (), float(limit))
@@ -90,10 +90,10 @@ def unreachable_shards(samples: Iterable[Sample]) -> dict[str, list[str]]:
 
 
 def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterator[Sample]:
-    """Yield the unsent messages and spools of the trainers whose last heartbeat is within `within_s`.
+    """Yield the unsent messages and spools of trainers whose last heartbeat is at most `within_s` seconds old.
 
-    Only sums and the maximum: there may be thousands of trainers. Nothing if a server with heartbeats does not
-    answer.
+    Only sums and the maximum, because there may be thousands of trainers. Yields nothing if a server of heartbeats
+    does not answer.
     """
     beats = recent_heartbeats(client, shards, within_s)
     if beats is None:
@@ -107,7 +107,7 @@ def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterat
 
 
 def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sample]:
-    """Yield ingestion counters, gaps, dead letters, numbers of jobs, and the lag of each sink."""
+    """Yield ingestion counters, missing and lost messages, dead letters, jobs by status, and the lag of sinks."""
     for stream, entries, duplicates, discarded, rows, size_bytes, counts, busy_s in connection.execute(_CURSORS):
         labels = _stream_labels(stream)
         yield Sample(names.INGEST_ENTRIES, labels, entries)
@@ -136,7 +136,7 @@ def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sampl
 
 
 def training_samples(connection: Connection, max_jobs: int, max_series: int) -> Iterator[Sample]:
-    """Yield the newest value of each metric of running jobs, at most `max_series`."""
+    """Yield the newest value of each metric of running jobs, at most `max_series` values."""
     newest: dict[tuple[str, str], float] = {}
     limits = {"jobs": max_jobs, "points": NEWEST_POINTS}
     for row in connection.execute(_TRAINING, limits).mappings():

@@ -1,4 +1,4 @@
-"""After a restore of Postgres: records acknowledged messages that Postgres does not have as missing."""
+"""After a restore of Postgres: records as missing which acknowledged messages are no longer in Postgres."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ _WATCH = text(
     "UPDATE training_jobs SET status = 'running', watched_attempt = attempt, last_seen_at = now() "
     "WHERE id = :job AND (status = 'pending' OR (status = 'running' AND :has_ended))"
 )
-"""Makes liveness watch a job that is new or has ended since the backup: without heartbeats it becomes lost."""
+"""Lets the liveness check watch a job that is new or has ended since the backup.
+
+Without heartbeats it then becomes lost.
+"""
 
 
 @dataclass(frozen=True)
 class LostMessages:
-    """Acknowledged messages of one source and kind that Postgres does not have, as ranges."""
+    """Acknowledged messages of one source and kind that are not in Postgres, as ranges of numbers."""
 
     job_id: int
     source: str
@@ -34,16 +37,16 @@ class LostMessages:
 
     @property
     def count(self) -> int:
-        """The number of messages."""
+        """How many messages the ranges contain."""
         return sum(last - first + 1 for first, last in self.ranges)
 
 
 def reconcile(engine: Engine, client: redis.Redis) -> Iterator[LostMessages]:
-    """Compare all acknowledgements in Redis with Postgres; record and yield the messages that Postgres lost.
+    """Find messages that are acknowledged in Redis but not in Postgres; record and yield them.
 
     They become missing: a running trainer sends them again, or declares them lost. Messages of callbacks, which
-    have no spool, are lost at once. Without a restore nothing changes, as acknowledgements are written after the
-    commit. Raises `Unavailable`.
+    have no spool, are lost immediately. Without a restore nothing changes, because acknowledgements are written
+    after the commit. Raises `Unavailable`.
     """
     for job_id, acked in _acknowledged(client):
         with store.postgres_errors(), engine.begin() as connection:
@@ -56,7 +59,7 @@ def reconcile(engine: Engine, client: redis.Redis) -> Iterator[LostMessages]:
 
 
 def _acknowledged(client: redis.Redis) -> Iterator[tuple[int, dict[tuple[str, Kind], int]]]:
-    """Yield each job with the highest acknowledged number by source and kind."""
+    """Yield (job, highest acknowledged message number by source and kind) for all jobs in Redis."""
     with redis_errors():
         for key in client.scan_iter(f"{ACKS_PREFIX}*", count=_SCAN_COUNT):
             job = key.decode().removeprefix(ACKS_PREFIX)
@@ -76,7 +79,10 @@ def _numbers(fields: dict[bytes, bytes]) -> dict[tuple[str, Kind], int]:
 def _missing(
     connection: Connection, job_id: int, acked: dict[tuple[str, Kind], int]
 ) -> tuple[list[LostMessages], list[Ack]]:
-    """Record the messages of `acked` that are not in Postgres; return them, and the corrected acknowledgements."""
+    """Record the messages up to the numbers in `acked` that are not in Postgres.
+
+    Return them, and the corrected acknowledgements.
+    """
     sources = [(job_id, source) for source, _ in acked]
     known = positions.load_positions(connection, sources)
     if not any(_of(known, job_id, *key).position.contiguous < last for key, last in acked.items()):

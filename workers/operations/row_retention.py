@@ -1,6 +1,6 @@
-"""Retention of rows: deletes old log lines and points of finished jobs in small batches, oldest first.
+"""Deletes old log and metric rows of finished jobs in small batches, oldest first.
 
-Rows that a sink has not confirmed are kept, and all rows of jobs that are not finished.
+Rows that a sink has not confirmed are kept, and all rows of jobs that have not finished.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from trainwire.workers.sinks.plugin import sinks_on
 log = structlog.get_logger("trainwire.workers.operations.row_retention")
 
 BATCH_ROWS: Final = 2000
-"""Rows per transaction, which holds the lock on the job that a drain may wait for."""
+"""Number of rows per transaction. It locks the job, and a drain may wait for that lock."""
 RUN_S: Final = 30.0
 PLANNED_JOBS: Final = 200
-"""Most jobs in the result of a dry run."""
+"""Maximum number of jobs in the result of a dry run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowPolicy:
-    """The number of days that rows of one table are kept, and the sinks that must have confirmed them before."""
+    """How many days the rows of one table are kept, and the sinks that must have confirmed them."""
 
     table: str
     last_seq: str
@@ -43,7 +43,7 @@ class RowPolicy:
 
 @dataclass(frozen=True, slots=True)
 class OldRows:
-    """The number of rows of one job to remove."""
+    """The number of rows of one job that are to be deleted."""
 
     table: str
     job_id: int
@@ -51,7 +51,7 @@ class OldRows:
 
 
 def row_policies(settings: Settings) -> list[RowPolicy]:
-    """Return the policies of the settings; empty if rows are kept for ever."""
+    """Return the retention policies from the settings; empty if rows are kept for ever."""
     kept_days = {"logs": settings.log_retention_days, "metrics": settings.metric_retention_days}
     return [
         RowPolicy(rows.table, rows.last_seq, rows.removed_seq, days, sinks)
@@ -62,14 +62,14 @@ def row_policies(settings: Settings) -> list[RowPolicy]:
 
 
 def plan(connection: Connection, policy: RowPolicy) -> list[OldRows]:
-    """Return the number of rows to remove by job, for at most `PLANNED_JOBS` jobs."""
+    """Return the number of rows to delete by job, for at most `PLANNED_JOBS` jobs."""
     names = _names(policy) | {"jobs": PLANNED_JOBS}
     counted = connection.execute(_counting(policy), names)
     return [OldRows(policy.table, job_id, rows) for job_id, rows in counted]
 
 
 class RowRetention:
-    """Removes rows for about half a minute; concurrent workers take different jobs."""
+    """Deletes old rows for about half a minute. Concurrent workers process different jobs."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class RowRetention:
         self._clock = clock
 
     def run(self, *, dry_run: bool) -> int:
-        """Remove rows, or in a dry run count them; return how many. Raises `Unavailable`."""
+        """Delete old rows, or in a dry run count them; return their number. Raises `Unavailable`."""
         with postgres_errors():
             if dry_run:
                 return self._count()
@@ -107,7 +107,7 @@ class RowRetention:
         return rows
 
     def _batch(self) -> int:
-        """Remove the next rows of one job, and record that in its row in the same transaction."""
+        """Delete the next rows of one job, and record this in the job's row; return how many rows were deleted."""
         policy = self._policy
         with self._engine.begin() as connection:
             job = connection.execute(_next_job(policy), _names(policy)).one_or_none()
@@ -127,7 +127,10 @@ class RowRetention:
 
 
 def _remove_blocks(connection: Connection, job_id: int, through: int) -> None:
-    """Delete the blocks of metrics whose rows are all removed; until the job's last batch, charts omit them."""
+    """Delete the metric blocks of a job whose rows are all deleted.
+
+    This is done after the last batch of rows. Until then, charts omit the points of deleted rows.
+    """
     cursors.await_lease(connection, CURSOR, job_id)
     gone = {"job_id": job_id, "through": through, "tail": TAIL}
     connection.execute(_REMOVE_BLOCKS, gone)
@@ -140,7 +143,7 @@ def _names(policy: RowPolicy) -> dict[str, Any]:
 
 
 def _with_old_rows(policy: RowPolicy) -> str:
-    """Return FROM and WHERE for finished jobs whose first remaining row is old and confirmed."""
+    """Return FROM and WHERE clauses for finished jobs whose first row is old and confirmed by all sinks."""
     first_row = (
         f"SELECT seq, created_at FROM {policy.table} AS rows WHERE rows.job_id = id "  # noqa: S608 - our own names
         f"AND seq > {policy.removed_seq} ORDER BY seq LIMIT 1"
@@ -156,7 +159,7 @@ def _with_old_rows(policy: RowPolicy) -> str:
 
 
 def _confirmed(policy: RowPolicy) -> str:
-    """Return SQL for the last `seq` that all sinks have confirmed."""
+    """Return SQL for the last `seq` of a job that all sinks have confirmed."""
     if not policy.sinks:
         return policy.last_seq
     return (
@@ -181,7 +184,7 @@ def _counting(policy: RowPolicy) -> TextClause:
 
 
 def _old_through(policy: RowPolicy) -> TextClause:
-    """Return the query for the last `seq` before the first young row, so that the remaining rows have no gap."""
+    """Return the query for the last `seq` before the first row that is not old, so that no gap remains."""
     return text(
         f"SELECT max(seq) FROM (SELECT seq, bool_and(created_at < {_BEFORE}) OVER (ORDER BY seq) AS is_old FROM ("  # noqa: S608
         f"SELECT seq, created_at FROM {policy.table} WHERE job_id = :job_id AND seq > :removed "

@@ -1,1 +1,1 @@
-"""Work orders: Celery messages that start a drain, a delivery or another task, and carry no data."""
+"""Work orders: Celery messages that start a drain, a delivery or another task, and contain no data."""

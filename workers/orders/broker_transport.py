@@ -1,6 +1,7 @@
-"""kombu's Redis transport with a check: messages that are not work orders are dropped before kombu reads them.
+"""kombu's Redis transport with a check that drops messages which are not valid work orders.
 
-Without the check a message that is not JSON, or lacks a field, raises in the event loop and ends the worker.
+Without the check a message that is not JSON, or lacks a field, raises an exception in kombu's event loop and ends
+the worker.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from trainwire.workers.orders.order_format import WrongOrder, check_order, sende
 log = structlog.get_logger("trainwire.workers.orders.broker_transport")
 
 LOG_EVERY_S: Final = 1.0
-"""The interval between two log lines about dropped messages."""
+"""Minimum interval in seconds between two log lines about dropped messages."""
 _ECHO_QUEUES: Final = echo_queue("")
 
 
 class DropLog:
-    """Logs dropped messages: at most one per second in full, and the number of the others."""
+    """Logs dropped messages: at most one per second, with the number of those that were not logged."""
 
     def __init__(self) -> None:
         self._next_at = 0.0
         self._unlogged = 0
 
     def note(self, queue: str, raw: bytes, reason: str) -> None:
-        """Log, or count, a message that was dropped."""
+        """Log a dropped message, or only count it if another one was logged less than a second ago."""
         now = time.monotonic()
         if now < self._next_at:
             self._unlogged += 1
@@ -49,12 +50,15 @@ class DropLog:
 
 
 class CheckedRedis(redis.Redis):
-    """A Redis client whose BRPOP returns only valid orders of the queue."""
+    """A Redis client whose BRPOP returns only valid work orders."""
 
     drops = DropLog()
 
     def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
-        """Return the reply; for an invalid message drop it and return None, as BRPOP does after a timeout."""
+        """Return the reply of Redis.
+
+        If BRPOP received an invalid message, drop it and return None, like after a timeout.
+        """
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP" or not reply:
             return reply
@@ -69,7 +73,7 @@ class CheckedRedis(redis.Redis):
 
 
 class Channel(kombu_redis.Channel):
-    """kombu's channel with the checking client."""
+    """kombu's channel, which uses `CheckedRedis` as its client."""
 
     def _get_client(self) -> type[redis.Redis]:
         super()._get_client()  # type: ignore[misc] # checks the version of redis-py
@@ -77,12 +81,12 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """kombu's transport with the checking channel."""
+    """kombu's transport, which uses the checking `Channel`."""
 
     Channel = Channel
 
     def _deliver(self, message: Any, queue: str | None) -> None:
-        """Pass a message to its consumer; drop an invalid one of remote control (`celery inspect`)."""
+        """Pass a message to its consumer, but drop an invalid one of remote control (`celery inspect`)."""
         if queue is None or queue in QUEUES or queue.startswith(_ECHO_QUEUES):
             super()._deliver(message, queue)
             return

@@ -1,7 +1,7 @@
-"""The format of work orders: encodes them, and checks those that a worker reads from a queue.
+"""The format of work orders: encodes them, and checks those that a worker receives.
 
-The check covers everything that kombu and Celery read of a message before the task runs: a valid order can neither
-end the worker's main process, nor wait in its memory (`eta`), nor start other tasks (`chain`, callbacks).
+The check covers everything that kombu and Celery read before the task runs. So a valid order can neither end the
+worker's main process, nor wait in its memory (`eta`), nor start other tasks (`chain`, callbacks).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from trainwire.schemas.sinks import SINKS
 MAX_ORDER_BYTES: Final = 4 * 1024 * 1024
 MAX_SHARD: Final = 2**31 - 1
 _YEARS: Final = range(2000, 2101)
-"""The years of an expiry: outside of them, arithmetic with time zones overflows."""
+"""Valid years of an expiry time: outside of them, arithmetic with time zones overflows."""
 
 Name: TypeAlias = Annotated[str, Meta(max_length=1000)]
 
 
 class WrongOrder(ValueError):  # noqa: N818 - part of a log line
-    """A message is not a valid order of its queue; the text is the reason."""
+    """A message is not a valid order for its queue; the text is the reason."""
 
 
 class _Headers(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """The headers of Celery's message protocol 2 that our processes send: no eta, no retries, no time limits."""
+    """The headers of Celery's message protocol 2 that our processes send: no eta, retries or time limits."""
 
     task: Name
     id: Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -95,11 +95,11 @@ class _Embedded(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _NoKeywords(msgspec.Struct, forbid_unknown_fields=True):
-    """The keyword arguments of an order: none are allowed."""
+    """The keyword arguments of an order, of which none is allowed."""
 
 
 class _Sender(msgspec.Struct):
-    """The headers of an invalid order that help to find its sender."""
+    """Headers of an invalid order that help to find its sender."""
 
     origin: Any = None
     task: Any = None
@@ -110,13 +110,17 @@ class _Sent(msgspec.Struct):
 
 
 DecodeBody: TypeAlias = Callable[[bytes], tuple[Any, _NoKeywords, _Embedded]]
-"""Returns arguments, keyword arguments and embedded tasks; raises msgspec's errors for any others."""
+"""Function that decodes the body of an order into arguments, keyword arguments and embedded tasks.
+
+It raises msgspec's errors if they do not have the expected types.
+"""
 
 
 def _bodies(arguments: Any) -> DecodeBody:
-    """Return a decoder of task bodies whose arguments have these types.
+    """Return a decoder of order bodies whose arguments have the types `arguments`.
 
-    Called at import: msgspec 0.22 crashes if two threads make the first decoder of a type at the same time.
+    Called at import, because msgspec 0.22 crashes if two threads make the first decoder of a type at the same
+    time.
     """
     types: Any = (arguments, _NoKeywords, _Embedded)
     return msgspec.json.Decoder(tuple.__class_getitem__(types)).decode
@@ -124,7 +128,7 @@ def _bodies(arguments: Any) -> DecodeBody:
 
 @dataclass(frozen=True)
 class _Order:
-    """The queues in which an order is allowed, and the decoder of its body."""
+    """The queues in which a type of order is allowed, and the decoder of its body."""
 
     queues: Collection[str]
     decode_body: DecodeBody
@@ -156,9 +160,9 @@ _decode_sent: Final = msgspec.json.Decoder(_Sent).decode
 
 
 def encode_order(task: str, args: Sequence[object], queue: str, expires_at: float) -> bytes:
-    """Return the message of an order as kombu puts it in a list; `expires_at` is in seconds since 1970.
+    """Return an order as kombu stores it in a Redis list; `expires_at` is in seconds since 1970.
 
-    Made without kombu, whose locks no thread may hold while the worker forks a pool process.
+    Does not use kombu, because no thread may hold kombu's locks while the worker forks a pool process.
     """
     order_id = str(uuid.uuid4())
     headers = _Headers(
@@ -181,7 +185,7 @@ def encode_order(task: str, args: Sequence[object], queue: str, expires_at: floa
 
 
 def check_order(raw: bytes, queue: str) -> None:
-    """Raise `WrongOrder` unless the message is a valid order of this queue."""
+    """Raise `WrongOrder` unless `raw` is a valid order for this queue."""
     if len(raw) > MAX_ORDER_BYTES:
         raise WrongOrder(f"it has {len(raw):,} bytes, more than {MAX_ORDER_BYTES:,}")
     try:
@@ -196,7 +200,7 @@ def check_order(raw: bytes, queue: str) -> None:
 
 
 def sender_of(raw: bytes) -> dict[str, str]:
-    """Return the sender and the task of an invalid order, shortened; unreadable ones are left out."""
+    """Return the sender and the task of an invalid order, truncated; fields that cannot be read are omitted."""
     try:
         headers = _decode_sent(raw[:MAX_ORDER_BYTES]).headers
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -207,7 +211,10 @@ def sender_of(raw: bytes) -> dict[str, str]:
 
 
 def _body_decoder(task: str, queue: str) -> DecodeBody:
-    """Return the decoder of an order's body; raise `WrongOrder` if the task does not belong to the queue."""
+    """Return the decoder for the body of a task's order.
+
+    Raises `WrongOrder` if the task is not allowed in the queue.
+    """
     if task == keys.DELIVER_TASK and queue in _DELIVERIES:
         return _DELIVERIES[queue]
     if task == keys.ECHO_TASK and queue not in _ALL_QUEUES:

@@ -1,6 +1,8 @@
-"""Sends work orders. A key with a TTL marks each kind of order that is waiting, so that it is not sent twice.
+"""Sends work orders.
 
-Orders that could not be sent, or were lost, are sent again: beat starts a search for overdue work every second.
+For each order that is waiting a Redis key with a TTL exists, so that it is not sent twice.
+
+An order that could not be sent, or was lost, is sent again: beat starts a search for overdue work every second.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from trainwire.workers.sinks.plugin import sinks_on
 log = structlog.get_logger("trainwire.workers.orders.order_sender")
 
 MIN_WAITING_DRAINS: Final = 32
-"""No drain is ordered while as many orders wait, or twice the number of streams if that is more."""
+"""No drain is ordered while this number of orders waits, or twice the number of streams if that is higher."""
 _ORDER_ONCE: Final = """
 if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
 if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[2]) then return 0 end
@@ -41,16 +43,14 @@ NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
 def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool = False) -> bool:
-    """Order the drain of a stream unless one is ordered or running; return whether an order was sent.
+    """Order the drain of a stream unless it is ordered or running; return whether an order was sent.
 
-    While many orders wait none is sent: workers are busy, and an order for this stream is probably among them. If
-    it was lost, a later call sends one.
+    No order is sent while many orders wait: workers are busy, and an order for this stream is probably among them.
+    If it was lost, a later call sends one.
 
-    Args:
-        resources: the connections and settings of this process.
-        kind: with `shard`, the stream.
-        shard: with `kind`, the stream.
-        is_rest: whether the caller is the running drain, whose time slice ended before the stream was empty.
+    Args: resources: the connections and settings of this process. kind: the kind of messages in the stream. shard:
+    the shard of the stream. is_rest: True if the caller is the running drain, whose time slice ended before the
+    stream was empty.
     """
     key = keys.ordered_key(keys.stream_key(kind, shard))
     most_waiting = max(MIN_WAITING_DRAINS, 2 * len(keys.KINDS) * resources.settings.ingest_shards)
@@ -71,29 +71,29 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
 
 
 def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
-    """Order deliveries to all sinks that are on, or to those that receive rows of this kind of messages."""
+    """Order deliveries to all sinks that are on, or only to those that receive rows of `kind`."""
     for sink in sinks_on(resources.settings):
         if kind in {None, sink.kind, "completions"}:  # a completion has a traceback, and ends an attempt
             order_delivery(resources, sink.name)
 
 
 def order_delivery(resources: Resources, sink: str) -> None:
-    """Order a delivery to a sink unless one is ordered."""
+    """Order a delivery to a sink unless one is ordered already."""
     _order_once(resources.redis, keys.delivery_ordered_key(sink), keys.DELIVER_TASK, [sink], SINKS[sink].queue)
 
 
 def order_verification(resources: Resources) -> None:
-    """Order the verification of new checkpoint files unless one is ordered."""
+    """Order the verification of new checkpoint files unless it is ordered already."""
     _order_once(resources.redis, keys.VERIFY_ORDERED_KEY, keys.VERIFY_TASK, [], keys.CHECKPOINT_QUEUE)
 
 
 def order_alerts(resources: Resources) -> None:
-    """Order that alert rules are applied unless it is ordered."""
+    """Order the evaluation of alert rules unless it is ordered already."""
     _order_once(resources.redis, keys.ALERTS_ORDERED_KEY, keys.ALERT_TASK, [], keys.ALERT_QUEUE)
 
 
 def _order_once(client: redis.Redis, key: str, task: str, args: list[object], queue: str) -> None:
-    """Send an order unless its key exists."""
+    """Set `key`, and send an order unless the key existed."""
     with redis_errors():
         is_first = client.set(key, 1, nx=True, ex=keys.ORDERED_TTL_S)
     if is_first:
@@ -101,19 +101,20 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Order the events of a drain's transaction to be published."""
+    """Order that events about the changes of a drain's transaction are published."""
     announce(resources, partial(events_of, changes), len(changes))
 
 
 def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs: int) -> None:
-    """Order events of a committed transaction to be published. Never raises.
+    """Order that events about a committed transaction are published.
 
-    A client detects missing events by the numbers in the next one, and reads their rows from Postgres.
+    Never raises.
 
-    Args:
-        resources: the connections and settings of this process.
-        make_events: returns the events; called only if an order can be sent.
-        jobs: number of jobs, for the log.
+    If events are lost, a client detects this by the row numbers in the next event, and reads the rows from
+    Postgres.
+
+    Args: resources: the connections and settings of this process. make_events: returns the events; called only if
+    an order can be sent. jobs: number of jobs, for the log.
     """
     try:
         with redis_errors():
@@ -133,7 +134,7 @@ def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs:
 
 
 def send_order(task: str, args: list[object], queue: str, **options: Any) -> None:
-    """Send a work order that expires after `ORDER_TTL_S`; raise `Unavailable` if Redis does not accept it."""
+    """Send a work order that expires after `ORDER_TTL_S`. Raises `Unavailable` if Redis does not accept it."""
     try:
         app.send_task(task, args=args, queue=queue, expires=keys.ORDER_TTL_S, ignore_result=True, **options)
     except OperationalError as exc:

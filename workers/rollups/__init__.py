@@ -1,1 +1,1 @@
-"""Keeps the points of metrics by series and resolution, for charts."""
+"""Stores metric points by series and resolution (rollups), for charts."""

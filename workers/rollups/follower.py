@@ -1,7 +1,7 @@
-"""Follows the metric rows of jobs, and keeps their points by series and resolution for charts.
+"""Reads new metric rows of jobs, and adds their points to blocks by series and resolution, for charts.
 
-A cursor per job (`delivery_cursors`) moves in the transaction that writes the blocks: each row enters them once,
-wherever a worker is killed. Readers take the rows after the cursor from training_metrics.
+A cursor per job (`delivery_cursors`) moves in the transaction that writes the blocks: so each row is added once,
+even if a worker is killed. Readers take the rows after the cursor from `training_metrics`.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ JOBS_AT_ONCE: Final = 50
 SERIES_AT_ONCE: Final = 500
 PAGE_ROWS: Final = 500
 MOST_VALUES: Final = 4_000_000
-"""Values of a transaction, which take about 20 bytes of memory each; reached after a whole page of rows."""
+"""Approximate maximum of values in one transaction; they take about 20 bytes of memory each."""
 FEW_ROWS: Final = 1000
-"""Charts read fewer rows than this quickly from training_metrics: a job with fewer has time."""
+"""A job with fewer new rows than this is not urgent: charts read so many rows quickly from `training_metrics`."""
 LATER_S: Final = 60.0
-"""The pause of a job that had few new rows."""
+"""Pause in seconds after a job had few new rows."""
 REST_SHARE: Final = 9
-"""A job rests this many times as long as its last transaction took: at most a tenth of the time is spent on it."""
+"""A job is paused for this multiple of the duration of its last transaction: it takes a tenth of the time."""
 
 
 class RollupFollower:
-    """Brings the blocks of all jobs up to date, in transactions of at most about `MOST_VALUES` values."""
+    """Adds new metric rows of all jobs to their blocks, in transactions of about `MOST_VALUES` values at most."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._clock = clock
 
     def run(self, slice_s: float) -> float:
-        """Follow due jobs for a time slice, at least one transaction; return the seconds spent.
+        """Process the jobs that are due for a time slice, at least one transaction; return the seconds spent.
 
         Raises `Unavailable`.
         """
@@ -59,9 +59,10 @@ class RollupFollower:
         return self._clock() - began
 
     def follow(self, job_id: int, until: float = float("inf")) -> bool | None:
-        """Follow one job in one transaction; return whether it is up to date, None if another worker has it.
+        """Process one job in one transaction; return whether its blocks include all its rows.
 
-        Reads rows until a time of the clock, at least one page.
+        Returns None if another worker has its lease. Reads rows until the clock shows `until`, but at least one
+        page.
         """
         began = self._clock()
         with self._engine.begin() as connection:
@@ -87,7 +88,10 @@ class RollupFollower:
     def _read(
         self, connection: Connection, job_id: int, after: int, last: int, until: float
     ) -> tuple[MetricColumns, int]:
-        """Return the rows after a `seq`, and the last `seq` that they cover: `last` if these are all."""
+        """Return the rows after the row `after`, and the last `seq` that they cover.
+
+        This is `last` if there are no other rows.
+        """
         columns = MetricColumns()
         bounds = {"job_id": job_id, "after": after, "last": last, "rows": PAGE_ROWS}
         while columns.values < MOST_VALUES:
@@ -100,7 +104,10 @@ class RollupFollower:
 
 
 def _write(connection: Connection, job_id: int, columns: MetricColumns, used: int) -> int:
-    """Write the points of rows; `used` is the last number of a series, the new one is returned."""
+    """Write the points of new rows into blocks.
+
+    `used` is the highest series number so far; the new one is returned.
+    """
     table = BlockTable(connection, job_id)
     found, known = columns.series(), table.read_series()
     while part := list(islice(found, SERIES_AT_ONCE)):

@@ -1,4 +1,4 @@
-"""How much time is spent on rollups: while drains have a backlog, at most a tenth."""
+"""Limits the time that is spent on rollups: while drains have a backlog, to a tenth."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainwire.workers.rollups.follower import REST_SHARE
 SLICE_S: Final = 1.5
 BUSY_SLICE_S: Final = 0.05
 CALM_S: Final = 10.0
-"""Drains count as busy for this time after their last backlog."""
+"""Seconds after the last backlog for which drains still count as busy."""
 BACKLOG_ENTRIES: Final = 1000
-"""Entries of a stream that show that its drain does not keep up."""
+"""Number of entries in a stream from which its drain counts as not keeping up."""
 
 
 class RollupPace:
-    """The time slices of one worker process."""
+    """Computes the time slices for rollups in one worker process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -30,7 +30,10 @@ class RollupPace:
         self._calm_at = 0.0
 
     def slice_s(self, *, is_busy: bool) -> float:
-        """Return the next time slice in seconds, 0 for none; `is_busy`: drains have a backlog."""
+        """Return the next time slice in seconds, or 0 if rollups have to pause.
+
+        `is_busy`: drains have a backlog now.
+        """
         now = self._clock()
         if is_busy:
             self._calm_at = now + CALM_S
@@ -39,12 +42,14 @@ class RollupPace:
         return BUSY_SLICE_S if now >= self._rested_at else 0.0
 
     def note(self, spent_s: float) -> None:
-        """Record how long a slice took: a transaction of a job with very many metrics may exceed it."""
+        """Record how long a slice took. A transaction of a job with very many metrics may exceed its slice."""
         self._rested_at = self._clock() + REST_SHARE * spent_s
 
 
 def has_backlog(client: redis.Redis, shards: int) -> bool:
-    """Return whether drains of log lines or metrics do not keep up; servers that do not answer have none.
+    """Return whether drains of log lines or metrics do not keep up.
+
+    Servers that do not answer are ignored.
 
     Raises `Unavailable`.
     """

@@ -1,4 +1,4 @@
-"""Reads and writes the series and blocks of one job (`trainwire.stores.rows.metric_blocks`)."""
+"""Reads and writes the metric series and blocks of one job (`trainwire.stores.rows.metric_blocks`)."""
 
 from __future__ import annotations
 
@@ -29,12 +29,18 @@ from trainwire.stores.rows.metric_frontier import TAIL_PLACE, BlockReader, Place
 
 Block = tuple[Points, Bounds]
 _TAIL_BOUNDS: Final = Bounds(0, 0, 0, Range(0, 0), Range(0, 0), Range(0, 0))
-"""Only `points`, the number of all points of the series, and `last_seq` are set."""
+"""Bounds of the block with the newest points of a series.
+
+Only `points` (the number of all points of the series) and `last_seq` are set.
+"""
 
 
 @dataclass(slots=True)
 class Series:
-    """A series that gets new points: its number, whether it is new, its points so far, and the newest of them."""
+    """A metric series that gets the points `new`.
+
+    `points` is the number of its stored points, `tail` the newest of them.
+    """
 
     number: int
     key: Key
@@ -45,17 +51,20 @@ class Series:
 
     @property
     def all_points(self) -> int:
-        """The number of points with the new ones."""
+        """The number of points, including the new ones."""
         return self.points + len(self.new.seqs)
 
     def earlier_blocks(self) -> Iterator[Place]:
-        """Yield the existing blocks that will be reduced together with new ones."""
+        """Yield the places of stored blocks that have to be reduced together with new blocks."""
         for level, begin, end in _levels(self.points, self.all_points):
             if end // FAN_OUT > begin // FAN_OUT:
                 yield from (Place(level, number) for number in range(begin // FAN_OUT * FAN_OUT, begin))
 
     def blocks(self, earlier: Mapping[Place, Block]) -> dict[Place, Block]:
-        """Return the new blocks, the one with the newest points included."""
+        """Return the new blocks by place, including the one with the newest points.
+
+        `earlier` are the stored blocks that have to be reduced together with new ones.
+        """
         points = joined([self.tail, self.new])
         first, full = self.points // BLOCK_POINTS, len(points.seqs) // BLOCK_POINTS
         found: dict[Place, Block] = {}
@@ -77,28 +86,28 @@ class Series:
 
 
 class BlockTable:
-    """The series and blocks of one job; only the holder of the job's lease may write them."""
+    """The stored series and blocks of one job. Only the process with the job's lease may write them."""
 
     def __init__(self, connection: Connection, job_id: int) -> None:
         self._connection = connection
         self._reader = BlockReader(connection, job_id)
         self._job = {"job_id": job_id}
         self._rows: dict[bytes, bytes] = {}
-        """Encoded columns of rows: metrics that are logged together have the same."""
+        """Cache of encoded row columns: metrics that are logged together have the same."""
 
     def read_series(self) -> dict[Key, int]:
-        """Return the numbers of the existing series."""
+        """Return the numbers of the stored series by (name, attempt, rank)."""
         found = self._connection.execute(_SERIES, self._job)
         return {(name, attempt, rank): series for series, name, attempt, rank in found}
 
     def read_tails(self, series: Mapping[int, Series]) -> None:
-        """Read the number of points and the newest points of existing series."""
+        """Read the number of points, and the newest points, of those series that are stored already."""
         places = [(number, TAIL_PLACE) for number, each in series.items() if not each.is_new]
         for number, _, bounds, points in self._reader.read(places):
             series[number].points, series[number].tail = bounds.points, points
 
     def read_earlier(self, series: Mapping[int, Series]) -> dict[int, dict[Place, Block]]:
-        """Return the existing blocks that will be reduced together with new ones, by series."""
+        """Return the stored blocks that have to be reduced together with new ones, by series and place."""
         found: dict[int, dict[Place, Block]] = {number: {} for number in series}
         places = [(number, place) for number, each in series.items() for place in each.earlier_blocks()]
         for number, place, bounds, points in self._reader.read(places):
@@ -106,7 +115,7 @@ class BlockTable:
         return found
 
     def write(self, series: Sequence[Series], blocks: Mapping[int, Mapping[Place, Block]]) -> None:
-        """Write new series and blocks, and replace the blocks with the newest points and the series' extremes."""
+        """Write new series and blocks; replace the newest block and the extreme values of each series."""
         found = [extremes_of(each.new.values) for each in series]
         names = {
             "series": [each.number for each in series],
@@ -149,13 +158,13 @@ class BlockTable:
 
 
 def extremes_of(values: Sequence[float]) -> tuple[float, float]:
-    """Return the lowest and the highest of values without NaN; infinity and its opposite if there is none."""
+    """Return the lowest and the highest of `values` except NaN; (inf, -inf) if there is none."""
     numbers = values if not isnan(sum(values)) else [value for value in values if not isnan(value)]
     return min(numbers, default=inf), max(numbers, default=-inf)
 
 
 def _levels(before: int, after: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (level, begin, end) of the blocks that a series gets when its number of points grows."""
+    """Yield (level, begin, end), the blocks that a series gets when it grows from `before` to `after` points."""
     level, begin, end = 0, before // BLOCK_POINTS, after // BLOCK_POINTS
     while end > begin:
         yield level, begin, end

@@ -1,1 +1,1 @@
-"""Delivery of rows to stores besides Postgres. No sink imports another sink."""
+"""Delivers rows to stores besides Postgres, called sinks. No sink imports another sink."""

@@ -1,4 +1,7 @@
-"""The interface of a sink, which writes rows to a store; `plugin` has the one that reads them from Postgres."""
+"""Defines the interface of a sink, which writes rows to a store.
+
+The module `plugin` defines the interface by which the rows of a sink are read from Postgres.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from trainwire.workers.errors import Unavailable
 
 
 class SinkUnavailable(Unavailable):
-    """The sink cannot take the rows now. `retry_after_s` is the delay that it requested, None if it did not.
+    """The sink cannot accept rows now, so the delivery is retried later.
 
-    `may_be_the_jobs`: the data of the job may be the cause rather than the sink. Another job's success then
-    proves that the sink works.
+    `retry_after_s` is the delay in seconds that the sink requested, or None. `may_be_the_jobs` is True if the data
+    of the job may be the cause instead of the sink; the success of another job then proves that the sink works.
     """
 
     def __init__(self, text: str, retry_after_s: float | None = None, *, may_be_the_jobs: bool = False) -> None:
@@ -24,7 +27,7 @@ class SinkUnavailable(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that the sink will never take: `reason` is a stable slug, `detail` the sink's message."""
+    """A row that the sink will never accept. `reason` is a stable identifier, `detail` the sink's message."""
 
     seq: int
     source: str
@@ -34,10 +37,10 @@ class RefusedRow:
 
 @dataclass(slots=True)
 class Delivered:
-    """The outcome of a part of a batch: the last confirmed `seq`, and the refused rows up to it.
+    """The result of sending a part of a batch: the last confirmed `seq`, and the refused rows up to it.
 
-    `more`: the next part can be sent as soon as this one is confirmed. `is_answer` is False if no request was
-    needed, so that the outcome does not show whether the sink is reachable.
+    `more` is True if the next part can be sent as soon as this one is confirmed. `is_answer` is False if no
+    request was sent, so that the result does not show whether the sink is reachable.
     """
 
     confirmed_seq: int
@@ -47,21 +50,21 @@ class Delivered:
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """JSON that the job's cursor keeps for the next delivery (`DeliveryCursor.state`)."""
+        """State to store in the job's cursor for the next delivery (`DeliveryCursor.state`), as JSON values."""
         return {}
 
 
 class RowBatch(Protocol):
-    """Consecutive rows of one job, after `confirmed_seq`."""
+    """Consecutive rows of one job, which begin after the row `confirmed_seq`."""
 
     @property
     def confirmed_seq(self) -> int:
-        """The last row before the batch."""
+        """Sequence number of the last row before the batch; the sink has confirmed all rows up to it."""
         ...
 
     @property
     def is_followed(self) -> bool:
-        """Whether `SinkBacklog.read_on` can return rows after this batch."""
+        """Whether `SinkBacklog.read_on` may return rows that follow this batch."""
         ...
 
 
@@ -73,18 +76,18 @@ DeliveredT_co = TypeVar("DeliveredT_co", bound=Delivered, covariant=True)
 
 
 class Sink(Protocol[BatchT_contra, DeliveredT_co]):
-    """Writes rows to a store; it does not use Postgres."""
+    """Writes rows to a store. It does not use Postgres."""
 
     @property
     def name(self) -> str:
-        """Its name in `trainwire.schemas.sinks`."""
+        """The name of the sink in `trainwire.schemas.sinks`."""
         ...
 
     def deliver(self, job_id: int, batch: BatchT_contra) -> Iterator[DeliveredT_co]:
-        """Send a prefix of the batch, part by part and in order; yield each once the sink has acknowledged it.
+        """Send a prefix of the batch in parts, in order; yield a result once the sink has acknowledged a part.
 
-        The caller requests the next part only after it has committed the cursor for the one before. Raises
-        `SinkUnavailable` to be retried later; unconfirmed rows are then sent again, unchanged. Called from several
-        threads, each with another job.
+        The caller requests the next part only after it has committed the cursor for the previous one. Raises
+        `SinkUnavailable` if the delivery is to be retried later; rows that are not confirmed are then sent again,
+        unchanged. Several threads call this method concurrently, each for another job.
         """
         ...

@@ -17,16 +17,16 @@ from trainwire.workers.drain.occurrences import insert_dead_letters
 from trainwire.workers.sinks.base import Delivered
 
 QUIET_S: Final = 120.0
-"""Jobs that sent messages within this time are not settled: they will probably send more."""
+"""Jobs that sent messages within this time are not marked as settled, because they will probably send more."""
 SETTLED_AT_ONCE: Final = 5000
 
 _LEASE: Final = "hashtextextended(:sink || ':' || id, 0)"
-"""The number of the advisory lock that is the lease on a sink and a job."""
+"""SQL expression: the key of the advisory lock that is the lease on a job for a sink."""
 
 
 @dataclass(slots=True)
 class DeliveryCursor:
-    """The last row of a job that a sink has confirmed; `state` is the JSON of `Delivered.state`."""
+    """How far a sink has confirmed the rows of a job; `state` is the JSON from `Delivered.state`."""
 
     confirmed_seq: int = 0
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -34,7 +34,10 @@ class DeliveryCursor:
 
 @dataclass(frozen=True, slots=True)
 class SinkState:
-    """The outage of a sink, if any: `next_probe_at` is None while it answers; `is_due`: a probe may be sent."""
+    """The state of a sink: `next_probe_at` is None if it is reachable, else the time of the next probe.
+
+    `attempts` counts consecutive failures; `is_due` is True if a probe may be sent now.
+    """
 
     attempts: int
     next_probe_at: datetime | None
@@ -42,10 +45,10 @@ class SinkState:
 
 
 def lease_jobs(connection: Connection, sink: str, job_ids: Collection[int]) -> list[int]:
-    """Lock the jobs that no other worker delivers, until this transaction ends; return them.
+    """Lock those of the jobs that no other worker is delivering, until this transaction ends; return their ids.
 
-    Advisory locks, not row locks: the cursors are written in other transactions while these are held.
-    Jobs that do not exist (any more) are omitted, so that no cursor of a deleted job is written.
+    The locks are advisory, because cursors are written in other transactions while they are held. Jobs that do not
+    exist (any more) are omitted, so that no cursor of a deleted job is written.
     """
     ids = "unnest(CAST(:ids AS bigint[])) AS id"
     leased = text(f"SELECT id FROM {ids} WHERE pg_try_advisory_xact_lock({_LEASE}) ORDER BY id")  # noqa: S608
@@ -56,14 +59,14 @@ def lease_jobs(connection: Connection, sink: str, job_ids: Collection[int]) -> l
 
 
 def await_lease(connection: Connection, sink: str, job_id: int) -> None:
-    """Lock a job for this sink until the transaction ends; wait up to the session's lock_timeout."""
+    """Lock a job for this sink until the transaction ends. Waits up to the session's `lock_timeout`."""
     job = "(SELECT CAST(:job_id AS bigint) AS id) AS job"
     waiting = text(f"SELECT pg_advisory_xact_lock({_LEASE}) FROM {job}")  # noqa: S608
     connection.execute(waiting, {"sink": sink, "job_id": job_id})
 
 
 def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> dict[int, DeliveryCursor]:
-    """Return the cursors of these jobs; a job without one has a new one."""
+    """Return the cursors of the jobs `job_ids`. A job that has no cursor gets a new one, at row 0."""
     found = connection.execute(
         text(
             "SELECT job_id, confirmed_seq, state FROM delivery_cursors "
@@ -76,7 +79,7 @@ def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> d
 
 
 def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) -> list[int]:
-    """Return due jobs that have rows of a kind after the sink's cursor, least recently delivered first."""
+    """Return jobs that are due and have rows after the sink's cursor, least recently delivered first."""
     behind = text(
         "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608 - our own column
         f"WHERE settled = ANY(:unsettled) AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
@@ -89,13 +92,13 @@ def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) ->
 def unsettled(connection: Connection, sink: str) -> list[str]:
     """Return the distinct values of `training_jobs.settled` that do not contain the sink.
 
-    Queries receive them as a parameter rather than a subquery: only then the planner estimates how few jobs match.
+    Queries receive them as a parameter instead of a subquery: only then the planner estimates how few jobs match.
     """
     return list(connection.execute(_UNSETTLED, {"sink": sink}).scalars())
 
 
 def confirm(connection: Connection, sink: str, kind: RowKind, delivered: Mapping[int, Delivered]) -> None:
-    """Move the jobs' cursors to the confirmed rows, and dead-letter the refused ones."""
+    """Move the cursors of jobs to the rows that the sink confirmed, and insert dead letters for refused rows."""
     _dead_letter(connection, sink, kind, delivered)
     moves = {
         "sink": sink,
@@ -108,7 +111,7 @@ def confirm(connection: Connection, sink: str, kind: RowKind, delivered: Mapping
 
 
 def failed_attempts(connection: Connection, sink: str, job_ids: Sequence[int]) -> dict[int, int]:
-    """Return the number of consecutive failures of each job that has any since its last confirmed row."""
+    """Return, by job, the number of consecutive failed deliveries; jobs without a failure are omitted."""
     failed = text(
         "SELECT job_id, attempts FROM delivery_cursors "
         "WHERE sink = :sink AND job_id = ANY(:job_ids) AND attempts > 0"
@@ -119,7 +122,10 @@ def failed_attempts(connection: Connection, sink: str, job_ids: Sequence[int]) -
 def note_failure(
     connection: Connection, sink: str, job_id: int, error: str, retry_in_s: float | None = None
 ) -> None:
-    """Record a failed attempt; the job is due again after `retry_in_s`, None: at once."""
+    """Record a failed delivery of a job.
+
+    It is due again after `retry_in_s` seconds, or at once if that is None.
+    """
     connection.execute(
         text(
             "INSERT INTO delivery_cursors (sink, job_id, attempts, last_error, next_attempt_at) "
@@ -132,7 +138,7 @@ def note_failure(
 
 
 def try_again(connection: Connection, sink: str) -> int:
-    """Make the jobs due that wait for a retry; return how many."""
+    """Make all jobs due that wait for a retry of this sink; return how many there were."""
     # A locked row is being confirmed, or has just failed again: it needs no update.
     waiting = (
         "SELECT job_id FROM delivery_cursors WHERE sink = :sink AND next_attempt_at > now() FOR UPDATE SKIP LOCKED"
@@ -144,7 +150,7 @@ def try_again(connection: Connection, sink: str) -> int:
 
 
 def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> None:
-    """Move the cursor back, so that all rows from `from_seq` are delivered again."""
+    """Move the cursor of a job back, so that all rows from `from_seq` on are delivered again."""
     connection.execute(
         text(
             "UPDATE delivery_cursors SET confirmed_seq = least(confirmed_seq, :seq), state = '{}', "
@@ -159,9 +165,9 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
 
 
 def settle(connection: Connection, sink: str, kind: RowKind) -> None:
-    """Mark quiet, completely delivered jobs as settled: `jobs_behind` skips them until they change.
+    """Mark jobs as settled that are delivered completely and send no messages; `jobs_behind` then skips them.
 
-    A job that received a new row, or whose cursor was moved back, after the selection is not marked.
+    A job is not marked if it received a new row, or its cursor was moved back, after it was selected.
     """
     is_done = (
         f"{ROWS[kind].last_seq} <= coalesce(confirmed_seq, 0) "
@@ -182,7 +188,7 @@ def settle(connection: Connection, sink: str, kind: RowKind) -> None:
 
 
 def sink_state(connection: Connection, sink: str) -> SinkState:
-    """Return the recorded outage of the sink, or the state of one that answers."""
+    """Return the recorded state of the sink; a sink without a record is reachable."""
     found = connection.execute(
         text(
             "SELECT attempts, next_probe_at, coalesce(next_probe_at <= now(), true) FROM sink_states "
@@ -194,7 +200,7 @@ def sink_state(connection: Connection, sink: str) -> SinkState:
 
 
 def claim_probe(connection: Connection, sink: str, for_s: float) -> bool:
-    """Claim the probe that is due; return False if none is, or another worker has claimed it."""
+    """Reserve the probe that is due for this worker, for `for_s` seconds; return False if none is due."""
     claimed = connection.execute(
         text(
             "UPDATE sink_states SET next_probe_at = now() + make_interval(secs => :for_s) "
@@ -206,7 +212,7 @@ def claim_probe(connection: Connection, sink: str, for_s: float) -> bool:
 
 
 def mark_down(connection: Connection, sink: str, error: str, retry_in_s: float) -> None:
-    """Record that the sink does not answer, and when the next probe is due."""
+    """Record that the sink is not reachable; the next probe is due after `retry_in_s` seconds."""
     connection.execute(
         text(
             "INSERT INTO sink_states (sink, attempts, down_since, next_probe_at, last_error) "
@@ -220,7 +226,7 @@ def mark_down(connection: Connection, sink: str, error: str, retry_in_s: float) 
 
 
 def mark_up(connection: Connection, sink: str) -> None:
-    """Record that the sink answers; jobs that failed during the outage are due at once."""
+    """Record that the sink is reachable, and make all jobs due that wait for a retry."""
     try_again(connection, sink)
     connection.execute(
         text(

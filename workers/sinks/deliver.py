@@ -1,6 +1,9 @@
-"""Delivers rows to a sink: jobs take turns, the next rows are read while others are sent.
+"""Delivers rows to a sink.
 
-A cursor moves only when the sink has confirmed the rows before it."""
+Jobs take turns, and the next rows are read while others are being sent.
+
+A cursor moves only when the sink has confirmed the rows before it.
+"""
 
 from __future__ import annotations
 
@@ -21,34 +24,34 @@ from trainwire.workers.sinks.base import BatchT, Delivered, DeliveredT, RowBatch
 from trainwire.workers.sinks.plugin import SinkBacklog
 
 ROUND_JOBS: Final = 200
-"""Jobs that each have a turn before the first has its next: a long backlog does not starve a live job."""
+"""Number of jobs in a round, in which each has one turn: so jobs with many rows do not delay the others."""
 PROBE_TIMEOUT_S: Final = 30.0
 
 MOST_CHUNK_JOBS: Final = 32
-"""Jobs whose rows are read, and whose cursors are moved, in one transaction."""
+"""Maximum number of jobs whose rows are read, and whose cursors are moved, in one transaction (a chunk)."""
 CHUNK_ROWS: Final = 40_000
 FIRST_ROWS: Final = 8_000
-"""Rows of a chunk's first read, for which the sink waits: fewer than later reads have."""
+"""Rows in the first read of a chunk: fewer than in later reads, because the sink is idle until it has ended."""
 FIRST_ROWS_PER_JOB: Final = 1000
 CHUNK_BYTES: Final = 8 * 1024 * 1024
 CHUNKS_AT_ONCE: Final = 2
-"""One sends while the other commits."""
+"""Number of concurrent chunks: one can send while the other commits."""
 ROUND_READS: Final = 16
-"""Reads of a round, shared among its chunks; each chunk has at least one."""
+"""Number of reads in a round, divided among its chunks; each chunk has at least one."""
 PUSHES_AT_ONCE: Final = 4
-"""Each for another job."""
+"""Number of concurrent requests to the sink, each for another job."""
 
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """The result of one delivery: the number of refused rows, and whether rows are left because time was up."""
+    """The result of a delivery: how many rows were refused, and whether rows are left as the time slice ended."""
 
     refused: int = 0
     more: bool = False
 
 
 class Delivery(Generic[BatchT, DeliveredT]):
-    """Delivers the waiting rows of all jobs to one sink."""
+    """Delivers the rows of all jobs that are behind to one sink."""
 
     def __init__(
         self,
@@ -68,11 +71,13 @@ class Delivery(Generic[BatchT, DeliveredT]):
         self._clock = clock
 
     def run(self) -> DeliveryReport:
-        """Deliver waiting rows for at most a time slice. Raises `SinkUnavailable`.
+        """Deliver rows for at most one time slice.
+
+        Raises `SinkUnavailable`.
 
         While the sink is marked as down, only one probe is sent each time its backoff has elapsed. The first
-        failure that the job's data may have caused marks the sink as down too; once another job has succeeded,
-        only this job is retried later.
+        failure that the job's own data may have caused also marks the sink as down. Once the delivery of another
+        job has succeeded, only the failed job is retried later.
         """
         report = DeliveryReport()
         deadline = self._clock() + self._slice_s
@@ -90,7 +95,10 @@ class Delivery(Generic[BatchT, DeliveredT]):
         return report
 
     def _is_reachable(self, report: DeliveryReport, deadline: float) -> bool:
-        """Return whether the sink answers; if it is marked as down and a probe is due, probe it first."""
+        """Return whether the sink is reachable.
+
+        If it is marked as down and a probe is due, send the probe first.
+        """
         with self._engine.begin() as connection:
             state = cursors.sink_state(connection, self._sink.name)
             if state.next_probe_at is None:
@@ -105,7 +113,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
         return True
 
     def _probe(self, probed: Sequence[int], report: DeliveryReport, deadline: float) -> bool:
-        """Deliver jobs one by one until one required a request; return whether the sink answered it."""
+        """Deliver the jobs one by one until a request was sent; return whether the sink accepted it."""
         for job_id in probed:
             delivered = self._round([job_id], report, deadline)
             if delivered is None or delivered.has_failed:
@@ -115,7 +123,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
         return False
 
     def _least_failed_first(self, connection: Connection) -> list[int]:
-        """Return waiting jobs in the order of their failures: a job without any is the best probe."""
+        """Return jobs that are behind, those with the fewest failures first, because they are the best probes."""
         job_ids = self._backlog.jobs_behind(connection, ROUND_JOBS)
         failed = cursors.failed_attempts(connection, self._sink.name, job_ids)
         return sorted(job_ids, key=lambda job_id: failed.get(job_id, 0))
@@ -127,7 +135,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
     def _round(
         self, job_ids: Sequence[int], report: DeliveryReport, deadline: float
     ) -> DeliveryRound[BatchT, DeliveredT] | None:
-        """Give these jobs one turn; return None if other workers hold the leases on all of them."""
+        """Deliver each of the jobs once; return None if other workers have the leases on all of them."""
         # The leases end with this transaction, or with this process, whichever is first.
         with self._engine.begin() as leases:
             leased = cursors.lease_jobs(leases, self._sink.name, job_ids)
@@ -154,13 +162,15 @@ class Delivery(Generic[BatchT, DeliveredT]):
 
 
 class DeliveryRound(Generic[BatchT, DeliveredT]):
-    """One turn for each of some leased jobs; no request is sent after one has found the sink unavailable.
+    """Delivers each of some leased jobs once.
 
-    If a job that has failed before (`failed`: number of failures) fails again, and its own data may be the cause,
-    only this job is retried later, with a growing backoff; the other jobs go on.
+    After a request that found the sink unavailable, no other is sent.
 
-    When time is up, no further job begins, but the first job always does: a slow sink still advances. Jobs without
-    a turn come first in the next round.
+    `failed` is the number of earlier failures by job. If one of these jobs fails again, and its own data may be
+    the cause, only this job is retried later with a growing backoff; the other jobs continue.
+
+    `is_late` returns whether the time slice has ended: then no further job begins, but the first one always does,
+    so that a slow sink advances too. Jobs that had no turn come first in the next round.
     """
 
     def __init__(
@@ -187,9 +197,9 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         self._reads = ThreadPoolExecutor(CHUNKS_AT_ONCE)
 
     def run(self, leased: Sequence[int]) -> int:
-        """Deliver the next rows of these jobs; return how many the sink has refused.
+        """Deliver the next rows of the leased jobs; return how many rows the sink refused.
 
-        Raises `SinkUnavailable`, after it has confirmed the rows that the sink accepted.
+        Raises `SinkUnavailable`, after the cursors of the rows that the sink accepted are moved.
         """
         size = max(1, min(MOST_CHUNK_JOBS, ceil(len(leased) / CHUNKS_AT_ONCE)))
         parts = [leased[begin : begin + size] for begin in range(0, len(leased), size)]
@@ -198,7 +208,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         return sum(chunk.result() for chunk in done)
 
     def _chunk(self, job_ids: Sequence[int], most_reads: int) -> int:
-        """Deliver the next batches of some jobs; return how many rows the sink has refused."""
+        """Deliver some jobs in up to `most_reads` reads of rows; return how many rows the sink refused."""
         if self._must_end():
             return 0
         most_rows, most_bytes = CHUNK_ROWS // len(job_ids), CHUNK_BYTES // len(job_ids)
@@ -220,7 +230,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         return refused
 
     def _read_ahead(self, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int) -> Mapping[int, BatchT]:
-        """Read the rows after batches that are still being sent."""
+        """Read the rows that follow `batches`, which are still being sent."""
         followed = {job_id: batch for job_id, batch in batches.items() if batch.is_followed}
         if not followed:
             return {}
@@ -228,7 +238,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
             return self._backlog.read_on(connection, followed, most_rows, most_bytes)
 
     def _send_batches(self, batches: Mapping[int, BatchT]) -> Iterator[Mapping[int, DeliveredT]]:
-        """Send batches part by part, all jobs concurrently; yield each confirmed part by job."""
+        """Send all batches concurrently, part by part; yield the results of each confirmed part by job."""
         turns = {job_id: self._sink.deliver(job_id, batch) for job_id, batch in batches.items()}
         while turns:
             delivered = self._send_parts(turns)
@@ -236,7 +246,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
             turns = {job_id: turns[job_id] for job_id, done in delivered.items() if done.more}
 
     def _send_parts(self, turns: Mapping[int, Iterator[DeliveredT]]) -> Mapping[int, DeliveredT]:
-        """Send the next part of each job, then confirm in one transaction all parts that the sink accepted."""
+        """Send the next part of each job, then confirm all parts that the sink accepted in one transaction."""
         sending = {job_id: self._pushes.submit(self._send, job_id, turn) for job_id, turn in turns.items()}
         delivered: dict[int, DeliveredT] = {}
         failures: dict[int, SinkUnavailable] = {}
@@ -263,7 +273,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         return delivered
 
     def _send(self, job_id: int, turn: Iterator[DeliveredT]) -> DeliveredT | None:
-        """Send a part; return None without a request if time is up or the sink was found unavailable."""
+        """Send the next part of a job; return None without a request if the round has to end."""
         if self._must_end():
             return None
         self._has_begun = True
@@ -282,5 +292,5 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
 
 
 def _continues(batch: RowBatch, before: Delivered) -> bool:
-    """Return whether a batch read ahead begins where the one before it ended, without a refused row."""
+    """Return whether `batch`, which was read ahead, follows the rows of `before`, of which none was refused."""
     return before.confirmed_seq == batch.confirmed_seq and not before.refused

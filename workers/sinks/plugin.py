@@ -1,4 +1,4 @@
-"""The interface between the workers and the code of one sink, and the sinks that are switched on."""
+"""Defines the interface between the workers and the code of one sink, and lists the sinks that are switched on."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from trainwire.workers.sinks.base import BatchT, DeliveredT_contra, Sink
 
 
 class NotSetUp(Exception):  # noqa: N818 - shown to users
-    """A deletion needs a store that the settings of this process do not name."""
+    """A deletion needs a store that is not configured in this process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of deleting one run or file; if it `is_left` undeleted, its rows in Postgres stay."""
+    """The result of deleting one run or file.
+
+    If `is_left`, it could not be deleted, and the job's rows in Postgres stay as well.
+    """
 
     is_deleted: bool = False
     is_left: bool = False
@@ -36,7 +39,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SinkVerification:
-    """Whether a sink has all rows of a job: the result as lines of text and as a JSON document."""
+    """The result of comparing a sink with the rows of a job: as lines of text, and as a JSON document."""
 
     is_verified: bool
     lines: Sequence[str]
@@ -44,46 +47,46 @@ class SinkVerification:
 
 
 class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
-    """Reads the rows after the cursors of a sink; a subclass implements `read`."""
+    """Reads the rows after the cursors of a sink. A subclass implements `read`."""
 
     kind: ClassVar[RowKind]
-    """The rows that the sink receives."""
+    """The kind of rows that the sink receives."""
 
     def __init__(self, sink: str) -> None:
         self._sink = sink
 
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return jobs that have rows after the sink's cursor and are due, least recently delivered first."""
+        """Return jobs that are due and have rows after the sink's cursor, least recently delivered first."""
         return cursors.jobs_behind(connection, self._sink, self.kind, limit)
 
     @abstractmethod
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> Mapping[int, BatchT]:
-        """Return the next rows of each job: at most `most_rows` and `most_bytes` of each, at least one row."""
+        """Return the next rows of each job: at most `most_rows` and `most_bytes` per job, but at least one row."""
 
     def read_on(
         self, connection: Connection, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int, /
     ) -> Mapping[int, BatchT]:
-        """Return the batches after these, used if all rows of these are confirmed and none is refused.
+        """Return the rows that follow `batches`; they are used if `batches` are confirmed without a refused row.
 
-        Called only for batches with `is_followed`; the default is not to read ahead, which suits a slow sink.
+        Called only for batches with `is_followed`. By default nothing is read ahead, which suits a slow sink.
         """
         del connection, batches, most_rows, most_bytes
         return {}
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredT_contra]) -> None:
-        """Move the cursors to the confirmed rows, and dead-letter the refused ones."""
+        """Move the cursors to the rows that the sink confirmed, and insert dead letters for refused rows."""
         cursors.confirm(connection, self._sink, self.kind, delivered)
 
     def settle(self, connection: Connection) -> None:
-        """Exclude completely delivered jobs from `jobs_behind` until they have new rows."""
+        """Mark completely delivered jobs, so that `jobs_behind` omits them until they have new rows."""
         cursors.settle(connection, self._sink, self.kind)
 
     def last_seqs(self, connection: Connection, job_ids: Sequence[int]) -> dict[int, int]:
         """Return the highest `seq` that was ever assigned to a row of each job.
 
-        Called before the rows are read: if no row up to it is then found, the rows were deleted.
+        Call this before the rows are read: if no row up to it is found then, the rows were deleted.
         """
         last_seq = ROWS[self.kind].last_seq
         found = text(f"SELECT id, {last_seq} FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id")  # noqa: S608
@@ -91,28 +94,37 @@ class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
 
 
 class SinkSettings(BaseSettings):
-    """Base of the settings that belong to one sink alone, from environment variables of the same names."""
+    """Base class for settings that only one sink uses.
+
+    Each field is read from the environment variable of its name.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
 
 class SinkPlugin(ABC):
-    """Base class of the code of one sink; the module `plugin` of each sink has one instance, `PLUGIN`."""
+    """Base class of the code of one sink. The module `plugin` of each sink has one instance, named `PLUGIN`."""
 
     settings_type: ClassVar[type[SinkSettings] | None] = None
     """The class of the sink's own settings, if it has any."""
 
     @abstractmethod
     def is_on(self, settings: Settings) -> bool:
-        """Return whether these settings switch the sink on. Raises `WrongSettings` for its own settings."""
+        """Return whether `settings` switch the sink on.
+
+        Raises `WrongSettings` if the sink's own settings are wrong.
+        """
 
     @abstractmethod
     def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
-        """Return the backlog and the sink; called once per work order, so connections should be cached."""
+        """Return the backlog and the sink object. Called once per work order, so connections should be cached."""
 
     @abstractmethod
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-        """Delete the copies of a job. Raises `NotSetUp`, and `SinkUnavailable` to be retried later."""
+        """Delete the sink's copies of a job; return the updated state of this `part` of the deletion.
+
+        Raises `NotSetUp`, and `SinkUnavailable` if the deletion is to be retried later.
+        """
 
     def linger_s(self, settings: Settings) -> float:
         """Return how many seconds a delivery waits for more rows before it begins."""
@@ -120,36 +132,38 @@ class SinkPlugin(ABC):
         return 0.5
 
     def examine(self, settings: Settings) -> Iterable[Finding]:
-        """Yield the findings of `trainwire doctor` about the store."""
+        """Yield findings about the store for `trainwire doctor`."""
         del settings
         return ()
 
     def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification | str:
-        """Compare the copies of a job with its rows; if it cannot, return the reason or another command.
+        """Compare the sink's copies of a job with its rows.
 
         Raises `SinkUnavailable`.
+
+        A sink that has no comparison returns a text instead: the reason, or another command to use.
         """
         del settings, connection, job_id
         return "it has no comparison"
 
     def replayed(self, connection: Connection, job_id: int) -> None:
-        """Reset the sink's state of a job outside of its cursor, in the transaction of a replay."""
+        """Reset state about a job that the sink stores outside of its cursor, in the transaction of a replay."""
         del connection, job_id
 
 
 @cache
 def plugin(name: str) -> SinkPlugin:
-    """Return the plugin of a registered sink."""
+    """Return the plugin of the sink `name`, which must be in `trainwire.schemas.sinks`."""
     found: SinkPlugin = import_module(f"{__package__}.{name}.plugin").PLUGIN
     return found
 
 
 def sink_settings() -> list[type[SinkSettings]]:
-    """Return the settings classes of the sinks that have one."""
+    """Return the settings classes of those sinks that have one."""
     found = (plugin(name).settings_type for name in SINKS)
     return [kind for kind in found if kind is not None]
 
 
 def sinks_on(settings: Settings) -> list[SinkEntry]:
-    """Return the sinks that these settings switch on, in the order of the registry."""
+    """Return the sinks that `settings` switch on, in the order of `trainwire.schemas.sinks`."""
     return [sink for sink in SINKS.values() if plugin(sink.name).is_on(settings)]

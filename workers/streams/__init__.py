@@ -1,1 +1,1 @@
-"""Finds streams with entries and no drain, and orders or runs one."""
+"""Finds streams that have entries and no drain, and orders or runs a drain."""

@@ -1,4 +1,4 @@
-"""Logs which stream servers stop and start to answer, once per change."""
+"""Logs once when a Redis server stops answering, and once when it answers again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ log = structlog.get_logger("trainwire.workers.streams.outage_log")
 
 
 class OutageLog:
-    """Logs changes between calls of `note`; `name` is the first part of its log events."""
+    """Logs what has changed between two calls of `note`. `name` is the first part of the log events' names."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._known: Mapping[str, str] = {}
 
     def note(self, away: Mapping[str, str]) -> None:
-        """Log servers (host:port -> reason) that newly do not answer, and servers that answer again."""
+        """Log which servers have stopped answering, and which answer again, since the last call.
+
+        `away` contains all servers that do not answer now (host:port -> reason).
+        """
         for server in away.keys() - self._known.keys():
             log.warning(f"{self._name}.server_away", server=server, reason=away[server])
         for server in self._known.keys() - away.keys():

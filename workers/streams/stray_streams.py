@@ -1,6 +1,7 @@
-"""Drains stray streams, which belong to shards that do not exist, and streams that were jammed.
+"""Drains stray streams, whose shards do not exist, and streams that were renamed because they were jammed.
 
-Clients with an outdated number of shards append to stray streams, after INGEST_SHARDS was changed or a FLUSHALL.
+A stream is jammed if its last id is in the future, so that Redis would refuse further entries (`stream_repair`).
+After INGEST_SHARDS was changed, or a FLUSHALL, clients with an outdated number of shards append to stray streams.
 Their messages are valid and must be stored.
 """
 
@@ -35,15 +36,15 @@ log = structlog.get_logger("trainwire.workers.streams.stray_streams")
 
 Item = TypeVar("Item")
 OnCommit = Callable[[list[Change]], None] | None
-"""Called with the changes of each transaction."""
+"""Function that is called with the changes of each transaction, or None."""
 
 SLICE_S: Final = 2.0
-"""Time slice of one stream's drain."""
+"""Time slice in seconds for the drain of one stream."""
 TIME_S: Final = 5.0
-"""Time for all streams; the next call drains the rest."""
+"""Time limit in seconds for all streams; the next call drains the rest."""
 MAX_CLAIM_BYTES: Final = 4096
 MAX_CLAIM_MS: Final = 3600 * 1000
-"""Longest lifetime of a claim; its trainer renews it every few seconds."""
+"""Longest TTL of a claim in milliseconds; its trainer renews it every few seconds."""
 _CHUNK_SIZE: Final = 500
 _KEY: Final = re.compile(rf"ingest:\{{(.*)\}}:({'|'.join(KINDS)}|alive)", re.DOTALL)
 _MAX_KEY_CHARS: Final = 200
@@ -51,17 +52,17 @@ _MAX_KEY_CHARS: Final = 200
 
 @dataclass
 class Strays:
-    """The keys of streams and heartbeats whose shards do not exist, and the keys of all claims."""
+    """The keys of stray streams and heartbeats, whose shards do not exist, and the keys of all claims."""
 
     streams: list[tuple[Kind, str]] = dataclasses.field(default_factory=list)
     heartbeats: list[str] = dataclasses.field(default_factory=list)
     unreadable: list[bytes] = dataclasses.field(default_factory=list)
-    """Keys whose names are too long or not printable."""
+    """Keys whose names are too long or not printable; they are deleted."""
     claims: list[bytes] = dataclasses.field(default_factory=list)
 
 
 def find_strays(client: redis.Redis, shards: int) -> Strays:
-    """Scan the keys of all servers that answer. Raises an error of redis-py if none does."""
+    """Scan the keys of all Redis servers that answer. Raises an error of redis-py if none answers."""
     found = Strays()
     for key in _keys(client):
         if key.startswith(b"ingest:claims:"):
@@ -81,7 +82,7 @@ def find_strays(client: redis.Redis, shards: int) -> Strays:
 
 
 def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> None:
-    """Drain stray streams, move stray heartbeats to existing shards, and set an expiry for claims without one.
+    """Drain stray streams, move stray heartbeats to existing shards, and limit the TTL of claims.
 
     Raises `Unavailable` if Redis does not answer.
     """
@@ -102,7 +103,10 @@ def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> Non
 
 
 def drain_jammed(resources: Resources, stream: IngestStream, on_commit: OnCommit = None) -> None:
-    """Drain the renamed stream of the same shard that was jammed, if there is one; errors are only logged."""
+    """Drain the stream to which `stream` was renamed because it was jammed, if there is one.
+
+    Errors are only logged.
+    """
     jammed = stream.jammed()
     with errors_logged(jammed):
         if jammed.has_entries() and (entries := _drain(resources, jammed, on_commit)) is not None:
@@ -140,7 +144,7 @@ def _limit_claims(client: redis.Redis, keys: Sequence[bytes]) -> None:
 
 
 def _move_heartbeats(client: redis.Redis, name: str, shards: int) -> None:
-    """Move the heartbeats of a shard that does not exist to the hashes of the shards of their jobs."""
+    """Move heartbeats from the key of a shard that does not exist to the keys of the shards of their jobs."""
     for chunk in _chunks(cast("Iterable[tuple[bytes, bytes]]", client.hscan_iter(name, count=_CHUNK_SIZE))):
         pipeline = client.pipeline(transaction=False)
         for _, data in chunk:
@@ -159,7 +163,9 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
-    """Drain a stray stream for one time slice; once it is empty, delete its cursor and record the repair.
+    """Drain a stray stream for one time slice.
+
+    Once it is empty, delete its cursor and record the repair.
 
     Errors are only logged, so that the next stream is drained.
     """
@@ -174,7 +180,10 @@ def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit
 
 
 def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> int | None:
-    """Drain a stream for one time slice; once it is empty delete its key and return the number of its entries."""
+    """Drain a stream for one time slice.
+
+    Once it is empty, delete its key and return the number of entries; else None.
+    """
     # Nothing is too invalid here: in such a stream invalid entries do not suggest a bad deploy.
     settings = resources.settings.model_copy(update={"drain_max_invalid_ratio": 1.0, "drain_slice_s": SLICE_S})
     drained = Drain(resources.engine, stream, settings, on_commit=on_commit).run()
@@ -185,7 +194,7 @@ def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> i
 
 @contextmanager
 def errors_logged(stream: IngestStream) -> Iterator[None]:
-    """Log an error of a drain, so that other streams are drained nevertheless."""
+    """Log errors of a drain in the block instead of raising them, so that other streams are drained."""
     try:
         yield
     except (MostlyInvalid, Unavailable) as exc:

@@ -1,4 +1,4 @@
-"""Finds streams with entries and no ordered drain, whose order was lost or not sent by the stream watch."""
+"""Finds streams that have entries and no ordered drain, because the order was lost or never sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _RELEASE_AT = 0.9
 
 
 def all_streams(shards: int) -> list[tuple[Kind, int]]:
-    """Return every stream as (kind, shard); checkpoints and completions, which are few and urgent, come first."""
+    """Return all streams as (kind, shard).
+
+    Checkpoints and completions come first, because they are few and urgent.
+    """
     order: list[Kind] = sorted(KINDS, key=lambda kind: kind in {"logs", "metrics"})
     return [(kind, shard) for kind in order for shard in range(shards)]
 
@@ -35,7 +38,10 @@ class Overdue:
 
 
 def overdue(client: redis.Redis, shards: int) -> Overdue:
-    """Return the streams that have entries, in the stream itself or in the jammed one, and no ordered drain."""
+    """Return the streams that have entries and no ordered drain.
+
+    Entries may also be in the stream to which it was renamed when it was jammed.
+    """
     questions = {}
     for kind, shard in all_streams(shards):
         key = stream_key(kind, shard)
@@ -49,15 +55,19 @@ def overdue(client: redis.Redis, shards: int) -> Overdue:
 
 
 def publish_shards(client: redis.Redis, shards: int) -> None:
-    """Publish the number of shards if it is missing (FLUSHALL): without it trainers use the default."""
+    """Set the Redis key with the number of shards if it is missing, for example after FLUSHALL.
+
+    Without it trainers use the default number.
+    """
     with redis_errors(), suppress(redis.OutOfMemoryError):
         client.set(SHARDS_KEY, shards, nx=True)
 
 
 def publish_hold(client: redis.Redis, high_water: float) -> None:
-    """Set the key by which trainers hold messages back while Redis is above its high-water mark; delete it below.
+    """Set the hold while Redis is above its high-water mark, so that trainers keep messages back; else delete it.
 
-    On a cluster whose server of this key does not answer nothing is set: trainers cannot read it and hold anyway.
+    If its server in a cluster does not answer, nothing is set: trainers cannot read it, and keep messages back
+    anyway.
     """
     with redis_errors():
         used, limit = fullest_memory(client)
@@ -69,7 +79,7 @@ def publish_hold(client: redis.Redis, high_water: float) -> None:
 
 
 def drain_everything(resources: Resources, on_commit: OnCommit = None) -> None:
-    """Drain all streams once without orders, for a Redis that does not accept orders.
+    """Drain all streams once without work orders, for a Redis that does not accept orders.
 
     Streams that cannot be drained are logged and skipped. `on_commit` is passed to each drain.
     """

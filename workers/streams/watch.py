@@ -1,4 +1,4 @@
-"""Orders a drain as soon as a stream has entries; runs in threads of each worker's main process (decision 21)."""
+"""Orders a drain as soon as a stream has entries, in threads of each worker's main process (decision 21)."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ log = structlog.get_logger("trainwire.workers.streams.watch")
 
 Stream = tuple[Kind, int]
 Order = Callable[[Resources, Kind, int], bool]
-"""Orders a drain unless one is ordered; returns whether it did."""
+"""Function that orders the drain of a stream unless one is ordered; it returns whether it sent an order."""
 
 BLOCK_S: Final = 1.0
-"""Timeout of a blocking read: short enough for `stop`, and below the timeout of the socket."""
+"""Timeout in seconds of a blocking read: short enough for `stop`, and below the timeout of the socket."""
 LEAST_PAUSE_S: Final = 0.01
 MOST_PAUSE_S: Final = 0.1
-"""The pause before the next read of a stream that has entries although its drain is ordered or running."""
+"""Longest pause in seconds before the next read of a stream whose drain is ordered or running already."""
 BYTES_PER_S: Final = 8 * 1024 * 1024
-"""A blocking read returns the first entry, which is not needed here: the pause grows with its size."""
+"""The pause after a read grows with the size of the first entry, at this rate.
+
+A blocking read returns that entry, although it is not needed here.
+"""
 RETRY_S: Final = 1.0
 WRONG_TYPE_PAUSE_S: Final = 5.0
 
 
 class StreamWatch:
-    """Watches all streams, with one thread on a single Redis, and one for each shard on a cluster.
+    """Watches all streams: with one thread on a single Redis, with one thread per shard on a cluster.
 
-    A server of the cluster that does not answer then delays only its own shards.
+    So a server of a cluster that does not answer delays only its own shards.
     """
 
     def __init__(self, resources: Resources, order: Order) -> None:
@@ -58,12 +61,12 @@ class StreamWatch:
         ]
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads that watch the streams."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Request the threads to stop, which takes at most `BLOCK_S`."""
+        """Request the threads to stop; they need at most `BLOCK_S` seconds."""
         self._stop.set()
 
     def _run(self, streams: Sequence[Stream], order: Order) -> None:
@@ -88,7 +91,7 @@ class StreamWatch:
 
 
 class Watcher:
-    """Waits for entries in a group of streams on one server.
+    """Waits for entries in a group of streams on one server, and orders their drains.
 
     Reads from the start of each stream, not from a last id: committed entries are trimmed, so each stream that has
     any entry needs a drain.
@@ -109,7 +112,7 @@ class Watcher:
         self._pause_s = dict.fromkeys(self._streams, LEAST_PAUSE_S)
 
     def order_drains(self) -> None:
-        """Wait at most `BLOCK_S` for entries, and order the drains of the streams that have some."""
+        """Wait at most `BLOCK_S` seconds for entries, and order the drains of the streams that have some."""
         now = self._clock()
         awake = [key for key, at in self._resume_at.items() if at <= now]
         pauses = [at - now for at in self._resume_at.values() if at > now]
@@ -124,7 +127,7 @@ class Watcher:
             self._resume_at[key] = self._clock() + max(pause_s, size_bytes / BYTES_PER_S)
 
     def _read(self, keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:
-        """Return the streams that have entries, each with the size in bytes of its first one."""
+        """Return (key, size in bytes of the first entry) for each stream that has entries."""
         try:
             # Not by `xread`: on a cluster redis-py sends two commands before each read to find the keys in it.
             found = cast("Any", self._client).execute_command(
@@ -149,7 +152,7 @@ class Watcher:
         return [(cast("bytes", key).decode(), _size_bytes(entries)) for key, entries in pairs]
 
     def _leave_wrong_types(self, keys: Collection[str]) -> None:
-        """Pause reads of keys that are not streams; the watchdog repairs them."""
+        """Stop reading keys that are not streams for a few seconds; the watchdog repairs them."""
         for key in keys:
             if self._client.type(key) not in {b"stream", b"none"}:
                 self._resume_at[key] = self._clock() + WRONG_TYPE_PAUSE_S

@@ -1,1 +1,1 @@
-"""Delivery of log rows to files of JSON lines."""
+"""Delivers log rows to files of JSON lines."""

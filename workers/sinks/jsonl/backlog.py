@@ -1,4 +1,4 @@
-"""Reads the log rows after the cursors of the files, and finds rows that were removed from the newest file."""
+"""Reads the next log rows to write to files, and finds rows that were removed from the newest file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ NAME: Final = "jsonl"
 
 @dataclass(frozen=True, slots=True)
 class JsonlBatch:
-    """The next lines of a job; if there are none, all rows up to `last_seq` were deleted."""
+    """The next lines of a job to write.
+
+    If there are none, all rows up to `last_seq` were deleted from Postgres.
+
+    `note` describes rows that have to be written again, for the job's cursor.
+    """
 
     confirmed_seq: int
     folder: str
@@ -37,20 +42,23 @@ class JsonlBatch:
 
 @dataclass(slots=True)
 class JsonlDelivered(Delivered):
-    """The outcome with the newest file, and a note if rows of it were written again."""
+    """The result of a delivery, with the newest file, and a note if rows of it were written again."""
 
     tail: Tail | None = None
     note: str | None = None
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """The newest file and the note, as JSON for the job's cursor."""
+        """The newest file and the note, as the state to store in the job's cursor."""
         tail = {} if self.tail is None else {"tail": self.tail}
         return tail if self.note is None else tail | {"note": self.note}
 
 
 class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
-    """The log rows after the cursors, and those before that were removed from a job's newest file below `root`."""
+    """Reads the log rows after the cursors, and earlier rows that were removed from a job's newest file.
+
+    `root` is the folder that contains one folder per job.
+    """
 
     kind = "logs"
 
@@ -61,7 +69,7 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, JsonlBatch]:
-        """Return the next lines of each job."""
+        """Return the next lines of each job. Rows that were removed from its newest file come first."""
         last_seqs = self.last_seqs(connection, job_ids)
         folders = {row.id: folder_name(*row) for row in connection.execute(JOBS, {"jobs": list(job_ids)})}
         known = read_cursors(connection, NAME, job_ids)
@@ -88,7 +96,7 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
         }
 
     def _first_lost(self, folder: str, cursor: DeliveryCursor, next_day: str) -> int | None:
-        """Return the first row that was removed from the job's newest file; None if none was."""
+        """Return `seq` of the first row that was removed from the newest file of a job, or None."""
         if "tail" not in cursor.state:  # the cursor was written by an older version, or moved by a replay
             return None
         try:
@@ -99,14 +107,20 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
 
 
 def folder_name(job_id: int, created_at: datetime) -> str:
-    """Return the name of a job's folder; the time distinguishes jobs of the same number in other databases."""
+    """Return the name of a job's folder.
+
+    The time in it distinguishes jobs with the same number in other databases.
+    """
     return f"{job_id}-{created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def read_rows(
     connection: Connection, after: dict[int, int], most_rows: int, most_bytes: int
 ) -> dict[int, list[JsonLine]]:
-    """Return the lines of each job after a `seq`; for the limits see `SinkBacklog.read`."""
+    """Return the next lines of each job; `after` is the `seq` of the last row before them, by job.
+
+    For the limits see `SinkBacklog.read`.
+    """
     limits = {"most_rows": most_rows, "most_bytes": most_bytes}
     lines: dict[int, list[JsonLine]] = defaultdict(list)
     for row in connection.execute(_READ, {"jobs": list(after), "after": list(after.values()), **limits}):
@@ -119,7 +133,7 @@ def _json_line(row: Row[Any]) -> bytes:
 
 
 _FIELDS: Final = (*("job_id", "seq", "attempt", "rank", "source", "log_type", "level", "logged_at", "content"),)
-"""The keys of a line, in the order of the columns below."""
+"""The keys of a JSON line, in the order of the columns that `_READ` selects."""
 JOBS: Final = text("SELECT id, created_at FROM training_jobs WHERE id = ANY(:jobs)")
 _READ: Final = text(
     """

@@ -1,8 +1,9 @@
-"""The files of one job: `<folder>/<day>.jsonl`, then `<day>.2.jsonl` and so on when a file has reached its limit.
+"""Writes and reads the files of one job: `<folder>/<day>.jsonl`, then `<day>.2.jsonl` and so on.
 
-Lines are only appended, in the order of `seq`, and only to the newest file. Lines after the last confirmed row are
-from a delivery that was interrupted before its confirmation; the next delivery truncates them and writes these
-rows again, so that each row is in the files exactly once.
+A new file begins each day, and when a file has reached its maximum size. Lines are only appended, in the order of
+`seq`, and only to the newest file. Lines after the last confirmed row come from a delivery that was interrupted
+before its confirmation. The next delivery truncates them and writes these rows again, so that each row is in the
+files exactly once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _NAME: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:\.(\d{1,9}))?\.jsonl")
 
 
 class JsonLine(NamedTuple):
-    """One row as a line with its newline; `day` is the date (UTC) on which Postgres stored it."""
+    """A log row as a line of JSON with its newline. `day` is the date (UTC) on which Postgres stored the row."""
 
     seq: int
     day: str
@@ -39,7 +40,7 @@ class JsonLine(NamedTuple):
 
 
 class FileName(NamedTuple):
-    """The day of a file and its number among those of the day; files sort by it."""
+    """The name of a file: its day, and its number among the files of the day. Files sort by it."""
 
     day: str
     number: int
@@ -49,7 +50,7 @@ class FileName(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The newest file at the end of a delivery: its name, its first row and its size."""
+    """The newest file of a job after a delivery: name, `seq` of its first row, and size."""
 
     file: str
     first_seq: int
@@ -64,10 +65,13 @@ _decode_number = msgspec.json.Decoder(_Numbered).decode
 
 
 def append(folder: Path, lines: Sequence[JsonLine], most_bytes: int) -> Tail | None:
-    """Append lines in the order of `seq`, and flush them to the disk. Raises `OSError`.
+    """Append lines in the order of `seq`, and flush them to the disk.
 
-    Lines in the files from the first `seq` on are truncated before. A new file begins above `most_bytes`, and a
-    longer line has a file of its own. Returns the newest file; None if its first line has no `seq`.
+    Raises `OSError`.
+
+    Lines from the first `seq` on that are in the files already are truncated before. A new file begins where one
+    would become larger than `most_bytes`; a line that is longer has a file of its own. Returns the newest file, or
+    None if its first line has no `seq`.
     """
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +86,11 @@ def append(folder: Path, lines: Sequence[JsonLine], most_bytes: int) -> Tail | N
 
 
 def first_lost(folder: Path, tail: Tail, next_day: str) -> int | None:
-    """Return the first row that was removed from the newest file since `tail` was taken; None if none was.
+    """Return `seq` of the first row that was removed from the newest file since `tail` was stored, or None.
 
-    Rotated files do not count, which exist under a longer name (`.gz`, `.1`); nor does a removed file of a day
-    before `next_day`, the day of the next line, which begins another file. Raises `OSError`.
+    A file that exists under a longer name (`.gz`, `.1`) was rotated and counts as present. A file of a day before
+    `next_day`, the day of the next line, may be removed, because the next line begins another file. Raises
+    `OSError`.
     """
     path = folder / tail.file
     size = path.stat().st_size if path.exists() else None
@@ -101,7 +106,7 @@ def first_lost(folder: Path, tail: Tail, next_day: str) -> int | None:
 
 
 def file_names(folder: Path) -> list[FileName]:
-    """Return the files of a job in order; none if the folder does not exist."""
+    """Return the names of a job's files in order; an empty list if the folder does not exist."""
     with suppress(FileNotFoundError):
         found = [_NAME.fullmatch(name) for name in os.listdir(folder)]
         return sorted(FileName(match[1], int(match[2] or 1)) for match in found if match)
@@ -109,7 +114,7 @@ def file_names(folder: Path) -> list[FileName]:
 
 
 def read_lines(folder: Path) -> Iterator[tuple[int | None, bytes]]:
-    """Yield all lines of a job's files with their `seq`, None for a line without one."""
+    """Yield (`seq`, line) for all lines of a job's files; `seq` is None if a line does not contain it."""
     for name in file_names(folder):
         with (folder / str(name)).open("rb") as file:
             yield from ((_seq_of(line), line) for line in file)
@@ -117,9 +122,11 @@ def read_lines(folder: Path) -> Iterator[tuple[int | None, bytes]]:
 
 @dataclass(slots=True)
 class FileComparison:
-    """The rows of a job: in the files, waiting or missing; and the lines that differ from their row or have none.
+    """The result of comparing the rows of a job with the lines in its files.
 
-    A line may lack a row because retention has removed it, or it is newer than `last_seq`, the last row read.
+    Each row is in the files, waiting for its delivery, or missing. `twice` and `different` are rows that have
+    several lines, or a line with other content. `without_row` are lines that have no row: retention may have
+    deleted it, or it is newer than `last_seq`, the last row that was read.
     """
 
     rows: int = 0
@@ -130,11 +137,14 @@ class FileComparison:
     different: Ranges = field(default_factory=Ranges)
     without_row: array[int] = field(default_factory=lambda: array("Q"))
     unreadable: int = 0
-    """Number of lines that are not JSON with a number."""
+    """Number of lines that are not JSON with a `seq`."""
     last_seq: int = 0
 
     def add(self, seq: int, lines: Sequence[bytes], data: bytes, *, may_wait: bool) -> None:
-        """Count a row with the content `data`, and the lines of its number."""
+        """Count the row `seq`, whose line should be `data`; `lines` are the lines with its number in the files.
+
+        A row without a line counts as waiting if `may_wait`, else as missing.
+        """
         self.rows, self.last_seq = self.rows + 1, seq
         if lines:
             self.in_files += 1
@@ -149,9 +159,9 @@ class FileComparison:
 
 
 def compare(rows: Iterable[JsonLine], folder: Path, confirmed_seq: int = 0) -> FileComparison:
-    """Compare the rows of a job with its files, both in the order of `seq`.
+    """Compare the rows of a job, in the order of `seq`, with the lines in its files.
 
-    Rows after `confirmed_seq` that are not in the files are waiting. Raises `OSError`.
+    Rows after `confirmed_seq` that are not in the files count as waiting. Raises `OSError`.
     """
     found = FileComparison()
     lines = read_lines(folder)
@@ -173,13 +183,13 @@ def compare(rows: Iterable[JsonLine], folder: Path, confirmed_seq: int = 0) -> F
 
 
 def remove(folder: Path) -> None:
-    """Remove the folder of a job with all its content."""
+    """Delete the folder of a job with all its content."""
     with suppress(FileNotFoundError), locked(folder):
         shutil.rmtree(folder)
 
 
 def remove_before(folder: Path, day: date) -> int:
-    """Remove the files of days before `day`, and the folder if it is then empty; return how many files."""
+    """Delete the files of days before `day`, and the folder if it is then empty; return the number of files."""
     names = file_names(folder)
     old = [name for name in names if name.day < day.isoformat()]
     if not old:
@@ -196,9 +206,9 @@ def remove_before(folder: Path, day: date) -> int:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a job's folder; raise `BlockingIOError` if another process has the lock.
+    """Lock a job's folder for the block; raise `BlockingIOError` if another process has the lock.
 
-    The lease in Postgres is not enough: a worker that has lost its connection may still be writing.
+    The lease in Postgres is not enough: a worker that has lost its connection to Postgres may still be writing.
     """
     with (folder / LOCK_NAME).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,7 +223,7 @@ def _tail(folder: Path) -> Tail | None:
 
 
 def _cut(folder: Path, seq: int) -> FileName | None:
-    """Truncate all lines from the row `seq` on; return the newest remaining file."""
+    """Truncate the files at the first line with `seq` or higher; return the newest file that is left."""
     for name in reversed(file_names(folder)):
         path = folder / str(name)
         with path.open("r+b") as file:
@@ -226,7 +236,10 @@ def _cut(folder: Path, seq: int) -> FileName | None:
 
 
 def _end_before(file: BinaryIO, seq: int) -> int:
-    """Return the offset after the last complete line of a row before `seq`, searched from the end; 0 for none."""
+    """Return the offset of the end of the last line whose row is before `seq`; 0 if there is none.
+
+    Searches backwards from the end of the file.
+    """
     end, rest = file.seek(0, os.SEEK_END), b""
     while end > 0:
         start = max(0, end - BLOCK_BYTES)
@@ -255,7 +268,7 @@ def _seq_of(line: bytes) -> int | None:
 def _by_file(
     newest: FileName | None, size: int, lines: Iterable[JsonLine], most_bytes: int
 ) -> Iterator[tuple[FileName, list[JsonLine]]]:
-    """Group lines by the file that they are appended to; a line of an earlier day goes to the newest file."""
+    """Group lines by the file to append them to. A line of an earlier day is appended to the newest file."""
     name, part = newest, list[JsonLine]()
     for line in lines:
         next_name = name

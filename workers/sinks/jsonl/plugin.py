@@ -1,4 +1,4 @@
-"""Log rows as JSON lines in plain files, one folder per job: for backups, grep and jq."""
+"""Writes log rows as JSON lines to plain files, in one folder per job: for backups, grep and jq."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ MIN_FREE_BYTES: Final = 1024**3
 _OF_ONE_JOB: Final = {
     *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EFBIG, errno.EAGAIN, errno.ENOENT)
 }
-"""Errors that may concern only one job's folder; all others concern the disk."""
+"""Error numbers that may concern the folder of one job only; all others concern the whole disk."""
 
 
 class JsonlSettings(SinkSettings):
-    """The folder of the files, their maximum size and their retention."""
+    """Settings of the sink: the folder of the files, their maximum size, and how long they are kept."""
 
     jsonl_dir: Path | None = None
-    """The folder of the files, an absolute path; unset: none are written."""
+    """Absolute path of the folder for the files; if unset, no files are written."""
     jsonl_max_file_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
-    """A file that would become larger is continued in a new one."""
+    """Maximum size of a file in bytes; further lines are written to a new file."""
     jsonl_keep_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    """Files of earlier days are removed; unset: none is."""
+    """Number of days for which files are kept; if unset, they are not deleted."""
 
     @field_validator("jsonl_dir", mode="before")
     @classmethod
@@ -72,7 +72,7 @@ class JsonlSettings(SinkSettings):
 
 
 class JsonlSink:
-    """Appends lines to files; safe for concurrent threads, and for concurrent processes on one disk."""
+    """Appends lines to files. Threads may share it; several processes may write to one disk."""
 
     name: Final = NAME
 
@@ -83,7 +83,7 @@ class JsonlSink:
         self._sweep_at = 0.0
 
     def deliver(self, _job_id: int, batch: JsonlBatch) -> Iterator[Delivered]:
-        """Append the lines and flush them to the disk; see `Sink`."""
+        """Append the lines of the batch to the job's files, and flush them to the disk; see `Sink`."""
         if not batch.lines:
             yield Delivered(batch.last_seq, is_answer=False)
             return
@@ -96,7 +96,7 @@ class JsonlSink:
         yield JsonlDelivered(batch.lines[-1].seq, tail=tail, note=batch.note)
 
     def _sweep(self) -> None:
-        """Remove old files, at most once an hour."""
+        """Delete the files that are older than JSONL_KEEP_DAYS, at most once an hour."""
         with self._lock:
             if self._settings.jsonl_keep_days is None or time.monotonic() < self._sweep_at:
                 return
@@ -110,18 +110,18 @@ class JsonlSink:
 
 
 class JsonlPlugin(SinkPlugin):
-    """Files in JSONL_DIR, on a disk of the worker's machine."""
+    """The sink that writes files to JSONL_DIR, on a disk of the worker's machine."""
 
     settings_type = JsonlSettings
 
     @cached_property
     def settings(self) -> JsonlSettings:
-        """The settings of this process. Raises `WrongSettings`."""
+        """The settings of this sink, read from the environment once. Raises `WrongSettings`."""
         return read_settings(JsonlSettings)
 
     @cached_property
     def sink(self) -> JsonlSink:
-        """The sink of this process, cached with the time of its next removal of old files."""
+        """The sink object of this process; it remembers when old files are deleted next."""
         return JsonlSink(self.settings, self._folder())
 
     def is_on(self, _settings: Settings) -> bool:
@@ -133,7 +133,7 @@ class JsonlPlugin(SinkPlugin):
         return JsonlBacklog(NAME, self._folder()), self.sink
 
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-        """Remove the folder of the job with all its content, such as compressed files."""
+        """Delete the folder of the job with all its content, including files that others put there."""
         if not self.is_on(resources.settings):
             if part.planned:
                 raise NotSetUp("JSONL_DIR is not set here")
@@ -145,7 +145,7 @@ class JsonlPlugin(SinkPlugin):
         return replace(part, state="done", deleted=part.planned)
 
     def examine(self, _settings: Settings) -> Iterator[Finding]:
-        """Yield whether files can be written here, and whether the disk is nearly full."""
+        """Yield findings about whether files can be written to JSONL_DIR, and about free space on its disk."""
         part, folder = Part(NAME), self._folder()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ class JsonlPlugin(SinkPlugin):
         yield part.ok("writable", f"{folder} can be written")
 
     def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification:
-        """Compare each line in the files with its row. Raises `SinkUnavailable`."""
+        """Compare each line in the files with the row of the job. Raises `SinkUnavailable`."""
         if not self.is_on(settings):
             raise SinkUnavailable("JSONL_DIR is not set here")
         # Read before the files, which then have all rows up to it.

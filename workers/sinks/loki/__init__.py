@@ -1,1 +1,1 @@
-"""Delivery of log rows to Loki."""
+"""Delivers log rows to Loki."""

@@ -1,4 +1,4 @@
-"""Reads the log rows after Loki's cursors: packed by Postgres into the JSON of a push, or row by row."""
+"""Reads the next log rows for Loki: packed by Postgres into the JSON of a push request, or as single rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trainwire.workers.sinks.plugin import SinkBacklog
 
 
 class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
-    """Log rows after the cursors; the state of a cursor is the newest time sent, by log type."""
+    """Reads the log rows after Loki's cursors. The state of a cursor is the newest time sent, by log type."""
 
     kind = "logs"
 
@@ -41,13 +41,16 @@ class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, LogBatch]:
-        """Return the next rows of each job in windows of time, each short enough for one stream."""
+        """Return the next rows of each job, grouped into windows of time.
+
+        The rows of one window fit into one Loki stream.
+        """
         return self._read(connection, cursors.read_cursors(connection, self._sink, job_ids), most_rows, most_bytes)
 
     def read_on(
         self, connection: Connection, batches: Mapping[int, LogBatch], most_rows: int, most_bytes: int
     ) -> dict[int, LogBatch]:
-        """Return the rows after batches that are not delivered yet."""
+        """Return the rows that follow `batches`, which are not delivered yet."""
         return self._read(
             connection, {job_id: _cursor_after(batch) for job_id, batch in batches.items()}, most_rows, most_bytes
         )
@@ -96,7 +99,7 @@ def _cursor_after(batch: LogBatch) -> DeliveryCursor:
 
 
 def read_rows(connection: Connection, job_id: int, after: int, most_rows: int, most_bytes: int) -> list[LogRow]:
-    """Return a job's log rows after a `seq`: at most `most_rows` and `most_bytes`, at least one row."""
+    """Return a job's log rows after the row `after`: up to `most_rows` and `most_bytes`, at least one row."""
     wanted = {"job_id": job_id, "after": after, "most_rows": most_rows, "most_bytes": most_bytes}
     return [LogRow(*row) for row in connection.execute(_READ_ROWS, wanted)]
 
@@ -117,7 +120,7 @@ _SENT: Final = """
     CASE WHEN logged > latest THEN to_char(logged_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')
         || lpad(CAST(logged_ns AS text), 3, '0') || 'Z' END AS trainers_time
 """
-"""The time to send and, if it differs, the trainer's own; from the columns `logged` and `latest`."""
+"""SQL for the time to send and, if it differs, the trainer's own time; uses the columns `logged` and `latest`."""
 
 _READ_ROWS: Final = text(
     f"""

@@ -1,4 +1,4 @@
-"""Compares the numbers of a job's lines in Loki with those in Postgres; texts are not compared."""
+"""Compares the row numbers of a job's lines in Loki with those in Postgres, without their texts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MANY: Final = 2
 
 
 class Copies:
-    """The number of copies that Loki has of each line of a job, from 1 to `last_seq`."""
+    """Counts the copies that Loki has of each line of a job, for the line numbers 1 to `last_seq`."""
 
     def __init__(self, last_seq: int, lines: Iterable[LokiLine]) -> None:
         self.complete = bytearray(last_seq + 1)
-        """By `seq`: number of copies with all their parts, at most `MANY`; a whole line is its only part."""
+        """Number of complete copies of a line by `seq`, at most `MANY`. A long line may have several parts."""
         self.of_any_part = bytearray(last_seq + 1)
-        """By `seq`: number of copies of the part with the most copies, at most `MANY`."""
+        """Number of copies by `seq` of that part of a line that has the most copies, at most `MANY`."""
         self.unnumbered = 0
         unknown = set()
         parts: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
@@ -53,10 +53,11 @@ class Copies:
 
 @dataclass
 class LokiComparison:
-    """All lines that a job has had. Each is in Loki, a dead letter, waiting or missing; and in Postgres or not.
+    """The comparison of all lines that a job has ever had, by line number.
 
-    Lines not in Postgres were removed by retention, or are lost. `twice`: lines with more than one copy in Loki;
-    `unknown`: numbers in Loki that no line of the job has.
+    Each line is in Loki, dead-lettered, waiting or missing. Independently, it is in Postgres, removed by
+    retention, or lost. `twice` are lines with several copies in Loki; `unknown` are numbers in Loki that no line
+    of the job has.
     """
 
     rows: int
@@ -67,19 +68,22 @@ class LokiComparison:
     twice: Ranges = field(default_factory=Ranges)
     unknown: Ranges = field(default_factory=Ranges)
     unnumbered: int = 0
-    """Lines in Loki that have no `seq`: not delivered by trainwire."""
+    """Number of lines in Loki that have no `seq`: trainwire has not delivered them."""
     in_postgres: int = 0
     removed: Ranges = field(default_factory=Ranges)
     lost: Ranges = field(default_factory=Ranges)
 
     @property
     def is_verified(self) -> bool:
-        """Whether nothing is missing, duplicated, unknown or lost; lines may be waiting or removed."""
+        """Whether no line is missing, duplicated, unknown or lost.
+
+        Lines may be waiting, or removed by retention.
+        """
         return not any((self.missing, self.twice, self.unknown, self.unnumbered, self.lost))
 
     @property
     def line(self) -> str:
-        """The numbers of lines as one line of text."""
+        """The counts of lines, as one line of text."""
         return (
             f"{'verified' if self.is_verified else 'differs'}: {self.rows:,} lines = {self.in_loki:,} in Loki + "
             f"{self.dead_lettered:,} dead-lettered + {self.waiting:,} waiting + {self.missing.total:,} missing; "
@@ -90,7 +94,7 @@ class LokiComparison:
 
     @property
     def differences(self) -> list[str]:
-        """One line of text per kind of difference, with the numbers of the log lines."""
+        """The differences: one line of text for each type of difference, with the numbers of the lines."""
         named = (
             ("missing in Loki", self.missing),
             ("twice in Loki", self.twice),
@@ -140,10 +144,10 @@ def compare(
     confirmed_seq: int,
     dead_lettered: Collection[int],
 ) -> LokiComparison:
-    """Compare the rows in Postgres, given as ranges, with the copies in Loki.
+    """Compare the row numbers in Postgres (`stored`, as ranges) with the copies in Loki.
 
     Rows up to `removed_seq` that are not stored were removed by retention. Stored rows after `confirmed_seq` that
-    are not in Loki are waiting.
+    are not in Loki count as waiting.
     """
     found = LokiComparison(len(copies.complete) - 1, unknown=copies.unknown, unnumbered=copies.unnumbered)
     is_stored = bytearray(found.rows + 1)
@@ -168,7 +172,7 @@ def compare(
 
 
 def stored_ranges(connection: Connection, job_id: int, last_seq: int) -> list[tuple[int, int]]:
-    """Return the ranges of a job's log rows in Postgres, up to `last_seq`."""
+    """Return the numbers of a job's log rows in Postgres up to `last_seq`, as ranges (first, last)."""
     rows = connection.execute(_STORED, {"job_id": job_id, "last_seq": last_seq})
     return [(first, last) for first, last in rows]
 

@@ -1,7 +1,7 @@
-"""Log rows as entries of Loki, adapted to Loki's limits before they are sent.
+"""Converts log rows into entries for Loki that are within Loki's limits.
 
-The limits are Loki 3's defaults (`reject_old_samples_max_age`, `creation_grace_period`, `max_line_size`,
-`max_chunk_age` / 2 for the window of a stream).
+The limits are the defaults of Loki 3 (`reject_old_samples_max_age`, `creation_grace_period`, `max_line_size`, and
+half of `max_chunk_age` for the times in one stream).
 """
 
 from __future__ import annotations
@@ -19,35 +19,44 @@ MINUTE_NS: Final = 60 * SECOND_NS
 WINDOW_NS: Final = 50 * MINUTE_NS
 LATE_AFTER_NS: Final = 54 * MINUTE_NS
 SPAN_NS: Final = 58 * MINUTE_NS
-"""Loki refuses a line that is an hour older than the newest of its stream. A line is treated as late well before
-that, and the lines that are sent before a confirmation span less than an hour, so that Loki accepts all of them
-again after a crash. A window is shorter than LATE_AFTER_NS, so that the clocks of a job's ranks may differ."""
+"""Maximum time span of the lines that are sent before a confirmation.
+
+Loki refuses a line that is an hour older than the newest one of its stream. The span is below an hour, so that
+Loki accepts all of these lines again after a crash. A line counts as late (LATE_AFTER_NS) well before an hour.
+WINDOW_NS is shorter than that, so that the clocks of a job's ranks may differ.
+"""
 MARGIN_NS: Final = 5 * MINUTE_NS
-"""Safety margin at Loki's age limit: its clock may differ from ours, and a push takes time."""
+"""Safety margin below Loki's age limit: its clock may differ from ours, and a push takes time."""
 MAX_LINE_BYTES: Final = 250_000
-"""Below Loki's 256 KB, with room for the metadata."""
+"""Maximum size of a line: below Loki's limit of 256 KB, with room for the metadata."""
 MAX_PUSH_BYTES: Final = 2 * 1024 * 1024
-"""Half of the largest message that Loki's distributor can forward (`grpc_server_max_recv_msg_size`); a larger push
-is answered 500 every time."""
+"""Maximum size of a push request.
+
+It is half of the largest message that Loki's distributor can forward (`grpc_server_max_recv_msg_size`); Loki
+answers a larger push with status 500 each time.
+"""
 ENTRY_OVERHEAD_BYTES: Final = 100
 MAX_LEVEL_CHARS: Final = 64
 
 Entry = tuple[str, str, dict[str, str]]
-"""Time in nanoseconds as text, line, structured metadata: a value of the push API."""
+"""One value of the push API: (time in nanoseconds as text, line, structured metadata)."""
 StreamKey = tuple[str, str | None]
-"""Log type, and the hour of late lines (None: the job's own stream)."""
+"""Identifies a stream of a job in Loki: (log type, hour).
+
+The hour is set for late lines only; None is the normal stream.
+"""
 
 
 @dataclass(slots=True)
 class Push:
-    """Entries of one stream, each with its row."""
+    """Entries for one Loki stream, and for each entry the row from which it was made."""
 
     key: StreamKey
     entries: list[Entry] = field(default_factory=list)
     rows: list[LogRow] = field(default_factory=list)
 
     def add(self, entry: Entry, row: LogRow) -> None:
-        """Append an entry."""
+        """Append an entry with its row."""
         self.entries.append(entry)
         self.rows.append(row)
 
@@ -64,7 +73,10 @@ class Push:
 
 @dataclass(slots=True)
 class PushPlan:
-    """The pushes for a prefix of the rows, in order, one per stream, and the rows that Loki would refuse."""
+    """The push requests for a prefix of some rows, one per stream, and the rows that Loki would refuse.
+
+    `confirmed_seq` is the last row of the prefix; `newest_ns` the newest time by log type after it is sent.
+    """
 
     confirmed_seq: int
     newest_ns: dict[str, int]
@@ -75,7 +87,7 @@ class PushPlan:
 def can_send_packed(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], now_ns: int) -> bool:
     """Return whether the packs of a window can be sent unchanged.
 
-    That is, whether `plan` would put all their rows, unchanged, into their log type's own stream.
+    This is the case if `plan` would put all their rows, unchanged, into the normal stream of their log type.
     """
     earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS
     newest = newest_after(packs, newest_ns)
@@ -88,7 +100,7 @@ def can_send_packed(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], 
 
 
 def newest_after(packs: Sequence[PackedLines], newest_ns: Mapping[str, int]) -> dict[str, int]:
-    """Return the newest time of each log type after the packs are sent."""
+    """Return the newest time by log type once the packs are sent; `newest_ns` is the same before."""
     newest = dict(newest_ns)
     for pack in packs:
         newest[pack.log_type] = max(pack.newest_ns, newest.get(pack.log_type, pack.newest_ns))
@@ -96,7 +108,9 @@ def newest_after(packs: Sequence[PackedLines], newest_ns: Mapping[str, int]) -> 
 
 
 def plan(rows: Sequence[LogRow], newest_ns: Mapping[str, int], now_ns: int) -> PushPlan:
-    """Assign a prefix of `rows` to streams; it ends before a row that Loki accepts only later.
+    """Assign a prefix of `rows` to streams.
+
+    The prefix ends before a row that Loki does not accept yet.
 
     The decision for a row depends only on the rows before it, never on where a batch begins, so that a resend is
     identical byte for byte.
@@ -129,7 +143,7 @@ def plan(rows: Sequence[LogRow], newest_ns: Mapping[str, int], now_ns: int) -> P
 
 
 def entries_of(row: LogRow) -> list[Entry]:
-    """Return the entries of a row: one, or numbered parts of a line that is longer than `MAX_LINE_BYTES`."""
+    """Return the entries of a row: one, or several numbered parts if its line is longer than `MAX_LINE_BYTES`."""
     metadata = {"seq": str(row.seq), "attempt": str(row.attempt)}
     if row.rank is not None:
         metadata["rank"] = str(row.rank)
@@ -145,7 +159,7 @@ def entries_of(row: LogRow) -> list[Entry]:
 
 
 def split_line(line: str) -> list[str]:
-    """Split a line between characters into parts of at most `MAX_LINE_BYTES`."""
+    """Split a line into parts of at most `MAX_LINE_BYTES`, at character boundaries."""
     if len(line) * 4 <= MAX_LINE_BYTES or len(data := line.encode()) <= MAX_LINE_BYTES:
         return [line]
     parts = []
@@ -159,14 +173,14 @@ def split_line(line: str) -> list[str]:
 
 
 def labels_of(job_id: int, key: StreamKey) -> dict[str, str]:
-    """Return the labels of a stream; only `job_id` has a high cardinality."""
+    """Return the labels of a Loki stream. Only `job_id` has a high cardinality."""
     log_type, late = key
     labels = {"job": "training", "job_id": str(job_id), "log_type": log_type, "source": "backend"}
     return labels if late is None else labels | {"late": late}
 
 
 def hour_of(ts_ns: int) -> str:
-    """Return the hour of a time, as in the label `late`, such as `2026-11-30T01`."""
+    """Return the hour of a time as text for the label `late`, such as `2026-11-30T01`."""
     return datetime.fromtimestamp(ts_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H")
 
 
@@ -176,15 +190,18 @@ def _too_old(row: LogRow) -> RefusedRow:
 
 
 def shown_time(ts_ns: int) -> str:
-    """Return a time as RFC 3339, in whole seconds."""
+    """Return a time in nanoseconds as RFC 3339 text, in whole seconds."""
     return datetime.fromtimestamp(ts_ns // SECOND_NS, UTC).isoformat()
 
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """One row of training_logs; `ts_ns` is the time to send, in nanoseconds since 1970.
+    """One row of `training_logs`.
 
-    `logged_at` is the trainer's own time (RFC 3339) if its clock was too far ahead and `ts_ns` differs.
+    `ts_ns` is the time to send to Loki, in nanoseconds since 1970.
+
+    `logged_at` is the trainer's own time (RFC 3339); it is set only if the trainer's clock was too far ahead, so
+    that `ts_ns` differs from it.
     """
 
     seq: int
@@ -200,7 +217,11 @@ class LogRow:
 
 @dataclass(frozen=True, slots=True)
 class PackedLines:
-    """Rows of one log type, packed by Postgres: `values` is the content of the JSON array of a push."""
+    """Log rows of one log type that Postgres has packed into text.
+
+    `values` is the content of the JSON array in a push request; the times and `longest_bytes` describe the lines
+    in it.
+    """
 
     log_type: str
     last_seq: int
@@ -212,18 +233,18 @@ class PackedLines:
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """The rows of one job after `confirmed_seq`. `newest_ns` is the newest time of each log type in Loki.
+    """The log rows of one job after the row `confirmed_seq`, grouped into windows of time.
 
-    `windows` are spans of time, each with the packs of consecutive rows: a window is sent after the one before it
-    is confirmed. `last_seq` is the last row that the job has ever had; without windows, all rows up to it were
-    deleted.
+    A window contains packs of consecutive rows, and is sent after the previous window is confirmed. `newest_ns` is
+    the newest time in Loki by log type. `last_seq` is the last row that the job has ever had; if there are no
+    windows, all rows up to it were deleted.
     """
 
     confirmed_seq: int
     newest_ns: Mapping[str, int]
     windows: Sequence[Sequence[PackedLines]]
     read_rows: Callable[[int, int], Sequence[LogRow]]
-    """Reads the rows after one `seq` up to another, if packs cannot be sent unchanged (`can_send_packed`)."""
+    """Function that reads the rows after one `seq` up to another; used if packs cannot be sent unchanged."""
     last_seq: int
 
     @property
@@ -234,11 +255,11 @@ class LogBatch:
 
 @dataclass(slots=True)
 class DeliveredLines(Delivered):
-    """The outcome of a part, with the newest time of each log type that was sent."""
+    """The result of sending a part, with the newest time that was sent, by log type."""
 
     newest_ns: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def state(self) -> Mapping[str, int]:
-        """The newest time of each log type."""
+        """The newest time by log type, as the state to store in the job's cursor."""
         return self.newest_ns

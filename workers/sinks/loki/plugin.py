@@ -1,4 +1,4 @@
-"""Loki as a sink of the workers: deletion, checks and comparison of its log lines."""
+"""Connects the workers to Loki: delivery, deletion, checks and comparison of log lines."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ LIMITS: Final = {
     ),
     "unordered_writes": ("false", "unordered_writes: true, or lines of several ranks are refused"),
 }
-"""Settings of Loki's limits_config, each with the value that refuses our lines, and the remedy."""
+"""Settings in Loki's `limits_config`: for each, the value with which Loki refuses our lines, and the remedy."""
 
 DELETE_PATH: Final = "/loki/api/v1/delete"
 _DELETE_ACCEPTED: Final = 204
 _DELETE_REFUSED: Final = {400, 403, 404, 405}
-"""405: some proxies allow only reads of the path."""
+"""Statuses that mean that Loki does not accept deletions. 405: some proxies allow only reads of the path."""
 _DELETE_REMEDY: Final = (
     "switch its delete API on (compactor: retention_enabled: true and delete_request_store, limits_config: "
     "deletion_mode: filter-and-delete)"
@@ -51,14 +51,14 @@ _HIDDEN: Final = (
 
 
 class LokiKeepsLines(Exception):  # noqa: N818 - shown to users
-    """Loki answers, but accepts no requests to delete lines."""
+    """Loki is reachable, but does not accept requests to delete lines."""
 
 
 class LokiPlugin(SinkPlugin):
-    """Log rows, pushed over HTTP."""
+    """The sink that pushes log rows to Loki over HTTP."""
 
     def is_on(self, settings: Settings) -> bool:
-        """Return LOKI_ENABLED."""
+        """Return the setting LOKI_ENABLED."""
         return settings.loki_enabled
 
     def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
@@ -66,13 +66,14 @@ class LokiPlugin(SinkPlugin):
         return LogBacklog(resources.engine, LokiSink.name), LokiSink(loki_http(resources.settings))
 
     def linger_s(self, settings: Settings) -> float:
-        """Return LOKI_LINGER_S."""
+        """Return the setting LOKI_LINGER_S."""
         return settings.loki_linger_s
 
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-        """Request the deletion of the lines.
+        """Request that Loki deletes the lines of the job.
 
-        Raises `SinkUnavailable` while a line lies in the future: Loki deletes lines of the past only.
+        Raises `SinkUnavailable` while the time of a line is in the future, because Loki deletes only lines of the
+        past.
         """
         if not resources.settings.loki_enabled:
             if part.planned:
@@ -96,7 +97,7 @@ class LokiPlugin(SinkPlugin):
         return replace(part, state="requested", deleted=part.planned).noted(_DELETED_LATER)
 
     def examine(self, settings: Settings) -> Iterator[Finding]:
-        """Yield whether Loki is ready, and which of its limits refuse our lines."""
+        """Yield findings about whether Loki is ready, and about its limits that would refuse our lines."""
         http = loki_http(settings)
         remedy = "start it, correct LOKI_URL, or set LOKI_ENABLED=false; until then log rows wait in Postgres"
         try:
@@ -116,7 +117,7 @@ class LokiPlugin(SinkPlugin):
             yield _late_lines(config)
 
     def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification:
-        """Compare the lines in Loki with the job's rows. Raises `SinkUnavailable`."""
+        """Compare the lines of the job in Loki with its rows. Raises `SinkUnavailable`."""
         try:
             http = loki_http(settings)
             found = verify_loki(connection, http, job_id)
@@ -128,7 +129,7 @@ class LokiPlugin(SinkPlugin):
 
 
 def request_deletion(http: LokiHttp, job_id: int, start_ns: int) -> None:
-    """Request the deletion of all lines of a job from `start_ns` until now.
+    """Request the deletion of all lines of a job from `start_ns` (nanoseconds since 1970) until now.
 
     Loki's compactor executes it later: queries omit the lines within minutes, and the chunks are rewritten after
     `delete_request_cancel_period`, a day by default. Raises `LokiKeepsLines` and `LokiUnavailable`.

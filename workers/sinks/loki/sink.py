@@ -1,4 +1,4 @@
-"""Pushes log rows to Loki over HTTP; only the answer 204 is proof that they are stored."""
+"""Pushes log rows to Loki over HTTP. Only a response with status 204 proves that the rows are stored."""
 
 from __future__ import annotations
 
@@ -31,22 +31,28 @@ PUSH_PATH: Final = "/loki/api/v1/push"
 STORED: Final = 204
 PARTIAL: Final = 400
 TOO_FAR_BEHIND: Final = "too far behind"
-"""Part of Loki's error for a line that is over an hour older than the newest of its stream."""
+"""Part of Loki's error message for a line that is over an hour older than the newest one of its stream."""
 AHEAD: Final = (
     "line {} is to be sent with {}, over ten minutes ahead of this worker's clock; it waits: "
     "set the clocks of Postgres and of the workers"
 )
-"""A trainer's clock cannot be the cause: `LogBacklog` limits its times by the clock of Postgres."""
+"""Error if a row's time is in the future.
+
+The cause is not a trainer's clock, because `LogBacklog` limits times by the clock of Postgres.
+"""
 REFUSAL_SEARCH_S: Final = 5.0
-"""Time limit for the search for refused rows of a batch by halving; the rest waits for the job's next turn."""
+"""Time limit for finding the refused rows of a batch by halving; the rest waits for the job's next turn."""
 RATE_LIMIT_RETRY_S: Final = 15.0
-"""For how long a push is retried at Loki's rate limit, if pushes before it have succeeded. In a later turn all of
-them would be repeated, and a row larger than `ingestion_burst_size_mb` (6 by default) would never be delivered."""
+"""For how long a push is retried at Loki's rate limit, if earlier pushes of the same plan have succeeded.
+
+In a later turn all of these would be repeated, and a row larger than `ingestion_burst_size_mb` (6 by default)
+would never be delivered.
+"""
 RATE_LIMIT_PAUSE_S: Final = 0.5
 
 
 class LokiSink:
-    """Pushes log rows; safe to use from several threads."""
+    """Pushes log rows to Loki. Several threads may use it at the same time."""
 
     name: Final = "loki"
 
@@ -65,7 +71,7 @@ class LokiSink:
     def deliver(self, job_id: int, batch: LogBatch) -> Iterator[DeliveredLines]:
         """Push the batch, window by window; see `Sink`.
 
-        The turn ends early if rows are refused or it takes long, so that other jobs need not wait.
+        Ends early if Loki refuses rows or if it takes long, so that other jobs do not wait.
         """
         if not batch.windows:
             yield DeliveredLines(batch.last_seq, newest_ns=batch.newest_ns)
@@ -85,7 +91,7 @@ class LokiSink:
     def _deliver_window(
         self, job_id: int, batch: LogBatch, packs: Sequence[PackedLines], before: DeliveredLines
     ) -> DeliveredLines:
-        """Push one window as packed by Postgres or, if its rows need single decisions, a prefix of it."""
+        """Push the packs of one window unchanged or, if that is not possible, a prefix of its rows."""
         last_seq = packs[-1].last_seq
         if can_send_packed(packs, before.newest_ns, self._now_ns()) and self._push_packs(job_id, packs):
             return DeliveredLines(last_seq, newest_ns=newest_after(packs, before.newest_ns))
@@ -94,13 +100,13 @@ class LokiSink:
         return DeliveredLines(last_seq, newest_ns=before.newest_ns)  # they have just been deleted
 
     def deliver_rows(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> DeliveredLines:
-        """Push a prefix of `rows` as planned; `newest_ns` is the newest time sent before, by log type.
+        """Push a prefix of `rows` according to `plan`; `newest_ns` is the newest time sent before, by log type.
 
-        Raises `SinkUnavailable` if the first row is too far ahead of this worker's clock.
+        Raises `SinkUnavailable` if the time of the first row is too far ahead of this worker's clock.
 
-        If Loki refuses some rows, the rows are halved until each refused one is alone. Loki has then stored the
-        others of such a push; sent again they are identical, and Loki keeps one copy. If Loki refuses every line,
-        each takes two requests, so rows that are left at the deadline wait for the next turn.
+        If Loki refuses some rows, the rows are halved until each refused row is alone. Loki has then stored the
+        other rows of such a push; when they are sent again they are identical, and Loki keeps one copy. If Loki
+        refuses every line, each takes two requests, so rows that are left at the deadline wait for the next turn.
         """
         deadline = self._clock() + REFUSAL_SEARCH_S
         now_ns = self._now_ns()
@@ -124,7 +130,7 @@ class LokiSink:
         return delivered
 
     def _push_packs(self, job_id: int, packs: Sequence[PackedLines]) -> bool:
-        """Push the packs; return False if Loki refuses a line of them."""
+        """Push the packs; return False if Loki refuses a line in them."""
         for pack in packs:
             labels = msgspec.json.encode(labels_of(job_id, (pack.log_type, None))).decode()
             body = f'{{"streams":[{{"stream":{labels},"values":[{pack.values}]}}]}}'
@@ -133,7 +139,7 @@ class LokiSink:
         return True
 
     def _push_all(self, job_id: int, planned: PushPlan) -> str | None:
-        """Push all of a plan; return Loki's message if it refuses some of it."""
+        """Push all entries of a plan; return Loki's message if it refuses some of them, else None."""
         retry_s = 0.0
         for chunk in (chunk for push in planned.pushes.values() for chunk in push.chunks()):
             refusal = self._push_with_retry(job_id, chunk, retry_s)
@@ -143,7 +149,7 @@ class LokiSink:
         return None
 
     def _push_with_retry(self, job_id: int, push: Push, retry_s: float) -> str | None:
-        """Push; at Loki's rate limit, retry for `retry_s`."""
+        """Push entries, and retry for up to `retry_s` seconds if Loki's rate limit is exceeded."""
         deadline = self._clock() + retry_s
         while True:
             try:
@@ -161,9 +167,10 @@ class LokiSink:
         return refusal
 
     def _push_late(self, job_id: int, push: Push) -> str | None:
-        """Push the entries that Loki does not have to a stream with the label `late` of their hour.
+        """Push those entries that are not in Loki yet to a separate stream for each hour, with the label `late`.
 
-        Needed after a replay, or if another client writes to the stream: otherwise `plan` recognizes late lines.
+        This is needed after a replay, or if another client writes to the job's stream. In other cases `plan`
+        recognizes late lines.
         """
         times = [row.ts_ns for row in push.rows]
         stored = {
@@ -180,7 +187,7 @@ class LokiSink:
 
     @staticmethod
     def _refusal(answer: urllib3.BaseHTTPResponse) -> str | None:
-        """Return None if all entries are stored, or Loki's message if it refuses some."""
+        """Return None if the response confirms all entries, or Loki's message if it refuses some."""
         if answer.status == STORED:
             return None
         if answer.status == PARTIAL:

@@ -1,1 +1,1 @@
-"""Delivery of metric rows and attempts to MLflow."""
+"""Delivers metric rows and attempts to MLflow."""

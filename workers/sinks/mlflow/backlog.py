@@ -1,4 +1,4 @@
-"""Reads the metric rows after MLflow's cursors, and the attempts that have changed."""
+"""Reads the metric rows after MLflow's cursors, and the attempts that changed since they were sent."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trainwire.workers.sinks.mlflow.rules import STOPPED
 from trainwire.workers.sinks.plugin import SinkBacklog
 
 GRACE_S: Final = 60.0
-"""An attempt that has ended and sent nothing for this time is complete, even if metrics of it are missing."""
+"""An attempt that has ended and sent no metrics for this time is complete, even if some metrics are missing."""
 
 
 class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
-    """Metric rows after the cursors, and attempts that have changed since they were mirrored."""
+    """Reads the metric rows after the cursors, and the attempts that have changed since MLflow received them."""
 
     kind = "metrics"
 
@@ -36,9 +36,9 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
         self._grace_s = grace_s
 
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return due jobs with rows or attempts to mirror, least recently delivered first.
+        """Return jobs that are due and have rows or changed attempts to deliver, least recently delivered first.
 
-        An attempt that has ended is mirrored once all its metrics are stored, or none arrived for `grace_s`.
+        The end of an attempt is delivered once all its metrics are stored, or none arrived for `grace_s` seconds.
         """
         wanted = {"sink": self._sink, "limit": limit, "grace_s": self._grace_s}
         unsettled = cursors.unsettled(connection, self._sink)
@@ -47,7 +47,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, MetricBatch]:
-        """Return the attempts and the next rows of each job; see `SinkBacklog.read`."""
+        """Return the attempts and the next metric rows of each job; see `SinkBacklog.read`."""
         wanted = {"jobs": list(job_ids), "grace_s": self._grace_s}
         attempts: dict[int, list[AttemptState]] = defaultdict(list)
         # This order matters: the rows of a settled attempt, and each job's last row, are there when rows are read.
@@ -69,7 +69,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
         }
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
-        """Record the confirmed rows, the runs of the attempts and the mirrored changes."""
+        """Record the confirmed rows, the runs of the attempts, and how many changes MLflow has received."""
         super().confirm(connection, delivered)
         mirrored = [
             {"job_id": job_id, **_values(attempt)}
@@ -85,7 +85,10 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
 
 
 def mirror_again(connection: Connection, job_id: int) -> None:
-    """Mark the job's attempts to be mirrored again; a new run replaces one that was deleted in MLflow."""
+    """Mark all attempts of a job to be sent to MLflow again.
+
+    A run that was deleted in MLflow is replaced by a new one.
+    """
     connection.execute(_FORGET_LINK, {"job_id": job_id, "stopped": STOPPED})
     connection.execute(_MIRROR_AGAIN, {"job_id": job_id, "stopped": STOPPED})
 
@@ -93,7 +96,7 @@ def mirror_again(connection: Connection, job_id: int) -> None:
 def read_rows(
     connection: Connection, after: Mapping[int, int], most_rows: int, most_bytes: int
 ) -> Mapping[int, list[MetricRow]]:
-    """Return the next rows of each job after a number, up to these limits."""
+    """Return the next metric rows of each job; `after` is the `seq` of the last row before them, by job."""
     wanted = {"jobs": list(after), "after": list(after.values()), "most_rows": most_rows, "most_bytes": most_bytes}
     rows: dict[int, list[MetricRow]] = defaultdict(list)
     for job_id, seq, attempt, rank, source, ts_ms, step, *lifted, extra in connection.execute(_READ_ROWS, wanted):
@@ -109,7 +112,7 @@ def _attempt(row: RowMapping) -> AttemptState:
 
 
 def _unrecorded(known: Collection[AttemptState], rows: Sequence[MetricRow], made_at: Any) -> list[AttemptState]:
-    """Return attempts that occur in rows only: they are older than the table of attempts."""
+    """Return the attempts that occur in metric rows only: those rows are older than the table of attempts."""
     missing = {row.attempt for row in rows} - {attempt.attempt for attempt in known}
     return [
         AttemptState(attempt=attempt, status="lost", job_created_at=made_at, changes=1, is_settled=True)

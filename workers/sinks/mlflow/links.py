@@ -1,4 +1,4 @@
-"""Finds runs that trainers created in MLflow and tagged with their job, and links them to the jobs."""
+"""Finds runs that trainers created in MLflow themselves and tagged with their job, and links them to the jobs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 JOBS_AT_ONCE: Final = 20
-"""Jobs per call of `link_runs`, one request each."""
+"""Maximum number of jobs in one call of `link_runs`; each takes one request."""
 SEEN_WITHIN: Final = timedelta(days=1)
-"""Jobs that sent nothing for longer are skipped."""
+"""Jobs that have sent no message for longer than this are skipped."""
 RUNS_OF_A_JOB: Final = 50
 EARLIEST: Final = timedelta(minutes=10)
-"""A run without a tag of its attempt may have begun this long before the second or a later attempt."""
+"""A run without an attempt tag may have begun this long before its attempt (from attempt 2 on)."""
 
 
 def link_runs(engine: Engine, api: MlflowApi) -> int:
-    """Link jobs without a run of their trainer to a run that is tagged with the job; return how many.
+    """Find MLflow runs for jobs that have no run of their trainer yet; return how many jobs were linked.
 
-    Sends nothing while MLflow is marked as down. Raises `trainwire.stores.mlflow.http.MlflowUnavailable`.
+    Sends no request while MLflow is marked as down. Raises `trainwire.stores.mlflow.http.MlflowUnavailable`.
     """
     with postgres_errors(), engine.begin() as connection:
         if cursors.sink_state(connection, MlflowSink.name).next_probe_at is not None:
@@ -44,7 +44,7 @@ def link_runs(engine: Engine, api: MlflowApi) -> int:
 
 
 def _is_of(run: MlflowRun, attempt: int, started_at: datetime | None) -> bool:
-    """Return whether a run that is tagged with the job was created by its trainer for this attempt."""
+    """Return whether a run that is tagged with the job was created by the trainer for this attempt."""
     if run.is_mirror:
         return False
     if ATTEMPT_TAG in run.tags:
@@ -55,7 +55,10 @@ def _is_of(run: MlflowRun, attempt: int, started_at: datetime | None) -> bool:
 
 
 def _link(connection: Connection, job_id: int, attempt: int, run_id: str) -> int:
-    """Write the link if there is still none; the next delivery ends a mirror that has begun."""
+    """Store the trainer's run for an attempt, unless it has one already; return the number of changed rows.
+
+    If workers have created a run for the attempt, the next delivery ends that run.
+    """
     link = {"job_id": job_id, "attempt": attempt, "run_id": run_id}
     # First the job, then its attempt: the lock order of a drain.
     connection.execute(_LINK_JOB, link)

@@ -1,4 +1,4 @@
-"""MLflow as a sink of the workers: its client, checks, and deletion of the runs of a job."""
+"""Connects the workers to MLflow: its HTTP client, delivery, checks, and deletion of the runs of a job."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NO_STATUS: Final[frozenset[int]] = frozenset()
 
 
 class MlflowPlugin(SinkPlugin):
-    """Metric rows and attempts, mirrored as runs."""
+    """The sink that stores metrics and attempts as runs in MLflow."""
 
     def is_on(self, settings: Settings) -> bool:
         """Return whether MLFLOW_TRACKING_URI is set."""
@@ -59,14 +59,14 @@ class MlflowPlugin(SinkPlugin):
         return MetricBacklog(MlflowSink.name), sink
 
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-        """Mark the runs that workers made for the job as deleted."""
+        """Mark the MLflow runs that workers created for the job as deleted."""
         try:
             return _delete_runs(resources, deletion, part)
         except (MlflowUnavailable, MlflowRefused) as exc:
             raise SinkUnavailable(str(exc)) from exc
 
     def examine(self, settings: Settings) -> Iterator[Finding]:
-        """Yield whether MLflow answers, and whether its experiment can be written."""
+        """Yield findings about whether MLflow is reachable, and whether its experiment can be written."""
         api, experiment = MlflowApi(plain_send(settings.mlflow_tracking_uri or "")), settings.mlflow_experiment
         try:
             found = api.get("experiments/get-by-name", experiment_name=experiment)
@@ -88,19 +88,23 @@ class MlflowPlugin(SinkPlugin):
             yield MLFLOW.ok("answers", f"answers, with the experiment {experiment!r}")
 
     def verify(self, _settings: Settings, _connection: Connection, job_id: int) -> str:
-        """Return the command that shows the run: a run has no copies of rows to compare."""
+        """Return the command that shows the runs of the job.
+
+        MLflow has no copies of rows that could be compared.
+        """
         return f"see `trainwire mlflow {job_id}`"
 
     def replayed(self, connection: Connection, job_id: int) -> None:
-        """Mirror the job's attempts again."""
+        """Mark all attempts of the job to be sent to MLflow again."""
         mirror_again(connection, job_id)
 
 
 @cache
 def mlflow_api(url: str) -> MlflowApi:
-    """Return this process's client of an MLflow server, with every kind of credentials that MLflow supports.
+    """Return the client of the MLflow server `url`; it supports all types of credentials that MLflow supports.
 
-    Requests are sent by MLflow's own client, without its retries, which last minutes.
+    It sends requests by MLflow's own client, without that client's retries, which last minutes. One client per
+    process is cached.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import
     # The import takes seconds and a hundred megabytes: only workers that deliver to MLflow do it.
@@ -135,7 +139,7 @@ def mlflow_api(url: str) -> MlflowApi:
 
 
 def _delete_runs(resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-    """Mark the runs that workers made as deleted.
+    """Mark the MLflow runs that workers created for the job as deleted.
 
     Raises `NotSetUp` and the errors of `trainwire.stores.mlflow.http`.
     """
@@ -178,7 +182,7 @@ def _delete_run(api: MlflowApi, job_id: int, run_id: str) -> Outcome:
 
 
 def _tagged_runs(api: MlflowApi, deletion: Deletion) -> list[str]:
-    """Return the runs whose tags identify them as mirrors of this job."""
+    """Return the ids of runs whose tags state that workers created them for this job."""
     tags = {
         JOB_TAG: str(deletion.job_id),
         CREATED_TAG: deletion.job_created_at.isoformat(),
@@ -188,7 +192,7 @@ def _tagged_runs(api: MlflowApi, deletion: Deletion) -> list[str]:
 
 
 def _runs_of_attempts(connection: Connection, job_id: int) -> tuple[list[str], list[str]]:
-    """Return the runs that workers made for the attempts, and those that the trainer made itself."""
+    """Return the ids of the runs that workers created for the job, and of those that its trainer created."""
     rows: list[Any] = list(connection.execute(_RUNS, {"job_id": job_id}))
     mirrors = [mirror for mirror, _ in rows if mirror]
     return mirrors, [own for _, own in rows if own and own not in mirrors]

@@ -1,4 +1,4 @@
-"""The metric rows and attempts that are delivered to MLflow, and the outcome."""
+"""Defines the metric rows and attempts that are delivered to MLflow, and the results of a delivery."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from trainwire.workers.sinks.base import Delivered
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One row of training_metrics; `ts_ms` is milliseconds since 1970, non-finite numbers are their names."""
+    """One row of `training_metrics`.
+
+    `ts_ms` is milliseconds since 1970; non-finite values are strings such as `NaN`.
+    """
 
     seq: int
     attempt: int
@@ -25,10 +28,10 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptState:
-    """One attempt of a job, and the state of its mirror in MLflow.
+    """One attempt of a job, and the state of its mirror: the run that workers create for it in MLflow.
 
-    `params`, `tags` and `provenance` are read only if `has_changed`. `is_settled`: no more metrics of it are
-    expected.
+    `params`, `tags` and `provenance` are read only if `has_changed`. `is_settled` is True if no more metrics of
+    the attempt are expected. `mlflow_run_id` is a run that the trainer created itself.
     """
 
     attempt: int
@@ -49,13 +52,16 @@ class AttemptState:
 
     @property
     def has_changed(self) -> bool:
-        """Whether the attempt has changed since it was mirrored."""
+        """Whether the attempt has changed since it was last sent to MLflow."""
         return self.changes > self.mirrored_changes
 
 
 @dataclass(frozen=True, slots=True)
 class MetricBatch:
-    """The next rows of one job after `confirmed_seq`, and its attempts; `last_seq` is its last row."""
+    """The attempts of a job, and its next metric rows after the row `confirmed_seq`.
+
+    `last_seq` is the last metric row of the job.
+    """
 
     confirmed_seq: int
     last_seq: int
@@ -64,13 +70,13 @@ class MetricBatch:
 
     @property
     def is_followed(self) -> bool:
-        """False: reading ahead does not pay, MLflow is far slower than Postgres."""
+        """Always False: reading ahead has no benefit, because MLflow is far slower than Postgres."""
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class MirroredAttempt:
-    """The new state of an attempt's mirror: its run, the number of mirrored changes, and notes on adaptations."""
+    """The new state of an attempt's mirror: the id of its run, the number of changes sent, and notes."""
 
     before: AttemptState
     run_id: str | None
@@ -80,6 +86,6 @@ class MirroredAttempt:
 
 @dataclass(slots=True)
 class DeliveredMetrics(Delivered):
-    """The outcome of a batch of metrics and of their attempts."""
+    """The result of delivering a batch of metrics and the attempts of its job."""
 
     attempts: list[MirroredAttempt] = field(default_factory=list)

@@ -1,6 +1,7 @@
-"""Adapts names and values to MLflow's limits, deterministically, and records each adaptation as a note.
+"""Adapts names and values to MLflow's limits, and records a note about each adaptation.
 
-The limits are those of `mlflow.utils.validation`, checked against a running server (docs/mlflow.md).
+The same name always has the same result. The limits are those of `mlflow.utils.validation`, checked against a
+running server (docs/mlflow.md).
 """
 
 from __future__ import annotations
@@ -21,20 +22,26 @@ from trainwire.workers.sinks.mlflow.rows import AttemptState, MetricRow
 MOST_METRICS: Final = 1000
 MOST_PARAMS_OR_TAGS: Final = 100
 MOST_TEXT_BYTES: Final = 500_000
-"""Params or tags of one request. MLflow allows a million bytes; many proxies allow less."""
+"""Maximum size of the params or tags in one request.
+
+MLflow allows a million bytes, but many proxies allow less.
+"""
 MAX_NAME_BYTES: Final = 250
-"""MLflow documents characters, but its file store fails on names longer than a file name may be in bytes."""
+"""Maximum length of a name.
+
+MLflow's limit is in characters, but its file store fails if a file name has more bytes.
+"""
 MAX_RUN_NAME_CHARS: Final = 250
 MAX_PARAM_CHARS: Final = 6000
 OLD_PARAM_CHARS: Final = 500
-"""Limit of a param's value in servers before 2.8."""
+"""Maximum length of a param's value in servers before version 2.8."""
 MAX_TAG_CHARS: Final = 5000
-"""Limit of a tag's value in all servers; newer ones allow 8000."""
+"""Maximum length of a tag's value that all servers accept; newer ones accept 8000."""
 MOST_OF_AN_ATTEMPT: Final = 1000
-"""Params, and tags: a run with more is hardly usable in MLflow's UI."""
+"""Maximum number of params, and of tags: a run with more is hardly usable in MLflow's UI."""
 MOST_NOTES: Final = 200
 STOPPED: Final = "stopped"
-"""Key of the note of an attempt that is no longer mirrored."""
+"""Key of the note that marks an attempt as no longer sent to MLflow, because its run was deleted there."""
 RESERVED_PREFIX: Final = "mlflow."
 OURS: Final = frozenset({"job_id", "attempt", "superseded_by"})
 
@@ -49,11 +56,11 @@ FINAL_STATUS: Final[dict[str, RunStatus]] = {
     "stopped": "KILLED",
     "lost": "KILLED",
 }
-"""The status of the run by the status of an attempt that has ended."""
+"""MLflow's run status for each status of an attempt that has ended."""
 
 
 class MetricValue(NamedTuple):
-    """One value for MLflow; tuples sort in the order that MLflow requires within a batch."""
+    """One metric value for MLflow. These tuples sort in the order that MLflow requires in a request."""
 
     key: str
     step: int
@@ -62,18 +69,18 @@ class MetricValue(NamedTuple):
     row: MetricRow
 
     def document(self) -> dict[str, object]:
-        """Return the JSON object of the REST API."""
+        """Return the value as a JSON object of the REST API."""
         return {"key": self.key, "value": self.value, "timestamp": self.timestamp, "step": self.step}
 
 
 class Notes:
-    """Notes on adapted names and values, by name: the first `MOST_NOTES`, then one note that there are more."""
+    """Notes on adapted names and values, by name. After `MOST_NOTES`, one note states that there are more."""
 
     def __init__(self, known: Mapping[str, str] | None = None) -> None:
         self.texts = dict(known or {})
 
     def add(self, name: str, how: str) -> None:
-        """Record how something was adapted."""
+        """Record that `name` was adapted; `how` is a description of the change."""
         key = name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}…"
         if key in self.texts or len(self.texts) < MOST_NOTES:
             self.texts[key] = how
@@ -83,9 +90,9 @@ class Notes:
 
 @lru_cache(maxsize=4096)
 def safe_name(name: str) -> str:
-    """Return the name if MLflow accepts it, else a readable form that ends in a hash of the name.
+    """Return `name` if MLflow accepts it, else a readable form of it that ends in a hash of the name.
 
-    The hash keeps two names apart and makes the result independent of other names. Example: `loss?` becomes
+    The hash keeps different names apart, and makes the result independent of other names. Example: `loss?` becomes
     `loss_-` and eight hexadecimal digits.
     """
     raw = name.encode("utf-8", "surrogatepass")
@@ -97,7 +104,7 @@ def safe_name(name: str) -> str:
 
 
 def metrics_of(row: MetricRow, notes: Notes) -> Iterator[MetricValue]:
-    """Yield the values of a row; the names of ranks other than 0 begin with `rank_<n>/`."""
+    """Yield the metric values of a row. Names of ranks other than 0 get the prefix `rank_<n>/`."""
     prefix = f"rank_{row.rank}/" if row.rank else ""
     timestamp = max(row.ts_ms, 0)
     if row.ts_ms < 0:
@@ -110,14 +117,17 @@ def metrics_of(row: MetricRow, notes: Notes) -> Iterator[MetricValue]:
 
 
 def metric_requests(metrics: Iterable[MetricValue]) -> Iterator[list[MetricValue]]:
-    """Yield the values of each request, sorted; with names of any length a request is below a million bytes."""
+    """Yield the metric values for each request, sorted.
+
+    Each request is below a million bytes, whatever the names.
+    """
     ordered = sorted(metrics, key=lambda metric: metric[:3])
     for begin in range(0, len(ordered), MOST_METRICS):
         yield ordered[begin : begin + MOST_METRICS]
 
 
 def text_requests(texts: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
-    """Yield the params or tags of each request, within MLflow's limits."""
+    """Yield (name, value) pairs of params or tags for each request, within MLflow's limits."""
     request: list[tuple[str, str]] = []
     room = MOST_TEXT_BYTES
     for name, value in texts.items():
@@ -132,7 +142,7 @@ def text_requests(texts: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
 
 
 def params_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
-    """Return the params of a run, with each value as text as MLflow's own client converts it."""
+    """Return the params for the run of an attempt, with values as text like those of MLflow's own client."""
     params = {}
     for name, value in _first(attempt.params, "params", notes):
         key = safe_name(name)
@@ -143,7 +153,7 @@ def params_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
 
 
 def tags_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
-    """Return the trainer's tags of a run; those with reserved names get the prefix `user.`."""
+    """Return the trainer's tags for the run of an attempt. Reserved names get the prefix `user.`."""
     tags = {}
     for name, value in _first(attempt.tags, "tags", notes):
         own = f"user.{name}" if name in OURS or name.startswith((RESERVED_PREFIX, "trainwire.")) else name
@@ -155,7 +165,7 @@ def tags_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
 
 
 def provenance_tags(attempt: AttemptState, notes: Notes) -> dict[str, str]:
-    """Return tags about the code and machine of an attempt, under the names that MLflow's client uses if any."""
+    """Return tags about the code and machine of an attempt, with the names that MLflow's client uses if any."""
     found = attempt.provenance or {}
     git, host = (found[name] if isinstance(found.get(name), dict) else {} for name in ("git", "host"))
     command = found.get("command")
@@ -171,18 +181,21 @@ def provenance_tags(attempt: AttemptState, notes: Notes) -> dict[str, str]:
 
 
 def run_name(job_id: int, attempt: AttemptState) -> str:
-    """Return the name of the run."""
+    """Return the name of the MLflow run of an attempt."""
     name = " ".join((attempt.name or f"job {job_id}").split()) or f"job {job_id}"
     return name[:MAX_RUN_NAME_CHARS]
 
 
 def text_of(value: Any) -> str:
-    """Return a param or tag as text: `str` like MLflow's client, but JSON for lists and maps."""
+    """Return the value of a param or tag as text: JSON for lists and maps, else `str`, like MLflow's client."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
 def cut(name: str, text: str, limit: int, notes: Notes) -> str:
-    """Return the text, cut to `limit` characters with a mark at its end if it is longer."""
+    """Return `text`.
+
+    If it is longer than `limit` characters, truncate it, with a mark at its end, and add a note.
+    """
     if len(text) <= limit:
         return text
     mark = f"… ({len(text):,} characters)"
@@ -191,7 +204,7 @@ def cut(name: str, text: str, limit: int, notes: Notes) -> str:
 
 
 def milliseconds(at: datetime) -> int:
-    """Return a time in milliseconds since 1970; an earlier time is 0."""
+    """Return a time in milliseconds since 1970; 0 for earlier times."""
     return max(int(at.timestamp() * 1000), 0)
 
 
@@ -203,5 +216,5 @@ def _first(values: Mapping[str, Any] | None, field: str, notes: Notes) -> list[t
 
 
 def _is_plain_path(name: str) -> bool:
-    """Return whether a name is a normalized relative path: MLflow may store the metric as a file."""
+    """Return whether a name is a normalized relative path, because MLflow may store the metric as a file."""
     return posixpath.normpath(name) == name and not name.startswith(("..", "/")) and name != "."

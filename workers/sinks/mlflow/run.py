@@ -1,4 +1,4 @@
-"""The run in MLflow that mirrors one attempt of a job: created once, described, filled, ended."""
+"""Creates and updates the MLflow run that mirrors one attempt of a job."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from trainwire.workers.sinks.mlflow.rules import (
 )
 
 CREATED_TAG: Final = "trainwire.job_created_at"
-"""Identifies a run together with job and attempt: another database may have a job of the same number."""
+"""Tag that identifies a run together with job and attempt, as databases may have jobs of the same number."""
 CHANGED_PARAM_PREFIX: Final = "changed_param/"
 SEARCHED_VALUES: Final = 100
-"""Most values in a search for refused ones: each takes up to four requests, and other jobs wait meanwhile."""
+"""Maximum number of values in a search for refused ones: each takes up to four requests, and other jobs wait."""
 
 _Item = TypeVar("_Item")
 
 
 class RunGone(Exception):  # noqa: N818 - a state of the run
-    """The run was deleted in MLflow."""
+    """The MLflow run was deleted in MLflow."""
 
 
 class ManyRefused(Exception):  # noqa: N818 - a state of the turn
-    """MLflow refuses some of the values, and a search for them among so many would take too long."""
+    """MLflow refused a request with so many values that a search for the refused ones would take too long."""
 
 
 class RunMirror:
-    """The run that workers create for an attempt."""
+    """The MLflow run that workers create for an attempt (its mirror)."""
 
     def __init__(self, api: MlflowApi, job_id: int, attempt: AttemptState, notes: Notes) -> None:
         self._api = api
@@ -62,14 +62,14 @@ class RunMirror:
         self._run_id = attempt.mirror_run_id or ""
 
     def open(self, experiment_id: str) -> str:
-        """Return the id of the run; create it unless it exists, perhaps from before a crash of the worker."""
+        """Return the id of the run. Create it unless it exists, for example from before a crash of the worker."""
         if not self._run_id:
             found = search_runs(self._api, [experiment_id], tag_filter(self._identity()), limit=1)
             self._run_id = found[0].run_id if found else self._create(experiment_id)
         return self._run_id
 
     def describe(self) -> None:
-        """Bring name, params and tags of the run up to date. Raises `RunGone`."""
+        """Update the name, params and tags of the run in MLflow. Raises `RunGone`."""
         run = self._existing()
         params, tags = params_of(self._attempt, self._notes), tags_of(self._attempt, self._notes)
         tags |= provenance_tags(self._attempt, self._notes)
@@ -88,9 +88,10 @@ class RunMirror:
             self._update(status="RUNNING")  # the attempt was lost and has resumed
 
     def log(self, metrics: Sequence[MetricValue]) -> list[RefusedRow]:
-        """Send the values of one request; return the rows of refused values.
+        """Send the metric values of one request; return the rows whose values MLflow refused.
 
-        Raises `RunGone`, and `ManyRefused` if the caller has to send fewer rows to find the refused ones.
+        Raises `RunGone`, and `ManyRefused` if the caller has to send fewer rows so that the refused ones can be
+        found.
         """
         may_search = len(metrics) <= SEARCHED_VALUES or len({metric.row.seq for metric in metrics}) == 1
         refused = self._log("metrics", metrics, MetricValue.document, may_halve=may_search)
@@ -100,14 +101,14 @@ class RunMirror:
         ]
 
     def end(self) -> None:
-        """End the run with the status of the attempt, if that has ended. Raises `RunGone`."""
+        """End the run with the status of the attempt, if the attempt has ended. Raises `RunGone`."""
         status = FINAL_STATUS.get(self._attempt.status)
         if status is not None:
             at = self._attempt.completed_at
             self._update(status=status, **({} if at is None else {"end_time": milliseconds(at)}))
 
     def supersede(self, run_id: str) -> None:
-        """End the run because the trainer logs to its own run `run_id`. Raises `RunGone`."""
+        """End the run because the trainer logs to `run_id`, a run that it created itself. Raises `RunGone`."""
         self._log_tags({"superseded_by": run_id})
         self._update(status="KILLED")
 
@@ -155,7 +156,11 @@ class RunMirror:
         *,
         may_halve: bool = True,
     ) -> list[tuple[_Item, str]]:
-        """Send items in one request; if MLflow refuses it, halve to find the refused items; return these."""
+        """Send `items` in one request; return the refused items, each with MLflow's message.
+
+        If MLflow refuses the request, its items are halved to find the refused ones. Without `may_halve`,
+        `ManyRefused` is raised instead.
+        """
         if not items:
             return []
         try:

@@ -1,4 +1,4 @@
-"""Mirrors jobs to MLflow: each attempt is a run, which ends after its last metric."""
+"""Writes jobs to MLflow: each attempt has a run, which ends after its last metric."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trainwire.workers.sinks.mlflow.rules import STOPPED, Notes, metric_requests
 from trainwire.workers.sinks.mlflow.run import SEARCHED_VALUES, ManyRefused, RunGone, RunMirror
 
 MOST_VALUES: Final = 2000
-"""Values of one job in one turn, two requests: these take a server on SQLite half a second."""
+"""Maximum number of values of one job in a turn: two requests, half a second on a server with SQLite."""
 
 
 class MlflowSink:
-    """Mirrors metrics and attempts; safe to use from several threads."""
+    """Writes metrics and attempts to MLflow. Several threads may use it at the same time."""
 
     name: Final = "mlflow"
 
@@ -35,7 +35,7 @@ class MlflowSink:
         self._lock = threading.Lock()
 
     def deliver(self, job_id: int, batch: MetricBatch) -> Iterator[DeliveredMetrics]:
-        """Mirror a prefix of the rows and the changed attempts; see `Sink`."""
+        """Send a prefix of the rows, and the attempts that have changed; see `Sink`."""
         try:
             yield self._deliver(job_id, batch)
         except MlflowUnavailable as exc:
@@ -72,7 +72,11 @@ class MlflowSink:
         is_all: bool,
         refused: list[RefusedRow],
     ) -> MirroredAttempt:
-        """Update the run of one attempt, unless its trainer logs to a run of its own, or the run was deleted."""
+        """Update the run of an attempt, unless its trainer logs to its own run, or the run was deleted in MLflow.
+
+        Rows that MLflow refuses are appended to `refused`. `is_all` is True if `rows` ends with the attempt's last
+        metric.
+        """
         notes = Notes(attempt.mirror_notes)
         run = RunMirror(self._api, job_id, attempt, notes)
         run_id = attempt.mirror_run_id
@@ -94,7 +98,7 @@ class MlflowSink:
         return MirroredAttempt(attempt, run_id, _mirrored_changes(attempt, is_all, notes), notes.texts)
 
     def open_experiment(self) -> str:
-        """Return the id of the experiment, which is created if it is missing."""
+        """Return the id of the experiment; create the experiment if it does not exist."""
         with self._lock:
             if self._experiment_id is None:
                 self._experiment_id = self._find_experiment() or self._create_experiment()
@@ -125,7 +129,7 @@ class MlflowSink:
 
 
 def _first(rows: Sequence[MetricRow], most_values: int) -> Sequence[MetricRow]:
-    """Return the first rows with at most `most_values` values together, at least one row."""
+    """Return as many of the first rows as have at most `most_values` values together, but at least one row."""
     values = 0
     for number, row in enumerate(rows):
         values += len(row.values)
@@ -139,7 +143,10 @@ def _is_mirrored(attempt: AttemptState) -> bool:
 
 
 def _mirrored_changes(attempt: AttemptState, is_all: bool, notes: Notes) -> int:
-    """Return the number of mirrored changes: the end of an attempt counts once its last metric is sent."""
+    """Return the number of changes of the attempt that MLflow has received.
+
+    The end of an attempt is counted only after its last metric is sent.
+    """
     is_over = attempt.mlflow_run_id is not None or STOPPED in notes.texts
     has_open_end = attempt.status in {*FINISHED, "lost"} and not is_all
     return attempt.mirrored_changes if has_open_end and not is_over else attempt.changes
