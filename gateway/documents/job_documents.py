@@ -1,4 +1,4 @@
-"""Makes the documents of jobs, for lists and for single jobs."""
+"""Builds the JSON documents of jobs, for lists and for single jobs."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from trainwire.stores.rows.sparklines import LAST_ROWS, last_values, last_values
 LAST_ROWS_IN_LISTS: Final = 30
 LAST_ROWS_OF_RANKS: Final = 500
 MAX_NAMES: Final = 5000
-"""Names of metrics in one document; the feed sends the document to each client."""
+"""Maximum number of metric names in one document, because the feed sends the document to each client."""
 MAX_TRACEBACK_CHARS: Final = 100_000
 _LINE_CHARS: Final = 1000
 _LATEST_LINES: Final = 2000
-"""Number of last lines that are searched for a traceback."""
+"""Number of newest lines in which a traceback is searched."""
 _TRACEBACK_HEADER: Final = "Traceback (most recent call last):"
 _CONNECTORS: Final = (
     "The above exception was the direct cause of the following exception:",
     "During handling of the above exception, another exception occurred:",
 )
 _LINES_TO_CONNECTOR: Final = 2
-"""Lines from a traceback's header back to the connector after the exception before; one of them is empty."""
+"""Number of lines from a traceback's header back to the connector line; one between them is empty."""
 
 _REPORTED_TRACEBACK: Final = text(
     "SELECT left(content, :chars) FROM training_logs WHERE job_id = :job_id AND seq > :after "
@@ -54,11 +54,11 @@ _LINES_OF_TRACEBACK: Final = text(
     "WHERE job_id = :job_id AND seq > :after AND attempt = :attempt "
     "AND training_logs.source = found.source AND training_logs.log_type = found.log_type ORDER BY seq"
 )
-"""The last lines of the output stream that the newest traceback was printed to."""
+"""Query for the newest lines of the source and output stream that printed the newest traceback."""
 
 
 def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem]:
-    """Return the documents of these jobs for a list, the newest job first."""
+    """Return the list documents of the jobs in `job_ids`, the newest job first."""
     jobs = training_jobs.c
     query = select(*job_columns(Job, training_jobs, MOST_LISTED_NAMES)).where(jobs.id.in_(job_ids))
     newest_first = query.order_by(jobs.created_at.desc(), jobs.id.desc())
@@ -68,9 +68,9 @@ def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem
 def job_items(
     connection: Connection, jobs: Sequence[Job], columns: Mapping[int, dict[str, Any]] = MappingProxyType({})
 ) -> list[JobItem]:
-    """Return the documents of these jobs for a list, in the same order; the number of queries is constant.
+    """Return the list documents of `jobs`, in the same order, with a constant number of queries.
 
-    `columns` has for each job the values of the requested fields.
+    `columns` maps the id of each job to the values of the requested columns.
     """
     computed = _computed_fields(connection, jobs, LAST_ROWS_IN_LISTS)
     return [
@@ -82,7 +82,7 @@ def job_items(
 def job_detail(
     connection: Connection, job_id: int, names: MetricNames, mlflow_uri: str | None
 ) -> JobDetail | None:
-    """Return the document of one job; None if no message of it has been stored."""
+    """Return the document of one job with all its fields; None if no message of it has been stored."""
     job = find_job(connection, job_id)
     if job is None:
         return None
@@ -110,14 +110,14 @@ def job_detail(
 
 
 def _mlflow_url(uri: str | None, job: Job, attempts: Iterable[Attempt]) -> str | None:
-    """Return MLflow's page of the run of the newest attempt; None without MLflow or without a run."""
+    """Return the URL of the newest attempt's run in MLflow; None without MLflow or without a run."""
     newest = [attempt.run_id for attempt in attempts if attempt.attempt == job.attempt]
     run_id = job.mlflow_run_id or (newest[0] if newest else None)
     return f"{uri.rstrip('/')}/#/runs/{quote(run_id, safe='')}" if uri and run_id else None
 
 
 def _computed_fields(connection: Connection, jobs: Sequence[Job], last_rows: int) -> list[dict[str, Any]]:
-    """Return the fields of each job's document that are not attributes of the job."""
+    """Return, for each job, the fields of its document that are not attributes of `Job`."""
     last = last_values(connection, [job.id for job in jobs], last_rows)
     lines = sparklines(connection, jobs, last)
     return [
@@ -132,7 +132,7 @@ def _computed_fields(connection: Connection, jobs: Sequence[Job], last_rows: int
 
 
 def _traceback(connection: Connection, job: Job) -> str | None:
-    """Return the traceback of the job's completion, or else the last one that it printed."""
+    """Return the traceback in the job's completion, or else the last one in its log; None without either."""
     names: dict[str, Any] = {
         "job_id": job.id,
         "attempt": job.attempt,
@@ -147,7 +147,7 @@ def _traceback(connection: Connection, job: Job) -> str | None:
 
 
 def last_traceback(lines: Sequence[str]) -> str | None:
-    """Return the last traceback among lines of output, with its causes; None if there is none."""
+    """Return the last traceback in lines of output, with its chained exceptions; None if there is none."""
     headers = [number for number, line in enumerate(lines) if line == _TRACEBACK_HEADER]
     if not headers:
         return None
