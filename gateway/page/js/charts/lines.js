@@ -1,11 +1,11 @@
-// The lines of a chart: of each run and rank, or of each run the mean of its ranks with their range.
+// The lines of a chart: one for each run and rank, or for each run the mean of its ranks with their range.
 
 import { bandOf, calmed, curve, positive, smoothed } from "./curves.js";
 import { hasRanks, rankName, rankStyle, runDash } from "./runs.js";
 
 /**
- * `[{label, color, dash, x, y, ts, odd, strong, low, high, isMain}]` of the metrics `names`.
- * `view` is that of view.js.
+ * Return the lines of the metrics `names` as `[{label, color, dash, x, y, ts, odd, strong, low, high, isMain}]`; `view`
+ * comes from `drawnRuns` in view.js.
  */
 export function linesOf(store, names, view) {
   const isMixed = names.length > 1;
@@ -54,7 +54,10 @@ function ofRun(store, name, run, view, own) {
   });
 }
 
-/** The line as it is, and over it a smoothed one: as chosen, or where it would be a block of colour. */
+/**
+ * Return the values `y`, and as `strong` the smoothed values: with the chosen weight, or if `mayCalm` for very noisy
+ * lines.
+ */
 function shaped(y, { smoothing }, mayCalm) {
   return {
     y,
