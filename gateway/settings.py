@@ -23,7 +23,7 @@ class GatewaySettings(StoreSettings):
     gateway_root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
     """The path prefix of a proxy that does not remove it from requests, for example `/trainwire`."""
     gateway_auth: Literal["auto", "on"] = "auto"
-    """auto: no tokens are required on a loopback address; on: tokens are always required."""
+    """`auto`: no tokens are required on a loopback address; `on`: tokens are always required."""
     gateway_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
     """Average requests per second allowed per client address; bursts of a few seconds' worth are allowed."""
     gateway_trusted_proxies: str = ""

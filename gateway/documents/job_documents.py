@@ -58,7 +58,7 @@ _LINES_OF_TRACEBACK: Final = text(
 
 
 def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem]:
-    """Return the list documents of the jobs in `job_ids`, the newest job first."""
+    """Return the documents (`JobItem`) of the jobs in `job_ids`, the newest job first."""
     jobs = training_jobs.c
     query = select(*job_columns(Job, training_jobs, MOST_LISTED_NAMES)).where(jobs.id.in_(job_ids))
     newest_first = query.order_by(jobs.created_at.desc(), jobs.id.desc())
@@ -68,7 +68,7 @@ def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem
 def job_items(
     connection: Connection, jobs: Sequence[Job], columns: Mapping[int, dict[str, Any]] = MappingProxyType({})
 ) -> list[JobItem]:
-    """Return the list documents of `jobs`, in the same order, with a constant number of queries.
+    """Return the documents (`JobItem`) of `jobs`, in the same order, with a constant number of queries.
 
     `columns` maps the id of each job to the values of the requested columns.
     """
@@ -82,7 +82,7 @@ def job_items(
 def job_detail(
     connection: Connection, job_id: int, names: MetricNames, mlflow_uri: str | None
 ) -> JobDetail | None:
-    """Return the document of one job with all its fields; None if no message of it has been stored."""
+    """Return the document (`JobDetail`) of one job; None if no message of it has been stored."""
     job = find_job(connection, job_id)
     if job is None:
         return None

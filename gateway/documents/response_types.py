@@ -113,7 +113,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NamePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Sorted names of metrics; `next` is the `after` of the following page, null on the last one.
+    """Sorted names of a job's metrics; `next` is the `after` of the following page, null on the last one.
 
     If `complete` is false, older rows of a large job have not been read yet: repeat the request.
     """
@@ -126,7 +126,7 @@ class NamePage(msgspec.Struct, frozen=True, kw_only=True):
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs in the requested order; `next` is the `cursor` of the following page, null on the last one.
 
-    `total` is the number of matching jobs, on the first page only.
+    `total` is the number of all matching jobs; it is null except on the first page.
     """
 
     items: list[JobItem]
@@ -171,7 +171,7 @@ class JobGroups(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields for filters, sort orders and columns: `jobs` exist for all jobs, the others in the newest jobs."""
+    """Fields for filters, sort orders and columns: `jobs` for every job, the others from the newest jobs."""
 
     jobs: list[str]
     params: list[str]
@@ -254,7 +254,7 @@ class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=T
 
 
 class CheckpointPage(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest 1000 checkpoints, in the order in which they were stored."""
+    """The newest 1000 checkpoints of a job, in the order in which they were stored."""
 
     items: list[CheckpointItem]
 

@@ -35,7 +35,7 @@ class ClientQueue(Protocol):
 
 
 class SocketQueue:
-    """Queue of a WebSocket, kept in the socket's write buffer: thousands of clients need no task each."""
+    """Queue in the write buffer of a WebSocket's socket: thousands of clients need no task each."""
 
     def __init__(self, protocol: FrameProtocol, on_behind: Callable[[], None]) -> None:
         self._protocol = protocol

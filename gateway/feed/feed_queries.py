@@ -44,7 +44,7 @@ class JobNotFound(LookupError):  # noqa: N818 - its text is sent to clients
 
 
 class JobDeleted(JobNotFound):
-    """The job was deleted."""
+    """The job was deleted, so it does not exist any more."""
 
     def __init__(self, job_id: int) -> None:
         super().__init__(job_id)

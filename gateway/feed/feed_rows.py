@@ -34,7 +34,7 @@ _decode_point = msgspec.json.Decoder(MetricPoint).decode
 
 
 class InvalidPosition(ValueError):  # noqa: N818 - its text is sent to clients
-    """A client sent a position that this feed cannot resume from."""
+    """A client sent a position that is malformed or beyond the job's rows."""
 
 
 class FeedPosition(NamedTuple):

@@ -83,7 +83,7 @@ class FeedState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def is_newer_than(self, event: Event) -> bool:
-        """Return whether the event reports an earlier state than this one.
+        """Return whether the event reports an earlier state than this one, so that it must not be applied.
 
         Attempts only increase, and only a new attempt reopens a finished job (docs/events.md).
         """

@@ -35,7 +35,7 @@ class RateLimit:
         await response(scope, receive, send)
 
     def allows(self, client: str) -> bool:
-        """Count a request of a client; return whether it may be served."""
+        """Count a request of a client address; return whether the request may be served."""
         now, most = self._clock(), self._per_s * BURST_S
         left, at = self._buckets.get(client, (most, now))
         left = min(most, left + (now - at) * self._per_s)

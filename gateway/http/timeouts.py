@@ -127,7 +127,7 @@ class TimedProtocol(H11Protocol):
         self.transport.close()
 
     def _refuse(self, response: bytes) -> None:
-        """Write a complete response, unless the response to the current request has begun."""
+        """Write `response`, the bytes of a complete response, unless another response has begun."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(response)
 

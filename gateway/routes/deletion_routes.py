@@ -62,8 +62,9 @@ def delete_job(
 ) -> Response:
     """Delete a job from all stores.
 
-    The job disappears from lists at once, and its messages are not stored any more. Workers delete the rest (202);
-    `GET /jobs/{job_id}/deletion` has the progress. A repeated request retries failed parts; 200 means finished.
+    The job disappears from lists at once, and its messages are not stored any more. Workers delete the rest; the
+    status is then 202, and `GET /jobs/{job_id}/deletion` returns the progress. A repeated request retries failed
+    parts; it returns 200 once the deletion has finished.
     """
     if dry_run:
         return _planned(resources, job_id)

@@ -29,7 +29,7 @@ class NewSession(BaseModel):
 
 @router.get("/session", responses=described(SessionState))
 async def session(request: Request, resources: ResourcesDep) -> Response:
-    """Return whether tokens are required, and the role of this request's token."""
+    """Return whether tokens are required, and the role of the token in this request."""
     token, authorizer = token_of(request), resources.authorizer
     return _state(resources, await authorizer.identify(token or "") if token or not authorizer.is_on else None)
 

@@ -59,7 +59,7 @@ async def jobs_socket(websocket: WebSocket) -> None:
 
 @router.websocket("/jobs/{job_id}/ws")
 async def job_socket(websocket: WebSocket) -> None:
-    """Send a snapshot of one job, or the events after a position, then new events."""
+    """Send a snapshot of a job, or the events after the position `after`; then send new events."""
     await _accept(websocket, _follow_job)
 
 
@@ -139,7 +139,7 @@ async def _serve(
 
 
 async def _wait_for_disconnect(websocket: WebSocket) -> None:
-    """Read and ignore the client's messages until it closes."""
+    """Read and ignore the client's messages until it closes the connection."""
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass
 
