@@ -16,17 +16,17 @@ from trainwire.gateway.settings import load_gateway_settings
 from trainwire.stores.settings import WrongSettings
 
 GRACE_S = 5
-"""Time limit of running requests after SIGTERM."""
+"""Seconds that running requests have to finish after SIGTERM, before uvicorn cancels them."""
 BACKLOG = 4096
-"""Length of the listen queue, for the browsers that reconnect all at once after a restart."""
+"""Length of the listen queue (TCP backlog): after a restart, all browsers reconnect at once."""
 MAX_OPEN_FILES = 10_240
-"""The maximum of macOS."""
+"""Soft limit on open files that the gateway requests at most; macOS accepts no higher value."""
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
-"""Messages of browsers over a WebSocket are read and ignored."""
+"""Maximum size of a WebSocket message from a browser; the gateway reads these messages and ignores them."""
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Run the gateway until SIGTERM or SIGINT; exit with an error message if a setting is invalid."""
     configure_logging()
     try:
         settings = load_gateway_settings()
@@ -53,13 +53,13 @@ def main() -> None:
 
 
 def _allow_many_sockets() -> None:
-    """Raise the soft limit of open files, by default often 1,024, which is too low for many browsers."""
+    """Raise the soft limit on open files: the usual default of 1,024 is too low for many browsers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_OPEN_FILES)), hard))
 
 
 def configure_logging() -> None:
-    """Write our log events to stderr as JSON lines, and those of libraries as text."""
+    """Configure logging to stderr: the gateway's own log events as JSON lines, logs of libraries as plain text."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     structlog.configure(

@@ -71,7 +71,7 @@ DESCRIPTION: Final = (
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """Return the gateway for these settings; it connects to each store at its first use."""
+    """Create the gateway's ASGI application for `settings`; it connects to each store at its first use."""
     resources, telemetry = open_resources(settings), Telemetry()
 
     @asynccontextmanager
@@ -112,7 +112,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
 
 def _serve_page(app: FastAPI) -> None:
-    """Serve the page, if its files are installed."""
+    """Add the routes of the web page, if its files are installed."""
     if not PAGE.is_dir():
         return
 

@@ -30,15 +30,15 @@ STATEMENT_TIMEOUT_S = 20
 TOKEN_STATEMENT_TIMEOUT_S = 5
 READINESS_STATEMENT_TIMEOUT_S = 5
 READINESS_THREADS = 2
-"""Threads and connections for readiness alone: waiting requests do not make a gateway unready."""
+"""Threads and database connections reserved for `/readyz`, so that it responds while other requests wait."""
 CALLBACK_THREADS = 20
 TRAINER_THREADS = 20
-"""In addition to the 40 threads of AnyIO that all other routes share; so are those of callbacks."""
+"""Threads for requests of the SDK. Like `CALLBACK_THREADS`, they are extra to AnyIO's 40 shared threads."""
 
 
 @dataclass
 class Resources:
-    """Clients of the stores, each connected at its first use."""
+    """Clients of the stores, and caches, that all routes share; each client connects at its first use."""
 
     settings: GatewaySettings
     engine: Engine
@@ -47,7 +47,7 @@ class Resources:
     authorizer: Authorizer
     redis: Redis
     stream_client: Redis | None
-    """Client of the server with the streams, if `redis` is another one."""
+    """Client of the Redis server with the streams, or None if that is the server of `redis`."""
     callbacks: CallbackStreams
     job_names: JobNames
     metric_names: MetricNames = field(default_factory=MetricNames)
@@ -57,12 +57,12 @@ class Resources:
 
     @property
     def streams(self) -> Redis:
-        """The client of the server with the streams."""
+        """The client of the Redis server or cluster that holds the streams."""
         return self.stream_client or self.redis
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Yield a connection in autocommit mode: each statement is its own transaction."""
+        """Yield a Postgres connection in autocommit mode: each statement is its own transaction."""
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             yield connection
 
@@ -75,16 +75,17 @@ class Resources:
 
     @cached_property
     def mlflow(self) -> MlflowApi:
-        """The client of MLflow; raises a `ProblemError` if there is none."""
+        """The client of MLflow; raises a `ProblemError` if MLFLOW_TRACKING_URI is not set."""
         if self.settings.mlflow_tracking_uri is None:
             raise not_configured("MLFLOW_TRACKING_URI is not set: set it to the address of the MLflow server")
         return MlflowApi(plain_send(self.settings.mlflow_tracking_uri, os.environ))
 
     @cached_property
     def s3(self) -> S3Store:
-        """Signs URLs with the AWS variables, for the address at which browsers reach the store.
+        """The S3 client that signs download URLs for the address at which browsers reach the object store.
 
-        A signature is valid for one address only; the gateway itself sends no requests to the store.
+        It uses the AWS environment variables. A signature is valid for one address only; the gateway itself sends
+        no requests to the object store.
         """
         return open_s3(self.settings.gateway_s3_url)
 
@@ -98,7 +99,7 @@ class Resources:
 
 
 def open_resources(settings: GatewaySettings) -> Resources:
-    """Return the resources of a gateway; nothing is connected yet."""
+    """Create the clients and caches of a gateway; none of them connects yet."""
 
     def engine(name: str, most: int, timeout_s: int) -> Engine:
         return open_engine(settings, name=f"trainwire-{name}", most=most, statement_timeout_s=timeout_s)
@@ -119,13 +120,13 @@ def open_resources(settings: GatewaySettings) -> Resources:
 
 
 async def resources_of(request: Request) -> Resources:
-    """Return the resources of the gateway that serves a request."""
+    """FastAPI dependency: return the `Resources` of the application that serves `request`."""
     found: Resources = request.app.state.resources
     return found
 
 
 def job_or_404(connection: Connection, job_id: int) -> Job:
-    """Return a job; raise a `ProblemError` if no message of it has been stored."""
+    """Return the job from Postgres; raise a `ProblemError` (404) if no message of it has been stored."""
     job = find_job(connection, job_id)
     if job is None:
         raise unknown_job(job_id)

@@ -14,30 +14,30 @@ from trainwire.stores.settings import StoreSettings, read_settings
 
 
 class GatewaySettings(StoreSettings):
-    """Settings from environment variables with the same names in capitals."""
+    """Settings of the gateway; `gateway_port` is read from the environment variable `GATEWAY_PORT`, and so on."""
 
     gateway_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """The address to listen on."""
     gateway_port: Annotated[int, Field(ge=0, le=65_535)] = 8800
-    """The port to listen on; 0 is any free one."""
+    """The port to listen on; with 0 the operating system chooses a free one."""
     gateway_root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
     """The path prefix of a proxy that does not remove it from requests, for example `/trainwire`."""
     gateway_auth: Literal["auto", "on"] = "auto"
-    """auto: no tokens are required on a loopback address; on: tokens are always required."""
+    """`auto`: no tokens are required on a loopback address; `on`: tokens are always required."""
     gateway_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
-    """Average requests a second of one client address; bursts of a few seconds' worth are allowed."""
+    """Average requests per second allowed per client address; bursts of a few seconds' worth are allowed."""
     gateway_trusted_proxies: str = ""
     """Comma-separated addresses and networks of proxies whose X-Forwarded headers are trusted."""
     gateway_max_body_bytes: Annotated[int, Field(ge=1024, le=32 * 1024 * 1024)] = 8 * 1024 * 1024
-    """Largest body of a request."""
+    """Maximum size of a request body, in bytes."""
     gateway_s3_url: str | None = None
-    """The object store's address for browsers, if the gateway's own address is another one."""
+    """The object store's address for browsers, if it differs from the gateway's own (AWS_ENDPOINT_URL)."""
     gateway_mlflow_url: str | None = None
-    """MLflow's address for browsers, if MLFLOW_TRACKING_URI is another one."""
+    """MLflow's address for browsers, if it differs from MLFLOW_TRACKING_URI."""
     gateway_flower_url: str | None = None
-    """Flower's address for browsers; the page links to it."""
+    """Flower's address for browsers; the web page links to it."""
     gateway_db_connections: Annotated[int, Field(ge=2, le=200)] = 16
-    """Maximum connections to Postgres, without those of the feed and of tokens."""
+    """Maximum number of Postgres connections, besides those for the live feed, tokens and readiness."""
 
     @field_validator("gateway_trusted_proxies")
     @classmethod
@@ -56,17 +56,17 @@ class GatewaySettings(StoreSettings):
 
     @property
     def trusted_proxies(self) -> tuple[Network, ...]:
-        """The parsed `gateway_trusted_proxies`."""
+        """The addresses and networks in `gateway_trusted_proxies`, parsed."""
         return _networks(self.gateway_trusted_proxies)
 
     @property
     def mlflow_shown_at(self) -> str | None:
-        """The base of links to MLflow; None without MLflow."""
+        """The base URL of links to MLflow for browsers; None if MLflow is not configured."""
         return self.mlflow_tracking_uri and (self.gateway_mlflow_url or self.mlflow_tracking_uri)
 
     @property
     def is_auth_on(self) -> bool:
-        """Return whether tokens are required: always on an address that other machines can reach."""
+        """Return whether requests need a token: `gateway_auth` is on, or other machines can reach the gateway."""
         return self.gateway_auth == "on" or not is_loopback(self.gateway_host)
 
 

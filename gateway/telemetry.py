@@ -16,7 +16,7 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 
 class Telemetry:
-    """The metrics of one gateway, in a registry of its own."""
+    """The Prometheus metrics of one gateway process, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -32,11 +32,15 @@ class Telemetry:
         return generate_latest(self.registry)
 
     def count_cut(self, reason: Cut) -> None:
-        """Count a connection that was ended because its client was too slow."""
+        """Increment, for `reason`, the counter of connections closed because their client was too slow."""
         self._cuts.labels(reason).inc()
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Return an application that counts its requests, by route and known method: labels must be bounded."""
+        """Wrap `app` to count requests by method, route and status, and to measure their duration by route.
+
+        An unknown method is counted as `other`, and a path without a route as `none`: label values must be
+        bounded.
+        """
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":

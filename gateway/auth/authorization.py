@@ -28,27 +28,32 @@ _ALLOWED: Final[dict[Role, frozenset[Role]]] = {
 
 
 class Unauthorized(Exception):  # noqa: N818 - its text is sent to clients
-    """The request has no token, or none that is valid."""
+    """The request has no token, or its token is not valid."""
 
 
 class Forbidden(Exception):  # noqa: N818 - its text is sent to clients
-    """The token is valid, but its role or job does not allow the request."""
+    """The token is valid, but its role, its job or its job names do not allow the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The role of a request; a trainer with a `job_id`, or `job_names`, may send messages of these jobs only."""
+    """The role of an authenticated request, and the jobs to which its token is limited.
+
+    A trainer's token with a `job_id` is for messages of that job only, one with `job_names` only for jobs with
+    such names.
+    """
 
     role: Role
     job_id: int | None = None
     token_id: int | None = None
     job_names: str | None = None
-    """A name, or the beginning of names with a *."""
+    """An exact job name, or a prefix of names followed by `*`; None for no limit."""
 
     def check(self, needed: Role, job_id: int | None = None, *, checks_names: bool = False) -> None:
-        """Raise `Forbidden` unless the role, and for a trainer the job, allows the request.
+        """Raise `Forbidden` unless the token allows a request that needs the role `needed`, on job `job_id`.
 
-        With `checks_names` the caller compares the name of the job; else a token for names is refused.
+        With `checks_names` the caller itself compares the job's name with `job_names`. Otherwise a token that is
+        limited to job names is refused.
         """
         if self.role not in _ALLOWED[needed]:
             raise Forbidden(f"the token has the role {self.role}: use a token with the role {needed}")
@@ -59,11 +64,11 @@ class Identity:
 
 
 UNAUTHENTICATED: Final = Identity("admin")
-"""The identity of all requests to a gateway that requires no tokens."""
+"""The identity of every request to a gateway that requires no tokens."""
 
 
 class Authorizer:
-    """Authorizes the requests of one gateway."""
+    """Authenticates the requests to one gateway by their tokens, and checks roles."""
 
     def __init__(self, engine: Engine, *, is_on: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._tokens = TokenCache(engine, clock)
@@ -71,7 +76,11 @@ class Authorizer:
         """Whether tokens are required."""
 
     async def identify(self, token: str, needed: Role = "viewer") -> Identity | None:
-        """Return the identity of a token; None if it is not valid."""
+        """Return the identity of `token`; None if the token is not valid.
+
+        If `needed` is `trainer`, a cached token is accepted for a while even if Postgres is unavailable. Raises
+        SQLAlchemy's errors.
+        """
         if not self.is_on:
             return UNAUTHENTICATED
         if len(token) > MAX_TOKEN_CHARS:
@@ -87,7 +96,11 @@ class Authorizer:
         *,
         checks_names: bool = False,
     ) -> Identity:
-        """Return the identity of a request; raise `Unauthorized`, `Forbidden`, or SQLAlchemy's errors."""
+        """Return the identity of a request that needs the role `needed`, on job `job_id` if it is about one job.
+
+        Raises `Unauthorized` without a valid token, `Forbidden` if the token does not allow the request, and
+        SQLAlchemy's errors.
+        """
         if not self.is_on:
             return UNAUTHENTICATED
         token = token_of(connection)
@@ -106,9 +119,9 @@ def invalid_token() -> Unauthorized:
 
 
 async def authorize_connection(connection: HTTPConnection, job_id: int | None = None) -> Identity:
-    """Return the identity of a request to follow this job, or with None all jobs.
+    """Authorize a request for the live feed of job `job_id`, or of all jobs if it is None; return its identity.
 
-    The gateway's authorizer is `app.state.authorizer`. Raises `Unauthorized`, `Forbidden`, or SQLAlchemy's errors.
+    Uses the `Authorizer` in `app.state.authorizer`. Raises `Unauthorized`, `Forbidden`, or SQLAlchemy's errors.
     """
     authorizer: Authorizer = connection.app.state.authorizer
     return await authorizer.authorize(connection, "viewer", job_id)
@@ -117,9 +130,10 @@ async def authorize_connection(connection: HTTPConnection, job_id: int | None = 
 async def wait_until_refused(
     connection: HTTPConnection, job_id: int | None, every_s: float = CHECK_EVERY_S
 ) -> None:
-    """Authorize an open connection again and again; raise `Unauthorized` or `Forbidden` once it is refused.
+    """Authorize an open connection again every `every_s` seconds, until that is refused.
 
-    While Postgres is unavailable the connection stays open.
+    Raises `Unauthorized` or `Forbidden`, for example after the token was revoked. While Postgres is unavailable,
+    the connection stays open.
     """
     while True:
         await asyncio.sleep(every_s)
@@ -128,9 +142,10 @@ async def wait_until_refused(
 
 
 def require(needed: Role, *, checks_names: bool = False) -> Callable[[HTTPConnection], Awaitable[Identity]]:
-    """Return a FastAPI dependency that requires this role, for the job in the path if there is one.
+    """Return a FastAPI dependency that authorizes a request with the role `needed`.
 
-    With `checks_names` the route accepts tokens for names of jobs, and compares the name itself.
+    If the path has a `job_id`, a token for another job is refused. With `checks_names` the route accepts tokens
+    that are limited to job names, and compares the names itself.
     """
 
     async def authorized(connection: HTTPConnection) -> Identity:
@@ -143,12 +158,15 @@ def require(needed: Role, *, checks_names: bool = False) -> Callable[[HTTPConnec
 
 
 def parse_number(text: str) -> int | None:
-    """Return a number of at most 19 ASCII digits; None if the text is anything else."""
+    """Parse a number of at most 19 ASCII digits; return None for any other text."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def token_of(connection: HTTPConnection) -> str | None:
-    """Return the token of a request; a token in the URL is ignored, because URLs are logged."""
+    """Return the token in the Authorization header, the WebSocket subprotocols or the cookie; None without one.
+
+    A token in the URL is ignored, because URLs are logged.
+    """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()

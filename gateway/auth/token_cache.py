@@ -1,4 +1,4 @@
-"""Caches tokens by hash: most requests need no query, and callbacks work for a while without Postgres."""
+"""Cache of access tokens by hash: it saves queries, and lets trainers send messages during Postgres outages."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from trainwire.gateway.auth.tokens import ValidToken, find_token, hash_of, note_
 from trainwire.stores.postgres.connections import postgres_trouble
 
 FRESH_S: Final = 5.0
-"""Lifetime of a cached result: a revoked token works for at most this time while Postgres is available."""
+"""Seconds for which a lookup is cached; a revoked token works at most this long while Postgres is available."""
 OUTAGE_S: Final = 300.0
-"""Time after the last successful lookup for which a token stays valid while Postgres is unavailable."""
+"""Seconds after its last successful lookup for which a token is accepted while Postgres is unavailable."""
 QUERY_TIMEOUT_S: Final = 2.0
-"""Timeout of a lookup if the cached token may be used instead."""
+"""Timeout, in seconds, of a lookup that can fall back to a cached token."""
 MAX_CACHED: Final = 1000
-"""Number of valid tokens, and of invalid ones: a flood of invalid tokens evicts no valid one."""
+"""Maximum number of valid tokens, and of invalid tokens, in the cache; invalid ones evict no valid one."""
 THREADS: Final = 2
-"""Threads and connections for tokens alone, so that slow requests do not delay authorization."""
+"""Threads and database connections reserved for tokens, so that slow requests do not delay authorization."""
 UNAVAILABLE: Final = (OperationalError, InterfaceError, InternalError, NoConnectionLeft, TimeoutError)
 
 K = TypeVar("K")
@@ -38,17 +38,21 @@ log = structlog.get_logger("trainwire.gateway.auth.token_cache")
 
 @dataclass(slots=True)
 class _Cached:
-    """A valid token, and the times of the clock until which it may be used without a query."""
+    """A valid token with its deadlines on the cache's clock, in seconds.
+
+    Until `fresh_until` it is used without a query; until `outage_until` it may be used while Postgres is
+    unavailable.
+    """
 
     token: ValidToken
     fresh_until: float
     outage_until: float
     retry_at: float = 0.0
-    """Postgres was unavailable at the last lookup; the next is not before this time."""
+    """Time before which Postgres is not queried again, after a lookup found it unavailable."""
 
 
 class TokenCache:
-    """The cached tokens of one gateway; to be used on its event loop only."""
+    """Looks up tokens in Postgres through a cache; not thread-safe: to be used on one event loop only."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
@@ -59,10 +63,10 @@ class TokenCache:
         self._lookups: dict[bytes, asyncio.Task[ValidToken | None]] = {}
 
     async def find(self, token: str, *, may_outlast_postgres: bool = False) -> ValidToken | None:
-        """Return a valid token, else None; raise SQLAlchemy's errors.
+        """Return the role and limits of a valid token, or None if it is not valid; raise SQLAlchemy's errors.
 
-        With `may_outlast_postgres` a token that was valid at most `OUTAGE_S` ago is returned while Postgres is
-        unavailable.
+        With `may_outlast_postgres`, a token that was valid at most `OUTAGE_S` seconds ago is accepted while
+        Postgres is unavailable.
         """
         key, now = hash_of(token), self._clock()
         cached = self._valid.get(key)
@@ -83,7 +87,7 @@ class TokenCache:
             return cached.token
 
     async def _shared_lookup(self, key: bytes, token: str) -> ValidToken | None:
-        """Look a token up in Postgres, once for all concurrent callers."""
+        """Look up a token in Postgres; concurrent callers with the same token share one query."""
         task = self._lookups.get(key)
         if task is None:
             task = self._lookups[key] = asyncio.create_task(self._look_up(key, token))
@@ -121,7 +125,7 @@ class TokenCache:
 
 
 def put(cache: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Set a value as the newest one of a cache, and remove the oldest ones beyond `most`."""
+    """Insert a value as the newest entry of a cache, and evict the oldest entries beyond `most`."""
     cache[key] = value
     cache.move_to_end(key)
     while len(cache) > most:

@@ -21,7 +21,7 @@ MAX_TOKEN_CHARS: Final = 200
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of gateway_tokens without the hash; a trainer's may be bound to one job, or to names of jobs."""
+    """A row of gateway_tokens without the hash; `job_id` or `job_names` limits a trainer's token to some jobs."""
 
     id: int
     name: str
@@ -35,9 +35,10 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ValidToken(msgspec.Struct, frozen=True, kw_only=True):
-    """The role of a valid token, and its job or names of jobs; it expires in `expires_in_s` seconds, or never.
+    """A token that is neither expired nor revoked: its role, and the jobs to which it is limited.
 
-    `must_note_use` is true if its last use was noted more than a minute ago, or never.
+    `expires_in_s` is None for a token that never expires. `must_note_use` is true if its `last_used_at` is null or
+    more than a minute old.
     """
 
     id: int
@@ -57,7 +58,10 @@ def create_token(
     *,
     job_names: str | None = None,
 ) -> tuple[int, str]:
-    """Create a token that lasts this long, or for ever; return its number and its text, which is not stored."""
+    """Create a token; return its id and its text, which is not stored: the database has only its hash.
+
+    It expires after `lasts`, or never if that is None.
+    """
     token = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     values = {"name": name, "role": role, "job_id": job_id, "job_names": job_names, "hash": hash_of(token)}
     until = None if lasts is None else func.now() + lasts
@@ -72,7 +76,7 @@ def list_tokens(connection: Connection) -> list[Token]:
 
 
 def revoke_token(connection: Connection, token_id: int) -> bool:
-    """Revoke a token; return whether there is one with this number."""
+    """Revoke a token by its id; return whether a token with this id exists."""
     table = gateway_tokens
     revoked = update(table).where(table.c.id == token_id).returning(table.c.id)
     at = func.coalesce(table.c.revoked_at, func.now())
@@ -80,23 +84,23 @@ def revoke_token(connection: Connection, token_id: int) -> bool:
 
 
 def find_token(connection: Connection, token: str) -> ValidToken | None:
-    """Return a valid token; None if it is unknown, expired or revoked."""
+    """Look up a token by its text; return None if it is unknown, expired or revoked."""
     row = connection.execute(_FIND, {"hash": hash_of(token)}).mappings().one_or_none()
     return None if row is None else ValidToken(**row)
 
 
 def note_use(connection: Connection, token_id: int) -> None:
-    """Store that a token is used now."""
+    """Set `last_used_at` of a token to the current time."""
     connection.execute(_USED, {"id": token_id})
 
 
 def is_named_by(pattern: str, name: str) -> bool:
-    """Return whether a name is the pattern, or begins with it where the pattern ends with a *."""
+    """Return whether `name` matches `pattern`: an exact name, or a prefix followed by `*`."""
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def hash_of(token: str) -> bytes:
-    """Return the SHA-256 of a token; a slower hash is of no use, because the token has 256 random bits."""
+    """Return the SHA-256 of a token; 256 random bits do not need a slow password hash."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 

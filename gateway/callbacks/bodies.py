@@ -1,4 +1,4 @@
-"""The request bodies of callbacks, and the messages made of them; 0.0 is a value, not a missing one."""
+"""Request bodies of callbacks, and the messages made from them; a value of 0.0 is not treated as missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS
 
 
 def _not_bool(value: object) -> object:
-    """Return the value; refuse booleans, which pydantic would convert to numbers."""
+    """Pydantic validator: reject booleans, which Pydantic would convert to numbers."""
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")  # noqa: TRY004 - pydantic reports a ValueError
     return value
@@ -46,15 +46,15 @@ def _example(**values: Any) -> ConfigDict:
 
 
 class Callback(BaseModel):
-    """Fields of all callbacks."""
+    """Fields that all callbacks have."""
 
     attempt: Attempt = ATTEMPT_UNKNOWN
-    """Number of the attempt, by default the newest one; a new number begins a new attempt."""
+    """Number of the attempt; by default the newest one. A new number begins a new attempt."""
     rank: Rank | None = None
 
 
 class MetricValues(BaseModel):
-    """Metrics by name; other names are allowed too, here or in `extra_metrics`."""
+    """Metric values by name; other names are allowed too, either here or in `extra_metrics`."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[MetricName, Value]
@@ -65,14 +65,14 @@ class MetricValues(BaseModel):
     extra_metrics: MetricMap | None = None
 
     def named(self) -> MetricMap:
-        """Return all values by name."""
+        """Return all metric values by name, including extra fields and `extra_metrics`."""
         listed = {"loss": self.loss, "accuracy": self.accuracy, "learning_rate": self.learning_rate}
         values = {name: value for name, value in listed.items() if value is not None}
         return {**(self.__pydantic_extra__ or {}), **(self.extra_metrics or {}), **values}
 
 
 class ProgressCallback(Callback):
-    """The progress and the newest metrics of a job; absent fields leave the stored values."""
+    """The progress and the newest metrics of a job; the stored values of absent fields do not change."""
 
     model_config = _example(
         status="running",
@@ -96,7 +96,10 @@ class ProgressCallback(Callback):
     mlflow_run_id: str | None = None
 
     def messages(self) -> list[NewMessage]:
-        """Return a metrics message, and a checkpoint for each path, which is appended only if the path is new."""
+        """Return a metrics message, and a checkpoint message for each path.
+
+        A checkpoint is appended only if its path differs from the last one of the same kind.
+        """
         ts = time.time_ns()
         values = {} if self.metrics is None else self.metrics.named()
         point = Point(
@@ -119,7 +122,7 @@ class ProgressCallback(Callback):
 
 
 class CompletionCallback(Callback):
-    """The end of a training; without a status, exit code 0 is completed and any other is failed."""
+    """The end of a training. Without `status`, exit code 0 means completed, and any other means failed."""
 
     model_config = _example(
         status="completed",
@@ -149,14 +152,14 @@ class CompletionCallback(Callback):
         return self
 
     def messages(self) -> list[NewMessage]:
-        """Return the completion; the Redis script adds the number of messages produced."""
+        """Return the completion message; the Redis script adds the number of messages produced."""
         fields = self.model_dump(exclude={"attempt", "status"})
         is_failed = self.status == "failed" or (self.status is None and self.exit_code != 0)
         return [NewMessage(Completion(ts=time.time_ns(), status="failed" if is_failed else "completed", **fields))]
 
 
 class LogsCallback(Callback):
-    """Lines of one output stream; `ts` (nanoseconds since 1970) and `levels`, if sent, have one item per line."""
+    """Lines of stdout or stderr; `ts` (nanoseconds since 1970) and `levels`, if sent, have one item per line."""
 
     model_config = _example(log_type="stdout", lines=["epoch 1", "epoch 2"], levels=["INFO", None])
 
@@ -166,7 +169,7 @@ class LogsCallback(Callback):
     levels: Annotated[list[str | None], Field(max_length=MAX_LINES)] | None = None
 
     def messages(self) -> list[NewMessage]:
-        """Return the lines; without `ts` they get the current time, in order."""
+        """Return a message with the lines; without `ts` they get the current time, one nanosecond apart."""
         now = time.time_ns()
         times = self.ts if self.ts is not None else [now + number for number in range(len(self.lines))]
         body = Logs(log_type=self.log_type, lines=self.lines, ts=times, levels=self.levels, rank=self.rank)
@@ -188,6 +191,6 @@ class CheckpointCallback(Callback):
     metrics: MetricMap | None = None
 
     def messages(self) -> list[NewMessage]:
-        """Return the checkpoint."""
+        """Return the checkpoint message."""
         body: Body = Checkpoint(ts=time.time_ns(), **self.model_dump(exclude={"attempt", "rank"}))
         return [NewMessage(body)]

@@ -1,9 +1,11 @@
-"""Appends the messages of callbacks to the streams: one Redis script numbers and appends those of a request.
+"""Appends the messages of callbacks to the Redis streams, with a Lua script that also numbers them.
 
-A source is valid for one history of the server: `master_replid`, which Redis changes at each start and each
-promotion, and copies from its primary. A history that continues older data has old counters, and the numbers after
-them may be stored already. `run_id` is not enough, because a primary that was a replica meanwhile keeps it. So the
-first request in another history ends the source, as far as is known, and starts a new one with number 1.
+The gateway makes up one source for the callbacks of an attempt, and counts its messages in Redis. A source is
+valid for one replication history of the server: `master_replid`, which Redis changes at each start and each
+promotion, and copies from its primary. A server that continues with older data has older counters, and the numbers
+after them may be stored already. `run_id` does not reveal that, because a primary that was a replica meanwhile
+keeps it. So the first request in a new history sends a completion of the old source with the numbers known, and
+starts a new source with number 1.
 """
 
 from __future__ import annotations
@@ -44,14 +46,18 @@ from trainwire.schemas.wire import WIRE_VERSION
 COUNTERS_TTL_S: Final = 30 * 24 * 3600
 IDEMPOTENCY_TTL_S: Final = 24 * 3600
 RETRY_TTL_S: Final = 120
-"""Time for which requests without a key are remembered; redis-py retries a lost reply for a shorter time."""
+"""Seconds for which requests without a key are remembered; redis-py retries a lost reply for a shorter time."""
 SOURCE_BYTES: Final = 12
-"""Random bytes in the name of a source, as many as in the SDK's."""
+"""Number of random bytes in the name of a source; the SDK uses the same number."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to append. With `once` (a field and a value) it is skipped if the job's last value is the same."""
+    """A message to append.
+
+    `once` is a field and a value: the message is skipped if the job's last message with this field had the same
+    value.
+    """
 
     body: Body
     once: tuple[str, str] = ("", "")
@@ -59,7 +65,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """The Idempotency-Key of a request, and a hash of the request."""
+    """The Idempotency-Key of a request and a hash of its content, remembered for `ttl_s` seconds."""
 
     key: str
     fingerprint: str
@@ -68,17 +74,17 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """The numbers of a request's messages, and whether the request is a repetition."""
+    """The source and numbers of a request's messages, and whether the request repeats an earlier one."""
 
     job_id: int
     is_repeated: bool
     source: str
     numbers: Mapping[Kind, int]
-    """The last `seq` of each kind; empty for a repetition of a request to an older version."""
+    """The last `seq` of each kind; empty if the request repeats one that an older version served."""
 
 
 class CallbackStreams:
-    """Appends messages to the streams; thread-safe."""
+    """Appends the messages of callbacks to the Redis streams; thread-safe."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -86,10 +92,10 @@ class CallbackStreams:
     def put(
         self, job_id: int, attempt: int, messages: Sequence[NewMessage], idempotency: Idempotency | None = None
     ) -> AppendResult:
-        """Append all messages to their streams, or none.
+        """Append all messages of a request to their streams, or none.
 
-        Raises `InvalidMessage`, redis-py's errors, and a `ProblemError` if Redis is nearly full, the key belongs
-        to another request, or the job was deleted.
+        Raises `InvalidMessage`, redis-py's errors, and a `ProblemError` if Redis is nearly full, the
+        Idempotency-Key belongs to another request, or the job was deleted.
         """
         shard = self._shard(job_id)
         request = idempotency or Idempotency(secrets.token_hex(), "once", RETRY_TTL_S)
@@ -115,7 +121,7 @@ class CallbackStreams:
         return AppendResult(job_id, is_repeated, source, cast("dict[Kind, int]", numbers))
 
     def is_stored(self, result: AppendResult) -> bool:
-        """Return whether all messages of a request are acknowledged, so committed in Postgres.
+        """Return whether all messages of a request are acknowledged, which means committed in Postgres.
 
         Raises redis-py's errors, and a `ProblemError` if the job was deleted meanwhile.
         """
@@ -146,7 +152,7 @@ class CallbackStreams:
 
 
 def encode(body: Body) -> bytes:
-    """Return a body as JSON, with NaN and infinities as strings; raise `InvalidMessage`."""
+    """Encode a body as JSON, with NaN and infinities as strings; raise `InvalidMessage` if it is invalid."""
     check_body(body)
     try:
         for name in ("params", "tags"):
@@ -163,7 +169,7 @@ def encode(body: Body) -> bytes:
 
 
 def _first_time(body: Body) -> int:
-    """Return the earliest time in a body, in nanoseconds: the start of its source, if it is the first message."""
+    """Return the earliest time in a body, in nanoseconds since 1970; it becomes the start of a new source."""
     return min(body.ts, default=time.time_ns()) if isinstance(body, Logs) else body.ts or time.time_ns()
 
 
@@ -190,8 +196,8 @@ local counters, answer, ends = unpack(KEYS, 1, 3)
 local job, attempt, source, ttl, fingerprint, remembered, now, began = unpack(ARGV, 1, 8)
 local seen = redis.call('GET', answer)
 if seen then
-  local stored, receipt = string.match(seen, '^(%%S+) ?(.*)$')
-  return {stored == fingerprint and 'again' or 'other', receipt}
+  local stored, result = string.match(seen, '^(%%S+) ?(.*)$')
+  return {stored == fingerprint and 'again' or 'other', result}
 end
 
 local function append(owner, stream, seq, body)
@@ -224,7 +230,7 @@ else
   redis.call('HSET', counters, 'source', source, 'history', history, 'began', began)
 end
 
-local receipt = source
+local result = source
 for number = 0, (#ARGV - 8) / 4 - 1 do
   local kind, body, field, value = unpack(ARGV, 9 + 4 * number, 12 + 4 * number)
   local stream = KEYS[4 + number]
@@ -236,10 +242,10 @@ for number = 0, (#ARGV - 8) / 4 - 1 do
       body = string.sub(body, 1, -2) .. ',"produced":{' .. table.concat(all, ',') .. '}}'
     end
     append(source, stream, seq, body)
-    receipt = receipt .. ' ' .. kind .. '=' .. seq
+    result = result .. ' ' .. kind .. '=' .. seq
   end
 end
 redis.call('EXPIRE', counters, ttl)
-redis.call('SET', answer, fingerprint .. ' ' .. receipt, 'EX', remembered)
-return {'new', receipt}
+redis.call('SET', answer, fingerprint .. ' ' .. result, 'EX', remembered)
+return {'new', result}
 """ % {"version": WIRE_VERSION}  # noqa: UP031 - Lua is full of braces

@@ -1,4 +1,4 @@
-"""Makes the documents of jobs, for lists and for single jobs."""
+"""Builds the JSON documents of jobs, for lists and for single jobs."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from trainwire.stores.rows.tracebacks import find_traceback
 
 LAST_ROWS_OF_RANKS: Final = 500
 MAX_NAMES: Final = 5000
-"""Names of metrics in one document; the feed sends the document to each client."""
+"""Maximum number of metric names in one document, because the feed sends the document to each client."""
 MAX_FORKS: Final = 100
 
 _FORKS: Final = text("SELECT id FROM training_jobs WHERE parent_id = :job_id ORDER BY created_at, id LIMIT :limit")
 
 
 def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem]:
-    """Return the documents of these jobs for a list, the newest job first."""
+    """Return the documents (`JobItem`) of the jobs in `job_ids`, the newest job first."""
     jobs = training_jobs.c
     query = select(*job_columns(Job, training_jobs, MOST_LISTED_NAMES)).where(jobs.id.in_(job_ids))
     newest_first = query.order_by(jobs.created_at.desc(), jobs.id.desc())
@@ -52,9 +52,9 @@ def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem
 def job_items(
     connection: Connection, jobs: Sequence[Job], columns: Mapping[int, dict[str, Any]] = MappingProxyType({})
 ) -> list[JobItem]:
-    """Return the documents of these jobs for a list, in the same order; the number of queries is constant.
+    """Return the documents (`JobItem`) of `jobs`, in the same order, with a constant number of queries.
 
-    `columns` has for each job the values of the requested fields.
+    `columns` maps the id of each job to the values of the requested columns.
     """
     computed = _computed_fields(connection, jobs, LAST_ROWS_IN_LISTS)
     return [
@@ -66,7 +66,7 @@ def job_items(
 def job_detail(
     connection: Connection, job_id: int, names: MetricNames, mlflow_uri: str | None
 ) -> JobDetail | None:
-    """Return the document of one job; None if no message of it has been stored."""
+    """Return the document (`JobDetail`) of one job; None if no message of it has been stored."""
     job = find_job(connection, job_id)
     if job is None:
         return None
@@ -95,14 +95,14 @@ def job_detail(
 
 
 def _mlflow_url(uri: str | None, job: Job, attempts: Iterable[Attempt]) -> str | None:
-    """Return MLflow's page of the run of the newest attempt; None without MLflow or without a run."""
+    """Return the URL of the newest attempt's run in MLflow; None without MLflow or without a run."""
     newest = [attempt.run_id for attempt in attempts if attempt.attempt == job.attempt]
     run_id = job.mlflow_run_id or (newest[0] if newest else None)
     return f"{uri.rstrip('/')}/#/runs/{quote(run_id, safe='')}" if uri and run_id else None
 
 
 def _computed_fields(connection: Connection, jobs: Sequence[Job], last_rows: int) -> list[dict[str, Any]]:
-    """Return the fields of each job's document that are not attributes of the job."""
+    """Return, for each job, the fields of its document that are not attributes of `Job`."""
     last = last_values(connection, [job.id for job in jobs], last_rows)
     lines = sparklines(connection, jobs, last)
     return [

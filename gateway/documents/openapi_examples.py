@@ -1,4 +1,4 @@
-"""The examples in the OpenAPI document, by the name of their type: a training halfway through its epochs."""
+"""Examples in the OpenAPI document, by the name of their type: a training in the middle of its epochs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RUN_ID: Final = "1f0c3f9d8f0a4f7c9a8d4f2b6f7e8d9c"
 
 
 def _example(document: type[msgspec.Struct], values: dict[str, Any]) -> dict[str, Any]:
-    """Return an example of a document; fields without a value have their default, or are null."""
+    """Build an example of a document; fields without a value get their default, or null."""
     fields = msgspec.structs.fields(document)
     defaults = {field.encode_name: field.default_factory() for field in fields if callable(field.default_factory)}
     return dict.fromkeys(document.__struct_fields__) | defaults | values

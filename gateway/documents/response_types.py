@@ -1,4 +1,4 @@
-"""The JSON documents of responses, besides the rows in schemas/events.py; OpenAPI shows their docstrings."""
+"""Types of the JSON documents in responses, except rows (schemas/events.py); OpenAPI shows their docstrings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ D = TypeVar("D", bound=msgspec.Struct)
 
 
 def document_from(document: type[D], source: object, **fields: Any) -> D:
-    """Build a document from `fields`, and for all other fields from the equally named attributes of `source`."""
+    """Build a document from `fields`; other fields are copied from the attributes of `source` by name."""
     same = {name: getattr(source, name) for name in document.__struct_fields__ if name not in fields}
     return document(**same, **fields)
 
@@ -57,7 +57,7 @@ class StopReceipt(Stop, frozen=True, kw_only=True):
 
 
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A job in a list; `columns` has the values of the fields that the request names.
+    """A job in a list; `columns` has the values of the columns that the request names.
 
     Its attempt goes on from `resume_step`; a fork goes on from `fork_step` of the job `parent_id`.
     """
@@ -112,10 +112,10 @@ class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
 class JobDetail(JobItem, frozen=True, kw_only=True):
     """One job with its parameters, tags, attempts and names of metrics.
 
-    If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is
-    false, `final_metrics` or `best_metrics` has more than the 1,000 names that are shown.
+    If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is false,
+    `final_metrics` or `best_metrics` has more names than the 1,000 in this document. For a training on several
+    ranks, `last_by_rank` has the newest value of each metric and rank among the job's last rows.
     `forks` are the first 100 jobs that are forks of this one.
-    `last_by_rank` has the newest value of each rank among the job's last rows, for trainings on several ranks.
     """
 
     params: dict[str, Any] | None
@@ -132,14 +132,14 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Command, code and machine of an attempt, item by item (docs/provenance.md)."""
+    """The provenance of an attempt: command, code and machine, item by item (docs/provenance.md)."""
 
     attempt: int
     items: dict[str, Any]
 
 
 class NamePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Sorted names of metrics; `next` is the `after` of the following page, null on the last one.
+    """Sorted names of a job's metrics; `next` is the `after` of the following page, null on the last one.
 
     If `complete` is false, older rows of a large job have not been read yet: repeat the request.
     """
@@ -152,7 +152,7 @@ class NamePage(msgspec.Struct, frozen=True, kw_only=True):
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs in the requested order; `next` is the `cursor` of the following page, null on the last one.
 
-    `total` is the number of matching jobs, on the first page only.
+    `total` is the number of all matching jobs; it is null except on the first page.
     """
 
     items: list[JobItem]
@@ -161,7 +161,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobReference(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that a name or the beginning of one may mean."""
+    """A job that matches a reference: a number, a name, or the beginning of either."""
 
     id: int
     name: str | None
@@ -170,9 +170,9 @@ class JobReference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobReferences(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest jobs that a reference names, and how many there are, deleted ones included.
+    """The newest jobs that match a reference; `total` counts all matching jobs, deleted ones included.
 
-    `also_named` is the number of another job, which has this number or `last` as its name.
+    `also_named` is the number of another job whose name is equal to the reference, if that is a number or `last`.
     """
 
     items: list[JobReference]
@@ -181,7 +181,7 @@ class JobReferences(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobGroupItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of jobs with one value of a field, as text; null is no value."""
+    """The number of jobs with one value of a field; null means that they have no value."""
 
     value: str | None
     jobs: int
@@ -190,14 +190,14 @@ class JobGroupItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobGroups(msgspec.Struct, frozen=True, kw_only=True):
-    """Jobs by the value of a field; if `complete` is false, there are more groups."""
+    """Numbers of jobs by the value of a field; if `complete` is false, there are more values."""
 
     items: list[JobGroupItem]
     complete: bool
 
 
 class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields for filters, sort orders and columns: those of all jobs, and those that the newest jobs have."""
+    """Fields for filters, sort orders and columns: `jobs` for every job, the others from the newest jobs."""
 
     jobs: list[str]
     params: list[str]
@@ -206,14 +206,14 @@ class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scanned(msgspec.Struct, frozen=True, kw_only=True):
-    """The lines that were searched, if not all: continue with `before=first_seq` or `after=last_seq`."""
+    """The range of the searched lines, if not all were: continue with `before=first_seq` or `after=last_seq`."""
 
     first_seq: int
     last_seq: int
 
 
 class LogPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines, oldest to newest; `total` is the last `seq` of the job's lines."""
+    """Lines of a job's log, oldest to newest; `total` is the `seq` of its last line."""
 
     items: list[LogLine]
     first_seq: int | None
@@ -223,11 +223,11 @@ class LogPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SeriesPoint = tuple[int | None, int, Number, int | None, int]
-"""x (step, epoch or time, as requested), time in nanoseconds, value, epoch, seq."""
+"""Tuple of x (step, epoch or time, as requested), time in nanoseconds, value, epoch and `seq`."""
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of one attempt and rank, in order of `seq`."""
+    """Points of one metric, attempt and rank, in order of `seq`."""
 
     name: str
     attempt: int
@@ -236,7 +236,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Series up to the row `last_seq`; a downsampled one has the lowest and the highest point of each piece."""
+    """Series of metrics up to the row `last_seq`; downsampled ones keep the extremes of each interval."""
 
     series: list[Series]
     last_seq: int
@@ -244,7 +244,7 @@ class MetricPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobSeries(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of one rank in the newest attempt of one job."""
+    """Points of one metric and rank in the newest attempt of a job."""
 
     job_id: int
     name: str
@@ -268,7 +268,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=True):
-    """One checkpoint and the state of its file; `is_best` and `is_last` refer to the job's current paths."""
+    """A checkpoint and the state of its file; `is_best` and `is_last` refer to the job's current paths."""
 
     is_last: bool
     state: str
@@ -280,7 +280,7 @@ class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=T
 
 
 class CheckpointPage(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest 1000 checkpoints, in the order in which they were stored."""
+    """The newest 1000 checkpoints of a job, in the order in which they were stored."""
 
     items: list[CheckpointItem]
 
@@ -293,7 +293,7 @@ class Loan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """Missing messages of one source and kind: first and last number of each range."""
+    """Missing messages of one source and kind; `ranges` are pairs of first and last number."""
 
     source: str
     kind: str
@@ -301,7 +301,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """Lost messages of one source and kind: first number, last number and reason of each range."""
+    """Lost messages of one source and kind; `ranges` are triples of first number, last number and reason."""
 
     source: str
     kind: str
@@ -309,7 +309,7 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankGap(msgspec.Struct, frozen=True, kw_only=True):
-    """Ranks of one attempt that have not reported: first and last rank of each range."""
+    """Ranks of one attempt that have sent no messages; `ranges` are pairs of first and last rank."""
 
     attempt: int
     world_size: int
@@ -319,7 +319,8 @@ class RankGap(msgspec.Struct, frozen=True, kw_only=True):
 class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of messages: produced = stored + dead_lettered + missing + lost + dropped; `line` is a summary.
 
-    `state` is explained in docs/concepts.md, and depends on the job's `status` too. `lost` counts by reason.
+    `state` is explained in docs/concepts.md, and depends on the job's `status` too. `lost` has a count for each
+    reason.
     """
 
     state: State
@@ -339,7 +340,7 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of a job's rows that a sink has confirmed; `words` is a summary in one sentence."""
+    """The delivery of a job's rows to one sink; `words` is a summary in one sentence."""
 
     sink: str
     title: str
@@ -354,13 +355,13 @@ class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
-    """The sinks that receive a job's rows."""
+    """The deliveries of a job's rows, one for each sink."""
 
     items: list[DeliveryItem]
 
 
 class AlertPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Alerts, the newest first; `next` is `before` of the following page, null on the last."""
+    """Alerts, the newest first; `next` is the `before` of the following page, null on the last one."""
 
     items: list[AlertEntry]
     next: int | None
@@ -383,7 +384,8 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 class DeletionReport(msgspec.Struct, frozen=True, kw_only=True):
     """The deletion of a job, with its progress in each store.
 
-    `state` is planned (a dry run, with `plan` only), deleting, deleted, or left: something could not be deleted.
+    `state` is `planned` (a dry run, with `plan` only), `deleting`, `deleted`, or `left` if something could not be
+    deleted.
     """
 
     job_id: int
@@ -404,7 +406,7 @@ class DeletionReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether tokens are required, and the role and job of this request's token; null without a valid one.
+    """Whether tokens are required, and the role and job of the request's token; null without a valid one.
 
     `flower_url` is Flower's address, for roles that may read.
     """

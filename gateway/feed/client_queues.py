@@ -10,9 +10,9 @@ from trainwire.gateway.feed.frames import RESYNC, FrameBatch
 from trainwire.gateway.feed.protocol import FrameProtocol
 
 MAX_WAITING_BYTES: Final = 1024 * 1024
-"""A client with more than this in its queue is too slow; the buffers of its operating system come on top."""
+"""A client with more bytes in its queue is too slow; the buffers of its operating system come on top."""
 ROOM_TIMEOUT_S: Final = 30.0
-"""Time limit of each batch for a client that catches up."""
+"""Seconds that a client has to read each batch of the events that it missed."""
 RESYNC_CODE: Final = 4008
 RESYNC_REASON: Final = "too slow: connect again with your position"
 
@@ -22,27 +22,27 @@ class MustReconnect(Exception):  # noqa: N818 - never leaves the gateway
 
 
 class ClientQueue(Protocol):
-    """Protocol of the queues below, by which the feed sends frames to one client."""
+    """Interface of the queues in this module: the feed uses it to send frames to one client."""
 
     def send(self, batch: FrameBatch) -> bool:
-        """Queue frames; return False if the client is too slow."""
+        """Queue a batch of frames; return False if the client is too slow."""
 
     async def wait_for_room(self) -> None:
         """Wait until the queue is nearly empty; raise `MustReconnect` after `ROOM_TIMEOUT_S`."""
 
     def resync(self) -> None:
-        """Send `resync` as the last frame, and close the connection."""
+        """Send a `resync` frame as the last one, and close the connection; the client should reconnect."""
 
 
 class SocketQueue:
-    """Writes to the socket, whose write buffer is the queue: thousands of clients need no task each."""
+    """Queue in the write buffer of a WebSocket's socket: thousands of clients need no task each."""
 
     def __init__(self, protocol: FrameProtocol, on_behind: Callable[[], None]) -> None:
         self._protocol = protocol
         self._on_behind = on_behind
 
     def send(self, batch: FrameBatch) -> bool:
-        """Write the frames, unless too much is waiting already."""
+        """Write the frames to the socket; return False if too many bytes are waiting already."""
         if self._protocol.waiting_bytes > MAX_WAITING_BYTES:
             self._on_behind()
             return False
@@ -50,16 +50,16 @@ class SocketQueue:
         return True
 
     async def wait_for_room(self) -> None:
-        """Wait until uvicorn may write again."""
+        """Wait until the write buffer has drained; raise `MustReconnect` after `ROOM_TIMEOUT_S`."""
         await _wait_for_room(self._protocol.writable, self._on_behind)
 
     def resync(self) -> None:
-        """Write the last frame and close; a client that does not read it is disconnected."""
+        """Write a `resync` frame and close; a client that does not read it is disconnected."""
         self._protocol.finish(RESYNC.wire, RESYNC_CODE, RESYNC_REASON)
 
 
 class MemoryQueue:
-    """Keeps frames until a task has sent them: for server-sent events, and for WebSockets of other servers."""
+    """Queue that a task empties: for server-sent events, and for WebSockets without `FrameProtocol`."""
 
     def __init__(self, on_behind: Callable[[], None]) -> None:
         self._on_behind = on_behind
@@ -71,7 +71,7 @@ class MemoryQueue:
         self._has_room.set()
 
     def send(self, batch: FrameBatch) -> bool:
-        """Queue the frames, unless too much is waiting already."""
+        """Queue the frames; return False if too many bytes are waiting already."""
         if self._waiting_bytes > MAX_WAITING_BYTES:
             self._on_behind()
             return False
@@ -80,18 +80,18 @@ class MemoryQueue:
         return True
 
     async def wait_for_room(self) -> None:
-        """Wait until the queue is empty."""
+        """Wait until the queue is empty; raise `MustReconnect` after `ROOM_TIMEOUT_S`."""
         await _wait_for_room(self._has_room, self._on_behind)
 
     def resync(self) -> None:
-        """Replace the queued frames by `resync`, and close the queue; the client resumes from its position."""
+        """Replace the queued frames with `resync`, and close the queue; the client resumes from its position."""
         self._batches.clear()
         self._waiting_bytes = 0
         self._put(RESYNC)
         self._is_closed = True
 
     async def next(self) -> list[FrameBatch]:
-        """Wait for frames and return all that are queued; none after the last one."""
+        """Wait for frames and return all queued batches; an empty list once the queue is closed and empty."""
         while not self._batches and not self._is_closed:
             self._has_frames.clear()
             await self._has_frames.wait()

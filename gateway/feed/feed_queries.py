@@ -1,4 +1,4 @@
-"""The queries of the feed: rows after a `seq`, the newest rows, and the rows of training_jobs."""
+"""SQL queries of the live feed: rows after a `seq`, the newest rows, and the rows of training_jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from trainwire.stores.rows.event_rows import lines_within, log_line, select_line
 MAX_READ_BYTES: Final = 1024 * 1024
 FETCHED_ROWS: Final = 200
 SNAPSHOT_ROWS: Final[dict[RowKind, int]] = {"logs": 500, "metrics": 0, "checkpoints": 1000}
-"""A snapshot has no points: clients request them from /jobs/{id}/metrics, which can downsample them."""
+"""Number of newest rows of each kind in a snapshot.
+
+It has no metrics: clients request them from `/jobs/{id}/metrics`, which can downsample them.
+"""
 LISTED_JOBS: Final = 200
 
 _LAST_SEQS: Final = tuple(storage.last_seq for storage in ROW_KINDS.values())
@@ -30,18 +33,18 @@ _EDITED: Final = ("name", "given_name", "given_tags", "note", "archived_at")
 _LISTED: Final = (*_EDITED, *_LAST_SEQS, "attempt", "status", "status_reason", *_PROGRESS, "exit_code")
 
 ListedColumns: TypeAlias = tuple[object, ...]
-"""Columns of a job in the list of all jobs; the job has changed if they have."""
+"""Values of a job's columns in the list of all jobs; compared to detect that the job has changed."""
 
 
 class JobNotFound(LookupError):  # noqa: N818 - its text is sent to clients
-    """No message of this job has been stored."""
+    """The job does not exist: no message of it has been stored."""
 
     def __init__(self, job_id: int | str) -> None:
         super().__init__(f"no job {job_id} in the database")
 
 
 class JobDeleted(JobNotFound):
-    """The job was deleted."""
+    """The job was deleted, so it does not exist any more."""
 
     def __init__(self, job_id: int) -> None:
         super().__init__(job_id)
@@ -49,15 +52,15 @@ class JobDeleted(JobNotFound):
 
 
 def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
-    """Return those of the jobs that were deleted."""
+    """Return those of `job_ids` that belong to deleted jobs."""
     tombstones = deleted_jobs.c
     return list(connection.execute(select(tombstones.job_id).where(tombstones.job_id.in_(job_ids))).scalars())
 
 
 def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> dict[int, JobRow]:
-    """Return the rows of the jobs in `state_events`, by job.
+    """Return the rows of the jobs in `state_events` from training_jobs, by job id.
 
-    Its values are the numbers of state events received so far, which are copied to the rows.
+    `state_events` has the number of state events received so far for each job; it is copied to the job's row.
     """
     jobs = training_jobs.c
     state = job_columns(FeedState, training_jobs, MOST_SHOWN_NAMES)
@@ -67,7 +70,7 @@ def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> di
 
 
 def read_job_row(connection: Connection, job_id: int, state_events: int) -> JobRow:
-    """Return the row of one job; raise `JobNotFound`, or `JobDeleted` if the job was deleted."""
+    """Return one job's row of training_jobs; raise `JobNotFound`, or `JobDeleted` if it was deleted."""
     row = read_job_rows(connection, {job_id: state_events}).get(job_id)
     if row is None:
         raise JobDeleted(job_id) if read_deleted(connection, [job_id]) else JobNotFound(job_id)
@@ -75,9 +78,10 @@ def read_job_row(connection: Connection, job_id: int, state_events: int) -> JobR
 
 
 def read_rows(connection: Connection, job_id: int, kind: RowKind, after: int) -> RowBatch:
-    """Return rows of one kind after `after`, up to the next multiple of `MAX_ROWS`, or fewer if they are large.
+    """Return rows of one kind whose `seq` follows `after`, up to the next multiple of `MAX_ROWS`.
 
-    The end of the batch depends on `after` alone, so that clients at nearby positions soon read the same batches.
+    The batch is shorter if its rows are large. Its end depends on `after` alone, so that clients at nearby
+    positions soon read the same batches.
     """
     column = training_jobs.c[ROW_KINDS[kind].last_seq]
     # Read first: all rows up to this `seq` are visible to the next query.
@@ -90,7 +94,7 @@ def read_rows(connection: Connection, job_id: int, kind: RowKind, after: int) ->
 
 
 def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -> list[Row]:
-    """Return the newest rows up to `last` for a snapshot, oldest first; fewer if they are large."""
+    """Return the newest rows of one kind up to `last` for a snapshot, oldest first; fewer if they are large."""
     seq = ROW_KINDS[kind].table.c.seq
     query = _rows_of_job(kind, job_id).where(seq <= last, seq > last - SNAPSHOT_ROWS[kind]).order_by(seq.desc())
     rows, _ = _read(connection, kind, query, newest_first=True)
@@ -98,7 +102,7 @@ def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -
 
 
 def read_listed(connection: Connection) -> dict[int, ListedColumns]:
-    """Return the columns of the newest jobs by job, the newest first."""
+    """Return the listed columns of the newest jobs, by job id, the newest job first."""
     jobs = training_jobs.c
     columns = [jobs.id, *(jobs[name] for name in _LISTED)]
     newest = select(*columns).order_by(jobs.created_at.desc(), jobs.id.desc()).limit(LISTED_JOBS)
@@ -113,7 +117,7 @@ def _rows_of_job(kind: RowKind, job_id: int) -> Select[Any]:
 def _read(
     connection: Connection, kind: RowKind, query: Select[Any], *, newest_first: bool = False
 ) -> tuple[list[Row], bool]:
-    """Return rows up to `MAX_READ_BYTES`, which bounds the memory for long lines, and whether these are all."""
+    """Return the rows of a query until they reach `MAX_READ_BYTES`, and whether these are all of its rows."""
     rows: list[Row] = []
     size_bytes = 0
     if kind == "logs":

@@ -1,4 +1,4 @@
-"""Rows of one job and positions among them; each row is encoded as JSON once, for all clients."""
+"""Rows of one job, and the positions of clients in them; each row is encoded as JSON once for all clients."""
 
 from __future__ import annotations
 
@@ -34,11 +34,14 @@ _decode_point = msgspec.json.Decoder(MetricPoint).decode
 
 
 class InvalidPosition(ValueError):  # noqa: N818 - its text is sent to clients
-    """A client sent a position that this feed cannot resume from."""
+    """A client sent a position that is malformed or beyond the job's rows."""
 
 
 class FeedPosition(NamedTuple):
-    """The last `seq` of each kind of rows that a client has; as text, `120-45-3`, its resume token."""
+    """The position of a client in a job's feed: the last `seq` that it has of each kind of rows.
+
+    As text, for example `120-45-3`, a client sends it to resume.
+    """
 
     logs: int
     metrics: int
@@ -52,11 +55,11 @@ class FeedPosition(NamedTuple):
         return cast("int", getattr(self, kind))
 
     def with_seq(self, kind: RowKind, seq: int) -> FeedPosition:
-        """Return a copy with another last `seq` of one kind."""
+        """Return a copy whose last `seq` of `kind` is `seq`."""
         return self._replace(**{kind: seq})
 
     def is_beyond(self, other: FeedPosition) -> bool:
-        """Return whether this position is greater than `other` in any kind."""
+        """Return whether this position has a greater `seq` than `other` in any kind."""
         return any(mine > theirs for mine, theirs in zip(self, other, strict=True))
 
 
@@ -72,19 +75,19 @@ def parse_position(text: str) -> FeedPosition:
 
 
 class Row(NamedTuple):
-    """One row, as the JSON of its struct in schemas/events.py."""
+    """A row's `seq`, and the row as the JSON of its struct in schemas/events.py."""
 
     seq: int
     json: msgspec.Raw
 
     @property
     def size_bytes(self) -> int:
-        """Length of the JSON."""
+        """Length of the JSON in bytes."""
         return memoryview(self.json).nbytes
 
 
 class RowGap(NamedTuple):
-    """Rows of one kind that must be read from Postgres: those after `after`, up to and including `last`."""
+    """A range of rows of one kind that must be read from Postgres: `after` < `seq` <= `last`."""
 
     kind: RowKind
     after: int
@@ -92,7 +95,7 @@ class RowGap(NamedTuple):
 
 
 class RowBatch(NamedTuple):
-    """All rows of one kind after `after`, up to and including `last`; deleted rows are absent from `items`."""
+    """All rows of one kind with `after` < `seq` <= `last`; deleted rows are absent from `items`."""
 
     kind: RowKind
     after: int
@@ -100,7 +103,7 @@ class RowBatch(NamedTuple):
     items: Sequence[Row]
 
     def rows_after(self, seq: int) -> list[Row]:
-        """Return the rows after `seq`."""
+        """Return the rows whose `seq` is greater than the given one."""
         return [row for row in self.items if row.seq > seq]
 
     def up_to(self, last: int) -> RowBatch:
@@ -111,7 +114,7 @@ class RowBatch(NamedTuple):
 
 
 class RowCache:
-    """The newest rows of one kind, without a gap; drops the oldest beyond `CACHED_ROWS` and `CACHED_BYTES`."""
+    """The newest rows of one kind, without a gap; evicts the oldest beyond `CACHED_ROWS` and `CACHED_BYTES`."""
 
     def __init__(self, kind: RowKind, after: int) -> None:
         self._kind = kind
@@ -120,7 +123,7 @@ class RowCache:
         self._size_bytes = 0
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Append the rows that follow the newest one."""
+        """Append rows that directly follow the newest cached row."""
         self._rows += rows
         self._size_bytes += sum(row.size_bytes for row in rows)
         # Half of the rows are dropped at once, because each deletion from the front moves all others.
@@ -131,7 +134,7 @@ class RowCache:
             del self._rows[:half]
 
     def find(self, after: int, last: int) -> RowBatch | None:
-        """Return at most `MAX_ROWS` rows after `after`, up to `last`; None if the first were dropped."""
+        """Return at most `MAX_ROWS` rows with `after` < `seq` <= `last`; None if the first ones were evicted."""
         if after < self._after:
             return None
         begin = bisect_right(self._rows, after, key=attrgetter("seq"))
@@ -141,14 +144,15 @@ class RowCache:
 
 
 def encode_row(item: LogLine | MetricPoint | SavedCheckpoint) -> Row:
-    """Return a row as JSON."""
+    """Encode a row as JSON."""
     return Row(item.seq, msgspec.Raw(_encode(item)))
 
 
 def rows_of(event: RowEvent) -> list[Row] | None:
-    """Return the rows that an event carries, equal to those in Postgres; None if it carries none.
+    """Return the rows that an event carries; None if it carries none.
 
-    Postgres stores the times of points and checkpoints in microseconds, so theirs are truncated here too.
+    Postgres stores the times of points and checkpoints in microseconds, so they are truncated here too: each row
+    is equal to the same row read from Postgres.
     """
     items = getattr(event, ROW_KINDS[cast("RowKind", event.kind)].items)
     if items is not None and not isinstance(event, TrainingLog):
@@ -157,13 +161,13 @@ def rows_of(event: RowEvent) -> list[Row] | None:
 
 
 def with_rows(event: RowEvent, after: int, last: int, rows: Iterable[Row]) -> RowEvent:
-    """Return the event with these rows, which are all after `after`, up to and including `last`."""
+    """Return a copy of the event with `rows`, which are all rows with `after` < `seq` <= `last`."""
     items: dict[str, Any] = {ROW_KINDS[cast("RowKind", event.kind)].items: [row.json for row in rows]}
     return replace(event, first_seq=after + 1, last_seq=last, **items)
 
 
 def event_for_rows(job_id: int, state: FeedState, kind: RowKind, rows: Sequence[Row]) -> RowEvent:
-    """Return an event of this kind with the job's state, for rows that were read from Postgres."""
+    """Create an event with the job's state, to which rows that were read from Postgres can be added."""
     match kind:
         case "logs":
             return TrainingLog(job_id=job_id, attempt=state.attempt, kind="logs")
@@ -174,6 +178,6 @@ def event_for_rows(job_id: int, state: FeedState, kind: RowKind, rows: Sequence[
 
 
 def _newest_values(attempt: int, rows: Sequence[Row]) -> dict[str, Number] | None:
-    """Return the values of the newest point of this attempt; late points of earlier attempts are skipped."""
+    """Return the values of the newest point of `attempt`; late points of earlier attempts are skipped."""
     points = (_decode_point(row.json) for row in reversed(rows))
     return next((point.values for point in points if point.attempt == attempt), None)

@@ -1,4 +1,4 @@
-"""The state of a job that its clients have: status, progress and results, which are not rows with a `seq`."""
+"""The state of a job in its feed: status, progress and results, which are not rows with a `seq`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RESULTS: Final = {
     "mlflow_run_id": "mlflow_run_id",
     "error_message": "error_message",
 }
-"""Fields of the state, and the fields of a completion event that have the same values."""
+"""Fields of `FeedState`, and the fields of completion events with the same values."""
 
 
 class FeedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ class FeedState(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in FINISHED
 
     def updated_by(self, event: Event) -> FeedState:
-        """Return the state after this event."""
+        """Return the state after `event`."""
         before = self if event.attempt <= self.attempt else self._next_attempt(event.attempt)
         match event:
             case TrainingStatus():
@@ -77,13 +77,13 @@ class FeedState(msgspec.Struct, frozen=True, kw_only=True):
         return before
 
     def _next_attempt(self, attempt: int) -> FeedState:
-        """Return the state in which an attempt starts: no results, but the checkpoints of the earlier ones."""
+        """Return the initial state of an attempt: no results, but the checkpoint paths of the earlier attempts."""
         return FeedState(
             attempt=attempt, status="running", total_epochs=self.total_epochs, **_fields(self, _PATHS)
         )
 
     def is_newer_than(self, event: Event) -> bool:
-        """Return whether the event reports an earlier state than this one.
+        """Return whether the event reports an earlier state than this one, so that it must not be applied.
 
         Attempts only increase, and only a new attempt reopens a finished job (docs/events.md).
         """
@@ -94,7 +94,7 @@ class FeedState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def change_events(job_id: int, known: FeedState, stored: FeedState) -> list[Event]:
-    """Return the events that bring clients from the `known` state to the `stored` one."""
+    """Return the events that change the state of clients from `known` to `stored`."""
     events = _status_events(job_id, known, stored)
     for event in events:
         known = known.updated_by(event)
@@ -124,20 +124,20 @@ def _status_events(job_id: int, known: FeedState, stored: FeedState) -> list[Eve
 
 
 def with_metrics_of(earlier: Event | None, later: Event) -> Event:
-    """Return the later event; a training_progress without metrics gets those of the earlier one."""
+    """Return `later`; if it is a training_progress without metrics, add those of `earlier`."""
     if isinstance(later, TrainingProgress) and isinstance(earlier, TrainingProgress) and later.metrics is None:
         return replace(later, metrics=earlier.metrics)
     return later
 
 
 def progress_event(job_id: int, state: FeedState) -> TrainingProgress:
-    """Return a training_progress event without rows."""
+    """Create a training_progress event from the job's state, without rows."""
     fields = _fields(state, ("attempt", *_PROGRESS))
     return TrainingProgress(job_id=job_id, kind="metrics", checkpoint_path=state.last_checkpoint_path, **fields)
 
 
 def checkpoint_event(job_id: int, state: FeedState) -> TrainingCheckpoint:
-    """Return a training_checkpoint event without rows."""
+    """Create a training_checkpoint event from the job's state, without rows."""
     return TrainingCheckpoint(job_id=job_id, kind="checkpoints", **_fields(state, ("attempt", *_PATHS)))
 
 

@@ -1,4 +1,4 @@
-"""A job with clients: runs its feed and sends the events to the clients' queues."""
+"""A job that clients follow: runs its feed, and sends the events to the clients' queues."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from trainwire.schemas.kinds import RowKind
 
 PAUSE_PER_CLIENT_S: Final = 25e-6
 MAX_PAUSE_S: Final = 0.1
-"""Pause between the frames of a job: nearly none for few clients, and events are merged for many."""
+"""Maximum seconds between two writes of a job's frames to its clients.
+
+The pause is proportional to the number of clients (`PAUSE_PER_CLIENT_S`), so events are merged when there are
+many.
+"""
 CLIENTS_AT_ONCE: Final = 200
-"""Number of writes after which other tasks of the event loop may run."""
+"""Number of clients that are written to before other tasks of the event loop may run."""
 FIRST_FRAME_FRESH_S: Final = 0.5
-"""Clients that connect within this time get the same first frame, and after it the events since then."""
+"""Seconds for which new clients share one first frame; they also get the events since it was made."""
 RETRY_PAUSE_S: Final = 1.0
 
 ReadDetail: TypeAlias = Callable[[Connection, int], JobDetail | None]
@@ -33,19 +37,19 @@ log = structlog.get_logger("trainwire.gateway.feed.followed_job")
 
 
 class FirstFrame(NamedTuple):
-    """The first frame of a client, and its position after it."""
+    """The first frame for a client, and the client's position after it."""
 
     frame: Frame
     position: FeedPosition
 
 
 class FollowedJob:
-    """The feed of one job and its clients."""
+    """The feed of one job and the queues of its clients."""
 
     def __init__(self, job_id: int, row: JobRow, read: ReadPool, read_detail: ReadDetail) -> None:
         self.job_id = job_id
         self.users = 0
-        """Number of connections that hold this, whether or not they are among the clients yet."""
+        """Number of connections that have acquired this job, including those that are not clients yet."""
         self.feed = JobFeed(job_id, row)
         self._read = read
         self._read_detail = read_detail
@@ -58,12 +62,12 @@ class FollowedJob:
         self._resumed = SharedResult(self._make_resumed, FIRST_FRAME_FRESH_S)
 
     def receive(self, event: Event) -> None:
-        """Process an event of the notifier soon."""
+        """Add an event from the Redis channel; `run` processes it."""
         self.feed.receive(event)
         self._has_input.set()
 
     def update(self, row: JobRow) -> None:
-        """Process the job's row in Postgres soon."""
+        """Add the job's row of training_jobs; `run` processes it."""
         self.feed.update(row)
         self._has_input.set()
 
@@ -84,9 +88,9 @@ class FollowedJob:
             await asyncio.sleep(max(began_at + pause_s - clock(), 0))
 
     async def first_frame(self, after: FeedPosition | None) -> FirstFrame:
-        """Return a snapshot, or with a position `resumed`.
+        """Return a `snapshot` frame, or a `resumed` frame for a client that has the position `after`.
 
-        Raises `InvalidPosition` for a position beyond the job's, and `PostgresUnavailable`.
+        Raises `InvalidPosition` if the position is beyond the job's rows, and `PostgresUnavailable`.
         """
         if after is None:
             return await self._snapshot.get()
@@ -102,9 +106,9 @@ class FollowedJob:
         return FirstFrame(first.frame.at(str(after)), after)
 
     async def add_client(self, queue: ClientQueue, first: FirstFrame) -> None:
-        """Send a client its first frame and the events after it; from then on it receives new events.
+        """Send a client its first frame and the events since then; from then on it receives new events.
 
-        A client that is too slow must reconnect. Raises `PostgresUnavailable`.
+        A client that is too slow gets a `resync` frame and must reconnect. Raises `PostgresUnavailable`.
         """
         queue.send(FrameBatch([first.frame]))
         position = first.position
@@ -119,18 +123,21 @@ class FollowedJob:
             self._clients[queue] = None
 
     def remove_client(self, queue: ClientQueue) -> None:
-        """Send a client no more events."""
+        """Stop sending events to a client."""
         self._clients.pop(queue, None)
 
     def close(self) -> None:
-        """Make all clients reconnect."""
+        """Make all clients reconnect, with a `resync` frame."""
         self._is_closed = True
         self._has_moved.set()
         for queue in list(self._clients):
             self._drop(queue)
 
     async def _next_missed(self, position: FeedPosition) -> FeedEvent | None:
-        """Return the next event after a position, None if there is none; raise `MustReconnect`."""
+        """Return the next event after a client's position; None if it has missed none.
+
+        Raises `MustReconnect` if the job is not followed any more, or the missed rows were deleted.
+        """
         # The first frame was read from Postgres, so it may have rows that the feed has not processed yet.
         while position.is_beyond(self.feed.position) and not self._is_closed:
             self._has_moved.clear()

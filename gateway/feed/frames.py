@@ -1,4 +1,4 @@
-"""Events encoded for WebSockets and server-sent events, once for all clients."""
+"""Frames: events encoded for WebSockets and server-sent events, once for all clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Frame:
-    """One event as JSON, and the position of a client after it; None in the list of jobs, which has none."""
+    """One event as JSON, and a client's position after it (None in the list of jobs, which has no positions)."""
 
     def __init__(self, kind: str, event: bytes, position: str | None = None) -> None:
         self.kind = kind
@@ -27,18 +27,18 @@ class Frame:
         self._position = position
 
     def at(self, position: str) -> Frame:
-        """Return the same event with another position."""
+        """Return a frame with the same event and another position."""
         return Frame(self.kind, self._event, position)
 
     @cached_property
     def text(self) -> bytes:
-        """The text message of a WebSocket."""
+        """The payload of a WebSocket text message."""
         head = b"" if self._position is None else b'"position":"%s",' % self._position.encode()
         return b'{%s"event":%s}' % (head, self._event)
 
     @cached_property
     def wire(self) -> bytes:
-        """The bytes on a WebSocket: `text` as an unmasked frame (RFC 6455)."""
+        """The bytes of an unmasked WebSocket frame with `text` (RFC 6455)."""
         size = len(self.text)
         if size < 126:
             head = struct.pack("!BB", _FINAL_TEXT, size)
@@ -50,7 +50,7 @@ class Frame:
 
     @cached_property
     def sse(self) -> bytes:
-        """The server-sent event; the JSON needs no escaping, because it has no line breaks."""
+        """The bytes of a server-sent event; the JSON needs no escaping, because it has no line breaks."""
         head = b"" if self._position is None else b"id: %s\n" % self._position.encode()
         return b"%sevent: %s\ndata: %s\n\n" % (head, self.kind.encode(), self._event)
 
@@ -63,32 +63,32 @@ class FrameBatch:
 
     @cached_property
     def wire(self) -> bytes:
-        """All frames for a WebSocket."""
+        """All frames as bytes for a WebSocket."""
         return b"".join(frame.wire for frame in self.frames)
 
     @cached_property
     def sse(self) -> bytes:
-        """All frames as server-sent events."""
+        """All frames as bytes of server-sent events."""
         return b"".join(frame.sse for frame in self.frames)
 
 
 def encode_events(events: Iterable[FeedEvent]) -> FrameBatch:
-    """Return the frames of events of one job."""
+    """Encode events of one job, with their positions, as a batch of frames."""
     return FrameBatch([event_frame(event, str(position)) for event, position in events])
 
 
 def event_frame(event: Event, position: str | None = None) -> Frame:
-    """Return the frame of an event."""
+    """Encode an event as a frame."""
     return Frame(type_of(event), encode_event(event), position)
 
 
 def type_of(event: Event) -> str:
-    """Return the `type` that an event has as JSON."""
+    """Return the value of `type` in the JSON of an event."""
     return str(event.__struct_config__.tag)
 
 
 def gateway_frame(kind: str, position: str | None = None, **fields: Any) -> Frame:
-    """Return a frame that the gateway itself makes: snapshot, resumed, job or resync."""
+    """Create a frame of a type that only the gateway sends: snapshot, resumed, job or resync."""
     return Frame(kind, _encode({"type": kind, **fields}), position)
 
 

@@ -1,7 +1,7 @@
 """The live feed of one job, without network, clock or database: queues events and finds the rows to read.
 
-The notifier's events may be lost, repeated or reordered. Each row still leaves the feed once and in order: rows
-that follow the last one leave at once, others wait until the rows before them have been read from Postgres.
+Events from Redis may be lost, repeated or reordered. Still each row leaves the feed once and in order: rows that
+directly follow the last one leave at once, others wait until the rows before them have been read from Postgres.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from trainwire.schemas.events import Event, TrainingCheckpoint, TrainingLog, Tra
 from trainwire.schemas.kinds import ROW_KINDS, RowEvent, RowKind
 
 MAX_QUEUED: Final = 1000
-"""The queue is cleared at this many events, while Postgres is unavailable; the next `update` finds their rows."""
+"""Number of queued items at which the queue is cleared, because Postgres has been unavailable for long.
+
+The rows of the discarded events are found by the next `update`.
+"""
 MAX_ROW_BYTES: Final = 256 * 1024
-"""No rows are added to an event that has this many bytes of them."""
+"""An event that has this many bytes of rows takes no more rows; a new event begins."""
 
 
 class JobRow(NamedTuple):
-    """The row of training_jobs, and how many state events had been received before it was read."""
+    """A row of training_jobs, and the number of state events received before it was read."""
 
     position: FeedPosition
     state: FeedState
@@ -42,7 +45,7 @@ class JobRow(NamedTuple):
 
 
 class FeedEvent(NamedTuple):
-    """An event, and the position of a client after it."""
+    """An event for clients, and the position of a client after it."""
 
     event: Event
     position: FeedPosition
@@ -52,14 +55,14 @@ _Queued: TypeAlias = Event | RowGap | JobRow
 
 
 class JobFeed:
-    """Merges the notifier's events and the rows in Postgres of one job into the events for its clients."""
+    """Merges events from Redis and rows from Postgres into the ordered events for the clients of one job."""
 
     def __init__(self, job_id: int, row: JobRow) -> None:
         self.job_id = job_id
         self.position = row.position
-        """The position of a client that has all events taken so far."""
+        """Position of the clients that have received all events that `take` has returned."""
         self.state_events = row.state_events
-        """Number of events received that report the job's state."""
+        """Number of received events that report the job's state."""
         self._end = row.position
         self._state = row.state
         self._queue: deque[_Queued] = deque()
@@ -67,19 +70,19 @@ class JobFeed:
         self._recent = {kind: RowCache(kind, row.position.of(kind)) for kind in ROW_KINDS}
 
     def receive(self, event: Event) -> None:
-        """Queue an event of the notifier."""
+        """Queue an event from Redis."""
         self.state_events += not isinstance(event, TrainingLog)
         if len(self._queue) >= MAX_QUEUED:
             self._queue.clear()
         self._queue.append(event)
 
     def update(self, row: JobRow) -> None:
-        """Queue a row of training_jobs: clients get its newer state, and `advance` its rows that no event had."""
+        """Queue a row of training_jobs: it has the job's newest state, and reveals rows whose events were lost."""
         self._queue += [RowGap(kind, 0, row.position.of(kind)) for kind in ROW_KINDS]
         self._queue.append(row)
 
     def advance(self) -> RowGap | None:
-        """Process the queue; return the rows that must be read before it can go on, None once it is empty."""
+        """Process the queue; return the rows that must be read to continue, or None once the queue is empty."""
         while self._queue:
             gap = self._process(self._queue[0])
             if gap is None:
@@ -89,9 +92,9 @@ class JobFeed:
         return None
 
     def fill(self, batch: RowBatch) -> None:
-        """Add rows that were read for the gap that `advance` returned.
+        """Add rows that were read from Postgres for the gap that `advance` returned.
 
-        If the batch has nothing new, the rows do not exist: the queued item that waits for them is dropped.
+        If the batch has nothing new, the rows do not exist, and the queued item that waits for them is dropped.
         """
         end = self._end.of(batch.kind)
         if batch.last <= end:
@@ -103,7 +106,7 @@ class JobFeed:
             self._add_rows(event, batch._replace(after=end, items=rows))
 
     def take(self) -> list[FeedEvent]:
-        """Return and remove the new events, for clients that received all earlier ones."""
+        """Remove and return the new events, for clients that have received all earlier ones."""
         events = self._pending.take(self.position)
         self.position = self._end
         return events
@@ -118,7 +121,7 @@ class JobFeed:
         return None
 
     def missed_rows(self, batch: RowBatch, position: FeedPosition) -> FeedEvent:
-        """Return an event with the rows of the batch that follow `position`."""
+        """Return an event with the rows of `batch` that follow a client's position."""
         after = position.of(batch.kind)
         last = min(batch.last, self.position.of(batch.kind))
         rows = [row for row in batch.rows_after(after) if row.seq <= last]
@@ -126,7 +129,7 @@ class JobFeed:
         return FeedEvent(with_rows(event, after, last, rows), position.with_seq(batch.kind, last))
 
     def _process(self, item: _Queued) -> RowGap | None:
-        """Process the first item of the queue; return the rows that must be read before it."""
+        """Process the first item of the queue; return the rows that must be read before that is possible."""
         match item:
             case RowGap():
                 end = self._end.of(item.kind)
@@ -162,7 +165,7 @@ class JobFeed:
         return None
 
     def _process_overtaken(self, gap: RowGap) -> bool:
-        """Process the queued event that begins the gap, if there is one; return whether there was."""
+        """Process a later item that carries the first rows of `gap` now; return whether there is one."""
         for index, item in enumerate(self._queue):
             if not _announces_rows(item):
                 continue
@@ -190,7 +193,7 @@ class JobFeed:
 
 @dataclass
 class _Pending:
-    """A merged event for clients; its rows, if it has any, are those after `after` up to and including `last`."""
+    """A merged event for clients; its rows, if it has any, are those with `after` < `seq` <= `last`."""
 
     event: Event
     after: int = 0
@@ -212,7 +215,7 @@ class _Pending:
 
 
 class PendingEvents:
-    """Events in order, consecutive ones of one type merged: many small transactions become one event.
+    """New events in order; successive events of one type are merged, so many small commits become one event.
 
     Log events do not report the job's state, so they may be merged across events that do.
     """
@@ -225,7 +228,7 @@ class PendingEvents:
         self._events.append(_Pending(event))
 
     def add_rows(self, event: RowEvent, batch: RowBatch) -> None:
-        """Append an event with rows that follow those added before."""
+        """Append an event with rows that directly follow those added before."""
         size_bytes = sum(row.size_bytes for row in batch.items)
         pending = self._mergeable(event)
         if pending is None or len(pending.rows) + len(batch.items) > MAX_ROWS:
@@ -237,7 +240,7 @@ class PendingEvents:
         pending.size_bytes += size_bytes
 
     def take(self, position: FeedPosition) -> list[FeedEvent]:
-        """Return all events for clients at `position`, and remove them."""
+        """Remove and return all events; `position` is that of the clients before the first event."""
         events = []
         for pending in self._events:
             event = pending.event
@@ -257,7 +260,7 @@ class PendingEvents:
 
 
 def _announces_rows(item: object) -> TypeGuard[RowEvent]:
-    """Return whether an item is an event about new rows, whether or not it carries them."""
+    """Return whether an item is an event about new rows; it may carry them or only give their range."""
     return isinstance(item, (TrainingLog, TrainingProgress, TrainingCheckpoint)) and item.last_seq is not None
 
 
@@ -266,5 +269,5 @@ def _carries_rows(event: RowEvent) -> bool:
 
 
 def _range_of(event: RowEvent) -> tuple[RowKind, int, int]:
-    """Return the kind of an event's rows, and the first and the last `seq`."""
+    """Return the kind of an event's rows, and their first and last `seq`."""
     return cast("RowKind", event.kind), cast("int", event.first_seq), cast("int", event.last_seq)

@@ -1,6 +1,7 @@
-"""The feed of all jobs: the events of the notifier's channel of all jobs, and jobs that changed without an event.
+"""The feed of all jobs: sends events of all jobs, and finds jobs that changed without an event.
 
-These events have no common `seq`, so the list is compared with Postgres every few seconds.
+Events of different jobs have no common `seq` that would reveal lost ones, so the list is compared with Postgres
+every few seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from trainwire.schemas.events import Event, TrainingDeleted
 from trainwire.schemas.kinds import without_rows
 
 PAUSE_S: Final = 0.25
-"""Pause between batches; of the events in between only the last of each type and job is sent."""
+"""Seconds between batches of frames; a batch has only the last event of each type and job."""
 COMPARE_EVERY_S: Final = 5.0
 SNAPSHOT_FRESH_S: Final = 0.5
 KEPT_BATCHES: Final = 64
@@ -41,7 +42,7 @@ class _Snapshot(NamedTuple):
 
 
 class JobList:
-    """The clients of the list of all jobs, and the events for them."""
+    """The clients that follow the list of all jobs, and the events queued for them."""
 
     def __init__(self, read: ReadPool) -> None:
         self._read = read
@@ -60,7 +61,7 @@ class JobList:
         return len(self._clients)
 
     def receive(self, event: Event) -> None:
-        """Queue an event without its rows: the list shows only the newest values."""
+        """Queue an event without its rows; it replaces a queued one of the same type and job."""
         key = (event.job_id, type_of(event))
         event = with_metrics_of(self._queued.pop(key, None), without_rows(event))
         if len(self._queued) < MAX_QUEUED:
@@ -68,12 +69,12 @@ class JobList:
         self._has_input.set()
 
     def compare_soon(self) -> None:
-        """Compare the list with Postgres soon, because events may have been lost."""
+        """Request a comparison of the list with Postgres, because events may have been lost."""
         self._must_compare = True
         self._has_input.set()
 
     async def add_client(self, queue: ClientQueue) -> None:
-        """Send all jobs to a client; from then on it receives new events. Raises `PostgresUnavailable`."""
+        """Send a client a snapshot of the list, and from then on new events. Raises `PostgresUnavailable`."""
         while True:
             snapshot = await self._snapshot.get()
             if not self._recent or self._recent[0][0] <= snapshot.number + 1:
@@ -87,7 +88,7 @@ class JobList:
         self.compare_soon()  # events are ignored while there are no clients
 
     def remove_client(self, queue: ClientQueue) -> None:
-        """Send a client no more events."""
+        """Stop sending events to a client."""
         self._clients.pop(queue, None)
 
     async def run(self) -> None:
@@ -124,11 +125,11 @@ class JobList:
             self._send(FrameBatch(frames))
 
     def _changes_list(self, event: Event) -> bool:
-        """Return whether an event is about a job that the list does not show, or removes one from it."""
+        """Return whether an event adds a job to the list or removes one."""
         return isinstance(event, TrainingDeleted) or event.job_id not in self._listed
 
     async def _changed_jobs(self) -> list[Frame]:
-        """Return a frame for each job that is new, changed or deleted since the last comparison."""
+        """Read the list from Postgres; return a frame for each job that was added, changed or deleted."""
         listed = await self._read(read_listed)
         changed = [job_id for job_id, columns in listed.items() if self._listed.get(job_id) != columns]
         items = await self._read(job_items_of, changed) if changed else ()

@@ -1,4 +1,4 @@
-"""The live feed of a gateway: the jobs with clients, one subscription to the notifier, and a poll of Postgres.
+"""The live feed of a gateway: the followed jobs, one Redis subscription, and a periodic poll of Postgres.
 
 Events may be lost at any time, so the followed jobs are read from Postgres every two seconds, and whenever the
 subscription is restored.
@@ -33,15 +33,15 @@ STATEMENT_TIMEOUT_S: Final = 20
 POLL_EVERY_S: Final = 2.0
 RESTART_PAUSE_S: Final = 1.0
 CANCEL_AGAIN_S: Final = 5.0
-"""Enough for a task to close its connections, which another cancellation would interrupt."""
+"""Seconds after which a task is cancelled again; less could interrupt a task that closes its connections."""
 LINGER_S: Final = 10.0
-"""Time for which a job is followed after its last client has left: a reloaded page finds its rows in memory."""
+"""Seconds for which a job is still followed without clients: a reloaded page finds its rows in memory."""
 
 log = structlog.get_logger("trainwire.gateway.feed.live_feed")
 
 
 class LiveFeed:
-    """The live feed: an async context manager that runs it; connections use `acquire`, `release` and `jobs`."""
+    """Async context manager that runs the live feed; routes use `acquire`, `release` and `jobs`."""
 
     def __init__(self, settings: GatewaySettings, names: MetricNames) -> None:
         # Connections of its own, so that slow requests do not delay the feed.
@@ -74,7 +74,10 @@ class LiveFeed:
         self._engine.dispose()
 
     async def acquire(self, job_id: int) -> FollowedJob:
-        """Return a job that is followed until `release`; raise `JobNotFound` or `PostgresUnavailable`."""
+        """Return a job that is followed until the caller passes it to `release`.
+
+        Raises `JobNotFound` or `PostgresUnavailable`.
+        """
         if job_id not in self._followed:
             row = await self._read(read_job_row, job_id, 0)
             if job_id not in self._followed:  # another connection may have added it meanwhile
@@ -84,13 +87,13 @@ class LiveFeed:
         return job
 
     def release(self, job: FollowedJob) -> None:
-        """Return a job; without users it is followed for `LINGER_S` more."""
+        """Release a job returned by `acquire`; without users it is followed for `LINGER_S` seconds more."""
         job.users -= 1
         if not job.users:
             asyncio.get_running_loop().call_later(LINGER_S, self._end_if_unused, job)
 
     def _follow(self, job_id: int, row: JobRow) -> None:
-        """Start to follow a job; the poll after the subscription finds changes whose events came before it."""
+        """Start to follow a job; a poll after the subscription finds changes whose events came before it."""
         job = self._followed[job_id] = FollowedJob(job_id, row, self._read, self._read_detail)
         task = self._runs[job_id] = self._start(job.run())
         task.add_done_callback(lambda _: self._end(job))
@@ -101,7 +104,7 @@ class LiveFeed:
             self._runs[job.job_id].cancel()
 
     def _end(self, job: FollowedJob) -> None:
-        """Remove a job whose task has ended, cancelled or failed."""
+        """Stop following a job whose task was cancelled or failed, and make its clients reconnect."""
         del self._followed[job.job_id], self._runs[job.job_id]
         self._subscription.remove(events_channel(job.job_id))
         job.close()
@@ -125,7 +128,7 @@ class LiveFeed:
             job.receive(event)
 
     def _compare_soon(self, channel: str) -> None:
-        """Read the state in Postgres after a subscription, because earlier events may have been lost."""
+        """Request a poll of Postgres after a channel was subscribed to: earlier events may have been lost."""
         if channel == JOBS_CHANNEL:
             self.jobs.compare_soon()
         self._must_poll.set()
@@ -141,7 +144,7 @@ class LiveFeed:
                 log.warning("feed.postgres_unavailable", reason=str(exc))
 
     async def _poll(self, jobs: Sequence[FollowedJob]) -> None:
-        """Compare the followed jobs with their rows in Postgres."""
+        """Read the rows of followed jobs from Postgres; stop following a job that is not found there any more."""
         if not jobs:
             return
         positions = [job.feed.position for job in jobs]

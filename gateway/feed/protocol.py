@@ -1,6 +1,6 @@
 """uvicorn's WebSocket protocol, extended to write encoded frames: `uvicorn.run(..., ws=FrameProtocol)`.
 
-With ASGI each message is a coroutine that encodes it again for each client. The feed sends the same bytes to all.
+The ASGI interface would encode each message again for each client. The feed sends the same bytes to all clients.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _warnings.setLevel(logging.WARNING)
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol with a method for encoded frames; routes find it as ASGI extension `trainwire.frames`.
+    """uvicorn's WebSocket protocol with a method that writes encoded frames.
 
-    It logs only warnings, so that addresses of clients are not logged.
+    Routes find it as the ASGI extension `trainwire.frames`. It logs only warnings, so that client addresses are
+    not logged.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -30,14 +31,14 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         self.logger = _warnings
 
     def handle_connect(self, event: Request) -> None:
-        """Begin a connection as uvicorn does, and add the extension."""
+        """Begin a connection as uvicorn does, and add this protocol to the ASGI extensions."""
         super().handle_connect(event)
         if not self.close_sent:
             cast("dict[str, object]", self.scope["extensions"])[EXTENSION] = self
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that the operating system has not taken yet."""
+        """Number of bytes in the write buffer, which the operating system has not accepted yet."""
         return self.transport.get_write_buffer_size()
 
     def write(self, frames: bytes) -> None:
@@ -46,7 +47,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.transport.write(frames)
 
     def keepalive_timeout(self) -> None:
-        """Close a connection that sent no pong; abort it if it does not answer the close frame either."""
+        """Close a connection whose client sent no pong; abort it if the close frame is not answered either."""
         super().keepalive_timeout()
         if self.close_sent and self.close_timer is None:
             self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)

@@ -1,4 +1,4 @@
-"""Reads from Postgres for the event loop: in separate threads, with results shared by concurrent readers."""
+"""Reads from Postgres for the live feed: in threads, with results shared by concurrent readers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PostgresUnavailable(Exception):  # noqa: N818 - its text is sent to client
 
 
 class ReadPool:
-    """Runs reads in threads and connections of the feed, so that they do not queue behind HTTP requests."""
+    """Runs reads in threads and connections of the feed, so that they do not wait for HTTP requests."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -39,7 +39,7 @@ class ReadPool:
     async def __call__(
         self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Return `read(connection, ...)`; raise `PostgresUnavailable`."""
+        """Return the result of `read(connection, ...)`, run in a thread; raise `PostgresUnavailable`."""
 
         def run() -> T:
             with self._engine.connect() as connection:
@@ -53,7 +53,7 @@ class ReadPool:
 
 
 class SharedResult(Generic[T]):
-    """A result that is made once for all concurrent callers, and reused for `fresh_s` seconds."""
+    """The result of `make()`, called once for all concurrent callers, and cached for `fresh_s` seconds."""
 
     def __init__(self, make: Callable[[], Awaitable[T]], fresh_s: float = 0.0) -> None:
         self._make = make
@@ -68,7 +68,7 @@ class SharedResult(Generic[T]):
         return await asyncio.shield(self._task)
 
     def invalidate(self) -> None:
-        """Make the next caller start a new task."""
+        """Discard the cached result: the next call of `get` computes it anew."""
         self._task = None
 
     async def _run(self) -> T:
@@ -79,7 +79,7 @@ class SharedResult(Generic[T]):
 
 
 class SharedRows:
-    """Batches of the rows of one job; clients that catch up at the same time share them."""
+    """Batches of rows of one job; clients that catch up at the same time share them."""
 
     def __init__(self, read: ReadPool, job_id: int) -> None:
         self._read = read
@@ -87,7 +87,7 @@ class SharedRows:
         self._batches: OrderedDict[tuple[RowKind, int], SharedResult[RowBatch]] = OrderedDict()
 
     async def read(self, gap: RowGap) -> RowBatch:
-        """Return a batch with the first rows of a gap, possibly beyond its end; without rows if there are none."""
+        """Return a batch with the first rows of a gap, possibly beyond its end; empty if there are no rows."""
         key = (gap.kind, gap.after)
         shared = self._batches.get(key)
         if shared is None:

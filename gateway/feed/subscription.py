@@ -1,4 +1,4 @@
-"""The gateway's subscription to the notifier's Redis channels; reconnects with backoff."""
+"""The gateway's subscription to the Redis channels of events; reconnects with backoff."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ log = structlog.get_logger("trainwire.gateway.feed.subscription")
 
 
 class Subscription:
-    """Passes on each message, and each (re)subscription of a channel: earlier messages of it may be lost."""
+    """Subscribes to Redis channels, again after each reconnection.
+
+    Calls `on_message(channel, data)` for each message, and `on_subscribed(channel)` after each subscription:
+    messages that were published before it may have been lost.
+    """
 
     def __init__(
         self, url: str, *, on_message: Callable[[str, bytes], None], on_subscribed: Callable[[str], None]
@@ -40,7 +44,7 @@ class Subscription:
         self._received_at = 0.0
 
     def add(self, channel: str) -> None:
-        """Subscribe to a channel; `on_subscribed` reports when that is done."""
+        """Subscribe to a channel; `on_subscribed` is called once Redis has confirmed it."""
         self._wanted.add(channel)
         self._is_changed.set()
 
@@ -50,7 +54,7 @@ class Subscription:
         self._is_changed.set()
 
     async def run(self) -> None:
-        """Receive messages until cancelled."""
+        """Receive messages until cancelled; reconnect with backoff after errors."""
         failures = 0
         while True:
             began_at = time.monotonic()
@@ -96,10 +100,10 @@ class Subscription:
                     self._on_subscribed(message["channel"].decode())
 
     async def _write(self, pubsub: PubSub) -> None:
-        """Subscribe and unsubscribe as channels are added and removed; ping in between.
+        """Subscribe and unsubscribe as channels are added and removed; send pings in between.
 
-        Ends once it is cancelled, also if the error was lost: `asyncio.wait_for` of Python 3.11, which redis-py
-        uses, drops one that comes just as the wait ends.
+        The loop checks for a cancellation itself, because `CancelledError` may be lost: `asyncio.wait_for` of
+        Python 3.11, which redis-py uses, drops one that comes just as the wait ends.
         """
         task = asyncio.current_task()
         while task is not None and not task.cancelling():

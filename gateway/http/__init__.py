@@ -1,1 +1,1 @@
-"""Everything between a socket and the routes: timeouts, proxies, limits, origins, responses and problems."""
+"""HTTP layer between sockets and routes: timeouts, proxies, limits, origins, responses and problem documents."""

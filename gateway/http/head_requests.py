@@ -1,4 +1,4 @@
-"""HEAD (RFC 9110, 9.3.2) for every route with GET; pure ASGI, the last middleware before the routes."""
+"""ASGI middleware that supports HEAD (RFC 9110, 9.3.2) on every GET route; the last one before the routes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _STREAMS: Final = re.compile(r"/jobs(/[^/]*)?/events")
-"""Endless streams, which do not support HEAD."""
+"""Paths of server-sent events, which do not support HEAD because their responses never end."""
 
 
 class _BodyIgnoredError(Exception):
-    """Ends a route whose remaining body would be ignored."""
+    """Raised from `send` to stop a route whose remaining response body would be discarded."""
 
 
 class HeadRequests:
-    """Serves HEAD as GET without sending the body; a streamed body is stopped at its first piece."""
+    """Serves HEAD as GET without the response body; a streamed response is stopped at its first chunk."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request."""
+        """ASGI entry point: serve HEAD as GET, and pass on all other requests."""
         if scope["type"] != "http" or _STREAMS.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
         elif scope["method"] == "HEAD":

@@ -1,4 +1,4 @@
-"""Security headers, and checks of the Host and Origin headers; pure ASGI, before anything is parsed."""
+"""ASGI middleware: security headers, and checks of the Host and Origin headers before a request is parsed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class SecurityHeaders:
-    """Adds security headers to each response, and `Cache-Control: no-store` outside of the page's files."""
+    """Adds security headers to each response, and `Cache-Control: no-store` except to the web page's files."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request, and add the headers to its response."""
+        """ASGI entry point: serve the request, and add the headers to its response."""
 
         async def with_headers(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.http.response.start"}:
@@ -49,10 +49,10 @@ class SecurityHeaders:
 
 
 class Origins:
-    """Refuses changes and WebSockets from pages of other origins, and without tokens also foreign host names.
+    """Refuses unsafe methods and WebSockets from other origins; with `loopback_only` also other host names.
 
-    The host name is checked against DNS rebinding: a foreign name that resolves to this machine would give its
-    pages the same origin as the gateway.
+    The check of the Host header prevents DNS rebinding: a foreign name that resolves to this machine would give
+    its pages the same origin as the gateway.
     """
 
     def __init__(self, app: ASGIApp, *, loopback_only: bool) -> None:
@@ -60,7 +60,7 @@ class Origins:
         self._loopback_only = loopback_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request, or refuse it."""
+        """ASGI entry point: serve the request, or respond with 403."""
         if scope["type"] in {"http", "websocket"} and (refusal := self._refusal(HTTPConnection(scope))):
             await problem_response(problem(403, "foreign", "Foreign host or origin", refusal))(
                 scope, receive, send
@@ -89,7 +89,7 @@ class Origins:
 
 
 def _parse_origin(url: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port (by default the scheme's) of a URL; an invalid one has no scheme and host."""
+    """Split a URL into scheme, host and port (default: the scheme's); an invalid URL has no scheme and host."""
     try:
         parts = urlsplit(url)
         return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)

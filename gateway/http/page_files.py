@@ -1,4 +1,4 @@
-"""The files of the page, cached by browsers for ever below a path with the hash of their content."""
+"""Serves the files of the web page; paths include a hash of the files, so browsers may cache them for ever."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ from starlette.types import Receive, Scope, Send
 
 _VERSION: Final = re.compile(r"~([0-9a-f]{16})/")
 _MOUNTED: Final = '"page/'
-"""How `index.html` refers to the files; `js/api.js` removes the version from its own address."""
+"""Path prefix in `index.html` that `PageFiles` replaces with one that includes the version.
+
+`js/api.js` removes the version from its own URL to find the URL of the gateway.
+"""
 
 
 class PageFiles(StaticFiles):
-    """Serves `~<hash>/<path>`, and `<path>` for a browser to revalidate at each use.
+    """Serves `~<hash>/<path>`, which browsers cache for ever, and `<path>`, which they revalidate at each use.
 
-    All files change their address when one of them changes, so modules of two versions are never mixed.
+    The hash covers all files. When one file changes, the URLs of all change, so modules of two versions are never
+    mixed.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(directory=folder)
         self._folder = folder.resolve()
         self._known: tuple[dict[str, tuple[int, int]], str, str] = ({}, "", "")
-        """Size and time of each file, the hash of all of them, and the document that refers to it."""
+        """Modification time and size by path, the hash of all files, and `index.html` with that hash."""
 
     def index(self) -> Response:
-        """Return the document of the page, which refers to the files of this version and preloads its modules."""
+        """Return `index.html` with the current hash in the paths of files, and preload links for all modules."""
         self._update()
         return HTMLResponse(self._known[2], headers={"Cache-Control": "no-cache"})
 
     def _update(self) -> None:
-        """Compute the hash of all files and the document anew if a file has another size or time."""
+        """Recompute the hash and `index.html` if the size or modification time of any file has changed."""
         files = sorted(path for path in self._folder.rglob("*") if path.is_file())
         states = {str(path): _state_of(path.stat()) for path in files}
         if states == self._known[0]:
@@ -52,7 +56,7 @@ class PageFiles(StaticFiles):
         self._known = states, version, text.replace("  </head>", f"{preloads}\n  </head>")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a file; a hash in its path becomes `scope["page_version"]`."""
+        """ASGI entry point: serve a file; a hash in its path is moved to `scope["page_version"]`."""
         mounted = scope.get("root_path", "") + "/"
         found = _VERSION.match(scope["path"].removeprefix(mounted))
         if found:
@@ -67,7 +71,7 @@ class PageFiles(StaticFiles):
         scope: Scope,
         status_code: int = 200,
     ) -> Response:
-        """Return a file, or 304 if the browser has the same version."""
+        """Return a file, or 304 if the browser has it; with the current hash in its path it is cached for ever."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         if not self._known[0]:
             self._update()

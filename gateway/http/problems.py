@@ -32,16 +32,16 @@ from trainwire.stores.postgres.deletion import StillAtWork, StillDeleting
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
 MAX_SHOWN_CHARS: Final = 200
-"""Maximum length of an invalid value in a problem."""
+"""Maximum number of characters of an invalid value that a problem document quotes."""
 _TYPE: Final = "urn:trainwire:problem:"
 _NOT_MIGRATED: Final = frozenset({"42P01", "42703"})
-"""SQLSTATE of undefined_table and undefined_column."""
+"""SQLSTATEs undefined_table and undefined_column, which mean that the database lacks a migration."""
 
 log = structlog.get_logger("trainwire.gateway.http.problems")
 
 
 class WrongField(msgspec.Struct, frozen=True, kw_only=True):
-    """An invalid field of a request, with its value."""
+    """An invalid field of a request: its path, its value as text, and the error."""
 
     field: str
     value: str
@@ -49,7 +49,7 @@ class WrongField(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A problem document; programs should use `type` only, the texts may change."""
+    """A problem document (RFC 9457); programs should use `type` only, the texts may change."""
 
     type: str
     title: str
@@ -60,14 +60,14 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the response."""
+        """Additional response headers: `Retry-After` for 429 and 503, `WWW-Authenticate` for 401."""
         if self.status in {429, 503}:
             return {"Retry-After": str(RETRY_AFTER_S)}
         return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
 
 
 class ProblemError(Exception):
-    """Ends a request with this problem."""
+    """Raised in a route to respond with the problem document `problem`."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
@@ -75,51 +75,51 @@ class ProblemError(Exception):
 
 
 def problem(status: int, name: str, title: str, detail: str) -> Problem:
-    """Return a problem; its type ends with `name`."""
+    """Create a problem document; `name` is the last part of its `type`."""
     return Problem(type=_TYPE + name, title=title, status=status, detail=detail)
 
 
 def unknown_job(job_id: int) -> ProblemError:
-    """Return the error for a job of which no message has been stored."""
+    """Return the 404 error for a job of which no message has been stored."""
     detail = f"no job {job_id} in the database: check the number (GET /jobs lists all)"
     return ProblemError(problem(404, "unknown-job", "Job not found", detail))
 
 
 def deleted_job(job_id: int) -> ProblemError:
-    """Return the error for a deleted job."""
+    """Return the 410 error for a deleted job."""
     detail = f"job {job_id} was deleted, and its messages are not stored any more (GET /jobs/{job_id}/deletion)"
     return ProblemError(problem(410, "job-deleted", "The job was deleted", detail))
 
 
 def not_found(detail: str) -> ProblemError:
-    """Return the error for anything else that does not exist."""
+    """Return the 404 error for anything that does not exist, except a job (see `unknown_job`)."""
     return ProblemError(problem(404, "not-found", "Not found", detail))
 
 
 def not_configured(detail: str) -> ProblemError:
-    """Return the error for a store without settings."""
+    """Return the 503 error for a request that needs a store which is not configured."""
     return ProblemError(problem(503, "not-configured", "The store is not configured", detail))
 
 
 def wrong_value(field: str, value: object, detail: str) -> ProblemError:
-    """Return the error for one invalid field."""
+    """Return the 422 error for one invalid field of a request."""
     return ProblemError(_wrong_fields([WrongField(field=field, value=shown(value), detail=detail)]))
 
 
 def problem_response(document: Problem, path: str = "", headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response with a problem."""
+    """Return the HTTP response with a problem document; `path` becomes its `instance`."""
     content = msgspec.json.encode(replace(document, instance=path) if path else document)
     return Response(content, document.status, {**document.headers, **(headers or {})}, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
-    """Register handlers that answer each exception of a route with a problem."""
+    """Register exception handlers on `app` that respond to each exception with a problem document."""
     for kind in (*_TRANSLATED, DBAPIError, ProblemError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _handle)
 
 
 def shown(value: object) -> str:
-    """Return a value as text, cut to `MAX_SHOWN_CHARS`, that can be encoded as UTF-8."""
+    """Return a value as text that can be encoded as UTF-8, truncated to `MAX_SHOWN_CHARS`."""
     text = value if isinstance(value, str) else repr(value)
     cut = text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
     return cut.encode("utf-8", "backslashreplace").decode()
@@ -131,7 +131,7 @@ async def _handle(request: Request, exc: Exception) -> Response:
 
 
 def problem_of(exc: Exception) -> Problem:
-    """Return the problem for an exception; log one that is unexpected."""
+    """Return the problem document for an exception; an unexpected exception is logged and has status 500."""
     match exc:
         case ProblemError():
             return exc.problem
@@ -150,7 +150,7 @@ def problem_of(exc: Exception) -> Problem:
 
 
 def _of_postgres(exc: DBAPIError) -> Problem | None:
-    """Return the problem for an error of Postgres; None for an unexpected one."""
+    """Return the problem document for an error of Postgres; None if the error is unexpected."""
     code = getattr(exc.orig, "sqlstate", None)
     if isinstance(exc, DataError):
         return problem(422, "wrong-value", _INVALID, "Postgres cannot store a value of this request: change it")

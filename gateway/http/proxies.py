@@ -1,4 +1,4 @@
-"""Requests through proxies: their path prefix and the addresses of their clients; pure ASGI, before all else."""
+"""ASGI middleware for requests through proxies: client address, scheme and path prefix; runs before all else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECURE: Final = {"http": "https", "ws": "wss"}
 
 
 class TrustedProxies:
-    """Replaces client address and scheme of a request by those that a trusted proxy has forwarded.
+    """Replaces the client address and the scheme of a request with those that a trusted proxy has forwarded.
 
     Each proxy appends the address of its peer to X-Forwarded-For, so the header is read from its right end: the
     client is the first address that belongs to no trusted proxy. Addresses to the left of it come from the client
@@ -30,7 +30,7 @@ class TrustedProxies:
         self._trusted = trusted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request."""
+        """ASGI entry point: serve the request with the forwarded client address and scheme."""
         peer = parse_address(str((scope.get("client") or ("",))[0]))
         if scope["type"] in {"http", "websocket"} and peer is not None and self._is_trusted(peer):
             headers = HTTPConnection(scope).headers
@@ -41,7 +41,7 @@ class TrustedProxies:
         await self._app(scope, receive, send)
 
     def _client(self, peer: Address, forwarded: Sequence[str]) -> Address:
-        """Return the last forwarded address that does not belong to a trusted proxy."""
+        """Return the client's address: the last one in `forwarded` that does not belong to a trusted proxy."""
         client = peer
         for text in reversed(",".join(forwarded).split(",")):
             address = parse_address(text)
@@ -57,9 +57,9 @@ class TrustedProxies:
 
 
 class RootPath:
-    """Removes the path below which a proxy serves the gateway from requests, and the host from redirects.
+    """Removes a proxy's path prefix from requests, and makes the URLs of redirects relative.
 
-    The routes redirect only to add or remove a slash at the end, which a relative path can express.
+    The routes redirect only to add or remove a trailing slash, which a relative URL can express.
     """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
@@ -67,7 +67,7 @@ class RootPath:
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request."""
+        """ASGI entry point: serve the request without the path prefix."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -95,9 +95,10 @@ def _relative(location: str, path: str) -> str:
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address in `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1` or `[2001:db8::1]:443`; else None.
+    """Parse an IP address with or without a port; return None for any other text.
 
-    An IPv4 address that is written as IPv6 (`::ffff:192.0.2.1`) is returned as IPv4.
+    Examples: `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]:443`. An IPv4 address that is written as
+    IPv6 (`::ffff:192.0.2.1`) is returned as IPv4.
     """
     text = text.strip()
     if text.startswith("["):

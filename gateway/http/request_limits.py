@@ -1,4 +1,4 @@
-"""Limits of requests per second and client, and of the size of bodies; pure ASGI, before anything is parsed."""
+"""ASGI middleware: a rate limit per client address, and a size limit for request bodies."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trainwire.gateway.http.problems import problem, problem_response
 
 BURST_S: Final = 4.0
-"""Seconds' worth of requests that may come at once, because the page sends several when it opens."""
+"""Seconds' worth of requests that a client may send at once: the web page sends several when it opens."""
 MAX_CLIENTS: Final = 10_000
 
 
 class RateLimit:
-    """Answers 429 to a client address with too many requests; a token bucket per address."""
+    """Responds with 429 to a client address that sends too many requests; one token bucket per address."""
 
     def __init__(self, app: ASGIApp, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
@@ -26,7 +26,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request, or refuse it."""
+        """ASGI entry point: serve the request, or respond with 429."""
         if scope["type"] not in {"http", "websocket"} or self.allows(str((scope["client"] or ("",))[0])):
             await self._app(scope, receive, send)
             return
@@ -35,7 +35,7 @@ class RateLimit:
         await response(scope, receive, send)
 
     def allows(self, client: str) -> bool:
-        """Count a request of a client; return whether it may be served."""
+        """Count a request of a client address; return whether the request may be served."""
         now, most = self._clock(), self._per_s * BURST_S
         left, at = self._buckets.get(client, (most, now))
         left = min(most, left + (now - at) * self._per_s)
@@ -48,14 +48,14 @@ class RateLimit:
 
 
 class BodyLimit:
-    """Answers 413 to a body that is too large, with or without a Content-Length."""
+    """Responds with 413 to a request body of more than `max_bytes`, with or without a Content-Length."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request, or refuse it."""
+        """ASGI entry point: serve the request, or respond with 413."""
         length = _content_length(scope) if scope["type"] == "http" else 0
         if length is None:
             body = await self._buffered(receive)
@@ -69,7 +69,7 @@ class BodyLimit:
         await self._app(scope, body, send)
 
     async def _buffered(self, receive: Receive) -> Receive | None:
-        """Read a whole body of unknown length; return a `receive` that repeats it, None if it is too large."""
+        """Read a body of unknown length; return a `receive` that replays it, or None if it is too large."""
         messages: list[Message] = []
         size = 0
         while not messages or messages[-1].get("more_body"):
@@ -86,7 +86,7 @@ class BodyLimit:
 
 
 def _content_length(scope: Scope) -> int | None:
-    """Return the length of the body; None if it is unknown."""
+    """Return the Content-Length of a request, 0 without that header; None if the length of the body is unknown."""
     headers = dict(scope["headers"])
     if b"transfer-encoding" in headers:
         return None

@@ -1,4 +1,4 @@
-"""JSON responses, encoded by msgspec and described in the OpenAPI document by the same structs."""
+"""JSON responses: msgspec structs encode them, and describe them in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _ALWAYS: Final = (401, 403, 422, 429, 503)
 
 
 def json_response(document: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a document as JSON."""
+    """Return `document` as a JSON response."""
     return Response(msgspec.json.encode(document), status, headers, "application/json")
 
 
 def described(
     document: type[msgspec.Struct], *problems: int, status: int = 200
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a FastAPI route: this document, and the problems by status."""
+    """Return the `responses` of a FastAPI route: the type of its document, and its problem documents by status."""
     _documents[document.__name__] = document
     content = {"application/json": {"schema": {"$ref": _REFERENCE.format(name=document.__name__)}}}
     summary = (document.__doc__ or "").partition("\n")[0]
@@ -47,14 +47,14 @@ def described(
 
 
 def described_problems(*problems: int) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` for these problems, and for those that all routes have."""
+    """Return the `responses` for the statuses in `problems`, and for those that every route may return."""
     content = {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(name=Problem.__name__)}}}
     statuses = sorted({*_ALWAYS, *problems})
     return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
 
 
 def describe_structs(app: FastAPI) -> None:
-    """Add our structs and examples to the application's OpenAPI document."""
+    """Make the application's OpenAPI document include our structs and examples."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -76,7 +76,7 @@ def describe_structs(app: FastAPI) -> None:
 
 
 def _replace_validation_errors(document: dict[str, Any]) -> None:
-    """Describe 422 as our problem document instead of FastAPI's, which this gateway never sends."""
+    """Describe status 422 as our problem document instead of FastAPI's error type, which is never sent."""
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     for responses in _responses(document):
@@ -85,7 +85,7 @@ def _replace_validation_errors(document: dict[str, Any]) -> None:
 
 
 def _add_examples(document: dict[str, Any]) -> None:
-    """Add the examples to the finished document, because FastAPI would remove their nulls."""
+    """Add `EXAMPLES` to the finished OpenAPI document, because FastAPI would remove their nulls."""
     for responses in _responses(document):
         for response in responses.values():
             content = response.get("content", {}).get("application/json", {})
@@ -95,7 +95,7 @@ def _add_examples(document: dict[str, Any]) -> None:
 
 
 def _responses(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the responses of each operation by status."""
+    """Yield the `responses` object of each operation in an OpenAPI document."""
     for operations in document["paths"].values():
         for operation in operations.values():
             yield operation["responses"]

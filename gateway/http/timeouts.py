@@ -1,7 +1,8 @@
 """Timeouts of connections: for the head and the body of a request, and for a client that does not read.
 
-uvicorn limits only the pause between two requests. Here the head has a timeout, the body has one that grows with
-the bytes received (as Apache's RequestReadTimeout), and a connection whose client reads nothing is aborted.
+uvicorn limits only the idle time between two requests. Here the head of a request has a timeout, the body has one
+that grows with the bytes received (like Apache's RequestReadTimeout), and a connection whose client reads nothing
+is aborted.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from trainwire.gateway.http.problems import Problem, problem, problem_response, shown
 
 Cut = Literal["slow_head", "slow_body", "deaf", "behind"]
-"""Why a connection was ended: a slow request, a client that reads nothing (deaf), or one behind the feed."""
+"""Reason for which the gateway ended a connection.
+
+`slow_head` and `slow_body`: the request came too slowly; `deaf`: the client read nothing; `behind`: the client
+read the live feed too slowly.
+"""
 STALL_CHECKS: Final = 6
-"""Number of checks of a stalled connection until it is aborted."""
+"""Number of times that a connection is checked within the stall timeout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Timeouts in seconds; that of a body is one second longer for each `body_bytes_per_s` received."""
+    """Timeouts in seconds; `body_s` is extended by one second for each `body_bytes_per_s` bytes received."""
 
     head_s: float = 20.0
     body_s: float = 30.0
@@ -39,13 +44,19 @@ class Timeouts:
 
 
 def http_protocol(on_cut: Callable[[Cut], None], timeouts: Timeouts | None = None) -> type[asyncio.Protocol]:
-    """Return the protocol for `uvicorn.run(..., http=...)`; `on_cut` is called for each connection it ends."""
+    """Return the protocol for `uvicorn.run(..., http=...)`.
+
+    `on_cut` is called with the reason for each connection that a timeout ends.
+    """
     factory = partial(TimedProtocol, on_cut=on_cut, timeouts=timeouts or Timeouts())
     return cast("type[asyncio.Protocol]", factory)
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol with timeouts; a WebSocket keeps the transport, and so its stall timeout."""
+    """uvicorn's HTTP/1.1 protocol with timeouts for requests and for clients that read nothing.
+
+    A WebSocket takes over the transport, so the stall timeout applies to it too.
+    """
 
     def __init__(self, *args: Any, on_cut: Callable[[Cut], None], timeouts: Timeouts, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -58,19 +69,19 @@ class TimedProtocol(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timeout of the first request."""
+        """Add the stall timeout to the transport, and start the timeout of the first request."""
         on_stall = partial(self._on_cut, "deaf")
         watched = WatchedTransport(transport, self.loop, self._timeouts.stall_s, on_stall)
         super().connection_made(cast("asyncio.Transport", watched))
         self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timeout."""
+        """Cancel the timeout of the request."""
         super().connection_lost(exc)
         self._cancel_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Process the bytes; start or cancel the timeout of the request."""
+        """Process received bytes; start or cancel the timeout of the request."""
         self._received += len(data)
         super().data_received(data)
         self._update_timer()
@@ -86,7 +97,7 @@ class TimedProtocol(H11Protocol):
             self._timer = self.loop.call_later(self._timeout_s(), self._check)
 
     def _missing_part(self) -> Literal["head", "body"] | None:
-        """Return the part of the request that is not complete; None between request and response."""
+        """Return the part of the request that has not arrived completely; None if the client need not send."""
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return None
         if self.conn.their_state is h11.IDLE:
@@ -111,12 +122,12 @@ class TimedProtocol(H11Protocol):
         self.transport.close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - `refusal` has a better text
-        """Answer an invalid request with a problem document, and close, because its end is unknown."""
+        """Respond to invalid HTTP with a problem document, and close: the end of the request is unknown."""
         self._refuse(self._parser.refusal)
         self.transport.close()
 
     def _refuse(self, response: bytes) -> None:
-        """Write a whole response, unless another has begun."""
+        """Write `response`, the bytes of a complete response, unless another response has begun."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(response)
 
@@ -127,17 +138,18 @@ class TimedProtocol(H11Protocol):
 
 
 class StrictConnection(h11.Connection):
-    """h11's parser, which also refuses requests whose length a proxy may interpret differently (smuggling).
+    """h11's parser, which also rejects requests whose length a proxy may interpret differently (smuggling).
 
-    RFC 9112, 6.1 and 6.3: Content-Length beside Transfer-Encoding, and Transfer-Encoding in HTTP/1.0, are invalid
-    framing. h11 itself refuses different or invalid lengths, codings other than chunked, and two Hosts.
+    RFC 9112, 6.1 and 6.3: Content-Length together with Transfer-Encoding, and Transfer-Encoding in HTTP/1.0, are
+    invalid framing. h11 itself rejects different or invalid lengths, codings other than chunked, and two Host
+    headers.
     """
 
     refusal = b""
-    """The response to the last refused request."""
+    """Bytes of the HTTP response to the last rejected request."""
 
     def next_event(self) -> Any:
-        """Return the next event; raise h11's `RemoteProtocolError` for an invalid request."""
+        """Return h11's next event; raise `RemoteProtocolError` for an invalid request."""
         try:
             event = super().next_event()
             if isinstance(event, h11.Request):
@@ -161,7 +173,7 @@ def _check_framing(request: h11.Request) -> None:
 
 
 class WatchedTransport:
-    """A transport that aborts if the client reads nothing for `stall_s` seconds while data is waiting."""
+    """Transport wrapper that aborts the connection if its client reads no waiting data for `stall_s` seconds."""
 
     def __init__(
         self,
@@ -185,7 +197,7 @@ class WatchedTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write as the wrapped transport does; start the stall timeout if data is left in its buffer."""
+        """Write to the wrapped transport; start the stall timeout if data is left in its buffer."""
         self._transport.write(data)
         self._written += len(data)
         if not self._is_watching and self.get_write_buffer_size():
@@ -208,7 +220,7 @@ class WatchedTransport:
         self._transport.abort()
 
     def _received_bytes(self) -> int:
-        """Return the number of bytes that the client's system has acknowledged."""
+        """Return the number of bytes that the client's operating system has acknowledged."""
         unsent = unsent_bytes(self._transport.get_extra_info("socket"))
         return self._written - self.get_write_buffer_size() - unsent
 
@@ -217,10 +229,10 @@ class WatchedTransport:
 
 
 def unsent_bytes(sock: socket.socket) -> int:
-    """Return the unacknowledged bytes in the socket's send buffer; 0 if the system does not report them.
+    """Return the number of unacknowledged bytes in the send buffer; 0 if the system does not report it.
 
-    Linux: SIOCOUTQ (tcp(7)). Without it a slow client seems stalled until it has read a good part of the send
-    buffer, which may hold megabytes.
+    Linux: SIOCOUTQ (tcp(7)). Without this number, a slow client seems stalled until it has read a good part of the
+    send buffer, which may hold megabytes.
     """
     try:
         (unsent,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
@@ -230,7 +242,7 @@ def unsent_bytes(sock: socket.socket) -> int:
 
 
 def _closing_response(document: Problem) -> bytes:
-    """Return the bytes of a response with this problem and `Connection: close`."""
+    """Return the bytes of an HTTP/1.1 response with a problem document and `Connection: close`."""
     response = problem_response(document)
     headers = [(b"connection", b"close"), *response.raw_headers]
     phrase = HTTPStatus(document.status).phrase.encode()

@@ -1,4 +1,4 @@
-"""The route of the log of alerts."""
+"""The route that lists alerts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def alerts(
     before: Annotated[int | None, Query(ge=1, le=MAX_ID, description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
-    """Return the alerts that were sent, wait, or were not sent, with the reason; the newest first."""
+    """Return alerts with their state, for example `sent`, and their last error; the newest first."""
     with resources.reading() as connection:
         found = find_alerts(connection, job_id=job, states=state, before=before, limit=limit + 1)
     items = found[:limit]

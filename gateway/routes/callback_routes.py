@@ -1,4 +1,4 @@
-"""Routes of the callbacks of trainers without the SDK: their messages are stored like all others."""
+"""Routes of callbacks: trainers without the SDK send messages over HTTP, which are stored like all others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CALLBACKS: Final[dict[str, tuple[type[AnyCallback], str]]] = {
     "logs": (LogsCallback, "Send log lines."),
     "checkpoint": (CheckpointCallback, "Report a saved checkpoint."),
 }
-"""Each callback's name in its path, its body, and its description."""
+"""The type of the body and the description of each callback, by its name in the path."""
 Key = Annotated[
     str | None,
     Header(
@@ -64,9 +64,9 @@ _MAX_POLL_S = 0.5
 
 
 def _route(body_type: type[AnyCallback]) -> Callable[..., Awaitable[Response]]:
-    """Return a route that appends the messages of a body to the streams.
+    """Return the route function for a type of body; it appends the messages of the body to the Redis streams.
 
-    It uses threads for callbacks alone, so that slow requests do not delay them.
+    Callbacks have threads of their own, so that slow requests of other routes do not delay them.
     """
 
     async def callback(
@@ -108,7 +108,10 @@ for name, (body_type, description) in CALLBACKS.items():
 
 
 async def _is_stored_within(resources: Resources, result: AppendResult, wait_s: float) -> bool:
-    """Return whether the messages are acknowledged in time; retry while Redis is unavailable."""
+    """Return whether all messages are acknowledged within `wait_s` seconds.
+
+    It asks Redis repeatedly, and also retries while Redis is unavailable.
+    """
     pause_s = _POLL_S
     with anyio.move_on_after(wait_s):
         while True:

@@ -1,4 +1,4 @@
-"""Routes of a job's checkpoints, and signed URLs of their files."""
+"""Routes of a job's checkpoints, and of signed URLs to download their files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def checkpoints(
     job_id: JobId,
     before: Annotated[Seq | None, Query(description="The newest of those before this `seq`.")] = None,
 ) -> Response:
-    """Return the newest 1000 checkpoints, in the order in which they were stored."""
+    """Return the newest 1000 checkpoints of a job, in the order in which they were stored."""
     with resources.reading() as connection:
         job = job_or_404(connection, job_id)
         files = find_checkpoints(connection, job_id, newest=MAX_CHECKPOINTS, before=before)

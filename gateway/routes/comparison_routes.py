@@ -1,4 +1,4 @@
-"""Route to compare several jobs."""
+"""The route that compares several jobs."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def compare(
     points: Annotated[int, Query(ge=4, le=5000, description="Maximum points of a series, roughly.")] = 500,
     x: Annotated[XAxis, Query(description="Unit of the first number of a point.")] = "step",
 ) -> Response:
-    """Return jobs with series of their newest attempts, one for each metric and rank.
+    """Return several jobs with series of their metrics: one for each metric and rank of the newest attempt.
 
-    Without `names`, these are the metrics that all the jobs have, 50 per request: continue with `after`.
+    Without `names`, the metrics are those that all of the jobs have, 50 per request; `after` continues with the
+    next ones.
     """
     with resources.reading() as connection:
         jobs = [job_or_404(connection, job_id) for job_id in _numbers(ids)]
@@ -69,7 +70,10 @@ def _series(
 
 
 def _shared_names(resources: Resources, connection: Connection, jobs: list[Job], after: str) -> _SharedNames:
-    """Return the names after `after` that all jobs have, sorted, and whether the names of all jobs are known."""
+    """Return the names of the metrics that all jobs have, sorted, beginning after the name `after`.
+
+    The result is complete if all names of all jobs are known.
+    """
     of_each = [resources.metric_names.of(connection, job.id, job.last_metric_seq) for job in jobs]
     shared = frozenset.intersection(*(known.names for known in of_each))
     complete = all(known.is_complete(job.last_metric_seq) for known, job in zip(of_each, jobs, strict=True))
@@ -77,7 +81,7 @@ def _shared_names(resources: Resources, connection: Connection, jobs: list[Job],
 
 
 def _numbers(ids: str) -> list[int]:
-    """Parse a list of job numbers; raise a `ProblemError` that names an invalid one."""
+    """Parse comma-separated job numbers; raise a `ProblemError` that names an invalid one."""
     numbers = []
     for text in filter(None, map(str.strip, ids.split(","))):
         number = number_in(text)

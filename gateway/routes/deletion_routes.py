@@ -62,8 +62,9 @@ def delete_job(
 ) -> Response:
     """Delete a job from all stores.
 
-    The job disappears from lists at once, and its messages are not stored any more. Workers delete the rest (202);
-    `GET /jobs/{job_id}/deletion` has the progress. A repeated request retries failed parts; 200 means finished.
+    The job disappears from lists at once, and its messages are not stored any more. Workers delete the rest; the
+    status is then 202, and `GET /jobs/{job_id}/deletion` returns the progress. A repeated request retries failed
+    parts; it returns 200 once the deletion has finished.
     """
     if dry_run:
         return _planned(resources, job_id)
@@ -88,7 +89,7 @@ def delete_job(
 
 @router.get("/jobs/{job_id}/deletion", dependencies=VIEWER, responses=described(DeletionReport, 404))
 def deletion(resources: ResourcesDep, job_id: JobId) -> Response:
-    """Return the progress of a deletion."""
+    """Return the progress of a job's deletion."""
     with resources.reading() as connection:
         known = find_deletion(connection, job_id)
     if known is None:
@@ -98,7 +99,7 @@ def deletion(resources: ResourcesDep, job_id: JobId) -> Response:
 
 @router.delete("/jobs/{job_id}/deletion", status_code=204, responses=described_problems(404, 409))
 def forget(resources: ResourcesDep, job_id: JobId, _identity: Admin) -> Response:
-    """Make the number of a deleted job usable again: new messages with it are stored."""
+    """Make the number of a deleted job usable again: new messages with this number are then stored."""
     try:
         with resources.engine.begin() as connection:
             forget_deletion(connection, job_id)

@@ -1,4 +1,4 @@
-"""Route to change a job's name, tags and note, and to archive it."""
+"""The route that changes a job's name, tags and note, and archives it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ router = APIRouter(tags=["jobs"])
 
 
 class Edit(BaseModel):
-    """Changes of a job; what is absent stays. They replace what its trainer sends, now and later.
+    """Changes of a job; absent fields do not change. They override the values of the trainer, now and later.
 
     An empty name restores the trainer's name, an empty note deletes the note, and a tag that is null is removed.
     """
@@ -43,7 +43,7 @@ class Edit(BaseModel):
 def edit_job(
     resources: ResourcesDep, identity: Annotated[Identity, Depends(require("admin"))], job_id: JobId, edit: Edit
 ) -> Response:
-    """Change a job's name, tags or note, or archive it: it is then listed with `archived=true` only."""
+    """Change a job's name, tags or note, or archive it; archived jobs are listed with `archived=true` only."""
     wanted = msgspec.convert(edit.model_dump(exclude_unset=True), JobEdit)
     try:
         with resources.engine.begin() as connection:

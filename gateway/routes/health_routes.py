@@ -29,15 +29,16 @@ router = APIRouter(tags=["health"])
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The process is alive."""
+    """Sent while the gateway's process is alive."""
 
     status: Literal["ok"] = "ok"
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of each store: `ok`, or the error; the status is 503 if any has one.
+    """The state of each store: `ok`, or an error; the HTTP status is 503 if any store has an error.
 
-    `streams` is present if they are on other servers than `redis`; one available server of a cluster is enough.
+    `streams` is present if the streams are on other servers than `redis`; it is `ok` if at least one server of a
+    cluster is available.
     """
 
     ready: bool
@@ -46,14 +47,14 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 
 @router.get("/healthz", responses=described(Health))
 async def healthz() -> Response:
-    """Return that the process is alive."""
+    """Return `ok`, which means that the process is alive."""
     # On the event loop: if all threads wait for Postgres, supervisors must not restart the process.
     return json_response(Health())
 
 
 @router.get("/readyz", responses=described(Readiness))
 async def readyz(resources: ResourcesDep) -> Response:
-    """Return whether Postgres and Redis are available, and the tables migrated to this version."""
+    """Return whether Postgres and Redis are available, and whether the tables are migrated to this version."""
     checks = await to_thread.run_sync(_checks, resources, limiter=resources.readiness_threads)
     is_ready = set(checks.values()) == {"ok"}
     return json_response(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
@@ -91,7 +92,10 @@ def _ask_postgres(resources: Resources) -> None:
 
 
 def _ask_streams(client: redis.Redis) -> None:
-    """Raise one of `STREAM_ERRORS` if no server is available; with any, callbacks of some jobs are accepted."""
+    """Ping the Redis servers of the streams; raise one of `STREAM_ERRORS` if none is available.
+
+    One available server is enough: the gateway then accepts callbacks of some jobs.
+    """
     errors: list[Exception] = []
     servers = servers_of(client)
     for name, server in servers.items():

@@ -99,7 +99,7 @@ def jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> Response:
-    """Return jobs, the newest first unless sorted; those without a value of the sorted field come last."""
+    """Return a page of jobs, the newest first unless `sort` is given; jobs without the sorted field come last."""
     place, now = (None, datetime.now(UTC)) if cursor is None else _place(cursor, sort)
     query = JobQuery(
         where=_parsed("filter", filter or "", lambda text: parse_filter(text, now)),
@@ -134,7 +134,7 @@ def groups(
     filter: Filter = None,  # noqa: A002 - the parameter's name in HTTP
     archived: Archived = False,
 ) -> Response:
-    """Return how many jobs have each value of a field, the group with the newest job first."""
+    """Return the number of jobs with each value of a field; the group with the newest job comes first."""
     field, _ = _parsed("by", by, parse_sort)
     if by.lstrip().startswith("-") or field.space == "metrics" or field.type in ("time", "duration"):
         raise wrong_value("by", by, "group by a parameter, a tag or a field with few values, for example project")
@@ -148,7 +148,7 @@ def groups(
 
 @router.get("/jobs/fields", responses=described(FieldNames))
 def fields(resources: ResourcesDep) -> Response:
-    """Return the fields that jobs can be filtered, sorted and shown by."""
+    """Return the fields that filters, sort orders and columns of jobs can use."""
     with resources.reading() as connection:
         return json_response(FieldNames(jobs=[*COLUMNS, *TAGGED], **field_names(connection)))
 
@@ -169,7 +169,7 @@ def provenance(
     job_id: JobId,
     attempt: Annotated[Attempt | None, Query(description="Default: the newest.")] = None,
 ) -> Response:
-    """Return the command, code and machine of an attempt."""
+    """Return the provenance of an attempt: its command, code and machine."""
     with resources.reading() as connection:
         wanted = job_or_404(connection, job_id).attempt if attempt is None else attempt
         return json_response(Provenance(attempt=wanted, items=find_provenance(connection, job_id, wanted)))
@@ -177,7 +177,7 @@ def provenance(
 
 @router.get("/jobs/{job_id}/completeness", responses=described(CompletenessReport, 404))
 def completeness(resources: ResourcesDep, job_id: JobId) -> Response:
-    """Return whether all messages of a job are stored, and which are not."""
+    """Return whether all messages of a job are stored, and which ones are missing or lost."""
     with resources.reading() as connection:
         found = find_completeness(connection, job_or_404(connection, job_id))
     return json_response(
@@ -194,7 +194,7 @@ def completeness(resources: ResourcesDep, job_id: JobId) -> Response:
 
 @router.get("/jobs/{job_id}/deliveries", responses=described(Deliveries, 404))
 def deliveries(resources: ResourcesDep, job_id: JobId) -> Response:
-    """Return how many of the job's rows each sink has confirmed, and the errors of the others."""
+    """Return, for each sink, how many of the job's rows it has confirmed, and its last error."""
     with resources.reading() as connection:
         job_or_404(connection, job_id)
         sinks = job_deliveries(connection, job_id)
@@ -221,7 +221,10 @@ def _cursor(last: JobPlace, sort: str | None, now: datetime) -> str:
 
 
 def _place(cursor: str, sort: str | None) -> tuple[JobPlace, datetime]:
-    """Return the place of a cursor, and the time of the first page."""
+    """Decode a cursor: return the last job of the page before, and the time of the first page.
+
+    Raises a `ProblemError` if the cursor is invalid, or of another sort order.
+    """
     try:
         of_sort, now, place = json.loads(decode_cursor(cursor))
         if of_sort != sort:

@@ -52,10 +52,11 @@ def logs(
         Query(description="The first lines of this time or later: RFC 3339, or seconds since 1970."),
     ] = None,
 ) -> Response:
-    """Return lines, oldest to newest; without `after`, `before` and `at` the newest ones.
+    """Return lines of a job's log, oldest to newest; without `after`, `before` and `at` the newest ones.
 
-    A page has at most 8 MiB of text, and lines of more than 65,536 characters are cut unless `limit` is 1. With
-    a filter at most 500,000 lines are searched; if these were not all, `scanned` is their range.
+    A page has at most 8 MiB of text, and lines of more than 65,536 characters are cut unless `limit` is 1. With a
+    filter, at most 500,000 lines are searched; if there are more, `scanned` is the range of the lines that were
+    searched.
     """
     if sum(position is not None for position in (after, before, at)) > 1:
         raise wrong_value("after, before, at", "several", "send at most one of them")
@@ -74,7 +75,7 @@ def logs(
 def logs_of_loki(
     resources: ResourcesDep, job_id: JobId, limit: Annotated[int, Query(ge=1, le=5000)] = 1000
 ) -> Response:
-    """Return the newest lines of the job in Loki, oldest to newest."""
+    """Return the newest lines of a job from Loki, oldest to newest."""
     http = resources.loki
     with resources.reading() as connection:
         last = job_or_404(connection, job_id).last_log_seq
@@ -99,7 +100,7 @@ def logs_of_loki(
     },
 )
 def download(resources: ResourcesDep, wanted: Wanted) -> Response:
-    """Return all matching lines as a text file, streamed."""
+    """Return all lines that match the filters as a text file, streamed."""
     with resources.reading() as connection:
         last = job_or_404(connection, wanted.job_id).last_log_seq
     headers = {"Content-Disposition": f'attachment; filename="job-{wanted.job_id}.log"'}
@@ -107,7 +108,7 @@ def download(resources: ResourcesDep, wanted: Wanted) -> Response:
 
 
 def _text(resources: Resources, wanted: LineFilter, last: int) -> Iterator[bytes]:
-    """Yield the lines in pieces; no connection to Postgres is held while a slow client reads one."""
+    """Yield matching lines as text, in pieces; no Postgres connection is in use while a client reads one."""
     after = 0
     while after < last:
         with resources.reading() as connection:
@@ -135,5 +136,5 @@ def _document(page: LinePage, total: int) -> LogPage:
 
 
 def _with_zone(at: datetime) -> datetime:
-    """Return a time with a zone; one without is in UTC."""
+    """Return `at` with a time zone; a time without one is taken as UTC."""
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Routes of a job's metrics: series for charts, and the names."""
+"""Routes of a job's metrics: series for charts, and the names of all metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ router = APIRouter(tags=["metrics"], dependencies=VIEWER)
 _FROM = "Only points whose first number is at least this, in the unit of `x`."
 _TO = "Only points whose first number is at most this, in the unit of `x`."
 MAX_NAMES = 50
-"""Maximum names per request."""
+"""Maximum number of metric names per request."""
 
 
 @router.get("/jobs/{job_id}/metrics", responses=described(MetricPage, 404))
@@ -41,10 +41,11 @@ def metrics(
     first_x: Annotated[float | None, Query(alias="from", allow_inf_nan=False, description=_FROM)] = None,
     last_x: Annotated[float | None, Query(alias="to", allow_inf_nan=False, description=_TO)] = None,
 ) -> Response:
-    """Return series of values, one for each metric, attempt and rank; without `names` of at most 50 metrics.
+    """Return series of metric values: one for each metric, attempt and rank; without `names` of 50 metrics.
 
-    A longer series is downsampled: it keeps the lowest and the highest value of each piece, so spikes remain
-    visible. A part of a series (`from`, `to`) has up to `points` points too, so charts can zoom.
+    A series with more than `points` points is downsampled: the lowest and the highest value of each interval are
+    kept, so spikes remain visible. A part of a series (`from`, `to`) also has up to `points` points, so charts can
+    zoom.
     """
     within = XRange(x=x, first=first_x, last=last_x) if (first_x, last_x) != (None, None) else None
     with resources.reading() as connection:
@@ -75,7 +76,7 @@ def metric_names(
     after: Annotated[str, Query(description="Only names after this one.")] = "",
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
-    """Return the names of all metrics of a job, also of those that occur in old rows only, in pages."""
+    """Return the names of all metrics of a job in pages, including names that occur only in old rows."""
     with resources.reading() as connection:
         last = job_or_404(connection, job_id).last_metric_seq
         known = resources.metric_names.of(connection, job_id, last)
@@ -86,7 +87,7 @@ def metric_names(
 
 
 def wanted_names(given: list[str]) -> list[str]:
-    """Return the names of a request; raise a `ProblemError` if there are too many."""
+    """Return the metric names that a request gives; raise a `ProblemError` if there are too many."""
     names = split_names(given)
     if len(names) > MAX_NAMES:
         raise wrong_value("names", f"{len(names)} names", f"send at most {MAX_NAMES} names per request")
@@ -94,6 +95,6 @@ def wanted_names(given: list[str]) -> list[str]:
 
 
 def shown_points(points: Iterable[SeriesValue], x: XAxis) -> list[SeriesPoint]:
-    """Return points as in the document, with the value of the x axis first."""
+    """Convert points to the tuples in responses (`SeriesPoint`), whose first item is the value of the x axis."""
     axis = attrgetter("ts" if x == "time" else x)
     return [(axis(point), point.ts, point.value, point.epoch, point.seq) for point in points]

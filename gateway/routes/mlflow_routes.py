@@ -1,4 +1,4 @@
-"""Routes of a job's run in MLflow."""
+"""Routes that read a job's run from MLflow."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from trainwire.stores.postgres.attempts import find_attempts
 router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 
 MAX_METRICS = 50
-"""Maximum metrics in a summary: each is a request to MLflow."""
+"""Maximum number of metrics in a summary; each one needs a request to MLflow."""
 OfAttempt = Annotated[Attempt | None, Query(description="By default the newest attempt.")]
 
 
 class MlflowPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One value; `ts_ms` in milliseconds since 1970."""
+    """One value of a metric in MLflow; `ts_ms` is in milliseconds since 1970."""
 
     ts_ms: int
     step: int
@@ -98,7 +98,7 @@ def mlflow_metrics(
     limit: Annotated[int, Query(ge=1, le=25_000, description="Maximum points of all metrics together.")] = 1000,
     cursor: Annotated[str | None, Query(description="`next` of a page with the same parameters.")] = None,
 ) -> Response:
-    """Return the points of these metrics in MLflow, by default of all, one metric after the other."""
+    """Return points of the metrics in `names` (by default of all) from MLflow, one metric after the other."""
     run_id = _run_id(resources, job_id, attempt)
     run = get_run(resources.mlflow, run_id)
     if run is None:
@@ -134,7 +134,7 @@ def _place(cursor: str, wanted: list[str]) -> HistoryPlace:
 
 @router.get("/jobs/{job_id}/mlflow/summary", responses=described(MlflowSummary, 404, 502))
 def mlflow_summary(resources: ResourcesDep, job_id: JobId, attempt: OfAttempt = None) -> Response:
-    """Return the job's run in MLflow with a summary of its metrics."""
+    """Return a job's run in MLflow, with a summary of each metric instead of its points."""
     run_id = _run_id(resources, job_id, attempt)
     summary = get_run_summary(resources.mlflow, run_id, MAX_METRICS)
     if summary is None:
@@ -162,7 +162,7 @@ def mlflow_summary(resources: ResourcesDep, job_id: JobId, attempt: OfAttempt = 
 
 
 def _run_id(resources: Resources, job_id: int, attempt: int | None) -> str:
-    """Return the run of an attempt, by default of the newest one; raise a `ProblemError` if there is none."""
+    """Return the MLflow run id of an attempt, by default the newest; raise a `ProblemError` if there is none."""
     api = resources.mlflow
     with resources.reading() as connection:
         wanted = job_or_404(connection, job_id).attempt if attempt is None else attempt

@@ -16,11 +16,11 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 MAX_TEXT_CHARS: Final = 1000
 VIEWER: Final = [Depends(require("viewer"))]
 TrainerOfNames = Annotated[Identity, Depends(require("trainer", checks_names=True))]
-"""The identity of a trainer; the route calls `JobNames.check` with it."""
+"""Identity of a trainer; its token may be limited to job names, so the route calls `JobNames.check`."""
 
 
 def _without_nul(text: str) -> str:
-    """Return the text; refuse NUL, which Postgres cannot store."""
+    """Pydantic validator: reject text with NUL, which Postgres cannot store."""
     if "\x00" in text:
         raise ValueError("must not contain NUL: no stored text does")
     return text
@@ -43,15 +43,15 @@ Names = Annotated[
 
 
 def encode_cursor(data: bytes) -> str:
-    """Return a cursor that may stand in a URL."""
+    """Encode data as a page cursor that is safe in a URL."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> bytes:
-    """Return the data of a cursor; raise `ValueError` if it is malformed."""
+    """Decode a page cursor; raise `ValueError` if it is malformed."""
     return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
 
 
 def wrong_cursor(cursor: str) -> Exception:
-    """Return the error for a cursor that is not the `next` of a page of the same request."""
+    """Return the 422 error for a cursor that is not the `next` of a page of the same request."""
     return wrong_value("cursor", cursor, "must be the `next` of a page with the same parameters")

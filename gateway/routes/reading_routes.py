@@ -25,7 +25,7 @@ def resolve(
     resources: ResourcesDep,
     reference: Annotated[Text, Query(description="A number, a name, the beginning of either, or `last`.")],
 ) -> Response:
-    """Return the newest 10 jobs that a reference names, and how many there are."""
+    """Return the newest 10 jobs that match `reference`, and the number of all matching jobs."""
     with resources.reading() as connection:
         found = find_referenced(connection, reference)
     items = [document_from(JobReference, job) for job in found.jobs]
@@ -44,7 +44,7 @@ def resolve(
     },
 )
 def download_metrics(resources: ResourcesDep, job_id: JobId, names: Names = []) -> Response:  # noqa: B006
-    """Return all points of these metrics, by default of all, neither downsampled nor cut, as a binary stream."""
+    """Return all points of the metrics in `names` (by default of all) as packed columns, not downsampled."""
     with resources.reading() as connection:
         last = job_or_404(connection, job_id).last_metric_seq
         removed = removed_rows(connection, job_id)["metrics"]

@@ -20,7 +20,7 @@ SESSION_S: Final = 30 * 24 * 3600
 
 
 class NewSession(BaseModel):
-    """The token to put into the cookie."""
+    """A token, which becomes the session cookie of the browser."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"token": "tw_example"}]})
 
@@ -29,14 +29,14 @@ class NewSession(BaseModel):
 
 @router.get("/session", responses=described(SessionState))
 async def session(request: Request, resources: ResourcesDep) -> Response:
-    """Return whether tokens are required, and the role of this request's token."""
+    """Return whether tokens are required, and the role of the token in this request."""
     token, authorizer = token_of(request), resources.authorizer
     return _state(resources, await authorizer.identify(token or "") if token or not authorizer.is_on else None)
 
 
 @router.post("/session", responses=described(SessionState, 400, 413))
 async def begin(request: Request, resources: ResourcesDep, body: NewSession) -> Response:
-    """Set the cookie, if the token is valid."""
+    """Set the session cookie to a token, if the token is valid."""
     identity = await resources.authorizer.identify(body.token)
     if identity is None:
         raise invalid_token()
@@ -47,7 +47,7 @@ async def begin(request: Request, resources: ResourcesDep, body: NewSession) -> 
 
 @router.delete("/session", status_code=204)
 async def end(request: Request) -> Response:
-    """Delete the cookie; the token itself stays valid."""
+    """Delete the session cookie; the token itself stays valid."""
     response = Response(status_code=204)
     _set_cookie(request, response, "", 0)
     return response

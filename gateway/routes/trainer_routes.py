@@ -1,4 +1,4 @@
-"""The route of trainers with the SDK: messages, heartbeats and acknowledgements over HTTPS."""
+"""The route of the SDK: messages, heartbeats and acknowledgements over HTTPS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ router = APIRouter()
 
 @router.post(MESSAGES_PATH, include_in_schema=False)  # docs/wire-format.md: OpenAPI cannot describe msgpack
 async def messages(request: Request, resources: ResourcesDep, identity: TrainerOfNames, job_id: JobId) -> Response:
-    """Append messages of one source to the streams, all that Redis takes; none if one of them is not allowed."""
+    """Execute a trainer's request: append its messages to the streams and write its heartbeat.
+
+    Returns the acknowledgements and the number of messages that Redis has accepted. If one message is not allowed,
+    none is appended.
+    """
     headers = request.headers
     body = await request.body()
 

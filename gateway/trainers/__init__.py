@@ -1,1 +1,1 @@
-"""Messages that trainers send over HTTPS with the SDK: checks, the names of jobs, and the streams."""
+"""Requests of the SDK over HTTPS: decoding, checks of jobs and tokens, and execution in Redis."""

@@ -1,4 +1,4 @@
-"""Runs the request of a trainer on the streams: heartbeat, acknowledgements and messages."""
+"""Executes a trainer's request in Redis: heartbeat, claim, acknowledgements and messages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trainwire.schemas.keys import KINDS
 from trainwire.schemas.streams.source_streams import SourceStreams
 
 _SOME_KIND: Final = KINDS[:1]
-"""Read with the flag of a deleted job, where a request wants no acknowledgements."""
+"""One kind, read if a request wants no acknowledgements: the flag of a deleted job is read with them."""
 
 
 def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> ExchangeAnswer:
-    """Run a checked request, in the order in which a trainer with a connection to Redis does.
+    """Execute a checked request in Redis, in the same order as a trainer that is connected to Redis itself.
 
     Appending the same entries again is harmless: the workers store each number of a source once. Raises the errors
-    of the client; then some of the entries may have been appended.
+    of the Redis client; some of the entries may have been appended by then.
     """
     streams = SourceStreams(client, job_id, request.source)
     answer = ExchangeAnswer()
@@ -42,7 +42,7 @@ def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> 
 
 
 def _send_heartbeat(streams: SourceStreams, request: ExchangeRequest, answer: ExchangeAnswer) -> None:
-    """Write, take or withdraw what the request has of a heartbeat and a claim."""
+    """Write the heartbeat of a request, and take or withdraw its claim; set the results in `answer`."""
     claim = request.claim
     if request.has_ended:
         if claim is not None:

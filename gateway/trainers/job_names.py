@@ -1,7 +1,7 @@
-"""Checks that a token for jobs of some names is used for no other job.
+"""Checks that a token that is limited to job names is used for jobs with such names only.
 
-A job has its name in Postgres once its first metrics are stored. Until then the name is kept in Redis, from the
-first request for the job with such a token.
+A job has its name in Postgres once its first metrics are stored. Until then Redis keeps the name that the first
+request with such a token gave.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Cached(NamedTuple):
 
 
 class JobNames:
-    """The names of jobs, for tokens that are bound to names; thread-safe."""
+    """Looks up the names of jobs, with a cache, for tokens that are limited to job names; thread-safe."""
 
     def __init__(self, engine: Engine, client: redis.Redis, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
@@ -54,10 +54,11 @@ class JobNames:
         self._cached: OrderedDict[int, _Cached] = OrderedDict()
 
     def check(self, identity: Identity, job_id: int, given: Sequence[str]) -> None:
-        """Raise `Forbidden` unless the token is for the name of this job, and for all names `given` to it.
+        """Raise `Forbidden` unless the token's `job_names` match the job's name and all names in `given`.
 
-        For a new job a name must be given; else raises a `ProblemError`, after which the request can be repeated.
-        While Postgres is unavailable a name is used that was read at most `OUTAGE_S` ago. A deleted job is
+        `given` are the names that the messages of the request give to the job. For a new job without a name it
+        must not be empty, else a `ProblemError` (409) is raised; the request can be repeated with a name. While
+        Postgres is unavailable, a name is used that was read at most `OUTAGE_S` seconds ago. A deleted job is
         allowed: its messages are not stored.
         """
         pattern = identity.job_names
@@ -99,7 +100,11 @@ class JobNames:
         return name
 
     def _read(self, job_id: int, given: str | None) -> str | None:
-        """Return the name in Postgres, else the one that a first request gave; for a new job keep `given`."""
+        """Return the job's name from Postgres, or else from Redis; None if it has none yet.
+
+        For a job that is not in Postgres, `given` is first stored in Redis unless a name is there already. Raises
+        `Forbidden` if the job is in Postgres and has no name.
+        """
         with self._engine.connect() as connection:
             found = select(training_jobs.c.name).where(training_jobs.c.id == job_id)
             row = connection.execute(found).one_or_none()

@@ -1,4 +1,4 @@
-"""Decodes the body of a trainer's request, within the limits of its size, and checks each of its entries."""
+"""Decodes the body of a trainer's request, with size limits, and checks each entry in it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ from trainwire.schemas.wire import (
 
 CONTENT_TYPES: Final = (CONTENT_TYPE, "application/msgpack", "application/x-msgpack")
 MAX_DECODED_BYTES: Final = 64 * 1024 * 1024
-"""Most bytes that the checks of one request decompress: each message may have `MAX_BODY_BYTES`."""
+"""Maximum bytes that are decompressed to check one request; each message may have `MAX_BODY_BYTES`."""
 _ENCODINGS: Final = (*get_args(Encoding), LOST)
 
 _decode: Final = msgspec.msgpack.Decoder(ExchangeRequest).decode
 
 
 def decode_request(body: bytes, media_type: str, encoding: str, max_bytes: int) -> ExchangeRequest:
-    """Return the request in a body of at most `max_bytes` after decompression; raise a `ProblemError`."""
+    """Decompress and decode the body of a trainer's request.
+
+    Raises a `ProblemError` if the body is invalid, or has more than `max_bytes` after decompression.
+    """
     if media_type.partition(";")[0].strip().lower() not in CONTENT_TYPES:
         raise _unsupported(f"Content-Type {media_type!r} is not {CONTENT_TYPE}")
     plain = _decompressed(body, encoding.strip().lower(), max_bytes)
@@ -48,7 +51,7 @@ def decode_request(body: bytes, media_type: str, encoding: str, max_bytes: int) 
 
 
 def _value_of(error: msgspec.ValidationError, plain: bytes) -> object:
-    """Return the invalid value, or the innermost one around it that the path in the error names."""
+    """Return the invalid value that msgspec's error path names, or the innermost container that was found."""
     try:
         value = msgspec.msgpack.decode(plain)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # behind the invalid value
@@ -64,11 +67,11 @@ def _value_of(error: msgspec.ValidationError, plain: bytes) -> object:
 
 
 def check_request(request: ExchangeRequest, job_id: int, *, has_names: bool) -> list[str]:
-    """Raise a `ProblemError` or `InvalidMessage` unless everything in a request is of its job and its source.
+    """Raise a `ProblemError` or `InvalidMessage` unless all parts of a request belong to `job_id` and one source.
 
-    Returns the names that its metrics give to the job. They are looked for only with `has_names`, because all
-    metrics must be decoded for that; a body that cannot be decoded is then an error, else it is left to the
-    workers.
+    Returns the names that the metrics give to the job, if `has_names` is true; a metrics body that cannot be
+    decoded is then an error. Without `has_names` metrics are not decoded here: the workers dead-letter invalid
+    ones.
     """
     source = request.source
     if "\x00" in source or source.startswith(CALLBACK_SOURCE):
@@ -100,7 +103,7 @@ def check_request(request: ExchangeRequest, job_id: int, *, has_names: bool) -> 
 
 
 def _checked_name(body: Body, source: str, place: str) -> str | None:
-    """Return the name that a body gives to the job; raise a `ProblemError` if it ends another source."""
+    """Return the job name in `body`, or None; raise a `ProblemError` for a completion of another source."""
     if isinstance(body, Completion) and body.of is not None and not _infers_end_of(source, body.of):
         detail = f"must be the source {body.of}{INFERRED_END}… of the request, or missing"
         raise wrong_value(f"{place}.of", body.of, detail)
@@ -108,7 +111,7 @@ def _checked_name(body: Body, source: str, place: str) -> str | None:
 
 
 def _infers_end_of(source: str, of: str) -> bool:
-    """Return whether `source` has the name that the recovery of the spool of `of` gives to its inferred end."""
+    """Return whether `source` has the name under which the spool's recovery sends the completion of `of`."""
     return source.startswith(f"{of}{INFERRED_END}")
 
 

@@ -50,7 +50,7 @@ router = APIRouter(tags=["feed"])
 
 
 class _Comment(FrameBatch):
-    """A line for the connection itself, which clients do not see as an event."""
+    """An SSE control line (a comment or `retry`), which browsers do not dispatch as an event."""
 
     def __init__(self, line: bytes) -> None:
         super().__init__(())
@@ -62,7 +62,7 @@ _RETRY: Final = _Comment(b"retry: 1000")
 
 
 class EventStream(Response):
-    """Sends events until the client disconnects, is too slow, or is not authorized any more."""
+    """Response of server-sent events until the client disconnects, is too slow, or is not authorized any more."""
 
     media_type = MEDIA_TYPE
 
@@ -84,7 +84,7 @@ class EventStream(Response):
         self._remove_client = remove_client
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        """Send the response: the first frame, then events until the connection ends."""
+        """ASGI entry point: send the first frame, then events until the connection ends."""
         queue = MemoryQueue(partial(self._request.app.state.telemetry.count_cut, "behind"))
         queue.send(_RETRY)
         until = (
@@ -117,7 +117,7 @@ async def _send_queued(response: Response, queue: MemoryQueue, send: Send) -> No
 
 
 async def _ping(queue: MemoryQueue) -> None:
-    """Send pings, because some proxies close quiet connections."""
+    """Send comments regularly, because some proxies close idle connections."""
     while True:
         await asyncio.sleep(PING_EVERY_S)
         queue.send(_PING)
@@ -136,7 +136,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
     summary="Follow all jobs",
 )
 async def jobs_events(request: Request) -> Response:
-    """Stream the events of all jobs: `snapshot` with the newest 200, then the changes of the list."""
+    """Stream the events of all jobs: `snapshot` with the newest 200 jobs, then the changes of the list."""
     await authorize_connection(request)
     jobs = request.app.state.feed.jobs
     return EventStream(request, None, jobs.add_client, jobs.remove_client)
@@ -154,8 +154,9 @@ async def job_events(
 ) -> Response:
     """Stream the events of one job.
 
-    The first event is `snapshot` (the job, its newest lines, its checkpoints), or with a position `resumed` and
-    the events after it; new events follow. The `id` of each event is the position after it.
+    The first event is `snapshot`: the job, its newest lines and its checkpoints. With a position it is `resumed`,
+    followed by the events after that position. Then new events follow. The `id` of each event is the position
+    after it.
     """
     await authorize_connection(request, job_id)
     feed: LiveFeed = request.app.state.feed
@@ -169,7 +170,10 @@ async def job_events(
 
 
 async def _begin(feed: LiveFeed, job_id: int, after: str | None) -> tuple[FollowedJob, FirstFrame]:
-    """Acquire a job and return it with its first frame; raise a `ProblemError` before the response has begun."""
+    """Acquire a job and return it with its first frame.
+
+    Raises a `ProblemError`, because the status of the response has not been sent yet.
+    """
     try:
         position = None if after is None else parse_position(after)
         job = await feed.acquire(job_id)

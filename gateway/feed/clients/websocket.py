@@ -36,7 +36,7 @@ from trainwire.gateway.feed.read_pool import PostgresUnavailable
 from trainwire.schemas.validation import MAX_ID
 
 MAX_REASON_CHARS: Final = 100
-"""A close frame has room for 123 bytes (RFC 6455, 5.5)."""
+"""Maximum length of a close reason; a close frame has room for 123 bytes (RFC 6455, 5.5)."""
 TRY_AGAIN_LATER: Final = 1013
 _CODES: Final[dict[type[Exception], int]] = {
     InvalidPosition: 4400,
@@ -59,14 +59,15 @@ async def jobs_socket(websocket: WebSocket) -> None:
 
 @router.websocket("/jobs/{job_id}/ws")
 async def job_socket(websocket: WebSocket) -> None:
-    """Send a snapshot of one job, or the events after a position, then new events."""
+    """Send a snapshot of a job, or the events after the position `after`; then send new events."""
     await _accept(websocket, _follow_job)
 
 
 async def _accept(websocket: WebSocket, follow: Callable[[WebSocket], Awaitable[None]]) -> None:
-    """Accept the connection and send events; close it with a code and reason if the request is refused.
+    """Accept the WebSocket and call `follow`; if that refuses the request, close with a code and reason.
 
-    It is accepted even then, because browsers report close codes only of accepted connections.
+    A request that will be refused is accepted first, because browsers report close codes only of accepted
+    connections.
     """
     offered = websocket.scope.get("subprotocols", [])
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
@@ -105,7 +106,7 @@ async def _follow_job(websocket: WebSocket) -> None:
 
 
 def _parse_job_id(text: str) -> int:
-    """Return the number of a job; raise `JobNotFound` if no job can have it."""
+    """Parse the number of a job in a path; raise `JobNotFound` if it cannot be one."""
     job_id = parse_number(text)
     if job_id is None or job_id > MAX_ID:
         raise JobNotFound(text[:20])
@@ -115,7 +116,7 @@ def _parse_job_id(text: str) -> int:
 async def _serve(
     websocket: WebSocket, job_id: int | None, add_client: AddClient, remove_client: Callable[[ClientQueue], None]
 ) -> None:
-    """Send events until the client disconnects; raise the reason for which the connection is refused."""
+    """Send events until the client disconnects; raise the error of a task that fails, for example `Forbidden`."""
     protocol = frame_protocol(websocket)
     on_behind = partial(websocket.app.state.telemetry.count_cut, "behind")
     queue = MemoryQueue(on_behind) if protocol is None else SocketQueue(protocol, on_behind)
@@ -138,7 +139,7 @@ async def _serve(
 
 
 async def _wait_for_disconnect(websocket: WebSocket) -> None:
-    """Read and ignore the client's messages until it closes."""
+    """Read and ignore the client's messages until it closes the connection."""
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass
 

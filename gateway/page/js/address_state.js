@@ -1,25 +1,27 @@
-// What the page shows, kept in its address: a reload, the back button and a copied link give the same view again.
+// The state of a view in the page's URL, so that a reload, the back button and a copied link restore the same view.
 
 const PAUSE_MS = 150; // browsers limit how often an address may change
 
-/** The parameters of the view at `path`, like `#/jobs/42`; `query` are those it was opened with. */
+/** The parameters in the URL of a view; `path` is like `#/jobs/42`, `query` has the initial parameters. */
 export class AddressState {
   constructor(path, query) {
     this.path = path;
     this.query = query;
   }
 
-  /** The text of a parameter, null where it is not given. */
+  /** Return the value of a parameter, null if it is absent. */
   get(name) {
     return this.query.get(name);
   }
 
-  /** All texts of a repeated parameter. */
+  /** Return all values of a parameter that may be repeated. */
   all(name) {
     return this.query.getAll(name);
   }
 
-  /** Set a parameter: a text, a list of texts, or null, "" or an empty list to remove it. */
+  /**
+   * Set a parameter to a text or a list of texts; null, "" or an empty list removes it. The URL changes after a pause.
+   */
   set(name, given) {
     const texts = [given].flat().filter((text) => text !== null && text !== undefined && text !== "");
     if (texts.join("\n") === this.all(name).join("\n")) return;
@@ -28,7 +30,7 @@ export class AddressState {
     this.timer ??= setTimeout(() => this.write(), PAUSE_MS);
   }
 
-  /** Write the address now. */
+  /** Update the URL now, without the pause. */
   write() {
     clearTimeout(this.timer);
     this.timer = null;
@@ -36,12 +38,12 @@ export class AddressState {
   }
 
   get hash() {
-    // Commas and slashes are as they are: names of metrics have them, and people read addresses.
+    // Commas and slashes are not escaped: names of metrics contain them, and the URL stays readable.
     const query = String(this.query).replaceAll("%2C", ",").replaceAll("%2F", "/");
     return query ? `${this.path}?${query}` : this.path;
   }
 
-  /** Write no more: another view has the address now. */
+  /** Stop updating the URL, because another view uses it now. */
   close() {
     clearTimeout(this.timer);
     this.isClosed = true;

@@ -1,6 +1,6 @@
-// What the gateway says over HTTP; every failure is a Problem with words for people (RFC 9457).
+// HTTP requests to the gateway; every failure is a `Problem` with a readable message (RFC 9457).
 
-/** Why a request failed; `status` 0 means that nobody answered. */
+/** The error of a failed request; `status` is its HTTP status, 0 if there was no response. */
 export class Problem extends Error {
   constructor(status, title, detail) {
     super(detail || title);
@@ -14,12 +14,12 @@ const BASE = new URL(import.meta.url).pathname.replace(/page\/(~[0-9a-f]+\/)?js\
 
 const listeners = new Set();
 
-/** Be told when the gateway asks for a token. */
+/** Call `listener` whenever the gateway requires a token. */
 export function onDenied(listener) {
   listeners.add(listener);
 }
 
-/** Say that the gateway asks for a token. */
+/** Notify the listeners of `onDenied` that the gateway requires a token. */
 export function denied() {
   for (const listener of listeners) listener();
 }
@@ -27,30 +27,30 @@ export function denied() {
 // Ids beyond 2^53 stay exact as strings. Inside a JSON string the quotes would be escaped, so text is never touched.
 const LONG_IDS = /"(id|job_id)":\s*(\d{16,})/g;
 
-/** Parse JSON of the gateway. */
+/** Parse JSON of the gateway; ids of jobs beyond 2^53 become strings. */
 export function parse(text) {
   return JSON.parse(text.replace(LONG_IDS, '"$1":"$2"'));
 }
 
-/** Return the address of a path of the gateway, without the parameters that are null, undefined or empty. */
+/** Return the URL of a path of the gateway; parameters that are null, undefined or empty are left out. */
 export function address(path, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const search = given.length ? `?${new URLSearchParams(given)}` : "";
   return `${BASE}${path.slice(1)}${search}`;
 }
 
-/** GET a document. */
+/** Send a GET request and return the JSON document of the response. */
 export async function get(path, query, signal) {
   return request(path, { signal }, query);
 }
 
-/** Send a document, and return the answer's. */
+/** Send a JSON document and return the JSON document of the response. */
 export async function send(method, path, document) {
   const headers = { "Content-Type": "application/json", Accept: "application/json" };
   return request(path, { method, headers, body: JSON.stringify(document) });
 }
 
-/** Send a request and return its document, null where there is none. */
+/** Send a request and return the JSON document of the response, null if it has no body. Throws a `Problem`. */
 export async function request(path, options = {}, query = {}) {
   let response;
   try {

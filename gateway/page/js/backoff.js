@@ -3,7 +3,7 @@
 const FIRST_MS = 1000;
 const LONGEST_MS = 60_000;
 
-/** Milliseconds to wait after the `tries`-th failure in a row: 1 s, 2 s, 4 s … 60 s. */
+/** Return the milliseconds to wait after the `tries`-th failure in a row; by default 1 s, 2 s, 4 s … 60 s. */
 export function backoff(tries, firstMs = FIRST_MS, longestMs = LONGEST_MS) {
   return Math.min(longestMs, firstMs * 2 ** (tries - 1));
 }

@@ -1,10 +1,10 @@
-// The word in the bar that says whether what is shown is live.
+// The indicator in the top bar of whether the page receives live events.
 
 import { h, setText } from "./dom.js";
 
 const BACK_FOR_MS = 4000;
 
-/** Shows the states of one Feed. */
+/** The indicator of the connection state of a `Feed`, with a button to reconnect at once. */
 export class Connection {
   constructor(root) {
     this.root = root;
@@ -14,7 +14,7 @@ export class Connection {
     this.hide();
   }
 
-  /** Show nothing: no view is open. */
+  /** Clear the indicator, because no view is open. */
   hide() {
     clearInterval(this.timer);
     this.root.dataset.state = "";
@@ -22,7 +22,7 @@ export class Connection {
     this.retry.hidden = true;
   }
 
-  /** Show a state of a Feed. */
+  /** Show a connection state, as `Feed` passes it to `onState`. */
   show(state) {
     clearInterval(this.timer);
     this.retry.hidden = state.name !== "waiting";

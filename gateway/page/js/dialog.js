@@ -3,8 +3,8 @@
 import { h } from "./dom.js";
 
 /**
- * Show a dialog with a heading and return it; closed, it is removed. `isLight`: a click beside it closes it, which is
- * for dialogs where nothing typed would be lost.
+ * Show a modal dialog with a heading, and return its element, which is removed when it is closed. With `isLight` a
+ * click beside the dialog closes it: for dialogs without input that could be lost.
  */
 export function showDialog({ name, title, content, isLight }) {
   const id = `${name}-title`;
@@ -26,7 +26,7 @@ export function showDialog({ name, title, content, isLight }) {
   return dialog;
 }
 
-/** Close all dialogs: the view that they belong to is closed. */
+/** Close all dialogs, because the view that opened them is closed. */
 export function closeDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
 }

@@ -1,17 +1,17 @@
-// Elements are made here and nowhere else: what a training printed or named becomes text nodes, never markup.
+// All elements are created here: text and names from trainings become text nodes, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Make an HTML element. `props`: `on` (listeners), `data` (dataset), `class`, DOM properties, else attributes.
- * A button submits no form unless it says so.
+ * Create an HTML element. `props` has `on` (listeners by event), `data` (dataset), `class`, DOM properties and
+ * attributes. Buttons get `type="button"` by default, so they do not submit forms.
  */
 export function h(tag, props, ...children) {
   const given = tag === "button" ? { type: "button", ...props } : props;
   return fill(document.createElement(tag), given, children);
 }
 
-/** Make an SVG element. */
+/** Create an SVG element; `props` as for `h`. */
 export function svg(tag, props, ...children) {
   return fill(document.createElementNS(SVG, tag), props, children);
 }
@@ -43,12 +43,12 @@ function setProp(element, name, value) {
   else if (value !== false) element.setAttribute(name, value === true ? "" : value);
 }
 
-/** Set the text of an element only where it changes, so that selections and screen readers are left in peace. */
+/** Set the text of an element if it differs, so that selections are kept and screen readers do not repeat it. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Have exactly these children, in this order; those that are there already are not touched. */
+/** Make `children` the only children of `parent`, in this order; elements that are in place already are not moved. */
 export function arrange(parent, children) {
   children.forEach((child, index) => {
     const there = parent.children[index];
@@ -57,7 +57,7 @@ export function arrange(parent, children) {
   while (parent.children.length > children.length) parent.lastElementChild.remove();
 }
 
-/** Call `action` at most once a frame, however often the returned function is called. */
+/** Return a function that calls `action` in the next animation frame, once for all calls before it. */
 export function oncePerFrame(action) {
   let asked = false;
   return () => {
@@ -70,7 +70,7 @@ export function oncePerFrame(action) {
   };
 }
 
-/** Call `action` after calls have paused for `ms`; the returned function has `cancel`. */
+/** Return a function that calls `action` once it has not been called for `ms`; its `cancel` drops a pending call. */
 export function debounced(action, ms) {
   let timer = 0;
   const call = (...values) => {
@@ -81,7 +81,7 @@ export function debounced(action, ms) {
   return call;
 }
 
-/** Call `action` at once, then at most every `ms`, the last call included; the returned function has `cancel`. */
+/** Return a function that calls `action` soon, but at most once every `ms`; its `cancel` drops a pending call. */
 export function throttled(action, ms) {
   let timer = 0;
   let last = -Infinity;
@@ -97,7 +97,7 @@ export function throttled(action, ms) {
   return call;
 }
 
-/** Read and write what this browser remembers; a browser that keeps nothing is no error. */
+/** Read and write settings in localStorage; errors of a browser that does not allow this are ignored. */
 export const remembered = {
   get(name) {
     try {

@@ -1,4 +1,4 @@
-// Numbers, times and sizes as people read them.
+// Formats numbers, times and sizes as readable text.
 
 const COUNT = new Intl.NumberFormat("en-US");
 const DAY_S = 86400;
@@ -18,7 +18,7 @@ export function counted(number, thing) {
   return `${count(number)} ${thing}${number === 1 ? "" : "s"}`;
 }
 
-/** A metric's value with four significant digits; "NaN" and "Infinity" as they are. */
+/** Format the value of a metric with four significant digits; "NaN" and "Infinity" remain as they are. */
 export function value(given) {
   const number = Number(given);
   if (given === null || given === undefined) return "–";
@@ -60,7 +60,7 @@ export function bytes(size) {
   return `${index === 0 ? amount : amount.toFixed(amount < 10 ? 2 : 1)} ${units[index]}`;
 }
 
-/** Milliseconds since 1970 -> local "14:03:11", with thousandths where asked. */
+/** Milliseconds since 1970 -> local "14:03:11", with milliseconds if `withThousandths` */
 export function clock(ms, withThousandths = false) {
   const at = new Date(ms);
   const parts = [at.getHours(), at.getMinutes(), at.getSeconds()].map((part) => String(part).padStart(2, "0"));
@@ -75,12 +75,12 @@ export function dateTime(ms) {
   return `${date.join("-")} ${clock(ms)}`;
 }
 
-/** A time of day where it is today, else the date with it. */
+/** Milliseconds since 1970 -> local time of day if it is today, else date and time */
 export function moment(ms) {
   return new Date(ms).toDateString() === new Date().toDateString() ? clock(ms) : dateTime(ms).slice(0, 16);
 }
 
-/** "just now", "3 min ago", "2 h ago", "2026-11-24" */
+/** Milliseconds since 1970 -> "just now", "3 min ago", "2 h ago", "2026-11-24" */
 export function ago(ms) {
   const seconds = (Date.now() - ms) / 1000;
   if (seconds < 45) return "just now";
@@ -95,7 +95,7 @@ export function fromNs(ns) {
   return Number(ns) / 1e6;
 }
 
-/** An RFC 3339 text -> milliseconds since 1970, null where there is none. */
+/** An RFC 3339 time -> milliseconds since 1970, null for an empty or missing text. */
 export function fromText(text) {
   return text ? Date.parse(text) : null;
 }

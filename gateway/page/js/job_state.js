@@ -1,9 +1,9 @@
-// What an event changes of a job, as the list and the job's page show it.
+// Applies events of the live feed to the document of a job, for the list of jobs and a job's page.
 
 const SPARK_POINTS = 40;
 const ROWS = { logs: "logs", metrics: "metrics", checkpoints: "checkpoints" };
 
-/** Take an event into a job, in place. */
+/** Update the document `job` in place with an event. */
 export function applyEvent(job, event) {
   countRows(job, event);
   job.last_seen_at = new Date().toISOString();
@@ -15,7 +15,7 @@ export function applyEvent(job, event) {
   else if (event.type === "training_complete" || event.type === "training_error") applyEnd(job, event);
 }
 
-/** Tell whether after this event the job should be read anew: more has changed than the event says. */
+/** Return whether the job should be requested again after an event, because more has changed than the event reports. */
 export function changesMore(job, event) {
   return (
     ["training_status", "training_complete", "training_error"].includes(event.type) || event.attempt > job.attempt

@@ -1,11 +1,11 @@
-// The keyboard: one table of what keys do, which `?` shows.
+// Keyboard shortcuts: one table of all keys and their actions, which `?` shows.
 
 import { showDialog } from "./dialog.js";
 import { h } from "./dom.js";
 
 const bound = new Map();
 
-/** Bind `{key: [words, action]}` until the returned function is called. */
+/** Bind keyboard shortcuts, `{key: [description, action]}`; return a function that unbinds them. */
 export function bindKeys(table) {
   const entries = Object.entries(table);
   for (const [key, [words, action]] of entries) bound.set(key, { words, action });
@@ -14,7 +14,7 @@ export function bindKeys(table) {
   };
 }
 
-/** Show all keys. */
+/** Show a dialog with all keyboard shortcuts. */
 export function showKeys() {
   const rows = [...bound].map(([key, { words }]) =>
     h("tr", null, h("td", null, h("kbd", null, shown(key))), h("td", null, words)),

@@ -1,4 +1,4 @@
-// The page begins here: who we are, which view the address asks for, and the bar above it.
+// Entry point of the page: requests the session, opens the view that the URL names, and builds the top bar.
 
 import { onDenied } from "./api.js";
 import { Connection } from "./connection.js";
@@ -19,7 +19,7 @@ let mayEdit = false;
 const JOB = /^#\/jobs\/(\d+)(?:\?(.*))?$/;
 const LIST = /^(?:#\/?(?:\?(.*))?)?$/;
 
-/** Show what the address asks for: `#/` the list, `#/jobs/42?…` a job. */
+/** Open the view that the URL fragment names: `#/` is the list of jobs, `#/jobs/42?…` the page of a job. */
 function route() {
   if (isLocked) return;
   close();
@@ -107,7 +107,7 @@ async function begin() {
   try {
     session = await whoAmI();
   } catch {
-    // Nobody answers: the view says so and tries again.
+    // No response: the view shows the error and retries.
   }
   mayEdit = session.auth === "off" || session.role === "admin";
   drawTools(session);

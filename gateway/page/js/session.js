@@ -1,9 +1,9 @@
-// Who may come in: the form that takes a token, and the way out.
+// The session: the form to sign in with a token, and signing out.
 
 import { request, send } from "./api.js";
 import { h, setText } from "./dom.js";
 
-/** The form; `onIn` is called when the gateway has taken the token. */
+/** Return the form to sign in; `onIn` is called when the gateway has accepted the token. */
 export function loginView(onIn) {
   const token = h("input", {
     type: "password",
@@ -47,12 +47,12 @@ export function loginView(onIn) {
   return form;
 }
 
-/** Ask who we are: `{auth, role, job_id}`. */
+/** Request the session, `{auth, role, job_id, flower_url}`, from the gateway. */
 export function whoAmI() {
   return request("/session");
 }
 
-/** Leave. */
+/** Sign out: delete the session cookie. */
 export function logOut() {
   return request("/session", { method: "DELETE" });
 }

@@ -1,4 +1,4 @@
-// One live connection that comes back by itself, with its position, so that nothing is missed and nothing comes twice.
+// A WebSocket that reconnects by itself and resumes from its position: no event is missed or received twice.
 
 import { address, denied, get, parse } from "./api.js";
 import { backoff } from "./backoff.js";
@@ -7,7 +7,10 @@ const FIRST_WAIT_MS = 300;
 const LONGEST_WAIT_MS = 8000;
 const CODES = { badPosition: 4400, noToken: 4401, notAllowed: 4403, unknown: 4404, deleted: 4410, resync: 4008 };
 
-/** The events of one WebSocket path. `onState({name, retryAt, wasLost})`: connecting, live, waiting, unknown, refused, deleted. */
+/**
+ * Receives the events of one WebSocket path and calls `onEvent(event)`. It calls `onState({name, retryAt, wasLost})`
+ * for each connection state: connecting, live, waiting, unknown (no such job yet), refused or deleted.
+ */
 export class Feed {
   constructor(path, { onEvent, onState }) {
     this.path = path;

@@ -1,4 +1,4 @@
-// A metric's course as a line of a few pixels.
+// Sparklines: the values of a metric as a small line without axes.
 
 import { svg } from "./dom.js";
 import { value } from "./format.js";
@@ -7,7 +7,7 @@ const WIDTH = 96;
 const HEIGHT = 22;
 const MARGIN = 2;
 
-/** Draw `{name, values}`, nothing where there are fewer than two numbers. */
+/** Return the SVG element of a sparkline `{name, values}`, null if it has fewer than two finite values. */
 export function sparkline(spark) {
   const numbers = (spark?.values ?? []).map((given) => (given === null ? NaN : Number(given)));
   const finite = numbers.filter(Number.isFinite);

@@ -1,23 +1,23 @@
-// Light, dark, or as the system has it.
+// The colour theme: light, dark, or that of the operating system.
 
 import { remembered } from "./dom.js";
 
 const ORDER = ["auto", "light", "dark"];
 const listeners = new Set();
 
-/** Be told when colours change; returns how to stop that. */
+/** Call `listener` when the colours change; return a function that unregisters it. */
 export function onTheme(listener) {
   listeners.add(listener);
   return () => listeners.delete(listener);
 }
 
-/** The chosen theme: auto, light or dark. */
+/** Return the chosen theme: auto, light or dark. */
 export function theme() {
   const chosen = document.documentElement.dataset.theme;
   return ORDER.includes(chosen) ? chosen : "auto";
 }
 
-/** Go on to the next theme. */
+/** Switch to the next theme and remember it. */
 export function nextTheme() {
   const next = ORDER[(ORDER.indexOf(theme()) + 1) % ORDER.length];
   if (next === "auto") delete document.documentElement.dataset.theme;

@@ -1,10 +1,10 @@
-// A job's state in words.
+// Descriptions of a job's state as text.
 
 import { about, count, duration, fromText, moment, value } from "./format.js";
 
 export const STATUSES = ["running", "stalled", "lost", "failed", "ended", "stopped", "completed", "pending"];
 
-/** Tell whether the job's attempt has ended. */
+/** Return whether the job's attempt has ended. */
 export function hasEnded(job) {
   return ["completed", "failed", "ended", "stopped"].includes(job.status);
 }
@@ -14,18 +14,18 @@ export function statusWords(job) {
   return job.status === "stopped" && job.stop ? `stopped by ${job.stop.requested_by}` : job.status;
 }
 
-/** The name that a job is called by. */
+/** Return the name of a job, or "job 42" if it has none. */
 export function jobName(job) {
   return job.name?.trim() ? job.name : `job ${job.id}`;
 }
 
-/** Compare two ids, numbers or texts of any length, as numbers. */
+/** Compare two ids of jobs, numbers or texts of any length, by their numeric value (for `sort`). */
 export function byId(one, other) {
   const [a, b] = [String(one), String(other)];
   return a.length - b.length || (a < b ? -1 : Number(a > b));
 }
 
-/** For how long the attempt has run, in seconds; null where it has not begun. */
+/** Return the duration of the job's attempt in seconds; null if it has not started. */
 export function runtime(job) {
   const from = fromText(job.started_at ?? job.created_at);
   if (from === null || job.status === "pending") return null;
@@ -37,18 +37,18 @@ export function runtime(job) {
   return ((until ?? Date.now()) - from) / 1000;
 }
 
-/** For how long the attempt has run, in words. */
+/** Return the duration of the job's attempt as text. */
 export function runtimeWords(job) {
   const seconds = runtime(job);
   return seconds === null ? "–" : duration(seconds);
 }
 
-/** The metrics of a job: the newest, and where its attempt has ended the final ones over them. */
+/** Return the newest metrics of a job; after the end of its attempt, final metrics override them. */
 export function latestMetrics(job) {
   return { ...job.last_metrics, ...(hasEnded(job) ? job.final_metrics : null) };
 }
 
-/** Progress in per cent; null where the trainer has reported too little to compute it. */
+/** Return the progress in per cent; null if the trainer has not reported enough to compute it. */
 export function percent(job) {
   if (job.status === "completed") return 100; // its epochs may count from 0
   if (job.progress_percent !== null && job.progress_percent !== undefined) {
@@ -60,7 +60,7 @@ export function percent(job) {
   return null;
 }
 
-/** "epoch 3 of 10", "epoch 3", "" */
+/** Return the epoch as text: "epoch 3 of 10", "epoch 3", or "" if it is unknown. */
 export function epochs(job) {
   if (job.current_epoch === null || job.current_epoch === undefined) return "";
   return job.total_epochs
@@ -68,7 +68,7 @@ export function epochs(job) {
     : `epoch ${count(job.current_epoch)}`;
 }
 
-/** How long it may still take, in words; "" where nobody can tell. */
+/** Return the estimated remaining time as text; "" if it cannot be estimated. */
 export function remaining(job) {
   const done = percent(job);
   const ran = runtime(job);
@@ -76,7 +76,7 @@ export function remaining(job) {
   return `about ${about((ran * (100 - done)) / done)} left`;
 }
 
-/** One sentence: what the job does, or why it does nothing. */
+/** Return one sentence about the job's status, with the duration, and the exit code or the reason if known. */
 export function sentence(job) {
   const ran = runtime(job);
   const took = ran === null ? "" : duration(ran);
@@ -113,21 +113,22 @@ function lastHeard(job) {
 const FIRST = ["loss", "val_loss", "accuracy", "val_accuracy"];
 const LAST = /^(learning_rate$|lr$|system\/)/;
 
-/** Names of metrics in the order in which people look for them. */
+/** Sort names of metrics: losses and accuracies first, learning rates and system metrics last. */
 export function ordered(names) {
   const rank = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : LAST.test(name) ? 99 : 50);
   return [...names].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
 }
 
-/** The first metrics of a job as [name, shown value]. */
+/** Return the first `most` metrics in the order of `ordered`, as [name, formatted value]. */
 export function headline(metrics, most) {
   const names = ordered(Object.keys(metrics ?? {})).slice(0, most);
   return names.map((name) => [name, value(metrics[name])]);
 }
 
 /**
- * The value of a metric of a training on several ranks, and whose it is: `{value, words}`; null without ranks.
- * `final` is the value that the end of the attempt has brought, of the rank that has it.
+ * Return the value of a metric of a training on several ranks as `{value, words}`; `words` names the ranks it is from.
+ * Return null for a training on one rank. `final` is the final value of the attempt, if it has one; otherwise the value
+ * is the mean of all ranks.
  */
 export function rankedValue(byRank, name, final) {
   const isAlone = Object.values(byRank ?? {}).every((ranks) => Object.keys(ranks).every((rank) => rank === "0"));

@@ -1,8 +1,8 @@
-// What the buttons of a chart and of the bar do: pin, full screen, files, the link to this view.
+// Actions of the buttons of charts and of the bar above them: pin, full screen, downloads, copying the link.
 
 import { downloadCsv, downloadPng, fileName } from "./export.js";
 
-/** The actions of a panel of charts; those of one chart take its title. */
+/** The actions of a `ChartPanel`; those for one chart take its title. */
 export class ChartActions {
   constructor(panel) {
     this.panel = panel;
@@ -23,7 +23,7 @@ export class ChartActions {
     if (chart?.plot) downloadPng(fileName(`job-${this.panel.jobId}`, title), chart);
   }
 
-  /** All points of one chart, or of a list of metrics. */
+  /** Download all points of one chart (`wanted` is its title), or of all selected metrics, as CSV. */
   async csv(wanted) {
     const { controls, data, grid, jobId, shown, settings } = this.panel;
     const isOne = typeof wanted === "string" && !(settings.isTogether && grid.charts.has(wanted));

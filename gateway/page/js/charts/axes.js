@@ -6,7 +6,7 @@ const CHARACTER_PX = 6.3;
 const MIN_AXIS_PX = 30;
 const DAY_S = 86400;
 
-/** The axes for uPlot, of a horizontal `axis`: step, epoch, time (seconds since 1970) or relative (seconds). */
+/** Return the uPlot options of both axes; `axis` is step, epoch, time (seconds since 1970) or relative (seconds). */
 export function axes(axis, colors) {
   const common = {
     stroke: colors.axis,
@@ -31,7 +31,7 @@ export function axes(axis, colors) {
   ];
 }
 
-/** Local times of day; days where ticks are days apart, or where one begins. */
+/** Return the labels of time ticks: local times, or dates if ticks are days apart or a day begins at the tick. */
 function times(ticks, step) {
   return ticks.map((tick) => {
     const time = clock(tick * 1000);
@@ -40,7 +40,7 @@ function times(ticks, step) {
   });
 }
 
-/** Seconds since the start, as short as they can be: "40 s", "1 h 30 min". */
+/** Format seconds since the start as short as possible: "40 s", "1 h 30 min". */
 export function elapsed(seconds) {
   const words =
     Math.abs(seconds) < 60 ? `${Number(Math.abs(seconds).toPrecision(4))} s` : duration(Math.abs(seconds));

@@ -10,7 +10,10 @@ import { indexAt, isBeyond, plotData, plotKey, plotOptions } from "./plot.js";
 const CLICK_PX = 4;
 const MOST_DESCRIBED = 12;
 
-/** A card; `onZoom(range|null)`, `onPick(ms)` for the log of a moment, `onAction(name, title)`: pin, full, csv, png. */
+/**
+ * The card of one chart. It calls `onZoom({min, max} | null)` when the user zooms, `onPick(ms)` when a point is
+ * clicked, and `onAction(name, title)` for the buttons pin, full, csv and png.
+ */
 export class Chart {
   constructor(title, { onZoom, onPick, onAction }) {
     Object.assign(this, { title, onZoom, onPick, onAction });
@@ -39,7 +42,7 @@ export class Chart {
     this.release();
   }
 
-  /** Free the canvas of a chart that is out of view. */
+  /** Destroy the plot and its canvas, because the chart is out of view. */
   release() {
     this.plot?.destroy();
     this.plot = null;
@@ -53,7 +56,7 @@ export class Chart {
     this.full.setAttribute("aria-pressed", String(isFull));
   }
 
-  /** Draw `lines` (see lines.js) under `options` ({axis, isLog, isOutlierFree, zoom, note, themeRevision}). */
+  /** Draw `lines` (see lines.js); `options` are {axis, isLog, isOutlierFree, zoom, note, themeRevision}. */
   draw(lines, options) {
     this.lines = lines;
     this.options = options;
@@ -83,14 +86,14 @@ export class Chart {
     queueMicrotask(() => this.#placeCursor());
   }
 
-  // What is under the cursor has another index now.
+  // New data has changed the index of the point under the cursor.
   #placeCursor() {
     if (!this.plot) return;
     const { left, top } = this.plot.cursor;
     if (left >= 0) this.plot.setCursor({ left, top });
   }
 
-  /** Show a range of x, or all of it. */
+  /** Show the range `{min, max}` of x, or all of it if `range` is null. */
   zoom(range) {
     if (!this.plot) return;
     this.isZooming = true;
@@ -158,7 +161,7 @@ export class Chart {
     );
   }
 
-  // For those who do not see the lines.
+  // The accessible name, for screen readers.
   #describe() {
     const points = this.lines.reduce((sum, line) => sum + line.x.length, 0);
     const lasts = this.lines.slice(0, MOST_DESCRIBED).map((line) => {
@@ -217,7 +220,7 @@ export class Chart {
   }
 }
 
-/** A line's value at `x` in words, with its range where it is a mean; the newest for null. */
+/** Return a line's value at `x` as text (the newest if `x` is null), with lowest and highest value if it is a mean. */
 function valueAt(line, x) {
   const index = x === null ? line.y.length - 1 : isBeyond(line.x, x) ? -1 : indexAt(line.x, x);
   if (index < 0) return "–";

@@ -2,7 +2,7 @@
 
 const PALETTE = 8;
 
-/** Read the chart's colours as they are now. */
+/** Return the colours and the font of charts in the current theme. */
 export function chartColors() {
   const style = getComputedStyle(document.documentElement);
   const read = (name) => style.getPropertyValue(name).trim();
@@ -15,7 +15,7 @@ export function chartColors() {
   };
 }
 
-/** `#rrggbb` with an opacity from 0 to 1. */
+/** Return the colour `#rrggbb` with an opacity from 0 to 1, as `#rrggbbaa`. */
 export function faint(color, opacity) {
   return (
     color +

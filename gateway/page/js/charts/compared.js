@@ -1,9 +1,13 @@
-// The jobs that this one is compared with, each followed by a feed of its own, so that their charts are live, too.
+// The jobs with which a job is compared; each has its own feed, so that its curves are live too.
 
 import { MOST_COMPARED } from "../comparison.js";
 import { Feed } from "../socket.js";
 
-/** `onBegin(id, isResumed)` when a job's feed begins, `onPoints(id, points)`, `onChange()`, `say(words)` with a problem. */
+/**
+ * The feeds of the compared jobs. It calls `onBegin(id, isResumed)` when the feed of a job begins, `onPoints(id,
+ * points)` for new points, `onChange()` when the set of jobs or their state changes, and `say(words)` with an error
+ * message.
+ */
 export class ComparedJobs {
   constructor(ids, { onBegin, onPoints, onChange, say }) {
     Object.assign(this, { onBegin, onPoints, onChange, say });
@@ -17,17 +21,17 @@ export class ComparedJobs {
     return [...this.feeds.keys()];
   }
 
-  /** The document of a job, null while it is not known. */
+  /** Return the document of a job, null until it has been received. */
   job(id) {
     return this.jobs.get(id) ?? null;
   }
 
-  /** Tell whether the feed of a job is lost and will be back. */
+  /** Return whether the connection of a job's feed is lost and will be retried. */
   isLost(id) {
     return this.states.get(id) === "waiting";
   }
 
-  /** Add a job, unless there are too many. */
+  /** Add a job to the comparison, unless the maximum is reached. */
   add(id) {
     if (this.feeds.has(id)) return;
     if (this.feeds.size >= MOST_COMPARED - 1) return this.say(`At most ${MOST_COMPARED} jobs can be compared.`);

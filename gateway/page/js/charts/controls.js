@@ -11,7 +11,7 @@ import { smoothingOf } from "./settings.js";
 
 const FILTER_MS = 200;
 
-/** The bar; `settings` is read and written, `onChange()` after each change. */
+/** The bar above the charts. It reads and changes `settings`, and calls `onChange()` after each change. */
 export class ChartControls {
   constructor(settings, { onChange, onCompare, onResetZoom, onCsv, onCopy }) {
     Object.assign(this, { settings, onChange, onCompare });
@@ -113,13 +113,16 @@ export class ChartControls {
       if (document.activeElement !== field) field.value = String(settings.smoothing);
   }
 
-  /** Show a short text, as a problem or as a result; "" for none. */
+  /** Show a short message, as an error or as information; "" removes it. */
   say(words, isProblem = true) {
     setText(this.status, words);
     this.status.classList.toggle("problem", isProblem);
   }
 
-  /** Offer the metrics that fit the filter, of `total`; `problem` names what is wrong with the filter. */
+  /**
+   * Show the metrics that match the filter in the menu; `total` is the number of all metrics, `problem` the error of an
+   * invalid filter.
+   */
   setMetrics(fitting, total, problem) {
     this.fitting = fitting;
     this.filter.setAttribute("aria-invalid", String(problem !== null));
@@ -130,7 +133,7 @@ export class ChartControls {
     this.menu.update(fitting, this.settings.hidden, total);
   }
 
-  /** Show switches of runs and ranks (see run_chips.js). */
+  /** Show the toggle buttons of runs and ranks (see run_chips.js). */
   setRuns(runs, onToggle, ranks, rankOptions) {
     const key = JSON.stringify([
       runs,

@@ -1,4 +1,4 @@
-// From points to what a chart draws: by step, epoch or time, with gaps where a value is no number, and smoothed.
+// Converts points to curves by step, epoch or time, with gaps at values that are not finite; smooths curves.
 
 const STEP = 0;
 const TS = 1;
@@ -8,7 +8,7 @@ export const SEQ = 4;
 
 export const AXES = ["step", "epoch", "time", "relative"];
 
-/** The axis that suits the points: steps where they are said, else epochs, else the time. */
+/** Return the axis for which most points have a value: step, else epoch, else time; null without points. */
 export function suitableAxis(allPoints) {
   let steps = 0;
   let epochs = 0;
@@ -25,7 +25,10 @@ export function suitableAxis(allPoints) {
   return epochs * 2 > all ? "epoch" : "time";
 }
 
-/** `{x, y, ts, odd}` in order of x; equal x: the newest counts. A y of null is a gap; `odd` counts NaN and infinities. */
+/**
+ * Convert points to a curve `{x, y, ts, odd}` in order of x; of points with equal x the last one counts. A y of null is
+ * a gap, `ts` are milliseconds since 1970, and `odd` is the number of NaN and infinities.
+ */
 export function curve(points, axis, start = 0) {
   const byX = new Map();
   for (const point of points) {
@@ -43,14 +46,19 @@ export function curve(points, axis, start = 0) {
   };
 }
 
-/** The x of a point, null where it has none: seconds since 1970, or since `start` (ns) for the relative axis. */
+/**
+ * Return the x of a point, null if it has none; for the time axis seconds since 1970, for the relative axis seconds
+ * since `start` (in ns).
+ */
 export function place(point, axis, start = 0) {
   if (axis === "time") return Number(point[TS]) / 1e9;
   if (axis === "relative") return (Number(point[TS]) - start) / 1e9;
   return axis === "step" ? point[STEP] : point[EPOCH];
 }
 
-/** Exponential moving average without the pull to zero at the start; gaps stay gaps. `weight` is 0 (none) to 0.99. */
+/**
+ * Return the exponential moving average of `y`, bias-corrected at the start; gaps remain. `weight` is 0 (none) to 0.99.
+ */
 export function smoothed(y, weight) {
   let average = 0;
   let known = 0;
@@ -62,14 +70,14 @@ export function smoothed(y, weight) {
   });
 }
 
-/** What a logarithmic axis can show: zero and below become gaps. */
+/** Replace zero and negative values, which a logarithmic axis cannot show, with gaps. */
 export function positive(y) {
   return y.map((number) => (number !== null && number > 0 ? number : null));
 }
 
 /**
- * Mean, lowest and highest value of several curves at each x of any of them, `{x, y, low, high, ts, odd}`. Between two
- * points of a curve its value is interpolated, because ranks that are downsampled have points at different x.
+ * Return the mean, lowest and highest value of several curves at each of their x: `{x, y, low, high, ts, odd}`. Between
+ * two points of a curve its value is interpolated, because downsampled ranks have points at different x.
  */
 export function bandOf(curves) {
   const times = new Map(curves.flatMap(({ x, ts }) => x.map((at, index) => [at, ts[index]])));
@@ -100,7 +108,9 @@ const NOISY_POINTS = 400;
 const NOISY_TURNS = 25; // sum of all steps up and down, in heights of the chart
 const WINDOWS = 80;
 
-/** The local average of a series that would be drawn as a block of colour; null for a calm one. */
+/**
+ * Return the local average of a series that is so noisy that it would be drawn as a solid area; null for other series.
+ */
 export function calmed(y) {
   const numbers = y.filter((number) => number !== null);
   if (numbers.length < NOISY_POINTS) return null;
@@ -113,7 +123,7 @@ export function calmed(y) {
   return averaged(y, Math.ceil(y.length / WINDOWS));
 }
 
-/** Averages over `2 * reach + 1` points around each; gaps stay gaps. */
+/** Return the moving average over `2 * reach + 1` points; gaps remain. */
 function averaged(y, reach) {
   const sums = [0];
   const counts = [0];

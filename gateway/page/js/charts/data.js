@@ -1,4 +1,4 @@
-// The data of the charts: names and points of this job and of the compared ones, read when needed and kept live.
+// The data of the charts: names and points of a job and the compared jobs, requested when needed and updated live.
 
 import { get } from "../api.js";
 import { fromText } from "../format.js";
@@ -12,7 +12,10 @@ import { MetricStore } from "./store.js";
 const POINTS = 1500;
 const MOST_KEPT = 400; // metrics whose points are kept; those in view always are
 
-/** The data of job `jobId` and of `compared`; `onChange()` when there is more to draw, `onCompared(ids)`, `say(words)`. */
+/**
+ * The metrics of job `jobId` and of the jobs `compared`. It calls `onChange()` when charts should be drawn again,
+ * `onCompared(ids)` when the set of compared jobs changes, and `say(words)` with an error message.
+ */
 export class ChartData {
   constructor(jobId, { compared, axis, onChange, onCompared, say }) {
     Object.assign(this, { jobId, onChange, onCompared, job: null, isLoaded: false });
@@ -37,32 +40,32 @@ export class ChartData {
     this.loader.reset();
   }
 
-  /** This job and the compared ones. */
+  /** The ids of this job and of the compared jobs. */
   get jobIds() {
     return [this.jobId, ...this.compared.ids];
   }
 
-  /** These, and the jobs that they were forked from. */
+  /** The ids of the drawn jobs, and of the jobs from which they were forked. */
   get sourceIds() {
     return [...new Set([...this.jobIds, ...this.ancestors.ids])];
   }
 
-  /** The names of the metrics of all jobs. */
+  /** The names of the metrics of all these jobs. */
   get names() {
     return [...new Set(this.jobIds.flatMap((id) => [...this.store.names(id)]))];
   }
 
-  /** Why the names of this job cannot be read, null without a failure. */
+  /** The error of the last request for this job's metric names, null if it succeeded. */
   get problem() {
     return this.readers.get(this.jobId).problem ?? null;
   }
 
-  /** The document of a job, null while it is not known. */
+  /** Return the document of a job, null until it has been received. */
   documentOf(id) {
     return id === this.jobId ? this.job : (this.compared.job(id) ?? this.ancestors.job(id));
   }
 
-  /** A feed begins: read the names at first, and everything anew where it could not go on from what is here. */
+  /** Handle the start of a job's feed. If it did not resume, points may be missing: request names and points again. */
   begin(id, isResumed) {
     if (!this.readers.has(id)) this.readers.set(id, this.#reader(id));
     if (!isResumed) {
@@ -74,13 +77,13 @@ export class ChartData {
     this.onChange();
   }
 
-  /** Take live points of a job. */
+  /** Add points of a job from the live feed. */
   add(id, points) {
     this.store.add(id, points);
     this.onChange();
   }
 
-  /** Read the metrics `names` of all jobs that have them, in this order. */
+  /** Request the metrics `names`, in this order, of all jobs that have them. */
   request(names) {
     const needed = new Set(names);
     this.store.evict(MOST_KEPT, (name) => needed.has(name));
@@ -89,17 +92,17 @@ export class ChartData {
     this.detail.request(pieces);
   }
 
-  /** Tell whether a job has a metric whose points are not here. */
+  /** Return whether a job has a metric whose points have not been loaded. */
   isMissing(jobId, name) {
     return this.store.names(jobId).has(name) && !this.store.isLoaded(jobId, name);
   }
 
-  /** Why some of these metrics cannot be read, null without a failure. */
+  /** Return the error of a failed request for any of these metrics, null if there is none. */
   problemOf(names) {
     return this.jobIds.flatMap((id) => names.map((name) => this.loader.problem(id, name))).find(Boolean) ?? null;
   }
 
-  /** When an attempt began, in nanoseconds: what its relative time is counted from. */
+  /** Return the start of an attempt in nanoseconds, the origin of the relative time axis. */
   startOf({ jobId, attempt }) {
     const document = this.documentOf(jobId);
     const known = document?.attempts?.find((each) => each.attempt === attempt)?.started_at;

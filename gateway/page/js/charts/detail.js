@@ -1,4 +1,4 @@
-// Finer points of the range that is zoomed into; around it the points stay as they were.
+// Loads more points of the zoomed range; the points outside of it stay downsampled.
 
 import { get } from "../api.js";
 import { debounced } from "../dom.js";
@@ -10,7 +10,10 @@ const POINTS = 3000;
 const PAUSE_MS = 250;
 const MARGIN = 0.05; // of the range, asked for on both sides: what rounding moves over an end is not lost
 
-/** Reads the range of the charts in view; `axis()` is theirs, `starts(jobId)` the starts of the attempts in ns. */
+/**
+ * Loads the points of the zoomed range for the charts in view; `axis()` returns their axis, `starts(jobId)` the starts
+ * of a job's attempts in ns.
+ */
 export class ZoomDetail {
   constructor(store, { axis, starts, onChange }) {
     Object.assign(this, { store, axis, starts });
@@ -28,7 +31,7 @@ export class ZoomDetail {
     this.loader.reset();
   }
 
-  /** Show a range `{min, max}` of the axis finer, null for nothing. */
+  /** Set the zoomed range `{min, max}` of the axis, or null for none. */
   show(range) {
     if (range?.min === this.range?.min && range?.max === this.range?.max) return;
     this.range = range;
@@ -38,12 +41,12 @@ export class ZoomDetail {
     else this.found.clear();
   }
 
-  /** Read it again: other points than before are around it. */
+  /** Mark the loaded points as outdated, so that the next `request` loads them again. */
   refresh() {
     for (const found of this.found.values()) found.range = null;
   }
 
-  /** Read these `{jobId, name}` finer, as far as the gateway has more. */
+  /** Load more points of the metrics `{jobId, name}` that the gateway has downsampled. */
   request(pieces) {
     if (!this.range || !this.isResting) return;
     const isMissing = ({ jobId, name }) =>
@@ -51,7 +54,10 @@ export class ZoomDetail {
     this.loader.request(pieces.filter(isMissing));
   }
 
-  /** The points of a series, fine where it is zoomed into; live ones that came after the reading are there too. */
+  /**
+   * Return the points of a series: all loaded ones within the zoomed range, downsampled ones outside of it, and newer
+   * live points.
+   */
   of(entry, start) {
     const found = this.found.get(`${entry.jobId}/${entry.name}`);
     const fine = found?.series.get(seriesKey(entry.attempt, entry.rank));

@@ -1,4 +1,4 @@
-// Charts as files: points as CSV, a chart as PNG.
+// Downloads of charts: points as CSV, the image as PNG.
 
 import { get } from "../api.js";
 import { h } from "../dom.js";
@@ -12,7 +12,10 @@ const FORMULA = /^[=+\-@\t\r]/; // what a spreadsheet would run
 const PNG_HEAD = 26;
 const PNG_LINE = 18;
 
-/** Download all points of metrics of some jobs; `onProgress(done, all)`. Returns whether some series were downsampled. */
+/**
+ * Download all points of metrics of some jobs as one CSV file; calls `onProgress(done, all)`. Returns whether some
+ * series were downsampled.
+ */
 export async function downloadCsv(name, jobIds, names, onProgress) {
   const parts = [`${COLUMNS.join(",")}\n`];
   let isSampled = false;
@@ -28,7 +31,7 @@ export async function downloadCsv(name, jobIds, names, onProgress) {
   return isSampled;
 }
 
-/** The rows of a series. */
+/** Return the CSV lines of a series. */
 function csvRows(jobId, { name, attempt, rank, points }) {
   const head = [jobId, quoted(name), attempt, rank ?? ""].join(",");
   const rows = points.map(([step, ts, value, epoch, seq]) => {
@@ -43,7 +46,7 @@ function quoted(text) {
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
-/** Download a chart as it is drawn, with its name and legend. */
+/** Download the image of a chart as PNG, with its title and legend. */
 export function downloadPng(name, { title, plot, lines }) {
   const source = plot.ctx.canvas;
   const scale = source.width / plot.width;
@@ -69,7 +72,7 @@ export function downloadPng(name, { title, plot, lines }) {
   return new Promise((resolve) => canvas.toBlob((blob) => resolve(save(`${name}.png`, blob)), "image/png"));
 }
 
-/** A name that is valid for a file on all systems. */
+/** Join parts to a file name that is valid on all systems. */
 export function fileName(...parts) {
   return parts
     .join(".")

@@ -1,4 +1,4 @@
-// The charts on the page in sections: one for each title, drawn only while it is in view, all zoomed alike.
+// The grid of charts, in sections; a chart is drawn only while it is in view, and all have the same zoom.
 
 import { arrange, h, setText } from "../dom.js";
 import { count } from "../format.js";
@@ -6,7 +6,10 @@ import { Chart } from "./chart.js";
 
 const CARDS = 60; // at first, and each time the end comes into view: of 100,000 metrics only those are elements
 
-/** The grid; `onSeen()` when other charts have come into view, `onFold(section)`, and what a chart needs. */
+/**
+ * The grid of charts. It calls `onSeen()` when other charts have come into view, and `onFold(title)` when a section is
+ * folded or unfolded; `forCharts` are the callbacks of `Chart`.
+ */
 export class ChartGrid {
   constructor({ onSeen, onFold, ...forCharts }) {
     Object.assign(this, { onSeen, onFold, forCharts });
@@ -30,7 +33,10 @@ export class ChartGrid {
     for (const chart of this.charts.values()) chart.close();
   }
 
-  /** Have a chart for each title of `sections` (`[{title, names, isFolded}]`), in their order, as far as one has scrolled. */
+  /**
+   * Create and order the charts of `sections` (`[{title, names, isFolded}]`), as many as the user has scrolled to.
+   * `full` is the title of the chart in full screen, or null.
+   */
   arrange(sections, full) {
     this.sections = sections;
     this.full = full;
@@ -51,7 +57,7 @@ export class ChartGrid {
     this.end.observe(this.more);
   }
 
-  /** Titles whose charts are in view, in the order of the page; of a full screen only that. */
+  /** Titles of the charts in view, in the order of the page; in full screen only that chart. */
   get inView() {
     if (this.full && this.charts.has(this.full)) return [this.full];
     return [...this.cells.children].map(({ dataset }) => dataset.title).filter((title) => this.visible.has(title));
@@ -63,7 +69,7 @@ export class ChartGrid {
     chart.draw(lines, { ...options, zoom: this.zoom });
   }
 
-  /** Show a range of x in all charts, null for all of it. */
+  /** Show the range `{min, max}` of x in all charts, or all of it for null. */
   setZoom(zoom) {
     this.zoom = zoom;
     for (const chart of this.charts.values()) chart.zoom(zoom);

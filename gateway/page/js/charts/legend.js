@@ -4,7 +4,10 @@ import { h, svg } from "../dom.js";
 
 const WIDTH = 20;
 
-/** The entries of lines; each line gets `shown`, the element of its value. One line alone needs no colour. */
+/**
+ * Return the legend entries of lines, and set `shown` of each line to the element of its value. A single line gets no
+ * colour sample.
+ */
 export function legendEntries(lines) {
   return lines.map((line) => {
     line.shown = h("b", { class: "num" });
@@ -18,7 +21,7 @@ export function legendEntries(lines) {
   });
 }
 
-/** A short piece of a line in its colour and dash. */
+/** Return a sample of a line with its colour and dash, for a legend. */
 export function lineSample({ color, dash }) {
   const line = {
     x1: 0,

@@ -1,4 +1,4 @@
-// The lines of a chart: of each run and rank, or of each run the mean of its ranks with their range.
+// The lines of a chart: one for each run and rank, or for each run the mean of its ranks with their range.
 
 import { bandOf, calmed, curve, positive, smoothed } from "./curves.js";
 import { count } from "../format.js";
@@ -6,9 +6,10 @@ import { afterStep, upToStep } from "./lineage.js";
 import { hasRanks, rankName, rankStyle, runDash } from "./runs.js";
 
 /**
- * `[{label, color, dash, x, y, ts, odd, strong, low, high, isMain, isDim}]` of the metrics `names`. The line of an
- * attempt that was resumed begins with those before; what was rolled back of them, and the parents of a fork, are dim.
- * `view` is that of view.js.
+ * Return the lines of the metrics `names` as `[{label, color, dash, x, y, ts, odd, strong, low, high, isMain, isDim}]`.
+ *
+ * The line of a resumed attempt begins with the attempts before it; rolled-back points, and the parents of a fork, are
+ * dim. `view` comes from `drawnRuns` in view.js.
  */
 export function linesOf(store, names, view) {
   const isMixed = names.length > 1;
@@ -98,7 +99,10 @@ function dim(points, start, style, { settings }) {
   return { ...found, ...style, y: settings.isLog ? positive(found.y) : found.y, strong: null, isDim: true };
 }
 
-/** The line as it is, and over it a smoothed one: as chosen, or where it would be a block of colour. */
+/**
+ * Return the values `y`, and as `strong` the smoothed values: with the chosen weight, or if `mayCalm` for very noisy
+ * lines.
+ */
 function shaped(y, { smoothing }, mayCalm) {
   return {
     y,

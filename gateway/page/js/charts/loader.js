@@ -6,7 +6,10 @@ const BATCH_NAMES = 8;
 const BATCH_CHARACTERS = 3000;
 const REQUESTS = 3;
 
-/** `read(jobId, names, signal)` reads and stores metrics; `onChange()` is called after each request. */
+/**
+ * Loads metrics in batches: `read(jobId, names, signal)` requests and stores them; `onChange()` is called after each
+ * request.
+ */
 export class MetricLoader {
   constructor(read, onChange) {
     Object.assign(this, { read, onChange });
@@ -15,13 +18,13 @@ export class MetricLoader {
     this.failures = new Map();
   }
 
-  /** Read these `{jobId, name}`, in this order; what was wanted before and is not among them is no longer read. */
+  /** Load the metrics `{jobId, name}` in this order; earlier wanted metrics that are not among them are dropped. */
   request(wanted) {
     this.wanted = wanted;
     this.#start();
   }
 
-  /** Stop all requests and forget what failed. */
+  /** Cancel all requests and clear all errors. */
   reset() {
     clearTimeout(this.timer);
     this.wanted = [];
@@ -30,13 +33,13 @@ export class MetricLoader {
     this.running.clear();
   }
 
-  /** Try at once what failed. */
+  /** Retry failed metrics now. */
   retryNow() {
     for (const failure of this.failures.values()) failure.retryAt = 0;
     this.#start();
   }
 
-  /** Why a metric is not here yet, null without a failure. */
+  /** Return the error of the last request for a metric, null if there is none. */
   problem(jobId, name) {
     return this.failures.get(keyOf({ jobId, name }))?.problem ?? null;
   }
@@ -101,14 +104,14 @@ function keyOf({ jobId, name }) {
   return `${jobId}/${name}`;
 }
 
-/** A failure in words. */
+/** Return the message of a failed request for the user. */
 export function failureWords(problem) {
   if (problem.status === 0) return "Can't reach the trainwire server. Retrying…";
   if (problem.status >= 429) return "This chart is taking too long to load. Retrying…";
   return problem.message;
 }
 
-/** Names as the gateway's parameter `names` has them. */
+/** Encode names as the gateway's parameter `names`: comma-separated, with commas in names escaped. */
 export function namesParameter(names) {
   return names.map((name) => name.replaceAll(",", "\\,")).join(",");
 }

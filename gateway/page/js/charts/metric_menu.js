@@ -5,7 +5,7 @@ import { count } from "../format.js";
 
 const MOST_LISTED = 300;
 
-/** The menu; `onToggle(name, isShown)`, `onAll(isShown)` for all that are listed. */
+/** The menu of metrics; calls `onToggle(name, isShown)` for one metric, `onAll(isShown)` for all listed ones. */
 export class MetricMenu {
   constructor({ onToggle, onAll }) {
     Object.assign(this, { onToggle, onAll });
@@ -14,7 +14,10 @@ export class MetricMenu {
     this.root = h("details", { class: "menu metrics-menu", on: MENU_EVENTS }, this.title, this.body);
   }
 
-  /** Offer `fitting`, sorted, of `total` names; all are shown but the `hidden` ones. */
+  /**
+   * List `fitting`, the sorted names that match the filter; all except `hidden` are checked. `total` is the number of
+   * all metrics.
+   */
   update(fitting, hidden, total) {
     const shown = fitting.reduce((sum, name) => sum + (hidden.has(name) ? 0 : 1), 0);
     setText(
@@ -48,7 +51,7 @@ export class MetricMenu {
   }
 }
 
-/** A menu closes when the focus leaves it, and with Escape. */
+/** Event listeners that close a menu when it loses the focus, or when Escape is pressed. */
 export const MENU_EVENTS = {
   focusout(event) {
     if (!event.currentTarget.contains(event.relatedTarget)) event.currentTarget.open = false;

@@ -6,8 +6,9 @@ import { backoff } from "../backoff.js";
 const PAGE = 10_000;
 
 /**
- * Reads all names of a job; `onNames(names)` for each page. While the gateway has not read older rows (`complete`) they
- * are read again, with growing pauses as long as nothing new is found: of too many names it never knows all.
+ * Reads the names of all metrics of a job; calls `onNames(names)` for each page, and `onEnd()` after each attempt to
+ * read all. While the gateway has not read all rows (`complete` is false), it reads them again, with backoff as long as
+ * there are no new names.
  */
 export class NameReader {
   constructor(jobId, { onNames, onEnd }) {
@@ -21,7 +22,7 @@ export class NameReader {
     clearTimeout(this.timer);
   }
 
-  /** Read them, and again after a failure; `problem` is the last one. */
+  /** Read all names, and retry after a failure; `problem` is the last error. */
   async read() {
     clearTimeout(this.timer);
     try {

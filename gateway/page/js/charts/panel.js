@@ -1,4 +1,4 @@
-// The charts of a job: one for each metric, or one for all, of one run or of several that are compared.
+// The charts of a job: one for each metric, or one for all; with the curves of one run or of several compared ones.
 
 import { comparedIds } from "../comparison.js";
 import { h, remembered, setText, throttled } from "../dom.js";
@@ -20,7 +20,7 @@ const TOGETHER = "All selected metrics";
 const MANY_RANKS = 8;
 const [LARGE, FEW] = [2, 4];
 
-/** The panel; `address` keeps its settings, `onPick(ms)` when a point is clicked. */
+/** The panel of charts. Its settings are stored in `address`; `onPick(ms)` is called when a point is clicked. */
 export class ChartPanel {
   constructor(jobId, { address, onPick }) {
     Object.assign(this, { jobId, address, themeRevision: 0, shown: [] });
@@ -98,7 +98,7 @@ export class ChartPanel {
     this.grid.setZoom(null);
   }
 
-  /** Go on to the next horizontal axis. */
+  /** Switch to the next horizontal axis. */
   nextAxis() {
     const axes = this.controls.axes.map((button) => button.dataset.axis);
     this.controls.set({ axis: axes[(axes.indexOf(this.settings.axis) + 1) % axes.length], isAxisChosen: true });
@@ -112,7 +112,7 @@ export class ChartPanel {
     this.controls.set({ isTogether: !this.settings.isTogether });
   }
 
-  /** Add a name to one of the sets of the settings, or remove it. */
+  /** Add a name to one of the sets in the settings, or remove it if it is there. */
   #toggle(setting, name) {
     if (!this.settings[setting].delete(name)) this.settings[setting].add(name);
     this.#changed();
@@ -122,7 +122,7 @@ export class ChartPanel {
     this.#toggle("pinned", title);
   }
 
-  /** Show one chart alone, null for all. */
+  /** Show one chart in full screen; null shows all charts. */
   showFull(title) {
     this.settings.full = title;
     this.#changed();
@@ -144,7 +144,7 @@ export class ChartPanel {
     this.#draw();
   }
 
-  // The hint is for those who have not done it yet.
+  // The hint is hidden once the user has clicked a point.
   #picked(ms, onPick) {
     remembered.set("picked", "1");
     this.update();
@@ -224,7 +224,7 @@ export class ChartPanel {
       );
   }
 
-  /** What lines are drawn of; the switches of runs and ranks are shown, too. */
+  /** Return the runs and ranks to draw (see view.js), and update their toggle buttons. */
   #view() {
     const { settings, data } = this;
     const view = drawnRuns(data, settings);

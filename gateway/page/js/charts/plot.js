@@ -1,4 +1,4 @@
-// What uPlot draws of lines: its columns of data, its series, and the ranges between lowest and highest value.
+// Converts lines to the data and options of uPlot: columns, series, and bands between lowest and highest value.
 
 import uPlot from "../../vendor/uplot/uPlot.esm.js";
 import { axes } from "./axes.js";
@@ -10,7 +10,10 @@ const RANGE_OPACITY = 0.16;
 const OUTLIERS = 0.02; // of the values, at both ends
 const SAMPLED = 4000;
 
-/** The columns of lines: `[{x, y, series, above}]`; `above` is 1 where the column after it bounds a filled range. */
+/**
+ * Return the uPlot columns of lines, `[{x, y, series, fill}]`; `fill` is the colour of the band between a column and
+ * the next.
+ */
 function columnsOf(lines) {
   return lines.flatMap((line) => {
     const common = { spanGaps: false, points: { size: 4 }, dash: line.dash };
@@ -32,7 +35,7 @@ function columnsOf(lines) {
   });
 }
 
-/** The data of uPlot: the x of all lines, and the values of each column there. */
+/** Return the data of uPlot: the x of all lines, and the values of each column at these x. */
 export function plotData(lines) {
   const tables = columnsOf(lines).map(({ x, y }) => [x, y]);
   if (!tables.length) return [[]];
@@ -42,13 +45,15 @@ export function plotData(lines) {
   );
 }
 
-/** The key of what needs another plot than before: other data alone does not. */
+/**
+ * Return a key of the properties that uPlot cannot change: if it differs, a new plot is needed. Data is not part of it.
+ */
 export function plotKey(lines, { axis, isLog, isOutlierFree, themeRevision }) {
   const styles = lines.map((line) => [line.label, line.color, line.dash, Boolean(line.strong), Boolean(line.low), line.isDim]);
   return JSON.stringify([axis, isLog, isOutlierFree, themeRevision, styles]);
 }
 
-/** The options of a plot without its size and hooks. */
+/** Return the options of a plot, except its size and hooks. */
 export function plotOptions(lines, { axis, isLog, isOutlierFree }) {
   const isTime = axis === "time";
   const columns = columnsOf(lines);
@@ -70,7 +75,7 @@ export function plotOptions(lines, { axis, isLog, isOutlierFree }) {
   };
 }
 
-/** The range of the values in view but for the lowest and highest two percent. */
+/** Return the range of the values in view without the lowest and highest two percent. */
 function rangeWithoutOutliers(plot, isLog) {
   const [xs, ...columns] = plot.data;
   const { min, max } = plot.scales.x;
@@ -90,7 +95,7 @@ function rangeWithoutOutliers(plot, isLog) {
     : uPlot.rangeNum(low, high === low ? low + 1 : high, 0.1, true);
 }
 
-/** The last index whose x is at or before `x`, by bisection. */
+/** Return the last index whose x is at or before `x`, by bisection; -1 if there is none. */
 export function indexAt(xs, x) {
   let low = 0;
   let high = xs.length;
@@ -102,7 +107,7 @@ export function indexAt(xs, x) {
   return low - 1;
 }
 
-/** Tell whether `x` lies more than one interval after the last of `xs`: there is no value yet. */
+/** Return whether `x` is more than one interval after the last of `xs`, where the line has no value yet. */
 export function isBeyond(xs, x) {
   return xs.length > 1 && x > 2 * xs.at(-1) - xs.at(-2);
 }

@@ -1,10 +1,10 @@
-// The runs and ranks as switches, where there is more than one.
+// Toggle buttons for runs and ranks, if there are several.
 
 import { h } from "../dom.js";
 import { lineSample } from "./legend.js";
 import { rankName } from "./runs.js";
 
-/** The switches of runs ({key, label, color, isShown, remove?}); `onToggle(key)`. */
+/** Return the toggle buttons of runs ({key, label, color, isShown, remove?}); a click calls `onToggle(key)`. */
 export function runChips(runs, onToggle) {
   if (runs.length < 2) return [];
   return runs.map((run) => {
@@ -20,7 +20,10 @@ export function runChips(runs, onToggle) {
   });
 }
 
-/** The switches of ranks; `styleOf(rank)` is the colour and dash of its lines, null where runs differ. */
+/**
+ * Return the toggle buttons of ranks; `styleOf(rank)` returns the colour and dash of its lines, null if they depend on
+ * the run.
+ */
 export function rankChips(ranks, { hidden, styleOf, onToggle }) {
   return ranks.map((rank) => {
     const style = styleOf(rank);

@@ -1,4 +1,4 @@
-// The runs that are drawn: the attempts of this job, newest first, and the newest attempt of each compared one.
+// The runs in charts: the attempts of this job, newest first, and the newest attempt of each compared job.
 
 import { byId, jobName } from "../words.js";
 
@@ -6,8 +6,9 @@ const MOST_OF_NAME = 28;
 const DASHES = [undefined, [7, 4], [2, 3], [9, 3, 2, 3]];
 
 /**
- * `[{key, jobId, attempt, label, color, isMain, ranks}]`; `ranks` are the numbers of its ranks, [null] for a training
- * without ranks. `jobs` are this job's id and those of the others, `documentOf(id)` a job's document or null.
+ * Return the runs as `[{key, jobId, attempt, label, color, isMain, ranks}]`; `ranks` are rank numbers, [null] for a
+ * training without ranks. `jobs` are the ids of this job and the compared ones; `documentOf(id)` returns the document
+ * of a job or null.
  */
 export function runsOf(store, { jobs, documentOf, palette }) {
   const found = jobs.flatMap((jobId, index) => attemptsOf(store, jobId, index > 0 ? documentOf(jobId) : null));
@@ -40,7 +41,10 @@ function attemptsOf(store, jobId, document) {
   }));
 }
 
-/** The name of the run's job, where several are drawn, with its number if another of them has that name; and attempt. */
+/**
+ * Return the label of a run: the name of its job if there are several jobs (with its number if another has the same
+ * name), and the attempt.
+ */
 function label(run, jobs, documentOf, attempt) {
   const names = jobs.map((id) => jobName(documentOf(id) ?? { id }));
   const name = names[jobs.indexOf(run.jobId)];
@@ -53,20 +57,20 @@ function shortened(name) {
   return name.length > MOST_OF_NAME ? `${name.slice(0, MOST_OF_NAME)}…` : name;
 }
 
-/** Tell whether a run is of several ranks, so that each line needs the name of its rank. */
+/** Return whether a run has several ranks, so that labels of its lines need the rank. */
 export function hasRanks({ ranks }) {
   return ranks.length > 1 || ranks[0] > 0;
 }
 
-/** All ranks of some runs, in order; none where there is only one. */
+/** Return all ranks of some runs, sorted; an empty list if there is only one. */
 export function ranksOf(runs) {
   const ranks = new Set(runs.flatMap((run) => (hasRanks(run) ? run.ranks : [])));
   return ranks.size > 1 ? [...ranks].sort((a, b) => (a ?? -1) - (b ?? -1)) : [];
 }
 
 /**
- * The colour and dash of a rank's line: of one run each rank has a colour, and where these are used up a dash, too; of
- * several runs the colour is the run's, and the dash the rank's.
+ * Return the colour and dash of a rank's line. With one run each rank has its own colour, and a dash once the colours
+ * are used up. With several runs the colour is that of the run, and the dash that of the rank.
  */
 export function rankStyle(run, rank, { isSeveral, ranks, palette }) {
   const index = Math.max(0, ranks.indexOf(rank));
@@ -77,12 +81,12 @@ export function rankStyle(run, rank, { isSeveral, ranks, palette }) {
   };
 }
 
-/** The dash of the `index`-th of several runs in a chart whose colours are the metrics. */
+/** Return the dash of the `index`-th run in a chart of several metrics, whose colours distinguish the metrics. */
 export function runDash(index) {
   return DASHES[index % DASHES.length];
 }
 
-/** "rank 3"; "no rank" for the series of a process without one, beside others that have one. */
+/** Return the label of a rank: "rank 3", or "no rank" for a process without one. */
 export function rankName(rank) {
   return rank === null ? "no rank" : `rank ${rank}`;
 }

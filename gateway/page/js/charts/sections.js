@@ -1,10 +1,10 @@
-// Names of metrics in sections: the pinned ones first, then by the part before the last "/".
+// Groups the names of metrics into sections: pinned ones first, then by the part before the last "/".
 
 import { ordered } from "../words.js";
 
 const PINNED = "Pinned";
 
-/** `[{title, names}]`; the section of names without "/" has the title "". */
+/** Return the sections as `[{title, names}]`; the title is "" for names without "/". */
 export function sectionsOf(names, pinned) {
   const sections = new Map([["", []]]);
   for (const name of ordered(names)) {
@@ -20,12 +20,15 @@ export function sectionsOf(names, pinned) {
   return [first, ...others].filter((section) => section.names.length);
 }
 
-/** Sections in the order of their use: without a title, of the training, of the machine. */
+/** Return the sort order of a section: without a title first, then metrics of the training, then of the system. */
 function place(title) {
   return title === "" ? 0 : title === "system" || title.startsWith("system/") ? 2 : 1;
 }
 
-/** `{matches(name), problem}` of a regular expression, without regard to case; `problem` names what is invalid. */
+/**
+ * Compile a case-insensitive regular expression to `{matches(name), problem}`; `problem` is the error of an invalid
+ * one, else null.
+ */
 export function nameFilter(text) {
   try {
     const expression = new RegExp(text, "iu");

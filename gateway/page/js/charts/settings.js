@@ -1,4 +1,4 @@
-// What is chosen for the charts, read from the address and written back.
+// The settings of the charts, stored in the page's URL.
 
 import { remembered } from "../dom.js";
 import { AXES } from "./curves.js";
@@ -6,7 +6,7 @@ import { AXES } from "./curves.js";
 const FLAGS = { isLog: "log", isTogether: "overlay", isMean: "mean", isOutlierFree: "no-outliers" };
 const SETS = { hidden: "hide", pinned: "pin", folded: "fold", hiddenRuns: "hide-run", hiddenRanks: "hide-rank" };
 
-/** Read the settings of an address. */
+/** Read the settings from an `AddressState`. */
 export function readSettings(address) {
   const axis = address.get("axis");
   const settings = {
@@ -22,7 +22,7 @@ export function readSettings(address) {
   return settings;
 }
 
-/** Write the settings into the address. */
+/** Write the settings to an `AddressState`. */
 export function writeSettings(address, settings) {
   address.set("axis", settings.isAxisChosen || address.get("axis") ? settings.axis : null);
   address.set("smooth", settings.smoothing || address.get("smooth") ? String(settings.smoothing) : null);
@@ -36,7 +36,7 @@ export function writeSettings(address, settings) {
   for (const [name, parameter] of Object.entries(SETS)) address.set(parameter, [...settings[name]]);
 }
 
-/** A weight from 0 to 0.99; 0 for anything else. */
+/** Parse a smoothing weight from 0 to 0.99; return 0 for text that is not a number. */
 export function smoothingOf(text) {
   const weight = Number(text ?? 0);
   return Number.isFinite(weight) ? Math.min(0.99, Math.max(0, weight)) : 0;

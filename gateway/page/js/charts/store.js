@@ -1,26 +1,28 @@
-// The points of the metrics that have been read, of this job and of those it is compared with.
+// The loaded points of metrics, of this job and of the compared jobs.
 
 import { SEQ } from "./curves.js";
 
 const MOST_POINTS = 6000;
 
-/** Points by job, metric, attempt and rank; a point is [step, ts, value, epoch, seq], as GET /jobs/{id}/metrics has them. */
+/**
+ * Points by job, metric, attempt and rank; a point is [step, ts, value, epoch, seq], as in `GET /jobs/{id}/metrics`.
+ */
 export class MetricStore {
   constructor() {
     this.jobs = new Map();
   }
 
-  /** All names of the metrics of a job that are known. */
+  /** Return the set of known metric names of a job. */
   names(jobId) {
     return this.#job(jobId).names;
   }
 
-  /** Add names, which may have no points here. */
+  /** Add metric names of a job; their points need not be loaded. */
   addNames(jobId, names) {
     for (const name of names) this.names(jobId).add(name);
   }
 
-  /** Keep live points of a metric from now on: its older points are being read. */
+  /** Start to store live points of a metric, because a request for its older points begins. */
   expect(jobId, name) {
     const { metrics } = this.#job(jobId);
     if (!metrics.has(name))
@@ -28,7 +30,10 @@ export class MetricStore {
     return metrics.get(name);
   }
 
-  /** Take a metric's series as the gateway has them up to row `lastSeq`; live points that came later stay. */
+  /**
+   * Replace the points of a metric with series of the gateway, which cover the rows up to `lastSeq`; newer live points
+   * are kept.
+   */
   replace(jobId, name, series, { lastSeq, isThinned }) {
     const metric = this.expect(jobId, name);
     const before = metric.series;
@@ -41,7 +46,10 @@ export class MetricStore {
     Object.assign(metric, { isLoaded: true, isThinned, lastSeq: Math.max(metric.lastSeq, lastSeq) });
   }
 
-  /** Take live points of a job; those that are here already are left out. Of a metric that was not read, keep the name. */
+  /**
+   * Add live points of a job, except those that are stored already. Of a metric that is not loaded, only the name is
+   * added.
+   */
   add(jobId, points) {
     const { names, metrics } = this.#job(jobId);
     for (const { seq, attempt, rank, ts, step, epoch, values } of points)
@@ -57,39 +65,39 @@ export class MetricStore {
       }
   }
 
-  /** Tell whether the points of a metric need not be read. */
+  /** Return whether the points of a metric are loaded and need not be requested again. */
   isLoaded(jobId, name) {
     return this.#job(jobId).metrics.get(name)?.isLoaded ?? false;
   }
 
-  /** Tell whether the gateway has points of a metric that are not here. */
+  /** Return whether the points of a metric are downsampled, so that the gateway has more of them. */
   isThinned(jobId, name) {
     return this.#job(jobId).metrics.get(name)?.isThinned ?? false;
   }
 
-  /** Read all metrics of a job anew when they are needed: points were missed. */
+  /** Mark all metrics of a job as not loaded, because points may have been missed. */
   outdate(jobId) {
     for (const metric of this.#job(jobId).metrics.values()) metric.isLoaded = false;
   }
 
-  /** Drop the points of metrics that `isNeeded(name)` does not keep, if there are more than `most` of them. */
+  /** Remove the metrics for which `isNeeded(name)` is false, from each job with more than `most` metrics. */
   evict(most, isNeeded) {
     for (const { metrics } of this.jobs.values())
       if (metrics.size > most) for (const name of [...metrics.keys()]) if (!isNeeded(name)) metrics.delete(name);
   }
 
-  /** Drop all of a job. */
+  /** Remove all data of a job. */
   forget(jobId) {
     this.jobs.delete(jobId);
   }
 
-  /** The series of a metric of a job, by attempt and rank. */
+  /** Return the series of one metric of a job, sorted by attempt and rank. */
   of(jobId, name) {
     const found = [...(this.#job(jobId).metrics.get(name)?.series.values() ?? [])];
     return found.sort((a, b) => a.attempt - b.attempt || (a.rank ?? -1) - (b.rank ?? -1));
   }
 
-  /** All series of a job. */
+  /** Yield all series of a job. */
   *all(jobId) {
     for (const metric of this.#job(jobId).metrics.values()) yield* metric.series.values();
   }
@@ -106,7 +114,7 @@ function entryOf(metric, jobId, name, attempt, rank) {
   return metric.series.get(key);
 }
 
-/** The key of a series among those of one metric of one job. */
+/** Return the key of a series among those of one metric of one job. */
 export function seriesKey(attempt, rank) {
   return `${attempt}/${rank ?? ""}`;
 }

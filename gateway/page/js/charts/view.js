@@ -1,4 +1,4 @@
-// Which runs and ranks the charts draw, and the note beside a chart's name.
+// The runs and ranks that charts draw, and the note beside a chart's title.
 
 import { count, counted } from "../format.js";
 import { jobName } from "../words.js";
@@ -10,8 +10,9 @@ import { ranksOf, rankStyle, runsOf } from "./runs.js";
 export const MOST_TOGETHER = 20; // metrics in one chart
 
 /**
- * `{all, runs, ranks, palette, settings, styleOf, startOf, pointsOf}`: all runs with `isShown`, those that are drawn,
- * all ranks, the style of a rank's switch (null where it is not that of its lines), and what lines.js needs.
+ * Return the runs and ranks to draw: `{all, runs, isSeveral, ranks, palette, settings, styleOf, startOf, pointsOf}`.
+ * `all` are all runs with `isShown`, `runs` those that are shown; `styleOf(rank)` is null if lines of a rank have no
+ * common style; the other fields are used by lines.js.
  */
 export function drawnRuns(data, settings) {
   const { lines: palette } = chartColors();
@@ -37,7 +38,10 @@ export function drawnRuns(data, settings) {
   };
 }
 
-/** Why a chart of the metrics `names` has no lines or not all of them, in words; "" if nothing is missing. */
+/**
+ * Return a note on missing data in a chart of the metrics `names`: an error, loading, or values that cannot be drawn;
+ * "" if nothing is missing.
+ */
 export function chartNote(data, names, lines, { axis, isTogether, total }) {
   const problem = data.problemOf(names);
   if (problem) return failureWords(problem);

@@ -1,4 +1,4 @@
-// The checkpoint files of a job.
+// The panel with the checkpoints of a job.
 
 import { get } from "../api.js";
 import { h, setText, throttled } from "../dom.js";
@@ -8,7 +8,7 @@ import { headline } from "../words.js";
 const RELOAD_MS = 2000;
 const COLUMNS = ["Kind", "Saved", "Epoch", "Size", "State", "File", "Download"];
 
-/** The list of checkpoints; `reload()` when there may be news. */
+/** The table of a job's checkpoints; `reload()` requests it again, at most every two seconds. */
 export class Checkpoints {
   constructor(jobId) {
     this.path = `/jobs/${jobId}/checkpoints`;
@@ -121,7 +121,7 @@ export class Checkpoints {
   }
 }
 
-/** The state in words, and how good that is: good, bad, quiet. */
+/** Return the state of a checkpoint's file as [text, tone]; the tone is good, bad or quiet. */
 function stateWords(item) {
   if (item.deleted_at) return ["deleted by retention", "quiet"];
   if (item.overwritten_by) return ["overwritten", "quiet"];

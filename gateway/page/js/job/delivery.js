@@ -1,4 +1,4 @@
-// Whether all messages of the training have arrived, and how far the sinks have them.
+// The panel with the completeness of a job's messages and their delivery to sinks.
 
 import { get } from "../api.js";
 import { h, setText } from "../dom.js";
@@ -6,7 +6,7 @@ import { count, counted } from "../format.js";
 
 const RELOAD_MS = 5000;
 
-/** The pane; it reads itself anew while `isNeeded()`, and `onState(state)` says how complete the job is. */
+/** The panel. It reloads regularly while `isNeeded()`, and calls `onState(state)` with the state of the sum. */
 export class Delivery {
   constructor(jobId, { isNeeded, onState }) {
     Object.assign(this, { path: `/jobs/${jobId}`, isNeeded, onState });
@@ -72,7 +72,7 @@ function sumWords(sum) {
   ];
 }
 
-/** The colour of each state of a sum (docs/concepts.md). */
+/** Return the tone (good, bad or quiet) of a state of the sum (docs/concepts.md). */
 export function toneOf(state) {
   return { complete: "good", incomplete: "bad", unproven: "bad" }[state] ?? "quiet";
 }

@@ -1,4 +1,4 @@
-// The compared jobs side by side: parameters that differ, final and best metrics.
+// The panel that compares jobs side by side: different parameters, final and best metrics.
 
 import { get } from "../api.js";
 import { comparedIds } from "../comparison.js";
@@ -9,7 +9,7 @@ import { flat } from "./facts.js";
 
 const MOST_ROWS = 1000;
 
-/** The pane; the compared jobs are those of `address`, and read when it is opened. */
+/** The panel; it requests the jobs that `address` names when it is opened. */
 export class Differences {
   constructor(jobId, address) {
     Object.assign(this, { jobId, address });
@@ -31,7 +31,7 @@ export class Differences {
     this.#draw();
   }
 
-  /** Read the jobs again when an attempt has ended. */
+  /** Request the jobs again when an attempt has ended. */
   take(event) {
     if (["training_complete", "training_error"].includes(event.type) && this.root.offsetParent) this.opened();
   }

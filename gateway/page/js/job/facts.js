@@ -1,11 +1,11 @@
-// Parameters, tags, attempts and provenance of a job.
+// The panel with the parameters, tags, attempts and provenance of a job.
 
 import { get } from "../api.js";
 import { h } from "../dom.js";
 import { count, dateTime, duration, fromText, value } from "../format.js";
 import { statusWords } from "../words.js";
 
-/** The pane; `setJob(job)` draws it anew where something has changed. */
+/** The panel; `setJob(job)` redraws it if something has changed. */
 export class Facts {
   constructor(jobId) {
     this.path = `/jobs/${jobId}/provenance`;
@@ -14,13 +14,13 @@ export class Facts {
     this.root = h("section", { class: "pane", "aria-label": "Parameters" }, this.facts, this.provenance);
   }
 
-  /** Read the provenance anew: it comes a moment after the start of each attempt. */
+  /** Request the provenance again, because it is stored shortly after the start of each attempt. */
   async opened() {
     try {
       const { items } = await get(this.path);
       this.provenance.replaceChildren(...provenanceBlocks(items));
     } catch {
-      this.provenance.replaceChildren(); // the head says that nobody answers, or that there is no job yet
+      this.provenance.replaceChildren(); // other parts of the page show that the gateway is unreachable, or that there is no job yet
     }
   }
 
@@ -46,7 +46,7 @@ export class Facts {
   }
 }
 
-/** Nested parameters as [path, text], in alphabetic order: Postgres does not keep the given one. */
+/** Flatten nested parameters to [path, text] pairs in alphabetical order; Postgres does not keep the original order. */
 export function flat(given, path = "") {
   const sorted = Object.entries(given ?? {}).sort(([one], [other]) => one.localeCompare(other));
   return sorted.flatMap(([name, found]) => {
@@ -107,7 +107,7 @@ function resumed({ resume_step: step }) {
   return step === null || step === undefined ? "" : `resumed from step ${count(step)}`;
 }
 
-/** Command, code, machine and Python; packages and the diff are folded. */
+/** Return the elements with command, code, machine and Python; packages and the diff are collapsed. */
 function provenanceBlocks(items) {
   const { command, packages, diff, gpu, git, ...others } = items;
   const rows = [
@@ -123,7 +123,7 @@ function provenanceBlocks(items) {
   ].filter(Boolean);
 }
 
-/** An argument as a shell would have it. */
+/** Quote an argument for a shell, if it is necessary. */
 function quoted(argument) {
   const text = String(argument);
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`;

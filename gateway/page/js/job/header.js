@@ -1,4 +1,4 @@
-// The head of a job's page: its state in words, how far it is, and why it failed.
+// The header of a job's page: status, progress, newest metrics and the error of a failed job.
 
 import { h, setText } from "../dom.js";
 import { count, dateTime, fromText, value } from "../format.js";
@@ -8,7 +8,7 @@ import { epochs, hasEnded, headline, jobName, latestMetrics, percent, rankedValu
 
 const SHOWN_METRICS = 4;
 
-/** The head; `update(job)` whenever the job has changed or time has passed. */
+/** The header; call `update(job)` whenever the job has changed or time has passed. */
 export class JobHeader {
   constructor({ mayEdit, onStop }) {
     this.stop = new StopButton({ mayEdit, onDone: onStop });

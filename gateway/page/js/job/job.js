@@ -1,4 +1,4 @@
-// A job's page: its head, the charts, the log, and what else is known of it, all live.
+// The page of one job: header, charts, log and other panels, updated by live events.
 
 import { AddressState } from "../address_state.js";
 import { get } from "../api.js";
@@ -17,12 +17,12 @@ import { Tabs } from "./tabs.js";
 const REFRESH_MS = 1000;
 const TICK_MS = 1000;
 
-/** Tell whether a job has lines and no metrics: then the log has the whole width. */
+/** Return whether a job has log lines and no metrics; the log then has the whole width. */
 function hasOnlyLogs(job) {
   return job.rows.logs > 0 && job.rows.metrics === 0;
 }
 
-/** Open the page of a job; returns how to close it. */
+/** Open the page of job `id`; return a function that closes it. */
 export function openJob(view, id, query) {
   const page = new JobPage(view, id, query);
   page.open();
@@ -102,7 +102,7 @@ class JobPage {
     action();
   }
 
-  /** Show the log at a time, in milliseconds since 1970. */
+  /** Show the log at a time in milliseconds since 1970. */
   showTime(ms) {
     this.#withLog(() => this.panels.log.goToTime(ms));
   }
@@ -172,7 +172,7 @@ class JobPage {
     this.draw();
   }
 
-  /** Give the charts their place as soon as there are metrics. */
+  /** Show the charts beside the log as soon as there are metrics. */
   #leaveLogOnly() {
     if (!this.isLogOnly || hasOnlyLogs(this.job)) return;
     this.isLogOnly = false;
@@ -188,7 +188,7 @@ class JobPage {
       this.panels.delivery.reload();
       this.draw();
     } catch {
-      // The connection says it; the next snapshot brings the job.
+      // The connection indicator shows the error; the next snapshot has the job.
     }
   }
 
@@ -208,7 +208,10 @@ class JobPage {
     this.panels[tab].opened?.();
   }
 
-  /** Tell whether the delivery is to be read anew: while it is shown, and after the end until nothing is missing. */
+  /**
+   * Return whether the delivery panel should reload: while it is shown, and after the end of the attempt until the sum
+   * is final.
+   */
   needsDelivery() {
     if (this.job === null || document.visibilityState !== "visible") return false;
     const isFinal = ["complete", "accounted"].includes(this.completeness);

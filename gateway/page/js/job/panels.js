@@ -10,7 +10,10 @@ import { Delivery } from "./delivery.js";
 import { Differences } from "./differences.js";
 import { Facts } from "./facts.js";
 
-/** In the order of their tabs; `key` opens one, `note(job)` is the number beside its title. */
+/**
+ * The panels in the order of their tabs; `key` is the keyboard shortcut, `note(job)` returns the number beside the
+ * title.
+ */
 export const PANELS = [
   {
     id: "charts",

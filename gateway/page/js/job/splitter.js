@@ -1,4 +1,4 @@
-// The line between charts and log, to be moved by pointer or keys.
+// The splitter between charts and log, moved by pointer or keys.
 
 import { h, remembered } from "../dom.js";
 
@@ -6,7 +6,7 @@ const LEAST = 25;
 const MOST = 75;
 const STEP = 3;
 
-/** Make the splitter of `frame`; its place is the custom property `--split`, in per cent. */
+/** Create the splitter of `frame`; its position is the CSS property `--split` of the frame, in per cent. */
 export function splitter(frame) {
   const bar = h("div", {
     class: "splitter",

@@ -1,8 +1,8 @@
-// Tabs, as WAI-ARIA describes them.
+// Tabs that follow the tab pattern of WAI-ARIA.
 
 import { h } from "../dom.js";
 
-/** Tabs over panels: `[{id, title, panel}]`; `onOpen(id)` when one is chosen. */
+/** Tabs with panels, `[{id, title, panel}]`; `onOpen(id)` is called when one is opened. */
 export class Tabs {
   constructor(entries, onOpen) {
     this.entries = entries;
@@ -48,7 +48,7 @@ export class Tabs {
     this.onOpen(id);
   }
 
-  /** Write a number or a word beside a title. */
+  /** Show a number or word beside the title of a tab; "" removes it. */
   note(id, words, tone = "") {
     const button = this.buttons.find((candidate) => candidate.dataset.id === id);
     const title = this.entries.find((entry) => entry.id === id).title;

@@ -1,4 +1,4 @@
-// What can be done with the ticked jobs: compare, rename, note, tag, archive, delete.
+// Actions on the selected jobs: compare, plot, edit name, note and tags, archive, delete.
 
 import { request, send } from "../api.js";
 import { MOST_COMPARED, comparisonAddress } from "../comparison.js";
@@ -7,7 +7,7 @@ import { h, setText } from "../dom.js";
 import { counted } from "../format.js";
 import { jobName } from "../words.js";
 
-/** The bar over the list while jobs are ticked; `onDone()` after a change. */
+/** The toolbar above the list while jobs are selected; `onDone()` is called after a change of the jobs. */
 export class Actions {
   constructor({ mayEdit, onDone, onClear, onPlot }) {
     Object.assign(this, { mayEdit, onDone });
@@ -51,7 +51,7 @@ export class Actions {
     await this.#change(this.jobs, { archived });
   }
 
-  /** Send one change for each job; the first error is shown. */
+  /** Send the same change for each job; show the first error and stop there. */
   async #change(jobs, change) {
     try {
       for (const job of jobs) await send("PATCH", `/jobs/${job.id}`, change);
@@ -122,7 +122,7 @@ export function tagsOf(text) {
   );
 }
 
-/** Ask in a dialog; `onAction()` sends the change. */
+/** Show a form in a dialog; submitting it calls `onAction()`, whose error is shown in the form. */
 export function askFor({ title, content, action, onAction, isDangerous }) {
   const said = h("p", { class: "problem", role: "alert" });
   const button = h("button", { type: "submit", class: isDangerous ? "primary danger" : "primary" }, action);

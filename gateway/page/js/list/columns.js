@@ -1,10 +1,10 @@
-// The columns of the list: those it begins with, and any field of the filter language.
+// The columns of the list: the default ones, and any field of the filter language.
 
 import { showDialog } from "../dialog.js";
 import { h } from "../dom.js";
 import { capitalized } from "../format.js";
 
-/** Columns with cells of their own: [key, head, field to sort by, its first order]. */
+/** Columns with special cells: their title, and the sort order of the first click (`-` for descending). */
 const KNOWN = {
   status: { title: "Status", sort: "status" },
   id: { title: "ID", sort: "-id" },
@@ -18,7 +18,7 @@ const KNOWN = {
 export const USUAL = ["status", "id", "name", "progress", "metrics", "chart", "duration", "started"];
 const FROM_HIGH = /^(metrics\.|lines$|points$|ranks$|checkpoints$|created$|ended$|seen$|epoch|attempt$)/;
 
-/** Return the head of a column and the order of its first click. */
+/** Return the title of a column and the sort order of the first click on it. */
 export function columnOf(key) {
   return KNOWN[key] ?? { title: titleOf(key), sort: FROM_HIGH.test(key) ? `-${key}` : key, isField: true };
 }
@@ -32,23 +32,23 @@ function titleOf(key) {
   return ["best", "min", "max"].includes(of) ? `${of} ${plain}` : plain;
 }
 
-/** Return the columns that the gateway computes. */
+/** Return those of the columns whose values the gateway must return: all without special cells. */
 export function fieldsOf(columns) {
   return columns.filter((key) => !KNOWN[key]);
 }
 
-/** Return the keys of a text like `status,params."a, b"`. */
+/** Split the keys of columns in a text like `status,params."a, b"`. */
 export function split(text) {
   return (text.match(/(?:"(?:[^"\\]|\\.)*"|[^,])+/g) ?? []).map((key) => key.trim()).filter(Boolean);
 }
 
-/** Return a field's text; a name that is no plain word is quoted. */
+/** Return a field in the filter language, for example `params.lr`; names with special characters are quoted. */
 export function fieldText(space, name) {
   const isPlain = /^[\p{L}\p{N}_/@:.-]+$/u.test(name) && !(space === "metrics" && /\.(last|best|min|max)$/.test(name));
   return `${space}.${isPlain ? name : `"${name.replace(/["\\]/g, "\\$&")}"`}`;
 }
 
-/** All fields that can be shown, as [group, texts]. */
+/** Return all fields that can be columns, as [title of the group, fields]. */
 export function offered(names) {
   return [
     ["Job", [...USUAL, ...names.jobs.filter((name) => !USUAL.includes(name) && name !== "archived")]],
@@ -60,7 +60,7 @@ export function offered(names) {
 
 const GROUPED = ["project", "group", "status", "user", "machine", "attempt", "ranks", "name"];
 
-/** The fields that jobs can be grouped by. */
+/** Return the fields by which jobs can be grouped. */
 export function groupings(names) {
   const fields = offered(names);
   const [, params] = fields.find(([title]) => title === "Parameters");
@@ -68,14 +68,14 @@ export function groupings(names) {
   return [...GROUPED, ...params, ...tags.filter((tag) => !["tags.project", "tags.group"].includes(tag))];
 }
 
-/** The fields that a plot can have. */
+/** Return the fields that a plot can show. */
 export function fieldsToPlot(names) {
   return offered(names)
     .flatMap(([, keys]) => keys)
     .filter((key) => !["metrics", "chart", "note", "error"].includes(key));
 }
 
-/** A dialog in which columns are chosen, of those in `keys`; `onChange(columns)` with each choice. */
+/** Show a dialog to choose columns, only among `keys` if given; `onChange(columns)` is called after each choice. */
 export function chooseColumns(names, columns, onChange, { title: heading = "Columns", usual = USUAL, keys: allowed } = {}) {
   let chosen = [...columns];
   const search = h("input", {

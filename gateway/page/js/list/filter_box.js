@@ -1,4 +1,4 @@
-// The input of a filter: completes fields, and shows the place of an error.
+// The input of a filter expression: completes fields, and marks the position of an error.
 
 import { h } from "../dom.js";
 import { STATUSES } from "../words.js";
@@ -8,7 +8,10 @@ const MOST = 8;
 const WORDS = ["and", "or", "not", "in", "is null", "is not null"];
 
 export class FilterBox {
-  /** `names()` returns the fields; `onChange(text)` while typing, `onEnter(text)` at once. */
+  /**
+   * `names()` returns the known fields. `onChange(text)` is called while the user types, `onEnter(text)` when Enter is
+   * pressed.
+   */
   constructor(text, { names, onChange, onEnter }) {
     Object.assign(this, { names, onChange, onEnter, chosen: -1 });
     this.input = h("input", {
@@ -37,7 +40,7 @@ export class FilterBox {
     this.root = h("div", { class: "filter-box" }, this.input, this.list, this.problem);
   }
 
-  /** Show why the gateway has refused the filter, null for nothing. */
+  /** Show the error with which the gateway rejected the filter, or null for none. */
   refuse(message) {
     this.refused = message;
     if (message && this.words?.length) return; // while a field is being typed
@@ -57,7 +60,7 @@ export class FilterBox {
     this.onChange(this.input.value);
   }
 
-  /** The words that may follow, as [text, the text it replaces]. */
+  /** Return completions for the word at the cursor, as [completion, typed part]. */
   #words() {
     const before = this.input.value.slice(0, this.input.selectionStart);
     const typed = /(?:[^\s"'=<>!~(),]|"[^"]*"?)*$/.exec(before)[0];

@@ -1,4 +1,4 @@
-// The jobs of the list in groups of equal values of a field; those of an unfolded group are read as the list is.
+// The list of jobs grouped by the value of a field; the jobs of an unfolded group are loaded in pages.
 
 import { Problem, get } from "../api.js";
 import { backoff } from "../backoff.js";
@@ -9,17 +9,20 @@ import { JobPages } from "./pages.js";
 const REFRESH_MS = 3000;
 const NONE = "~none"; // in addresses: the group of the jobs without a value
 
-/** The name of a group in the address. */
+/** Return the key of a group, which the page's URL also uses. */
 function keyOf({ value }) {
   return value ?? NONE;
 }
 
-/** The filter for the jobs of a group. */
+/** Return the filter expression for the jobs of a group. */
 function conditionOf(by, { value }) {
   return value === null ? `${by} is null` : `${by} = "${value.replace(/["\\]/g, "\\$&")}"`;
 }
 
-/** As `JobPages`, for jobs grouped by the field `by`; `unfolded` are the names of groups, `onUnfold()` after a change. */
+/**
+ * Like `JobPages`, for jobs grouped by the field `by`. `unfolded` is the set of keys of the unfolded groups;
+ * `onUnfold()` is called when it changes.
+ */
 export class GroupedPages {
   constructor(query, onChange, { by, unfolded, onUnfold }) {
     Object.assign(this, { query, onChange, by, unfolded, onUnfold });
@@ -38,7 +41,10 @@ export class GroupedPages {
     for (const pages of this.members.values()) pages.close();
   }
 
-  /** The rows in order: names of groups as `group:…`, ids of jobs, `more:…` where a group has more jobs, `cut:` for more groups. */
+  /**
+   * The ids of the rows in order: `group:KEY` for a group, ids of jobs, `more:KEY` if a group has more jobs, and `cut:`
+   * if there are more groups than are shown.
+   */
   get order() {
     const rows = [...this.groups.keys()].flatMap((key) => {
       const pages = this.members.get(key);
@@ -69,7 +75,7 @@ export class GroupedPages {
     await this.#read();
   }
 
-  /** Jobs of a group are read at a press. */
+  /** Do nothing: more jobs of a group are loaded when its button is pressed. */
   more() {}
 
   retryNow() {
@@ -104,7 +110,7 @@ export class GroupedPages {
     this.onChange();
   }
 
-  /** Read the jobs of the unfolded groups. */
+  /** Load the jobs of newly unfolded groups, and drop those of folded groups. */
   #arrange() {
     for (const [key, pages] of this.members)
       if (!this.groups.has(key) || !this.unfolded.has(key)) {
@@ -126,7 +132,7 @@ export class GroupedPages {
     return { ...query, filter: query.filter.trim() ? `(${query.filter}) and ${condition}` : condition };
   }
 
-  /** Unfold a group, or fold it. */
+  /** Unfold a group, or fold it if it is unfolded. */
   #toggle(key) {
     if (!this.unfolded.delete(key)) this.unfolded.add(key);
     this.onPut?.(`group:${key}`);
@@ -135,7 +141,9 @@ export class GroupedPages {
     this.onChange();
   }
 
-  /** The row of a group, or of the button for more of its jobs; null for the row of a job. */
+  /**
+   * Return the row of a group, of its button for more jobs, or of the note on more groups; null for the id of a job.
+   */
   row(id, columns) {
     const [, kind, key] = /^(group|more|cut):(.*)$/s.exec(id) ?? [];
     if (!kind) return null;

@@ -1,11 +1,14 @@
-// The heads of the list's columns: a box that ticks all jobs, and the order of the jobs.
+// The table head of the list: a checkbox that selects all jobs, and buttons that sort by a column.
 
 import { h } from "../dom.js";
 import { columnOf } from "./columns.js";
 
 const ARROWS = { ascending: "↑", descending: "↓", none: "" };
 
-/** The row of heads; `onSort(sort)` with the text of an order, "" for the usual one, `onTickAll(isTicked)`. */
+/**
+ * The head row. `onSort(sort)` is called with the new sort order ("" for the default), `onTickAll(isTicked)` by the
+ * checkbox.
+ */
 export class ListHeads {
   constructor({ onSort, onTickAll }) {
     this.onSort = onSort;
@@ -18,12 +21,12 @@ export class ListHeads {
     this.root = h("tr");
   }
 
-  /** Show the heads of these columns, and by which the jobs are sorted. */
+  /** Show the titles of these columns, and the current sort order. */
   update(columns, sort) {
     this.root.replaceChildren(this.tick, ...columns.map((key) => this.#head(key, sort)));
   }
 
-  /** Show how many of the loaded jobs are ticked. */
+  /** Update the checkbox: `ticked` of the `all` loaded jobs are selected. */
   count(ticked, all) {
     this.tickBox.checked = ticked > 0 && ticked === all;
     this.tickBox.indeterminate = ticked > 0 && ticked < all;
@@ -47,7 +50,7 @@ export class ListHeads {
     );
   }
 
-  /** The first click sorts by the usual order of the column, the second by the opposite, the third not at all. */
+  /** Sort by a column: the first click uses its default order, the second the opposite, the third none. */
   #sortBy(sort, sorted) {
     const opposite = sort.startsWith("-") ? sort.slice(1) : `-${sort}`;
     const focused = [...this.root.querySelectorAll("button")].indexOf(document.activeElement);

@@ -1,4 +1,4 @@
-// The list of jobs, live: filters, order and columns are in the address, and only the rows in view are elements.
+// The list of jobs, updated by live events. Filters, order and columns are in the URL; only rows in view are elements.
 
 import { AddressState } from "../address_state.js";
 import { get } from "../api.js";
@@ -26,7 +26,7 @@ const PLOTTED = ["view", "x", "y", "color", "log", "axes"];
 const NO_NAMES = { jobs: [], params: [], tags: [], metrics: [] };
 const PARAMETERS = [...REQUESTED, "columns", "by", ...PLOTTED]; // of the address
 
-/** Open the list; returns how to close it. */
+/** Open the list of jobs; return a function that closes it. */
 export function openList(view, query) {
   const list = new JobList(view, query);
   list.open();
@@ -86,7 +86,7 @@ class JobList {
     closeDialogs();
   }
 
-  /** The pages of the jobs, in groups where a field is chosen for them. */
+  /** Create the source of the rows: `JobPages`, or `GroupedPages` if the jobs are grouped by a field. */
   #makePages() {
     this.pages?.close();
     const { by } = this.choice;
@@ -114,7 +114,7 @@ class JobList {
     this.plots.load();
   }
 
-  /** Offer the fields that jobs can be grouped by. */
+  /** Update the options of the menu "Group by". */
   #showGroupings() {
     const { by } = this.choice;
     const known = groupings(this.names ?? NO_NAMES);
@@ -215,7 +215,7 @@ class JobList {
     this.#load();
   }
 
-  /** Show the jobs as the address names it: as a table or a plot. */
+  /** Apply a change of the view (table or plot) and of the parameters of plots. */
   #plot(change) {
     Object.assign(this.choice, change);
     for (const name of PLOTTED) this.address.set(name, this.choice[name]);

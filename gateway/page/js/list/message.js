@@ -1,15 +1,15 @@
-// What stands below the rows of the list: that they are loading, that there are none, or why they cannot be read.
+// The message below the list: loading, no jobs, no matching jobs, or an error.
 
 import { h, setText } from "../dom.js";
 
-/** The message; `onRetry()` and `onClear()`, which clears the filters, are what its buttons do. */
+/** The message; its buttons call `onRetry()`, or `onClear()` to clear the filters. */
 export class ListMessage {
   constructor({ onRetry, onClear }) {
     Object.assign(this, { onRetry, onClear });
     this.root = h("div", { class: "list-said", role: "status" }, "Loading…");
   }
 
-  /** Show what there is to say of a list; `isNarrowed`: it has not all jobs. */
+  /** Show the message for the state of the list; `isNarrowed` is true if a filter is set. */
   update({ problem, isLoaded, isEmpty, isNarrowed }) {
     const key = JSON.stringify([problem?.message, isLoaded, isEmpty, isNarrowed]);
     if (key === this.key) return;

@@ -1,4 +1,4 @@
-// The jobs of the list in the order of the gateway, read page by page, and kept in order while they change.
+// The jobs of the list in the gateway's order, loaded in pages, and reloaded when events may have changed the order.
 
 import { Problem, get } from "../api.js";
 import { backoff } from "../backoff.js";
@@ -10,7 +10,7 @@ const REFRESH_MS = 3000;
 const MOST_REFRESHED = 500;
 
 export class JobPages {
-  /** `query()` returns the parameters of the request; `onChange()` after each answer. */
+  /** `query()` returns the parameters of `GET /jobs`; `onChange()` is called after each response. */
   constructor(query, onChange) {
     this.query = query;
     this.onChange = onChange;
@@ -25,7 +25,7 @@ export class JobPages {
     this.refresh = throttled(() => this.#refresh(), REFRESH_MS);
   }
 
-  /** The ids of the jobs in their order. */
+  /** The ids of the loaded jobs, in order. */
   get ids() {
     return this.order;
   }
@@ -37,7 +37,7 @@ export class JobPages {
     this.isClosed = true;
   }
 
-  /** Read the first page of another query. */
+  /** Load the first page, because the query has changed. */
   async load() {
     this.abort?.abort();
     this.abort = new AbortController();
@@ -50,7 +50,7 @@ export class JobPages {
     });
   }
 
-  /** Read the next page, unless one is coming. */
+  /** Load the next page, unless a request is under way. */
   async more() {
     if (this.isLoading || this.next === null || this.problem) return;
     this.isLoading = true;
@@ -63,14 +63,14 @@ export class JobPages {
     });
   }
 
-  /** Send the request that failed again, now; the rows that are shown stay. */
+  /** Repeat the failed request now; the loaded jobs stay. */
   retryNow() {
     clearTimeout(this.retry);
     this.problem = null;
     this.again();
   }
 
-  /** Keep a job's document; what was computed for the columns stays, where it has none. */
+  /** Store a job's document; column values that it lacks are kept from the stored one. */
   put(job) {
     const id = String(job.id);
     const columns = { ...this.jobs.get(id)?.columns, ...job.columns };
@@ -79,13 +79,13 @@ export class JobPages {
     return id;
   }
 
-  /** Take a job away: it was deleted. */
+  /** Remove a deleted job. */
   #remove(id) {
     if (this.jobs.delete(id) && this.total !== null && this.order.includes(id)) this.total -= 1;
     this.order = this.order.filter((other) => other !== id);
   }
 
-  /** Take an event of the feed; the pages are read again where it may have changed which jobs there are, or their order. */
+  /** Apply an event of the live feed; reload the pages if it may have changed the set of jobs or their order. */
   take(event) {
     const id = String(event.job_id);
     if (event.type === "snapshot") this.#takeSnapshot(event.jobs);
@@ -105,7 +105,7 @@ export class JobPages {
     if (isElsewhere || this.#isArranged()) this.refresh();
   }
 
-  /** The newest jobs, when a connection begins: some may have come or gone in the meantime. */
+  /** Update jobs from the snapshot that begins a connection; reload if events may have been missed before it. */
   #takeSnapshot(jobs) {
     const mayMiss = this.hadSnapshot || jobs.slice(0, 50).some((job) => !this.jobs.has(String(job.id)));
     for (const job of jobs) if (this.jobs.has(String(job.id))) this.put(job);
@@ -113,7 +113,7 @@ export class JobPages {
     if (this.problem || (this.isLoaded && mayMiss)) this.refresh();
   }
 
-  /** Tell whether any value of a job may decide on its place. */
+  /** Return whether the jobs are sorted or filtered, so that any change of a job may move, add or remove it. */
   #isArranged() {
     const { sort, filter } = this.query();
     return Boolean(sort || filter);
@@ -145,7 +145,7 @@ export class JobPages {
     return this.problem;
   }
 
-  /** Read the first pages again: jobs have come, gone, or changed their places. */
+  /** Load the pages from the first one again, because jobs were added, removed or moved. */
   async #refresh() {
     if (this.isClosed || !this.abort) return;
     if (this.isLoading) return void this.refresh();

@@ -1,4 +1,4 @@
-// One job in the list.
+// The row of one job in the list.
 
 import { h } from "../dom.js";
 import { ago, count, dateTime, fromText, value } from "../format.js";
@@ -7,7 +7,7 @@ import { epochs, hasEnded, headline, jobName, latestMetrics, percent, runtimeWor
 
 const SHOWN_METRICS = 3;
 
-/** The status as a coloured dot with its word. */
+/** Return the status as a coloured dot with its name. */
 export function statusBadge(job) {
   return h(
     "span",
@@ -17,7 +17,7 @@ export function statusBadge(job) {
   );
 }
 
-/** A bar with what it means beside it. */
+/** Return a progress bar with the epoch or per cent beside it. */
 function progressBar(job) {
   const done = percent(job);
   const words = epochs(job) || (done === null ? "" : `${Math.floor(done)} %`);
@@ -27,7 +27,7 @@ function progressBar(job) {
   return h("div", { class: "progress" }, bar, h("span", { class: "quiet" }, words));
 }
 
-/** The row of a job with these columns. */
+/** Return the table row of a job with these columns; `onTick(isTicked)` is called by its checkbox. */
 export function jobRow(job, columns, { isTicked, onTick }) {
   const tick = h("input", {
     type: "checkbox",
@@ -69,7 +69,7 @@ function fieldCell(key) {
   };
 }
 
-/** The newest value of a metric, which events bring. */
+/** Return the newest value of a metric from events, undefined if the value of the column should be shown. */
 function latest(job, key) {
   const name = /^metrics\.([^"]+?)(?:\.last)?$/.exec(key)?.[1];
   if (!name || /\.(best|min|max)$/.test(key) || hasEnded(job) || job.final_metrics?.[name] !== undefined) return undefined;
@@ -93,7 +93,7 @@ function time(text) {
   return at ? h("time", { title: dateTime(at), datetime: text }, ago(at)) : "–";
 }
 
-/** The name, and below it the reason of a failure, or the note. */
+/** Return the name of a job, with the error of a failed job or the note below it. */
 function title(job) {
   const link = h(
     "a",

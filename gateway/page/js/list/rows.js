@@ -1,11 +1,14 @@
-// The rows of the list: only those in view are elements, between two empty rows that are as high as all others.
+// The table body of the list: only rows in view are elements; an empty row above and below has the height of the rest.
 
 import { arrange, h } from "../dom.js";
 
 const SPARE_ROWS = 12; // drawn above and below the window
 const USUAL_ROW_PX = 46;
 
-/** The body of the table; `makeRow(id)` returns the row of a job, `onRelease()` after a press, when rows may be replaced. */
+/**
+ * The table body. `makeRow(id)` returns the row of a job; `onRelease()` is called after a click, when rows may be
+ * replaced again.
+ */
 export class ListRows {
   constructor({ makeRow, onRelease, signal }) {
     this.makeRow = makeRow;
@@ -21,12 +24,12 @@ export class ListRows {
     for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, () => setTimeout(release), { signal });
   }
 
-  /** Make the row of a job anew when it is drawn next, all rows without an id. */
+  /** Mark the row of a job (without an id: all rows) to be recreated at the next `draw`. */
   outdate(id) {
     for (const each of id === undefined ? this.rows.keys() : [id]) this.stale.add(each);
   }
 
-  /** Draw the jobs of `order` that are in view; returns how many come after them. */
+  /** Draw the rows of `order` that are in view; return the number of rows below them. */
   draw(order) {
     const height = this.root.querySelector("tr.job")?.offsetHeight || USUAL_ROW_PX;
     const { top } = this.root.getBoundingClientRect();
@@ -45,7 +48,7 @@ export class ListRows {
     return after;
   }
 
-  /** Move the focus to the next job, or to the one before. */
+  /** Move the focus by `by` jobs: 1 for the next one, -1 for the one before. */
   step(by) {
     const links = [...this.root.querySelectorAll("a.job-link")];
     const at = links.indexOf(document.activeElement);

@@ -1,4 +1,4 @@
-// Terminal colours as runs of text with classes. All other escape sequences are dropped.
+// Converts terminal colours to text spans with CSS classes; all other escape sequences are removed.
 
 // A sequence of ECMA-48: CSI, OSC with its end, or any other escape with its one character.
 // eslint-disable-next-line no-control-regex
@@ -14,7 +14,7 @@ const BASIC = [
   [127, 127, 127], [255, 0, 0], [0, 255, 0], [255, 255, 0], [92, 92, 255], [255, 0, 255], [0, 255, 255], [255, 255, 255],
 ]; // prettier-ignore
 
-/** Cut a line into `{text, classes}`; `classes` is empty for plain text. */
+/** Split a line into `{text, classes}` by its ANSI colours; `classes` is empty for unstyled text. */
 export function runs(line) {
   if (!line.includes("\x1b")) return [{ text: visible(line), classes: "" }];
   const found = [];
@@ -30,12 +30,12 @@ export function runs(line) {
   return found;
 }
 
-/** A line without its escape sequences. */
+/** Return a line without its escape sequences. */
 export function plain(line) {
   return visible(line.replace(ESCAPE, ""));
 }
 
-/** Control characters become their pictures (U+2400), so that nothing is hidden and nothing acts. */
+/** Replace control characters with their visible symbols (U+2400). */
 function visible(text) {
   return text.replace(CONTROL, (character) =>
     String.fromCodePoint(0x2400 + (character === "\x7f" ? 0x21 : character.charCodeAt(0))),
@@ -70,7 +70,7 @@ function basic(state, code) {
   else if (code >= 100 && code <= 107) state.bg = code - 92;
 }
 
-/** Take `5;n` or `2;r;g;b` and return how many codes that was. */
+/** Apply a colour `5;n` or `2;r;g;b` to `state`; return the number of codes used. */
 function extended(state, plane, codes) {
   if (codes[0] === 5) {
     state[plane] = of256(codes[1] ?? 0);

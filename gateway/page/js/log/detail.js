@@ -1,4 +1,4 @@
-// One line in full: all of its text, wrapped, with all that is known of it.
+// The details of one log line: its whole text, wrapped, with time, output stream, level, attempt and rank.
 
 import { h } from "../dom.js";
 import { clock, count, dateTime, fromNs } from "../format.js";
@@ -7,7 +7,10 @@ import { textNodes } from "./row.js";
 
 const MOST_SHOWN = 100_000;
 
-/** The drawer under the log; `onShowAround(seq)` where a filter hides the lines around it. */
+/**
+ * Return the element with the details of a line. `onShowAround(seq)`, if given, shows its surrounding lines, which a
+ * filter hides.
+ */
 export function lineDetail(line, { needle, onShowAround, onClose }) {
   const ms = fromNs(line.ts);
   const known = [

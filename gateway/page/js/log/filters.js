@@ -1,4 +1,4 @@
-// The bar above the log: what to search and filter for, where to go, and what to take home.
+// The bar above the log: search, filters, go to a line or time, follow, and download.
 
 import { address } from "../api.js";
 import { debounced, h, setText } from "../dom.js";
@@ -6,7 +6,7 @@ import { debounced, h, setText } from "../dom.js";
 const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 const SEARCH_MS = 250;
 
-/** The bar; `onFilter(filter)` when a filter changes, `onGoTo(text)` for a line's number or a time. */
+/** The bar. `onFilter(filter)` is called when a filter changes, `onGoTo(text)` with the number of a line or a time. */
 export class LogFilters {
   constructor({ path, onFilter, onGoTo, onFollow }) {
     this.path = path;
@@ -86,7 +86,7 @@ export class LogFilters {
     this.#link();
   }
 
-  /** What is filtered for, as the gateway's parameters. */
+  /** The active filters, as parameters of the gateway. */
   get filter() {
     const chosen = {
       search: this.search.value,
@@ -98,7 +98,7 @@ export class LogFilters {
     return Object.fromEntries(Object.entries(chosen).filter(([, value]) => value));
   }
 
-  /** Fill in what was filtered for, without a search. */
+  /** Set the inputs to these filters, without starting a search. */
   restore({ search, log_type: stream, level, attempt, rank }) {
     if (isNumber(attempt)) this.setAttempts([Number(attempt)]);
     if (isNumber(rank)) this.addRank(Number(rank));
@@ -113,13 +113,15 @@ export class LogFilters {
     this.#link();
   }
 
-  /** Take all filters away. */
+  /** Clear all filters. */
   clear() {
     for (const field of [this.search, this.stream, this.level, this.attempt, this.rank]) field.value = "";
     this.#changed();
   }
 
-  /** Offer these attempts where there is a choice; a run that was sent late has a number below 1. */
+  /**
+   * Add attempts to the menu, which is shown if there are several; attempts that were sent late have numbers below 1.
+   */
   setAttempts(numbers) {
     const offered = new Set([...this.attempts, ...numbers]);
     if (offered.size === this.attempts.length) return;
@@ -131,7 +133,7 @@ export class LogFilters {
     this.attempt.value = chosen;
   }
 
-  /** Offer a rank of which a line was read, where there is a choice. */
+  /** Add the rank of a line to the menu, which is shown if there are several. */
   addRank(number) {
     if (number === null || number === undefined || this.ranks.includes(number)) return;
     this.ranks = [...this.ranks, number].sort((a, b) => a - b);
@@ -169,7 +171,7 @@ function select(label, options, changed) {
   );
 }
 
-/** Whether the text of a parameter is a whole number: attempts of late runs are 0, -1 ... */
+/** Return whether the text of a parameter is an integer; attempts that were sent late are 0, -1 … */
 function isNumber(text) {
   return /^-?\d+$/.test(text ?? "");
 }

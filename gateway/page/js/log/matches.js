@@ -1,4 +1,4 @@
-// The lines that fit a filter, newest first fetched, older ones as one scrolls; a bounded number is kept.
+// The log lines that match a filter: the newest are loaded first, older ones on scrolling; a bounded number is kept.
 
 import { backoff } from "../backoff.js";
 
@@ -8,8 +8,8 @@ const LATER_MS = 700;
 const LONGEST_PAUSE_MS = 10_000;
 
 /**
- * Lines that fit, of which all between `oldest` and `newest` (numbers of lines) are known, but for those that
- * were dropped again; `onChange(shift)` says how many came in front.
+ * The matching lines with numbers between `oldest` and `newest`; lines outside of this range have not been searched, or
+ * were dropped again. `onChange(shift)` is called with the number of lines that were added in front.
  */
 export class LogMatches {
   constructor(fetchLines, total, onChange, start = total + 1) {
@@ -30,17 +30,17 @@ export class LogMatches {
     return this.items.length;
   }
 
-  /** Tell whether older lines may fit, too. */
+  /** Return whether older lines have not been searched. */
   get hasOlder() {
     return this.oldest > 1;
   }
 
-  /** Tell whether newer lines may fit, too. */
+  /** Return whether newer lines have not been searched. */
   get hasNewer() {
     return this.newest < this.total;
   }
 
-  /** The index of the first line at or after one, -1 without any. */
+  /** Return the index of the first matching line whose number is at least `seq`; -1 if there is none. */
   indexOf(seq) {
     return this.items.findIndex((line) => line.seq >= seq);
   }
@@ -54,7 +54,7 @@ export class LogMatches {
     else if (last > this.items.length - 100 && this.hasNewer) this.#load(false);
   }
 
-  /** Say how many lines the job has: new ones may fit. */
+  /** Set the number of lines of the job; new lines are searched soon. */
   setTotal(total) {
     this.total = Math.max(this.total, total);
     if (this.hasNewer) this.#later(LATER_MS);
@@ -90,7 +90,7 @@ export class LogMatches {
     }, ms);
   }
 
-  // `scanned`: the gateway looks at a bounded number of lines for one answer, and says at which.
+  // `scanned`: the gateway searches a bounded number of lines per request, and returns their range.
   #prepend({ items, scanned }) {
     if (scanned) this.oldest = scanned.first_seq;
     else this.oldest = items.length < PAGE ? 1 : items[0].seq;

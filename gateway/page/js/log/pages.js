@@ -1,4 +1,4 @@
-// All lines of a job by their number, in pages, of which a bounded number is kept.
+// All log lines of a job by number, loaded in pages, of which a bounded number is kept.
 
 import { backoff } from "../backoff.js";
 
@@ -7,7 +7,9 @@ const MOST_PAGES = 60;
 const MOST_CHARACTERS = 24_000_000;
 const LONGEST_PAUSE_MS = 10_000;
 
-/** The lines 1 to `total`, of which the needed ones are fetched; `onChange()` says that some have come. */
+/**
+ * The lines 1 to `total`, loaded when needed; `onChange()` is called when lines have been added or a request failed.
+ */
 export class LogPages {
   constructor(fetchLines, onChange) {
     this.fetchLines = fetchLines;
@@ -25,7 +27,7 @@ export class LogPages {
     return this.total;
   }
 
-  /** The line at an index from 0, undefined while it is not here. */
+  /** Return the line at an index (number - 1), undefined if it is not loaded. */
   lineAt(index) {
     return this.pages.get(Math.floor(index / PAGE_LINES))?.lines[index % PAGE_LINES];
   }
@@ -34,7 +36,7 @@ export class LogPages {
     return Math.min(this.total, Math.max(1, seq)) - 1;
   }
 
-  /** Take lines that are here already: live ones, or those of a snapshot. */
+  /** Add lines that were received otherwise: live ones, or those of a snapshot. */
   add(lines) {
     for (const line of lines) {
       const number = Math.floor((line.seq - 1) / PAGE_LINES);
@@ -51,14 +53,14 @@ export class LogPages {
     this.onChange();
   }
 
-  /** Say how many lines there are, as far as the gateway knows. */
+  /** Set the number of lines that the gateway reports. */
   setTotal(total) {
     if (total <= this.total) return;
     this.total = total;
     this.onChange();
   }
 
-  /** Fetch what is not here of the lines from index `first` to `last`. */
+  /** Load the missing lines from index `first` to `last`. */
   need(first, last) {
     this.near = Math.floor((first + last) / 2 / PAGE_LINES);
     const from = Math.floor(Math.max(0, first) / PAGE_LINES);

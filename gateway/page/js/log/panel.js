@@ -1,4 +1,4 @@
-// The log of a job: all of it by number, or what fits a filter, with the newest line in view until one scrolls away.
+// The log of a job: all lines, or those that match a filter; it follows the newest line until the user scrolls up.
 
 import { get } from "../api.js";
 import { h, oncePerFrame, setText } from "../dom.js";
@@ -17,7 +17,7 @@ const ROW_HEIGHT = 19;
 const PARAMETERS = ["search", "log_type", "level", "attempt", "rank"]; // of the gateway and of the address
 const UNREADABLE = "Can't reach the trainwire server. Retrying…";
 
-/** The panel of one job. */
+/** The log panel of one job. */
 export class LogPanel {
   constructor(jobId, address) {
     this.address = address;
@@ -79,13 +79,13 @@ export class LogPanel {
     this.scroller.close();
   }
 
-  /** Take the lines of a snapshot or of an event. */
+  /** Add the lines of a snapshot or of an event. */
   add(lines) {
     this.pages.add(lines);
     if (lines.length) this.setTotal(lines.at(-1).seq);
   }
 
-  /** Say how many lines the job has. */
+  /** Set the number of lines of the job. */
   setTotal(total) {
     if (total > this.total && !this.scroller.isFollowing) this.unseen += total - this.total;
     this.total = Math.max(this.total, total);
@@ -120,7 +120,7 @@ export class LogPanel {
     this.update();
   }
 
-  /** Follow the newest line, or stop that. */
+  /** Start or stop following the newest line. */
   toggleFollow(isFollowing = !this.scroller.isFollowing) {
     this.scroller.setFollowing(isFollowing);
   }
@@ -135,7 +135,7 @@ export class LogPanel {
     this.filters.goTo.select();
   }
 
-  /** Show the first line at or after a time. */
+  /** Show the first line at or after a time in milliseconds since 1970. */
   async goToTime(ms) {
     try {
       const found = await get(this.path, { at: new Date(ms).toISOString(), limit: 1 });
@@ -146,7 +146,7 @@ export class LogPanel {
     }
   }
 
-  /** Close the drawer; tell whether it was open. */
+  /** Close the details of a line; return whether they were open. */
   closeDetail() {
     const wasOpen = this.drawer.childElementCount > 0;
     this.drawer.replaceChildren();
@@ -207,7 +207,7 @@ export class LogPanel {
     );
   }
 
-  /** Show the ranks of lines as soon as lines of two ranks were read. */
+  /** Note the rank of a line; ranks are shown as soon as there are lines of two ranks. */
   #noteRank(rank) {
     this.filters.addRank(rank);
     this.root.classList.toggle("has-ranks", this.filters.ranks.length > 1);

@@ -1,18 +1,21 @@
-// The line at the top of the log's view: kept in the address, and shown again when the page is opened with it.
+// The line at the top of the log's view, stored in the page's URL and restored when the page is opened.
 
-/** The position; `wanted` is the number of the line to begin at until it is shown, else null. */
+/** The scroll position; `wanted` is the number of the line to restore, null once it is shown or if there is none. */
 export class LogPosition {
   constructor(address) {
     this.address = address;
     this.wanted = Number(address.get("line")) || null;
   }
 
-  /** Begin at no line: something else is to be shown. */
+  /** Restore no line, because something else is shown. */
   forget() {
     this.wanted = null;
   }
 
-  /** The index of the wanted line in a source of lines, null while it and a view of lines after it are not there. */
+  /**
+   * Return the index of the line to restore in a source of lines; null until that line and one view of lines after it
+   * are loaded.
+   */
   restored(source, inView) {
     const index = source.indexOf(this.wanted);
     const isThere = index >= 0 && (source.count - index > inView || !source.hasNewer);
@@ -20,7 +23,7 @@ export class LogPosition {
     return isThere ? index : null;
   }
 
-  /** Keep the line at an index in the address, none while the newest line is followed. */
+  /** Store the line at an index in the URL; no line while the newest one is followed. */
   keep(source, index, isFollowing) {
     if (this.wanted) return;
     const seq = isFollowing ? null : source.lineAt(index)?.seq;

@@ -1,4 +1,4 @@
-// One line of the log as an element.
+// The element of one log line.
 
 import { h } from "../dom.js";
 import { clock, count, dateTime, fromNs } from "../format.js";
@@ -6,7 +6,7 @@ import { runs } from "./ansi.js";
 
 const MOST_SHOWN = 2000;
 
-/** The row of a line; a line that is still on its way is an empty row with its number. */
+/** Return the row of a line; for a line that is not loaded yet, a placeholder with its number. */
 export function lineRow(line, number, needle) {
   if (!line)
     return h(
@@ -36,7 +36,7 @@ export function lineRow(line, number, needle) {
   );
 }
 
-/** The text of a line as nodes: colours as spans, what was searched for marked. */
+/** Return the text of a line as nodes: colours as spans, matches of `needle` marked, at most `most` characters. */
 export function textNodes(text, needle = "", most = MOST_SHOWN) {
   return runs(text.length > most ? text.slice(0, most) : text).flatMap((run) => {
     const marked = mark(run.text, needle);
@@ -44,7 +44,7 @@ export function textNodes(text, needle = "", most = MOST_SHOWN) {
   });
 }
 
-/** The class of a level, of the few that are coloured. */
+/** Return the CSS class of a level: error, warning, debug or other. */
 function levelClass(level) {
   const name = level.toLowerCase();
   if (["error", "critical", "fatal"].includes(name)) return "error";

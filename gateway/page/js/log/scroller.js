@@ -1,11 +1,15 @@
-// A scrolled list of any length with few elements: rows of one height, only those in view are made.
-// Browsers bound an element's height; beyond MOST_PX small scrolls stay exact and long ones are scaled.
+// A virtual list of any length: all rows have the same height, and only those in view are elements.
+// Browsers limit the height of an element; beyond MOST_PX short scrolls are exact and long ones are scaled.
 
 const MOST_PX = 8_000_000;
 const OVERSCAN = 12;
 const SETTLE_MS = 160;
 
-/** `rowAt(index)` makes a row or returns the one given where it still fits; `onRange(first, last)` says what is in view. */
+/**
+ * The virtual list. `makeRow(index, before)` returns the row, or `before` if that is still right. `onRange(first, last,
+ * top)` is called with the indexes of the drawn rows and of the topmost visible one, `onFollow(isFollowing)` on a
+ * change.
+ */
 export class Scroller {
   constructor(root, { rowHeight, makeRow, onRange, onFollow }) {
     Object.assign(this, { root, rowHeight, makeRow, onRange, onFollow });
@@ -33,7 +37,7 @@ export class Scroller {
     return Math.max(0, this.count * this.rowHeight - this.root.clientHeight);
   }
 
-  /** Say how many rows there are; `shift` rows have come in front of what is in view. */
+  /** Set the number of rows; `shift` rows have been added in front of the rows in view. */
   setCount(count, shift = 0) {
     this.count = count;
     this.spacer.style.height = `${Math.min(MOST_PX, count * this.rowHeight)}px`;
@@ -41,19 +45,19 @@ export class Scroller {
     else this.#moveTo(this.top + shift * this.rowHeight, shift !== 0);
   }
 
-  /** Bring a row into the upper third of the view; this ends following. */
+  /** Scroll a row to the upper third of the view, and stop following. */
   show(index) {
     this.setFollowing(false);
     this.#moveTo(index * this.rowHeight - this.root.clientHeight / 3, true);
   }
 
-  /** Bring a row to the top of the view; this ends following. */
+  /** Scroll a row to the top of the view, and stop following. */
   showAtTop(index) {
     this.setFollowing(false);
     this.#moveTo(index * this.rowHeight, true);
   }
 
-  /** Scroll by rows, as keys do. */
+  /** Scroll by a number of rows, for keys. */
   moveBy(rows) {
     const to = this.top + rows * this.rowHeight;
     if (rows < 0) this.setFollowing(false);
@@ -68,7 +72,7 @@ export class Scroller {
     this.onFollow(isFollowing);
   }
 
-  /** Draw what is in view; `anew` makes all rows again. */
+  /** Draw the rows in view; with `anew` all rows are created again. */
   draw(anew = false) {
     if (anew) this.layer.replaceChildren();
     const first = Math.max(0, Math.floor(this.top / this.rowHeight) - OVERSCAN);

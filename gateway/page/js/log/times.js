@@ -1,8 +1,11 @@
-// What people type to go somewhere in a log.
+// Parses the input of "Go to line or time".
 
 const TIME = /^(?:(\d{4}-\d{2}-\d{2})[ T])?(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?$/;
 
-/** `{seq}` for a line's number, `{at}` (ms) for a local time; a time alone is of the day of `nearMs`. Null: neither. */
+/**
+ * Return `{seq}` for the number of a line, `{at}` (ms since 1970) for a local time, null for other text. A time without
+ * a date is on the day of `nearMs`.
+ */
 export function destination(text, nearMs) {
   const number = /^[#\d][\d,]*$/.test(text) ? Number(text.replace(/[#,]/g, "")) : NaN;
   if (Number.isSafeInteger(number)) return { seq: Math.max(1, number) };

@@ -1,4 +1,4 @@
-// An axis of a plot: the place of each value between its ends, and labels.
+// An axis of a plot: the position of each value between its ends, and the labels of ticks.
 
 import { dateTime, duration, value } from "../../format.js";
 import { columnOf } from "../columns.js";
@@ -8,9 +8,9 @@ const LOG_RATIO = 100;
 const TICKS = 5;
 
 /**
- * The axis of a field with the values of all jobs: `{title, place(given), ticks, shown(given)}`. `place` is from 0 to 1,
- * null without a value. Texts are in alphabetic order, at equal distances. A positive field whose values lie far apart
- * has a logarithmic axis, unless `isLog` is false; true is for one in any case.
+ * Return the axis of a field with the values of all jobs: `{title, place(given), ticks, shown(given)}`. `place` returns
+ * a position from 0 to 1, null for a missing value. Texts are sorted alphabetically, at equal distances. A positive
+ * field with a large range has a logarithmic axis by default; `isLog` true or false overrides that.
  */
 export function axisOf(field, values, isLog = undefined) {
   const present = values.filter(isPresent);
@@ -63,7 +63,7 @@ function textOf(given) {
   return typeof given === "string" ? given : JSON.stringify(given);
 }
 
-/** Round numbers from `low` to `high`. */
+/** Return round numbers from `low` to `high`, for ticks. */
 function steps(low, high) {
   if (!(high > low)) return Number.isFinite(low) ? [low] : [];
   const rough = (high - low) / TICKS;

@@ -1,4 +1,4 @@
-// The colour of a job in a plot, by the place of its value on an axis.
+// The colours of jobs in a plot, by the value of a field.
 
 import { h } from "../../dom.js";
 
@@ -6,7 +6,7 @@ const PALETTE = 8;
 const MOST_ENTRIES = 12;
 const ENDS = ["var(--line-0)", "var(--line-1)"]; // of the lowest and of the highest value
 
-/** The colour, as CSS; the accent without an axis, quiet without a value. */
+/** Return the CSS colour of a value on an axis; without an axis the accent colour, without a value a grey. */
 export function colorOf(axis, given) {
   if (!axis) return ENDS[0];
   const place = axis.place(given);
@@ -16,7 +16,7 @@ export function colorOf(axis, given) {
   return `var(--line-${index % PALETTE})`;
 }
 
-/** What the colours of an axis mean: its texts, or its lowest and highest value. */
+/** Return the legend of colours: the texts of the axis, or its lowest and highest value. */
 export function colorLegend(axis) {
   if (!axis?.ticks.length) return [];
   const title = h("span", null, axis.title);

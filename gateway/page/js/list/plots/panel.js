@@ -18,8 +18,8 @@ const REFRESH_MS = 10_000;
 const USUAL_AXES = 4;
 
 /**
- * `query()` returns the parameters of the list, `choice()` those of the address: `view`, `x`, `y`, `color`, `log`, `axes`;
- * `names()` the known fields; `onChoose(change)` after a choice.
+ * The panel of plots. `query()` returns the parameters of the list, `choice()` those of plots in the URL: `view`, `x`,
+ * `y`, `color`, `log`, `axes`; `names()` returns the known fields. `onChoose(change)` is called after a choice.
  */
 export class Plots {
   constructor({ query, choice, names, onChoose }) {
@@ -61,7 +61,7 @@ export class Plots {
     return this.choice().view in VIEWS;
   }
 
-  /** The fields that are drawn, chosen or usual. */
+  /** The fields to draw: the chosen ones, or defaults. */
   get #chosen() {
     const { x, y, color, log, axes } = this.choice();
     const known = fieldsToPlot(this.names());
@@ -77,7 +77,7 @@ export class Plots {
     };
   }
 
-  /** Show what is chosen: read the jobs with its fields. */
+  /** Request the jobs with the values of the chosen fields, and draw the plot. */
   async load() {
     this.root.hidden = !this.isShown;
     this.abort?.abort();
@@ -181,7 +181,7 @@ export class Plots {
     this.#mark(this.#under(event));
   }
 
-  /** Show the name and the values of a job; of none for -1. */
+  /** Highlight the job with this index and show its name and values; -1 highlights none. */
   #mark(index) {
     this.marked?.element.classList.remove("is-marked");
     this.at = index;
@@ -218,7 +218,7 @@ export class Plots {
   }
 }
 
-/** Read jobs with the values of fields: `{jobs, total}`, at most `MOST` of them. */
+/** Request jobs with the values of fields: `{jobs, total}`, with about `MOST` jobs at most. */
 async function readJobs(query, fields, signal) {
   const jobs = [];
   let page = { next: null };

@@ -1,4 +1,4 @@
-// A line for each job, through its values on parallel axes; its colour is the value on the last one.
+// Parallel coordinates: a line for each job through its values on parallel axes, coloured by the last axis.
 
 import { svg } from "../../dom.js";
 import { axisOf } from "./axis.js";
@@ -7,7 +7,7 @@ import { colorOf } from "./color.js";
 const MARGIN = { left: 46, right: 66, top: 34, bottom: 14 };
 const LABEL_PX = 16;
 
-/** Draw jobs: `{root, marks}`; a mark is `{job, points, element}`, in the order of the last axis. */
+/** Draw jobs as `{root, marks, axes, tint}`; marks are `{job, points, element}`, sorted by the last axis. */
 export function parallel(jobs, { axes: fields }, { width, height }) {
   const axes = fields.map((field) => axisOf(field, jobs.map((job) => job.columns[field])));
   const last = axes.at(-1);
@@ -31,7 +31,7 @@ export function parallel(jobs, { axes: fields }, { width, height }) {
   return { root, marks, axes, tint: last };
 }
 
-/** The parts of a line between axes on which the job has values. */
+/** Return the SVG path of a job; it has gaps at axes for which the job has no value. */
 function path(places, x, y) {
   return places
     .map((place, index) => {

@@ -1,8 +1,8 @@
-// Which job of a plot is meant: the one nearest to the pointer, or the one that keys have moved to.
+// Selection of a job in a plot, by pointer or by keys.
 
 const NEAR_PX = 24;
 
-/** The index of the mark that is nearest to a point, -1 if none is near. */
+/** Return the index of the mark nearest to a point; -1 if none is within 24 pixels. */
 export function nearest(marks, x, y) {
   let [found, least] = [-1, NEAR_PX];
   marks.forEach(({ points }, index) => {
@@ -23,7 +23,7 @@ function fromLine(points, x, y) {
   return least;
 }
 
-/** The index that a key moves to, of `count` marks; null for other keys. */
+/** Return the index to which a key moves the selection, of `count` marks; null for other keys. */
 export function moved(key, now, count) {
   const to = { ArrowLeft: now < 0 ? count - 1 : now - 1, ArrowRight: now + 1, Home: 0, End: count - 1 }[key];
   return to === undefined || count === 0 ? null : Math.min(count - 1, Math.max(0, to));

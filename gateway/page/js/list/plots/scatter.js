@@ -1,4 +1,4 @@
-// A point for each job, at the values of two fields.
+// Scatter plot: a point for each job at its values of two fields.
 
 import { svg } from "../../dom.js";
 import { axisOf } from "./axis.js";
@@ -8,12 +8,12 @@ const MARGIN = { left: 64, right: 18, top: 26, bottom: 44 };
 const RADIUS = 5;
 const LABEL_PX = { x: 64, y: 16 };
 
-/** The fields of the choice `{x, y, color}`. */
+/** Return the fields that a scatter plot of `{x, y, color}` needs. */
 export function scatterFields({ x, y, color }) {
   return [x, y, ...(color ? [color] : [])];
 }
 
-/** Draw jobs: `{root, marks}`; a mark is `{job, points, element}`, in the order of the horizontal axis. */
+/** Draw jobs as `{root, marks, axes, tint}`; marks are `{job, points, element}`, sorted by the horizontal axis. */
 export function scatter(jobs, { x, y, color, log }, { width, height }) {
   const [across, up] = [axis(jobs, x, logOf(log, "x")), axis(jobs, y, logOf(log, "y"))];
   const tint = color ? axis(jobs, color) : null;
@@ -48,7 +48,10 @@ export function scatter(jobs, { x, y, color, log }, { width, height }) {
   return { root, marks, axes: [across, up, ...(tint ? [tint] : [])], tint };
 }
 
-/** What `x`, or `x-linear`, in the address chooses for an axis; undefined where it is not chosen. */
+/**
+ * Return whether the parameter `log` makes an axis logarithmic (`x`) or linear (`x-linear`); undefined if it does
+ * neither.
+ */
 function logOf(chosen, name) {
   const words = chosen.split(",");
   return words.includes(name) || (words.includes(`${name}-linear`) ? false : undefined);
@@ -58,7 +61,7 @@ function axis(jobs, field, isLog) {
   return axisOf(field, jobs.map((job) => job.columns[field]), isLog);
 }
 
-/** Ticks that have room for their labels. */
+/** Return as many ticks as have room for their labels. */
 function spaced(ticks, length, least) {
   const every = Math.max(1, Math.ceil((ticks.length * least) / Math.max(1, length)));
   return ticks.filter((_, index) => index % every === 0);
