@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 import sqlalchemy
@@ -35,6 +36,12 @@ _RESTART_IDENTITIES = sqlalchemy.text(
 for _signum, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
     if signal.getsignal(_signum) is signal.SIG_IGN:
         signal.signal(_signum, _default)
+
+# A first example imports and fills caches, and a machine with much else to do is slow.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_servers"]
 

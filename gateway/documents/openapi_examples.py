@@ -15,9 +15,11 @@ _RUN_ID: Final = "1f0c3f9d8f0a4f7c9a8d4f2b6f7e8d9c"
 
 def _example(document: type[msgspec.Struct], values: dict[str, Any]) -> dict[str, Any]:
     """Build an example of a document; fields without a value get their default, or null."""
-    fields = msgspec.structs.fields(document)
-    defaults = {field.encode_name: field.default_factory() for field in fields if callable(field.default_factory)}
-    return dict.fromkeys(document.__struct_fields__) | defaults | values
+    defaults: dict[str, Any] = {}
+    for field in msgspec.structs.fields(document):
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        defaults[field.encode_name] = None if default is msgspec.NODEFAULT else default
+    return defaults | values
 
 
 _JOB: Final[dict[str, Any]] = {

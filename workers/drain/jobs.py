@@ -125,8 +125,9 @@ class JobState(msgspec.Struct):
 
         A late message of an earlier attempt changes nothing.
 
-        Args: attempt: the attempt of the source of the message. is_stated: whether the trainer stated the attempt;
-        otherwise it was derived from clock times.
+        Args:
+            attempt: the attempt of the source of the message.
+            is_stated: whether the trainer stated the attempt; otherwise it was derived from clock times.
         """
         if attempt < self.attempt and self.status != "pending":
             return

@@ -133,9 +133,11 @@ class LookAhead:
 
         Returns after a second or two at most; the next call continues from there.
 
-        Args: after_id: id of the last entry of the batch, or `START` in a halted stream. There, once the end is
-        reached, sources that were skipped for another reason than invalid entries are read again from their first
-        entry. heavy: the sources to skip; in a halted stream, those with invalid entries.
+        Args:
+            after_id: id of the last entry of the batch, or `START` in a halted stream. There, once the end is
+                reached, sources that were skipped for another reason than invalid entries are read again from
+                their first entry.
+            heavy: the sources to skip; in a halted stream, those with invalid entries.
         """
         state = self._state = self._resumed(after_id)
         is_halted = after_id == START
@@ -195,8 +197,9 @@ class LookAhead:
     def skip(self, entries: Iterable[RawEntry], *, are_invalid: bool) -> None:
         """Mark entries that `read` returned as skipped, together with all later entries of their sources.
 
-        Args: entries: the entries that the caller does not store. are_invalid: True if their sources have invalid
-        entries, False if the batch was full.
+        Args:
+            entries: the entries that the caller does not store.
+            are_invalid: True if their sources have invalid entries, False if the batch was full.
         """
         for entry in entries:
             source = source_of(entry)

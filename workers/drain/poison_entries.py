@@ -130,8 +130,10 @@ class PoisonSearch:
     def record_commit(self, entries: int, *, found_poison: bool, is_all: bool) -> None:
         """Record that the transaction was committed.
 
-        Args: entries: number of entries in it. found_poison: whether one of them was a poison entry. is_all:
-        whether the stream had no other entries.
+        Args:
+            entries: number of entries in it.
+            found_poison: whether one of them was a poison entry.
+            is_all: whether the stream had no other entries.
         """
         left = self._left - entries
         self._is_open = False

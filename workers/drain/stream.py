@@ -97,8 +97,11 @@ def redis_errors(url: str = "") -> Iterator[None]:
 def next_page(count: int, largest_bytes: int, max_bytes: int) -> int:
     """Return the number of entries to request in the next reply.
 
-    Args: count: number of entries in the last reply. largest_bytes: size of the largest entry so far. max_bytes:
-    bytes to read. The reply is larger than a small multiple of it only if its entries are larger than all before.
+    Args:
+        count: number of entries in the last reply.
+        largest_bytes: size of the largest entry so far.
+        max_bytes: bytes to read. The reply is larger than a small multiple of it only if its entries are larger
+            than all before.
     """
     return max(1, min(count * _PAGE_GROWTH, _LARGEST_PAGE, _LARGEST_REPLY * max_bytes // largest_bytes))
 

@@ -48,9 +48,11 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
     No order is sent while many orders wait: workers are busy, and an order for this stream is probably among them.
     If it was lost, a later call sends one.
 
-    Args: resources: the connections and settings of this process. kind: the kind of messages in the stream. shard:
-    the shard of the stream. is_rest: True if the caller is the running drain, whose time slice ended before the
-    stream was empty.
+    Args:
+        resources: the connections and settings of this process.
+        kind: the kind of messages in the stream.
+        shard: the shard of the stream.
+        is_rest: True if the caller is the running drain, whose time slice ended before the stream was empty.
     """
     key = keys.ordered_key(keys.stream_key(kind, shard))
     most_waiting = max(MIN_WAITING_DRAINS, 2 * len(keys.KINDS) * resources.settings.ingest_shards)
@@ -113,8 +115,10 @@ def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs:
     If events are lost, a client detects this by the row numbers in the next event, and reads the rows from
     Postgres.
 
-    Args: resources: the connections and settings of this process. make_events: returns the events; called only if
-    an order can be sent. jobs: number of jobs, for the log.
+    Args:
+        resources: the connections and settings of this process.
+        make_events: returns the events; called only if an order can be sent.
+        jobs: number of jobs, for the log.
     """
     try:
         with redis_errors():

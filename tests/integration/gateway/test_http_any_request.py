@@ -103,9 +103,7 @@ def test_every_answer_is_one_that_is_described(known_job: GatewayServer) -> None
     """Odd numbers, odd text and odd bodies are answered with a documented status and content type."""
     document = known_job.get("/openapi.json")
 
-    @settings(
-        max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
-    )
+    @settings(max_examples=120, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(requests_of(document))
     def holds(request: dict[str, Any]) -> None:
         parts = {name: quote(str(part), safe="") or "%20" for name, part in request["parts"].items()}

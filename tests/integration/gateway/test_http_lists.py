@@ -233,7 +233,7 @@ CURSORS = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["params.lr", "name", "-id", "metrics.loss", "started", "archived", "duration", None]),
     st.lists(CURSORS, max_size=3),

@@ -157,7 +157,7 @@ def test_a_loop_of_two_ranks_ends(resources: Resources, begin: Begin, output: Ca
     ranks = [begin(LOOP, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
     wait_until(runs(resources), "the training runs")
     asked = ask(resources)
-    assert [process.wait(30) for process in ranks] == [0, 0]
+    assert [process.wait(120) for process in ranks] == [0, 0]
     assert output().count("saving") == 2
     wait_until(runs(resources, "stopped"), "the job is stopped")
     job = job_of(resources)
@@ -175,7 +175,7 @@ def test_a_new_attempt_is_not_stopped_again(resources: Resources, begin: Begin) 
     first = begin(LOOP)
     wait_until(runs(resources), "the training runs")
     ask(resources)
-    assert first.wait(30) == 0
+    assert first.wait(120) == 0
     wait_until(runs(resources, "stopped"), "the job is stopped")
     second = begin(LOOP)
     wait_until(runs(resources, attempt=2), "the second attempt runs")
@@ -199,7 +199,7 @@ def test_a_trainer_that_was_away_gets_it_from_a_redis_that_lost_it(resources: Re
     resources.redis.flushall()
     wait_until(lambda: resources.redis.exists(acks_key(JOB)), "the request is published again")
     process.send_signal(signal.SIGCONT)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     wait_until(runs(resources, "stopped"), "the job is stopped")
 
 
@@ -233,7 +233,7 @@ def test_the_launcher_leaves_the_end_to_a_loop(
     process = begin(LOOP, "--name", "launched")
     wait_until(runs(resources), "the training runs")
     ask(resources)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     wait_until(lambda: (job := job_of(resources)) is not None and job.exit_code == 0, "the launcher's completion")
     job = job_of(resources)
     assert job is not None
@@ -255,7 +255,7 @@ def test_with_on_stop_none_the_launcher_sends_nothing(resources: Resources, begi
     wait_until(lambda: (job_of(resources) or job).last_metric_seq > job.last_metric_seq + 100, "it runs on")
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.wait(30)
+    process.wait(120)
     wait_until(runs(resources, "failed"), "the job has failed")
 
 
@@ -266,7 +266,7 @@ def test_a_grace_that_is_over_ends_in_sigterm(resources: Resources, begin: Begin
     process = begin(script, "--stop-grace-s", "1")
     wait_until(runs(resources), "the training runs")
     ask(resources)
-    assert process.wait(30) == 143
+    assert process.wait(120) == 143
     wait_until(runs(resources, "stopped"), "the job is stopped")
 
 

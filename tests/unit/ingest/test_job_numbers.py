@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainwire.ingest.identity.job_numbers import (
@@ -19,7 +19,6 @@ from trainwire.ingest.identity.job_numbers import (
 from trainwire.schemas.validation import LEAST_MADE_ID, MAX_ID
 
 STARTS = 10_000
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def test_ten_thousand_starts_in_one_second_hardly_ever_collide() -> None:
@@ -39,7 +38,6 @@ def test_ten_thousand_processes_make_numbers_of_their_own() -> None:
     assert all(abs(count - STARTS / 2) < 6 * math.sqrt(STARTS) / 2 for count in counts)
 
 
-@UNHURRIED
 @given(st.lists(st.floats(-1e12, 1e12, allow_nan=False), min_size=1, max_size=30))
 def test_numbers_are_positive_bigints(times: list[float]) -> None:
     """Whatever the clock shows, a number is one that Postgres can store, and none that a person would choose."""
@@ -48,7 +46,6 @@ def test_numbers_are_positive_bigints(times: list[float]) -> None:
     assert all(LEAST_MADE_ID <= maker.make() <= MAX_ID for _ in times)
 
 
-@UNHURRIED
 @given(st.floats(EPOCH_S + SLOT_S, EPOCH_S + LAST_SLOT * SLOT_S), st.floats(SLOT_S, 1e9))
 def test_numbers_are_in_the_order_of_time(before_s: float, later_s: float) -> None:
     """A number made a slot or more after another, on any machine, is larger."""
@@ -87,7 +84,6 @@ def test_forked_children_have_random_bits_of_their_own() -> None:
     assert max(distances) > 2**40  # not a few steps from the parent's
 
 
-@UNHURRIED
 @given(st.text())
 def test_an_identity_has_one_number(identity: str) -> None:
     """Processes that compute the number of the same launch agree on it, whatever text identifies that."""
