@@ -1,1 +1,1 @@
-"""The process of a run: its forks, signals, exit codes, rank and threads."""
+"""The operating system's view of a run: forks, signals, exit codes, ranks and threads."""
