@@ -51,10 +51,11 @@ _ALERT_LEVELS: Final[dict[str, AlertLevel]] = {
 
 
 class WrongArgument(NamedTuple):
-    """An invalid argument, with the parts of the warning about it.
+    """An invalid argument, and the texts for a warning about it.
 
-    `outcome` is the treatment of the value, such as "left out" or "taken as 'last'"; `remedy` is advice for the
-    user. `is_dropped` is True if the value is left out, and False if it is replaced.
+    `reason` completes the sentence "the value is ...". `outcome` is the treatment of the value, such as "left
+    out" or "taken as 'last'"; `remedy` is advice for the user. `is_dropped` is True if the value is left out,
+    and False if it is replaced.
     """
 
     name: str
@@ -70,13 +71,16 @@ class WrongArgument(NamedTuple):
 
 
 class Arguments:
-    """Converts arguments to the types of messages, and calls `report` for each invalid one."""
+    """Converts arguments to the types of messages; calls `report`, which logs a warning, for each invalid one."""
 
     def __init__(self, report: Callable[[WrongArgument], None]) -> None:
         self._report = report
 
     def numbers(self, name: str, values: object) -> dict[str, float]:
-        """Return a mapping of metrics with all values as floats. None values are left out without a warning."""
+        """Return the metrics in `values` as floats by name.
+
+        An invalid value is left out with a warning, None without one.
+        """
         numbers = {}
         for key, value in self.mapping(name, values).items():
             if value is None:
@@ -91,7 +95,7 @@ class Arguments:
         return numbers
 
     def mapping(self, name: str, values: object) -> dict[Any, Any]:
-        """Return `values` as a dictionary. If it cannot be converted, report it and return an empty one."""
+        """Return `values` as a dictionary; log a warning and return an empty one if this is impossible."""
         if type(values) is dict:
             return dict(values)
         try:
@@ -102,10 +106,10 @@ class Arguments:
             return {}
 
     def count(self, name: str, value: object) -> int | None:
-        """Return an epoch or a step as an integer, None if it is invalid; a fractional epoch is rounded down.
+        """Return an epoch or a step as an integer; log a warning and return None if it is invalid.
 
-        Some frameworks report fractional epochs. A step is not rounded, because the result could be the step of
-        another point.
+        A fractional epoch, which some frameworks report, is rounded down. A step is not rounded, because the
+        result could be the step of another point.
         """
         whole = None if value is None else count(value)
         if whole is not None or value is None:
@@ -123,17 +127,17 @@ class Arguments:
         return None
 
     def number(self, name: str, value: object) -> float | None:
-        """Return `value` as a float. If it is not a number, report it and return None."""
+        """Return `value` as a float; log a warning and return None if it is not a number."""
         return self._read(name, value, number, "not a number", _remedy(value))
 
     def truth(self, name: str, value: object) -> bool | None:
-        """Return `value` as a bool. If it is neither true nor false, report it and return None."""
+        """Return `value` as a bool; log a warning and return None if it is neither true nor false."""
         return self._read(name, value, truth, "neither true nor false", "write bool(...)")
 
     def log_type(self, value: object) -> LogType:
-        """Return `stdout` or `stderr`, ignoring case and white space.
+        """Return `stdout` or `stderr`; log a warning for any other spelling or value.
 
-        Any other value is reported, and `stdout` is used. A different spelling is also reported.
+        Case and white space are ignored; any other value becomes `stdout`.
         """
         if type(value) is str and value in ("stdout", "stderr"):
             return "stderr" if value == "stderr" else "stdout"
@@ -144,7 +148,7 @@ class Arguments:
         return taken
 
     def upload(self, value: object) -> UploadChoice | None:
-        """Return `auto` or `none`. Any other value is reported and becomes None, which stands for the default."""
+        """Return `auto` or `none`; for None or, with a warning, for any other value, return None: the default."""
         word = None if value is None else plain_text(value)
         if word in ("auto", "none"):
             return "none" if word == "none" else "auto"
@@ -153,7 +157,7 @@ class Arguments:
         return None
 
     def alert_level(self, value: object) -> AlertLevel:
-        """Return the level of an alert. An unknown level is reported and becomes `error`: no filter hides it."""
+        """Return the level of an alert. An unknown one becomes `error`, so that no filter hides the alert."""
         word = plain_text(value).strip().lower()
         taken = _ALERT_LEVELS.get(word)
         if taken is None:
@@ -161,7 +165,7 @@ class Arguments:
         return taken or "error"
 
     def kind(self, value: object) -> str:
-        """Return the kind of a checkpoint as text. An empty one is reported and becomes `last`."""
+        """Return the kind of a checkpoint as text; log a warning and return `last` if it is empty."""
         word = "" if value is None else plain_text(value)
         if not word:
             self._replace(
@@ -191,7 +195,7 @@ class Arguments:
         return min(max(0.0, seconds), LONGEST_TIMEOUT_S)
 
     def mlflow_run_id(self, value: object) -> str | None:
-        """Return `value` if it is the id of a run in MLflow. Otherwise report it and return None."""
+        """Return `value` if it is the id of a run in MLflow; log a warning and return None otherwise."""
         try:
             return checked_run_id(value)
         except ValueError:
@@ -199,7 +203,7 @@ class Arguments:
             return None
 
     def leave_out_path(self, value: object) -> None:
-        """Report the path of a checkpoint as invalid."""
+        """Log a warning that the path of a checkpoint is invalid."""
         self._leave_out("path", value, "not a path", "give a text or a pathlib.Path")
 
     def _status(self, value: object) -> str | None:

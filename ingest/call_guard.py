@@ -27,14 +27,14 @@ class CallArguments(NamedTuple):
 
 
 Interpretation = Callable[[CallArguments], CallArguments]
-"""A function that converts the arguments of a wrong call: those whose meaning is clear get their names."""
+"""A function that turns positional arguments of a wrong call into keyword arguments if their meaning is clear."""
 
 
 def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT], CallT]:
-    """Decorate a method of `Run` so that wrong arguments cause a warning, and no `TypeError`.
+    """Decorate a method of `Run` so that wrong arguments cause a warning instead of a `TypeError`.
 
-    The method is then called with the arguments that `interpret` returns, without those that it does not know.
-    It is not called at all if a required argument is missing.
+    The method is called again with the arguments that `interpret` returns; arguments that the method does not
+    accept are left out. If a required argument is missing, it is not called.
     """
 
     def decorated(method: CallT) -> CallT:
@@ -59,7 +59,10 @@ def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT]
 
 
 def metric_call(call: CallArguments) -> CallArguments:
-    """Name the arguments of `metric("loss", 0.5, 10)`, `metric({"loss": 0.5}, 10)`; 10 is the step."""
+    """Convert the arguments of calls such as `metric("loss", 0.5, 10)` to keyword arguments.
+
+    In this call, and in `metric({"loss": 0.5}, 10)`, 10 is the step.
+    """
     rest = list(call.positional)
     values: dict[Any, Any] = {}
     while rest and isinstance(rest[0], Mapping):
@@ -76,9 +79,10 @@ def metric_call(call: CallArguments) -> CallArguments:
 
 
 def log_call(call: CallArguments) -> CallArguments:
-    """Name the arguments of calls such as `log(text, "stderr")` and `log({"loss": 0.5}, 10)`.
+    """Convert the arguments of calls such as `log(text, "stderr")` to keyword arguments.
 
-    Further positional arguments are formatted into the text with `%`, or joined with spaces, as `print` does.
+    In `log({"loss": 0.5}, 10)`, 10 is the step. Further positional arguments after a text are formatted into it
+    with `%`, or joined to it with spaces, as `print` does.
     """
     if len(call.positional) < 2:
         return call

@@ -60,7 +60,10 @@ class History(msgspec.Struct):
 
 
 def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
-    """Return the ending for a status (completed, failed, ended or None), an exit code and an error."""
+    """Return the ending for a status, an exit code and an error.
+
+    `status` is `completed`, `failed`, `ended` or None; `error` is an exception, a text or None.
+    """
     if isinstance(error, SystemExit):
         return _system_exit(error)
     if status == "ended" and exit_code is None and error is None:
@@ -74,7 +77,7 @@ def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
 
 
 def ending_at_exit() -> Ending:
-    """Return the ending of a run that is still open when the interpreter exits; called by an atexit function."""
+    """Return the ending of a run that is still open when the interpreter exits."""
     end = exits.process_end()
     known = ending(None, None, end.error)
     return known if end.is_known else known._replace(status="ended", exit_code=None)
@@ -122,7 +125,7 @@ def _system_exit(error: SystemExit) -> Ending:
 
 
 def _shown(error: BaseException) -> tuple[str, str | None]:
-    """Return message and traceback of an exception; the traceback is None where it cannot be formatted."""
+    """Return message and traceback of an exception; the traceback is None if it cannot be formatted."""
     try:
         details = TracebackException.from_exception(error)
         message = "".join(details.format_exception_only()).strip()

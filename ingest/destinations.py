@@ -54,9 +54,10 @@ class NamedServer:
 
 
 class OwnStack:
-    """The `trainwire up` of this user, searched again for each connection because its ports can change.
+    """The servers that this user has started with `trainwire up` on this machine.
 
-    Once one was found, only a `trainwire up` with the same data folder is used.
+    They are searched again for each connection, because their ports can change. Once found, only servers with
+    the same data folder are used.
     """
 
     token: str | None = None
@@ -124,7 +125,10 @@ def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
 
 
 def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
-    """Return the environment variables by which a launched training finds the same server; None: unset it."""
+    """Return the environment variables by which a launched training finds the same server.
+
+    A variable with the value None must be unset.
+    """
     destination = destination_of(settings)
     if isinstance(destination, NamedServer):
         redis = {} if settings.redis_url is None else {REDIS_URL_VARIABLE: settings.redis_url}
@@ -142,7 +146,7 @@ def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
 
 
 def page_url_of(settings: TrainerSettings) -> str | None:
-    """Return the address of the web page: the configured one, or that of the gateway or of `trainwire up`."""
+    """Return the address of the web page: the configured one, that of the gateway or `trainwire up`, or None."""
     if settings.page_url is not None:
         return settings.page_url
     if settings.url is not None:

@@ -15,7 +15,10 @@ _EXACT_BELOW: Final = 2**53
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """Return `value` as an integer; a float such as 3.0 is accepted. Raises `ValueError` for other values."""
+    """Return `value` as an integer; a float such as 3.0 is accepted.
+
+    Raises `ValueError` with `name` in its text if `value` is not a whole number from `least` to `most`.
+    """
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_BELOW:
         value = int(value)
     try:
@@ -71,7 +74,7 @@ def absolute_path(path: str) -> Path:
 
 
 def parsed(parse: Callable[[str], int | float], text: str) -> int | float | str:
-    """Return `text` as a number; if it is none, return it unchanged, for the error of the caller's range check."""
+    """Return `text` as a number, or unchanged if it is none, so that the error of the caller can show it."""
     try:
         return parse(text)
     except ValueError:

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 MAX_LINE_BYTES: Final = 64 * 1024
-"""Longer lines are logged in parts. This bounds the memory, and every store accepts the parts."""
+"""Size limit of a log line in bytes, which every store accepts. A longer line is logged in parts."""
 _SURELY_SHORT_CHARS: Final = MAX_LINE_BYTES // 4
 _CONTINUATION_BYTES: Final = bytes(range(0x80, 0xC0))
 """The bytes of a multi-byte character in UTF-8 except its first."""

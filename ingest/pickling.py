@@ -89,7 +89,7 @@ def address_of(settings: TrainerSettings) -> str:
 
 
 def _settings_here(address: str) -> TrainerSettings:
-    """Return the settings from the environment of this process, changed to the server address of a pickle."""
+    """Return the settings from the environment of this process, with the server address in the pickle."""
     try:
         settings = TrainerSettings.from_env()
     except ValueError:  # `Run(...)` reports a wrong setting; unpickling must not raise

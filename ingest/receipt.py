@@ -9,7 +9,7 @@ from trainwire.schemas.keys import Kind
 
 @dataclass(frozen=True)
 class Receipt:
-    """Counts of the messages of one source; each field is a mapping by kind.
+    """Counts of the messages of one source, by kind.
 
     `produced` counts all messages. `stored` ones are committed in Postgres. `sent` ones were accepted by Redis,
     `unsent` ones were not. `spooled` ones are on the disk and not stored yet: they are sent later. `lost` ones

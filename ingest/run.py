@@ -193,7 +193,7 @@ class Run(RunEnd):
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> Run:
-        """Return a run by which this process reports to a run of another process, which the pickle describes."""
+        """Return a run, unpickled from `handle`, by which this process reports to a run of another process."""
         run = cls.__new__(cls)
         run.job_id, run.attempt, run.rank = handle["job_id"], handle["attempt"], handle["rank"]
         run._begin(settings, History(), Place(run.rank), handle["started_at"], handle["token"])  # noqa: SLF001
@@ -279,7 +279,10 @@ class Run(RunEnd):
             self._provenance_sent = recorder.record(items, send, command)
 
     def note_output(self) -> None:
-        """Count output of the training as activity, even if no line is complete, as with a progress bar."""
+        """Count output of the training as activity, so that the job is not shown as stalled.
+
+        Output without a complete line counts too, such as a progress bar.
+        """
         self._session.note_output()
 
     @forgiving(metric_call)
@@ -400,7 +403,7 @@ class Run(RunEnd):
             self._session.take_checkpoint(described, arguments.upload(upload))
 
     def record_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Report a checkpoint with these fields, without an upload."""
+        """Report a checkpoint that is already described, without an upload."""
         self._session.take_checkpoint(checkpoint, "none")
 
     @forgiving()

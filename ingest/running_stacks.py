@@ -1,4 +1,4 @@
-"""Finds the servers of a `trainwire up` that runs for the same user on the same machine.
+"""Finds the servers that the same user has started with `trainwire up` on the same machine.
 
 A running `trainwire up` keeps a record, `stack.json`, in its data folder. It also keeps a file with the path of
 this folder in a registry, a folder below XDG_STATE_HOME. Both are used only if they belong to the user of this

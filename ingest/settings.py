@@ -30,7 +30,7 @@ REDIS_URL_VARIABLE: Final = "REDIS_URL"
 STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
 PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
 WANDB_VARIABLE: Final = "TRAINWIRE_WANDB"
-"""The mode for W&B: of a launcher without `--wandb`, and of the hooks in the processes of the training."""
+"""Name of the variable with the W&B mode, for a launcher without `--wandb` and for the hooks in a training."""
 PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
 DISABLED_VARIABLE: Final = "TRAINWIRE_DISABLED"
 
@@ -73,12 +73,12 @@ class Timing:
     resend_after_s: float = 2.0
     """First pause between resends of messages that are reported missing; doubles while reports stay the same."""
     probe_after_s: float = 5.0
-    """Seconds without a new message or report until the newest message is sent again; doubles each time.
+    """Seconds without a new message or acknowledgement until the newest message is sent again.
 
-    Redis may have lost it.
+    Redis may have lost it. The time doubles with each resend.
     """
     longest_resend_s: float = 120.0
-    """The longest pause between two resends, or two probes, of one kind."""
+    """The longest pause between two resends of messages of one kind."""
     settle_s: float = 2.0
     """Time without a new acknowledgement after which `finish` returns, once everything is in Redis."""
     away_s: float = 2.0
@@ -104,7 +104,10 @@ class CheckpointSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> CheckpointSettings:
-        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
+        """Read the settings from `environ`.
+
+        Raises `ValueError` with the variable, its value and the allowed values.
+        """
         spool = environ.get("TRAINWIRE_CHECKPOINT_SPOOL")
         prefix = environ.get("TRAINWIRE_CHECKPOINT_PREFIX", cls.prefix).strip("/")
         return cls(
@@ -133,7 +136,10 @@ class SpoolSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> SpoolSettings:
-        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
+        """Read the settings from `environ`.
+
+        Raises `ValueError` with the variable, its value and the allowed values.
+        """
         return cls(
             folder=None if environ.get(SPOOL_VARIABLE) == SPOOL_OFF else default_spool_dir(environ),
             limit_bytes=optional_whole(environ, "TRAINWIRE_SPOOL_BYTES", LEAST_SPOOL_BYTES, MAX_ID)
@@ -153,7 +159,7 @@ def default_spool_dir(environ: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class ParentRun:
-    """The open run of the process that started this one. A launcher is no parent run."""
+    """The open run of the process that started this one, unless that process is a launcher."""
 
     job_id: int
     attempt: int
@@ -184,14 +190,14 @@ class TrainerSettings:
     """The token for the gateway at `url`."""
     job_id: int | None = None
     job_name: str | None = None
-    """The name of the job `job_id`, for runs of this job that are given no name."""
+    """The name of the job `job_id`, used for its runs that are given no name."""
     parent: ParentRun | None = None
     launch: str | None = None
     """Identity of the distributed launch in which this process is a rank; None if there is none, or unknown."""
     attempt: int = ATTEMPT_UNKNOWN
     rank: int | None = None
     world_size: int | None = None
-    """The number of ranks of the attempt that use trainwire; None where it is unknown."""
+    """The number of ranks of the attempt that use trainwire; None if it is unknown."""
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
     is_refused_alike: bool = False
@@ -219,7 +225,7 @@ class TrainerSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
-        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones.
+        """Read the settings from `environ`. Raises `ValueError` with the variable, its value and the allowed ones.
 
         With TRAINWIRE_DISABLED no other variable is read: an invalid one does not end the training.
         """

@@ -9,11 +9,11 @@ from trainwire.ingest.settings import Timing
 
 
 class AckReport(NamedTuple):
-    """The workers' report on the messages of one source and kind.
+    """The acknowledgement of one source's messages of one kind, as the workers have written it to Redis.
 
     All messages up to number `acked` are committed or count as lost; `lost` is the number of the lost ones.
     `missing` are the ranges above `acked` that have not arrived, while later messages have. `acked` is None
-    before the first report, and after Redis has lost it.
+    before the first acknowledgement, and after Redis has lost it.
     """
 
     acked: int | None = None
@@ -22,7 +22,7 @@ class AckReport(NamedTuple):
 
 
 def parse_report(acked: bytes | None, missing: bytes | None, lost: bytes | None = None) -> AckReport:
-    """Parse the three fields of a report in Redis; an absent or malformed field has its default value."""
+    """Parse the three fields of an acknowledgement in Redis; an absent or malformed one has its default value."""
     return AckReport(_whole(acked), tuple(_ranges(missing or b"")), _whole(lost) or 0)
 
 
@@ -41,11 +41,11 @@ class AckWatch:
     def overdue(
         self, report: AckReport, awaited: int | None, now: float, *, stepped_back: bool = False
     ) -> tuple[Range, ...]:
-        """Return the ranges to send again now.
+        """Return the ranges of messages to send again now.
 
-        `awaited` is the number of the newest message that is sent and not acknowledged. Pass `stepped_back` if
-        `report` is below an earlier one: the newest message is then sent at once, so that the workers report
-        the gap before it.
+        `awaited` is the number of the newest message that is sent and not acknowledged. `stepped_back` is True
+        if the acknowledged number is lower than before: the newest message is then sent at once, so that the
+        workers report the gap before it.
         """
         if report != self._report:
             self._note_news(report, now)

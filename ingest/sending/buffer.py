@@ -21,7 +21,7 @@ SENDER_THREAD: Final = "trainwire-sender"
 
 MAX_ITEMS: Final = 1000
 MAX_BATCH_BYTES: Final = 256 * 1024
-"""Limit of the lines or points in one message; a larger single item is sent in a message of its own."""
+"""Size limit of the lines or points in one message; a larger single item has a message of its own."""
 LONGEST_WHOLE_BYTES: Final = 4 * 1024 * 1024
 """A line above this size may exceed the size limit of a message, and is split into pieces if it does."""
 
@@ -44,12 +44,13 @@ class Line(NamedTuple):
 
 
 class Buffer:
-    """Takes values from any thread in microseconds, and counts their memory until they are acknowledged.
+    """Holds values in memory until the sender makes messages from them, and limits the memory for both.
 
-    Above `limit_bytes` new log lines are dropped and counted. Points, checkpoints and headers (a `Metrics`
-    without points) have twice this limit. A dropped value gets no sequence number, so it leaves no gap. The
-    event `wake` is set when there is enough for a full message. With `must_wait`, calls wait for room instead,
-    until `stop_waiting`; the sender's own threads never wait.
+    Any thread may add values, in microseconds. Above `limit_bytes` of values and unacknowledged messages, new
+    log lines are dropped and counted. Points, checkpoints and headers (a `Metrics` without points) have twice
+    this limit. A dropped value gets no sequence number, so it leaves no gap. The event `wake` is set when there
+    is enough for a full message. With `must_wait`, calls wait for room instead, until `stop_waiting`; the
+    sender's own threads never wait.
     """
 
     def __init__(self, limit_bytes: int, wake: threading.Event, *, must_wait: bool = False) -> None:
@@ -69,7 +70,7 @@ class Buffer:
         self.unacked_bytes = 0
         """Approximate memory, in bytes, of the messages that are not acknowledged yet."""
         self.is_closed = False
-        """Whether the run is finished, so that no more values are taken."""
+        """Whether the run is finished, so that no more values are accepted."""
 
     @property
     def is_empty(self) -> bool:
@@ -90,7 +91,7 @@ class Buffer:
     def add_lines(
         self, texts: Sequence[str], log_type: LogType, ts: int, levels: Iterable[str | None] = repeat(None)
     ) -> bool:
-        """Take lines printed at `ts`, each with its level; return whether all of them were taken.
+        """Add lines printed at `ts`, each with its level; return False if any of them was dropped.
 
         Each line gets a time one nanosecond after the previous one, so that stores that sort by time keep the
         order.
@@ -111,7 +112,7 @@ class Buffer:
         return are_taken
 
     def add_metric(self, metric: Point | Metrics) -> bool:
-        """Take a point, or a header (a `Metrics` without points); return whether it was taken."""
+        """Add a point, or a header (a `Metrics` without points); return False if it was dropped."""
         with self._lock:
             is_taken = self._admit("metrics", _metric_bytes(metric), 2 * self._limit_bytes)
             if is_taken:
@@ -119,7 +120,7 @@ class Buffer:
         return is_taken
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> bool:
-        """Take a checkpoint; return whether it was taken."""
+        """Add a checkpoint; return False if it was dropped."""
         with self._lock:
             is_taken = self._admit("checkpoints", CHECKPOINT_BYTES, 2 * self._limit_bytes)
             if is_taken:
@@ -127,7 +128,7 @@ class Buffer:
         return is_taken
 
     def close(self, completion: Completion | None) -> None:
-        """Take the completion, even if the buffer is full, and reject all later values."""
+        """Add the completion, even if the buffer is full, and reject all later values."""
         with self._lock:
             if not self.is_closed:
                 self.is_closed = True
@@ -156,7 +157,11 @@ class Buffer:
         )
 
     def note_message(self, buffered_bytes: int, unacked_bytes: int) -> None:
-        """Subtract `buffered_bytes` from the buffered bytes, and add `unacked_bytes`, which may be negative."""
+        """Move a body from the buffered to the unacknowledged bytes.
+
+        Subtracts `buffered_bytes` from the former and adds `unacked_bytes`, which is negative after an
+        acknowledgement, to the latter.
+        """
         with self._lock:
             self.buffered_bytes -= buffered_bytes
             self.unacked_bytes += unacked_bytes

@@ -38,7 +38,7 @@ class GatewayConnection:
     """Connects one source to the gateway. Every failure raises `Unavailable`, a rejected token `Refused`."""
 
     least_interval_s = 0.1
-    """Longer than for Redis, because a request costs more than a Redis command."""
+    """Shortest interval between exchanges in seconds: a request costs more than a Redis command."""
 
     def __init__(self, url: str, token: str | None, job_id: int, source: str) -> None:
         self._server = base_of(url)
@@ -76,9 +76,9 @@ class GatewayConnection:
         )
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
-        """Claim the rank if it is free, or in any case with `by_force`.
+        """Claim the rank if it is free; with `by_force`, replace the claim of another process.
 
-        Returns the claim of another process that is in the way; None if the claim is ours now.
+        Returns the claim of the process that has the rank, or None if it is ours now.
         """
         found = self._answer(self._post({"claim": source.rank_claim(), "by_force": by_force}))
         return foreign_claim(source, read_claim(found.claim), found.now_ms)

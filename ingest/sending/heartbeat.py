@@ -40,7 +40,7 @@ class UnsentCounts(NamedTuple):
 
 
 class Activity:
-    """Measures the pauses between reports of a training, as exactly as the interval of the calls of `note`."""
+    """Measures the pauses between reports of a training; the resolution is the interval of the calls of `note`."""
 
     def __init__(self, now: float) -> None:
         self._count = 0
@@ -145,7 +145,7 @@ class SourceHeartbeat:
         return RankClaim(holder=self.claim(0), ttl_ms=self.claim_ttl_ms, launcher=self.launcher)
 
     def claim(self, at_ms: int) -> Heartbeat:
-        """Return the heartbeat stored in a claim, with the time `at_ms` in milliseconds of Redis's clock."""
+        """Return the content of the claim: a heartbeat with the hashed source name, at Redis's time `at_ms`."""
         return Heartbeat(
             job=self.origin.job_id,
             source=self.claimant,
@@ -159,7 +159,7 @@ class SourceHeartbeat:
         )
 
     def may_take(self, claim: object) -> bool:
-        """Return whether the rank can be claimed, given the claim in Redis; warn once if a live process has it.
+        """Return whether the claim in Redis allows to claim the rank; warn once if a live process has the rank.
 
         A process counts as live once it has renewed its claim between two calls. The claim of a killed process
         expires.

@@ -136,9 +136,9 @@ def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeou
 def resumed(spool: Spool) -> tuple[Outbox, Completion | None]:
     """Return an outbox with the messages in the spool of an ended process, and its inferred completion.
 
-    The completion is None unless the process was killed before it sent one. It has the numbers of messages that
-    the spool shows. It is sent as a message of another source (`outbox_of_inferred_end`), so that its number
-    stays free for the completion of the process itself.
+    The completion is None if the process has sent its own, or has left no messages. It states the numbers of
+    messages that the spool shows. It is sent as a message of another source (`outbox_of_inferred_end`), so that
+    its number stays free for the completion of the process itself.
     """
     about, spans = spool.folder.about, spool.spans()
     buffer = Buffer(0, threading.Event())

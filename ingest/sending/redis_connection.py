@@ -60,7 +60,7 @@ class RedisConnection:
         return answer
 
     def read_reports(self, kinds: Sequence[Kind]) -> Answer:
-        """Return the workers' reports on `kinds`, and whether Redis is too full for new messages."""
+        """Return the acknowledgements of `kinds`, and whether Redis is too full for new messages."""
         with self._translated():
             found = self._streams.read_reports(kinds)
         acks = ack_reports(kinds, found.acks, is_job_deleted=found.is_job_deleted)
@@ -87,9 +87,9 @@ class RedisConnection:
         source.note_answer(claim, is_taken=is_taken)
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
-        """Claim the rank if it is free, or in any case with `by_force`.
+        """Claim the rank if it is free; with `by_force`, replace the claim of another process.
 
-        Returns the claim of another process that is in the way; None if the claim is ours now.
+        Returns the claim of the process that has the rank, or None if it is ours now.
         """
         with self._translated():
             claim, now_ms = self._streams.take_claim(source.rank_claim(), by_force=by_force)

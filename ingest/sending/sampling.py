@@ -10,13 +10,17 @@ from typing import Final
 from trainwire.ingest.sending.buffer import LogType
 
 SAMPLE_EVERY: Final = 100
-"""Above the limit, one line of this number is logged."""
+"""Above the limit, one line out of this many is logged."""
 SECOND_NS: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class LineSample:
-    """The lines to log, the number of lines left out, and a notice to log about an earlier second."""
+    """A sample of log lines.
+
+    `left_out` is the number of the other lines. `notice` is a line to log: how many lines were left out in an
+    earlier second; None if there were none.
+    """
 
     lines: Sequence[str]
     left_out: int = 0

@@ -60,7 +60,7 @@ CHILD_FLUSH_S: Final = 2.0
 
 
 class Session:
-    """Takes the values that a run reports in this process, and sends them."""
+    """Accepts the values that a run reports in this process, and sends them."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Session:
         *,
         joined_run_of_ns: int | None = None,
     ) -> None:
-        """Start to take values.
+        """Start to accept values.
 
         `joined_run_of_ns` is the start, in nanoseconds since 1970, of a run of another process that this run
         joins.
@@ -144,17 +144,20 @@ class Session:
         return Uploads(self._settings, origin, self._publish_checkpoint, can_upload=self.is_creator)
 
     def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
-        """Take log lines that all have the level `level`."""
+        """Queue log lines to be sent, all with the level `level`."""
         self._take_lines(self._sampled(texts, log_type, ts), log_type, ts, repeat(level))
 
     def take_printed(self, texts: Sequence[str], log_type: LogType, ts: int) -> None:
-        """Take lines that a program has printed, with the log levels found in them."""
+        """Queue lines that a program has printed to be sent, with the log levels found in them."""
         texts = self._sampled(texts, log_type, ts)
         self.printed.add(texts)
         self._take_lines(texts, log_type, ts, levels_of(texts))
 
     def note_output(self) -> None:
-        """Count output of the training as activity, even if no line is complete, as with a progress bar."""
+        """Count output of the training as activity, so that the job is not shown as stalled.
+
+        Output without a complete line counts too, such as a progress bar.
+        """
         self._outputs += 1
 
     def relieve(self) -> None:
@@ -163,19 +166,19 @@ class Session:
             self._sender.relieve(lambda: self.buffer.buffered_bytes <= RELIEF_BYTES)
 
     def take_metric(self, metric: Point | Metrics) -> None:
-        """Take a point, or a header (a `Metrics` without points) that describes the run or its progress."""
+        """Queue a point, or a header (a `Metrics` without points) that describes the run or its progress."""
         if not self._sender.is_started:
             self._start()
         if not self.buffer.add_metric(metric):
             self._warn_of_drop()
 
     def take_metric_late(self, metric: Point | Metrics) -> None:
-        """Take a value from a thread of trainwire; ignore it without a warning if the run is finished."""
+        """Queue a value from a thread of trainwire; ignore it without a warning if the run is finished."""
         if not self.buffer.is_closed:
             self.take_metric(metric)
 
     def take_checkpoint(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
-        """Take a checkpoint. If its file is to be uploaded, the checkpoint is reported after the upload."""
+        """Queue a checkpoint. If its file is to be uploaded, this happens after the upload."""
         if self._uploads is None:
             self._publish_checkpoint(checkpoint)
         else:
@@ -246,7 +249,10 @@ class Session:
 
     @property
     def is_creator(self) -> bool:
-        """Return whether this process created the run: it is not a forked child, and has not joined the run."""
+        """Return whether this process created the run.
+
+        It is False in a forked child, and in a process that joined a run of its parent or unpickled one.
+        """
         return os.getpid() == self._creator_pid
 
     def _childs_completion(self) -> Completion | None:
@@ -271,7 +277,7 @@ class Session:
             self._warn_of_drop()
 
     def _sampled(self, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
-        """Return the lines to take from `texts`; log a notice if lines of an earlier second were left out."""
+        """Return those of `texts` to log; log a notice if lines of an earlier second were left out."""
         if self._sampler is None:
             return texts
         sample = self._sampler.sample(texts, log_type, monotonic_ns())

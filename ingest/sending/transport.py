@@ -47,7 +47,7 @@ class Transport(Protocol):
     """Connects one source to the streams; every failure raises `Unavailable`."""
 
     least_interval_s: float
-    """The shortest interval between two exchanges while there is little to send."""
+    """Shortest interval between two exchanges, in seconds, while there is little to send."""
 
     def exchange(
         self,
@@ -62,9 +62,9 @@ class Transport(Protocol):
         """
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
-        """Claim the rank if it is free, or in any case with `by_force`.
+        """Claim the rank if it is free; with `by_force`, replace the claim of another process.
 
-        Returns the claim of another process that is in the way; None if the claim is ours now.
+        Returns the claim of the process that has the rank, or None if it is ours now.
         """
 
     def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
@@ -77,7 +77,10 @@ class Transport(Protocol):
 def ack_reports(
     kinds: Sequence[Kind], fields: Mapping[Kind, AckFields], *, is_job_deleted: bool
 ) -> dict[Kind, AckReport]:
-    """Return the reports on `kinds`, parsed from the fields of the acknowledgements in Redis."""
+    """Return the acknowledgements of `kinds`, parsed from their fields in Redis.
+
+    For a deleted job, every message counts as acknowledged.
+    """
     if is_job_deleted:
         return dict.fromkeys(kinds, AckReport(EVERYTHING))
     return {kind: parse_report(*fields[kind]) for kind in kinds if kind in fields}
