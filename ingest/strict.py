@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MISSED_BEATS: Final = 2
 """Number of heartbeat intervals without renewal of its claim after which a process counts as ended."""
-LOOK_EVERY_S: Final = 0.2
+POLL_INTERVAL_S: Final = 0.2
 MOST_WAIT_S: Final = 20.0
 """Seconds without renewal after which any claim is free: any trainer can write a claim with a longer interval."""
 
@@ -85,7 +85,7 @@ def _claim(connection: Transport, source: SourceHeartbeat) -> None:
         is_overdue = monotonic_s() >= deadline
         is_stale = is_overdue or found.age_s > MISSED_BEATS * found.holder.every_s
         if not is_stale:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_INTERVAL_S)
         found = connection.claim(source, by_force=is_stale)
         if found is not None and is_overdue:  # another process has just replaced our claim
             raise RankTaken(source.conflict_text(found.holder))

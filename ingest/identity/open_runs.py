@@ -67,19 +67,19 @@ class OpenRuns:
 
         Raises `UnknownLaunch` if this process is one of several ranks, and they cannot agree on a number.
         """
-        said = settings.job_id
-        if said is not None and said not in self._used:
-            return JobNumber(said)
+        configured = settings.job_id
+        if configured is not None and configured not in self._used:
+            return JobNumber(configured)
         if not is_one_of_several(place):
             return JobNumber(make_number(), is_made=True)
-        launch = settings.launch if said is None else f"job:{said}"
+        launch = settings.launch if configured is None else f"job:{configured}"
         if launch is None:
             raise UnknownLaunch(place)
         self._derived += 1
         return JobNumber(number_of(f"{launch}#{self._derived}"), is_made=True)
 
     def begin(self, run: object, job_id: int, attempt: int, started_at_ns: int) -> None:
-        """Export the job number of `run` to child processes."""
+        """Export the job number of `run` to child processes, in environment variables."""
         if not self._open:
             self._before = {name: os.environ.get(name) for name in _OF_ONE_JOB}
         self._used.add(job_id)

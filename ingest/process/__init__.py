@@ -1,1 +1,1 @@
-"""The operating system's view of a run: forks, signals, exit codes, ranks and threads."""
+"""The process of a run: its forks, signals, exit code, rank and threads."""

@@ -30,7 +30,7 @@ class ProcessEnd(NamedTuple):
 
 
 class _Released:
-    """An attribute of a SystemExit that notices when the exception is freed.
+    """An object attached to a SystemExit; its `__del__` runs when the exception is freed.
 
     If no frame is left by then, nothing has caught the exception, and the process exits with its code.
     """
@@ -124,7 +124,7 @@ class Exits:
 
 
 exits: Final = Exits()
-"""The instance for this process."""
+"""The `Exits` object of this process."""
 
 
 def _last_cell() -> Any:
@@ -218,8 +218,8 @@ class Terminations:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Finish all runs, then end the process as the default action would have done.
 
-        It does nothing if another handler, which was installed later, has called this one: that handler
-        decides. It also does nothing in the first process of a container, for which the kernel ignores the
+        Nothing happens if another handler, which was installed later, has called this one: that handler
+        decides. Nothing happens either in the first process of a container, for which the kernel ignores the
         default action (kill(2)).
         """
         if not self._is_installed or os.getpid() == _INIT_PID:
@@ -235,16 +235,19 @@ class Terminations:
 
 
 SIGTERM_TIMEOUT_S: Final = 5.0
-"""Seconds for sending after SIGTERM: schedulers send SIGKILL soon. Unsent messages are in the spool by then."""
+"""Seconds for finishing all runs on SIGTERM: schedulers send SIGKILL soon after it.
+
+Messages that are not sent by then are in the spool.
+"""
 
 terminations: Final = Terminations()
-"""The instance for this process."""
+"""The `Terminations` object of this process."""
 
 
 def _has_default_action(number: signal.Signals) -> bool:
-    """Return whether a signal has its default action, also with regard to handlers of C code (MPI).
+    """Return whether neither Python code nor C code (MPI) handles a signal or ignores it.
 
-    `signal.getsignal` does not report those.
+    `signal.getsignal` does not report handlers of C code.
     """
     if signal.getsignal(number) is not signal.SIG_DFL:
         return False

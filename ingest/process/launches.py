@@ -53,7 +53,7 @@ def find_launch(environ: Mapping[str, str], place: Place, proc: Path = Path("/pr
 
 
 def _torch_uuid(environ: Mapping[str, str]) -> str | None:
-    """Return torchrun's rendezvous id if it is a UUID, as with `--standalone`; other ids may be used again."""
+    """Return torchrun's rendezvous id if it is random, as with `--standalone`; others may be the same again."""
     run_id = environ.get("TORCHELASTIC_RUN_ID", "").strip()
     return f"torch:{run_id.lower()}" if re.fullmatch(_UUID, run_id, re.IGNORECASE) else None
 

@@ -9,7 +9,7 @@ from typing import Final
 OWN_THREADS: Final = "trainwire-"
 LIBRARIES: Final = ("asyncio", "boto3", "botocore", "push_response", "redis", "s3transfer", "urllib3")
 OURS: Final = ("trainwire.ingest", "trainwire.integrations")
-_MADE_LATE: Final = ("push_response", "redis.connection")
+_LAZY_LOGGERS: Final = ("push_response", "redis.connection")
 """Loggers of redis-py that do not exist before their first record."""
 
 
@@ -23,7 +23,7 @@ def quiet_libraries() -> None:
 
     This affects existing loggers only: call it after the imports, and again after the first use.
     """
-    for name in _MADE_LATE:
+    for name in _LAZY_LOGGERS:
         logging.getLogger(name)
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if name.partition(".")[0] in LIBRARIES and isinstance(logger, logging.Logger):

@@ -18,7 +18,10 @@ _LAUNCHERS: Final = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
 )
-"""Variables with rank and world size of each launcher, innermost first: torchrun runs within a Slurm step."""
+"""The variables with the rank and the world size of each launcher.
+
+The innermost launcher is first: torchrun and mpirun run within a Slurm step.
+"""
 RANKS: Final = (*(rank for rank, _ in _LAUNCHERS), "SLURM_PROCID")
 """Variables in which launchers give a process its rank, the innermost launcher first."""
 _warned: set[str] = set()
@@ -32,7 +35,7 @@ class Place(NamedTuple):
 
 
 def find_place(environ: Mapping[str, str], rank: int | None = None, world_size: int | None = None) -> Place:
-    """Return rank and world size by the innermost launcher; the arguments, set by the user, override them.
+    """Return the rank and world size set by the innermost launcher; the arguments, if given, override them.
 
     The world size of a launcher that gives this process no rank is ignored, because it counts other processes.
     An invalid number, or a world size that is not above the rank, is ignored with a warning.

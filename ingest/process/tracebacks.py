@@ -1,4 +1,4 @@
-"""Prevents that a traceback is logged twice: in the completion, and as captured output."""
+"""Keeps a traceback from being logged twice, in the completion and as captured output."""
 
 from __future__ import annotations
 

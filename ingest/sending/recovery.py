@@ -41,7 +41,7 @@ class Leftover:
     receipt: Receipt
     path: Path
     is_refused: bool = False
-    """Whether the server refused its messages with this token."""
+    """Whether the server refused the messages with the given token."""
 
     @property
     def is_done(self) -> bool:
@@ -85,7 +85,7 @@ def send_leftovers(
     """
     names = servers or {server_of(url)}
     destination = NamedServer(url, token)
-    patient = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
+    source_timing = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
     for path in source_folders(spool):
         if stop is not None and stop.is_set():
             return
@@ -94,7 +94,7 @@ def send_leftovers(
             continue
         try:
             folder = SourceFolder.claim(path)
-            leftover = None if folder is None else _send(folder, destination, patient, timeout_s)
+            leftover = None if folder is None else _send(folder, destination, source_timing, timeout_s)
         except OSError as exc:
             if is_passing(exc):
                 raise  # the other folders cannot be read now either
@@ -106,7 +106,7 @@ def send_leftovers(
         if any(leftover.receipt.unsent.values()) and not leftover.is_refused:
             return
         if not leftover.is_done:
-            patient = timing
+            source_timing = timing
 
 
 def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeout_s: float) -> Leftover:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trainwire.ingest")
 
 ROUND_TRIP_BYTES: Final = 1024 * 1024
-"""Limit of the messages of one kind in one exchange: on a slow network, more would reach the socket timeout."""
+"""Limit of the messages of one kind in one exchange.
+
+On a slow network, sending more would take longer than the socket timeout, also at each retry.
+"""
 FINISHING_INTERVAL_S: Final = 0.02
 FINISHING_BACKOFF_S: Final = 0.5
 RESTART_S: Final = 1.0

@@ -27,7 +27,7 @@ logger = logging.getLogger("trainwire.ingest")
 REOPEN_S: Final = 2.0
 """Seconds between two attempts to open the spool."""
 WARN_EVERY_S: Final = 600.0
-"""Minimum of seconds between two warnings about disk errors."""
+"""Shortest time, in seconds, between two warnings about disk errors."""
 
 
 def spool_opener(settings: SpoolSettings, destination: Destination, origin: Origin) -> Callable[[], Spool] | None:

@@ -67,7 +67,7 @@ class SourceFolder:
     def claim(cls, path: Path) -> SourceFolder | None:
         """Lock the folder of another process and return it.
 
-        Returns None if the folder is locked, or is not the folder of a source.
+        Returns None if that process still holds the lock, or if `path` is not the folder of a source.
         """
         about = read_about(path)
         lock = None if about is None else _locked(path)
@@ -83,8 +83,8 @@ class SourceFolder:
     def remove(self) -> None:
         """Delete the folder and its files.
 
-        The description is deleted after the messages, and the lock file last: other processes find the folder
-        locked until the end, and after a kill during the deletion they can lock it and deal with the rest.
+        The description is deleted after the messages, and the lock file last. Other processes find the folder
+        locked until the end; after a kill during the deletion they can lock it themselves.
         """
         last = [self.path / _ABOUT, self.path / _LOCK]
         with suppress(OSError):

@@ -22,7 +22,7 @@ _EMPTY: Final[Mapping[Kind, bytes]] = {
     "logs": msgspec.msgpack.encode(Logs(log_type="stdout", lines=[], ts=[])),
     "metrics": msgspec.msgpack.encode(Metrics()),
 }
-"""Empty bodies, which are sent in place of dropped messages. Other kinds are never dropped."""
+"""The empty bodies that are sent in place of dropped messages, for the two kinds that can be dropped."""
 _DROPPED: Final = "dropped.rec"
 _DROPS: Final = "drops.rec"
 

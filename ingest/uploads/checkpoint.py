@@ -15,7 +15,7 @@ from trainwire.schemas.checkpoint_keys import ARTIFACT, MODEL, NEWEST_KINDS, new
 from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Checkpoint
 
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
-"""A scheme has at least two characters here, because a single one is a drive of Windows."""
+"""Matches a URI. Its scheme has at least two characters, because `C:` is a drive of Windows."""
 _ONE_SLASH: Final = frozenset({"dbfs", "hdfs", "models", "runs", "viewfs", "webhdfs"})
 """Schemes whose URIs may have a single slash and no host: `dbfs:/mnt/x`, `runs:/<id>/model` (RFC 3986, 3)."""
 

@@ -24,12 +24,17 @@ CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 60
 CONNECTIONS: Final = 8
 
-_TRY_AGAIN: Final = frozenset({"BadDigest", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown"})
+_RETRYABLE: Final = frozenset({"BadDigest", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown"})
 """Codes of 4xx errors after which the same request may succeed (S3 API reference, "Error responses")."""
 _NO_UPLOAD: Final = "NoSuchUpload"
 _TOO_MANY: Final = 429
 _SERVER_FAULT: Final = 500
-_PASSING: Final = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError)
+_CONNECTION_ERRORS: Final = (
+    boto.HTTPClientError,
+    boto.ConnectionError,
+    boto.IncompleteReadError,
+    ResponseParserError,
+)
 """The errors that boto3 raises if the connection to the store fails."""
 
 Digest: TypeAlias = bytes
@@ -146,7 +151,7 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except boto.ClientError as exc:
         raise _meaning(what, exc) from exc
-    except _PASSING as exc:
+    except _CONNECTION_ERRORS as exc:
         raise StoreUnavailable(f"{what}: {s3_trouble(exc)}") from exc
     except (boto.BotoCoreError, ValueError) as exc:
         raise StoreRefused(f"{what}: {exc}") from exc
@@ -159,6 +164,6 @@ def _meaning(what: str, exc: boto.ClientError) -> Exception:
     text = f"{what}: {status} {code} {message}"
     if code == _NO_UPLOAD:
         return UploadForgotten(text)
-    if status == _TOO_MANY or status >= _SERVER_FAULT or code in _TRY_AGAIN:
+    if status == _TOO_MANY or status >= _SERVER_FAULT or code in _RETRYABLE:
         return StoreUnavailable(text)
     return StoreRefused(f"{text}; check the bucket's name, the credentials and what they allow")

@@ -22,7 +22,7 @@ MAX_PARTS: Final = 10_000
 """Maximum number of parts of a multipart upload (S3 User Guide, "multipart upload limits")."""
 STARTS: Final = 3
 """Maximum number of times that the upload of a file is started; it starts again if the store has lost it."""
-LOOK_UP_S: Final = 0.2
+POLL_INTERVAL_S: Final = 0.2
 
 Advance: TypeAlias = Callable[[int], None]
 """A function that is called with the number of bytes sent since its last call."""
@@ -117,7 +117,7 @@ class Transfer:
     ) -> set[Future[UploadedPart]]:
         """Wait for a short time until a part is sent; add it to `sent`, and return the parts still waiting."""
         self._retry.check()
-        done, waiting = wait(waiting, LOOK_UP_S, FIRST_COMPLETED)
+        done, waiting = wait(waiting, POLL_INTERVAL_S, FIRST_COMPLETED)
         sent.extend(future.result() for future in done)
         return waiting
 

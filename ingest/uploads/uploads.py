@@ -84,7 +84,7 @@ class Uploads:
         return not self._queue
 
     def take(self, checkpoint: Checkpoint, choice: UploadChoice | None, taken: Path | None = None) -> None:
-        """Take a checkpoint, and a snapshot of its files if it is to be uploaded.
+        """Queue a checkpoint to be reported; take a snapshot of its files if it is to be uploaded.
 
         `taken` is the folder of a snapshot that another process has already taken; it is deleted with the
         snapshot.
@@ -122,7 +122,7 @@ class Uploads:
 
     def _prepared(self, checkpoint: Checkpoint, bucket: str, taken: Path | None) -> _Pending:
         """Return a checkpoint with its snapshot, or with the reason why none can be taken."""
-        error = self._obstacle()
+        error = self._upload_error()
         if error is not None:
             return _Pending(_with_error(checkpoint, error))
         try:
@@ -132,7 +132,7 @@ class Uploads:
         key = object_key(self._settings.prefix, self._origin, checkpoint, snapshot.is_folder)
         return _Pending(checkpoint, snapshot, S3Uri(bucket, key), slot_of(checkpoint, snapshot.is_folder))
 
-    def _obstacle(self) -> str | None:
+    def _upload_error(self) -> str | None:
         if not self._can_upload:
             return "it was reported by a forked process: only the process that created the run uploads"
         with suppress(OSError):  # no file descriptor is left to look for it: the upload waits for one
@@ -141,7 +141,7 @@ class Uploads:
         return None
 
     def _supersede(self, newer: _Pending) -> None:
-        """Drop waiting uploads of the same slot as `newer`; the upload that may have begun goes on."""
+        """Drop the waiting uploads of the same slot as `newer`; an upload that has begun goes on."""
         for pending in list(self._queue)[1:]:
             if pending.snapshot is not None and pending.slot == newer.slot:
                 pending.snapshot.discard()
