@@ -51,12 +51,7 @@ _ALERT_LEVELS: Final[dict[str, AlertLevel]] = {
 
 
 class WrongArgument(NamedTuple):
-    """An invalid argument, and the texts for a warning about it.
-
-    `reason` completes the sentence "the value is ...". `outcome` is the treatment of the value, such as "left
-    out" or "taken as 'last'"; `remedy` is advice for the user. `is_dropped` is True if the value is left out,
-    and False if it is replaced.
-    """
+    """An invalid argument, for a warning; `outcome` is its treatment, such as "left out" or "taken as 'last'"."""
 
     name: str
     value: object
@@ -77,10 +72,7 @@ class Arguments:
         self._report = report
 
     def numbers(self, name: str, values: object) -> dict[str, float]:
-        """Return the metrics in `values` as floats by name.
-
-        An invalid value is left out with a warning, None without one.
-        """
+        """Return the metrics in `values` as floats by name; invalid ones are left out with a warning."""
         numbers = {}
         for key, value in self.mapping(name, values).items():
             if value is None:
@@ -135,10 +127,7 @@ class Arguments:
         return self._read(name, value, truth, "neither true nor false", "write bool(...)")
 
     def log_type(self, value: object) -> LogType:
-        """Return `stdout` or `stderr`; log a warning for any other spelling or value.
-
-        Case and white space are ignored; any other value becomes `stdout`.
-        """
+        """Return `stdout` or `stderr`; log a warning for any other value, and use `stdout` for an unknown one."""
         if type(value) is str and value in ("stdout", "stderr"):
             return "stderr" if value == "stderr" else "stdout"
         word = plain_text(value)
@@ -238,9 +227,9 @@ _NO_RUN_ID: Final = ("not the id of a run in MLflow", "write mlflow.active_run()
 def description(
     name: object, params: Mapping[str, Any] | None, tags: Mapping[str, Any] | None, mlflow_run_id: object
 ) -> dict[str, Any]:
-    """Return name, params, tags and MLflow run id as fields of `Metrics`. Raises `ValueError` for invalid ones.
+    """Return name, params, tags and MLflow run id as fields of `Metrics`; a blank name becomes None.
 
-    A blank name counts as no name.
+    Raises `ValueError` if one of them is invalid.
     """
     named = "" if name is None else plain_text(name)
     return {

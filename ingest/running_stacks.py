@@ -133,7 +133,10 @@ class StackFolders:
 
 
 def running_record(data_dir: Path) -> Mapping[str, Any] | None:
-    """Return the record of the `trainwire up` that runs in a folder; None if none runs or others can write it."""
+    """Return the record of the `trainwire up` that runs in a folder; None if there is none that can be trusted.
+
+    A record that other users can write to is not trusted.
+    """
     record = _own_json(data_dir / RECORD_NAME)
     process = record.get("process")
     if not isinstance(process, dict) or not isinstance(pid := process.get("pid"), int):
