@@ -1,1 +1,1 @@
-"""The trainer's side: takes values from a run, spools them to the disk, and sends them until acknowledged."""
+"""The trainer's side of trainwire: takes values from a training, spools them, sends them until acknowledged."""

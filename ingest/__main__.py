@@ -1,4 +1,4 @@
-"""`python -m trainwire.ingest -- python train.py`: the launcher, with the base install alone."""
+"""`python -m trainwire.ingest -- python train.py`: the launcher, for installs without the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command behind `--` and return its exit code."""
+    """Parse `arguments`, run the training command after `--`, and return its exit code."""
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     command, hooks = options.pop("command"), options.pop("hooks")

@@ -1,4 +1,4 @@
-"""Converts the arguments of a run's calls; an invalid one is left out, with one warning that has a remedy."""
+"""Converts the arguments of `Run` methods to the types of messages; invalid ones are left out with a warning."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONGEST_TIMEOUT_S: Final = 10.0**9
-"""Thirty years: locks raise an error for longer waits."""
+"""Upper limit of timeouts, about 30 years: locks raise `OverflowError` for much longer ones."""
 _STATUSES: Final = dict.fromkeys(
     ("completed", "complete", "done", "finished", "ok", "passed", "succeeded", "success"), "completed"
 ) | dict.fromkeys(
     ("failed", "abort", "aborted", "canceled", "cancelled", "crashed", "error", "fail", "failure", "killed"),
     "failed",
 )
-"""Words of other trackers and schedulers for `completed` and `failed`."""
+"""Maps the status words of other trackers and schedulers to `completed` or `failed`."""
 
 
 _ALERT_LEVELS: Final[dict[str, AlertLevel]] = {
@@ -51,7 +51,7 @@ _ALERT_LEVELS: Final[dict[str, AlertLevel]] = {
 
 
 class WrongArgument(NamedTuple):
-    """An invalid argument: its name and value, the reason, the value used instead, and the remedy."""
+    """An invalid argument, for a warning; `outcome` is its treatment, such as "left out" or "taken as 'last'"."""
 
     name: str
     value: object
@@ -66,13 +66,13 @@ class WrongArgument(NamedTuple):
 
 
 class Arguments:
-    """Converts arguments to the types of messages; calls `report` for each that is left out or replaced."""
+    """Converts arguments to the types of messages; calls `report`, which logs a warning, for each invalid one."""
 
     def __init__(self, report: Callable[[WrongArgument], None]) -> None:
         self._report = report
 
     def numbers(self, name: str, values: object) -> dict[str, float]:
-        """Return the numbers of a mapping as floats; None values are left out without a warning."""
+        """Return the metrics in `values` as floats by name; invalid ones are left out with a warning."""
         numbers = {}
         for key, value in self.mapping(name, values).items():
             if value is None:
@@ -87,7 +87,7 @@ class Arguments:
         return numbers
 
     def mapping(self, name: str, values: object) -> dict[Any, Any]:
-        """Return `values` as a dictionary; for anything but a mapping report it and return an empty one."""
+        """Return `values` as a dictionary; log a warning and return an empty one if this is impossible."""
         if type(values) is dict:
             return dict(values)
         try:
@@ -98,9 +98,10 @@ class Arguments:
             return {}
 
     def count(self, name: str, value: object) -> int | None:
-        """Return an epoch or a step as an integer; of an epoch with a fraction the integer below it.
+        """Return an epoch or a step as an integer; log a warning and return None if it is invalid.
 
-        Epochs have fractions in some frameworks. A step that was rounded would be that of another point.
+        A fractional epoch, which some frameworks report, is rounded down. A step is not rounded, because the
+        result could be the step of another point.
         """
         whole = None if value is None else count(value)
         if whole is not None or value is None:
@@ -118,15 +119,15 @@ class Arguments:
         return None
 
     def number(self, name: str, value: object) -> float | None:
-        """Return a number as a float."""
+        """Return `value` as a float; log a warning and return None if it is not a number."""
         return self._read(name, value, number, "not a number", _remedy(value))
 
     def truth(self, name: str, value: object) -> bool | None:
-        """Return the truth value of an argument."""
+        """Return `value` as a bool; log a warning and return None if it is neither true nor false."""
         return self._read(name, value, truth, "neither true nor false", "write bool(...)")
 
     def log_type(self, value: object) -> LogType:
-        """Return the log type, stdout for an invalid one."""
+        """Return `stdout` or `stderr`; log a warning for any other value, and use `stdout` for an unknown one."""
         if type(value) is str and value in ("stdout", "stderr"):
             return "stderr" if value == "stderr" else "stdout"
         word = plain_text(value)
@@ -136,7 +137,7 @@ class Arguments:
         return taken
 
     def upload(self, value: object) -> UploadChoice | None:
-        """Return the choice of upload, None for the default."""
+        """Return `auto` or `none`; for None or, with a warning, for any other value, return None: the default."""
         word = None if value is None else plain_text(value)
         if word in ("auto", "none"):
             return "none" if word == "none" else "auto"
@@ -145,7 +146,7 @@ class Arguments:
         return None
 
     def alert_level(self, value: object) -> AlertLevel:
-        """Return the level of an alert, `error` for an unknown one: it is better sent than filtered out."""
+        """Return the level of an alert. An unknown one becomes `error`, so that no filter hides the alert."""
         word = plain_text(value).strip().lower()
         taken = _ALERT_LEVELS.get(word)
         if taken is None:
@@ -153,7 +154,7 @@ class Arguments:
         return taken or "error"
 
     def kind(self, value: object) -> str:
-        """Return the kind of a checkpoint, `last` for an invalid one."""
+        """Return the kind of a checkpoint as text; log a warning and return `last` if it is empty."""
         word = "" if value is None else plain_text(value)
         if not word:
             self._replace(
@@ -162,7 +163,7 @@ class Arguments:
         return word or "last"
 
     def ending(self, status: object, exit_code: object, error: object) -> Ending:
-        """Return how the run ended; an exit code or an exception that was passed as `status` is accepted."""
+        """Return the `Ending` for arguments of `finish`. `status` may also be an exit code or an exception."""
         code = self._read("exit_code", exit_code, exit_status, "not a number", "give the exit code as an integer")
         if isinstance(status, BaseException) and error is None:
             self._replace("status", status, "not a way to end", "error", "write error=...")
@@ -173,7 +174,7 @@ class Arguments:
         return ending(self._status(status), code, error)
 
     def timeout_s(self, value: object) -> float | None:
-        """Return a timeout from 0 to `LONGEST_TIMEOUT_S` seconds; None for the default."""
+        """Return `value` as seconds from 0 to `LONGEST_TIMEOUT_S`; None, the default, if it is invalid."""
         if value is None:
             return None
         seconds = number(value)
@@ -183,7 +184,7 @@ class Arguments:
         return min(max(0.0, seconds), LONGEST_TIMEOUT_S)
 
     def mlflow_run_id(self, value: object) -> str | None:
-        """Return the id of a run in MLflow, None for an invalid one."""
+        """Return `value` if it is the id of a run in MLflow; log a warning and return None otherwise."""
         try:
             return checked_run_id(value)
         except ValueError:
@@ -191,11 +192,11 @@ class Arguments:
             return None
 
     def leave_out_path(self, value: object) -> None:
-        """Report the path of a checkpoint as invalid."""
+        """Log a warning that the path of a checkpoint is invalid."""
         self._leave_out("path", value, "not a path", "give a text or a pathlib.Path")
 
     def _status(self, value: object) -> str | None:
-        """Return `completed` or `failed`, `ended` for an unknown word, None for None."""
+        """Map a status word to `completed` or `failed`, an unknown word to `ended`, and None to None."""
         if value is None:
             return None
         word = plain_text(value)
@@ -226,9 +227,9 @@ _NO_RUN_ID: Final = ("not the id of a run in MLflow", "write mlflow.active_run()
 def description(
     name: object, params: Mapping[str, Any] | None, tags: Mapping[str, Any] | None, mlflow_run_id: object
 ) -> dict[str, Any]:
-    """Return name, params, tags and MLflow run id as fields of `Metrics`. Raises `ValueError` for invalid ones.
+    """Return name, params, tags and MLflow run id as fields of `Metrics`; a blank name becomes None.
 
-    A name of white space only is no name.
+    Raises `ValueError` if one of them is invalid.
     """
     named = "" if name is None else plain_text(name)
     return {
@@ -240,7 +241,7 @@ def description(
 
 
 def grouped(tags: Mapping[str, Any] | None, project: object, group: object) -> Mapping[str, Any] | None:
-    """Return tags with those of a project and a group, which take precedence; blank ones are left out."""
+    """Return `tags` with the tags `project` and `group` set to these arguments, unless they are None or blank."""
     named = {
         name: plain_text(given) for name, given in (("project", project), ("group", group)) if given is not None
     }
@@ -251,7 +252,7 @@ def grouped(tags: Mapping[str, Any] | None, project: object, group: object) -> M
 
 
 def checked_run_id(value: object) -> str:
-    """Return the id of a run in MLflow. Raises `ValueError` for an invalid one."""
+    """Return `value` as text if it can be the id of a run in MLflow; raise `ValueError` otherwise."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"mlflow_run_id={shown(value)} is {': '.join(_NO_RUN_ID)}")
     return plain_text(value)

@@ -1,4 +1,4 @@
-"""Turns a `TypeError` for wrong arguments of a run's methods into a warning; clear arguments are used."""
+"""Replaces the `TypeError` of a `Run` method called with wrong arguments by a warning; repairs clear mistakes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ class CallArguments(NamedTuple):
 
 
 Interpretation = Callable[[CallArguments], CallArguments]
-"""Returns a call with its arguments under their names, where their meaning is clear."""
+"""A function that turns positional arguments of a wrong call into keyword arguments if their meaning is clear."""
 
 
 def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT], CallT]:
-    """Decorate a method of `Run` so that a call with unknown or missing arguments is a warning, not a `TypeError`.
+    """Decorate a method of `Run` so that wrong arguments cause a warning instead of a `TypeError`.
 
-    Unknown arguments are left out of the call; if a required one is missing, the method is not called.
+    The method is called again with the arguments that `interpret` returns; arguments that the method does not
+    accept are left out. If a required argument is missing, it is not called.
     """
 
     def decorated(method: CallT) -> CallT:
@@ -58,7 +59,10 @@ def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT]
 
 
 def metric_call(call: CallArguments) -> CallArguments:
-    """Interpret `metric("loss", 0.5)`, `metric("loss", 0.5, 10)`, `metric({"loss": 0.5}, 10)`; 10 is the step."""
+    """Convert the arguments of calls such as `metric("loss", 0.5, 10)` to keyword arguments.
+
+    In this call, and in `metric({"loss": 0.5}, 10)`, 10 is the step.
+    """
     rest = list(call.positional)
     values: dict[Any, Any] = {}
     while rest and isinstance(rest[0], Mapping):
@@ -75,7 +79,11 @@ def metric_call(call: CallArguments) -> CallArguments:
 
 
 def log_call(call: CallArguments) -> CallArguments:
-    """Interpret `log(text, "stderr")`, `log({"loss": 0.5}, 10)`, and texts to format or join as `print` does."""
+    """Convert the arguments of calls such as `log(text, "stderr")` to keyword arguments.
+
+    In `log({"loss": 0.5}, 10)`, 10 is the step. Further positional arguments after a text are formatted into it
+    with `%`, or joined to it with spaces, as `print` does.
+    """
     if len(call.positional) < 2:
         return call
     text, *rest = call.positional

@@ -1,4 +1,4 @@
-"""The end of a run: its cause, and the completion with the last values of the run."""
+"""Builds the completion of a run from its ending and from the last values that it reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ending(NamedTuple):
 
 
 class History(msgspec.Struct):
-    """The last epoch, the last value of each metric, and the last and the best checkpoint of a run."""
+    """The values of a run that its completion repeats: last epoch, last metrics, last and best checkpoint."""
 
     total_epochs: int | None = None
     epoch: int | None = None
@@ -40,7 +40,7 @@ class History(msgspec.Struct):
     final_checkpoint_path: str | None = None
 
     def progress_to(self, epoch: int | None, percent: float | None = None) -> Progress:
-        """Record the epoch and return the progress; without `percent` it is computed from the epochs."""
+        """Record `epoch` and return the progress. If `percent` is None, it is computed from the epochs."""
         if epoch is not None:
             self.epoch = epoch
         if percent is None and self.epoch is not None and self.total_epochs:
@@ -48,7 +48,7 @@ class History(msgspec.Struct):
         return Progress(current_epoch=self.epoch, total_epochs=self.total_epochs, progress_percent=percent)
 
     def note_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Record the location of a checkpoint; of the best one also its epoch and metrics."""
+        """Record the location of a checkpoint, and for the best one its epoch and metrics."""
         if not checkpoint.kind.startswith(ARTIFACT):
             self.last_checkpoint_path = checkpoint.uri
         if checkpoint.kind == "final":
@@ -60,7 +60,10 @@ class History(msgspec.Struct):
 
 
 def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
-    """Return the ending for a status (completed, failed, ended or None), an exit code and an error."""
+    """Return the ending for a status, an exit code and an error.
+
+    `status` is `completed`, `failed`, `ended` or None; `error` is an exception, a text or None.
+    """
     if isinstance(error, SystemExit):
         return _system_exit(error)
     if status == "ended" and exit_code is None and error is None:
@@ -74,7 +77,7 @@ def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
 
 
 def ending_at_exit() -> Ending:
-    """Return the ending of a run that was not finished before the interpreter exits."""
+    """Return the ending of a run that is still open when the interpreter exits."""
     end = exits.process_end()
     known = ending(None, None, end.error)
     return known if end.is_known else known._replace(status="ended", exit_code=None)
@@ -83,9 +86,10 @@ def ending_at_exit() -> Ending:
 def completion(
     end: Ending, history: History, started_at: int, place: Mapping[str, Any], results: Mapping[str, Any]
 ) -> Completion:
-    """Build the completion from the history of the run; `results` are arguments of `finish`, which override it.
+    """Build the completion message of a run from its ending and `history`.
 
-    `place` has the fields `rank`, `world_size` and `launcher`, and `stopped` if a request has stopped the run.
+    `results` are arguments of `finish`; they override the values in `history`. `place` has the fields `rank`,
+    `world_size` and `launcher`, and `stopped` if a request has stopped the run.
     """
     best_epoch = results.get("best_epoch")
     return Completion(
@@ -108,9 +112,10 @@ def completion(
 
 
 def _system_exit(error: SystemExit) -> Ending:
-    """Return how `sys.exit(code)` ends a process: None is 0, a text is printed and is 1, a number has eight bits.
+    """Return the ending of a process by `sys.exit(code)`.
 
-    A number that does not fit into a C long is -1 (CPython, `_Py_HandleSystemExit`).
+    None is exit code 0, a text is exit code 1, and of a number only the lowest eight bits count. A number that
+    does not fit into a C long counts as -1 (CPython, `_Py_HandleSystemExit`).
     """
     code = error.code
     if code is not None and not isinstance(code, int):
@@ -120,7 +125,7 @@ def _system_exit(error: SystemExit) -> Ending:
 
 
 def _shown(error: BaseException) -> tuple[str, str | None]:
-    """Return message and traceback of an exception; the traceback is None where it cannot be formatted."""
+    """Return message and traceback of an exception; the traceback is None if it cannot be formatted."""
     try:
         details = TracebackException.from_exception(error)
         message = "".join(details.format_exception_only()).strip()

@@ -1,4 +1,4 @@
-"""The server that a run sends to: a named one, or that of this user's running `trainwire up`."""
+"""The server to which a run sends: a configured address, or the `trainwire up` of the same user."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from trainwire.ingest.settings import REDIS_URL_VARIABLE, STREAMS_URL_VARIABLE, 
 from trainwire.schemas.gateway_urls import base_of
 
 ANY_STACK: Final = "trainwire up"
-"""The name of the server, in the spool, of messages that any stack of this user may send."""
+"""Server name in the spool for messages that any `trainwire up` of this user may send."""
 STACK_IN: Final = f"{ANY_STACK} in "
-"""The beginning of the name of a stack; its data folder follows."""
+"""Prefix of the server name of one `trainwire up`; the path of its data folder follows."""
 
 
 class Destination(Protocol):
-    """Where a run sends its messages."""
+    """The server to which a run sends its messages; its address may change between connections."""
 
     @property
     def token(self) -> str | None:
-        """The token for a gateway, None for Redis."""
+        """The access token for a gateway; None for Redis."""
 
     @property
     def server(self) -> str:
-        """The name of the server in the spool and in pickles of a run; it does not change with the port."""
+        """The name of the server in the spool. For a `trainwire up` it does not depend on the port."""
 
     @property
     def public_address(self) -> str:
-        """The address without user and password, or the name of the stack, for the pickle of a run."""
+        """The address of the server in a pickled run, without user and password; for a `trainwire up` its name."""
 
     def locate(self) -> str:
-        """Return the address to connect to now; raise `NoServer` where there is none."""
+        """Return the current address of the server. Raises `NoServer` if no server is configured or running."""
 
 
 class NamedServer:
-    """A server whose address the user has named."""
+    """A server at a configured address."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self._url = url
@@ -49,25 +49,26 @@ class NamedServer:
         self.public_address = public_address(url)
 
     def locate(self) -> str:
-        """Return the address."""
+        """Return the configured address."""
         return self._url
 
 
 class OwnStack:
-    """The running `trainwire up` of this user; searched at each connection, because its ports can change.
+    """The servers that this user has started with `trainwire up` on this machine.
 
-    Once a stack was found, only a stack of the same data folder is used.
+    They are searched again for each connection, because their ports can change. Once found, only servers with
+    the same data folder are used.
     """
 
     token: str | None = None
 
     def __init__(self, folders: StackFolders, spool: Path | None = None, *, is_silent: bool = False) -> None:
-        """Search the stack in `folders`.
+        """Prepare the search.
 
         Args:
-            folders: the folders of running stacks.
-            spool: the folder in which messages wait, for the warning; None without a spool.
-            is_silent: whether another process logs the warning that there is no stack.
+            folders: the folders in which a running `trainwire up` is searched.
+            spool: the folder of the spool, for the warning that none is running; None without a spool.
+            is_silent: whether another process logs this warning.
         """
         self._folders = folders
         self._spool = spool
@@ -75,18 +76,18 @@ class OwnStack:
 
     @property
     def server(self) -> str:
-        """The name of the stack, `ANY_STACK` while none was found."""
+        """The server name with the data folder, or `ANY_STACK` while the data folder is not known."""
         with suppress(NoStack):
             self.find()
         return ANY_STACK if self._folders.chosen is None else name_of(self._folders.chosen)
 
     @property
     def public_address(self) -> str:
-        """The name of the stack."""
+        """The server name: it contains no password."""
         return self.server
 
     def locate(self) -> str:
-        """Return the address of the stack's Redis."""
+        """Return the address of its Redis with the streams. Raises `NoServer` if no `trainwire up` is running."""
         try:
             return streams_of(self.find())
         except NoStack as exc:
@@ -94,7 +95,7 @@ class OwnStack:
             raise NoServer(self._sentence(exc), is_logged=is_logged) from exc
 
     def find(self) -> RunningStack:
-        """Return the running stack; raise `NoStack` where there is none."""
+        """Return the running `trainwire up`, and search only its data folder from now on. Raises `NoStack`."""
         stack = self._folders.find()
         self._folders = self._folders.at(stack.data_dir)
         return stack
@@ -108,10 +109,10 @@ class OwnStack:
 
 
 def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
-    """Return where a run with these settings sends its messages.
+    """Return the server for these settings: TRAINWIRE_URL, else STREAMS_URL, else REDIS_URL, else `trainwire up`.
 
-    It is the first of TRAINWIRE_URL, STREAMS_URL, REDIS_URL and the user's own stack.
-    An address of the embedded Redis of a stack, as `trainwire env` exports it, is that stack, on any port.
+    An address that `trainwire env` has exported names the Redis of a `trainwire up`: the result is then this
+    `trainwire up`, also after its port has changed.
     """
     folders = settings.stacks or StackFolders.from_env()
     if (url := settings.streams) is not None:
@@ -124,7 +125,10 @@ def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
 
 
 def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
-    """Return environment variables for a launched training to find the same server; None: unset the variable."""
+    """Return the environment variables by which a launched training finds the same server.
+
+    A variable with the value None must be unset.
+    """
     destination = destination_of(settings)
     if isinstance(destination, NamedServer):
         redis = {} if settings.redis_url is None else {REDIS_URL_VARIABLE: settings.redis_url}
@@ -142,7 +146,7 @@ def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
 
 
 def page_url_of(settings: TrainerSettings) -> str | None:
-    """Return the address of the web page: the configured one, else that of the gateway or of the user's stack."""
+    """Return the address of the web page: the configured one, that of the gateway or `trainwire up`, or None."""
     if settings.page_url is not None:
         return settings.page_url
     if settings.url is not None:
@@ -155,12 +159,12 @@ def page_url_of(settings: TrainerSettings) -> str | None:
 
 
 def name_of(data_dir: Path) -> str:
-    """Return the name of the stack in a data folder."""
+    """Return the server name of the `trainwire up` with this data folder."""
     return f"{STACK_IN}{data_dir}"
 
 
 def streams_of(stack: RunningStack) -> str:
-    """Return the address of a stack's streams; raise `NoStack` where its record has none."""
+    """Return the address of the Redis with the streams. Raises `NoStack` if the record of the stack has none."""
     if (url := stack.streams_url) is None:
         raise NoStack(f"the trainwire in {stack.data_dir} has no Redis")
     return url

@@ -11,11 +11,14 @@ from typing import Final, TypeVar
 WordT = TypeVar("WordT", bound=str)
 
 _EXACT_BELOW: Final = 2**53
-"""From here on floats skip integers: a job id would be another one."""
+"""From this number on, floats cannot represent each integer: a job id could become another one."""
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """Return `value` as an integer, also a float such as 3.0. Raises `ValueError` with name, value and range."""
+    """Return `value` as an integer; a float such as 3.0 is accepted.
+
+    Raises `ValueError` with `name` in its text if `value` is not a whole number from `least` to `most`.
+    """
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_BELOW:
         value = int(value)
     try:
@@ -28,13 +31,19 @@ def whole_number(name: str, value: object, least: int, most: int) -> int:
 
 
 def optional_whole(environ: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    """Return the value of a variable as an integer, None if it is not set. Raises `ValueError`."""
+    """Return the value of a variable as an integer; None if it is not set.
+
+    Raises `ValueError` if it is not a whole number from `least` to `most`.
+    """
     text = environ.get(name)
     return whole_number(name, parsed(int, text), least, most) if text else None
 
 
 def seconds(environ: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
-    """Return the value of a variable as seconds, `default` if it is not set. Raises `ValueError`."""
+    """Return the value of a variable in seconds, `default` if it is not set.
+
+    Raises `ValueError` if it is not a number from `least` to `most`.
+    """
     text = environ.get(name)
     if not text:
         return default
@@ -45,7 +54,7 @@ def seconds(environ: Mapping[str, str], name: str, default: float, least: float,
 
 
 def word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> WordT:
-    """Return the value of a variable, one of `words`, and the first of them if it is not set.
+    """Return the value of a variable; the default is the first of the allowed `words`.
 
     Raises `ValueError` for any other value.
     """
@@ -57,7 +66,7 @@ def word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> Wor
 
 
 def absolute_path(path: str) -> Path:
-    """Return an absolute path, independent of later changes of the working folder."""
+    """Return `path` as an absolute path, so that a later change of the working folder has no effect on it."""
     try:
         return Path(os.path.abspath(os.path.expanduser(path)))
     except OSError:  # the working folder was deleted
@@ -65,7 +74,7 @@ def absolute_path(path: str) -> Path:
 
 
 def parsed(parse: Callable[[str], int | float], text: str) -> int | float | str:
-    """Return the number, or the text itself where it is none: the range check then reports it."""
+    """Return `text` as a number, or unchanged if it is none, so that the error of the caller can show it."""
     try:
         return parse(text)
     except ValueError:

@@ -6,19 +6,20 @@ import re
 from typing import Final
 
 MAX_LINE_BYTES: Final = 64 * 1024
-"""A longer line is logged in parts: memory is bounded, and every store accepts the parts."""
+"""Size limit of a log line in bytes, which every store accepts. A longer line is logged in parts."""
 _SURELY_SHORT_CHARS: Final = MAX_LINE_BYTES // 4
 _CONTINUATION_BYTES: Final = bytes(range(0x80, 0xC0))
-"""Bytes of a character in UTF-8 after its first."""
+"""The bytes of a multi-byte character in UTF-8 except its first."""
 
 # ECMA-48 control sequences that move the cursor or erase. Those that end with m are colours and are kept.
 _MOVEMENT: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-ln-~]")
 
 
 class LineCutter:
-    """Splits text into lines; of a line that was overwritten by carriage returns only the last version is kept.
+    """Splits text into lines. If a line was overwritten with carriage returns, only the last version is kept.
 
-    A line of over `MAX_LINE_BYTES` becomes `[part 1] ...`, `[part 2] ...`, and where it ends `[part 3, last] ...`.
+    A line longer than `MAX_LINE_BYTES` becomes several lines, which begin with `[part 1]`, `[part 2]` and, for
+    the end of the line, `[part 3, last]`.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class LineCutter:
         self._parts = 0
 
     def feed(self, text: str) -> list[str]:
-        """Return the lines that `text` completes, and the parts of a line that is too long."""
+        """Return the lines that `text` completes, and the full parts of an unfinished line that is too long."""
         text = self._rest + text
         *lines, rest = text.split("\n")
         if "\r" in text or "\x1b" in text:
@@ -50,7 +51,7 @@ class LineCutter:
         return [*parts, rest]
 
     def _cut(self, line: str) -> tuple[list[str], str]:
-        """Return the full parts of a line that is too long, and the rest of it."""
+        """Return the full parts of a line that is too long, and the remaining text."""
         parts = []
         while (size := _chars_that_fit(line)) < len(line):
             self._parts += 1
@@ -60,7 +61,7 @@ class LineCutter:
 
 
 def split_lines(text: str) -> list[str]:
-    """Return the lines of a text; a newline at its end begins no further line."""
+    """Return the lines of `text`; a newline at its end does not add an empty line."""
     lines = text.replace("\r\n", "\n").split("\n")
     return lines[:-1] if len(lines) > 1 and not lines[-1] else lines
 
@@ -72,15 +73,16 @@ def _last_state(line: str) -> str:
 
 
 def _unfinished(rest: str) -> str:
-    """Return the last state of an unfinished line, with a final carriage return: it may be half of CR LF."""
+    """Return the visible text of an unfinished line; a final carriage return is kept, as it may begin a CR LF."""
     shown = rest.rstrip("\r")
     return _last_state(shown) + ("\r" if len(shown) < len(rest) else "")
 
 
 def _chars_that_fit(text: str) -> int:
-    """Return how many characters from the start of `text` take at most `MAX_LINE_BYTES`.
+    """Return how many characters from the start of `text` take at most `MAX_LINE_BYTES` in UTF-8.
 
-    It counts the first bytes of characters: a decoder would drop the surrogates that stand for undecodable bytes.
+    It counts the first bytes of characters. Decoding instead would drop the lone surrogates that stand for
+    undecodable bytes.
     """
     if len(text) <= _SURELY_SHORT_CHARS:
         return len(text)

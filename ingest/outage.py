@@ -1,4 +1,4 @@
-"""Logs outages of the server, one line at the beginning and one at the end, with capped backoff in between."""
+"""Counts failures to reach the server: one log line at the start and one at the end of an outage, and backoff."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ logger = logging.getLogger("trainwire.ingest")
 
 
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
-"""The process or the machine has no file descriptors, memory or buffers left now (errno(3))."""
+"""Error numbers (errno(3)) of a temporary lack of file descriptors, memory, processes or buffers."""
 
 
 def is_passing(exc: BaseException) -> bool:
-    """Return whether an error is a lack of system resources, so that the same call may succeed later.
+    """Return whether `exc` reports a lack of system resources, so that the same call may succeed later.
 
-    An import without a file descriptor raises an `ImportError` with the error text of the system.
+    An import without a free file descriptor raises an `ImportError` with the error text of the system; it
+    counts too.
     """
     if isinstance(exc, ImportError):
         return any(os.strerror(number) in str(exc) for number in _PASSING)
@@ -34,13 +35,13 @@ class Unavailable(Exception):  # noqa: N818 - the word the whole project uses
 
 
 class Refused(Unavailable):
-    """The server does not accept this trainer; the text is one sentence with the remedy. Nothing more is sent."""
+    """The server does not accept this trainer; the text names the remedy. The sender sends nothing more."""
 
 
 class NoServer(Unavailable):
-    """No server is named, and no `trainwire up` of this user can be used; the text is one sentence for people.
+    """No server is configured, and this user has no usable `trainwire up`; the text is a warning for the user.
 
-    With `is_logged` that sentence was logged before, here or by the launcher.
+    `is_logged` is True if this process or its launcher has already logged the text.
     """
 
     def __init__(self, text: str, *, is_logged: bool = False) -> None:
@@ -52,18 +53,18 @@ class Outage:
     """Counts consecutive failures, logs the first of them, and computes the pause before the next attempt."""
 
     def __init__(self, timing: Timing, *, is_refusal_logged: bool = False) -> None:
-        """Begin without an outage; `is_refusal_logged` if another process logs the server's refusal."""
+        """Start without an outage; `is_refusal_logged` is True if another process logs the server's refusal."""
         self._is_refusal_logged = is_refusal_logged
         self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
         self._failures = 0
         self._server = ""
         self.is_without_server = False
-        """Whether the last failure was that there is no server to connect to."""
+        """Whether the last failure was a `NoServer`."""
         self.since: float | None = None
-        """The beginning of the current outage on the monotonic clock; None without one."""
+        """Start of the current outage, in seconds of the monotonic clock; None without an outage."""
 
     def note_failure(self, error: Unavailable, address: str | None) -> float:
-        """Log a warning for the first of consecutive failures of this server; return the seconds to wait."""
+        """Count a failure, and log a warning for the first one of an outage; return the seconds to wait."""
         self.is_without_server = isinstance(error, NoServer)
         if self._failures == 0:
             self.since = monotonic_s()
@@ -81,7 +82,7 @@ class Outage:
         return self._backoff.delay_s(self._failures)
 
     def note_success(self) -> None:
-        """Log the end of an outage, if there was one."""
+        """Reset the backoff, and log the end of the outage if there was one."""
         if self._server:
             logger.info("%s takes messages again", self._server)
         self._failures, self._server, self.is_without_server = 0, "", False

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 Handle: TypeAlias = dict[str, Any]
-"""The content of a pickle, in built-in types: no password and no reported values."""
+"""The content of a pickled run, in built-in types. It has no password and no reported values."""
 
 _runs: WeakValueDictionary[str, Run] = WeakValueDictionary()
-"""The runs of this process and, after a fork, of its parent, by a token that is the same in every process."""
+"""The runs of this process and, after a fork, of its parent, by a random token that the pickle has too."""
 
 
 class SharedRun:
@@ -35,7 +35,7 @@ class SharedRun:
     _capture: Capture | None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return the function and the handle that restore the run."""
+        """Return the function that restores the run, and its arguments (see `pickle`)."""
         handle = {
             "token": self._token,
             "job_id": self.job_id,
@@ -51,22 +51,25 @@ class SharedRun:
         return self
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Return the run itself: a copy of an object that holds it reports to the same run."""
+        """Return the run itself, so that a copy of an object that contains the run reports to the same run."""
         return self
 
 
 def register(run: Run, token: str | None = None) -> str:
-    """Let pickles of `run` be restored as `run` itself in this process; return the token in the pickles."""
+    """Register `run` under a token, so that its pickles are restored as the same object in this process.
+
+    Returns the token, which is a new one if `token` is None.
+    """
     token = token or os.urandom(12).hex()
     _runs[token] = run
     return token
 
 
 def restored(run_type: type[Run], handle: Handle) -> Run:
-    """Return the run for a pickle: an open run of this process, or else a new one.
+    """Return the run for a pickle: the same run, else another run of its job in this process, else a new one.
 
-    Of the open runs it is the pickled one, or another of the same job: a training may resume from a checkpoint
-    that contains its former run. A new run is like one in a forked child: it numbers its own messages, sends no
+    A training may resume from a checkpoint that contains its former run: another run of the job, preferably an
+    open one, takes its place. A new run behaves as in a forked child: it numbers its own messages, sends no
     completion of the job, and claims no rank.
     """
     known = _runs.get(handle["token"])
@@ -81,12 +84,12 @@ def _is_open(run: Run) -> bool:
 
 
 def address_of(settings: TrainerSettings) -> str:
-    """Return the address for a pickle: without user and password, for pickles are stored and shared."""
+    """Return the address of the server for a pickle, without user and password: pickles are stored and shared."""
     return destination_of(settings).public_address
 
 
 def _settings_here(address: str) -> TrainerSettings:
-    """Return the settings from the environment of this process, for the server in the pickle."""
+    """Return the settings from the environment of this process, with the server address in the pickle."""
     try:
         settings = TrainerSettings.from_env()
     except ValueError:  # `Run(...)` reports a wrong setting; unpickling must not raise

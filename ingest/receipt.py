@@ -1,4 +1,4 @@
-"""The receipt of a run: its messages counted by state, such as stored, sent or spooled."""
+"""The receipt of a run: how many of its messages are stored, sent, spooled or lost."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from trainwire.schemas.keys import Kind
 
 @dataclass(frozen=True)
 class Receipt:
-    """Counts of the messages of one source, each mapping by kind.
+    """Counts of the messages of one source, by kind.
 
-    `produced` are all messages; `stored` are committed in Postgres; `sent` were taken by Redis, `unsent` were not;
-    `spooled` are not stored yet, and on the disk, from where they are sent later; `lost` can neither be found in
-    Postgres nor sent again (after a restore of Postgres, or damage of the spool). `dropped` counts lines, points,
-    checkpoints and single `values` that were never part of a message. With `is_job_deleted` the job was deleted
-    meanwhile: the workers have acknowledged its messages and stored none.
+    `produced` counts all messages. `stored` ones are committed in Postgres. `sent` ones were accepted by Redis,
+    `unsent` ones were not. `spooled` ones are on the disk and not stored yet: they are sent later. `lost` ones
+    are neither in Postgres nor can they be sent again (after a restore of Postgres, or damage of the spool).
+    `dropped` counts lines, points, checkpoints and single `values` that never became part of a message. If
+    `is_job_deleted` is True, the job was deleted meanwhile: the workers have acknowledged its messages and
+    stored none.
     """
 
     produced: dict[Kind, int] = field(default_factory=dict)
@@ -29,11 +30,11 @@ class Receipt:
 
     @property
     def unsettled(self) -> int:
-        """Return the number of messages that are neither stored nor lost: they wait for their acknowledgement."""
+        """Return the number of messages that are neither stored nor lost, and still wait for acknowledgement."""
         settled = sum(self.stored.values()) + sum(self.lost.values())
         return sum(self.produced.values()) - settled
 
     @property
     def complete(self) -> bool:
-        """Return whether everything that was reported is committed in Postgres."""
+        """Return whether every reported value is committed in Postgres, and none was dropped."""
         return not self.dropped and self.stored == self.produced

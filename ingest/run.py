@@ -1,4 +1,4 @@
-"""`Run`: the calls of a training script; none of them blocks on the network or ends the training."""
+"""`Run`: the methods that a training script calls; none of them waits for the network or ends the training."""
 
 from __future__ import annotations
 
@@ -52,36 +52,38 @@ quiet_ours()
 class Run(RunEnd):
     """Reports the logs, metrics and checkpoints of one process of a job, and its completion.
 
-    Without a `job_id` it is the job of TRAINWIRE_JOB_ID, which `trainwire run` and the run of a parent process
-    export, or else a new one with a number of its own; so is each further run of a process. All ranks of a launch
-    by torchrun, srun or mpirun get one number, or a `ValueError` with the remedy. A new job without a `name` is
-    called after the script.
+    Without a `job_id`, the run belongs to the job in TRAINWIRE_JOB_ID, which `trainwire run` and the run of a
+    parent process export. If the variable is not set, trainwire creates a new job with a new number; further
+    runs of the same process are new jobs too. All ranks that torchrun, srun or mpirun have started get the same
+    number; if this is impossible, the constructor raises `ValueError` with the remedy. A new job without a
+    `name` is named after the script.
 
-    No call waits for the network, or raises because a server is unreachable. The constructor raises `ValueError`
-    for an invalid value (a job id of -1); in later calls an invalid argument is left out with one warning. Use
-    the run as a context manager, or call `finish`.
+    No call waits for the network, or raises because a server is unreachable. The constructor raises
+    `ValueError` for an invalid value (a job id of -1); in later calls an invalid argument is left out with one
+    warning. Use the run as a context manager, or call `finish`.
 
-    A copy of an object that holds a run holds the same run, as does a pickle in the same process. In another
-    process (multiprocessing, joblib, a loaded checkpoint) a pickle becomes a run that reports to the same job
-    and attempt, without a begin and an end of its own; it takes the password of Redis from the environment of
-    that process.
+    A copy of an object that contains a run contains the same run, and so does a pickle that is loaded in the
+    same process. In another process (multiprocessing, joblib, a loaded checkpoint) a loaded pickle contains a
+    run that reports to the same job and attempt, but neither begins nor completes it. It takes the password of
+    Redis from the environment of that process.
 
-    Messages go to Redis (`redis_url` or REDIS_URL), or over HTTPS to a gateway (`url` or TRAINWIRE_URL) with the
-    token in TRAINWIRE_TOKEN (docs/https.md).
+    Messages go to Redis (`redis_url` or REDIS_URL), or over HTTPS to a gateway (`url` or TRAINWIRE_URL) with
+    the token in TRAINWIRE_TOKEN (docs/https.md).
 
-    With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`: the constructor raises `RedisAway`
-    where Redis does not answer, and `RankTaken` where another live trainer has the same job, attempt and rank;
-    `finish` raises `NotStored` where not everything is committed by its deadline (docs/strict.md).
+    With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`. The constructor raises `RedisAway`
+    if Redis does not answer, and `RankTaken` if another live trainer has the same job, attempt and rank.
+    `finish` raises `NotStored` if not everything is committed by its deadline (docs/strict.md).
 
-    `project` and `group` are the tags of these names, by which jobs are filtered and grouped (docs/filters.md).
+    `project` and `group` set the tags of these names, by which jobs are filtered and grouped (docs/filters.md).
 
-    `resume_from_step` begins an attempt that goes on from a checkpoint of this step: later points of the attempts
-    before are rolled back. `parent` and `fork_step` are the job and the step from which this job goes on
-    (docs/resume.md).
-    `stall_after_s` is the longest pause between reports: a job without any for longer is shown as stalled
-    (docs/liveness.md). `world_size` is the number of ranks that use trainwire, where the environment lacks it or
-    has another number: without all of them the job is not complete. `mlflow_run_id` is for a training that logs to
-    MLflow itself: see `link_mlflow`.
+    `resume_from_step` begins an attempt that continues from a checkpoint of this step: later points of the
+    attempts before are rolled back. `parent` and `fork_step` are the job and the step from which this job
+    continues (docs/resume.md).
+
+    `stall_after_s` is the longest pause between reports: after a longer one the job is shown as stalled
+    (docs/liveness.md). `world_size` is the number of ranks that use trainwire; give it if the environment has
+    none or another number. A job is complete only with the messages of all these ranks. `mlflow_run_id` is for
+    a training that logs to MLflow itself: see `link_mlflow`.
     """
 
     def __init__(
@@ -162,7 +164,7 @@ class Run(RunEnd):
             announce(settings, number, about["name"], self.rank)
 
     def _join(self, about: Mapping[str, Any]) -> None:
-        """Join the run of the parent process: report to its job, without a name and a completion of this run."""
+        """Join the run of the parent process: report to its job, and send only the params and tags of `about`."""
         described = {name: about[name] for name in ("params", "tags") if about[name]}
         if described:
             self._session.take_metric(Metrics(ts=time.time_ns(), **described))
@@ -178,7 +180,11 @@ class Run(RunEnd):
         *,
         resume_step: int | None = None,
     ) -> None:
-        """Begin to take messages; `joined_run_of_ns` is the start of another process's run that this one joins."""
+        """Start the session, and register the functions that finish the run when the process ends.
+
+        `joined_run_of_ns` is the start, in nanoseconds since 1970, of a run of another process that this run
+        joins.
+        """
         self._place = {
             "rank": place.rank,
             "world_size": place.world_size,
@@ -211,7 +217,7 @@ class Run(RunEnd):
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> Run:
-        """Return a run for the reports of this process to a run of another process."""
+        """Return a run, unpickled from `handle`, by which this process reports to a run of another process."""
         run = cls.__new__(cls)
         run.job_id, run.attempt, run.rank = handle["job_id"], handle["attempt"], handle["rank"]
         run._begin(settings, History(), Place(run.rank), handle["started_at"], handle["token"])  # noqa: SLF001
@@ -228,9 +234,9 @@ class Run(RunEnd):
         settings: TrainerSettings | None = None,
         **overrides: Unpack[RunOptions],
     ) -> Self:
-        """Make a run of the job in TRAINWIRE_JOB_ID, which each run of this process joins; `overrides` are Run's.
+        """Create a run of the job in TRAINWIRE_JOB_ID, also if this process has had a run of that job before.
 
-        Without the variable it is `Run(...)`.
+        Without the variable this is the same as `Run(...)`. `overrides` are further arguments of `Run`.
         """
         settings = settings or TrainerSettings.from_env()
         has_parent = settings.parent is not None and settings.parent.job_id == settings.job_id
@@ -240,12 +246,12 @@ class Run(RunEnd):
 
     @property
     def origin(self) -> Origin:
-        """Return the origin of this run's messages."""
+        """Return the job, attempt, source and rank that this run's messages carry."""
         return self._session.outbox.origin
 
     @property
     def source(self) -> str:
-        """Return the name of this process as a source of messages."""
+        """Return the random name under which this process sends messages."""
         return self.origin.source
 
     @forgiving(log_call)
@@ -258,10 +264,10 @@ class Run(RunEnd):
         epoch: float | None = None,
         step: int | None = None,
     ) -> None:
-        """Log a text as one line, or as several lines if it has newlines.
+        """Log a text as one line, or as several lines if it contains newlines.
 
-        For users of other trackers, `run.log({"loss": 0.3}, step=3)` is
-        `run.metric(values={"loss": 0.3}, step=3)`.
+        A mapping is reported as metrics, for users of other trackers: `run.log({"loss": 0.3}, step=3)` is the
+        same as `run.metric(values={"loss": 0.3}, step=3)`.
         """
         if type(text) is not str and isinstance(text, Mapping):
             self.metric(values=text, epoch=epoch, step=step)
@@ -272,20 +278,23 @@ class Run(RunEnd):
         self._session.take_lines(lines, self._arguments.log_type(log_type), ts, level_name(level))
 
     def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
-        """Log lines printed at `ts` (nanoseconds since 1970), with the levels found in them.
+        """Log lines that were printed at `ts` (nanoseconds since 1970), with the log levels found in them.
 
-        It waits while lines are printed faster than the disk writes them.
+        The call blocks while lines are printed faster than the disk can write them.
         """
         self._session.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
         self._session.relieve()
 
     def log_traceback(self, text: str) -> None:
-        """Log a traceback as one line, unless all of its lines were printed before."""
+        """Log a traceback, unless all of its lines were captured as output before."""
         if not self._session.printed.contain(text):
             self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
 
     def record_provenance(self, items: frozenset[str], command: Sequence[str] | None = None) -> None:
-        """Collect these items of the provenance and send them, by rank 0 for all; a launcher gives its command."""
+        """Collect and send the provenance `items`, such as `git` and `packages`; ranks above 0 do nothing.
+
+        `command` is the command that a launcher has started.
+        """
         if items and not self.rank:
 
             def send(answer: dict[str, Any]) -> None:
@@ -294,7 +303,10 @@ class Run(RunEnd):
             self._provenance_sent = recorder.record(items, send, command)
 
     def note_output(self) -> None:
-        """Count output of the training as a sign of life, also without a complete line (a progress bar)."""
+        """Count output of the training as activity, so that the job is not shown as stalled.
+
+        Output without a complete line counts too, such as a progress bar.
+        """
         self._session.note_output()
 
     @forgiving(metric_call)
@@ -308,9 +320,9 @@ class Run(RunEnd):
         checkpoint_path: str | os.PathLike[str] | None = None,
         **named: Number,
     ) -> None:
-        """Report metrics measured now, as keyword arguments or in `values`; None is left out.
+        """Report metrics measured now, as keyword arguments or in `values`; None values are left out.
 
-        A value that is no number is dropped, counted, and reported in one warning. Never raises.
+        A value that is not a number is dropped and counted, with one warning. Never raises.
         """
         ts = time.time_ns()
         given = named if values is None else {**self._arguments.mapping("values", values), **named}
@@ -347,7 +359,7 @@ class Run(RunEnd):
     def progress(
         self, epoch: int | None = None, total_epochs: int | None = None, percent: float | None = None
     ) -> None:
-        """Report the progress of the training; without `percent` it is computed from the epochs."""
+        """Report the progress of the training. If `percent` is None, it is computed from the epochs."""
         arguments = self._arguments
         epochs = arguments.count("total_epochs", total_epochs)
         if epochs is not None:
@@ -357,7 +369,7 @@ class Run(RunEnd):
 
     @forgiving()
     def alert(self, title: object, text: object = "", level: str = "info") -> None:
-        """Send a text to people, by the operators' rules (docs/alerts.md); it is also a line of the log.
+        """Send a notification by the operators' rules (docs/alerts.md), and log it as a line.
 
         Args:
             title: one line, cut to 250 characters.
@@ -374,7 +386,10 @@ class Run(RunEnd):
 
     @forgiving()
     def link_mlflow(self, mlflow_run_id: str) -> None:
-        """Report the MLflow run into which the training logs itself: workers link it, and copy nothing into it."""
+        """Report the id of a run in MLflow to which the training itself logs.
+
+        The workers link the job to this run, and write nothing into it.
+        """
         run_id = self._arguments.mlflow_run_id(mlflow_run_id)
         if run_id is not None:
             self._session.take_metric(Metrics(ts=time.time_ns(), mlflow_run_id=run_id))
@@ -393,8 +408,9 @@ class Run(RunEnd):
     ) -> None:
         """Record a checkpoint: a local file or folder (as an absolute path), or a URI such as s3://bucket/best.pt.
 
-        With a configured bucket (docs/checkpoints.md), the current content of a local one is uploaded in the
-        background, and reported after that; `upload="none"` only records the path.
+        If a bucket is configured (docs/checkpoints.md), the current content of a local file or folder is
+        uploaded in the background, and the checkpoint is reported after the upload. `upload="none"` only
+        records the path.
         """
         arguments = self._arguments
         described = checkpoint_at(
@@ -411,15 +427,16 @@ class Run(RunEnd):
             self._session.take_checkpoint(described, arguments.upload(upload))
 
     def record_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Report a checkpoint as it is described, without an upload."""
+        """Report a checkpoint that is already described, without an upload."""
         self._session.take_checkpoint(checkpoint, "none")
 
     @forgiving()
     def capture_output(self) -> Capture:
-        """Log the output of this process and its subprocesses, until the end of the run or of the returned block.
+        """Log the output of this process and its subprocesses, until the run or the returned context manager ends.
 
-        Everything written to stdout and stderr is logged, also by C code and subprocesses, and still shown
-        (docs/capture.md). Under `trainwire run` it does nothing: the launcher logs the same lines.
+        Everything written to stdout and stderr is logged, including output of C code and subprocesses, and is
+        still shown (docs/capture.md). Under `trainwire run` this method does nothing, because the launcher logs
+        the same lines.
         """
         if self._capture is None:
             try:
@@ -437,10 +454,10 @@ class Run(RunEnd):
         return self._capture
 
     def hook(self, *libraries: str) -> None:
-        """Log values also to this run that the training logs to `libraries`; without arguments to all of them.
+        """Report to this run the values that the training logs to `libraries`, by default to all supported ones.
 
-        Libraries are "tensorboard", "wandb" and "mlflow"; `ValueError` is raised for others. TensorBoard and W&B
-        still work as usual; MLflow without a configured address keeps its runs in memory.
+        Supported libraries are "tensorboard", "wandb" and "mlflow"; others raise `ValueError`. TensorBoard and
+        W&B still work as usual. MLflow without a configured address keeps its runs in memory.
         """
         self._log_caught = hook_into(self, libraries)
 
@@ -458,14 +475,15 @@ class Run(RunEnd):
     ) -> Receipt:
         """Send the completion and return the receipt, within `timeout_s` seconds.
 
-        Returns as soon as the workers have committed everything; if everything is in Redis, after two seconds
-        without a new acknowledgement; if everything is in the spool, once Redis has been unreachable for
-        `timeout_s`, or for two seconds if it never answered. Uploads have all of `timeout_s` but the last seconds.
-        The default is 10 s, and before that TRAINWIRE_CHECKPOINT_FINISH_S for uploads. A second call changes
-        nothing and returns the same receipt.
+        The call returns as soon as the workers have committed everything. If everything is in Redis, it also
+        returns after two seconds without a new acknowledgement. If everything is in the spool, it also returns
+        once Redis has been unreachable for `timeout_s`, or for two seconds if Redis has never answered. Uploads
+        may take all of `timeout_s` except the last seconds. By default, uploads may take
+        TRAINWIRE_CHECKPOINT_FINISH_S, and the messages 10 s after that. A second call changes nothing and
+        returns the same receipt.
 
-        A strict run waits for the workers until `timeout_s` is over. Raises `NotStored` if not everything is
-        committed then.
+        A strict run waits for the workers until `timeout_s` is over, and raises `NotStored` if not everything
+        is committed then.
         """
         arguments = self._arguments
         results = {

@@ -1,4 +1,4 @@
-"""The end of a run: at `finish` or the end of its block, of its process, or at SIGTERM."""
+"""Finishes a run: by `finish`, at the end of its `with` block or of its process, or on SIGTERM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainwire.ingest.strict import NotStored
 
 
 class RunEnd(SharedRun):
-    """Mixin of `Run`: the methods that finish it, each of them at most once."""
+    """Mixin of `Run`: the methods that finish it. The first call finishes the run, later calls change nothing."""
 
     _session: Session
     _history: History
@@ -68,7 +68,10 @@ class RunEnd(SharedRun):
             self._checked(receipt)
 
     def _checked(self, receipt: Receipt) -> Receipt:
-        """Return the receipt; raise `NotStored` for a strict run, once, in the process that created it."""
+        """Return `receipt`; for a strict run, raise `NotStored` if messages are not stored.
+
+        It raises once, and only in the process that created the run.
+        """
         is_strict, self._is_strict = self._is_strict and self._session.is_creator, False
         if is_strict and receipt.stored != receipt.produced:
             raise NotStored(self.job_id, receipt)
@@ -99,7 +102,7 @@ class RunEnd(SharedRun):
         return receipt
 
     def _logged_once(self, end: Ending) -> Ending:
-        """Return the ending without its traceback, if that is logged as output, now or later by the launcher."""
+        """Return `end`, without its traceback if that was captured as output or the launcher will log it."""
         text, folder = end.traceback, self._traceback_folder
         if text is None:
             return end

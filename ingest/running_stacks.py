@@ -1,9 +1,10 @@
-"""Finds the servers of a `trainwire up` that runs for the same user on the same machine.
+"""Finds the servers that the same user has started with `trainwire up` on the same machine.
 
-A running `trainwire up` keeps a record, `stack.json`, in its data folder, and a file that names this folder in a
-registry below the user's folder for state. Both are used only where they belong to the user of this process, are
-no symbolic links, and no other user can write to them. The record is used only while its process runs, on this
-machine and in this network namespace: the addresses in it are those of the loopback interface.
+A running `trainwire up` keeps a record, `stack.json`, in its data folder. It also keeps a file with the path of
+this folder in a registry, a folder below XDG_STATE_HOME. Both are used only if they belong to the user of this
+process, are no symbolic links, and no other user can write to them. The record is used only while its process
+runs, on this machine and in this network namespace, because the addresses in it are those of the loopback
+interface.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ SECRETS_NAME: Final = "secrets.json"
 ENTRY_NAME_LENGTH: Final = 16
 MAX_FILE_BYTES: Final = 64 * 1024
 START_TIME_FIELD: Final = 22
-"""Of /proc/PID/stat, see proc_pid_stat(5); it follows the pid and the name in parentheses."""
+"""Number of the field of /proc/PID/stat with the start time of the process, see proc_pid_stat(5)."""
 
 
 class NoStack(Exception):  # noqa: N818 - shown to people
-    """This user has no running stack that can be used; `command` is the command line that remedies it."""
+    """This user has no usable `trainwire up`; `command` is the command line that remedies it."""
 
     def __init__(self, text: str, command: str = "trainwire up") -> None:
         super().__init__(text)
@@ -39,35 +40,35 @@ class NoStack(Exception):  # noqa: N818 - shown to people
 
 @dataclass(frozen=True)
 class RunningStack:
-    """The folder of a running `trainwire up`, and the addresses of its servers; a URL may hold a password."""
+    """A running `trainwire up`: its data folder, and its record with addresses, which may contain passwords."""
 
     data_dir: Path
     record: Mapping[str, Any] = field(repr=False)
 
     def text(self, name: str) -> str | None:
-        """Return a string of the record by its name, None if it is absent or no string."""
+        """Return the string with this name from the record; None if it is absent, empty or not a string."""
         value = self.record.get(name)
         return value if isinstance(value, str) and value else None
 
     @property
     def streams_url(self) -> str | None:
-        """The address of the server that has the streams."""
+        """The address of the Redis with the streams."""
         return self.text("streams_url") or self.text("redis_url")
 
 
 @dataclass(frozen=True)
 class StackFolders:
-    """The folders in which the running stacks of this user are searched."""
+    """The folders in which a running `trainwire up` of this user is searched."""
 
     registry: Path
     default: Path
     """The data folder of a `trainwire up` without `--data-dir`."""
     chosen: Path | None = None
-    """The only data folder that may be used, where the user names one."""
+    """The data folder that the user has named, which is then the only one searched; None if none is named."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Return the folders of the XDG base directories, and the one that TRAINWIRE_DATA_DIR names."""
+        """Return the folders by the XDG base directory variables; TRAINWIRE_DATA_DIR names the chosen one."""
         named = environ.get(DATA_DIR_VARIABLE)
         return cls(
             registry=_xdg(environ, "XDG_STATE_HOME", ".local/state") / "stacks",
@@ -76,13 +77,13 @@ class StackFolders:
         )
 
     def at(self, data_dir: Path | None) -> Self:
-        """Return these folders with `data_dir` as the chosen one, unless it is None."""
+        """Return a copy with `data_dir` as the chosen folder; return these folders if it is None."""
         return self if data_dir is None else replace(self, chosen=data_dir.expanduser().absolute())
 
     def find(self) -> RunningStack:
-        """Return the stack to use: the chosen one, else that of the default folder, else the only one.
+        """Return the running `trainwire up` of the chosen folder, else of the default folder, else the only one.
 
-        Raises `NoStack`.
+        Raises `NoStack` if there is none, or if several run and none of them is the default one.
         """
         if self.chosen is not None:
             record = running_record(self.chosen)
@@ -105,7 +106,7 @@ class StackFolders:
         return RunningStack(folder, found[folder])
 
     def registered(self) -> Iterator[Path]:
-        """Yield the data folders of the registry, also those whose stack was killed."""
+        """Yield the data folders in the registry, including those whose `trainwire up` was killed."""
         names = []
         with suppress(OSError):
             names = sorted(name for name in os.listdir(self.registry) if len(name) == ENTRY_NAME_LENGTH)
@@ -115,9 +116,9 @@ class StackFolders:
                 yield Path(text)
 
     def owner_of(self, redis_url: str) -> Path | None:
-        """Return the data folder whose embedded Redis the address names, None where it is another server.
+        """Return the data folder of the `trainwire up` that runs the Redis at `redis_url`; None for other servers.
 
-        Only that server has this random password; its port may change.
+        It is recognized by the random password in the address, because the port can change.
         """
         try:
             parts = urlsplit(redis_url)
@@ -132,7 +133,10 @@ class StackFolders:
 
 
 def running_record(data_dir: Path) -> Mapping[str, Any] | None:
-    """Return the record of the running stack in a folder; None if there is none, or another user can write it."""
+    """Return the record of the `trainwire up` that runs in a folder; None if there is none that can be trusted.
+
+    A record that other users can write to is not trusted.
+    """
     record = _own_json(data_dir / RECORD_NAME)
     process = record.get("process")
     if not isinstance(process, dict) or not isinstance(pid := process.get("pid"), int):
@@ -141,7 +145,7 @@ def running_record(data_dir: Path) -> Mapping[str, Any] | None:
 
 
 def is_held(data_dir: Path) -> bool:
-    """Return whether a `trainwire up` has the lock of the folder; it ends with its process."""
+    """Return whether a live `trainwire up` has locked its data folder."""
     try:
         descriptor = os.open(data_dir / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -162,7 +166,7 @@ def _state(data_dir: Path, otherwise: str) -> str:
 
 
 def process_mark(pid: int) -> dict[str, Any]:
-    """Return values that identify a process: its number, its start time and its machine; unknown ones are None."""
+    """Return values that identify a process: its number, start time and machine; an unknown one is None."""
     return {
         "pid": pid,
         "started": _start_time(pid),
@@ -172,7 +176,7 @@ def process_mark(pid: int) -> dict[str, Any]:
 
 
 def own_text(path: Path) -> str | None:
-    """Return the text of a file that only this user can write; None for any other."""
+    """Return the text of a file that belongs to this user and that nobody else can write to; else None."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

@@ -54,8 +54,8 @@ def _has_float(value: object) -> bool:
 def scalar(value: object) -> object:
     """Return the only element of an array or a tensor, on any device, as a Python object; else `value` itself.
 
-    `float()` of an array, a complex number or a string of numpy gives a warning or a wrong number; `item()` does
-    not. None for a time of numpy, whose item may be an integer.
+    The method `item()` is used because `float()` warns about numpy arrays, complex numbers and strings, or
+    returns a wrong number. Dates and durations of numpy give None: their item may be an integer.
     """
     if getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M"):
         return None
@@ -68,16 +68,16 @@ def scalar(value: object) -> object:
 
 
 def count(value: object) -> int | None:
-    """Return a whole number of any library, such as 3, 3.0 or an array of one, as an integer of 64 bits.
+    """Return `value` as an integer if it is a whole number (3, 3.0, an array of one) that fits into 64 bits.
 
-    None for other values, truth values among them.
+    Return None for other values, including True and False.
     """
     whole = value if type(value) is int else whole_of(value)
     return whole if whole is not None and -_LARGEST_INT <= whole <= _LARGEST_INT else None
 
 
 def whole_of(value: object) -> int | None:
-    """Return a whole number of any library as an integer of any size, None for other values."""
+    """Return `value` as an integer of any size if it is a whole number of any library; else None."""
     try:
         one = scalar(value)
         if isinstance(one, bool):
@@ -92,7 +92,7 @@ def whole_of(value: object) -> int | None:
 
 
 def exit_status(value: object) -> int | None:
-    """Return an exit code within the range of the column, the nearest one if beyond; None for other values."""
+    """Return `value` as an exit code, clamped to the range of `exit_code` in Postgres; None if it is no number."""
     floating = number(value)
     if floating is None or math.isnan(floating):
         return None
@@ -100,7 +100,7 @@ def exit_status(value: object) -> int | None:
 
 
 def truth(value: object) -> bool | None:
-    """Return the truth value of `value`, None where it has none (an array)."""
+    """Return `value` as a bool; None if it has no truth value, as an array."""
     try:
         return None if value is None else bool(value)
     except Exception as exc:  # noqa: BLE001 - foreign code
@@ -130,7 +130,7 @@ def shown(value: object) -> str:
 
 
 def path_text(path: object) -> str:
-    """Return a path as a string; of other values `str()`."""
+    """Return a path as a string; for any other value, return `str(value)`."""
     try:
         return plain_text(os.fsdecode(path))  # type: ignore[arg-type]
     except Exception as exc:  # noqa: BLE001 - foreign code
@@ -139,7 +139,7 @@ def path_text(path: object) -> str:
 
 
 def level_name(level: object) -> str | None:
-    """Return the name of a log level, which may be a number of `logging`."""
+    """Return the name of a log level; `level` may be a name or a number of `logging`."""
     if level is None or type(level) is str:
         return level
     whole = _index(level)
@@ -147,14 +147,17 @@ def level_name(level: object) -> str | None:
 
 
 def plain_mapping(name: str, values: Mapping[Any, object]) -> dict[str, Any]:
-    """Return params or tags with values that JSON has; other values become strings. Raises `ValueError`."""
+    """Return params or tags with values that JSON can represent; other values become strings.
+
+    Raises `ValueError` if `values` is not a mapping.
+    """
     if not isinstance(values, Mapping):
         raise ValueError(f"{name}={values!r} is no mapping: give a dictionary, such as vars(args)")  # noqa: TRY004
     return {plain_text(key): _plain(value, _DEEPEST) for key, value in values.items()}
 
 
 def repaired(body: StructT) -> StructT:
-    """Return a body, or a part of one, with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
+    """Return a message body, or a part of one, with lone surrogates, which UTF-8 does not allow, as U+FFFD."""
     return msgspec.convert(_repaired(msgspec.to_builtins(body)), type(body))
 
 
@@ -195,7 +198,7 @@ def _plain_number(value: object) -> int | float | str:
 
 
 def _index(value: object) -> int | None:
-    """Return an integer of any library as `int`, else None; arrays have `__index__`, which raises."""
+    """Return an integer of any library as `int`; None for other values. (The `__index__` of an array raises.)"""
     try:
         return int(operator.index(value))  # type: ignore[arg-type]
     except Exception as exc:  # noqa: BLE001 - foreign code

@@ -1,4 +1,4 @@
-"""The names of a server by its address: for people, for the spool and for pickles, without user and password."""
+"""Names of servers for display, for the spool and for pickles; none contains a user or a password."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 
 
 def shown_host(redis_url: str) -> str:
-    """Return host and port of an address, or of all servers of a cluster, without user and password."""
+    """Return host and port of a Redis URL, or of all nodes of a cluster, without user and password."""
     if is_cluster(redis_url):
         return ",".join(f"{host}:{port}" for host, port in cluster_nodes(redis_url))
     parts = urlsplit(redis_url)
@@ -17,14 +17,14 @@ def shown_host(redis_url: str) -> str:
 
 
 def shown_server(address: str | None) -> str:
-    """Return a server for people: "Redis at host:6379", or the address of a gateway."""
+    """Return the name of a server for display: "Redis at host:6379", or the address of a gateway."""
     if address is None:
         return "Redis"
     return base_of(address) if is_gateway(address) else f"Redis at {shown_host(address)}"
 
 
 def public_address(address: str) -> str:
-    """Return an address without user, password and parameters, except those of TLS."""
+    """Return an address without user, password and parameters, except the parameters for TLS."""
     if is_gateway(address):
         ca_file = ca_file_of(address)
         return base_of(address) + (f"?ssl_ca_certs={ca_file}" if ca_file else "")
@@ -35,7 +35,7 @@ def public_address(address: str) -> str:
 
 
 def server_of(address: str) -> str:
-    """Return the server and the database of an address, as host:port/db; of a gateway its address."""
+    """Return the name of a server in the spool: host:port/db of Redis, or the address of a gateway."""
     if is_gateway(address):
         return base_of(address)
     if is_cluster(address):

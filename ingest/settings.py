@@ -31,13 +31,13 @@ REDIS_URL_VARIABLE: Final = "REDIS_URL"
 STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
 PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
 WANDB_VARIABLE: Final = "TRAINWIRE_WANDB"
-"""The mode for W&B: of a launcher without the option, and of the hooks in the training's processes."""
+"""Name of the variable with the W&B mode, for a launcher without `--wandb` and for the hooks in a training."""
 PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
 DISABLED_VARIABLE: Final = "TRAINWIRE_DISABLED"
 
 _ADDRESSES: Final = (URL_VARIABLE, STREAMS_URL_VARIABLE, REDIS_URL_VARIABLE)
 _CAUTIOUS: Final = {PROVENANCE_VARIABLE: "off", "TRAINWIRE_CHECKPOINT_UPLOAD": "none"}
-"""Values for invalid variables: nothing is sent that the user may have wanted to leave out."""
+"""Values that replace invalid ones of these variables, so that nothing is sent that the user meant to exclude."""
 
 DEFAULT_BUFFER_BYTES: Final = 256 * 1024 * 1024
 LEAST_BUFFER_BYTES: Final = 64 * 1024
@@ -52,8 +52,9 @@ MOST_PAUSE_S: Final = 30 * 86_400
 class Vitals:
     """Settings of the heartbeats of a process.
 
-    `stall_after_s` is the longest pause between messages that it states, or None. `launcher` is the source of the
-    launcher that has started it, empty for none; `is_launcher` is True for a launcher.
+    `stall_after_s` is the pause between messages after which the job counts as stalled; None: it follows from
+    earlier pauses. `launcher` is the name of the launcher that has started this process, empty without one;
+    `is_launcher` is True for a launcher.
     """
 
     interval_s: float = 10.0
@@ -69,39 +70,45 @@ class Timing:
     flush_interval_s: float = 0.05
     ack_interval_s: float = 0.2
     idle_ask_interval_s: float = 10.0
-    """The interval of reading acknowledgements while none is awaited: a restore of Postgres may lower them."""
+    """Interval of reading acknowledgements while all messages are acknowledged: a restore may lower them."""
     resend_after_s: float = 2.0
-    """The interval of resends of messages that are reported missing; doubles while nothing changes."""
+    """First pause between resends of messages that are reported missing; doubles while reports stay the same."""
     probe_after_s: float = 5.0
-    """Time without a new report after which the last message is sent again, in case Redis has lost it; doubles."""
+    """Seconds without a new message or acknowledgement until the newest message is sent again.
+
+    Redis may have lost it. The time doubles with each resend.
+    """
     longest_resend_s: float = 120.0
-    """The longest pause between two resends, or two probes, of one kind."""
+    """The longest pause between two resends of messages of one kind."""
     settle_s: float = 2.0
-    """Time without a new acknowledgement after which `finish` ends once everything is in Redis."""
+    """Time without a new acknowledgement after which `finish` returns, once everything is in Redis."""
     away_s: float = 2.0
-    """Time for which `finish` tries a Redis that has never answered, once everything is in the spool."""
+    """Time for which `finish` tries to reach a Redis that has never answered, once everything is in the spool."""
     first_backoff_s: float = 0.1
     longest_backoff_s: float = 5.0
 
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """Settings of checkpoint uploads; the server and the credentials are boto3's AWS_* variables."""
+    """Settings of checkpoint uploads. boto3 reads the server and the credentials from its AWS_* variables."""
 
     bucket: str | None = None
     prefix: str = "checkpoints"
     upload: Literal["auto", "none"] = "auto"
     snapshot: Literal["copy", "link"] = "copy"
     spool: Path | None = None
-    """The folder for snapshots until their upload; None: the folder of the checkpoint."""
+    """The folder for snapshots until their upload; None: a folder beside the checkpoint."""
     retry_s: float = 600.0
-    """Duration of an outage of the store after which a checkpoint is reported as not uploaded."""
+    """Duration of an outage of the object store after which a checkpoint is reported as not uploaded."""
     finish_s: float = 300.0
-    """Time for which the end of the run waits for uploads if `finish` has no timeout."""
+    """Time for which the end of the run waits for uploads if `finish` was called without a timeout."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> CheckpointSettings:
-        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
+        """Read the settings from `environ`.
+
+        Raises `ValueError` with the variable, its value and the allowed values.
+        """
         spool = environ.get("TRAINWIRE_CHECKPOINT_SPOOL")
         prefix = environ.get("TRAINWIRE_CHECKPOINT_PREFIX", cls.prefix).strip("/")
         return cls(
@@ -116,21 +123,24 @@ class CheckpointSettings:
 
 
 FullPolicy = Literal["drop_oldest_logs", "drop_newest", "block"]
-"""The policy for a full spool: drop the oldest unsent lines, or the newest values, or let calls wait."""
+"""The policy for a full spool: drop the oldest unsent lines, drop new values, or let calls wait for room."""
 
 
 @dataclass(frozen=True)
 class SpoolSettings:
-    """Settings of the spool: messages on the disk until they are committed in Postgres."""
+    """Settings of the spool, which holds messages on the disk until they are committed in Postgres."""
 
     folder: Path | None = None
-    """None: messages are kept in memory alone."""
+    """The folder of the spool; None: no spool, messages are kept in memory only."""
     limit_bytes: int = 4 * 1024**3
     when_full: FullPolicy = "drop_oldest_logs"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> SpoolSettings:
-        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
+        """Read the settings from `environ`.
+
+        Raises `ValueError` with the variable, its value and the allowed values.
+        """
         return cls(
             folder=None if environ.get(SPOOL_VARIABLE) == SPOOL_OFF else default_spool_dir(environ),
             limit_bytes=optional_whole(environ, "TRAINWIRE_SPOOL_BYTES", LEAST_SPOOL_BYTES, MAX_ID)
@@ -140,7 +150,7 @@ class SpoolSettings:
 
 
 def default_spool_dir(environ: Mapping[str, str]) -> Path:
-    """Return the folder of the spool, by default in the state directory of the XDG specification."""
+    """Return TRAINWIRE_SPOOL_DIR, or else a folder in the state directory of the XDG specification."""
     named = environ.get(SPOOL_VARIABLE)
     if named and named != SPOOL_OFF:
         return absolute_path(named)
@@ -150,7 +160,7 @@ def default_spool_dir(environ: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class ParentRun:
-    """The open run of the process that started this one, where it is not the launcher."""
+    """The open run of the process that started this one, unless that process is a launcher."""
 
     job_id: int
     attempt: int
@@ -158,7 +168,7 @@ class ParentRun:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> ParentRun | None:
-        """Read the variable that the parent process exports; None if it is missing or malformed."""
+        """Read TRAINWIRE_PARENT_RUN, which the parent process exports; None if it is missing or malformed."""
         parts = environ.get(PARENT_VARIABLE, "").split(":")
         is_readable = len(parts) == 3 and all(part.isdecimal() and len(part) < 20 for part in parts)
         return cls(*map(int, parts)) if is_readable else None
@@ -166,34 +176,37 @@ class ParentRun:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """The settings of a run: server, job, rank, memory and the groups of settings above."""
+    """The settings of a run: server, job, rank, memory, and groups such as `timing` and `spool`."""
 
     redis_url: str | None = field(default=None, repr=False)  # may hold a password
-    """None: the Redis of this user's running `trainwire up`; while there is none, messages stay in the spool."""
+    """The address of Redis; None: that of this user's `trainwire up`.
+
+    While none is running, messages stay in the spool.
+    """
     streams_url: str | None = field(default=None, repr=False)
-    """The address of the Redis with the streams; None: they are at `redis_url`, with the broker of the workers."""
+    """The address of the Redis with the streams; None: the streams are in the Redis at `redis_url`."""
     url: str | None = None
     """The address of a gateway: messages go there over HTTPS, and not to Redis."""
     token: str | None = field(default=None, repr=False)
     """The token for the gateway at `url`."""
     job_id: int | None = None
     job_name: str | None = None
-    """The name of the job `job_id`: a run without a name has it too."""
+    """The name of the job `job_id`, used for its runs that are given no name."""
     parent: ParentRun | None = None
     launch: str | None = None
-    """Identity of the distributed launch that this process is a rank of; None: there is none, or it is unknown."""
+    """Identity of the distributed launch in which this process is a rank; None if there is none, or unknown."""
     attempt: int = ATTEMPT_UNKNOWN
     resume_step: int | None = None
     """The step from which the attempt goes on, as the launcher exports it."""
     rank: int | None = None
     world_size: int | None = None
-    """The number of ranks of the attempt that use trainwire; None where it is unknown."""
+    """The number of ranks of the attempt that use trainwire; None if it is unknown."""
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
     is_refused_alike: bool = False
-    """Whether the server's refusal of this run is also one of its launcher, which logs it."""
+    """Whether a server that refuses this run refuses its launcher too; the launcher then logs the refusal."""
     traceback_folder: Path | None = None
-    """The folder in which tracebacks are written for the launcher."""
+    """The folder in which tracebacks are left for the launcher to log."""
     log_lines_per_s: int | None = None
     """The number of log lines per second beyond which they are sampled; None: no limit."""
     timing: Timing = Timing()
@@ -201,21 +214,21 @@ class TrainerSettings:
     spool: SpoolSettings = SpoolSettings()
     vitals: Vitals = field(default_factory=Vitals)
     stacks: StackFolders | None = None
-    """The folders in which running stacks are searched; None: those of the process environment."""
+    """The folders in which a running `trainwire up` is searched; None: those of the process environment."""
     strict: bool = False
-    """Whether an unreachable Redis, a taken rank or unstored messages are errors (docs/strict.md)."""
+    """Whether an unreachable Redis, a taken rank or unstored messages raise errors (docs/strict.md)."""
     page_url: str | None = None
-    """The address of the web page, for the line that a run prints at its start."""
+    """The address of the web page, for the link that a run prints at its start; None if it is not configured."""
     quiet: bool = False
-    """Whether the line with the job's address at the start is left out."""
+    """Whether a run prints no link to its page at its start."""
     is_disabled: bool = False
     """Whether runs report nothing; set by a launcher whose settings are invalid."""
     provenance: frozenset[str] = frozenset()
-    """Items that are collected at the start (docs/provenance.md): none where settings are made in code."""
+    """Items of the provenance to collect (docs/provenance.md); none by default in settings made in code."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
-        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones.
+        """Read the settings from `environ`. Raises `ValueError` with the variable, its value and the allowed ones.
 
         With TRAINWIRE_DISABLED no other variable is read: an invalid one does not end the training.
         """
@@ -267,9 +280,10 @@ class TrainerSettings:
 
     @classmethod
     def from_valid(cls, environ: dict[str, str]) -> tuple[TrainerSettings, list[str]]:
-        """Read the settings, remove invalid variables from `environ`, and return a sentence for each of these.
+        """Read the settings without the invalid variables; return them, and an error text for each invalid one.
 
-        With an invalid address all addresses are removed: messages never go to another server than the named one.
+        Invalid variables are removed from `environ`, or set to a value that sends less. If one address is
+        invalid, all addresses are removed: messages never go to a server that the user has not named.
         """
         errors: list[str] = []
         while True:
@@ -289,18 +303,22 @@ class TrainerSettings:
                 environ[name] = _CAUTIOUS[name]
 
     def named(self, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
-        """Return the name of a run of this job, which may have one of its own, and the settings for it."""
+        """Return the name of a run of job `job_id`, and the settings for this run.
+
+        If `name` is None and the settings are those of this job, the run has the name in the settings. For
+        another job or name, `is_refused_alike` becomes False.
+        """
         if self.job_id not in (None, job_id) or name not in (None, self.job_name):
             return name, replace(self, is_refused_alike=False)
         return (self.job_name if self.job_id == job_id else None), self
 
     @property
     def streams(self) -> str | None:
-        """Return the address to send to, that of the gateway or of the streams; None where none is named."""
+        """Return the configured address of the gateway, else that of the Redis with the streams, else None."""
         return self.url or self.streams_url or self.redis_url
 
     def with_stall_after(self, stall_after_s: float | None) -> TrainerSettings:
-        """Return these settings with this longest pause between messages, unless it is None.
+        """Return a copy with this `stall_after_s`; return these settings if it is None.
 
         Raises `ValueError` for an invalid number of seconds.
         """
@@ -309,19 +327,22 @@ class TrainerSettings:
         return replace(self, vitals=replace(self.vitals, stall_after_s=checked_pause_s(stall_after_s)))
 
     def strictly(self, strict: bool | None) -> TrainerSettings:
-        """Return these settings, strict or not, unless `strict` is None. Raises `ValueError` for other values."""
+        """Return a copy with this value of `strict`; return these settings if it is None or runs are disabled.
+
+        Raises `ValueError` for any other value.
+        """
         if not isinstance(strict, bool | None):
             raise ValueError(f"strict={strict!r} is not True or False")  # noqa: TRY004 - as for other arguments
         return self if strict is None or self.is_disabled else replace(self, strict=strict)
 
     def as_launcher(self) -> TrainerSettings:
-        """Return the settings of a launcher, whose claims do not conflict with those of its trainers."""
+        """Return a copy for a launcher, whose claims do not conflict with those of its trainers."""
         return replace(self, vitals=replace(self.vitals, is_launcher=True))
 
     def at(self, redis_url: str | None, url: str | None = None) -> TrainerSettings:
-        """Return these settings with the address of Redis or of a gateway, unless both are None.
+        """Return a copy with this address of Redis or of a gateway; return these settings if both are None.
 
-        Raises `ValueError` for an invalid one, or two.
+        Raises `ValueError` if an address is invalid or both are given.
         """
         if redis_url is not None and url is not None:
             raise ValueError(
@@ -334,13 +355,13 @@ class TrainerSettings:
         return replace(self, redis_url=checked_redis_url(redis_url, "redis_url"), url=None)
 
     def at_server(self, address: str) -> TrainerSettings:
-        """Return these settings for the server with this address, of Redis or of a gateway."""
+        """Return a copy that sends to `address`, which is that of a Redis with the streams or of a gateway."""
         if is_gateway(address):
             return replace(self, url=address)
         return replace(self, streams_url=address, url=None)
 
     def at_stack(self, data_dir: Path | None) -> TrainerSettings:
-        """Return these settings for the running stack of a data folder, without addresses of the environment."""
+        """Return a copy that sends to the `trainwire up` with this data folder; these settings for None."""
         if data_dir is None:
             return self
         stacks = (self.stacks or StackFolders.from_env()).at(data_dir)
@@ -348,9 +369,9 @@ class TrainerSettings:
 
 
 def checked_pause_s(value: object, name: str = "stall_after_s") -> float:
-    """Return `value` as a float if it is allowed as the longest pause between the messages of a run.
+    """Return `value` as a float if it is valid for `stall_after_s`.
 
-    Raises `ValueError` that begins with `name`, the argument or variable with the value.
+    Raises a `ValueError` that begins with `name`, the argument or environment variable that has the value.
     """
     if not isinstance(value, int | float) or value is True or not LEAST_PAUSE_S <= value <= MOST_PAUSE_S:
         raise ValueError(f"{name}={value!r} is not a number of seconds from {LEAST_PAUSE_S} to {MOST_PAUSE_S}")
@@ -358,7 +379,7 @@ def checked_pause_s(value: object, name: str = "stall_after_s") -> float:
 
 
 def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
-    """Return `url` if it can be one of a Redis server, else raise `ValueError`; a password is never shown."""
+    """Return `url` if it is a valid Redis URL; raise `ValueError`, which never shows a password, otherwise."""
     _check_text(url, name)
     if (problem := redis_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")
@@ -366,7 +387,7 @@ def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
 
 
 def checked_url(url: str, name: str = URL_VARIABLE) -> str:
-    """Return `url` if it can be one of a gateway, else raise `ValueError`."""
+    """Return `url` if it is a valid gateway URL; raise `ValueError` otherwise."""
     _check_text(url, name)
     if (problem := gateway_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")
@@ -379,7 +400,7 @@ def _check_text(url: object, name: str) -> None:
 
 
 def checked_settings(settings: object) -> TrainerSettings:
-    """Return `settings`, those of the environment for None. Raises `ValueError` for any other object."""
+    """Return `settings`; for None, read them from the environment. Raises `ValueError` for any other object."""
     if settings is None:
         return TrainerSettings.from_env()
     if not isinstance(settings, TrainerSettings):
@@ -390,7 +411,7 @@ def checked_settings(settings: object) -> TrainerSettings:
 def token_of(environ: Mapping[str, str]) -> str | None:
     """Return TRAINWIRE_TOKEN without surrounding whitespace, None if it is not set.
 
-    Raises `ValueError`, without its text, for an invalid one.
+    Raises `ValueError` for an invalid token; the error does not show it.
     """
     token = (environ.get(TOKEN_VARIABLE) or "").strip()
     if not (token.isascii() and token.isprintable()) or " " in token:
@@ -432,7 +453,7 @@ def _bucket(environ: Mapping[str, str]) -> str | None:
 
 
 def _provenance(text: str) -> frozenset[str]:
-    """Return the items of `all`, `off`, a list of items, or a list of those to leave out (`-diff,-user`)."""
+    """Return the provenance items that `text` names: `all`, `off`, a list, or exclusions (`-diff,-user`)."""
     names = [name.strip() for name in text.split(",")]
     if names in (["all"], ["off"]):
         return frozenset(PROVENANCE_ITEMS if names == ["all"] else ())

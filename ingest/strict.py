@@ -1,4 +1,4 @@
-"""The errors of a strict run: the server does not answer, the rank is taken, not everything is stored."""
+"""The errors of strict runs, and the check at their start that the server answers and the rank is free."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from trainwire.ingest.sending.transport import Transport
 
 MISSED_BEATS: Final = 2
-"""Number of its heartbeat intervals after which a process with an unrenewed claim is taken as ended."""
-LOOK_EVERY_S: Final = 0.2
+"""Number of heartbeat intervals without renewal of its claim after which a process counts as ended."""
+POLL_INTERVAL_S: Final = 0.2
 MOST_WAIT_S: Final = 20.0
-"""A claim not renewed for this time is free, even if it states a longer interval: any trainer can write one."""
+"""Seconds without renewal after which any claim is free: any trainer can write a claim with a longer interval."""
 
 
 class StrictError(RuntimeError):
@@ -31,11 +31,11 @@ class RedisAway(StrictError):  # noqa: N818 - a public name
 
 
 class RankTaken(StrictError):  # noqa: N818
-    """Another live process is the same rank of the same attempt of the job."""
+    """Another live process has the same rank of the same attempt of the job."""
 
 
 class NotStored(StrictError):  # noqa: N818
-    """The run has ended, and not everything is committed in Postgres; `receipt` has the counts."""
+    """The run has ended, and not all its messages are committed in Postgres; `receipt` has the counts."""
 
     def __init__(self, job_id: int, receipt: Receipt) -> None:
         self.receipt = receipt
@@ -54,11 +54,11 @@ class NotStored(StrictError):  # noqa: N818
 
 
 def check_start(connection: Transport, source: SourceHeartbeat, address: str) -> None:
-    """Claim the rank.
+    """Claim the rank at the start of a strict run.
 
-    Raises `RedisAway` where the server does not answer or refuses, `RankTaken` where a live process has the rank.
-    The server has a few seconds to answer. If another process has a claim, this function waits until the claim is
-    renewed, or two heartbeats old, at most `MOST_WAIT_S`.
+    If another process has claimed it, wait until that process renews its claim, or until the claim is
+    `MISSED_BEATS` heartbeats old, at most `MOST_WAIT_S`. Raises `RedisAway` if the server refuses, or does not
+    answer within a few seconds, and `RankTaken` if a live process has the rank.
     """
     try:
         _claim(connection, source)
@@ -85,7 +85,7 @@ def _claim(connection: Transport, source: SourceHeartbeat) -> None:
         is_overdue = monotonic_s() >= deadline
         is_stale = is_overdue or found.age_s > MISSED_BEATS * found.holder.every_s
         if not is_stale:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_INTERVAL_S)
         found = connection.claim(source, by_force=is_stale)
         if found is not None and is_overdue:  # another process has just replaced our claim
             raise RankTaken(source.conflict_text(found.holder))

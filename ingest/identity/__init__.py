@@ -1,1 +1,1 @@
-"""The number and the name of a job without chosen ones, and how child processes find them."""
+"""Job numbers and names that trainwire chooses, and the variables by which child processes find them."""

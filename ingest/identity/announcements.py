@@ -1,4 +1,4 @@
-"""The line on stderr at a job's start: its name, and the address of its page."""
+"""Prints a line to stderr at the start of a job: its name, and the address of its page."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def page_of_job(settings: TrainerSettings, job_id: int) -> str | None:
 
 
 def announce(settings: TrainerSettings, number: JobNumber, name: str | None, rank: int | None) -> None:
-    """Write the line to stderr, unless TRAINWIRE_QUIET is on or the rank is above 0.
+    """Print the name of a job and the address of its page to stderr.
 
-    If the address of the page is unknown, only a launcher that has made the number writes it.
+    Nothing is printed if `quiet` is set or the rank is above 0. If the address of the page is unknown, the name
+    is printed only by a launcher that has made the job number.
     """
     if settings.quiet or rank:
         return
@@ -33,12 +34,12 @@ def announce(settings: TrainerSettings, number: JobNumber, name: str | None, ran
 
 
 def one_line(name: str) -> str:
-    """Return a name with control characters replaced, which a terminal would interpret."""
+    """Return a name with control characters replaced, because a terminal would interpret them."""
     return "".join(char if char.isprintable() else "\ufffd" for char in name)
 
 
 def print_note(sentence: str) -> None:
-    """Write a sentence to stderr; ignore a stderr that is closed or missing."""
+    """Write a sentence to stderr; do nothing if stderr is closed or missing."""
     line = f"trainwire: {sentence}\n"
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()

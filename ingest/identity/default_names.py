@@ -1,4 +1,4 @@
-"""Names jobs that are given none: the script's name, and two words and two digits that follow from the number."""
+"""Default names of jobs: the name of the script, and two words and two digits computed from the job number."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _LONGEST: Final = 60
 
 
 def default_name(script: str, job_id: int) -> str:
-    """Return the name of a job that is given none: `train-brisk-otter-42`, the same in all its processes.
+    """Return the default name of a job, such as `train-brisk-otter-42`, the same in all its processes.
 
-    Words are easier to read and remember than hex digits; of 100 runs two have the same name with a probability of
-    1.2%.
+    Words are easier to read and remember than hex digits. Of 100 jobs of a script, two have the same name with
+    a probability of 1.2%.
     """
     digest = int.from_bytes(hashlib.blake2b(str(job_id).encode(), digest_size=8).digest())
     words = []
@@ -41,12 +41,12 @@ def default_name(script: str, job_id: int) -> str:
 
 
 def script_of_process() -> str:
-    """Return the name of this process's script; `notebook` in a notebook, `python` without a script."""
+    """Return the name of this process's script; `notebook` in a notebook, `python` if there is no script."""
     return _stem(sys.argv[0] if sys.argv else "")
 
 
 def script_of_command(command: Sequence[str]) -> str:
-    """Return the name of the script in a command: of `torchrun --nproc-per-node 2 train.py` it is `train`."""
+    """Return the name of the script in a command, such as `train` for `torchrun --nproc-per-node 2 train.py`."""
     for before, argument in zip(("", *command), command, strict=False):
         if argument.endswith((".py", *_SHELLS)):
             return _stem(argument)

@@ -1,7 +1,7 @@
-"""Makes job numbers: unique without asking any store, positive, within a BIGINT, and in the order of time.
+"""Makes job numbers without any server: unique, positive, within a BIGINT, and ascending with time.
 
 The layout and its arithmetic are in docs/decisions/0029-job-numbers.md: 17 bits count slots of two hours since
-2026, 46 bits are random. Of 10,000 numbers made in one second two are equal with a probability of 7.1e-7.
+2026, 46 bits are random. Of 10,000 numbers made in one second, two are equal with a probability of 7.1e-7.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from trainwire.ingest.process.forks import renew_in_children
 from trainwire.schemas.validation import LEAST_MADE_ID, MAX_ID
 
 EPOCH_S: Final = 1_767_225_600
-"""2026-01-01 UTC."""
+"""2026-01-01 UTC, in seconds since 1970."""
 SLOT_S: Final = 7200
 RANDOM_BITS: Final = 46
 LAST_SLOT: Final = 2**17 - 1
-"""In November 2055; later numbers are unique, and no longer in the order of time."""
+"""The last slot, in November 2055. Later numbers are still unique, but no longer ascend with time."""
 STEP_BITS: Final = 24
 
 
 class NumberMaker:
-    """Makes numbers that ascend within a process; a forked child counts from new random bits."""
+    """Makes numbers that ascend within a process; a forked child starts from new random bits."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -34,12 +34,12 @@ class NumberMaker:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Forget the last number, from which the parent continues to count."""
+        """Forget the last number: only the parent continues from it."""
         self._last = 0
         self._lock = threading.Lock()
 
     def make(self) -> int:
-        """Return a new number, unique on all machines with the probability given above."""
+        """Return a new job number. (The module's docstring states the probability of equal numbers.)"""
         with self._lock:
             number = (slot_at(self._clock()) << RANDOM_BITS) + _random(RANDOM_BITS)
             if number <= self._last <= MAX_ID - 2**STEP_BITS:
@@ -49,14 +49,15 @@ class NumberMaker:
 
 
 def slot_at(now_s: float) -> int:
-    """Return the slot of a time in seconds since 1970: 1 before 2026, the last one after its end."""
+    """Return the slot for a time in seconds since 1970; at least 1, at most `LAST_SLOT`."""
     return min(max(1, int((now_s - EPOCH_S) // SLOT_S)), LAST_SLOT)
 
 
 def number_of(identity: str) -> int:
-    """Return a number computed from an identity, such as that of a launch: the same in each process.
+    """Return a number computed from `identity`, such as that of a launch: the same one in each process.
 
-    Unlike those of `NumberMaker` it does not depend on the time, because clocks of several machines differ.
+    Unlike the numbers of `NumberMaker` it does not depend on the time, because clocks of different machines
+    differ.
     """
     digest = hashlib.blake2b(identity.encode(errors="surrogatepass"), digest_size=8).digest()
     return LEAST_MADE_ID + int.from_bytes(digest) % (MAX_ID - LEAST_MADE_ID + 1)

@@ -1,4 +1,4 @@
-"""The job numbers of the runs of this process, and the variables by which its child processes join them."""
+"""Chooses the job numbers of the runs of this process, and exports them to child processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OF_ONE_JOB: Final = (
 
 
 class JobNumber(NamedTuple):
-    """The number of a job; `is_made` if trainwire made it, because the user chose none."""
+    """The number of a job; `is_made` is True if trainwire made it, because the user chose none."""
 
     job_id: int
     is_made: bool = False
@@ -46,9 +46,9 @@ class _OpenRun(msgspec.Struct):
 
 
 class OpenRuns:
-    """Chooses the number of each run of this process; while a run is open, child processes find its number.
+    """Chooses the job number of each run of this process, and exports it to child processes while the run is open.
 
-    The first run gets the number of the environment. A later run, as in a loop over parameters, is a new job.
+    The first run has the number in TRAINWIRE_JOB_ID. A later run, as in a loop over parameters, is a new job.
     """
 
     def __init__(self) -> None:
@@ -56,27 +56,30 @@ class OpenRuns:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Forget the parent's runs; the number that the parent exported stays in the environment."""
+        """Forget the parent's runs; the number that the parent has exported stays in the environment."""
         self._used: set[int] = set()
         self._open: dict[int, _OpenRun] = {}
         self._before: dict[str, str | None] = {}
         self._derived = 0
 
     def number_for(self, settings: TrainerSettings, place: Place) -> JobNumber:
-        """Return the job number for a run without one; raise `UnknownLaunch` if its ranks cannot agree on one."""
-        said = settings.job_id
-        if said is not None and said not in self._used:
-            return JobNumber(said)
+        """Return the job number for a run that is given none.
+
+        Raises `UnknownLaunch` if this process is one of several ranks, and they cannot agree on a number.
+        """
+        configured = settings.job_id
+        if configured is not None and configured not in self._used:
+            return JobNumber(configured)
         if not is_one_of_several(place):
             return JobNumber(make_number(), is_made=True)
-        launch = settings.launch if said is None else f"job:{said}"
+        launch = settings.launch if configured is None else f"job:{configured}"
         if launch is None:
             raise UnknownLaunch(place)
         self._derived += 1
         return JobNumber(number_of(f"{launch}#{self._derived}"), is_made=True)
 
     def begin(self, run: object, job_id: int, attempt: int, started_at_ns: int) -> None:
-        """Export the number of a run to child processes."""
+        """Export the job number of `run` to child processes, in environment variables."""
         if not self._open:
             self._before = {name: os.environ.get(name) for name in _OF_ONE_JOB}
         self._used.add(job_id)
@@ -84,13 +87,13 @@ class OpenRuns:
         self._export()
 
     def note_capture(self, run: object, source: str) -> None:
-        """Export that `source` logs the output of child processes, so that they do not capture it again."""
+        """Export that `source` logs the output of child processes, so that these do not capture it again."""
         if id(run) in self._open:
             self._open[id(run)].capturing_source = source
             self._export()
 
     def end(self, run: object) -> None:
-        """Export the newest other open run instead; without one restore the former environment."""
+        """Export the newest other open run in place of `run`; if there is none, restore the former environment."""
         if self._open.pop(id(run), None) is not None:
             self._export()
 

@@ -1,1 +1,1 @@
-"""The process of a run: its forks, signals, exit codes, rank and threads."""
+"""The process of a run: its forks, signals, exit code, rank and threads."""

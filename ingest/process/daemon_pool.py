@@ -1,4 +1,4 @@
-"""Daemon threads: the interpreter does not wait for them, and they handle no signals of the training."""
+"""Daemon threads: the interpreter does not wait for them, and they receive no signals meant for the training."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ASYNCHRONOUS: Final = signal.valid_signals() - {
     signal.SIGTRAP,
     signal.SIGSYS,
 }
-"""The signals sent by other processes, without those that an error of the thread itself causes."""
+"""The signals that other processes send, without those that an error of the thread itself causes."""
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block signals for threads started in this block: the training may wait for them with `sigwait`."""
+    """Block signals for the threads started in this block, as the training may wait for signals with `sigwait`."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ASYNCHRONOUS)
     try:
         yield
@@ -39,9 +39,9 @@ def signals_blocked() -> Iterator[None]:
 
 
 def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
-    """Start a daemon thread; an error that ends it is logged as a warning, without a traceback.
+    """Start a daemon thread. If an exception ends it, log a warning without a traceback.
 
-    Raises `RuntimeError` where the system refuses a thread.
+    Raises `RuntimeError` if the system refuses a thread.
     """
 
     def run() -> None:
@@ -60,9 +60,9 @@ def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
 
 @cache
 def _prepare_thread_ends() -> None:
-    """Load the library by which glibc ends threads when the interpreter exits.
+    """Load libgcc, which glibc needs to end threads when the interpreter exits.
 
-    Without a free file descriptor at the exit the load would fail, and glibc would abort the training
+    If no file descriptor is free at the exit, glibc cannot load it, and would abort the training
     ("libgcc_s.so.1 must be installed for pthread_exit to work").
     """
     with suppress(Exception):  # another system
@@ -72,7 +72,7 @@ def _prepare_thread_ends() -> None:
 
 
 def message_of(exc: BaseException) -> str:
-    """Return type and message of an error, for a warning."""
+    """Return the type and the message of an error, for a warning."""
     return f"{type(exc).__name__}: {exc}".removesuffix(": ")
 
 
@@ -86,13 +86,13 @@ class DaemonPool(Generic[T]):
             start_daemon(self._run, f"{name}-{number}")
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Queue a function; return the future of its result or exception."""
+        """Queue `work`; return the future of its result or exception."""
         future: Future[T] = Future()
         self._work.put((future, work))
         return future
 
     def close(self) -> None:
-        """Let each thread end when the queue is empty."""
+        """End each thread once the queue is empty."""
         for _ in range(self.size):
             self._work.put(None)
 

@@ -1,4 +1,4 @@
-"""Finds out how a process ends, which Python does not report: exit codes, and SIGTERM."""
+"""Detects how a process ends, which Python does not report to atexit functions: by an exit code or by SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ _INIT_PID: Final = 1
 
 
 class ProcessEnd(NamedTuple):
-    """How the process ends: by `error`, or successfully. Its exit code is unknown where `is_known` is False."""
+    """How the process ends: with the exception `error`, or successfully if it is None.
+
+    If `is_known` is False, the exit code is unknown.
+    """
 
     error: BaseException | None = None
     is_known: bool = True
 
 
 class _Released:
-    """An attribute of a SystemExit that is notified when the exception is freed.
+    """An object attached to a SystemExit; its `__del__` runs when the exception is freed.
 
-    If no frame is left then, nothing has caught it: the process exits with its code.
+    If no frame is left by then, nothing has caught the exception, and the process exits with its code.
     """
 
     def __init__(self, exits: Exits, code: object) -> None:
@@ -46,12 +49,12 @@ class _Released:
 
 
 class Exits:
-    """Finds out, when the interpreter exits, whether the main program returned, and its exit code.
+    """Detects at the exit of the interpreter whether the main program returned, and its exit code.
 
-    Python does not pass the exit code to atexit functions, and a call of `sys.exit` proves nothing, for a caller
-    may catch its SystemExit. Two facts remain: the last instruction of the outermost frame (a return, or not),
-    and the release of the SystemExit. `raise SystemExit(code)` without `sys.exit` is not noticed: its code is
-    unknown.
+    Python does not pass the exit code to atexit functions. A call of `sys.exit` proves nothing, because a
+    caller may catch its SystemExit. Two facts can be used: whether the last instruction of the outermost frame
+    is a return, and whether the SystemExit was freed. `raise SystemExit(code)` without `sys.exit` is not
+    noticed, so its code is unknown.
     """
 
     def __init__(self) -> None:
@@ -60,7 +63,7 @@ class Exits:
         self._codes: list[object] = []
 
     def watch(self) -> None:
-        """Watch the main program, and the calls of `sys.exit`, `exit` and `quit` from now on."""
+        """Watch the main program, and from now on the calls of `sys.exit`, `exit` and `quit`."""
         self._codes.clear()
         frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - documented
         while frame is not None and frame.f_back is not None:
@@ -73,11 +76,11 @@ class Exits:
             site.Quitter.__call__ = self._noting(site.Quitter.__call__)
 
     def note_code(self, code: object) -> None:
-        """Record the exit code of the process, for `process_end`."""
+        """Record the exit code of the process, which `process_end` then returns."""
         self._codes[:] = [code]
 
     def process_end(self) -> ProcessEnd:
-        """Return how the process ends; to be called when the interpreter exits."""
+        """Return how the process ends. Call it when the interpreter exits."""
         if self._codes and not sys.flags.inspect:  # with `python -i` a SystemExit is shown, and a prompt follows
             return ProcessEnd(SystemExit(self._codes[0]))
         shown = getattr(sys, "last_value", None)  # set by the interpreter at its end, or by a prompt long before
@@ -96,7 +99,7 @@ class Exits:
         return ProcessEnd(is_known=False)
 
     def keep_interrupt(self) -> None:
-        """After ctrl-C, let the interpreter end by SIGINT, as Python does without us.
+        """After ctrl-C, make the interpreter end by SIGINT, as it would without trainwire.
 
         Python forgets the ctrl-C when any thread executes a string, as `dataclass` does during imports.
         """
@@ -121,11 +124,11 @@ class Exits:
 
 
 exits: Final = Exits()
-"""The one of this process."""
+"""The `Exits` object of this process."""
 
 
 def _last_cell() -> Any:
-    """Return the result of the last cell if this process is an IPython shell or a notebook's kernel."""
+    """Return the result of the last cell if this process is an IPython shell or a notebook kernel; else None."""
     ipython = sys.modules.get("IPython")
     try:
         return ipython and ipython.get_ipython().last_execution_result
@@ -137,7 +140,7 @@ RunT = TypeVar("RunT")
 
 
 def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> None:
-    """Call `finish` at the end of a forked child of multiprocessing, which calls no atexit functions."""
+    """Call `finish(run)` at the end of each forked child of multiprocessing, which runs no atexit functions."""
     util = sys.modules.get("multiprocessing.util")
     if util is None:
         return
@@ -149,9 +152,10 @@ def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> 
 
 
 def at_end_of_target(finish: Callable[[BaseException | None], object]) -> Callable[[], object]:
-    """Call `finish` when the target of this multiprocessing child ends, with its exception if it raised.
+    """In a child of multiprocessing, call `finish` when the child's target function ends.
 
-    Returns a function that cancels it. In any other process it does nothing.
+    `finish` gets the exception of the target, or None. The returned function cancels the call. In any other
+    process nothing happens.
     """
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
@@ -162,7 +166,7 @@ def at_end_of_target(finish: Callable[[BaseException | None], object]) -> Callab
 
 
 class Terminations:
-    """Finishes runs on SIGTERM, before the signal ends the process. A handler of the training takes precedence."""
+    """Finishes runs on SIGTERM, before the signal ends the process. Handlers of the training take precedence."""
 
     def __init__(self) -> None:
         self._finishers: dict[object, Callable[[float], object]] = {}
@@ -173,14 +177,17 @@ class Terminations:
         )
 
     def watch(self, run: object, finish: Callable[[float], object]) -> None:
-        """Call `finish` with a timeout in seconds on SIGTERM, until `forget`; only in the main thread."""
+        """Call `finish` with a timeout in seconds on SIGTERM, until `forget(run)`.
+
+        Does nothing outside of the main thread, or if the training handles SIGTERM itself.
+        """
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and (self._is_installed or _has_default_action(signal.SIGTERM)):
             self._finishers[run] = finish
             signal.signal(signal.SIGTERM, self._on_signal)
 
     def forget(self, run: object) -> None:
-        """Remove a run; with the last one SIGTERM has its default action again."""
+        """Remove a run. After the last one, restore the default action of SIGTERM."""
         if self._finishers.pop(run, None) is not None and not self._finishers:
             self._restore()
 
@@ -203,16 +210,17 @@ class Terminations:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _after_fork_in_child(self) -> None:
-        """Restore the default action in a child: it then ends even while it runs no Python code."""
+        """Restore the default action in a forked child, so that SIGTERM ends it even outside of Python code."""
         self._finishers.clear()
         self._restore()
         self._after_fork()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Finish all runs and end the process, where the default action would have ended it.
+        """Finish all runs, then end the process as the default action would have done.
 
-        The process is not ended if a later handler has called this one, as that handler decides; nor if it is the
-        first process of a container, for which the kernel ignores the default action (kill(2)).
+        Nothing happens if another handler, which was installed later, has called this one: that handler
+        decides. Nothing happens either in the first process of a container, for which the kernel ignores the
+        default action (kill(2)).
         """
         if not self._is_installed or os.getpid() == _INIT_PID:
             return
@@ -227,14 +235,20 @@ class Terminations:
 
 
 SIGTERM_TIMEOUT_S: Final = 5.0
-"""Schedulers send SIGKILL soon after SIGTERM; unsent messages are in the spool by then."""
+"""Seconds for finishing all runs on SIGTERM: schedulers send SIGKILL soon after it.
+
+Messages that are not sent by then are in the spool.
+"""
 
 terminations: Final = Terminations()
-"""The one of this process."""
+"""The `Terminations` object of this process."""
 
 
 def _has_default_action(number: signal.Signals) -> bool:
-    """Return whether a signal has its default action; `getsignal` does not report handlers of C code (MPI)."""
+    """Return whether neither Python code nor C code (MPI) handles a signal or ignores it.
+
+    `signal.getsignal` does not report handlers of C code.
+    """
     if signal.getsignal(number) is not signal.SIG_DFL:
         return False
     try:

@@ -9,18 +9,18 @@ from weakref import WeakSet
 
 
 class Renewable(Protocol):
-    """An object with locks and threads, which do not work in a forked child."""
+    """An object with locks or threads, which do not work in a forked child."""
 
     def renew_after_fork(self) -> None:
-        """Replace the locks, buffers and threads in the child."""
+        """Replace the locks, buffers and threads; called in the child."""
 
 
 class _Forks:
-    """Prevents forks while a thread of trainwire imports.
+    """Delays forks while a thread of trainwire imports modules.
 
-    A child that is forked during an import inherits a module half initialized, and an import lock that no thread
-    releases: the same import would hang, or miss names of the module. So threads import while they hold
-    `importing()`, and a fork waits for it.
+    A child forked during an import would inherit a module that is only half initialized, and an import lock
+    that no thread releases. The same import in the child would hang, or lack names of the module. So threads
+    hold the lock `importing()` while they import, and a fork waits for it.
     """
 
     def __init__(self) -> None:
@@ -48,10 +48,10 @@ os.register_at_fork(
 
 
 def renew_in_children(renewable: Renewable) -> None:
-    """Call `renew_after_fork` of an object in every child that is forked from now on."""
+    """Call `renewable.renew_after_fork()` in every child that is forked from now on."""
     _forks.objects.add(renewable)
 
 
 def importing() -> threading.Lock:
-    """Return the lock that a thread of trainwire holds while it imports."""
+    """Return the lock that a thread of trainwire must hold while it imports modules."""
     return _forks.importing

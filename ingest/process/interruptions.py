@@ -1,8 +1,8 @@
-"""Recognizes exceptions that a signal handler of the training raises during a call of ours.
+"""Recognizes exceptions that a signal handler of the training raises during a call of trainwire.
 
-Our calls catch all exceptions of foreign code, such as the `__float__` of a value. A signal handler that raises
-(a timeout by SIGALRM, a pre-emption by SIGTERM) can interrupt that code anywhere: its exception must reach the
-training.
+These calls catch all exceptions of foreign code, such as the `__float__` of a value. A signal handler that
+raises (a timeout by SIGALRM, a pre-emption by SIGTERM) can interrupt this code anywhere, and its exception must
+reach the training.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import CodeType
 
 
 def raise_interruption(exc: BaseException) -> None:
-    """Raise `exc` again if it was raised by a handler that is installed for a signal."""
+    """Raise `exc` again if the handler of a signal has raised it."""
     if threading.current_thread() is not threading.main_thread():  # Python runs handlers there alone
         return
     trace, codes = exc.__traceback__, None

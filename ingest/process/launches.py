@@ -1,7 +1,7 @@
-"""Finds the launch that a process belongs to, where a launcher of others (torchrun, srun, mpirun) started it.
+"""Identifies the distributed launch (by torchrun, srun or mpirun) that this process is a rank of.
 
-All ranks of a launch must compute the same identity, and no other launch may have it, not even next year's with
-the same command.
+All ranks of a launch must compute the same identity. No other launch may have it, not even the same command a
+year later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SIZES: Final = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("PMI_SIZE", "MPI_LOCALNRANKS"),
 )
-"""Variables with the number of ranks, and the number of ranks on this machine: torchrun, Open MPI, MPICH."""
+"""Pairs of variables of torchrun, Open MPI and MPICH: the number of ranks, and the number on this machine."""
 _NODES: Final = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _DEEPEST: Final = 64
@@ -41,28 +41,28 @@ class UnknownLaunch(ValueError):  # noqa: N818 - a wrong setting, as the other V
 
 
 def is_one_of_several(place: Place) -> bool:
-    """Return whether the launch of this process has several ranks."""
+    """Return whether this process is one of several ranks."""
     return bool(place.rank) or (place.world_size or 1) > 1
 
 
 def find_launch(environ: Mapping[str, str], place: Place, proc: Path = Path("/proc")) -> str | None:
-    """Return the identity of the launch in which this process is one of several ranks; None if it is unknown."""
+    """Return the identity of the launch of this process; None if it is unknown, or if there is only one rank."""
     if not is_one_of_several(place):
         return None
     return _torch_uuid(environ) or _launcher_process(environ, proc) or _slurm_step(environ)
 
 
 def _torch_uuid(environ: Mapping[str, str]) -> str | None:
-    """Return torchrun's rendezvous id if it is random, as of `--standalone`; others are often 'none' or '100'."""
+    """Return torchrun's rendezvous id if it is random, as with `--standalone`; others may be the same again."""
     run_id = environ.get("TORCHELASTIC_RUN_ID", "").strip()
     return f"torch:{run_id.lower()}" if re.fullmatch(_UUID, run_id, re.IGNORECASE) else None
 
 
 def _slurm_step(environ: Mapping[str, str]) -> str | None:
-    """Return the step of a Slurm job: a requeued job keeps it, and is the job's next attempt.
+    """Return the identity of a Slurm step. A requeued job keeps it, and becomes the next attempt of the same job.
 
-    mpirun starts ranks on other nodes in steps of its own: there its namespace counts instead, and torchrun's id
-    where one step runs several of them.
+    mpirun starts ranks on other nodes in steps of its own: its PMIx namespace then replaces the step. The id of
+    torchrun is added, because one step may run torchrun several times.
     """
     job, step = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_STEP_ID", "")
     namespace = environ.get("PMIX_NAMESPACE") if "OMPI_COMM_WORLD_RANK" in environ else None
@@ -74,11 +74,11 @@ def _slurm_step(environ: Mapping[str, str]) -> str | None:
 
 
 def _launcher_process(environ: Mapping[str, str], proc: Path) -> str | None:
-    """Return the launcher's process, by machine, process id and start, where all ranks run on this machine.
+    """Return the identity of the launcher's process (machine, process id, start) if all ranks are on this machine.
 
-    It is the nearest ancestor without the variable that gives this process its rank. Where the training sets RANK
-    itself, it is the process that started this one by multiprocessing: a shell in which a person exported RANK
-    would be taken for the launcher of all that is started there.
+    The launcher is the nearest ancestor without the variable that gives this process its rank. If the training
+    sets RANK itself, only a parent that started this process by multiprocessing counts, because a shell in
+    which a person has exported RANK would otherwise count as the launcher of everything started there.
     """
     variable = next((name for name in RANKS if environ.get(name)), None)
     if variable is None or not _is_on_one_machine(environ, variable):
@@ -96,7 +96,7 @@ def _launcher_process(environ: Mapping[str, str], proc: Path) -> str | None:
 
 
 def _multiprocessing_parent() -> list[str]:
-    """Return a list with the id of the parent process if multiprocessing started this one, else an empty list."""
+    """Return the process id of the parent, in a list; an empty list if multiprocessing did not start us."""
     module = sys.modules.get("multiprocessing.process")
     parent = None if module is None else module.parent_process()
     return [] if parent is None else [str(parent.pid)]
@@ -120,5 +120,5 @@ def _ancestors(proc: Path) -> Iterator[str]:
 
 
 def _stat(proc: Path, pid: str) -> list[str]:
-    """Return the fields of /proc/PID/stat behind the name: state, parent, ...; the start is the 20th."""
+    """Return the fields of /proc/PID/stat after the name: state, parent process, ...; the 20th is the start."""
     return (proc / pid / "stat").read_text(errors="replace").rpartition(") ")[2].split()

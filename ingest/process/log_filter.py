@@ -9,21 +9,21 @@ from typing import Final
 OWN_THREADS: Final = "trainwire-"
 LIBRARIES: Final = ("asyncio", "boto3", "botocore", "push_response", "redis", "s3transfer", "urllib3")
 OURS: Final = ("trainwire.ingest", "trainwire.integrations")
-_MADE_LATE: Final = ("push_response", "redis.connection")
-"""Loggers of redis-py that are made with their first record."""
+_LAZY_LOGGERS: Final = ("push_response", "redis.connection")
+"""Loggers of redis-py that do not exist before their first record."""
 
 
 def is_own_thread() -> bool:
-    """Return whether this is a thread of trainwire."""
+    """Return whether the current thread was started by trainwire."""
     return threading.current_thread().name.startswith(OWN_THREADS)
 
 
 def quiet_libraries() -> None:
-    """Suppress records of libraries below WARNING in our threads; in those of the training nothing changes.
+    """Suppress records of libraries below WARNING in trainwire's threads, but not in those of the training.
 
-    Affects existing loggers only: call it after the imports, and again after the first use.
+    This affects existing loggers only: call it after the imports, and again after the first use.
     """
-    for name in _MADE_LATE:
+    for name in _LAZY_LOGGERS:
         logging.getLogger(name)
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if name.partition(".")[0] in LIBRARIES and isinstance(logger, logging.Logger):
@@ -31,7 +31,7 @@ def quiet_libraries() -> None:
 
 
 def quiet_ours() -> None:
-    """Suppress our own records below INFO, unless a level is set for their logger or for `trainwire`."""
+    """Suppress trainwire's own records below INFO, unless a level is set for their logger or for `trainwire`."""
     for name in OURS:
         logging.getLogger(name).addFilter(_is_asked_for)
 

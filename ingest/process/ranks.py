@@ -18,24 +18,27 @@ _LAUNCHERS: Final = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
 )
-"""The variables of each launcher, the innermost first: torchrun and mpirun run within a Slurm step."""
+"""The variables with the rank and the world size of each launcher.
+
+The innermost launcher is first: torchrun and mpirun run within a Slurm step.
+"""
 RANKS: Final = (*(rank for rank, _ in _LAUNCHERS), "SLURM_PROCID")
-"""Variables in which launchers give a process its rank, the innermost first."""
+"""Variables in which launchers give a process its rank, the innermost launcher first."""
 _warned: set[str] = set()
 
 
 class Place(NamedTuple):
-    """Rank and world size of a process; None where they are unknown."""
+    """Rank and world size of a process; each is None if it is unknown."""
 
     rank: int | None = None
     world_size: int | None = None
 
 
 def find_place(environ: Mapping[str, str], rank: int | None = None, world_size: int | None = None) -> Place:
-    """Return the place set by the innermost launcher; `rank` and `world_size` of the user override it.
+    """Return the rank and world size set by the innermost launcher; the arguments, if given, override them.
 
-    The size of a launcher that gives this process no rank is ignored: it counts other processes. An invalid
-    number, or a rank that is not below the size, is ignored with a warning.
+    The world size of a launcher that gives this process no rank is ignored, because it counts other processes.
+    An invalid number, or a world size that is not above the rank, is ignored with a warning.
     """
     places = list(_places(environ))
     ranked = next((place for place in places if place.rank is not None), Place())
@@ -46,7 +49,7 @@ def find_place(environ: Mapping[str, str], rank: int | None = None, world_size: 
 
 
 def checked_place(rank: int | None, world_size: int | None) -> Place:
-    """Return the place; for a rank that is not below the size, warn once and leave the size unknown."""
+    """Return rank and world size; if the rank is not below the size, warn once and leave the size unknown."""
     if rank is None or world_size is None or rank < world_size:
         return Place(rank, world_size)
     _warn_once(
@@ -63,9 +66,9 @@ def _places(environ: Mapping[str, str]) -> Iterator[Place]:
 
 
 def _slurm_place(environ: Mapping[str, str]) -> Place:
-    """Return the place in a Slurm step.
+    """Return rank and world size in a Slurm step.
 
-    An sbatch script has SLURM_PROCID=0 and the SLURM_NTASKS of the whole job though it is a single process: only
+    An sbatch script is a single process, but it has SLURM_PROCID=0 and the SLURM_NTASKS of the whole job. Only
     `srun` sets SLURM_STEP_NUM_TASKS (older versions: SLURM_STEP_ID) and ranks above 0.
     """
     rank = _number(environ, "SLURM_PROCID", 0, MAX_ATTEMPT)
@@ -76,7 +79,7 @@ def _slurm_place(environ: Mapping[str, str]) -> Place:
 
 
 def _number(environ: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    """Return the value of a variable; None where it is not set, or invalid: then warn once."""
+    """Return the value of a variable; None if it is not set. If it is invalid, warn once and return None."""
     text = environ.get(name, "").strip()
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""Keeps a traceback from being logged twice: with the completion, and as captured output."""
+"""Keeps a traceback from being logged twice, in the completion and as captured output."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from trainwire.ingest.line_splitting import LineCutter
 
 KEPT_LINES: Final = 3000
 KEPT_CHARS: Final = 1000
-"""The end of each line is kept: launchers of ranks add a prefix."""
+"""Number of characters kept of each line, from its end, because launchers add a prefix at its start."""
 _LOCK_NAME: Final = "launcher"
 _SUFFIX: Final = ".traceback"
 _READS_STOP: Final = "reads-stop"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
 _MARKS: Final = frozenset(" ^~|+-")
-"""Lines of these characters mark a part of the line above, in some versions of Python."""
+"""Characters of the lines with which some versions of Python mark a part of the line above."""
 
 
 class PrintedLines:
-    """The last captured lines, to find a traceback among them."""
+    """Keeps the last captured lines, in order to find a traceback among them."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
 
     def add(self, lines: Sequence[str]) -> None:
-        """Note lines that were printed."""
+        """Record lines that were printed."""
         self._lines.extend(line[-KEPT_CHARS:] for line in lines[-KEPT_LINES:])
 
     def contain(self, traceback: str) -> bool:
-        """Return whether all lines of a traceback were printed, in this order.
+        """Return whether all lines of a traceback were printed in this order, perhaps with other lines in between.
 
-        Additional lines are ignored: the interpreter also prints frames outside of the run's block, and other
-        threads may print. Colours and prefixes such as `[rank0]: ` are ignored too.
+        The interpreter also prints frames outside of the run's `with` block, and other threads may print.
+        Colours and prefixes such as `[rank0]: ` are ignored.
         """
         printed = (_COLOUR.sub("", line).rstrip() for line in list(self._lines))
         return all(any(line.endswith(wanted) for line in printed) for wanted in _wanted(traceback))
 
 
 class TracebackFolder:
-    """A folder in which scripts write tracebacks for their launcher, while the launcher runs."""
+    """A folder in which scripts leave tracebacks for their launcher to log, while the launcher runs."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
         self._lock: IO[bytes] | None = None
 
     def take(self) -> list[str]:
-        """Remove and return the tracebacks in the folder; scripts that end later log their own."""
+        """Remove and return the tracebacks in the folder. Scripts that end later log their tracebacks."""
         if self._lock is None or self.path is None:
             return []
         self._lock.close()
@@ -84,7 +84,7 @@ class TracebackFolder:
 
 
 def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
-    """Write a traceback for the launcher; return False where the launcher has ended."""
+    """Write a traceback for the launcher to log; return False if the launcher has ended."""
     try:
         with (folder / _LOCK_NAME).open("rb") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -104,7 +104,7 @@ def leave_end_to_training(folder: Path) -> None:
 
 
 def _wanted(traceback: str) -> Iterable[str]:
-    """Return the lines of a traceback that every version of Python prints, as they would be logged."""
+    """Return the lines of a traceback that each version of Python prints, in the form in which they are logged."""
     cutter = LineCutter()
     lines = [*cutter.feed(traceback), *cutter.close()]
     return [line.rstrip()[-KEPT_CHARS:] for line in lines if not _MARKS.issuperset(line)]

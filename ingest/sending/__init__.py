@@ -1,1 +1,1 @@
-"""Sends messages to Redis until the workers acknowledge them: buffer, batches, outbox and sender."""
+"""Sends messages until the workers acknowledge them: buffer, message bodies, outbox, sender and transports."""

@@ -1,4 +1,4 @@
-"""Finds the messages that Redis has lost, from the acknowledgements of the workers and the time without any."""
+"""Decides which messages to send again, because acknowledgements do not arrive or report missing numbers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from trainwire.ingest.settings import Timing
 
 
 class AckReport(NamedTuple):
-    """The workers' report on one kind: all up to `acked` committed or counted as `lost`, and the missing ranges.
+    """The acknowledgement of one source's messages of one kind, as the workers have written it to Redis.
 
-    `acked` is None before the first report, and where Redis has lost it.
+    All messages up to number `acked` are committed or count as lost; `lost` is the number of the lost ones.
+    `missing` are the ranges above `acked` that have not arrived, while later messages have. `acked` is None
+    before the first acknowledgement, and after Redis has lost it.
     """
 
     acked: int | None = None
@@ -20,12 +22,12 @@ class AckReport(NamedTuple):
 
 
 def parse_report(acked: bytes | None, missing: bytes | None, lost: bytes | None = None) -> AckReport:
-    """Parse the three hash fields; one that is absent or malformed counts as not reported."""
+    """Parse the three fields of an acknowledgement in Redis; an absent or malformed one has its default value."""
     return AckReport(_whole(acked), tuple(_ranges(missing or b"")), _whole(lost) or 0)
 
 
 class AckWatch:
-    """Decides when to send messages of one kind again. A needless resend is harmless: workers skip duplicates."""
+    """Decides when to send messages of one kind again. An unneeded resend is harmless: workers skip duplicates."""
 
     def __init__(self, timing: Timing, now: float) -> None:
         self._timing = timing
@@ -39,9 +41,11 @@ class AckWatch:
     def overdue(
         self, report: AckReport, awaited: int | None, now: float, *, stepped_back: bool = False
     ) -> tuple[Range, ...]:
-        """Return the ranges to send again now; `awaited` is the newest message that is sent and not acknowledged.
+        """Return the ranges of messages to send again now.
 
-        With `stepped_back` the report is below an earlier one: a probe shows the missing messages at once.
+        `awaited` is the number of the newest message that is sent and not acknowledged. `stepped_back` is True
+        if the acknowledged number is lower than before: the newest message is then sent at once, so that the
+        workers report the gap before it.
         """
         if report != self._report:
             self._note_news(report, now)

@@ -1,4 +1,4 @@
-"""Collects lines, points and checkpoints in memory, and makes message bodies of them."""
+"""Collects lines, points and checkpoints in memory, and makes message bodies from them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metri
 LogType: TypeAlias = Literal["stdout", "stderr"]
 
 SENDER_THREAD: Final = "trainwire-sender"
-"""The name of the threads that empty the buffer: they never wait for room in it."""
+"""The name of the threads that empty the buffer. They never wait for room in it."""
 
 MAX_ITEMS: Final = 1000
 MAX_BATCH_BYTES: Final = 256 * 1024
-"""Lines or points of one message; a single one that is larger is sent alone."""
+"""Size limit of the lines or points in one message; a larger single item has a message of its own."""
 LONGEST_WHOLE_BYTES: Final = 4 * 1024 * 1024
-"""A longer line may exceed the limit of a message."""
+"""A line above this size may exceed the size limit of a message, and is split into pieces if it does."""
 
 # About how much memory each takes in the buffer.
 LINE_OVERHEAD_BYTES: Final = 150
@@ -44,12 +44,13 @@ class Line(NamedTuple):
 
 
 class Buffer:
-    """Takes values from any thread in microseconds, and counts their memory until they are acknowledged.
+    """Holds values in memory until the sender makes messages from them, and limits the memory for both.
 
-    Above `limit_bytes` new log lines are dropped and counted; points, checkpoints and headers (a `Metrics` without
-    points) are taken up to twice as much. A dropped value gets no sequence number, so it leaves no gap. `wake` is
-    set when there is enough for a full message. With `must_wait` nothing is dropped before `close` or
-    `stop_waiting`: calls wait for room, except those of the sender's own threads.
+    Any thread may add values, in microseconds. Above `limit_bytes` of values and unacknowledged messages, new
+    log lines are dropped and counted. Points, checkpoints and headers (a `Metrics` without points) have twice
+    this limit. A dropped value gets no sequence number, so it leaves no gap. The event `wake` is set when there
+    is enough for a full message. With `must_wait`, calls wait for room instead, until `stop_waiting`; the
+    sender's own threads never wait.
     """
 
     def __init__(self, limit_bytes: int, wake: threading.Event, *, must_wait: bool = False) -> None:
@@ -65,11 +66,11 @@ class Buffer:
         self._completion: Completion | None = None
         self._dropped: Counter[str] = Counter()
         self.buffered_bytes = 0
-        """About how much memory the values take that no message carries yet."""
+        """Approximate memory, in bytes, of the values that are not part of a message yet."""
         self.unacked_bytes = 0
-        """About how much memory the messages take that are not acknowledged yet."""
+        """Approximate memory, in bytes, of the messages that are not acknowledged yet."""
         self.is_closed = False
-        """Whether the run is finished: nothing more is taken."""
+        """Whether the run is finished, so that no more values are accepted."""
 
     @property
     def is_empty(self) -> bool:
@@ -78,21 +79,22 @@ class Buffer:
 
     @property
     def size_bytes(self) -> int:
-        """Return the approximate memory of all values that are not acknowledged, in bytes."""
+        """Return the approximate memory, in bytes, of all values and messages that are not acknowledged."""
         return self.buffered_bytes + self.unacked_bytes
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Return the number of dropped lines, points, checkpoints and values by kind of item."""
+        """Return the number of dropped lines, points, checkpoints and single values, by kind."""
         with self._lock:
             return dict(self._dropped)
 
     def add_lines(
         self, texts: Sequence[str], log_type: LogType, ts: int, levels: Iterable[str | None] = repeat(None)
     ) -> bool:
-        """Take lines printed at `ts`, each with its level; return whether all were taken.
+        """Add lines printed at `ts`, each with its level; return False if any of them was dropped.
 
-        Each next line gets a time one nanosecond later: stores that sort by time then keep the order.
+        Each line gets a time one nanosecond after the previous one, so that stores that sort by time keep the
+        order.
         """
         are_taken = True
         with self._lock:
@@ -110,7 +112,7 @@ class Buffer:
         return are_taken
 
     def add_metric(self, metric: Point | Metrics) -> bool:
-        """Take a point, or a `Metrics` without points; return whether it was taken."""
+        """Add a point, or a header (a `Metrics` without points); return False if it was dropped."""
         with self._lock:
             is_taken = self._admit("metrics", _metric_bytes(metric), 2 * self._limit_bytes)
             if is_taken:
@@ -118,7 +120,7 @@ class Buffer:
         return is_taken
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> bool:
-        """Take a checkpoint; return whether it was taken."""
+        """Add a checkpoint; return False if it was dropped."""
         with self._lock:
             is_taken = self._admit("checkpoints", CHECKPOINT_BYTES, 2 * self._limit_bytes)
             if is_taken:
@@ -126,7 +128,7 @@ class Buffer:
         return is_taken
 
     def close(self, completion: Completion | None) -> None:
-        """Take the completion, even if the buffer is full, and reject all later values."""
+        """Add the completion, even if the buffer is full, and reject all later values."""
         with self._lock:
             if not self.is_closed:
                 self.is_closed = True
@@ -134,9 +136,10 @@ class Buffer:
                 self.buffered_bytes += COMPLETION_BYTES if completion is not None else 0
 
     def take_bodies(self, rank: int | None) -> Iterator[tuple[Body, int]]:
-        """Empty the buffer; yield message bodies with the bytes that they took in it, the completion last.
+        """Empty the buffer; yield its values as message bodies, the completion last.
 
-        The bytes still count as buffered until `note_message`.
+        Each body comes with the bytes that its values took in the buffer. They count as buffered until
+        `note_message`.
         """
         with self._lock:
             lines, self._lines = self._lines, []
@@ -154,7 +157,11 @@ class Buffer:
         )
 
     def note_message(self, buffered_bytes: int, unacked_bytes: int) -> None:
-        """Note that a body is no longer buffered, and that unacknowledged messages take more memory, or less."""
+        """Move a body from the buffered to the unacknowledged bytes.
+
+        Subtracts `buffered_bytes` from the former and adds `unacked_bytes`, which is negative after an
+        acknowledgement, to the latter.
+        """
         with self._lock:
             self.buffered_bytes -= buffered_bytes
             self.unacked_bytes += unacked_bytes
@@ -162,17 +169,17 @@ class Buffer:
                 self._room.notify_all()
 
     def count_dropped(self, kind: str, number: int = 1) -> None:
-        """Count lines, points or `values` that cannot be sent."""
+        """Count dropped items of one kind: lines, points or single `values`."""
         with self._lock:
             self._dropped[kind] += number
 
     def restore_dropped(self, dropped: Mapping[str, int]) -> None:
-        """Add the counts of dropped items that an earlier process has left in the spool."""
+        """Add the counts of dropped items that an earlier process has written to its spool."""
         with self._lock:
             self._dropped.update(dropped)
 
     def stop_waiting(self) -> None:
-        """Wake all calls that wait for room: from now on values without room are dropped and counted."""
+        """Wake all calls that wait for room; from now on values without room are dropped and counted."""
         with self._lock:
             self._must_wait = False
             self._room.notify_all()
@@ -181,7 +188,7 @@ class Buffer:
         return not self.is_closed and self.buffered_bytes + self.unacked_bytes + size_bytes <= limit_bytes
 
     def _admit(self, kind: str, size_bytes: int, limit_bytes: int) -> bool:
-        """Count the bytes of a value and return True; where there is no room for it, count it as dropped."""
+        """Count the bytes of a value and return True; if there is no room, count the value as dropped."""
         if self._must_wait and threading.current_thread().name != SENDER_THREAD:
             self._room.wait_for(lambda: not self._must_wait or self.size_bytes + size_bytes <= limit_bytes)
         if not self._has_room(size_bytes, limit_bytes):
@@ -195,9 +202,9 @@ class Buffer:
 
 
 def log_bodies(lines: Iterable[Line], rank: int | None) -> Iterator[tuple[Logs, int]]:
-    """Yield message bodies with the bytes that their lines took in the buffer.
+    """Yield message bodies of log lines, each with the bytes that its lines took in the buffer.
 
-    A change between stdout and stderr begins a new body: sequence numbers then keep the order of the lines.
+    A change between stdout and stderr begins a new body, so that sequence numbers keep the order of the lines.
     """
     batch: list[Line] = []
     size = 0
@@ -219,7 +226,10 @@ def log_bodies(lines: Iterable[Line], rank: int | None) -> Iterator[tuple[Logs, 
 
 
 def _metric_bodies(metrics: Iterable[Point | Metrics], rank: int | None) -> Iterator[tuple[Metrics, int]]:
-    """Yield message bodies with the bytes that their points took in the buffer; headers of one body are merged."""
+    """Yield message bodies of points and headers, each with the bytes that these took in the buffer.
+
+    The headers of one body are merged.
+    """
     body, size = Metrics(rank=rank), 0
     for metric in metrics:
         cost = _metric_bytes(metric)
@@ -257,7 +267,7 @@ def _logs(batch: list[Line], rank: int | None) -> Logs:
 
 
 def _merge(body: Metrics, header: Metrics) -> None:
-    """Copy the fields that a header has set into the body."""
+    """Copy the fields that are set in `header` to `body`."""
     for name in _REPLACED:
         if getattr(header, name) is not None:
             setattr(body, name, getattr(header, name))

@@ -1,4 +1,4 @@
-"""Opens the transport for an address."""
+"""Chooses the transport, Redis or HTTPS, for an address."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_transport(url: str, token: str | None, origin: Origin) -> Transport:
-    """Return the transport for an address; it connects at its first use. The imports take up to 100 ms."""
+    """Return the transport for an address; it connects at its first use. Its imports take up to 100 ms."""
     if is_gateway(url):
         from trainwire.ingest.sending.gateway_connection import GatewayConnection  # noqa: PLC0415
 

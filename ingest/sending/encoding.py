@@ -1,4 +1,4 @@
-"""Encodes message bodies as stream entries; one bad line, point or field costs no other part of its body."""
+"""Encodes message bodies as stream entries, without the lines, points and fields that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ logger = logging.getLogger("trainwire.ingest")
 class BodyEncoder:
     """Encodes the bodies of one source.
 
-    Values that exceed the limits of the wire format are shortened; lines, points and fields that cannot be encoded
-    are left out. Each is counted by `count_dropped` (kind, number) and named in a warning.
+    Values that exceed the limits of the wire format are shortened; lines, points and fields that cannot be
+    encoded are left out. Both are counted with `count_dropped` (kind, number), and cause a warning.
     """
 
     def __init__(self, origin: Origin, count_dropped: Callable[[str, int], None]) -> None:
@@ -34,7 +34,7 @@ class BodyEncoder:
         self._shortened_kinds: set[Kind] = set()
 
     def encode(self, kind: Kind, seq: int, body: Body) -> Entry | None:
-        """Return the entry of a body, or of the part of it that can be encoded; None where no part can."""
+        """Return the entry for a body, or for the part of it that can be encoded; None if no part can."""
         body = self._shortened(kind, body)
         entry = self._encoded(kind, seq, body)
         if entry is not None:
@@ -49,7 +49,7 @@ class BodyEncoder:
         return entry
 
     def _shortened(self, kind: Kind, body: Body) -> Body:
-        """Return the body within the limits of the wire format; warn once for each kind of message."""
+        """Return `body` within the limits of the wire format; warn once for each kind of message."""
         try:
             body, cuts = fitted(body)
         except Exception:
@@ -78,15 +78,15 @@ class BodyEncoder:
 
 
 def item_count(body: Body) -> int:
-    """Return the number of lines or points of a body; 1 where it has none."""
+    """Return the number of lines or points in a body; 1 for a body without any."""
     items = body.lines if isinstance(body, Logs) else body.points if isinstance(body, Metrics) else []
     return max(1, len(items))
 
 
 def sanitized(body: Body) -> tuple[Body | None, int]:
-    """Return the body with text repaired and unencodable parts omitted, and the number of omissions.
+    """Return the body with text repaired and unencodable parts left out, and the number of these parts.
 
-    None where nothing is left. Omitted are single lines, points or optional fields.
+    The parts are single lines, points or optional fields. The body is None if nothing is left.
     """
     whole = _encodable(body)
     if whole is not None:
@@ -129,7 +129,7 @@ def _sanitized_metrics(body: Metrics) -> tuple[Metrics | None, int]:
 
 
 def _sanitized_fields(body: StructT) -> tuple[StructT | None, int]:
-    """Return the body without the optional fields that cannot be encoded, and their number."""
+    """Return the body without the optional fields that cannot be encoded, and the number of these fields."""
     fields = msgspec.structs.fields(type(body))
     needed = {field.name: getattr(body, field.name) for field in fields if field.required}
     kept: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def _sanitized_fields(body: StructT) -> tuple[StructT | None, int]:
 
 
 def _encodable(part: StructT) -> StructT | None:
-    """Return a body or a part of one with its text repaired, or None where it cannot be encoded."""
+    """Return a body, or a part of one, with its text repaired; None if it cannot be encoded."""
     try:
         fixed = repaired(part)
         msgspec.msgpack.encode(fixed)

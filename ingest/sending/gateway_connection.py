@@ -1,4 +1,4 @@
-"""The connection of a trainer to the gateway: one POST request carries messages, and its answer the reports."""
+"""The transport over HTTPS: each POST request carries messages, and the response carries acknowledgements."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from trainwire.schemas.stop_requests import read_stop
 logger = logging.getLogger("trainwire.ingest")
 
 REQUEST_BYTES: Final = 1024 * 1024
-"""About how many bytes of messages one request carries; the default limit of nginx is 1 MiB, after compression."""
+"""About how many bytes of messages one request carries; nginx by default accepts 1 MiB, after compression."""
 LEAST_REQUEST_BYTES: Final = 64 * 1024
-"""After failures requests become smaller, but not smaller than this, for lines that are slow or often break."""
+"""Lower limit of the request size, which is halved after each failure, for slow or unreliable networks."""
 MAX_DETAIL_CHARS: Final = 400
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -36,10 +36,10 @@ _decode_problem: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class GatewayConnection:
-    """Connects one source to the gateway; every failure raises `Unavailable`, a wrong token `Refused`."""
+    """Connects one source to the gateway. Every failure raises `Unavailable`, a rejected token `Refused`."""
 
     least_interval_s = 0.1
-    """A request costs more than a command of Redis."""
+    """Shortest interval between exchanges in seconds: a request costs more than a Redis command."""
 
     def __init__(self, url: str, token: str | None, job_id: int, source: str) -> None:
         self._server = base_of(url)
@@ -59,7 +59,7 @@ class GatewayConnection:
         kinds: Sequence[Kind],
         heartbeat: SourceHeartbeat | None = None,
     ) -> Answer:
-        """Send messages, at least one if there are any, and a heartbeat; return the reports on `kinds`."""
+        """Send a heartbeat and messages, at least one if there are any; return the acknowledgements of `kinds`."""
         fields: dict[str, Any] = {"acks": list(kinds)}
         if heartbeat is not None:
             fields["heartbeat"] = heartbeat.heartbeat(0)
@@ -78,22 +78,25 @@ class GatewayConnection:
         )
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
-        """Claim the rank if it is free, or `by_force`; return the claim of another process, None for our own."""
+        """Claim the rank if it is free; with `by_force`, replace the claim of another process.
+
+        Returns the claim of the process that has the rank, or None if it is ours now.
+        """
         found = self._answer(self._post({"claim": source.rank_claim(), "by_force": by_force}))
         return foreign_claim(source, read_claim(found.claim), found.now_ms)
 
     def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
-        """Delete the heartbeat and the claim: this process ends normally."""
+        """Delete the heartbeat and the claim, because this process ends normally."""
         self._answer(self._post({"claim": source.rank_claim(), "has_ended": True}))
 
     def close(self) -> None:
-        """Close the connection; the next call makes a new one and resolves the host name again."""
+        """Close the connection; the next call opens a new one and resolves the host name again."""
         self._http.close()
 
     def _send_some(
         self, batches: Mapping[Kind, Sequence[EncodedMessage]], fields: Mapping[str, Any]
     ) -> tuple[dict[Kind, list[EncodedMessage]], ExchangeAnswer]:
-        """Send as many messages as one request may carry; return them with the answer."""
+        """Send as many messages as fit into one request; return these messages and the response."""
         while True:
             part = shares(batches, self._request_bytes)
             count = sum(map(len, part.values()))
@@ -119,7 +122,7 @@ class GatewayConnection:
         return self._http.post(self._path, body, headers)
 
     def _answer(self, response: Response) -> ExchangeAnswer:
-        """Return the answer in a response; raise `Refused` or `Unavailable` where there is none."""
+        """Decode the response; raise `Refused` or `Unavailable` if it is an error or cannot be decoded."""
         if response.status == 200 and response.media_type == CONTENT_TYPE:
             try:
                 return decode_answer(response.body)
@@ -146,7 +149,7 @@ class GatewayConnection:
 
 
 def is_readable_on_the_way(url: str) -> bool:
-    """Return whether requests to an address leave the machine without encryption."""
+    """Return whether requests to `url` leave this machine without encryption."""
     parts = urlsplit(url)
     return parts.scheme.lower() == "http" and parts.hostname not in LOOPBACK
 
@@ -154,10 +157,10 @@ def is_readable_on_the_way(url: str) -> bool:
 def shares(
     batches: Mapping[Kind, Sequence[EncodedMessage]], budget_bytes: int
 ) -> dict[Kind, list[EncodedMessage]]:
-    """Return the first messages of each kind, in all about `budget_bytes`, and at least one.
+    """Return the first messages of each kind, together about `budget_bytes`, and at least one message.
 
-    Of each kind there is at least one, unless the budget is small. The kinds with little to send come first: a
-    completion does not wait behind log lines.
+    Unless the budget is small, there is at least one message of each kind. Kinds with few bytes to send are
+    served first, so that a completion does not wait behind log lines.
     """
     sizes = {kind: sum(message.size_bytes for message in batch) for kind, batch in batches.items()}
     part: dict[Kind, list[EncodedMessage]] = {}
@@ -177,7 +180,7 @@ def shares(
 
 
 def _detail(response: Response) -> str:
-    """Return the text of a problem document, else the status, without control characters."""
+    """Return the detail of a problem document (RFC 9457), or else the HTTP status, without control characters."""
     text = f"HTTP status {response.status}"
     if response.media_type == "application/problem+json":
         with suppress(msgspec.DecodeError):

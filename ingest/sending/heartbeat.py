@@ -1,4 +1,4 @@
-"""Makes the heartbeats of one source, and the claim of its rank."""
+"""Makes the heartbeats of one source, and the claim by which it reserves its rank."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ logger = logging.getLogger("trainwire.ingest")
 CLAIM_TTL_BEATS: Final = 3
 """Number of heartbeat intervals without renewal after which a claim expires."""
 RETRY_SHARE: Final = 0.2
-"""The share of the interval after which a heartbeat that Redis refused is sent again."""
+"""Fraction of the heartbeat interval after which a heartbeat that Redis refused is sent again."""
 LEAST_PAUSES: Final = 10
-"""Number of pauses after which the usual pause is known."""
+"""Number of pauses that must be measured before `usual_pause_s` is known."""
 USUAL_PAUSE_FACTOR: Final = 3.0
 LEAST_USUAL_PAUSE_S: Final = 600.0
 
 
 class UnsentCounts(NamedTuple):
-    """Messages of a source that Redis does not have, bytes of its spool, and the number of its drops."""
+    """Number of messages of a source that Redis does not have, size of its spool, and number of dropped items."""
 
     unsent: int
     spooled_bytes: int
@@ -42,7 +42,7 @@ class UnsentCounts(NamedTuple):
 
 
 class Activity:
-    """Measures the pauses between reports of a training; the interval of calls of `note` is the resolution."""
+    """Measures the pauses between reports of a training; the resolution is the interval of the calls of `note`."""
 
     def __init__(self, now: float) -> None:
         self._count = 0
@@ -51,7 +51,7 @@ class Activity:
         self._longest_s = 0.0
 
     def note(self, count: int, now: float) -> None:
-        """Record the total number of reports at time `now`."""
+        """Record that `count` reports have been made up to time `now`."""
         if count == self._count:
             return
         if self._count:
@@ -66,7 +66,7 @@ class Activity:
 
     @property
     def usual_pause_s(self) -> float | None:
-        """Return the longest pause to expect; None after fewer than `LEAST_PAUSES` pauses."""
+        """Return the longest pause that is still normal, in seconds; None before `LEAST_PAUSES` pauses."""
         if self._pauses < LEAST_PAUSES:
             return None
         return max(LEAST_USUAL_PAUSE_S, USUAL_PAUSE_FACTOR * self._longest_s)
@@ -100,10 +100,10 @@ class StopSignal:
 
 
 class SourceHeartbeat:
-    """Makes the heartbeats of one source, and warns where another live process has the same job, attempt and rank.
+    """Makes the heartbeats of one source, and warns if another live process has the same job, attempt and rank.
 
-    `activity` returns the number of reports so far, `unsent_counts` the messages that are not sent yet.
-    `may_claim` is False in a forked child, which has the rank of its parent.
+    `activity` returns the number of reports so far, `unsent_counts` the numbers of messages that are not sent
+    yet. `may_claim` is False in a forked child, because it has the rank of its parent.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class SourceHeartbeat:
         self.origin = origin
         # One launcher per machine is normal, and one may run another: the name distinguishes them.
         self.launcher = f"{os.uname().nodename}/{vitals.launcher}" if vitals.is_launcher else ""
-        """The name of this launcher; empty for a trainer. Launchers and trainers have separate claims."""
+        """The name of this launcher; empty for a trainer. Claims of launchers and trainers are separate."""
         self.may_claim = may_claim
         self.claimant = hashlib.sha256(origin.source.encode()).hexdigest()
         """The hash of the source name, for claims: a trainer that reads the name could send as this source."""
@@ -133,7 +133,7 @@ class SourceHeartbeat:
         self._rival: Heartbeat | None = None
         self._has_warned = False
         self.is_known = False
-        """Whether Redis has taken a heartbeat."""
+        """Whether Redis has accepted a heartbeat of this source."""
         self.stop = StopSignal()
         """The request to stop this source."""
 
@@ -144,22 +144,22 @@ class SourceHeartbeat:
 
     @property
     def claim_ttl_ms(self) -> int:
-        """Return after how long a claim expires without a heartbeat."""
+        """Return the milliseconds after which a claim expires without a heartbeat."""
         return max(1, int(1000 * CLAIM_TTL_BEATS * self._vitals.interval_s))
 
     def note_answer(self, claim: object, *, is_taken: bool) -> None:
-        """Record the answer to a heartbeat: the claim that Redis has, and whether it has taken the heartbeat."""
+        """Record the response to a heartbeat: the claim in Redis, and whether the heartbeat was accepted."""
         if self.may_claim:
             self.may_take(claim)  # warns of another process
         self.note_outcome(is_taken=is_taken)
 
     def note_outcome(self, *, is_taken: bool) -> None:
-        """Set the time of the next heartbeat; `is_taken` is False where Redis refused this one."""
+        """Set the time of the next heartbeat: an interval from now, or earlier if this one was not accepted."""
         self.is_known = self.is_known or is_taken
         self._due_at = self._clock() + self._vitals.interval_s * (1 if is_taken else RETRY_SHARE)
 
     def heartbeat(self, at_ms: int) -> Heartbeat:
-        """Return the heartbeat for this time of Redis's clock."""
+        """Return a heartbeat with the time `at_ms`, in milliseconds of Redis's clock."""
         now = self._clock()
         self._activity.note(self._count(), now)
         return replace(
@@ -172,11 +172,11 @@ class SourceHeartbeat:
         )
 
     def rank_claim(self) -> RankClaim:
-        """Return the claim of the rank; its time is set when it is written."""
+        """Return the claim of the rank; the server sets its time."""
         return RankClaim(holder=self.claim(0), ttl_ms=self.claim_ttl_ms, launcher=self.launcher)
 
     def claim(self, at_ms: int) -> Heartbeat:
-        """Return the heartbeat that claims the rank at this time of Redis's clock."""
+        """Return the content of the claim: a heartbeat with the hashed source name, at Redis's time `at_ms`."""
         return Heartbeat(
             job=self.origin.job_id,
             source=self.claimant,
@@ -190,9 +190,10 @@ class SourceHeartbeat:
         )
 
     def may_take(self, claim: object) -> bool:
-        """Return whether the rank can be claimed, given the claim in Redis; warn once where a live process has it.
+        """Return whether the claim in Redis allows to claim the rank; warn once if a live process has the rank.
 
-        A process is live when it has renewed its claim; the claim of a killed one expires.
+        A process counts as live once it has renewed its claim between two calls. The claim of a killed process
+        expires.
         """
         holder = read_claim(claim)
         if holder is None or holder.source == self.claimant:
@@ -205,7 +206,7 @@ class SourceHeartbeat:
         return False
 
     def conflict_text(self, rival: Heartbeat) -> str:
-        """Return a warning that names both processes of one rank, and the remedy."""
+        """Return a warning that names both processes with the same rank, and the remedy."""
         origin = self.origin
         processes = "launchers" if self.launcher else "trainers"
         attempt = "" if origin.attempt == ATTEMPT_UNKNOWN else f" attempt {origin.attempt}"
@@ -223,7 +224,7 @@ def _reason(text: str | None) -> str:
 
 
 def _printable(name: str | None) -> str:
-    """Return a name from a claim without control characters, which a terminal would interpret."""
+    """Return a name from a claim with control characters replaced, because a terminal would interpret them."""
     return "unknown" if name is None else "".join(char if char.isprintable() else "\ufffd" for char in name)
 
 

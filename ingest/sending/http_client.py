@@ -1,4 +1,4 @@
-"""A small HTTP client on `http.client`: one connection that stays open, proxies, TLS, and safe redirects."""
+"""A small HTTP client based on `http.client`: one persistent connection, proxies, TLS, and safe redirects."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ class Response(NamedTuple):
 
 
 class HttpClient:
-    """Sends POST requests below one address; every failure without a response raises `Unavailable`.
+    """Sends POST requests to paths below one address; every failure without a response raises `Unavailable`.
 
-    A request may be sent twice: when the server has closed the connection since the last one. A redirect is
-    followed if it stays on the same host and path, and does not leave https; the token is sent to no other place.
+    A request may arrive twice: it is repeated if the server has closed the idle connection. A redirect is
+    followed only if it stays on the same host and path and does not leave HTTPS, because the token is sent with
+    each request.
     """
 
     def __init__(self, url: str) -> None:
@@ -50,7 +51,7 @@ class HttpClient:
         self._proxy_headers: dict[str, str] = {}
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
-        """Send a body to `path` below the address."""
+        """Send `body` to `path` below the address, and return the response."""
         for _ in range(MAX_REDIRECTS + 1):
             try:
                 response, location = self._send(path, body, headers)
@@ -64,7 +65,7 @@ class HttpClient:
         raise Unavailable(f"it redirects in a circle, last to {self._base}: correct TRAINWIRE_URL")
 
     def close(self) -> None:
-        """Close the connection; the next request opens one, and reads the proxies from the environment again."""
+        """Close the connection; the next request opens a new one, and reads the proxy variables again."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(OSError):
@@ -94,7 +95,7 @@ class HttpClient:
         return Response(found.status, media_type, content), found.getheader("Location") or ""
 
     def _connect(self) -> http.client.HTTPConnection:
-        """Open a connection to the server, or to the proxy that the environment names for it."""
+        """Open a connection to the server, or to its proxy if the environment names one."""
         parts = urlsplit(self._base)
         host, port = parts.hostname or "", parts.port
         proxy = _proxy_of(parts)
@@ -123,13 +124,13 @@ class HttpClient:
         return connection
 
     def _context(self) -> ssl.SSLContext:
-        """Return the settings of TLS: by default the authorities of the system, or those of SSL_CERT_FILE."""
+        """Return the TLS context: it trusts the CA file in the address, or SSL_CERT_FILE, or the system's CAs."""
         if self._tls is None:
             self._tls = ssl.create_default_context(cafile=self._ca_file)
         return self._tls
 
     def _trouble(self, exc: Exception) -> str:
-        """Return the text of an error, with the remedy if TLS is the cause."""
+        """Return the text of a connection error, with the remedy if TLS is the cause."""
         message = str(exc) or type(exc).__name__
         trouble = tls_trouble(exc, _CA) if self._base.startswith("https") else None
         if trouble is not None:
@@ -140,7 +141,7 @@ class HttpClient:
 
 
 def _proxy_of(parts: SplitResult) -> SplitResult | None:
-    """Return the proxy for a server by HTTPS_PROXY, HTTP_PROXY and NO_PROXY, None where there is none."""
+    """Return the proxy for a server by HTTPS_PROXY, HTTP_PROXY and NO_PROXY; None if there is none."""
     found = urllib.request.getproxies().get(parts.scheme)
     if not found or urllib.request.proxy_bypass(parts.netloc):
         return None
@@ -162,7 +163,7 @@ def _credentials(proxy: SplitResult) -> dict[str, str]:
 
 
 def _redirected(base: str, path: str, location: str) -> str:
-    """Return the new address by a redirect that may be followed; raise `Unavailable` for any other."""
+    """Return the new base address after a redirect; raise `Unavailable` if the redirect may not be followed."""
     target = urljoin(f"{base}{path}", location)
     old, new = urlsplit(base), urlsplit(target)
     leaves_tls = old.scheme == "https" and new.scheme != "https"
@@ -180,5 +181,5 @@ def _redirected(base: str, path: str, location: str) -> str:
 
 
 def _shown(url: str) -> str:
-    """Return an address without parameters and control characters."""
+    """Return an address for display, without parameters and control characters."""
     return "".join(char for char in url.partition("?")[0][:200] if char.isprintable())

@@ -22,10 +22,10 @@ LEVELS: Final = {
     "E": "ERROR",
     "F": "CRITICAL",
 }
-"""Level names in lines, and their names in `logging`; TRACE and SUCCESS are levels of loguru."""
+"""Maps level names in printed lines to those of `logging`; TRACE and SUCCESS are levels of loguru."""
 
 _FIRST: Final = frozenset("[\x1b0123456789" + "".join(name[0] for name in LEVELS))
-"""The first characters of lines with a level: most lines begin with another."""
+"""The characters with which a line with a level can begin; most lines begin with another one."""
 _HEAD_CHARS: Final = 300
 """Number of characters at the beginning of a line in which a level is searched."""
 _COLOUR: Final = r"\x1b\[[0-9;:]*m"
@@ -47,12 +47,12 @@ _HEAD: Final = (
 
 
 def levels_of(lines: Iterable[str]) -> list[str | None]:
-    """Return the level of each line."""
+    """Return the level of each line, None for a line without one."""
     return [level_of(line) if line[:1] in _FIRST else None for line in lines]
 
 
 def level_of(line: str) -> str | None:
-    """Return the name of the level of a line; None where its beginning has none."""
+    """Return the name of the level at the beginning of a line; None if there is none."""
     head = line[:_HEAD_CHARS]
     if "\x1b" in head:
         head = re.sub(_COLOUR, "", head)
@@ -62,5 +62,5 @@ def level_of(line: str) -> str | None:
 
 @cache
 def _compiled_head() -> re.Pattern[str]:
-    """Compile `_HEAD` at its first use: a training that captures no output never needs it."""
+    """Compile `_HEAD` at its first use, because a training that captures no output never needs it."""
     return re.compile(_HEAD)

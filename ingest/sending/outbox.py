@@ -1,4 +1,4 @@
-"""The numbered messages of one source until their acknowledgement: in the spool, and while few in memory."""
+"""The numbered messages of one source until they are acknowledged, in the spool and in memory."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trainwire.ingest")
 
 BODIES_PER_CUT: Final = 64
-"""Limits how long one call of `cut` holds the lock."""
+"""Maximum number of messages that one call of `cut` makes, so that it does not hold the lock for long."""
 MEMORY_BYTES: Final = 32 * 1024 * 1024
-"""Messages beyond this are kept in the spool alone, and read back when they are sent."""
+"""Limit of the messages that are kept in memory; further ones are in the spool only, and read back to be sent."""
 NAMED_LOSSES: Final = 20
-"""Maximum number of lost ranges that are logged; `trainwire status` shows all."""
+"""Maximum number of lost ranges for which a warning is logged; `trainwire status` shows all of them."""
 DROP_ORDER: Final[tuple[Kind, ...]] = ("logs", "metrics")
-"""The kinds that are dropped when the spool is full, in this order; checkpoints and completions never are."""
+"""The kinds that are dropped when the spool is full, in this order; other kinds are never dropped."""
 
 
 class Outbox:
-    """Makes messages of the values in a buffer, numbered 1, 2, 3 ... per kind, and keeps them until acknowledged.
+    """Makes numbered messages from the values in a buffer, and keeps them until they are acknowledged.
 
-    With a spool every message is written to the disk first; where the disk refuses it, and without a spool, it is
-    in memory alone. The spool is opened for the first message, by the thread that calls `cut`.
+    The messages of each kind are numbered 1, 2, 3 ... If there is a spool, each message is written to it first.
+    Without a spool, or if the disk refuses a message, the message is kept in memory only. The thread that calls
+    `cut` opens the spool for the first message.
     """
 
     def __init__(
@@ -65,41 +66,42 @@ class Outbox:
         self._declared: set[tuple[Kind, int]] = set()
         self._is_job_deleted = False
         self.activity = 0
-        """Number of bodies that reported progress of the training, not only metrics of the machine."""
+        """Number of bodies that show progress of the training, and not only metrics of the machine."""
 
     def resume(self, spans: Mapping[Kind, Range]) -> None:
-        """Continue with the messages that another process has left in the spool."""
+        """Continue with the messages that another process has left in the spool; `spans` are their numbers."""
         self._spool.open()
         for kind, (first, last) in spans.items():
             self._messages[kind].resume(first, last)
 
     def cut(self) -> bool:
-        """Make messages of some of the buffered values; return whether there may be more."""
+        """Make messages from some of the buffered values; return whether there may be more values."""
         with self._lock:
             has_more = self._cut_some()
             self._spool.note_drops(self._buffer.dropped)
         return has_more
 
     def open_spool(self) -> None:
-        """Open the spool now if earlier attempts failed."""
+        """Try to open the spool if it is not open, without the pause after earlier failures."""
         with self._lock:
             self._open(at_once=True)
 
     def to_send(self, budget_bytes: int) -> dict[Kind, list[EncodedMessage]]:
-        """Return the next messages of each kind that has any, up to about `budget_bytes` a kind."""
+        """Return the next messages to send by kind, up to about `budget_bytes` for each kind."""
         with self._lock:
             batches = {kind: messages.to_send(budget_bytes) for kind, messages in self._messages.items()}
         return {kind: batch for kind, batch in batches.items() if batch}
 
     def mark_sent(self, kind: Kind, seqs: Iterable[int]) -> None:
-        """Note that Redis has these messages."""
+        """Record that Redis has the messages of `kind` with these numbers."""
         with self._lock:
             self._messages[kind].mark_sent(seqs)
 
     def release(self, kind: Kind, acked: int, lost: int = 0) -> bool:
-        """Delete the messages up to `acked`, which are committed in Postgres; return whether any are new.
+        """Delete the messages up to `acked`, which Postgres has committed; return whether `acked` has increased.
 
-        The workers count `lost` of them as lost, as this process or an earlier one has declared.
+        `lost` is how many of them the workers count as lost, because this process or an earlier one has
+        declared them lost.
         """
         with self._lock:
             messages = self._messages[kind]
@@ -111,9 +113,10 @@ class Outbox:
         return messages.acked > before
 
     def step_back(self, kind: Kind, acked: int) -> bool:
-        """Set the acknowledged number back to `acked` if it is higher; return whether it was.
+        """Lower the acknowledged number to `acked` if it is higher, and return whether it was.
 
-        This happens after a restore of Postgres or Redis: messages that are still kept can be sent again.
+        The workers report a lower number after a restore of Postgres or Redis. Messages that still exist can
+        then be sent again.
         """
         with self._lock:
             is_below = self._messages[kind].step_back(acked)
@@ -126,13 +129,13 @@ class Outbox:
         return is_below
 
     def note_job_deleted(self) -> None:
-        """Note that the job was deleted: workers acknowledge its messages and store none of them."""
+        """Record that the job was deleted: the workers acknowledge its messages and store none of them."""
         if not self._is_job_deleted:
             self._is_job_deleted = True
             logger.warning("job %s was deleted: nothing more of it is stored", self.origin.job_id)
 
     def send_again(self, kind: Kind, ranges: Iterable[Range]) -> None:
-        """Queue messages again that Redis has lost."""
+        """Queue messages of `kind` to be sent again, because Redis has lost them."""
         with self._lock:
             self._messages[kind].send_again(ranges)
 
@@ -142,24 +145,24 @@ class Outbox:
             return [kind for kind, messages in self._messages.items() if messages.has_sent]
 
     def awaited(self) -> dict[Kind, int]:
-        """Return, for each kind with sent messages that are not acknowledged, the newest of them."""
+        """Return, by kind, the number of the newest sent message if it is not acknowledged."""
         with self._lock:
             newest = {kind: messages.awaited for kind, messages in self._messages.items()}
         return {kind: seq for kind, seq in newest.items() if seq is not None}
 
     @property
     def is_all_sent(self) -> bool:
-        """Return whether Redis has everything that was reported."""
+        """Return whether Redis has all messages, and no value is buffered."""
         return self._is_all(lambda messages: messages.is_all_sent)
 
     @property
     def is_all_spooled(self) -> bool:
-        """Return whether everything that was reported is in the spool, or stored."""
+        """Return whether all messages are in the spool or acknowledged, and no value is buffered."""
         return self._spool.exists and self._is_all(lambda messages: not messages.only_in_memory)
 
     @property
     def is_all_acked(self) -> bool:
-        """Return whether everything that was reported is committed in Postgres."""
+        """Return whether all messages are acknowledged, and no value is buffered."""
         return self._is_all(lambda messages: messages.acked == messages.last)
 
     def receipt(self) -> Receipt:
@@ -180,23 +183,23 @@ class Outbox:
             return receipt
 
     def unsent_counts(self) -> UnsentCounts:
-        """Return the number of messages that are not sent, the size of the spool, and the number of drops."""
+        """Return the number of unsent messages, the size of the spool, and the number of dropped items."""
         with self._lock:
             unsent = sum(messages.last - messages.sent for messages in self._messages.values())
             return UnsentCounts(unsent, self._spool.size_bytes, sum(self._buffer.dropped.values()))
 
     def close(self) -> None:
-        """Remove the spool if everything is acknowledged; else unlock it for the process that sends the rest."""
+        """Delete the spool if everything is acknowledged; else unlock it for the process that sends the rest."""
         is_all_acked = self.is_all_acked
         with self._lock:
             self._spool.close(is_needed=not is_all_acked)
 
     def forget(self) -> None:
-        """Unlock the spool and leave its files: in a forked child they are the parent's."""
+        """Unlock the spool and keep its files. Called in a forked child, where the files belong to the parent."""
         self._spool.close(is_needed=True)
 
     def _is_all(self, is_done: Callable[[UnackedMessages], bool]) -> bool:
-        """Return whether nothing is buffered and `is_done` returns True for each kind."""
+        """Return whether no value is buffered and `is_done` returns True for each kind."""
         with self._lock:
             return self._buffer.is_empty and all(map(is_done, self._messages.values()))
 
@@ -219,7 +222,10 @@ class Outbox:
         return True
 
     def _add(self, body: Body) -> int:
-        """Make the next message of a body; return how much memory it takes (0: in the spool alone, or dropped)."""
+        """Make the next message from a body; return its size in memory.
+
+        The size is 0 if the message is in the spool only, or was dropped.
+        """
         kind = KIND_OF_BODY[type(body)]
         messages = self._messages[kind]
         if kind in DROP_ORDER and not self._make_room():
@@ -240,13 +246,13 @@ class Outbox:
         return message.size_bytes if in_memory else 0
 
     def _open(self, *, at_once: bool = False) -> None:
-        """Open the spool if it is not open yet, and write the messages to it that are in memory."""
+        """Open the spool if it is not open yet, and write the messages that are only in memory to it."""
         if self._spool.open(at_once=at_once):
             for kind, messages in self._messages.items():
                 messages.spool(partial(self._spool.append, kind))
 
     def _declare_lost(self, kind: Kind, first: int, last: int, reason: str) -> Entry:
-        """Return the entry by which the workers count these messages as lost instead of waiting for them."""
+        """Return an entry that makes the workers count messages `first` to `last` as lost, and not as missing."""
         origin = self.origin
         if (kind, first) not in self._declared and len(self._declared) < NAMED_LOSSES:
             self._declared.add((kind, first))
@@ -259,13 +265,13 @@ class Outbox:
         return encode_loss(origin.job_id, origin.attempt, origin.source, first, loss)
 
     def _make_room(self) -> bool:
-        """Drop old messages where the spool is full and the policy allows it; return whether a new one fits."""
+        """Drop old messages if the spool is full and the policy allows it; return whether a new one fits."""
         if not self._spool.is_full or self._policy == "block":
             return True
         return self._policy == "drop_oldest_logs" and any(self._drop_oldest(kind) for kind in DROP_ORDER)
 
     def _drop_oldest(self, kind: Kind) -> bool:
-        """Drop the oldest messages of a kind that were not sent; return False where there are none."""
+        """Drop the oldest unsent messages of a kind; return False if there are none."""
         assert self._spool.spool is not None  # noqa: S101 - it is full
         messages = self._messages[kind]
         try:
@@ -279,7 +285,7 @@ class Outbox:
         return True
 
     def _count_messages(self, completion: Completion) -> None:
-        """Set the number of messages of each kind, the completion included: it is the last message."""
+        """Set the number of messages of each kind in the completion, which counts as the last message itself."""
         produced: dict[str, int] = {
             kind: messages.last for kind, messages in self._messages.items() if messages.last
         }

@@ -1,4 +1,4 @@
-"""Recovers the spool: sends the messages of processes that have ended."""
+"""Sends the messages that ended processes have left in the spool."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ logger = logging.getLogger("trainwire.ingest")
 
 NO_LIMIT: Final = 1 << 62
 SETTLE_S: Final = 10.0
-"""Time for which the recovery waits for a new acknowledgement of the first source that lacks some."""
+"""Minimum of `settle_s` while ended sources are sent, up to the first one that is not acknowledged completely."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """The result of the recovery of one source: its receipt, and its folder in the spool."""
+    """The result of sending what one ended source left in the spool: its receipt, and its folder."""
 
     about: About
     receipt: Receipt
     path: Path
     is_refused: bool = False
-    """Whether the server did not accept its messages with this token."""
+    """Whether the server refused the messages with the given token."""
 
     @property
     def is_done(self) -> bool:
-        """Return whether the folder was deleted: everything is stored, declared lost or discarded."""
+        """Return whether its folder was deleted, because every message is stored, lost or discarded."""
         return not self.receipt.unsettled or self.is_discarded
 
     @property
     def is_discarded(self) -> bool:
-        """Return whether the workers have acknowledged everything and stored nothing, as the job was deleted."""
+        """Return whether the job was deleted: the workers have acknowledged all messages and stored none."""
         return self.receipt.is_job_deleted and not any(self.receipt.spooled.values())
 
 
@@ -66,18 +66,26 @@ def send_leftovers(
     is_due: Callable[[Path], bool] = lambda _path: True,
     token: str | None = None,
 ) -> Iterator[Leftover]:
-    """Send the messages that ended sources left in the spool, oldest source first, each for at most `timeout_s`.
+    """Send the messages that ended sources left in the spool, the oldest source first; yield each result.
 
-    The server is Redis, or a gateway with this `token`.
-    `servers` are the names under which the spool has messages for it; without any, its address. Messages of
-    other servers stay, unless `any_server`. Folders for which `is_due` returns False are left for another time,
-    and so are those of living sources. What cannot be read is logged, and stays. Ends at `stop`, and after the
-    first source that could not be sent, unless it was refused: the others would not fare better. Raises `OSError`
-    where the system has no descriptors or no memory left.
+    The function ends when `stop` is set, and after the first source that could not be sent, because the next
+    ones would fail too; a refused source is skipped. Folders of live sources are skipped as well. A folder that
+    cannot be read is logged, and stays. Raises `OSError` if the system has no file descriptors or memory left.
+
+    Args:
+        spool: the folder of the spool.
+        url: the address of Redis or of a gateway.
+        timing: the intervals of the sender.
+        timeout_s: the time limit for each source.
+        servers: the server names in the spool that stand for `url`; by default the name of `url`.
+        any_server: whether to send the messages for other servers too.
+        stop: an event that ends the function before the next source.
+        is_due: returns False for folders to skip this time.
+        token: the access token for a gateway.
     """
     names = servers or {server_of(url)}
     destination = NamedServer(url, token)
-    patient = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
+    source_timing = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
     for path in source_folders(spool):
         if stop is not None and stop.is_set():
             return
@@ -86,7 +94,7 @@ def send_leftovers(
             continue
         try:
             folder = SourceFolder.claim(path)
-            leftover = None if folder is None else _send(folder, destination, patient, timeout_s)
+            leftover = None if folder is None else _send(folder, destination, source_timing, timeout_s)
         except OSError as exc:
             if is_passing(exc):
                 raise  # the other folders cannot be read now either
@@ -98,7 +106,7 @@ def send_leftovers(
         if any(leftover.receipt.unsent.values()) and not leftover.is_refused:
             return
         if not leftover.is_done:
-            patient = timing
+            source_timing = timing
 
 
 def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeout_s: float) -> Leftover:
@@ -126,11 +134,11 @@ def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeou
 
 
 def resumed(spool: Spool) -> tuple[Outbox, Completion | None]:
-    """Return an outbox of the messages that another process has left in its spool, and the inferred end.
+    """Return an outbox with the messages in the spool of an ended process, and its inferred completion.
 
-    The inferred end is for a process that was killed before its completion: it has the numbers of the messages, as
-    far as the spool shows them. It is sent as a message of another source (`outbox_of_inferred_end`): the
-    completion of the process itself keeps its number.
+    The completion is None if the process has sent its own, or has left no messages. It states the numbers of
+    messages that the spool shows. It is sent as a message of another source (`outbox_of_inferred_end`), so that
+    its number stays free for the completion of the process itself.
     """
     about, spans = spool.folder.about, spool.spans()
     buffer = Buffer(0, threading.Event())
@@ -153,9 +161,10 @@ def resumed(spool: Spool) -> tuple[Outbox, Completion | None]:
 
 
 def outbox_of_inferred_end(origin: Origin, end: Completion) -> Outbox:
-    """Return an outbox of one message: the inferred end of the source `origin`.
+    """Return an outbox with one message: the inferred completion of the source `origin`.
 
-    Its source is named after the content, so that a second recovery of the same spool sends the same message.
+    The name of its own source is computed from the content, so that a second recovery sends the same message
+    again.
     """
     digest = zlib.crc32(repr((end.produced, end.dropped)).encode())
     buffer = Buffer(0, threading.Event())
@@ -164,7 +173,7 @@ def outbox_of_inferred_end(origin: Origin, end: Completion) -> Outbox:
 
 
 def _joined(receipts: Sequence[Receipt]) -> Receipt:
-    """Return one receipt of outboxes with different kinds."""
+    """Merge the receipts of outboxes that have no kind in common."""
     joined = Receipt(is_job_deleted=any(receipt.is_job_deleted for receipt in receipts))
     for receipt in receipts:
         for name, counts in vars(joined).items():

@@ -1,4 +1,4 @@
-"""The connection of a trainer to Redis: reads acknowledgements, appends messages, sends heartbeats and claims."""
+"""The transport to Redis: reads acknowledgements, appends messages, sends heartbeats and claims."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _REDIS_ERRORS: Final = (*STREAM_ERRORS, OSError, UnicodeError)  # UnicodeError: 
 
 
 class RedisConnection:
-    """Connects one source to the streams; every failure raises `Unavailable`."""
+    """Connects one source to the Redis with the streams; every failure raises `Unavailable`."""
 
     least_interval_s = 0.0
 
@@ -50,7 +50,7 @@ class RedisConnection:
         kinds: Sequence[Kind],
         heartbeat: SourceHeartbeat | None = None,
     ) -> Answer:
-        """Send a heartbeat, read the acknowledgements of `kinds`, then append all messages, if Redis has room."""
+        """Send a heartbeat, read the acknowledgements of `kinds`, and append all messages if Redis has room."""
         stop = None if heartbeat is None else self.send_heartbeat(heartbeat)
         if not (batches or kinds):
             return Answer(stop=stop)
@@ -61,7 +61,7 @@ class RedisConnection:
         return answer
 
     def read_reports(self, kinds: Sequence[Kind]) -> Answer:
-        """Return the workers' reports on `kinds`, and whether to hold messages back."""
+        """Return the acknowledgements of `kinds`, and whether Redis is too full for new messages."""
         with self._translated():
             found = self._streams.read_reports(kinds)
         acks = ack_reports(kinds, found.acks, is_job_deleted=found.is_job_deleted)
@@ -77,9 +77,9 @@ class RedisConnection:
         answer.refusal = None if result.refusal is None else Unavailable(result.refusal)
 
     def send_heartbeat(self, source: SourceHeartbeat) -> StopRequest | None:
-        """Send a heartbeat and renew the claim; return the request to stop, None without one.
+        """Send a heartbeat and renew the claim; return the request to stop, or None if there is none.
 
-        A Redis that refuses the heartbeat may still take messages.
+        It is no error if Redis refuses the heartbeat: it may still accept messages.
         """
         with self._translated():
             reply = self._streams.write_heartbeat(
@@ -89,23 +89,26 @@ class RedisConnection:
         return read_stop(reply.stop)
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
-        """Claim the rank if it is free, or `by_force`; return the claim of another process, None for our own."""
+        """Claim the rank if it is free; with `by_force`, replace the claim of another process.
+
+        Returns the claim of the process that has the rank, or None if it is ours now.
+        """
         with self._translated():
             claim, now_ms = self._streams.take_claim(source.rank_claim(), by_force=by_force)
         return foreign_claim(source, read_claim(claim), now_ms)
 
     def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
-        """Delete the heartbeat and the claim: this process ends normally."""
+        """Delete the heartbeat and the claim, because this process ends normally."""
         with self._translated():
             self._streams.withdraw(source.rank_claim())
 
     def close(self) -> None:
-        """Close the connection; the next call makes a new one and resolves the host name again."""
+        """Close the connection; the next call opens a new one and resolves the host name again."""
         drop_connections(self._client)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise `Unavailable` for the errors of redis-py."""
+        """Raise `Unavailable` for each redis-py error in the block."""
         try:
             yield
         except _REDIS_ERRORS as exc:

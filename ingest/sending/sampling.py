@@ -1,4 +1,4 @@
-"""Limits the log lines per second: beyond the limit a sample is taken, and the others are counted."""
+"""Limits the number of log lines per second: above the limit only a sample of the lines is logged."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Final
 from trainwire.ingest.sending.buffer import LogType
 
 SAMPLE_EVERY: Final = 100
-"""Beyond the limit, one of this number of lines is taken."""
+"""Above the limit, one line out of this many is logged."""
 SECOND_NS: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class LineSample:
-    """The lines to take, the number of the others, and a notice to log about an earlier second."""
+    """A sample of log lines.
+
+    `left_out` is the number of the other lines. `notice` is a line to log: how many lines were left out in an
+    earlier second; None if there were none.
+    """
 
     lines: Sequence[str]
     left_out: int = 0
@@ -25,7 +29,7 @@ class LineSample:
 
 @dataclass(slots=True)
 class _Second:
-    """The numbers of lines of one output since `began_ns`."""
+    """The numbers of lines printed and left out on one output within the second from `began_ns`."""
 
     began_ns: int
     seen: int = 0
@@ -34,7 +38,7 @@ class _Second:
 
 @dataclass(slots=True)
 class LineSampler:
-    """Takes `lines_per_s` lines a second of each output, and beyond that every hundredth.
+    """Passes `lines_per_s` lines per second of each output, and above that one line in `SAMPLE_EVERY`.
 
     stdout and stderr are counted separately, so that many lines on one do not suppress an error on the other.
     """
@@ -45,7 +49,7 @@ class LineSampler:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def sample(self, lines: Sequence[str], log_type: LogType, now_ns: int) -> LineSample:
-        """Return a sample of lines printed at `now_ns` (nanoseconds of a monotonic clock)."""
+        """Return the sample of `lines`, which were printed at `now_ns` (nanoseconds of a monotonic clock)."""
         with self._lock:
             second = self._seconds.get(log_type)
             notice = None
@@ -62,7 +66,7 @@ class LineSampler:
             return LineSample(kept, len(lines) - len(kept), notice)
 
     def close(self) -> dict[LogType, str]:
-        """Return the last notices, by log type."""
+        """Return a notice for each log type that has left out lines since its last notice."""
         with self._lock:
             notices = {log_type: self._notice(second) for log_type, second in self._seconds.items()}
             self._seconds.clear()

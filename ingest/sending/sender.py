@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trainwire.ingest")
 
 ROUND_TRIP_BYTES: Final = 1024 * 1024
-"""Of one kind: on a slow line more would exceed the socket timeout, again and again."""
+"""Limit of the messages of one kind in one exchange.
+
+On a slow network, sending more would take longer than the socket timeout, also at each retry.
+"""
 FINISHING_INTERVAL_S: Final = 0.02
 FINISHING_BACKOFF_S: Final = 0.5
 RESTART_S: Final = 1.0
-"""The pause after the system has refused to start a thread."""
+"""Pause in seconds before the next attempt, after the system has refused to start a thread."""
 LATE_S: Final = 0.1
-"""A second thread writes values that have waited this long to the spool: a killed trainer loses at most 200 ms."""
+"""Age in seconds at which a second thread spools buffered values: a killed trainer loses at most 200 ms."""
 HUNG_DISK_S: Final = 10.0
 DISK_POLL_S: Final = 0.05
 FINISH_POLL_S: Final = 0.05
@@ -43,7 +46,7 @@ FINISH_POLL_S: Final = 0.05
 class Sender:
     """Sends the messages of an outbox; `start`, `relieve` and `finish` may be called from any thread.
 
-    Without a `heartbeat` it sends none: it sends the messages of a process that has ended.
+    `heartbeat` is None if the messages are those of a process that has ended.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Sender:
         self._acked_at = 0.0
         self._is_finishing = False
         self.is_refused = False
-        """Whether the server does not accept this trainer: nothing more is sent."""
+        """Whether the server has refused this trainer, so that nothing more is sent."""
         self._cuts = 0
         self._stuck_at = -1
         self._cut_now = threading.Event()
@@ -92,7 +95,7 @@ class Sender:
         return self._thread is not None
 
     def start(self) -> bool:
-        """Start the thread and return True; False where the system refuses one: the next call tries again."""
+        """Start the thread and return True. If the system refuses one, return False: the next call tries again."""
         if monotonic_s() < self._start_at:
             return False
         try:
@@ -106,9 +109,10 @@ class Sender:
         return self._thread is not None
 
     def relieve(self, is_enough: Callable[[], bool]) -> None:
-        """Wait until `is_enough` returns True, to slow down callers that report faster than the disk writes.
+        """Wait until `is_enough` returns True, so that callers do not report faster than the disk can write.
 
-        After a disk has written nothing for `HUNG_DISK_S`, calls do not wait until it writes again.
+        If the disk writes nothing for `HUNG_DISK_S`, this and later calls return at once, until it writes
+        again.
         """
         began, cuts = monotonic_s(), self._cuts
         while not is_enough() and self._stuck_at != self._cuts and not self._stopped.is_set():
@@ -124,12 +128,12 @@ class Sender:
                 )
 
     def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:
-        """Wait until everything is acknowledged, at most `timeout_s`, then stop.
+        """Wait until everything is acknowledged, at most `timeout_s`, then stop the thread.
 
-        Once everything is sent, the wait also ends after `settle_s` without a new acknowledgement. With
-        `may_leave`, and once everything is in the spool, it ends when the server has been unreachable for
-        `timeout_s`, or for `away_s` if it has never answered. It never waits for a server that has refused this
-        trainer.
+        Once everything is sent, the wait also ends after `settle_s` without a new acknowledgement. If
+        `may_leave` is True and everything is in the spool, it ends once the server has been unreachable for
+        `timeout_s`, or for `away_s` if it has never answered. There is no wait for a server that has refused
+        this trainer.
         """
         began = monotonic_s()
         deadline = began + timeout_s
@@ -154,7 +158,7 @@ class Sender:
             self._thread.join(min(1.0, _left_s(deadline)))
 
     def _is_hopeless(self, began: float, timeout_s: float) -> bool:
-        """Return whether the server has been unreachable for too long, and the spool has everything."""
+        """Return whether everything is in the spool and the server has been unreachable for too long."""
         since = self._outage.since
         if since is None or self._failed_at < began:  # one attempt at least
             return False
@@ -181,7 +185,7 @@ class Sender:
             self._end()
 
     def _cut_when_late(self) -> None:
-        """Write messages to the spool while the sending thread still waits for imports or for a server."""
+        """Write values to the spool while the sending thread waits for imports or for the server."""
         while not self._stopped.is_set():
             is_asked = self._cut_now.wait(LATE_S)
             self._cut_now.clear()
@@ -215,7 +219,7 @@ class Sender:
                 break
 
     def _cut(self) -> bool:
-        """Make messages of buffered values, and log errors: none may end the thread or the training."""
+        """Make messages from buffered values; an error is logged, and ends neither the thread nor the training."""
         try:
             return self._outbox.cut()
         except Exception as exc:
@@ -230,7 +234,7 @@ class Sender:
         self._has_cut.set()
 
     def _warn(self, text: str, cause: object) -> None:
-        """Log a warning, each text once."""
+        """Log a warning, each text only once."""
         if text not in self._warned_of:
             self._warned_of.add(text)
             logger.warning(text, cause)
@@ -255,7 +259,7 @@ class Sender:
             connection.withdraw_heartbeat(heartbeat)
 
     def _exchange(self) -> bool:
-        """Send messages, and a heartbeat if one is due; return whether there may be more to send."""
+        """Send messages, and a heartbeat if it is due; return whether there may be more messages to send."""
         heartbeat = self._heartbeat if self._heartbeat is not None and self._heartbeat.is_due else None
         batches = self._outbox.to_send(ROUND_TRIP_BYTES)
         kinds = self._outbox.sent_kinds() if self._is_time_for_acks() else []
@@ -290,12 +294,12 @@ class Sender:
         return monotonic_s() - self._acks_read_at >= interval_s
 
     def _at_least(self, interval_s: float) -> float:
-        """Return the interval, or the short one of the end of a run, but none that is too short for the server."""
+        """Return `interval_s`, or a shorter interval while the run ends, but at least the transport's minimum."""
         least_s = 0.0 if self._connection is None else self._connection.least_interval_s
         return max(FINISHING_INTERVAL_S if self._is_finishing else interval_s, least_s)
 
     def _release(self, acks: Mapping[Kind, AckReport]) -> set[Kind]:
-        """Release the messages that are acknowledged; return the kinds of which fewer are than before."""
+        """Release acknowledged messages; return the kinds whose acknowledged number is lower than before."""
         if acks:
             self._acks_read_at = monotonic_s()
         stepped_back = set()
@@ -309,7 +313,7 @@ class Sender:
         return stepped_back
 
     def _send_missing_again(self, acks: Mapping[Kind, AckReport], stepped_back: Collection[Kind]) -> bool:
-        """Queue the messages again that Redis has lost; return whether there are any."""
+        """Queue the messages that Redis has lost to be sent again; return whether there are any."""
         awaited, now = self._outbox.awaited(), monotonic_s()
         has_resends = False
         for kind, report in acks.items():
@@ -341,7 +345,7 @@ class Sender:
             self._connection.close()
 
     def _end(self) -> None:
-        """Make `finish` return, because the thread has ended."""
+        """Let `finish` return, because the thread has ended."""
         self._disconnect()
         self._all_sent.set()
         self._all_acked.set()

@@ -1,4 +1,4 @@
-"""The sending of one process's messages, from the first value to the receipt; a forked child starts a new one."""
+"""Sends the values of one process, from the first one to the receipt; a forked child begins a new session."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trainwire.ingest")
 
 SOURCE_BYTES: Final = 12
-"""Random bytes of a source's name: a process that knows the name could send messages as this source."""
+"""Number of random bytes in a source name: a process that guesses the name could send as this source."""
 RECOVERY_DELAY_S: Final = 5.0
 RECOVERY_TIMEOUT_S: Final = 600.0
-"""Time limit of the recovery of one source; also the longest pause after an error."""
+"""Time limit for sending the spool of one ended source; also the longest pause after an error."""
 
 RELIEF_BYTES: Final = 16 * 1024 * 1024
-"""Size of the lines that wait to be written to the disk above which printing waits."""
+"""Bytes of lines not yet written to the disk above which calls that log printed lines wait."""
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
-"""The part of a timeout that is reserved for the messages when uploads take long."""
+"""The part of a timeout, in seconds, that uploads leave for the messages."""
 PROVENANCE_WAIT_S: Final = 1.0
-"""Time for which the end of a short run waits for its provenance."""
+"""Seconds for which the end of a short run waits until its provenance is collected."""
 CHILD_FLUSH_S: Final = 2.0
-"""Time for which the end of a forked child waits until its own messages are sent."""
+"""Seconds for which the end of a forked child waits until its own messages are sent."""
 
 
 class Session:
-    """Takes the values that a run reports, and sends them."""
+    """Accepts the values that a run reports in this process, and sends them."""
 
     def __init__(
         self,
@@ -73,7 +73,10 @@ class Session:
         joined_run_of_ns: int | None = None,
         resume_step: int | None = None,
     ) -> None:
-        """Begin to take values; `joined_run_of_ns` is the start of another process's run that this one joins.
+        """Start to accept values.
+
+        `joined_run_of_ns` is the start, in nanoseconds since 1970, of a run of another process that this run
+        joins.
 
         With a `resume_step` the attempt is a new one, even if the one before has not ended.
         """
@@ -84,7 +87,7 @@ class Session:
         self.destination = destination_of(settings)
         self._note_checkpoint = note_checkpoint
         self._since_ns = joined_run_of_ns or time.time_ns()
-        """The beginning of the attempt, which each source of this run states, forked children included."""
+        """The start of the attempt, which each source of this run reports, forked children included."""
         self._resume_step = resume_step
         self._creator_pid = os.getpid() if joined_run_of_ns is None else None
         self._begin()
@@ -93,7 +96,7 @@ class Session:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Begin as a new source without messages; the parent sends its own."""
+        """In a forked child, begin a new source without messages; the parent sends its own messages."""
         self.outbox.forget()
         self._begin()
 
@@ -137,7 +140,7 @@ class Session:
         self.printed = PrintedLines()
 
     def _new_uploads(self, origin: Origin) -> Uploads | None:
-        """Return the uploads of checkpoints; None where no bucket is configured, and none is uploaded."""
+        """Return the uploads of checkpoints; None if no bucket is configured."""
         if self._settings.checkpoints.bucket is None:
             return None
         from trainwire.ingest.uploads.uploads import Uploads  # noqa: PLC0415 - of no use without a bucket
@@ -145,51 +148,54 @@ class Session:
         return Uploads(self._settings, origin, self._publish_checkpoint, can_upload=self.is_creator)
 
     def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
-        """Take log lines of one level."""
+        """Queue log lines to be sent, all with the level `level`."""
         self._take_lines(self._sampled(texts, log_type, ts), log_type, ts, repeat(level))
 
     def take_printed(self, texts: Sequence[str], log_type: LogType, ts: int) -> None:
-        """Take lines that a program has printed, with the levels found in them."""
+        """Queue lines that a program has printed to be sent, with the log levels found in them."""
         texts = self._sampled(texts, log_type, ts)
         self.printed.add(texts)
         self._take_lines(texts, log_type, ts, levels_of(texts))
 
     def note_output(self) -> None:
-        """Count output as a sign of life, even without a whole line (a progress bar)."""
+        """Count output of the training as activity, so that the job is not shown as stalled.
+
+        Output without a complete line counts too, such as a progress bar.
+        """
         self._outputs += 1
 
     def relieve(self) -> None:
-        """Wait while lines are printed faster than the disk writes them; at most a few seconds if it hangs."""
+        """Wait while lines are printed faster than the disk writes them; some seconds at most if it hangs."""
         if self.buffer.buffered_bytes > RELIEF_BYTES:
             self._sender.relieve(lambda: self.buffer.buffered_bytes <= RELIEF_BYTES)
 
     def take_metric(self, metric: Point | Metrics) -> None:
-        """Take a point, or a `Metrics` without points, which describes the run or its progress."""
+        """Queue a point, or a header (a `Metrics` without points) that describes the run or its progress."""
         if not self._sender.is_started:
             self._start()
         if not self.buffer.add_metric(metric):
             self._warn_of_drop()
 
     def take_metric_late(self, metric: Point | Metrics) -> None:
-        """Take a value from a thread of trainwire itself; it is silently ignored once the run is finished."""
+        """Queue a value from a thread of trainwire; ignore it without a warning if the run is finished."""
         if not self.buffer.is_closed:
             self.take_metric(metric)
 
     def take_checkpoint(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
-        """Take a checkpoint; one whose file is to be uploaded is reported after the upload."""
+        """Queue a checkpoint. If its file is to be uploaded, this happens after the upload."""
         if self._uploads is None:
             self._publish_checkpoint(checkpoint)
         else:
             self._uploads.take(checkpoint, choice)
 
     def report_wrong(self, argument: WrongArgument) -> None:
-        """Count a wrong argument that is left out, and warn once for each name."""
+        """Count an invalid argument if its value is left out, and warn once for each argument name."""
         if argument.is_dropped:
             self.buffer.count_dropped("values")
         self.warn_once(argument.name, argument)
 
     def warn_once(self, subject: str, text: object) -> None:
-        """Log a warning, the first one about this subject only."""
+        """Log a warning, unless one about the same subject was logged before."""
         if subject not in self._warned_of:
             self._warned_of.add(subject)
             logger.warning("job %s: %s", self._job_id, text)
@@ -202,9 +208,10 @@ class Session:
     ) -> Receipt:
         """Finish the uploads, send the completion and return the receipt, within `timeout_s` or the defaults.
 
-        A forked child sends a completion of its own, without a status, if it has sent anything. Uploads that do
-        not finish in time are given up. An exception such as ctrl-C ends the wait for uploads; the messages then
-        have `RESERVED_S`. The process that created the run also waits a moment for `provenance_sent`.
+        A forked child that has sent anything sends a completion of its own, without a known status. Uploads
+        that do not finish in time are abandoned. An exception such as ctrl-C ends the wait for uploads; the
+        messages then have `RESERVED_S` seconds. The process that created the run also waits a moment for the
+        event `provenance_sent`.
         """
         left_s = RESERVED_S
         try:
@@ -216,7 +223,7 @@ class Session:
         return receipt
 
     def _finish_uploads(self, timeout_s: float | None) -> float:
-        """Wait for uploads; return the seconds that are left for the messages."""
+        """Wait for uploads; return the number of seconds left for the messages."""
         self.buffer.stop_waiting()
         if timeout_s is None:
             if self._uploads is not None:
@@ -251,7 +258,10 @@ class Session:
 
     @property
     def is_creator(self) -> bool:
-        """Return whether this process created the run: it is no forked child, and has not joined the run."""
+        """Return whether this process created the run.
+
+        It is False in a forked child, and in a process that joined a run of its parent or unpickled one.
+        """
         return os.getpid() == self._creator_pid
 
     def _childs_completion(self) -> Completion | None:
@@ -276,7 +286,7 @@ class Session:
             self._warn_of_drop()
 
     def _sampled(self, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
-        """Return the lines to take; log how many of an earlier second were left out."""
+        """Return those of `texts` to log; log a notice if lines of an earlier second were left out."""
         if self._sampler is None:
             return texts
         sample = self._sampler.sample(texts, log_type, monotonic_ns())
@@ -336,7 +346,7 @@ class Session:
         )
 
     def _recover_spool(self, folder: Path) -> None:
-        """Send the messages of earlier processes on this machine to their server; after an error, try again."""
+        """Send what earlier processes on this machine left in the spool for this server; retry after errors."""
         wait_s = RECOVERY_DELAY_S
         while not self.finished.wait(wait_s):
             try:

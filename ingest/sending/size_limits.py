@@ -25,12 +25,12 @@ from trainwire.schemas.messages import FREE_MAPS, Body, Logs, Metrics, Point
 from trainwire.schemas.validation import free_elements
 
 SHORTENED_CHARS: Final = 1000
-"""The length of a shortened text in params or tags."""
+"""Number of characters to which a long text in params or tags is shortened."""
 _MAPS: Final = ("metrics", "final_metrics", "best_metrics")
 
 
 def fitted(body: Body) -> tuple[Body, list[str]]:
-    """Return the body within all limits, and a description of each value that was shortened or left out."""
+    """Return `body` within all limits, and a description of each value that was shortened or left out."""
     cuts: list[str] = []
     changed: dict[str, Any] = {}
     for name in body.__struct_fields__:
@@ -58,18 +58,18 @@ def _longest(levels: list[str | None]) -> int:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return a text of at most `most` characters; a shortened one ends with an ellipsis."""
+    """Return `text`, cut to at most `most` characters; a cut text ends with an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def line_pieces(text: str) -> list[str]:
-    """Return a line in pieces that each fit into a message."""
+    """Split a line into pieces that each fit into one message."""
     most = MAX_LINE_CHARS if text.isascii() else MAX_LINE_CHARS // 4
     return [text[start : start + most] for start in range(0, len(text), most)] or [text]
 
 
 def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> dict[str, float]:
-    """Return the values with short enough names, the newest ones if they are too many."""
+    """Return the values whose names are short enough; if there are too many values, only the newest."""
     kept = numbers
     if max(map(len, kept)) > MAX_METRIC_NAME_CHARS:
         kept = {key: value for key, value in kept.items() if len(key) <= MAX_METRIC_NAME_CHARS}
@@ -84,7 +84,7 @@ def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> di
 
 
 def _fitted_points(points: list[Point], cuts: list[str]) -> list[Point]:
-    """Return the points; those with too many values are split."""
+    """Return points within the limits: a point with too many values for one is split into several."""
     fitting: list[Point] = []
     room = MAX_VALUES
     longest_path = MAX_TEXT_CHARS["checkpoint_path"]
@@ -109,7 +109,7 @@ def _fitted_points(points: list[Point], cuts: list[str]) -> list[Point]:
 
 
 def _fitted_free(field: str, values: dict[str, Any], cuts: list[str]) -> dict[str, Any]:
-    """Return params or tags that fit: long texts are shortened, and the largest values left out."""
+    """Return params or tags within the limits: long texts are shortened, and the largest values left out."""
     sizes = {name: _size(name, value) for name, value in values.items()}
     bytes_left, elements_left = MAX_FREE_BYTES - 8, MAX_FREE_ELEMENTS - 1
     if (
@@ -135,7 +135,7 @@ def _fitted_free(field: str, values: dict[str, Any], cuts: list[str]) -> dict[st
 
 
 def _size(name: str, value: object) -> tuple[int, int]:
-    """Return the bytes and the elements of an item; a value that cannot be encoded has no bytes."""
+    """Return the number of bytes and of elements of one item. A value that cannot be encoded counts as 0 bytes."""
     try:
         size = len(msgspec.msgpack.encode(value))
     except Exception as exc:  # noqa: BLE001 - it is left to `trainwire.ingest.sending.encoding`

@@ -1,4 +1,4 @@
-"""The messages of one kind, from their number to their acknowledgement."""
+"""The messages of one kind that are not acknowledged yet."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Final, NamedTuple, TypeAlias
 from trainwire.schemas.wire import Entry
 
 Range: TypeAlias = tuple[int, int]
-"""First and last sequence number, both included."""
+"""First and last sequence number, both inclusive."""
 
 ENTRY_OVERHEAD_BYTES: Final = 600
-"""Memory of an entry besides its body, measured on CPython 3.11."""
+"""Memory of an entry in addition to its body, measured on CPython 3.11."""
 
 RESTORED: Final = "restored"
 """The reason of a loss: the message was acknowledged and deleted, then an older state of Postgres was restored."""
@@ -22,29 +22,29 @@ DAMAGED: Final = "damaged"
 
 
 class EncodedMessage(NamedTuple):
-    """One message as a stream entry; `is_spooled` is True where the spool has it too.
+    """One message as a stream entry; `is_spooled` is True if the spool has it too.
 
-    An entry that declares a range of messages lost has the number of the last of them.
+    An entry that declares a range of messages lost has the number of the last message in the range.
     """
 
     seq: int
     entry: Entry
     is_spooled: bool = False
     items: int = 1
-    """Number of its lines or points."""
+    """Number of lines or points in the message."""
 
     @property
     def size_bytes(self) -> int:
-        """Return about how much memory it takes."""
+        """Return the approximate memory of the message in bytes."""
         return sys.getsizeof(self.entry["body"]) + ENTRY_OVERHEAD_BYTES
 
 
 class UnackedMessages:
-    """Tracks messages 1, 2, 3 ... of one kind: `acked <= sent <= last`.
+    """Tracks messages 1, 2, 3 ... of one kind; always `acked <= sent <= last`.
 
-    `load` reads messages that are not in memory: it returns entries by number, from the given number on. For
-    messages that it does not return, `declare_lost` (first, last, reason) makes the entry by which the workers
-    count them as lost.
+    `load` reads messages that are not in memory: it returns entries by number, beginning with the given number.
+    For messages that it does not return, `declare_lost` (first, last, reason) makes an entry that lets the
+    workers count them as lost.
     """
 
     def __init__(
@@ -64,30 +64,30 @@ class UnackedMessages:
         self._resend: list[Range] = []  # in order, disjoint
 
     def append(self, message: EncodedMessage, *, in_memory: bool = True) -> None:
-        """Add the next message; `load` must find one that is not kept in memory."""
+        """Add the next message. If `in_memory` is False it is not kept, and `load` must be able to read it."""
         self.last = message.seq
         if in_memory:
             self._in_memory[message.seq] = message
 
     def spool(self, append: Callable[[int, int, Entry], bool]) -> None:
-        """Write the messages that are only in memory to the spool: call `append` (seq, items, entry) in order."""
+        """Write the messages that are only in memory to the spool: call `append` (seq, items, entry) for each."""
         for seq, message in self._in_memory.items():
             if not message.is_spooled:
                 self._in_memory[seq] = message._replace(is_spooled=append(seq, message.items, message.entry))
 
     def resume(self, first: int, last: int) -> None:
-        """Begin with messages `first` to `last` of another process, which `load` reads."""
+        """Start with messages `first` to `last` of another process; `load` reads them."""
         self.acked = self.sent = self._began_at = self._deleted = first - 1
         self.last = last
 
     def forget(self, first: int, last: int) -> int:
-        """Remove messages from memory; return how many bytes that frees."""
+        """Remove messages `first` to `last` from memory; return the number of bytes freed."""
         self._loaded.clear()
         removed = [self._in_memory.pop(seq, None) for seq in range(first, last + 1)]
         return sum(message.size_bytes for message in removed if message is not None)
 
     def to_send(self, budget_bytes: int) -> list[EncodedMessage]:
-        """Return the next messages to send, at least one if there are any: resends first, then new ones."""
+        """Return the next messages to send: resends first, then new ones; at least one if there is any."""
         batch: list[EncodedMessage] = []
         size = 0
         for first, last in [*self._resend, (self.sent + 1, self.last)]:
@@ -102,15 +102,16 @@ class UnackedMessages:
         return batch
 
     def mark_sent(self, seqs: Iterable[int]) -> None:
-        """Record that Redis has these messages, which are the first ones that `to_send` returned."""
+        """Record that Redis has the messages with these numbers, the first ones that `to_send` returned."""
         newest = max(seqs, default=0)
         self._resend = list(_above(newest, self._resend))
         self.sent = max(self.sent, newest)
 
     def release(self, acked: int) -> int:
-        """Remove all messages up to `acked` from memory; return how many bytes that frees.
+        """Remove all messages up to `acked` from memory; return the number of bytes freed.
 
-        Messages that this process has not sent stay: the acknowledgement may be older than a restore of Postgres.
+        Messages that this process has not sent are kept: their acknowledgement may be older than a restore of
+        Postgres.
         """
         self.acked = max(self.acked, min(acked, self.sent))
         self._deleted = max(self._deleted, self.acked)
@@ -119,15 +120,15 @@ class UnackedMessages:
         return sum(self._in_memory.pop(seq).size_bytes for seq in released)
 
     def step_back(self, acked: int) -> bool:
-        """Lower `acked` to a smaller number and return True; return False where it is not smaller."""
+        """Set `acked` to a lower number and return True; return False if the number is not lower."""
         is_below = acked < self.acked
         self.acked = min(self.acked, acked)
         return is_below
 
     def send_again(self, ranges: Iterable[Range]) -> None:
-        """Queue messages to be sent a second time, before all new ones.
+        """Queue messages in `ranges` to be sent again, before all new messages.
 
-        Of the numbers in `ranges`, those that were acknowledged or not yet sent are ignored.
+        Messages that are acknowledged or have not been sent yet are ignored.
         """
         wanted = [(max(first, self.acked + 1), min(last, self.sent)) for first, last in ranges]
         self._resend = _joined([*self._resend, *(each for each in wanted if each[0] <= each[1])])
@@ -139,21 +140,24 @@ class UnackedMessages:
 
     @property
     def has_sent(self) -> bool:
-        """Return whether this process has sent any of the messages."""
+        """Return whether this process has sent any messages of this kind."""
         return self.sent > self._began_at
 
     @property
     def only_in_memory(self) -> int:
-        """Return the number of messages that the spool does not have."""
+        """Return the number of messages that are not in the spool."""
         return sum(not message.is_spooled for message in self._in_memory.values())
 
     @property
     def awaited(self) -> int | None:
-        """Return the newest message that was sent and is not acknowledged."""
+        """Return the number of the newest sent message if it is not acknowledged; else None."""
         return self.sent if self.sent > self.acked else None
 
     def _get(self, seq: int, last: int) -> EncodedMessage:
-        """Return message `seq`; if it cannot be read, an entry that declares it and unreadable next ones lost."""
+        """Return message `seq`. If it cannot be read, return an entry that declares it lost.
+
+        This entry also covers the unreadable messages that follow, up to `last`.
+        """
         message = self._in_memory.get(seq) or self._loaded.get(seq)
         if message is None:
             self._loaded = {number: EncodedMessage(number, entry) for number, entry in self._load(seq).items()}
@@ -174,7 +178,7 @@ def _above(seq: int, ranges: Iterable[Range]) -> Iterator[Range]:
 
 
 def _joined(ranges: Iterable[Range]) -> list[Range]:
-    """Return ranges as sorted, disjoint ranges of the same numbers."""
+    """Return the same numbers as sorted ranges that do not overlap or touch."""
     joined: list[Range] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:

@@ -1,1 +1,1 @@
-"""The spool: messages on the trainer's disk until they are acknowledged."""
+"""The spool: files on the trainer's disk that hold messages until they are acknowledged."""

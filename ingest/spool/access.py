@@ -1,4 +1,4 @@
-"""Opens the spool of a live source with its first message, and again later where the system refused it."""
+"""Opens the spool of a source for its first message, and retries if the system refuses it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trainwire.ingest")
 
 REOPEN_S: Final = 2.0
-"""The pause before the next attempt to open the spool."""
+"""Seconds between two attempts to open the spool."""
 WARN_EVERY_S: Final = 600.0
-"""The shortest time between two warnings of disk errors."""
+"""Shortest time, in seconds, between two warnings about disk errors."""
 
 
 def spool_opener(settings: SpoolSettings, destination: Destination, origin: Origin) -> Callable[[], Spool] | None:
-    """Return a function that creates the spool of a source; None if the spool is disabled."""
+    """Return a function that creates the spool of the source `origin`; None if the spool is disabled."""
     folder = settings.folder
     return None if folder is None else partial(_new_spool, folder, settings.limit_bytes, destination, origin)
 
@@ -51,7 +51,7 @@ def _new_spool(folder: Path, limit_bytes: int, destination: Destination, origin:
 
 
 class SpoolAccess:
-    """Writes messages to the spool; a disk error is logged, and the messages stay in memory."""
+    """Writes messages to the spool. A disk error is only logged: the caller then keeps the message in memory."""
 
     def __init__(self, job_id: int, open_spool: Callable[[], Spool] | None) -> None:
         self._job_id = job_id
@@ -73,11 +73,14 @@ class SpoolAccess:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of the messages on the disk."""
+        """Return the size of the messages on the disk in bytes."""
         return 0 if self.spool is None else self.spool.size_bytes
 
     def open(self, *, at_once: bool = False) -> bool:
-        """Open the spool if it is not open, every `REOPEN_S` or `at_once`; return whether it was opened now."""
+        """Open the spool if it is not open; return whether this call has opened it.
+
+        After a failure it is tried again every `REOPEN_S`, or in each call with `at_once`.
+        """
         if self.spool is not None or self._open_spool is None:
             return False
         now = monotonic_s()
@@ -105,23 +108,23 @@ class SpoolAccess:
         return True
 
     def note_drops(self, drops: Mapping[str, int]) -> None:
-        """Write the counts of dropped lines and points; after an error the next call writes them."""
+        """Write the counts of dropped lines and points; after a disk error the next call writes them."""
         if self.spool is not None:
             with suppress(OSError):
                 self.spool.note_drops(drops)
 
     def release(self, kind: Kind, acked: int) -> None:
-        """Delete acknowledged messages; the next run sends those again whose file cannot be deleted."""
+        """Delete acknowledged messages. If a file cannot be deleted, the next run sends its messages again."""
         if self.spool is not None:
             with suppress(OSError):
                 self.spool.release(kind, acked)
 
     def read(self, kind: Kind, seq: int) -> Mapping[int, Entry]:
-        """Return message `seq` and some that follow it, by number. Raises `OSError`."""
+        """Return message `seq` and some messages that follow it, by number. Raises `OSError`."""
         return {} if self.spool is None else self.spool.read(kind, seq)
 
     def close(self, *, is_needed: bool) -> None:
-        """Remove the spool; where it `is_needed`, close it for the process that sends the rest."""
+        """Delete the spool; if it `is_needed`, keep it and unlock it for the process that sends the rest."""
         if self.spool is not None:
             if is_needed:
                 self.spool.close()

@@ -1,4 +1,4 @@
-"""The folder of one source in the spool: its description, and a lock that its process holds."""
+"""The folder of one source in the spool: a description of the source, and a lock held by its process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _ABOUT: Final = "source.json"
 
 
 class About(msgspec.Struct, frozen=True):
-    """The source of the messages and their server (host:port/db); `host` and `pid` are for display.
+    """Describes the source of the messages in a folder, and the server that they are for (host:port/db).
 
-    `since_ns` is the beginning of the source by its own clock, in nanoseconds since 1970.
+    `since_ns` is the start of the source by its own clock, in nanoseconds since 1970. `host` and `pid` are for
+    display.
     """
 
     job_id: int
@@ -36,7 +37,7 @@ _decode_about = msgspec.json.Decoder(About).decode
 
 
 class SourceFolder:
-    """`<spool>/<job>-<source>/`, locked by the process that writes its messages or recovers them."""
+    """The folder `<spool>/<job>-<source>/`, locked by the process that writes or sends its messages."""
 
     def __init__(self, path: Path, about: About, lock: int) -> None:
         self.path = path
@@ -45,7 +46,7 @@ class SourceFolder:
 
     @classmethod
     def create(cls, spool: Path, about: About) -> SourceFolder:
-        """Create the folder of a new source. Raises `OSError`."""
+        """Create and lock the folder of a new source. Raises `OSError`."""
         path = spool / f"{about.job_id}-{about.source}"
         spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.mkdir(mode=0o700)
@@ -64,13 +65,16 @@ class SourceFolder:
 
     @classmethod
     def claim(cls, path: Path) -> SourceFolder | None:
-        """Lock the folder of another process; None while it is locked, or where this is no folder of a source."""
+        """Lock the folder of another process and return it.
+
+        Returns None if that process still holds the lock, or if `path` is not the folder of a source.
+        """
         about = read_about(path)
         lock = None if about is None else _locked(path)
         return None if about is None or lock is None else cls(path, about, lock)
 
     def forget(self) -> None:
-        """Release the lock; in a forked child the parent keeps its own."""
+        """Release the lock. In a forked child this does not release the lock of the parent."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             with suppress(OSError):
@@ -79,8 +83,8 @@ class SourceFolder:
     def remove(self) -> None:
         """Delete the folder and its files.
 
-        The description is deleted last but one, then the lock: until then other processes find the folder locked,
-        and after a kill during the deletion one that they can claim.
+        The description is deleted after the messages, and the lock file last. Other processes find the folder
+        locked until the end; after a kill during the deletion they can lock it themselves.
         """
         last = [self.path / _ABOUT, self.path / _LOCK]
         with suppress(OSError):
@@ -92,7 +96,7 @@ class SourceFolder:
 
 
 def read_about(path: Path) -> About | None:
-    """Return the description of a folder, None where it is not the folder of a source."""
+    """Return the description in a folder; None if it is not the folder of a source."""
     try:
         return _decode_about((path / _ABOUT).read_bytes())
     except (OSError, msgspec.DecodeError):
@@ -109,9 +113,9 @@ def is_owned(path: Path) -> bool:
 
 
 def source_folders(spool: Path) -> Iterator[Path]:
-    """Yield the folders of all sources, the oldest first, including unreadable ones; none without a spool.
+    """Yield the folders of all sources, the oldest first, including unreadable ones; none if there is no spool.
 
-    Raises `OSError` where the spool itself cannot be listed.
+    Raises `OSError` if the spool itself cannot be listed.
     """
     found = []
     with suppress(FileNotFoundError):
@@ -131,7 +135,7 @@ def _may_be_of_a_source(path: Path) -> bool:
 
 
 def _locked(path: Path) -> int | None:
-    """Lock the folder and return the descriptor; None where another process has locked it."""
+    """Lock the folder and return the descriptor of the lock file; None if another process has locked it."""
     file = os.open(path / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

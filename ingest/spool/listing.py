@@ -1,4 +1,4 @@
-"""Lists the sources of a spool for display, without changing anything, also while they are written."""
+"""Lists the sources in a spool for display. It changes nothing, and works while they are being written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from trainwire.schemas.keys import KINDS, Kind
 
 @dataclass(frozen=True)
 class Spooled:
-    """The folder of one source. `messages` counts those on the disk by kind; some may be stored already."""
+    """The folder of one source in the spool.
+
+    `messages` counts the messages on the disk by kind; some of them may be stored already.
+    """
 
     path: Path
     about: About
@@ -32,12 +35,12 @@ class Spooled:
 
     @property
     def is_being_sent(self) -> bool:
-        """Return whether another process than its writer has locked it, to send its messages."""
+        """Return whether a process other than the source itself has locked the folder, to send its messages."""
         return self.is_live and self.about.host == socket.gethostname() and not _is_alive(self.about.pid)
 
 
 def list_spool(spool: Path) -> Iterator[Spooled]:
-    """Yield the folder of every source, the oldest first."""
+    """Yield a description of the folder of each source, the oldest first."""
     for path in source_folders(spool):
         try:
             found = _read(path)

@@ -1,6 +1,7 @@
-"""The messages of one kind in files of a megabyte, named by their first number and deleted once acknowledged.
+"""Stores the messages of one kind in files of about 1 MiB, which are deleted once their messages are acknowledged.
 
-A file is a sequence of records, each with a checksum: a crash or a bad disk costs the damaged records alone.
+A file is named by the number of its first message. It is a sequence of records with checksums, so that a crash
+or a disk error damages single records only.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ _DIGITS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes between two records: half written, or changed since."""
+    """Bytes between two valid records: a record that was written incompletely or has changed since."""
 
     raw: bytes
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
-    """One message, its body encoded as in an entry; `items` is the number of its lines or points."""
+    """One message with its body, encoded as in a stream entry; `items` is the number of its lines or points."""
 
     seq: int
     items: int
@@ -47,7 +48,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(slots=True)
 class Segment:
-    """One file, with messages `first` to `last`; a few of them may be missing."""
+    """One file, with messages `first` to `last`; some of them may be missing."""
 
     path: Path
     first: int
@@ -57,7 +58,7 @@ class Segment:
     size_bytes: int = 0
 
     def note(self, record: Record) -> None:
-        """Update the description for a message that was appended."""
+        """Update the counts for a message that was appended to the file."""
         self.last = record.seq
         self.count += 1
         self.items += record.items
@@ -84,12 +85,12 @@ class Segments:
 
     @property
     def first(self) -> int:
-        """Return the lowest sequence number, 0 without messages."""
+        """Return the lowest sequence number; 0 if there are no messages."""
         return self._segments[0].first if self._segments else 0
 
     @property
     def last(self) -> int:
-        """Return the highest sequence number, 0 without messages."""
+        """Return the highest sequence number; 0 if there are no messages."""
         return self._segments[-1].last if self._segments else 0
 
     @property
@@ -98,7 +99,7 @@ class Segments:
         return sum(segment.count for segment in self._segments)
 
     def append(self, record: Record) -> None:
-        """Append one message; it survives the end of this process, but not a power failure."""
+        """Append one message; it survives a kill of this process, but not a power failure."""
         data = framed(_encode(record))
         if self._file is None or self._segments[-1].size_bytes >= SEGMENT_BYTES:
             self._begin(record.seq)
@@ -115,7 +116,7 @@ class Segments:
         self.size_bytes += len(data)
 
     def read(self, seq: int) -> list[Record]:
-        """Return the messages from `seq` on in its file, or in the next file that has any."""
+        """Return messages from `seq` on: those in the file that has `seq`, or else in the next file with any."""
         at = bisect_right(self._segments, seq, key=lambda segment: segment.first) - 1
         for segment in self._segments[max(at, 0) :]:
             with suppress(FileNotFoundError):
@@ -124,19 +125,22 @@ class Segments:
         return []
 
     def release(self, acked: int) -> None:
-        """Delete the files without messages above `acked`, except the newest file."""
+        """Delete the files that have no messages above `acked`; the newest file is always kept."""
         while len(self._segments) > 1 and self._segments[0].last <= acked:
             self._remove(self._segments[0])
 
     def drop_oldest(self, above: int) -> Segment | None:
-        """Delete the oldest file whose messages are all above `above`, and return it; never the newest file."""
+        """Delete the oldest file whose messages are all above number `above`, and return it.
+
+        The newest file is never deleted. Returns None if there is no such file.
+        """
         segment = next((segment for segment in self._segments[:-1] if segment.first > above), None)
         if segment is not None:
             self._remove(segment)
         return segment
 
     def close(self) -> None:
-        """Close the newest file."""
+        """Close the newest file, which is open for writing."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -165,7 +169,7 @@ class Segments:
         self.size_bytes -= segment.size_bytes
 
     def _found(self, path: Path) -> Segment:
-        """Read the file of another process and return its description; `last` is 0 if no message is readable."""
+        """Read a file of another process and return its description; `last` is 0 if no message is readable."""
         segment = Segment(path, int(path.stem.rpartition("-")[2]), 0, size_bytes=path.stat().st_size)
         for record in _records(path):
             segment.note(record)
@@ -180,12 +184,12 @@ def _records(path: Path) -> Iterator[Record]:
 
 
 def framed(payload: bytes) -> bytes:
-    """Return a payload as a record: with its length and checksum."""
+    """Return `payload` as a record: after a header with its length and checksum."""
     return _HEADER.pack(MAGIC, len(payload), _checksum(payload)) + payload
 
 
 def unframed(data: bytes) -> Iterator[bytes | Damage]:
-    """Yield the payloads of all records in order, and the damaged bytes between them."""
+    """Yield the payloads of all records in `data` in order, and the damaged bytes between them."""
     begin = damaged_from = 0
     while (begin := data.find(MAGIC, begin)) >= 0:
         payload = _payload_at(data, begin)
@@ -201,7 +205,7 @@ def unframed(data: bytes) -> Iterator[bytes | Damage]:
 
 
 def _payload_at(data: bytes, begin: int) -> bytes | None:
-    """Return the payload of the record that begins here, None where no complete record does."""
+    """Return the payload of the record at offset `begin`; None if no complete record begins there."""
     if begin + OVERHEAD_BYTES > len(data):
         return None
     _, length, checksum = _HEADER.unpack_from(data, begin)

@@ -22,13 +22,13 @@ _EMPTY: Final[Mapping[Kind, bytes]] = {
     "logs": msgspec.msgpack.encode(Logs(log_type="stdout", lines=[], ts=[])),
     "metrics": msgspec.msgpack.encode(Metrics()),
 }
-"""The empty bodies sent in the place of dropped messages; only these two kinds are dropped."""
+"""The empty bodies that are sent in place of dropped messages, for the two kinds that can be dropped."""
 _DROPPED: Final = "dropped.rec"
 _DROPS: Final = "drops.rec"
 
 
 class Dropped(msgspec.Struct, array_like=True, frozen=True):
-    """Messages `first` to `last` that were dropped because the spool was full; `items` counts lines or points."""
+    """A range of messages that was dropped because the spool was full; `items` counts their lines or points."""
 
     kind: Kind
     first: int
@@ -41,14 +41,17 @@ _decode_drops = msgspec.msgpack.Decoder(dict[str, int]).decode
 
 
 class Span(NamedTuple):
-    """The first and the last sequence number of the messages of one kind."""
+    """First and last sequence number of the messages of one kind."""
 
     first: int
     last: int
 
 
 class Spool:
-    """Writes messages, reads them, and deletes acknowledged ones. All methods raise `OSError` for disk errors."""
+    """Writes and reads the messages of one source, and deletes acknowledged ones.
+
+    All methods raise `OSError` for disk errors.
+    """
 
     def __init__(self, folder: SourceFolder, limit_bytes: int) -> None:
         self.folder = folder
@@ -59,7 +62,7 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of the messages on the disk."""
+        """Return the size of the messages on the disk in bytes."""
         return sum(segments.size_bytes for segments in self._segments.values())
 
     @property
@@ -68,7 +71,7 @@ class Spool:
         return self.size_bytes >= self._limit_bytes
 
     def spans(self) -> dict[Kind, Span]:
-        """Return the span of each kind that has messages, dropped ones included."""
+        """Return first and last number for each kind that has messages, dropped messages included."""
         found: dict[Kind, Span] = {}
         for kind, segments in self._segments.items():
             ends = [(dropped.first, dropped.last) for dropped in self._dropped if dropped.kind == kind]
@@ -78,15 +81,15 @@ class Spool:
         return found
 
     def append(self, kind: Kind, seq: int, items: int, entry: Entry) -> None:
-        """Append the next message of its kind, with `items` lines or points."""
+        """Append the next message of `kind`; `items` is the number of its lines or points."""
         encoding, body = entry["enc"], entry["body"]
         assert isinstance(encoding, str) and isinstance(body, bytes)  # noqa: S101, PT018 - as `encode_entry` makes it
         self._segments[kind].append(Record(seq, items, encoding, body))
 
     def read(self, kind: Kind, seq: int) -> dict[int, Entry]:
-        """Return message `seq` of a kind and some that follow it, by number.
+        """Return message `seq` of a kind and some messages that follow it, by number.
 
-        Damaged and deleted messages are left out; a dropped one is replaced by one with an empty body.
+        Damaged and deleted messages are left out. A dropped message is returned with an empty body.
         """
         for dropped in self._dropped:
             if dropped.kind == kind and dropped.first <= seq <= dropped.last:
@@ -96,11 +99,11 @@ class Spool:
         return {record.seq: self._entry(record.seq, record.encoding, record.body) for record in records}
 
     def release(self, kind: Kind, acked: int) -> None:
-        """Delete the messages of a kind up to `acked`, which are committed in Postgres."""
+        """Delete the messages of `kind` up to number `acked`, which are committed in Postgres."""
         self._segments[kind].release(acked)
 
     def drop_oldest(self, kind: Kind, above: int) -> Dropped | None:
-        """Drop the oldest file of a kind above a sequence number; None where there is none to drop."""
+        """Drop the oldest file of `kind` with all its messages above number `above`; None if there is none."""
         segment = self._segments[kind].drop_oldest(above)
         if segment is None:
             return None
@@ -112,11 +115,11 @@ class Spool:
 
     @property
     def drops(self) -> dict[str, int]:
-        """Return the counts of dropped lines and points, including those dropped before they had a number."""
+        """Return the counts of dropped lines and points, including those dropped before they were numbered."""
         return dict(self._drops)
 
     def note_drops(self, drops: Mapping[str, int]) -> None:
-        """Write the counts of dropped lines and points to the disk, for a process that recovers this spool."""
+        """Write the counts of dropped lines and points to the disk, for a process that later sends this spool."""
         if drops == self._drops:
             return
         # Written in place: the counts only grow, so that a full disk has room for them once it had some.
@@ -128,13 +131,13 @@ class Spool:
         self._drops = dict(drops)
 
     def close(self) -> None:
-        """Close the files and unlock the folder: another process can send the messages."""
+        """Close the files and unlock the folder, so that another process can send the messages."""
         for segments in self._segments.values():
             segments.close()
         self.folder.forget()
 
     def remove(self) -> None:
-        """Delete the spool: all of its messages are acknowledged."""
+        """Delete the spool, because all of its messages are acknowledged."""
         for segments in self._segments.values():
             segments.close()
         self.folder.remove()
@@ -153,7 +156,7 @@ class Spool:
 
 
 def _records(path: Path, decode: Callable[[bytes], RecordT]) -> Iterator[RecordT]:
-    """Yield the decodable records of a file; none where the file does not exist."""
+    """Yield the records of a file that can be decoded; none if the file does not exist."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Describes a checkpoint: its location, its kind and size, and the key of its upload."""
+"""Describes a checkpoint: its location, its size, and the key of its object in the bucket."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from trainwire.schemas.checkpoint_keys import ARTIFACT, MODEL, NEWEST_KINDS, new
 from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Checkpoint
 
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
-"""A scheme has at least two characters: a single one is a drive of Windows."""
+"""Matches a URI. Its scheme has at least two characters, because `C:` is a drive of Windows."""
 _ONE_SLASH: Final = frozenset({"dbfs", "hdfs", "models", "runs", "viewfs", "webhdfs"})
-"""Schemes whose URIs may have no host, and then one slash: `dbfs:/mnt/x`, `runs:/<id>/model` (RFC 3986, 3)."""
+"""Schemes whose URIs may have a single slash and no host: `dbfs:/mnt/x`, `runs:/<id>/model` (RFC 3986, 3)."""
 
 
 def checkpoint_at(
@@ -29,7 +29,7 @@ def checkpoint_at(
     metrics: dict[str, float] | None,
     is_best: bool | None,
 ) -> Checkpoint | None:
-    """Return the description of a checkpoint at a local path or a URI; None where `path` is empty."""
+    """Return the description of a checkpoint at a local path or a URI; None if `path` is empty."""
     text = location(path)
     if not text:
         return None
@@ -46,10 +46,11 @@ def checkpoint_at(
 
 
 def location(path: object) -> str:
-    """Return a local path as an absolute path, a URI unchanged.
+    """Return a local path as an absolute path, and a URI unchanged.
 
-    `s3:/bucket/x`, which `pathlib` makes of `s3://bucket/x`, becomes the URI again. `file://` and `~` are resolved
-    to local paths; variables of a shell are not expanded, as Python does not expand them when it saves a file.
+    `s3:/bucket/x`, which `pathlib` makes of `s3://bucket/x`, is corrected. `file://` and `~` are resolved to
+    local paths. Shell variables are not expanded, because Python does not expand them either when it saves a
+    file.
     """
     text = "" if path is None else _text_of(path)
     found = _URI.fullmatch(text)
@@ -65,19 +66,22 @@ def location(path: object) -> str:
 
 
 def is_uri(text: str) -> bool:
-    """Return whether `location` returned a URI."""
+    """Return whether `text`, a result of `location`, is a URI."""
     return not text.startswith("/") and _URI.fullmatch(text) is not None
 
 
 def _text_of(path: object) -> str:
-    """Return a path as text, without a call of `__fspath__` of remote paths: some libraries download the file."""
+    """Return a path as text.
+
+    `__fspath__` of a remote path is not called, because some libraries then download the file.
+    """
     text = plain_text(path)
     is_remote = isinstance(path, os.PathLike) and not isinstance(path, PurePath) and "://" in text
     return text if is_remote else path_text(path)
 
 
 def _absolute(path: str) -> str:
-    """Return the absolute path, or the path itself where the working folder was deleted."""
+    """Return the absolute path; if the working folder was deleted, return `path` unchanged."""
     try:
         if path.startswith("~") and not os.path.lexists(path):
             path = os.path.expanduser(path)
@@ -87,7 +91,7 @@ def _absolute(path: str) -> str:
 
 
 def _size_bytes(path: str) -> int | None:
-    """Return the size of a file; None for a folder and for a file that does not exist yet."""
+    """Return the size of a file; None for a folder, and for a file that does not exist."""
     try:
         return os.path.getsize(path) if os.path.isfile(path) else None
     except (OSError, ValueError):  # ValueError: a NUL in the path
@@ -95,11 +99,11 @@ def _size_bytes(path: str) -> int | None:
 
 
 MAX_NAME_CHARS: Final = 60
-"""Of the name of an artifact in a key: S3 has keys of at most 1024 bytes, and a character may take twelve."""
+"""Limit of an artifact's name in a key: S3 keys have at most 1024 bytes, and a character may take twelve."""
 
 
 class Slot(NamedTuple):
-    """The key by which checkpoints of one source replace each other: a newer one supersedes those of its slot."""
+    """Identifies checkpoints of one source that replace each other: a newer one supersedes an older one."""
 
     kind: str
     epoch: int | None
@@ -108,9 +112,9 @@ class Slot(NamedTuple):
 
 
 def slot_of(checkpoint: Checkpoint, is_folder: bool) -> Slot:
-    """Return the slot of a checkpoint: a waiting upload is dropped when a newer one of its slot arrives.
+    """Return the slot of a checkpoint: a newer checkpoint of this slot supersedes it before its upload begins.
 
-    A newer step of the kinds `best`, `last` and `final` supersedes the one before. Retention deletes superseded
+    For the kinds `best`, `last` and `final`, the step is not part of the slot. Retention deletes superseded
     uploads by the same rule (`trainwire.workers.checkpoints.surplus`).
     """
     step = None if checkpoint.kind in NEWEST_KINDS else checkpoint.step
@@ -120,8 +124,8 @@ def slot_of(checkpoint: Checkpoint, is_folder: bool) -> Slot:
 def object_key(prefix: str, origin: Origin, checkpoint: Checkpoint, is_folder: bool) -> str:
     """Return `{prefix}/{job_id}/{attempt}/{upload}/{kind}[-{epoch}][-step{step}][-rank{rank}]{suffix}`.
 
-    `upload` is new for each call: no object is overwritten. The key of a folder ends with a slash. Where the
-    trainer does not know its attempt, the name of its source, which is unique, takes that place.
+    `upload` is new for each call, so that no object is overwritten. The key of a folder ends with a slash. If
+    the attempt is not known, the unique name of the source takes its place.
     """
     attempt = f"source-{origin.source}" if origin.attempt == ATTEMPT_UNKNOWN else str(origin.attempt)
     counts = (("-", checkpoint.epoch), ("-step", checkpoint.step), ("-rank", origin.rank or None))
@@ -135,7 +139,7 @@ def _ending(checkpoint: Checkpoint, is_folder: bool) -> str:
 
 
 def _word(kind: str) -> str:
-    """Return a kind, quoted so that it is one part of a key; of an artifact the name of its file."""
+    """Return a kind, quoted as one part of a key; for an artifact, return the name of its file."""
     if kind.startswith((ARTIFACT, MODEL)):
         kind = os.path.splitext(os.path.basename(kind.partition(":")[2]))[0][:MAX_NAME_CHARS]
     return quote(kind, safe="", errors="replace").replace(".", "%2E")

@@ -1,4 +1,4 @@
-"""The five requests of an upload to S3 or a compatible store, and the meaning of their errors."""
+"""The five requests of an upload to S3 or a compatible store, and the translation of their errors."""
 
 from __future__ import annotations
 
@@ -24,28 +24,33 @@ CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 60
 CONNECTIONS: Final = 8
 
-_TRY_AGAIN: Final = frozenset({"BadDigest", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown"})
-"""Codes of 4xx answers after which the same request may succeed (S3 API reference, "Error responses")."""
+_RETRYABLE: Final = frozenset({"BadDigest", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown"})
+"""Codes of 4xx errors after which the same request may succeed (S3 API reference, "Error responses")."""
 _NO_UPLOAD: Final = "NoSuchUpload"
 _TOO_MANY: Final = 429
 _SERVER_FAULT: Final = 500
-_PASSING: Final = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError)
-"""The errors of boto3 when the connection to the store fails."""
+_CONNECTION_ERRORS: Final = (
+    boto.HTTPClientError,
+    boto.ConnectionError,
+    boto.IncompleteReadError,
+    ResponseParserError,
+)
+"""The errors that boto3 raises if the connection to the store fails."""
 
 Digest: TypeAlias = bytes
-"""A SHA-256, as 32 bytes."""
+"""A SHA-256 as 32 bytes."""
 
 
 class StoreRefused(Exception):  # noqa: N818 - named after its message
-    """The request will never succeed; the message is the reason."""
+    """The store refuses the request, and retries cannot succeed; the message is the reason."""
 
 
 class UploadForgotten(Exception):  # noqa: N818 - named after its message
-    """The store does not have the multipart upload any more: it must begin again."""
+    """The store no longer has the multipart upload, which must be started again."""
 
 
 class UploadedPart(NamedTuple):
-    """An uploaded part."""
+    """A part of a multipart upload that the store has accepted."""
 
     number: int
     etag: str
@@ -66,7 +71,7 @@ class ObjectStore:
             self._client: S3Client = boto3.session.Session().client("s3", config=config)
 
     def put(self, uri: S3Uri, data: bytes) -> str:
-        """Write an object in one request; return its checksum in the form of S3."""
+        """Write an object in one request; return its checksum in base64, as S3 does."""
         ours = encoded(hashlib.sha256(data).digest())
         with _translated(f"{uri}"):
             answer = self._client.put_object(
@@ -75,7 +80,7 @@ class ObjectStore:
         return _checked(uri, ours, answer.get("ChecksumSHA256"))
 
     def begin(self, uri: S3Uri) -> str:
-        """Begin a multipart upload and return its id."""
+        """Start a multipart upload and return its id."""
         with _translated(f"{uri}"):
             answer = self._client.create_multipart_upload(
                 Bucket=uri.bucket, Key=uri.key, ChecksumAlgorithm="SHA256"
@@ -83,7 +88,7 @@ class ObjectStore:
         return answer["UploadId"]
 
     def put_part(self, uri: S3Uri, upload_id: str, number: int, data: bytes) -> UploadedPart:
-        """Write one part, numbered from 1."""
+        """Write one part of a multipart upload; `number` is counted from 1."""
         digest = hashlib.sha256(data).digest()
         with _translated(f"part {number} of {uri}"):
             answer = self._client.upload_part(
@@ -99,7 +104,7 @@ class ObjectStore:
         return UploadedPart(number, answer["ETag"], digest)
 
     def complete(self, uri: S3Uri, upload_id: str, parts: Sequence[UploadedPart]) -> str:
-        """Complete a multipart upload; return the checksum of the object in the form of S3."""
+        """Complete a multipart upload; return the checksum of the object, as S3 does (see `composite`)."""
         with _translated(f"{uri}"):
             answer = self._client.complete_multipart_upload(
                 Bucket=uri.bucket,
@@ -115,25 +120,25 @@ class ObjectStore:
         return _checked(uri, composite([part.digest for part in parts]), answer.get("ChecksumSHA256"))
 
     def abort(self, uri: S3Uri, upload_id: str) -> None:
-        """Delete the parts of an upload, which cost money as long as the store keeps them."""
+        """Delete the uploaded parts: they cost money as long as the store keeps them."""
         with _translated(f"{uri}"):
             self._client.abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=upload_id)
 
 
 def encoded(digest: Digest) -> str:
-    """Return a SHA-256 in the form of S3 (base64)."""
+    """Return a SHA-256 in base64, as S3 does."""
     return base64.b64encode(digest).decode()
 
 
 def composite(digests: Sequence[Digest]) -> str:
-    """Return the checksum of a multipart object as S3 does: the SHA-256 of its parts' SHA-256s and `-<parts>`."""
+    """Return the checksum that S3 gives a multipart object: the SHA-256 of all parts' digests, and `-<parts>`."""
     return f"{encoded(hashlib.sha256(b''.join(digests)).digest())}-{len(digests)}"
 
 
 def _checked(uri: S3Uri, ours: str, theirs: str | None) -> str:
-    """Return the checksum of the store, or ours where it returned none. Raises `StoreUnavailable` if they differ.
+    """Return the checksum from the store, or ours if it returned none. Raises `StoreUnavailable` if they differ.
 
-    Some S3-compatible servers leave out the number of parts.
+    The number of parts is ignored, because some S3-compatible servers leave it out.
     """
     if theirs is not None and theirs.partition("-")[0] != ours.partition("-")[0]:
         raise StoreUnavailable(f"{uri} arrived damaged: its SHA-256 is {theirs} there and {ours} here")
@@ -146,7 +151,7 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except boto.ClientError as exc:
         raise _meaning(what, exc) from exc
-    except _PASSING as exc:
+    except _CONNECTION_ERRORS as exc:
         raise StoreUnavailable(f"{what}: {s3_trouble(exc)}") from exc
     except (boto.BotoCoreError, ValueError) as exc:
         raise StoreRefused(f"{what}: {exc}") from exc
@@ -159,6 +164,6 @@ def _meaning(what: str, exc: boto.ClientError) -> Exception:
     text = f"{what}: {status} {code} {message}"
     if code == _NO_UPLOAD:
         return UploadForgotten(text)
-    if status == _TOO_MANY or status >= _SERVER_FAULT or code in _TRY_AGAIN:
+    if status == _TOO_MANY or status >= _SERVER_FAULT or code in _RETRYABLE:
         return StoreUnavailable(text)
     return StoreRefused(f"{text}; check the bucket's name, the credentials and what they allow")

@@ -1,4 +1,4 @@
-"""A progress bar of an upload, on terminals only."""
+"""Draws a progress bar for an upload, on a terminal only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CLEAR: Final = "\r\x1b[K"
 
 
 class ProgressBar:
-    """Draws on the original stderr, which is not captured, if that is a terminal."""
+    """Draws a progress bar on the original stderr, which is not captured, if it is a terminal."""
 
     def __init__(self, title: str, total_bytes: int, stream: TextIO | None = None) -> None:
         self._title = title
@@ -24,7 +24,7 @@ class ProgressBar:
         self._terminal = stream if stream is not None and _is_terminal(stream) else None
 
     def advance(self, size_bytes: int) -> None:
-        """Add bytes that were sent."""
+        """Add the number of bytes sent since the last call, and redraw the bar if it is time."""
         self._done_bytes = min(self._total_bytes, self._done_bytes + size_bytes)
         if self._terminal is not None and monotonic_s() - self._drawn_at >= _EVERY_S:
             self._drawn_at = monotonic_s()
@@ -33,7 +33,7 @@ class ProgressBar:
             self._write(f"{_CLEAR}{self._title} [{bar}] {share:4.0%} of {self._total_bytes / 1e6:.0f} MB")
 
     def clear(self) -> None:
-        """Clear the line."""
+        """Clear the line with the bar."""
         if self._drawn_at:
             self._write(_CLEAR)
 

@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """The request failed, and may succeed later."""
+    """The request failed, but may succeed later."""
 
 
 class UploadAbandoned(Exception):  # noqa: N818 - named after its message
-    """The upload has failed for good; the message is the reason."""
+    """The upload is not retried any more; the message is the reason."""
 
 
 class UploadRetry:
     """Retries requests until the store has failed for `retry_s` seconds, or the run ends.
 
-    All uploads share this time: once an outage has lasted `retry_s`, each further upload is tried only once until
-    the store answers again, so that snapshots do not fill the disk.
+    All uploads share this time. Once an outage has lasted `retry_s`, further uploads are tried only once each
+    until the store works again, so that snapshots do not fill the disk.
     """
 
     def __init__(self, timing: Timing, retry_s: float) -> None:
@@ -44,16 +44,16 @@ class UploadRetry:
         return self._failing_since is not None
 
     def stop(self) -> None:
-        """Abandon all uploads, current and later ones."""
+        """Abandon all current and later uploads."""
         self._stopped.set()
 
     def check(self) -> None:
-        """Raise `UploadAbandoned` once `stop` was called."""
+        """Raise `UploadAbandoned` if `stop` was called."""
         if self._stopped.is_set():
             raise UploadAbandoned("the run ended before it was uploaded")
 
     def attempt(self, request: Callable[[], T]) -> T:
-        """Call `request` until it succeeds; return its result. Raises `UploadAbandoned` once it is not retried."""
+        """Call `request` until it succeeds, and return its result. Raises `UploadAbandoned` when it gives up."""
         failures = 0
         while True:
             self.check()

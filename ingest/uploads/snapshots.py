@@ -1,4 +1,4 @@
-"""Snapshots of checkpoint files: uploads read the snapshots, so the training may change the files meanwhile."""
+"""Snapshots of checkpoint files: uploads read them, so that the training may change the files meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNFINISHED: Final = ".trainwire.new-"
 _LOCK: Final = "lock"
 COPY_BYTES: Final = 64 * 1024 * 1024
 SPARE_COPIES: Final = 2
-"""Number of copies for which the disk must have room: the next checkpoint of the trainer must also fit."""
+"""Number of copies for which the disk must have room: the next checkpoint of the training must fit too."""
 
 
 class NoSnapshot(Exception):  # noqa: N818 - named after its message
@@ -29,7 +29,7 @@ class NoSnapshot(Exception):  # noqa: N818 - named after its message
 
 
 class _Version(NamedTuple):
-    """Identifies a version of a file: at least one field changes when it is written to or replaced."""
+    """Identifies a version of a file: if the file is written to or replaced, at least one field changes."""
 
     device: int
     inode: int
@@ -38,12 +38,15 @@ class _Version(NamedTuple):
 
 
 _Source: TypeAlias = tuple[Path, str, _Version]
-"""Path of a file, its name within the checkpoint, and its version before the snapshot."""
+"""The path of a file, its name within the checkpoint, and its version before the snapshot."""
 
 
 @dataclass(frozen=True)
 class SnapshotFile:
-    """The snapshot of one file; `name` is its path in the checkpoint, empty where the checkpoint is a file."""
+    """The snapshot of one file.
+
+    `name` is its path within the checkpoint folder; it is empty if the checkpoint is a single file.
+    """
 
     name: str
     path: Path
@@ -51,17 +54,17 @@ class SnapshotFile:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of the file when the snapshot was taken."""
+        """Return the size of the file in bytes when the snapshot was taken."""
         return self.version.size_bytes
 
     def is_intact(self) -> bool:
-        """Return whether the snapshot is unchanged; only a linked one can change."""
+        """Return whether the snapshot is unchanged. A copy never changes, but a hard link may."""
         return _version(self.path) == self.version
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files of one checkpoint."""
+    """The snapshot of one checkpoint, which is a file or a folder."""
 
     folder: Path
     is_folder: bool
@@ -69,7 +72,7 @@ class Snapshot:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of all files."""
+        """Return the size of all files in bytes."""
         return sum(file.size_bytes for file in self.files)
 
     def discard(self) -> None:
@@ -80,7 +83,7 @@ class Snapshot:
 class SnapshotFolder:
     """A folder `.trainwire-*` in `parent` for the snapshots of this process, locked until `remove`.
 
-    The lock of a killed process is free: the next process in `parent` deletes its folder.
+    If the process is killed, its lock ends, and the next process that uses `parent` deletes the folder.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -97,11 +100,11 @@ class SnapshotFolder:
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """The path of the folder."""
         return self._path
 
     def new_path(self) -> Path:
-        """Create an empty folder in it and return its path."""
+        """Create an empty folder for one snapshot, and return its path."""
         return Path(tempfile.mkdtemp(dir=self._path))
 
     def exists(self) -> bool:
@@ -115,9 +118,9 @@ class SnapshotFolder:
 
 
 def adopted(folder: Path) -> Snapshot:
-    """Return the snapshot that another process has taken: `folder` has the checkpoint as its only entry.
+    """Return a snapshot that another process has taken: the checkpoint must be the only entry of `folder`.
 
-    Raises `NoSnapshot`, and deletes the folder then.
+    If it cannot be read, delete the folder and raise `NoSnapshot`.
     """
     try:
         (source,) = folder.iterdir()
@@ -129,7 +132,7 @@ def adopted(folder: Path) -> Snapshot:
 
 
 class Snapshots:
-    """Takes snapshots, in the folder of each checkpoint or in `root`, and deletes them all at the end."""
+    """Takes snapshots, in `root` or else in the parent folder of each checkpoint; `remove` deletes them all."""
 
     def __init__(self, mode: SnapshotMode, root: Path | None) -> None:
         self._mode = mode
@@ -187,7 +190,7 @@ class Snapshots:
 
 
 def _sources(source: Path) -> list[_Source]:
-    """Return all files of a checkpoint, sorted by name."""
+    """Return all files of a checkpoint, sorted by name. Raises `NoSnapshot` if it cannot be uploaded."""
     if not source.is_dir():
         return [(source, "", _version(source))]
     found = sorted((path.relative_to(source).as_posix(), path) for path in _files_below(source))
@@ -230,7 +233,7 @@ def _check_room(folder: Path, size_bytes: int) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file in the kernel: Btrfs, XFS and others then share its blocks, and copy no data."""
+    """Copy a file with `copy_file_range`: Btrfs, XFS and others then share its blocks instead of copying data."""
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
             while os.copy_file_range(reader.fileno(), writer.fileno(), COPY_BYTES):
@@ -241,7 +244,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _sweep(parent: Path) -> None:
-    """Delete the folders of processes that have ended: their locks are free."""
+    """Delete the snapshot folders of ended processes, whose locks are free."""
     for folder in parent.glob(f"{PREFIX}*/"):
         try:
             lock = os.open(folder / _LOCK, os.O_WRONLY)

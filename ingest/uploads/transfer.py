@@ -19,17 +19,20 @@ logger = logging.getLogger("trainwire.ingest")
 
 PART_BYTES: Final = 16 * 1024 * 1024
 MAX_PARTS: Final = 10_000
-"""Of one multipart upload (S3 User Guide, "multipart upload limits")."""
+"""Maximum number of parts of a multipart upload (S3 User Guide, "multipart upload limits")."""
 STARTS: Final = 3
-"""Number of times that the upload of a file is begun if the store loses it."""
-LOOK_UP_S: Final = 0.2
+"""Maximum number of times that the upload of a file is started; it starts again if the store has lost it."""
+POLL_INTERVAL_S: Final = 0.2
 
 Advance: TypeAlias = Callable[[int], None]
-"""Called with the number of bytes that were sent since the last call."""
+"""A function that is called with the number of bytes sent since its last call."""
 
 
 class Uploaded(NamedTuple):
-    """An uploaded checkpoint: SHA-256 in hex (of a folder: of its manifest), and the checksum of the store."""
+    """An uploaded checkpoint.
+
+    `sha256` is in hex, for a folder that of its manifest. `store_checksum` is the one that the store returned.
+    """
 
     size_bytes: int
     sha256: str
@@ -37,7 +40,7 @@ class Uploaded(NamedTuple):
 
 
 class Transfer:
-    """Uploads one file after the other; each thread of `pool` sends one part and has it in memory."""
+    """Uploads one file after the other, with its parts in parallel: each thread of `pool` sends one part."""
 
     def __init__(self, store: ObjectStore, retry: UploadRetry, pool: DaemonPool[UploadedPart]) -> None:
         self._store = store
@@ -45,9 +48,9 @@ class Transfer:
         self._pool = pool
 
     def upload(self, snapshot: Snapshot, uri: S3Uri, advance: Advance) -> Uploaded:
-        """Upload a checkpoint. Raises `UploadAbandoned`, and `StoreRefused` or `OSError`, which are not retried.
+        """Upload the files of a snapshot to `uri`, those of a folder with a manifest.
 
-        The manifest of a folder is uploaded last: if it exists, all files do.
+        Raises `UploadAbandoned` after the retries; `StoreRefused` and `OSError` are not retried.
         """
         if not snapshot.is_folder:
             return self._upload_file(snapshot.files[0], uri, advance)
@@ -112,9 +115,9 @@ class Transfer:
     def _await_some(
         self, waiting: set[Future[UploadedPart]], sent: list[UploadedPart]
     ) -> set[Future[UploadedPart]]:
-        """Wait shortly for a part to complete; add it to `sent` and return the others."""
+        """Wait for a short time until a part is sent; add it to `sent`, and return the parts still waiting."""
         self._retry.check()
-        done, waiting = wait(waiting, LOOK_UP_S, FIRST_COMPLETED)
+        done, waiting = wait(waiting, POLL_INTERVAL_S, FIRST_COMPLETED)
         sent.extend(future.result() for future in done)
         return waiting
 
@@ -126,12 +129,12 @@ class Transfer:
 
 
 def part_bytes(size_bytes: int) -> int:
-    """Return the size of the parts of a file: the smallest from `PART_BYTES` with which `MAX_PARTS` are enough."""
+    """Return the size of the parts of a file: `PART_BYTES`, or more if `MAX_PARTS` parts would not be enough."""
     return max(PART_BYTES, -(-size_bytes // MAX_PARTS))
 
 
 def _check_intact(file: SnapshotFile, read_bytes: int) -> None:
-    """Raise `UploadAbandoned` where the file was changed since its snapshot."""
+    """Raise `UploadAbandoned` if the file has changed since its snapshot."""
     if read_bytes != file.size_bytes or not file.is_intact():
         raise UploadAbandoned(
             "the file was overwritten in place before it was uploaded: unset TRAINWIRE_CHECKPOINT_SNAPSHOT, "

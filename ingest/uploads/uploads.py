@@ -1,4 +1,4 @@
-"""Uploads checkpoint files to the object store, one after the other, in a thread of its own."""
+"""Uploads checkpoint files to the object store, one after the other, in a separate thread."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UploadChoice: TypeAlias = Literal["auto", "none"]
 
 PARTS_AT_ONCE: Final = 4
 ABORT_S: Final = 1.0
-"""Time for which the end of the run waits until the store has aborted an abandoned upload."""
+"""Seconds for which the end of the run waits until the store has aborted an unfinished upload."""
 _NOT_IN_TIME: Final = (
     "the run ended before it was uploaded: give finish() a longer timeout_s, or set TRAINWIRE_CHECKPOINT_FINISH_S"
 )
@@ -48,7 +48,7 @@ _STORE_UNAVAILABLE: Final = "the object store was unavailable when the run ended
 
 @dataclass
 class _Pending:
-    """A checkpoint that is not reported yet; without a snapshot there is nothing to upload."""
+    """A checkpoint that is not reported yet. If `snapshot` is None, there is nothing to upload."""
 
     checkpoint: Checkpoint
     snapshot: Snapshot | None = None
@@ -59,7 +59,7 @@ class _Pending:
 class Uploads:
     """Reports checkpoints in the order of `take`, each after its upload has succeeded or was abandoned.
 
-    No method raises or waits for the network, except `finish`, which waits for up to `timeout_s`.
+    No method raises an error. Only `finish` waits for the network, for at most `timeout_s`.
     """
 
     def __init__(
@@ -84,9 +84,10 @@ class Uploads:
         return not self._queue
 
     def take(self, checkpoint: Checkpoint, choice: UploadChoice | None, taken: Path | None = None) -> None:
-        """Take a checkpoint, and a snapshot of its files if it is to be uploaded.
+        """Queue a checkpoint to be reported; take a snapshot of its files if it is to be uploaded.
 
-        `taken` is the folder of a snapshot that another process has taken; it is deleted with the snapshot.
+        `taken` is the folder of a snapshot that another process has already taken; it is deleted with the
+        snapshot.
         """
         bucket = self._settings.bucket
         is_wanted = (choice or self._settings.upload) == "auto" and not is_uri(checkpoint.uri)
@@ -104,7 +105,7 @@ class Uploads:
             self._start()
 
     def finish(self, timeout_s: float) -> None:
-        """Wait for the uploads; then report the rest as not uploaded, and delete the snapshots."""
+        """Wait for the uploads, then report the remaining checkpoints as not uploaded and delete the snapshots."""
         try:
             with self._changed:
                 self._is_closed = True
@@ -120,8 +121,8 @@ class Uploads:
             self._snapshots.remove()
 
     def _prepared(self, checkpoint: Checkpoint, bucket: str, taken: Path | None) -> _Pending:
-        """Return a checkpoint with its snapshot, or with the reason why there is none."""
-        error = self._obstacle()
+        """Return a checkpoint with its snapshot, or with the reason why none can be taken."""
+        error = self._upload_error()
         if error is not None:
             return _Pending(_with_error(checkpoint, error))
         try:
@@ -131,7 +132,7 @@ class Uploads:
         key = object_key(self._settings.prefix, self._origin, checkpoint, snapshot.is_folder)
         return _Pending(checkpoint, snapshot, S3Uri(bucket, key), slot_of(checkpoint, snapshot.is_folder))
 
-    def _obstacle(self) -> str | None:
+    def _upload_error(self) -> str | None:
         if not self._can_upload:
             return "it was reported by a forked process: only the process that created the run uploads"
         with suppress(OSError):  # no file descriptor is left to look for it: the upload waits for one
@@ -140,7 +141,7 @@ class Uploads:
         return None
 
     def _supersede(self, newer: _Pending) -> None:
-        """Drop pending uploads of the same slot that have not begun."""
+        """Drop the waiting uploads of the same slot as `newer`; an upload that has begun goes on."""
         for pending in list(self._queue)[1:]:
             if pending.snapshot is not None and pending.slot == newer.slot:
                 pending.snapshot.discard()
@@ -176,7 +177,7 @@ class Uploads:
             return self._queue[0] if self._queue else None
 
     def _outcome(self, pending: _Pending, pool: DaemonPool[UploadedPart]) -> Checkpoint:
-        """Upload one checkpoint; return it with its new URI, or with the error if the upload has failed."""
+        """Upload one checkpoint; return it with its new URI, or with the error if the upload failed."""
         if pending.snapshot is None or pending.uri is None:
             return pending.checkpoint
         checkpoint, snapshot, uri = pending.checkpoint, pending.snapshot, pending.uri
@@ -207,7 +208,7 @@ class Uploads:
         return self._transfer
 
     def _abandon_rest(self, error: str) -> None:
-        """Report all pending checkpoints, with `error` if they were to be uploaded."""
+        """Report all pending checkpoints; those that were to be uploaded get `error`."""
         with self._changed:
             rest, self._queue = self._queue, deque()
             for pending in rest:
@@ -215,7 +216,7 @@ class Uploads:
                 self._report(_with_error(pending.checkpoint, error) if was_to_upload else pending.checkpoint)
 
     def _report(self, checkpoint: Checkpoint) -> None:
-        """Report a checkpoint; warn once of each reason why one is not uploaded."""
+        """Report a checkpoint; log a warning if it was not uploaded, once for each reason."""
         error = checkpoint.upload_error
         if error is not None and error not in self._warned_of:
             self._warned_of.add(error)
