@@ -25,7 +25,10 @@ class Backoff(NamedTuple):
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a Retry-After header, at most `LONGEST_RETRY_AFTER_S`; None without a valid one."""
+    """Return the value of a Retry-After header in seconds, at most `LONGEST_RETRY_AFTER_S`.
+
+    Returns None if the header is absent or is not a number of seconds.
+    """
     try:
         return min(max(float(headers["Retry-After"]), 0.0), LONGEST_RETRY_AFTER_S)
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""The addresses of the stores, from the environment: settings that workers and gateway share."""
+"""Settings that workers and gateway share: the URLs of the stores, read from environment variables."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluste
 
 
 class WrongSettings(ValueError):  # noqa: N818 - shown to users
-    """An environment variable is missing or invalid; the message names it, its value and the allowed ones."""
+    """An environment variable is missing or invalid; the error text names it, its value and the valid values."""
 
 
 class StoreSettings(BaseSettings):
-    """The addresses of the stores, from environment variables of the same names in capitals."""
+    """The URLs of the stores, read from the environment variables with the names of the fields in capitals."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
@@ -137,11 +137,11 @@ class StoreSettings(BaseSettings):
 
     @property
     def streams_address(self) -> str:
-        """Return the address of the server that has the streams."""
+        """The URL of the Redis that stores the streams."""
         return (self.streams_url or self.redis_url).get_secret_value()
 
     def sqlalchemy_url(self) -> URL:
-        """Return the Postgres URL with the driver psycopg."""
+        """Return the Postgres URL for SQLAlchemy with the driver psycopg."""
         return parse_postgres_url(self.database_url.get_secret_value())
 
 
@@ -157,7 +157,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def read_settings(kind: type[SettingsT], **overrides: Any) -> SettingsT:
-    """Read settings from the environment; raise `WrongSettings` that names each wrong variable."""
+    """Read settings from the environment; raise `WrongSettings`, whose text names each invalid variable."""
     try:
         return kind(**overrides)
     except ValidationError as exc:
@@ -183,8 +183,8 @@ _HOST: Final = re.compile(r"(?:\[(?P<address>[^\]]+)\]|(?P<name>[^:\[\]]*))(?::(
 def parse_postgres_url(text: str) -> URL:
     """Parse DATABASE_URL: one server, or several as in libpq (`postgresql://user:password@h1:5432,h2:5433/db`).
 
-    Several hosts become the parameters `host` and `port` of the URL's query, as SQLAlchemy expects them. Raises
-    `ValueError` for an invalid URL.
+    Several servers become the query parameters `host` and `port` of the returned URL, as SQLAlchemy expects.
+    Raises `ValueError` for an invalid URL.
     """
     parts = _URL.fullmatch(text)
     if parts is None or "," not in parts["hosts"]:
@@ -204,9 +204,9 @@ def parse_postgres_url(text: str) -> URL:
 
 
 def wrong_port(text: str) -> str | None:
-    """Return the first invalid port of a URL with `@`, for the error; None if there is none.
+    """Return the first invalid port of a URL with `@`, for the error text; None if there is none.
 
-    Without `@` the text behind a colon may be a password, which must not be shown.
+    Without `@`, the text after a colon may be a password, which must not be shown.
     """
     _, has_user, rest = text.rpartition("@")
     hosts = re.split("[/?]", rest)[0] if has_user else ""
@@ -217,7 +217,7 @@ def wrong_port(text: str) -> str | None:
 
 
 def shown_servers(url: URL) -> str:
-    """Return `host:port` of each server of a parsed URL, with commas between; no password."""
+    """Format the `host:port` of each server of a parsed URL, separated by commas, without the password."""
     hosts, ports = url.query.get("host"), url.query.get("port")
     if hosts is None:
         return f"{url.host or 'localhost'}:{url.port or DEFAULT_PORT}"

@@ -1,4 +1,4 @@
-"""The lowest and the highest value of each series of metrics, to sort and filter jobs by; computed from blocks."""
+"""Columns with the minimum and maximum of each metric series, by which jobs are sorted and filtered."""
 
 import struct
 from collections.abc import Iterator
