@@ -1,4 +1,4 @@
-"""`trainwire export`: writes jobs to files that other tools read."""
+"""`trainwire export`: writes jobs to files, or copies them to an MLflow server."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def export(
 def _export_to_files(
     jobs: Sequence[str], form: str, output: Path | None, project: str, data_dir: Path | None, *, quiet: bool
 ) -> None:
-    """Write each job to a file in `output`, or to stdout if it is None."""
+    """Write each job to a file in the folder `output`, or to stdout if it is None."""
     is_shown = output is not None or not sys.stdout.isatty()
     with reading(servers(data_dir)) as connection, Progress(quiet=quiet or not is_shown) as progress:
         for exported in _jobs(connection, jobs):
@@ -118,7 +118,7 @@ def _warn_of_removed(connection: Connection, number: int) -> None:
 def _export_to_mlflow(
     jobs: Sequence[str], uri: str, experiment: str, data_dir: Path | None, *, as_json: bool, quiet: bool
 ) -> None:
-    """Export jobs, print the receipt, and exit with code 1 if it is not complete."""
+    """Copy jobs to MLflow, and print the counts that were read back; exit with code 1 if something is missing."""
     api = mlflow_api(uri)
     receipt = MlflowReceipt()
     hint = f"; the address is {uri}; export again when it answers: it continues where it ended"
@@ -152,7 +152,7 @@ def _print(receipt: MlflowReceipt) -> None:
 
 
 def _write(exported: ExportedJob, form: str, folder: Path, project: str) -> Path:
-    """Write a job's file, whole or not at all; return its path."""
+    """Write a job to a file in `folder`, and return its path; on an error, no partial file is left."""
     try:
         if form == "parquet":
             folder = folder / re.sub(r"[^\w.-]", "_", project)

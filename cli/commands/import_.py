@@ -1,4 +1,4 @@
-"""`trainwire import`: imports runs of other tools, and prints a receipt that compares both sides."""
+"""`trainwire import`: imports runs of other tools as jobs, and compares the counts of both sides."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def csv(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Import a run from a CSV file.
+    """Import one job from a CSV file.
 
     Its header has `step`, `epoch` or `time` and a column for each metric, or `name` and `value` and one of these.
     Times are ISO 8601 or seconds since 1970.
@@ -73,7 +73,7 @@ def tensorboard(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Import the runs of a folder of TensorBoard's event files: scalars, hyperparameters and texts."""
+    """Import runs from TensorBoard event files: scalars, hyperparameters and texts."""
     _import(lambda _: tensorboard_runs(folder, name, copy), data_dir, verify=verify, as_json=as_json, quiet=quiet)
 
 
@@ -88,7 +88,8 @@ def wandb(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Import runs of W&B, offline and synced ones, from their files: history, config, output and statistics.
+    """Import W&B runs, offline and synced ones, from their local files: history, config, output and system
+    metrics.
 
     It needs neither W&B nor an account.
     """
@@ -125,7 +126,7 @@ def mlflow(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Import the runs of an MLflow server: metrics with all their history, parameters, tags and ends.
+    """Import runs from an MLflow server: metrics with their whole history, parameters, tags and final states.
 
     Credentials are read from MLFLOW_TRACKING_USERNAME and the other variables of MLflow's client.
     """
@@ -146,7 +147,7 @@ def mlflow(
 def _import(
     runs_of: Callable[[Connection], Runs], data_dir: Path | None, *, verify: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Import the runs, print the receipt, and exit with code 1 if it is not complete."""
+    """Import the runs and print the counts of both sides; exit with code 1 if something is missing."""
     address = servers(data_dir)
     with ExitStack() as stack:
         connection = stack.enter_context(reading(address))

@@ -1,1 +1,3 @@
-"""Imports runs of other tools and exports jobs; counts the rows of both sides to show that none is missing."""
+"""Imports runs of other tools and exports jobs; compares the counts of both sides, to prove that nothing is
+missing.
+"""

@@ -1,4 +1,4 @@
-"""Imports runs one after another, and makes their receipt."""
+"""Imports runs of other tools one after another, and compares them with their rows in Postgres."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def import_runs(
     sender: Sender | None,
     on_progress: OnProgress,
 ) -> Receipt:
-    """Send all runs and return the receipt; without a sender only read them and count their rows in Postgres.
+    """Send the messages of all runs, and return the comparison with Postgres.
 
-    `connection` is in autocommit mode. `on_progress` is called with the name of a run, the number of its points
-    that were read, and a function that returns the share of it that was read.
+    If `sender` is None, the runs are only read and compared. `connection` is in autocommit mode. `on_progress` is
+    called with the name of a run, the number of points read, and a function that returns the share of the run that
+    was read.
     """
     left_out: list[LeftOut] = []
     read: list[_Read] = []

@@ -25,13 +25,13 @@ class Count(msgspec.Struct, kw_only=True):
     missing: int = 0
 
     def line(self, kind: str) -> str:
-        """Return the sum as a line of a receipt."""
+        """Format the equation `source` = `stored` + `skipped` + `missing` as one line."""
         skipped = "".join(f" + {number:,} skipped ({one_line(why)})" for why, number in self.skipped.items())
         missing = f" + {self.missing:,} missing" if self.missing else ""
         return f"{kind:<6} {self.source:,} = {self.stored:,} stored{skipped}{missing}"
 
     def add(self, other: Count) -> None:
-        """Add the counts of another run."""
+        """Add the counts of `other`, for example of another run."""
         self.source += other.source
         self.stored += other.stored
         self.missing += other.missing
@@ -60,7 +60,7 @@ class RunReceipt(msgspec.Struct, kw_only=True):
 
 
 class LeftOutReceipt(msgspec.Struct, kw_only=True):
-    """A run or a file that was not imported, and whether this is a failure."""
+    """A run or a file that was not imported, with the reason; `is_failure` makes the import incomplete."""
 
     name: str
     reason: str
@@ -122,7 +122,7 @@ def receipt_of(runs: Iterable[RunReceipt], left_out: Iterable[LeftOut]) -> Recei
 
 
 def is_deleted(connection: Connection, job_id: int) -> bool:
-    """Return whether the job was deleted: then its messages are not stored."""
+    """Return whether the job was deleted, so that its messages are not stored."""
     return connection.execute(_DELETED, {"job": job_id}).first() is not None
 
 
