@@ -69,9 +69,7 @@ def deliveries(
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
     data_dir: DataDir = None,
 ) -> None:
-    """Show for each store besides Postgres how many rows it lacks. The job with the oldest undelivered row comes
-    first.
-    """
+    """Show how far each store besides Postgres is behind. The job with the oldest undelivered row comes first."""
     if context.invoked_subcommand is not None:
         return
     address = servers(data_dir)
@@ -89,9 +87,7 @@ def retry(
     sink: Annotated[str | None, typer.Option(metavar="SINK", help=f"Only this store: {SINK_NAMES}.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Retry now, not at the next scheduled attempt: a store that does not answer, and jobs whose deliveries
-    failed.
-    """
+    """Retry a store that does not answer, and jobs whose deliveries failed, now instead of at the next attempt."""
     address = servers(data_dir)
     with writing(address) as connection:
         names = _in_use(connection, settings_for(address)) if sink is None else [known_sink(sink)]

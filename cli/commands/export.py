@@ -19,7 +19,7 @@ from trainwire.cli.commands.options import DataDir, Quiet, servers, write_json
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, say, warn
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
-from trainwire.cli.transfer.exports.mlflow_export import MlflowExport, MlflowReceipt
+from trainwire.cli.transfer.exports.mlflow_export import MlflowExport, MlflowExportReport
 from trainwire.cli.transfer.exports.parquet_export import write_parquet
 from trainwire.cli.transfer.exports.text_formats import write_csv, write_jsonl
 from trainwire.cli.transfer.progress import Progress
@@ -53,15 +53,17 @@ def export(
     experiment: Annotated[
         str, typer.Option(metavar="NAME", help="The experiment in MLflow.")
     ] = DEFAULT_EXPERIMENT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt of MLflow as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report of an export to MLflow as JSON.")
+    ] = False,
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Write jobs to files, metrics as CSV, or all of a job as JSON lines or parquet; or to an MLflow server.
+    """Write jobs to files (metrics as CSV, or whole jobs as JSON lines or parquet), or copy them to MLflow.
 
     Without --output one job is written to stdout, as CSV or JSON lines. Parquet has the schema of
-    neptune-exporter, and needs trainwire[parquet]. In MLflow each attempt is a run; a second export adds nothing,
-    and the receipt counts what was read back.
+    neptune-exporter, and needs trainwire[parquet]. In MLflow each attempt is a run. A second export adds nothing,
+    and the report counts what was read back.
     """
     if form not in FORMATS:
         raise Problem(f"no such format {form!r}: choose {', '.join(FORMATS)}")
@@ -120,7 +122,7 @@ def _export_to_mlflow(
 ) -> None:
     """Copy jobs to MLflow, and print the counts that were read back; exit with code 1 if something is missing."""
     api = mlflow_api(uri)
-    receipt = MlflowReceipt()
+    report = MlflowExportReport()
     hint = f"; the address is {uri}; export again when it answers: it continues where it ended"
     with (
         reading(servers(data_dir)) as connection,
@@ -130,25 +132,25 @@ def _export_to_mlflow(
         target = MlflowExport(api, experiment, progress.update)
         for exported in _jobs(connection, jobs):
             for run in target.export(exported):
-                receipt.add(run)
-            receipt.leave_out_lines(exported.job.last_log_seq)
+                report.add(run)
+            report.leave_out_lines(exported.job.last_log_seq)
             _warn_of_removed(connection, exported.job.id)
     if as_json:
-        write_json(receipt)
+        write_json(report)
     else:
-        _print(receipt)
-    if not receipt.complete:
+        _print(report)
+    if not report.complete:
         raise typer.Exit(1)
 
 
-def _print(receipt: MlflowReceipt) -> None:
-    for run in receipt.runs:
+def _print(report: MlflowExportReport) -> None:
+    for run in report.runs:
         news = f"{run.sent:,} points sent" if run.sent else "nothing new"
         say(f"run {run.run_id}  job {run.job_id} attempt {run.attempt} {one_line(run.name)}: {news}")
         for name, note in run.notes.items():
             warn(one_line(f"job {run.job_id} attempt {run.attempt}: {name} {note}"))
     for kind in ("points", "params", "tags", "checkpoints", "lines"):
-        say(getattr(receipt, kind).line(kind))
+        say(getattr(report, kind).line(kind))
 
 
 def _write(exported: ExportedJob, form: str, folder: Path, project: str) -> Path:

@@ -29,9 +29,7 @@ from trainwire.workers.sinks.loki.sink import LokiSink
 
 POLL_EVERY_S = 0.3
 QUIET_S = 10.0
-"""Seconds without a new row after which `logs -f` ends for a finished job, because missing messages may never
-arrive.
-"""
+"""Seconds without a new row after which `logs -f` ends for a finished job; missing messages may never arrive."""
 FOLLOW_BATCH = 5000
 LOG_TYPES = ("stdout", "stderr")
 

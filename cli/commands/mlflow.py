@@ -32,9 +32,7 @@ def mlflow(
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show a job's MLflow run: its state, summaries of its metrics, values adapted for MLflow, and the rows it
-    lacks.
-    """
+    """Show a job's MLflow run: its state, summaries of its metrics, adapted values, and undelivered rows."""
     address = servers(data_dir)
     uri = settings_for(address).mlflow_tracking_uri
     if uri is None:

@@ -133,9 +133,7 @@ def _persistence(part: Part, info: Info, *, has_streams: bool = True) -> Finding
 
 
 def _memory(part: Part, info: Info, high_water: float) -> Finding:
-    """Check the server's memory. If it uses more than the share `high_water`, trainers keep messages in their
-    spools.
-    """
+    """Check the server's memory; above the share `high_water`, trainers keep messages in their spools."""
     used, limit = int(info["used_memory"]), int(info["maxmemory"])
     if not limit:
         text = "has no maxmemory: it grows until the machine kills it, and trainers never hold messages back"

@@ -31,8 +31,9 @@ TROUBLED_JOBS: Final = 4
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of the system at `at_s` (monotonic time); `unreachable` has a text for each store that did not
-    answer.
+    """The state of the system at `at_s` (monotonic time).
+
+    `unreachable` has a text for each store that did not answer.
     """
 
     at_s: float
@@ -42,9 +43,7 @@ class Snapshot:
     unreachable: tuple[str, ...] = ()
 
     def total(self, metric: Metric, label: str | None = None) -> float | None:
-        """Return the sum of a metric over all samples, or over those whose first label is `label`; None without
-        samples.
-        """
+        """Return the sum of a metric's samples, or of those whose first label is `label`; None without samples."""
         found = self._of(metric, label)
         return sum(found) if found else None
 

@@ -1,3 +1,1 @@
-"""Imports runs of other tools and exports jobs; compares the counts of both sides, to prove that nothing is
-missing.
-"""
+"""Imports runs of other tools and exports jobs; the counts of both sides are compared."""

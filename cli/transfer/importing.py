@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from trainwire.cli.transfer.import_report import ImportReport, is_deleted, report_of, run_report
 from trainwire.cli.transfer.messages import messages_of
-from trainwire.cli.transfer.receipt import Receipt, is_deleted, receipt_of, run_receipt
 from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
 from trainwire.cli.transfer.sending import Sender
 
@@ -28,7 +28,7 @@ def import_runs(
     connection: Connection,
     sender: Sender | None,
     on_progress: OnProgress,
-) -> Receipt:
+) -> ImportReport:
     """Send the messages of all runs, and return the comparison with Postgres.
 
     If `sender` is None, the runs are only read and compared. `connection` is in autocommit mode. `on_progress` is
@@ -44,10 +44,10 @@ def import_runs(
             read.append(_read(run, connection, sender, on_progress))
     if sender is not None:
         sender.finish()
-    receipts = (
-        run_receipt(connection, each.run, each.tally, each.sent, is_deleted=each.is_deleted) for each in read
+    reports = (
+        run_report(connection, each.run, each.tally, each.sent, is_deleted=each.is_deleted) for each in read
     )
-    return receipt_of(receipts, left_out)
+    return report_of(reports, left_out)
 
 
 def _read(run: SourceRun, connection: Connection, sender: Sender | None, on_progress: OnProgress) -> _Read:

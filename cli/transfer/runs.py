@@ -25,7 +25,7 @@ MOST_CHARS: Final = MAX_LINE_CHARS // 4
 """Largest number of characters in a line; each may have up to four bytes."""
 DAMAGED: Final = "read up to an error"
 MIN_NS, MAX_NS = -(2**63), 2**63 - 1
-"""Times in messages are integers of 64 bits: the years 1677 to 2262."""
+"""Smallest and largest time in a message, in nanoseconds since 1970: the 64-bit range, the years 1677 to 2262."""
 OUT_OF_RANGE: Final = "time is out of range"
 LONG_NAME: Final = f"name over {MAX_METRIC_NAME_CHARS:,} characters"
 LONG_TEXT: Final = f"text over {MOST_CHARS:,} characters"

@@ -1,4 +1,4 @@
-"""Sends imported messages to the streams, with a limited number of messages that Postgres has not committed yet."""
+"""Sends imported messages to the streams, and limits the number that Postgres has not committed yet."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
-from trainwire.cli.transfer.receipt import Count
+from trainwire.cli.transfer.import_report import Count
 from trainwire.schemas.tables import training_attempts
 from trainwire.stack.errors import Problem
 from trainwire.stores.mlflow.http import MlflowApi
@@ -50,7 +50,7 @@ OnProgress = Callable[[str, int, float | None], None]
 
 
 class ExportedRun(msgspec.Struct, kw_only=True):
-    """The receipt of one run. `sent` is the number of points that this export has sent; `stored` is read back."""
+    """The counts of one MLflow run; `sent` counts the points that this export sent, `stored` those read back."""
 
     job_id: int
     attempt: int
@@ -64,8 +64,8 @@ class ExportedRun(msgspec.Struct, kw_only=True):
     notes: dict[str, str]
 
 
-class MlflowReceipt(msgspec.Struct, kw_only=True):
-    """The receipt of an export: the sums, and each run."""
+class MlflowExportReport(msgspec.Struct, kw_only=True):
+    """The report of an export to MLflow: the totals, and the counts of each MLflow run."""
 
     runs: list[ExportedRun] = []
     points: Count = msgspec.field(default_factory=Count)
@@ -76,7 +76,7 @@ class MlflowReceipt(msgspec.Struct, kw_only=True):
     complete: bool = True
 
     def add(self, run: ExportedRun) -> None:
-        """Add a run."""
+        """Add the counts of an MLflow run."""
         self.runs.append(run)
         for kind in ("points", "params", "tags", "checkpoints"):
             count: Count = getattr(run, kind)
@@ -84,7 +84,7 @@ class MlflowReceipt(msgspec.Struct, kw_only=True):
             self.complete = self.complete and not count.missing
 
     def leave_out_lines(self, count: int) -> None:
-        """Count the log lines of a job, for which MLflow has no place."""
+        """Count the log lines of a job as skipped, because MLflow does not store log lines."""
         if count:
             self.lines.add(Count(source=count, skipped={NO_LINES: count}))
 

@@ -54,8 +54,7 @@ class Columns:
 
 
 def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
-    """Return the run in a CSV file; raise `Problem` if the file is unreadable, or if its header lacks a required
-    column.
+    """Return the run in a CSV file; raise `Problem` if the file is unreadable, or lacks a required column.
 
     `copy` is part of the run's identity: with another text, the same file is imported again as another job.
     """

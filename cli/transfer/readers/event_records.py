@@ -14,7 +14,9 @@ from trainwire.ingest.hooks.tensorboard_events import DamagedEventError
 
 MAX_RECORD_BYTES: Final = 1 << 30
 VERIFIED_BYTES: Final = 4096
-"""Largest record whose data is verified. Larger ones are images; Python computes only 10 MB of CRC-32C per second.
+"""Largest record whose data is verified: Python computes only 10 MB of CRC-32C per second.
+
+Larger records are images, which are not imported.
 """
 FRAME_BYTES: Final = 16
 """Bytes of a record besides its data: length, checksum of the length, and checksum of the data."""

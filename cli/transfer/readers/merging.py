@@ -49,9 +49,7 @@ class MergedSeries:
         self._series: dict[str, _Series] = {}
 
     def extend(self, name: str, times_us: array[int], steps: array[int], values: array[float]) -> None:
-        """Add values of the metric `name`. If it has several values with the same time and step, each is in its
-        own point.
-        """
+        """Add values of the metric `name`; values with the same time and step become parts of different points."""
         series = self._series.get(name) or self._series.setdefault(name, _Series(name))
         series.times += times_us
         series.steps += steps

@@ -117,9 +117,7 @@ class MlflowRuns:
         self._count_artifacts(run, tally)
 
     def _points(self, run: MlflowRun, tally: Tally) -> Iterator[Point]:
-        """Yield the points of an MLflow run, ordered by time and step; values with equal time and step are one
-        point.
-        """
+        """Yield the points of an MLflow run, ordered by time and step."""
         series = MergedSeries()
         for number, name in enumerate(sorted(run.metrics)):
             tally.share = partial(float, number / len(run.metrics))

@@ -50,10 +50,9 @@ class ScalarDecoder:
         self._probes = 0
 
     def decode(self, data: bytes) -> Point | Event:
-        """Decode an event: a `Point` with prefixed names if its layout is known, else an `Event` without the
-        prefix.
+        """Decode an event to a `Point` with prefixed names if its layout is known, else to an `Event`.
 
-        Raises `DamagedEventError` for invalid bytes.
+        Names in an `Event` have no prefix. Raises `DamagedEventError` for invalid bytes.
         """
         if len(data) <= _TIME.size + 1 or data[0] != _TIME_KEY:
             return self._decoder.decode(data)
@@ -105,9 +104,7 @@ class ScalarDecoder:
 
 
 def _found(rest: bytes, at: int, number: float) -> tuple[str, int]:
-    """Return the format and the first position from `at` on where `number` is encoded; the position is -1 if not
-    found.
-    """
+    """Return the format of `number` in the bytes, and its first position from `at` on; -1 if it is not found."""
     for code, struct in _NUMBERS.items():
         try:
             place = rest.find(struct.pack(number), at)

@@ -20,10 +20,10 @@ from trainwire.ingest.provenance.masking import masked_fields
 HISTORY, SUMMARY, OUTPUT, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT_RAW, RUN, EXIT = (
     *(2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 18),
 )
-"""Fields of `wandb_internal.Record`."""
+"""Field numbers of `wandb_internal.Record`, which give the kind of a record."""
 _KINDS: Final = frozenset({HISTORY, SUMMARY, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT, OUTPUT_RAW, RUN, EXIT})
 _RUN_KEY, _EXIT_KEY = b"\x8a\x01", b"\x92\x01"
-"""The bytes before the content of the fields RUN and EXIT: the number of the field, and that it has a length."""
+"""Protobuf keys (field number and wire type) of the fields RUN and EXIT."""
 _TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes", 12: "sweep"}
 """Field number in `wandb_internal.RunRecord` -> name of the tag, for the fields that become tags."""
 

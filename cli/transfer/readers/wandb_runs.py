@@ -214,8 +214,9 @@ class _Reader:
         return self._points(row_of(values), self._time_of(axes), step if 0 <= step <= MAX_ID else None)
 
     def _time_of(self, axes: dict[str, bytes]) -> int | None:
-        """Return the time of a history row: its timestamp, or the run's start plus its runtime; None if out of
-        range.
+        """Return the time of a history row, or None if it is out of range.
+
+        It is the row's timestamp, or the start of the run plus the row's runtime.
         """
         try:
             if "_timestamp" in axes:

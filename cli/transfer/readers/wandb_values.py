@@ -36,8 +36,7 @@ def text_of(data: bytes) -> str:
 
 
 def leading_items(data: bytes) -> tuple[list[Named], bytes]:
-    """Decode the items at the beginning of a history, config or summary record; return them and the remaining
-    bytes.
+    """Decode the items at the beginning of a history, config or summary record; return them and the rest.
 
     It stops at an item with several names or more than 127 bytes, which most records do not have. It is twice as
     fast as `fields` and `item_of`.
