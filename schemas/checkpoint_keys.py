@@ -64,7 +64,7 @@ class S3Uri(NamedTuple):
 
 
 def new_upload_folder(ts: int) -> str:
-    """Return a unique name for the folder of an upload; names sort by `ts` (nanoseconds since 1970)."""
+    """Return a unique folder name for an upload. Names sort by `ts`, a time in nanoseconds since 1970."""
     at = time.gmtime(min(max(ts // 10**9, 0), _LATEST_S))
     return f"{time.strftime('%Y%m%dT%H%M%SZ', at)}-{os.urandom(4).hex()}"
 

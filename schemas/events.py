@@ -1,6 +1,6 @@
-"""The events that the notifier publishes after a commit on the Redis channels `events:<job_id>` and `events:jobs`.
+"""The events that workers publish after a commit, on the Redis channels `events:<job_id>` and `events:jobs`.
 
-`python -m trainwire.schemas.events` prints their JSON Schema, which is kept in docs/events.schema.json.
+`python -m trainwire.schemas.events` prints their JSON Schema, which is stored in docs/events.schema.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVENTS_VERSION: Final = 1
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One row of training_logs; `ts` in nanoseconds since 1970 UTC, `level` and `rank` may be absent."""
+    """One row of training_logs; `ts` is in nanoseconds since 1970 UTC, and `level` and `rank` may be absent."""
 
     seq: int
     attempt: int

@@ -14,7 +14,7 @@ SHARDS_KEY: Final = "ingest:shards"
 """Number of shards as a decimal integer; workers write it and trainers read it."""
 
 HOLD_KEY: Final = "ingest:hold"
-"""Exists while Redis is above its high-water mark; trainers then keep messages in their spools."""
+"""Key that exists while Redis is above its high-water mark; trainers then keep messages in their spools."""
 
 HALTED_KEY: Final = "ingest:halted"
 """Hash: stream -> why its drain has stopped, which happens if nearly all of its entries are invalid."""
@@ -44,7 +44,7 @@ DELIVERY_QUEUES: Final = tuple(sink.queue for sink in SINKS.values())
 ALERT_QUEUE: Final = "alerts"
 """Queue of the work orders that send alerts; it is separate because external addresses may not respond."""
 QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, *DELIVERY_QUEUES, NOTIFY_QUEUE, CHECKPOINT_QUEUE, ALERT_QUEUE)
-"""All queues of work orders; a worker consumes all of them by default."""
+"""All queues of work orders; by default a worker consumes all of them."""
 
 DRAIN_TASK: Final = "trainwire.drain"
 NOTIFY_TASK: Final = "trainwire.notify"
@@ -67,10 +67,10 @@ ECHO_TASK: Final = "trainwire.echo"
 
 
 VERIFY_ORDERED_KEY: Final = "verify:ordered"
-"""Exists while an order to verify checkpoint files is queued."""
+"""Key that exists while a work order to verify checkpoint files is queued."""
 
 ALERTS_ORDERED_KEY: Final = "alerts:ordered"
-"""Exists while an order to apply alert rules is queued."""
+"""Key that exists while a work order to apply alert rules is queued."""
 BEAT_LEASE_KEY: Final = "{beat}:lease"
 """Name of the active beat process; the key expires some seconds after that process ends.
 
@@ -215,7 +215,7 @@ def new_name_key(shard: int, job_id: int) -> str:
 
 
 def delivery_ordered_key(sink: str) -> str:
-    """Return the key that exists while an order to deliver to `sink` is queued."""
+    """Return the key that exists while a work order to deliver to `sink` is queued."""
     return f"deliver:{sink}:ordered"
 
 

@@ -28,7 +28,7 @@ class RowStorage:
 
     table: Table
     columns: tuple[str, ...]
-    """The columns that a drain writes, in the order of the tuples of `trainwire.workers.drain.rows`."""
+    """The columns that a drain writes, in the order of the tuples in `trainwire.workers.drain.rows`."""
     last_seq: str
     """Column of training_jobs with the last `seq` given to a row (`trainwire.schemas.sinks.RowNames`)."""
     removed_seq: str | None

@@ -30,7 +30,7 @@ PROVENANCE_ITEMS: Final = (
     *("command", "folder", "git", "diff", "host", "user", "python", "packages"),
     *("gpu", "container", "scheduler", "variables"),
 )
-"""The allowed keys of `provenance`, which describe how to reproduce a run (docs/provenance.md)."""
+"""The allowed keys of `provenance`, which describes how to reproduce an attempt (docs/provenance.md)."""
 
 
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):

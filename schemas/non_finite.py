@@ -10,7 +10,7 @@ _NUMBER_MAPS: Final = ("values", "final_metrics", "best_metrics", "metrics")
 
 
 Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
-"""A number in JSON: finite, or the name of a non-finite one."""
+"""A number in JSON: a finite number, or the name of NaN or an infinity."""
 
 
 def shown_float(value: float | str) -> Number:

@@ -27,37 +27,45 @@ class StoreSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     database_url: SecretStr
-    """Postgres, `postgresql://user:password@host:port/database`, or several servers of which one takes writes,
-    `postgresql://user:password@h1:5432,h2:5432/database?target_session_attrs=read-write`."""
+    """Postgres: `postgresql://user:password@host:port/database`.
+
+    Several servers of which one accepts writes:
+    `postgresql://user:password@h1:5432,h2:5432/database?target_session_attrs=read-write`.
+    """
     database_prepared_statements: bool = True
-    """False: no prepared statements, for a pooler that gives each transaction another connection."""
+    """False disables prepared statements, for a pooler that gives each transaction another connection."""
     redis_url: SecretStr
-    """Redis or Valkey, `redis://[user:password@]host:port/0`, or `rediss://` with TLS."""
+    """Redis or Valkey: `redis://[user:password@]host:port/0`, or `rediss://` with TLS."""
     streams_url: SecretStr | None = None
-    """Where the streams are, if not at `redis_url`, which is always the broker of the Celery workers: another
-    Redis, or a Redis Cluster, `redis+cluster://[user:password@]host:port[,host:port...]` (or `rediss+cluster://`)."""
+    """The Redis of the streams, if it is not `redis_url`, which is always the broker of the Celery workers.
+
+    It may be a single server, or a Redis Cluster: `redis+cluster://[user:password@]host:port[,host:port...]`, or
+    `rediss+cluster://` with TLS.
+    """
     loki_enabled: bool = True
-    """False: log rows end in Postgres."""
+    """False: log rows are stored in Postgres and not delivered to Loki."""
     loki_url: str = "http://localhost:3100"
-    """Loki's own address, without a path."""
+    """URL of Loki itself, without a path."""
     loki_tenant: str | None = None
-    """Sent as X-Scope-OrgID."""
+    """Tenant of a multi-tenant Loki, sent in the header X-Scope-OrgID."""
     loki_user: str | None = None
-    """For basic authentication."""
+    """User for basic authentication; None disables it."""
     loki_password: SecretStr = SecretStr("")
-    """For basic authentication."""
+    """Password for basic authentication."""
     loki_ca_file: Path | None = None
-    """The CA that signed Loki's certificate, in PEM, if it is not in the system's store."""
+    """PEM file of the CA that signed Loki's certificate, if the system does not trust it."""
     mlflow_tracking_uri: str | None = None
-    """The MLflow server that jobs are mirrored to, `http://host:5000`; without it nothing is mirrored."""
+    """URL of the MLflow server to which jobs are copied, `http://host:5000`; None disables the copies."""
 
     trainwire_checkpoint_bucket: str | None = None
-    """The bucket that trainers upload to, which read the same variable; files in others are never deleted."""
+    """Bucket to which trainers upload, which read the same variable; files in other buckets are never deleted."""
     trainwire_checkpoint_prefix: str = "checkpoints"
-    """Prefix of the keys of uploaded checkpoints, before the job's number."""
+    """Prefix of the keys of uploaded checkpoints; the job's number follows."""
     checkpoint_lend_also: str = ""
-    """Further places whose files workers verify and the gateway serves: `s3://bucket/` or `s3://bucket/folder/`,
-    with commas in between."""
+    """Further prefixes whose files workers verify and the gateway serves, separated by commas.
+
+    Each is `s3://bucket/` or `s3://bucket/folder/`.
+    """
 
     @field_validator("checkpoint_lend_also")
     @classmethod

@@ -58,7 +58,7 @@ class Points(NamedTuple):
         return Points(*(column[begin:end] for column in self))
 
     def at(self, indexes: Iterable[int]) -> Points:
-        """Return the points with these indexes."""
+        """Return the points at these indexes."""
         chosen = list(indexes)
         return Points(*(array(column.typecode, [column[index] for index in chosen]) for column in self))
 

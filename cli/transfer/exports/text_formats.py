@@ -1,4 +1,4 @@
-"""Writes a job as CSV or as JSON lines (docs/import-export.md)."""
+"""Writes a job as CSV or JSON lines (docs/import-export.md)."""
 
 from __future__ import annotations
 
