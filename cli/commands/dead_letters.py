@@ -90,7 +90,7 @@ def show(letter_id: LetterId, data_dir: DataDir = None) -> None:
 
 @app.command()
 def replay(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir = None) -> None:
-    """Append dead letters to their streams again, unchanged. Entries that are refused again are kept again."""
+    """Append dead letters to their streams again, unchanged. A refused entry becomes a new dead letter."""
     settings = settings_for(servers(data_dir), with_redis=True)
     with stream_client(settings) as client:
         _for_each(

@@ -151,7 +151,7 @@ class Sender:
 
 
 def read_positions(connection: Connection, job_ids: Iterable[int]) -> Positions:
-    """Return (job, source, kind) -> highest message number below which no message is missing."""
+    """Return (job, source, kind) -> highest message number up to which no message is missing."""
     table = source_positions.c
     wanted = select(table.job_id, table.source, table.kind, table.last_seq, table.missing)
     found = connection.execute(wanted.where(table.job_id.in_(list(job_ids))))

@@ -40,7 +40,7 @@ class NoSuchObject(LookupError):  # noqa: N818 - shown to users
 
 
 class NotAllowed(Exception):  # noqa: N818 - shown to users
-    """The object store denies the request, because of missing credentials or permissions."""
+    """The object store denies the request: wrong credentials, missing permissions or another region."""
 
 
 class ObjectHead(NamedTuple):
