@@ -262,7 +262,7 @@ def _progress(job: Job) -> str | None:
 
 
 def shown_status(job: Job) -> str:
-    """Format the job's status; a stalled or lost job is shown with the time since which it is."""
+    """Format the job's status; a stalled or lost job is shown as `stalled since TIME` or `lost since TIME`."""
     return job.status if job.quiet_since is None else f"{job.status} since {shown_time(job.quiet_since)}"
 
 

@@ -133,7 +133,7 @@ def _say_ready(stack: Stack, folder: Path, no_loki: str | None) -> None:
 
 
 def sending_from_elsewhere(gateway_url: str, host: str) -> str | None:
-    """Return a text about the variables to export on other machines.
+    """Return a text that names the variables to export on other machines, so that trainings send to this gateway.
 
     Returns None if the gateway listens only on a loopback address.
     """

@@ -78,7 +78,7 @@ class SourceStreams:
         return shard_of(self._job_id, self._shards)
 
     def read_reports(self, kinds: Sequence[Kind]) -> StreamReports:
-        """Return the acknowledgements of `kinds`, and the other reports of workers.
+        """Return the acknowledgements of `kinds`, whether to hold messages, and whether the job was deleted.
 
         `is_job_deleted` is read only if `kinds` is not empty.
         """

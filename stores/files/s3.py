@@ -126,7 +126,10 @@ class S3Store:
             self._client.delete_object(Bucket=uri.bucket, Key=uri.key)
 
     def presign(self, uri: S3Uri, expires_s: int) -> str:
-        """Return a URL from which anyone can download the object for `expires_s` s, at most MAX_PRESIGN_S."""
+        """Return a URL from which anyone can download the object.
+
+        It is valid for `expires_s` seconds, at most MAX_PRESIGN_S.
+        """
         with _errors(uri):
             names = {"Bucket": uri.bucket, "Key": uri.key}
             return self._client.generate_presigned_url("get_object", Params=names, ExpiresIn=expires_s)

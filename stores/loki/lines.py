@@ -67,7 +67,7 @@ def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
 def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable[[], int]) -> Iterator[LokiLine]:
     """Yield the lines, except those of rows that Postgres stored after `last_seq` was read.
 
-    `newest_seq` returns the job's current last `seq`.
+    `newest_seq` returns the current last `seq` of the job; it is called when a line has a higher one.
     """
     newest = last_seq
     for line in lines:

@@ -110,7 +110,10 @@ def newest_at(files: Sequence[CheckpointFile], path: str | None) -> int | None:
 
 
 def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:
-    """Return the checkpoints that are missing or different, or whose upload failed and was not repeated later."""
+    """Return the checkpoints that are missing or different, or that were not uploaded.
+
+    A failed upload is left out if a newer checkpoint of the same kind, epoch and step was uploaded.
+    """
     found = connection.execute(_SUSPICIOUS, {"job_id": job_id}).mappings()
     return [file for file in (CheckpointFile(**row) for row in found) if file.state in PROBLEMS]
 

@@ -194,7 +194,10 @@ def find_page(connection: Connection, query: JobQuery, limit: int) -> list[Job]:
 def find_jobs(
     connection: Connection, *, status: str | None = None, name: str | None = None, limit: int = 50
 ) -> list[Job]:
-    """Return the newest jobs that are not archived, newest first, with `status` and with `name` in their name."""
+    """Return the newest jobs that are not archived, newest first.
+
+    If `status` is given, only jobs with this status; if `name` is given, only jobs whose name contains it.
+    """
     return find_page(connection, JobQuery(statuses=() if status is None else (status,), name=name), limit)
 
 

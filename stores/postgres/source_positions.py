@@ -37,7 +37,7 @@ class SourcePosition:
 
     @property
     def made(self) -> int:
-        """The highest known message number: the count in the completion, or the last message that arrived."""
+        """The highest known message number: the completion's count, or the last number that arrived if higher."""
         return max(self.produced or 0, self.last_seq)
 
     @property

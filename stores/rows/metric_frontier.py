@@ -126,7 +126,8 @@ class _Frontier:
     def refined(self, fewest: int) -> list[Place]:
         """Remove and return the blocks that the caller must replace by finer ones.
 
-        These are partly selected blocks, and the coarsest blocks as long as there are fewer than `fewest` points.
+        These are the partly selected blocks, and the coarsest blocks if there are fewer than `fewest` points so
+        far.
         """
         taken: list[Place] = []
         if len(self.partial) <= MOST_PARTIAL:

@@ -116,7 +116,10 @@ class MetricNames:
 
 
 def names_within(names: Sequence[str], most: int) -> list[str]:
-    """Return the first names, at most `most` and MOST_BYTES in total, but at least one if there is any."""
+    """Return the first of `names`, at most `most` and at most MOST_BYTES in total.
+
+    At least one name is returned if there is any.
+    """
     sizes = accumulate(len(name.encode()) for name in names[:most])
     return [name for name, upto in zip(names, sizes, strict=False) if upto <= MOST_BYTES]
 

@@ -210,7 +210,7 @@ def _with_tags(attempt: AttemptState, more: Mapping[str, str]) -> AttemptState:
 
 
 def _links(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return tags with the URIs of the newest checkpoints."""
+    """Return tag name -> URI for the newest checkpoints."""
     tags: dict[str, str] = {}
     for row in checkpoints:
         counts = (("epoch", row["epoch"]), ("step", row["step"]))

@@ -38,8 +38,8 @@ def text_of(data: bytes) -> str:
 def leading_items(data: bytes) -> tuple[list[Named], bytes]:
     """Decode the items at the beginning of a history, config or summary record; return them and the rest.
 
-    It stops at an item with several names or more than 127 bytes, which most records do not have. It is twice as
-    fast as `fields` and `item_of`.
+    It stops at the first item with several names or more than 127 bytes; most records have no such item. It is
+    twice as fast as `fields` and `item_of`.
     """
     items: list[Named] = []
     at, end = 0, len(data) - 3  # an item has at least two bytes after its length
