@@ -25,7 +25,7 @@ ARTIFACT: Final = "artifact:"
 Such a file never becomes the job's last checkpoint, and the retention of checkpoints does not count it.
 """
 MODEL: Final = "model:"
-"""Prefix of the `kind` of a model that the training logged with the name that follows."""
+"""Prefix of the `kind` of an uploaded model; the name of the model follows."""
 UPLOAD_PATTERN: Final = "[^/]+/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}/"
 """Regular expression, valid in Postgres and in Python, for the part of a key below the job's folder.
 

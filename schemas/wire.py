@@ -31,9 +31,10 @@ WIRE_VERSION: Final = 1
 COMPRESS_OVER_BYTES: Final = 2048
 
 INFERRED_END: Final = "~end-"
-"""Joins the name of an ended source and a suffix to the name of the source that sends its inferred completion.
+"""Text between the name of an ended source and a suffix, in the name of a source that sends an inferred
+completion.
 
-See docs/decisions/0018.
+The completion is that of the ended source; see docs/decisions/0018.
 """
 LOST: Final = "lost"
 """Encoding of an entry that declares message numbers lost; its body is a `Loss`."""

@@ -58,7 +58,7 @@ class StoreSettings(BaseSettings):
     """URL of the MLflow server to which jobs are copied, `http://host:5000`; None disables the copies."""
 
     trainwire_checkpoint_bucket: str | None = None
-    """Bucket to which trainers upload, which read the same variable; files in other buckets are never deleted."""
+    """Bucket to which trainers upload; they read the same variable. Files in other buckets are never deleted."""
     trainwire_checkpoint_prefix: str = "checkpoints"
     """Prefix of the keys of uploaded checkpoints; the job's number follows."""
     checkpoint_lend_also: str = ""

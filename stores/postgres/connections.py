@@ -51,7 +51,10 @@ The timeouts are idle_in_transaction_session_timeout and transaction_timeout.
 _SESSION_ENDS: Final = ("08", "25006", "25P03", "25P04", "57P01", "57P02", "57P03", "57P04", "57P05")
 """Prefixes of SQLSTATEs after which the session has ended, or is useless because its server refuses writes."""
 _LOST_STATES: Final = frozenset({"42P05", "26000"})
-"""SQLSTATEs duplicate_prepared_statement and invalid_sql_statement_name."""
+"""SQLSTATEs of a prepared statement that exists already, or does not exist.
+
+They are duplicate_prepared_statement and invalid_sql_statement_name.
+"""
 _LOST_REMEDY: Final = (
     "a pooler gives each transaction another connection: set DATABASE_PREPARED_STATEMENTS=false here, or "
     "pool_mode = session there (docs/scaling.md)"

@@ -21,7 +21,7 @@ from trainwire.stores.rows.metric_blocks import CURSOR
 
 MOST_JOBS: Final = 1000
 MOST_NAMES: Final = 250_000
-"""Largest number of names of one job; a trainer that logs more has a bug."""
+"""Largest number of metric names of one job; a trainer that logs more has a bug."""
 MOST_BYTES: Final = 1024 * 1024
 """Largest total size of the names in one response."""
 MOST_NAMES_OF_ALL: Final = 1_000_000
