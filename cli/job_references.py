@@ -1,4 +1,4 @@
-"""Finds the job that a person names on the command line."""
+"""Resolves a reference to a job on the command line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from trainwire.stores.postgres.jobs import Job
 
 
 def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = True) -> int:
-    """Return the number of the job that a reference names.
+    """Return the number of the job that `reference` names.
 
-    `last` is the newest job. `last` and a number that another job has as its name are a warning, and without
-    `may_abbreviate` an error. A name, or the beginning of a name or of a number that a trainer made, must match
-    exactly one job. A number without a job is returned too, so the caller must check it.
+    `last` means the newest job. A name, or the beginning of a name or of a generated number, must match exactly
+    one job. A number is returned even if no job has it, so the caller must check it. If `reference` is `last` or a
+    number, and another job has it as its name, a warning is printed.
 
-    Raises `Problem`, which lists the candidates if there are several.
+    Without `may_abbreviate`, beginnings do not match, and the warning is an error. Raises `Problem`, which lists
+    the candidates if there are several.
     """
     text = reference.encode(errors="replace").decode()
     if not text.strip():
@@ -40,7 +41,7 @@ def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = 
 
 
 def _report_other(text: str, job_id: int, other: int, *, is_strict: bool) -> None:
-    """Warn, or raise if strict, that a number or `last` is also the name of another job."""
+    """Warn that a number or `last` is also the name of another job; raise `Problem` instead if `is_strict`."""
     problem = f"{text} is job {job_id}, and also the name of job {other}"
     if is_strict:
         raise Problem(f"{problem}: use the number {other}, or rename it (`trainwire rename {other} NAME`)")

@@ -1,4 +1,4 @@
-"""Numeric arguments and options; the error for a wrong number names the value and the allowed range."""
+"""Numeric arguments and options; the error for an invalid number names the value and the allowed range."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 import typer
 
 MOST_SHOWN: Final = 10_000_000
-"""Largest --limit: bounds the memory of one command."""
+"""Largest value of --limit, which bounds the memory of a command."""
 
 
 def whole(least: int, most: int, noun: str = "") -> Callable[[str | int], int]:
-    """Return a parser of integers from `least` to `most`.
+    """Return a function that parses an integer from `least` to `most`, or raises `typer.BadParameter`.
 
-    `noun` names the value in the error, like "a job id". The parser raises `typer.BadParameter`.
+    `noun` describes the value in the error text, for example "a job id".
     """
 
     def parse(text: str | int) -> int:
@@ -31,7 +31,7 @@ def whole(least: int, most: int, noun: str = "") -> Callable[[str | int], int]:
 
 
 def seconds(least: float, most: float) -> Callable[[str | float], float]:
-    """Return a parser of a number of seconds from `least` to `most`; it raises `typer.BadParameter`."""
+    """Return a function that parses a number of seconds from `least` to `most`, or raises `typer.BadParameter`."""
 
     def parse(text: str | float) -> float:
         try:

@@ -1,4 +1,4 @@
-"""The lines of `trainwire status` about the command, code and machine of an attempt."""
+"""Formats the provenance of an attempt (command, code and machine) for `trainwire status`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _COMMIT_CHARS: Final = 12
 
 
 def provenance_lines(items: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the lines for the items of the provenance as (name, text); malformed items are left out."""
+    """Return (name, text) for each item of the provenance; malformed items are left out."""
     lines = []
     for name, item, shown in _LINES:
         try:

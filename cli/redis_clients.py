@@ -1,4 +1,4 @@
-"""The Redis clients of the commands, and the halted drains that Redis lists."""
+"""The Redis clients of commands, and a function that reads the halted drains."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trainwire.stores.postgres.connections import open_redis, open_stream_client
 from trainwire.stores.settings import StoreSettings
 
 HALTED_TIMEOUT_S: Final = 1.0
-"""Short: `trainwire status` is complete without this list."""
+"""Timeout in seconds; it is short because `trainwire status` can do without the halted drains."""
 
 
 @contextmanager
 def redis_clients(settings: StoreSettings) -> Iterator[tuple[redis.Redis, redis.Redis | None]]:
-    """Open a client of REDIS_URL and one of STREAMS_URL (None where it is not set); close both at the end."""
+    """Open a client for REDIS_URL, and one for STREAMS_URL (None if it is not set); close both after the block."""
     client, streams = open_redis(settings), open_stream_client(settings)
     try:
         yield client, streams
@@ -33,13 +33,13 @@ def redis_clients(settings: StoreSettings) -> Iterator[tuple[redis.Redis, redis.
 
 @contextmanager
 def stream_client(settings: StoreSettings) -> Iterator[redis.Redis]:
-    """Open a client of the Redis that has the streams; close it at the end."""
+    """Open a client for the Redis that stores the streams; close it after the block."""
     with redis_clients(settings) as (client, streams):
         yield streams or client
 
 
 def halted_streams(redis_url: str | None) -> dict[str, str]:
-    """Return stream -> reason of each halted drain; empty if `redis_url` is None or Redis does not answer."""
+    """Return stream -> reason for each halted drain; empty if `redis_url` is None or Redis does not answer."""
     if redis_url is None:
         return {}
     timeouts = {"socket_connect_timeout": HALTED_TIMEOUT_S, "socket_timeout": HALTED_TIMEOUT_S}

@@ -1,4 +1,4 @@
-"""Asks all Celery workers for the queues that they consume."""
+"""Reads from all Celery workers which queues they consume."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from trainwire.workers.settings import Settings
 
 
 def answering_workers(settings: Settings, within_s: float) -> dict[str, list[str]]:
-    """Return the queues of each worker that answers within `within_s` seconds; takes that long.
+    """Return the names of the queues that each worker consumes, for workers that answer within `within_s` seconds.
 
-    Raises kombu's `OperationalError` if Redis cannot be reached.
+    It always takes `within_s` seconds. Raises kombu's `OperationalError` if Redis cannot be reached.
     """
     url, tls = broker_at(settings.redis_url.get_secret_value())
     with Celery("question", broker=url, broker_use_ssl=tls, set_as_current=False) as app:

@@ -1,1 +1,1 @@
-"""The shared contract: messages and their encoding, Redis keys, events, and Postgres tables."""
+"""Definitions shared by all processes: messages and their encoding, Redis keys, events, and Postgres tables."""

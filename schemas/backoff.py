@@ -10,22 +10,26 @@ LONGEST_RETRY_AFTER_S: Final = 600.0
 
 
 class Backoff(NamedTuple):
-    """Delays between attempts in seconds: doubled with each failure up to `cap_s`, with jitter."""
+    """Delays between retries: `first_s` seconds, doubled with each failure up to `cap_s`, with jitter."""
 
     first_s: float = 1.0
     cap_s: float = 300.0
 
     def delay_s(self, failures: int, jitter: Callable[[], float] = random.random) -> float:
-        """Return the delay after this number of consecutive failures: 50 to 100 % of the doubled first delay.
+        """Return the delay in seconds after this number of consecutive failures.
 
-        `jitter` returns a number from 0 to 1; it spreads the retries of several processes.
+        It is 50 to 100 % of `first_s` doubled for each failure after the first, at most `cap_s`. `jitter` returns
+        a random number from 0 to 1, so that several processes do not retry at the same time.
         """
         doubled = min(self.first_s * 2.0 ** min(max(failures - 1, 0), 30), self.cap_s)
         return doubled * (0.5 + 0.5 * jitter())
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a Retry-After header, at most `LONGEST_RETRY_AFTER_S`; None without a valid one."""
+    """Return the value of a Retry-After header in seconds, at most `LONGEST_RETRY_AFTER_S`.
+
+    Returns None if the header is absent or is not a number of seconds.
+    """
     try:
         return min(max(float(headers["Retry-After"]), 0.0), LONGEST_RETRY_AFTER_S)
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""Addresses of checkpoint files in an object store (`s3://bucket/key`), and the manifest of a folder."""
+"""URIs of checkpoint files in an object store (`s3://bucket/key`), and manifests of checkpoint folders."""
 
 from __future__ import annotations
 
@@ -11,23 +11,32 @@ import msgspec
 
 SCHEME: Final = "s3://"
 MANIFEST: Final = "manifest.json"
-"""Written as the last object of a folder: if it exists, the folder is complete."""
+"""Name of the JSON file that lists the files of an uploaded folder.
+
+It is written last, so its existence proves that the upload of the folder is complete.
+"""
 MAX_FILES: Final = 10_000
-"""Most files of a folder."""
+"""Largest number of files in a checkpoint folder."""
 NEWEST_KINDS: Final = ("best", "last", "final")
-"""Kinds of which a newer step supersedes the older one."""
+"""Checkpoint kinds in which a new checkpoint replaces the previous one, whatever its step."""
 ARTIFACT: Final = "artifact:"
-"""Begins the kind of a file that is no checkpoint: never the last one of a job, and not counted by retention."""
+"""Prefix of the `kind` of an uploaded file that is not a checkpoint.
+
+Such a file never becomes the job's last checkpoint, and the retention of checkpoints does not count it.
+"""
 MODEL: Final = "model:"
-"""Begins the kind of a logged model."""
+"""Prefix of the `kind` of an uploaded model; the name of the model follows."""
 UPLOAD_PATTERN: Final = "[^/]+/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}/"
-"""Attempt and upload folder below the job's folder; a regular expression for both Postgres and Python."""
+"""Regular expression, valid in Postgres and in Python, for the part of a key below the job's folder.
+
+It matches the folder of the attempt and the folder of the upload (`new_upload_folder`).
+"""
 _LATEST_S: Final = 253_402_300_799
-"""The last second of the year 9999."""
+"""The last second of the year 9999, in seconds since 1970."""
 
 
 class S3Uri(NamedTuple):
-    """The address of an object, or of a folder if the key ends with a slash."""
+    """The URI of an object in an S3 bucket, or of a folder if the key ends with a slash."""
 
     bucket: str
     key: str
@@ -42,12 +51,12 @@ class S3Uri(NamedTuple):
 
     @property
     def is_folder(self) -> bool:
-        """Whether this is the address of a folder."""
+        """Whether this URI names a folder: its key ends with a slash."""
         return self.key.endswith("/")
 
     @property
     def manifest(self) -> S3Uri:
-        """The address of the manifest of this folder."""
+        """The URI of this folder's manifest."""
         return S3Uri(self.bucket, self.key + MANIFEST)
 
     def __str__(self) -> str:
@@ -55,13 +64,16 @@ class S3Uri(NamedTuple):
 
 
 def new_upload_folder(ts: int) -> str:
-    """Return a unique name for the folder of an upload; names sort by `ts` (nanoseconds since 1970)."""
+    """Return a unique folder name for an upload. Names sort by `ts`, a time in nanoseconds since 1970."""
     at = time.gmtime(min(max(ts // 10**9, 0), _LATEST_S))
     return f"{time.strftime('%Y%m%dT%H%M%SZ', at)}-{os.urandom(4).hex()}"
 
 
 def upload_folder_of(job_folder: S3Uri, key: str) -> S3Uri | None:
-    """Return the upload folder that contains `key`; None if the key does not match UPLOAD_PATTERN."""
+    """Return the URI of the upload folder that contains `key`.
+
+    Returns None if `key` is not in `job_folder`, or if the rest of it does not match UPLOAD_PATTERN.
+    """
     if not key.startswith(job_folder.key):
         return None
     found = re.compile(UPLOAD_PATTERN).match(key, len(job_folder.key))
@@ -69,7 +81,7 @@ def upload_folder_of(job_folder: S3Uri, key: str) -> S3Uri | None:
 
 
 class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a folder: its path relative to the folder, with slashes, and the size and hash of its object."""
+    """One file of a folder: `path` relative to the folder, with slashes, and the size and hash of its object."""
 
     path: str
     size_bytes: int
@@ -86,5 +98,5 @@ def encode_manifest(files: list[ManifestFile]) -> bytes:
 
 
 def decode_manifest(raw: bytes) -> list[ManifestFile]:
-    """Decode a manifest; raise msgspec's `ValueError` that names the wrong field."""
+    """Decode a manifest; raise msgspec's `DecodeError`, whose text names the invalid field."""
     return _decode_manifest(raw)

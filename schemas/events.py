@@ -1,6 +1,6 @@
-"""The events that the notifier publishes after a commit on the Redis channels `events:<job_id>` and `events:jobs`.
+"""The events that workers publish after a commit, on the Redis channels `events:<job_id>` and `events:jobs`.
 
-`python -m trainwire.schemas.events` prints their JSON Schema, which is kept in docs/events.schema.json.
+`python -m trainwire.schemas.events` prints their JSON Schema, which is stored in docs/events.schema.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVENTS_VERSION: Final = 1
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One row of training_logs; `ts` in nanoseconds since 1970 UTC, `level` and `rank` may be absent."""
+    """One row of training_logs; `ts` is in nanoseconds since 1970 UTC, and `level` and `rank` may be absent."""
 
     seq: int
     attempt: int
@@ -32,7 +32,7 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MetricPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One row of training_metrics, its columns of loss, accuracy and learning rate among the `values`."""
+    """One row of training_metrics; `values` contains loss, accuracy and learning rate, and all other metrics."""
 
     seq: int
     attempt: int
@@ -60,9 +60,10 @@ class SavedCheckpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """The fields of all events: the job, its current attempt, and the range of its new rows of one kind.
+    """The fields that all events have: the job, its current attempt, and the range of new rows.
 
-    `first_seq` to `last_seq` are all rows of `kind` that one transaction added to the job; null: none.
+    `first_seq` to `last_seq` are the numbers of all rows of `kind` that one transaction added to the job; both are
+    null if it added none.
     """
 
     v: Literal[1] = 1
@@ -74,13 +75,16 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class TrainingLog(_Event, frozen=True, kw_only=True, tag="training_log"):
-    """New log rows; `lines` is null if they are too many for an event."""
+    """New log rows; `lines` is null if there are too many of them for one event."""
 
     lines: list[LogLine] | None = None
 
 
 class TrainingProgress(_Event, frozen=True, kw_only=True, tag="training_progress"):
-    """New metric rows or progress: the committed state of the job, and the values of the newest point."""
+    """New metric rows or a new progress report, with the committed state of the job.
+
+    `metrics` are the values of the newest point; `points` is null if there are too many for one event.
+    """
 
     status: Status
     current_epoch: int | None = None
@@ -93,7 +97,7 @@ class TrainingProgress(_Event, frozen=True, kw_only=True, tag="training_progress
 
 
 class TrainingCheckpoint(_Event, frozen=True, kw_only=True, tag="training_checkpoint"):
-    """New checkpoint rows; `checkpoints` is null if they are too many for an event."""
+    """New checkpoint rows; `checkpoints` is null if there are too many of them for one event."""
 
     best_checkpoint_path: str | None = None
     last_checkpoint_path: str | None = None
@@ -101,7 +105,7 @@ class TrainingCheckpoint(_Event, frozen=True, kw_only=True, tag="training_checkp
 
 
 class TrainingStatus(_Event, frozen=True, kw_only=True, tag="training_status"):
-    """The status of the job has changed: it began, resumed, stalled or was lost."""
+    """The job's status has changed because it started, resumed, stalled or was lost."""
 
     status: Status
     previous_status: Status | None = None
@@ -122,9 +126,9 @@ class _Ended(_Event, frozen=True, kw_only=True):
 
 
 class TrainingComplete(_Ended, frozen=True, kw_only=True, tag="training_complete"):
-    """The job's attempt has completed; published again when a later message adds to its results.
+    """The job's attempt has completed; published again if a later message adds to its results.
 
-    The status `ended` means that it has ended with an unknown exit code, `stopped` at a user's request.
+    The status `ended` means that the exit code is unknown, `stopped` that a user has requested the end.
     """
 
 
@@ -133,7 +137,7 @@ class TrainingError(_Ended, frozen=True, kw_only=True, tag="training_error"):
 
 
 class TrainingDeleted(_Event, frozen=True, kw_only=True, tag="training_deleted"):
-    """The job was deleted: lists no longer contain it, and its further messages are discarded."""
+    """The job was deleted: it disappears from lists of jobs, and its further messages are discarded."""
 
 
 Event: TypeAlias = (
@@ -152,12 +156,12 @@ _decode_many: Final[Callable[[bytes | str], list[Event]]] = msgspec.json.Decoder
 
 
 def encode_event(event: Event) -> bytes:
-    """Encode one event as JSON; non-finite numbers must be replaced by their names before."""
+    """Encode one event as JSON; replace NaN and infinities by their names first (`shown_float`)."""
     return _encode(event)
 
 
 def decode_event(data: bytes | str) -> Event:
-    """Decode one event; raise `InvalidMessage` if it is not an event of this version."""
+    """Decode one event; raise `InvalidMessage` if `data` is not an event of version EVENTS_VERSION."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -182,7 +186,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Return the JSON Schema as formatted in docs/events.schema.json."""
+    """Return the JSON Schema of an event as text, formatted as in docs/events.schema.json."""
     return msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode() + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The request and the answer by which trainers send messages over HTTPS (docs/wire-format.md#over-https)."""
+"""The request and response bodies of the HTTPS transport for trainers (docs/wire-format.md#over-https)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 CONTENT_TYPE: Final = "application/vnd.msgpack"
 MESSAGES_PATH: Final = "/jobs/{job_id}/messages"
 MAX_ENTRIES: Final = 10_000
-"""Most entries of each kind in one request."""
+"""Largest number of entries of each kind in one request."""
 
 
 class WireEntry(msgspec.Struct, frozen=True):
-    """One entry with the fields of an XADD."""
+    """One stream entry; its fields are those of the XADD command that the gateway sends to Redis."""
 
     v: int
     job: Annotated[int, Meta(ge=1, le=MAX_ID)]
@@ -31,10 +31,10 @@ class WireEntry(msgspec.Struct, frozen=True):
 
 
 class ExchangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Messages of one source, the kinds whose acknowledgements it wants, and its heartbeat.
+    """One request of a source: its messages, the kinds whose acknowledgements it requests, and its heartbeat.
 
-    `claim` goes with the heartbeat, or alone: then the rank is claimed if it is free, or `by_force`. With
-    `has_ended` the heartbeat and the claim are withdrawn.
+    With a heartbeat, `claim` is renewed, or taken if no other process has it. Without one, `claim` is taken if the
+    rank is free, or in any case if `by_force` is set. `has_ended` deletes the heartbeat and the claim.
     """
 
     source: SourceName
@@ -47,12 +47,13 @@ class ExchangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class ExchangeAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What Redis has taken, and the workers' reports; a client ignores fields that it does not know.
+    """The response to an `ExchangeRequest`. Clients ignore fields that they do not know.
 
-    `taken` counts the first entries of each kind, and `refusal` is Redis' reason for not taking the next. With
-    `hold` none was taken: Redis is nearly full. `acks` are the fields of the acknowledgements. `is_alive` is False
-    if Redis refused the heartbeat; `claim` is the claim of the rank in Redis, at the time `now_ms`. `stop` is the
-    request to stop the source.
+    `taken` is the number of entries of each kind that Redis accepted, from the first one on; `refusal` is Redis'
+    error for the next entry. `hold` means that Redis is nearly full and that no entry was accepted. `acks` has the
+    acknowledgement fields of each requested kind. `is_alive` is False if Redis refused the heartbeat. `claim` is
+    the value of the rank's claim in Redis, and `now_ms` the time of the Redis server.
+    `stop` is the request to stop the source.
     """
 
     hold: bool = False

@@ -1,4 +1,4 @@
-"""Addresses of a gateway for trainers: `https://host[:port][/path]`, or `http://` on a network that is trusted."""
+"""URLs of a gateway for trainers: `https://host[:port][/path]`, or `http://` in a trusted network."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from trainwire.schemas.redis_urls import MAX_PORT, is_port
 SCHEMES: Final = ("https", "http")
 EXAMPLE: Final = "https://host"
 CA_PARAMETER: Final = "ssl_ca_certs"
-"""The file of a private CA, as in the address of Redis."""
+"""URL parameter with the path of a private CA's certificate file; its name is the same as in a Redis URL."""
 
 
 def is_gateway(url: str) -> bool:
-    """Return whether an address is that of a gateway, not of Redis."""
+    """Return whether the URL has the scheme of a gateway, `https` or `http`; Redis has other schemes."""
     return url.partition("://")[0].lower() in SCHEMES
 
 
 def gateway_url_problem(url: str) -> str | None:
-    """Return which part of an address is wrong, and how it is written; None where it can be right.
+    """Return an error text that names the invalid part of a gateway URL and its right form; None if it is valid.
 
-    No part of a user name or password is in it.
+    The text never contains a user name or a password.
     """
     return next(_problems(url), None)
 
@@ -50,18 +50,18 @@ def _problems(url: str) -> Iterator[str]:
 
 
 def base_of(url: str) -> str:
-    """Return scheme, host, port and path of an address, without a slash at the end."""
+    """Return scheme, host, port and path of the URL, without a trailing slash."""
     parts = urlsplit(url)
     return f"{parts.scheme.lower()}://{host_and_port(parts)}{parts.path.rstrip('/')}"
 
 
 def ca_file_of(url: str) -> str | None:
-    """Return the file of the CA in an address."""
+    """Return the path of the CA file in the URL's parameter CA_PARAMETER; None if it has none."""
     return dict(parse_qsl(urlsplit(url).query)).get(CA_PARAMETER)
 
 
 def host_and_port(parts: SplitResult) -> str:
-    """Return host and port of an address; without the port where it is the usual one."""
+    """Return `host:port` of a URL, or only the host if the port is the default of the scheme."""
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
     usual = {"https": 443, "http": 80}.get(parts.scheme.lower())

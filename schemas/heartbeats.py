@@ -12,24 +12,25 @@ from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Body, Metrics
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, InvalidMessage
 
 SYSTEM_PREFIX: Final = "system/"
-"""Names of metrics of the machine; a hung training sends them too."""
+"""Prefix of the metrics of the machine, such as its memory. A hung training sends them too."""
 MAX_CLAIM_TTL_MS: Final = 10 * 60 * 1000
 
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ID)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=10**9)]
-"""Up to thirty years."""
+"""A duration in seconds, at most about thirty years."""
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of a source at the time `at`, in milliseconds since 1970 by the clock of Redis (TIME).
 
-    `since` is the start of the process in seconds since 1970; `every_s` the interval of its heartbeats; `quiet_s`
-    the time since its last message. `stall_after_s` is the longest pause between messages that it stated,
-    `usual_pause_s` the longest that its messages so far suggest. `unsent` counts messages that are not in Redis,
-    `dropped` dropped lines, points and checkpoints; `spooled_bytes` is the size of its spool.
+    `since` is the start of the process in seconds since 1970. `every_s` is the interval of its heartbeats, and
+    `quiet_s` the time since its last message. `stall_after_s` is the longest pause between messages that the user
+    configured, and `usual_pause_s` an upper limit estimated from the pauses so far. `unsent` counts messages that
+    are not in Redis yet; `dropped` counts dropped lines, points and checkpoints. `spooled_bytes` is the size of
+    the spool.
     """
 
     job: Annotated[int, Meta(ge=1, le=MAX_ID)]
@@ -50,7 +51,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RankClaim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The claim of a rank by a process, or of a machine by a launcher; the source of `holder` is a hash."""
+    """The claim by which a process reserves a rank, or a launcher a machine; it expires after `ttl_ms`.
+
+    `holder.source` is a hash of the process's source name, because other trainers can read the claim.
+    """
 
     holder: Heartbeat
     ttl_ms: Annotated[int, Meta(ge=1, le=MAX_CLAIM_TTL_MS)]
@@ -70,7 +74,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
 
 
 def read_claim(claim: object) -> Heartbeat | None:
-    """Return the heartbeat in a reply of Redis to the read of a claim; None without a valid one."""
+    """Return the heartbeat in Redis' reply to GET of a claim; None if there is no valid claim."""
     try:
         return decode_heartbeat(claim) if isinstance(claim, bytes) else None
     except InvalidMessage:
@@ -78,7 +82,10 @@ def read_claim(claim: object) -> Heartbeat | None:
 
 
 def shows_progress(body: Body) -> bool:
-    """Return whether a message is progress of the training; metrics of the machine alone are not."""
+    """Return whether a message proves that the training makes progress.
+
+    A message with only metrics of the machine does not.
+    """
     if not isinstance(body, Metrics) or body.progress is not None or not body.points:
         return True
     return any(not name.startswith(SYSTEM_PREFIX) for point in body.points for name in point.values)

@@ -11,35 +11,40 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 DEFAULT_SHARDS: Final = 4
 SHARDS_KEY: Final = "ingest:shards"
-"""Number of shards, a decimal integer, published by the workers and read by trainers."""
+"""Number of shards as a decimal integer; workers write it and trainers read it."""
 
 HOLD_KEY: Final = "ingest:hold"
-"""Exists while Redis is above its high-water mark: trainers keep messages in their spools meanwhile."""
+"""Key that exists while Redis is above its high-water mark; trainers then keep messages in their spools."""
 
 HALTED_KEY: Final = "ingest:halted"
-"""Hash stream -> reason why its drain has stopped (nearly all entries are invalid)."""
+"""Hash: stream -> why its drain has stopped, which happens if nearly all of its entries are invalid."""
 
 ORDERED_TTL_S: Final = 5
-"""Time during which a delivery or verification that is ordered is not ordered again."""
+"""Seconds during which a second work order for the same delivery or verification is suppressed."""
 DRAIN_ORDERED_TTL_MS: Final = 1000
-"""The same for a drain, which renews it while it runs: the longest delay of a message by a lost order."""
+"""Milliseconds during which a second work order for the same drain is suppressed; a running drain renews the time.
+
+It is also the longest delay of messages after a lost work order.
+"""
 ORDER_TTL_S: Final = 30
-"""Work orders expire after this time, so that restarted workers do not run old ones first."""
+"""Seconds after which a work order expires, so that a restarted worker does not first execute old orders."""
 
 REPAIRS_KEY: Final = "ingest:repairs"
-"""Hash key -> time and kind of the last repair of a key that had the wrong type or was unusable."""
+"""Hash: Redis key -> time and kind of its last repair; a key is repaired if it has the wrong type or is unusable.
+"""
 
 INGEST_QUEUE: Final = "ingest"
 NOTIFY_QUEUE: Final = "notify"
 BEAT_QUEUE: Final = "beat"
 
 CHECKPOINT_QUEUE: Final = "checkpoints"
-"""Work orders that use the object store, or are not urgent: a queue of their own, because they may be slow."""
+"""Queue of the work orders that use the object store or are not urgent; it is separate because they may be slow.
+"""
 DELIVERY_QUEUES: Final = tuple(sink.queue for sink in SINKS.values())
 ALERT_QUEUE: Final = "alerts"
-"""Work orders that send alerts: addresses outside, which may hang."""
+"""Queue of the work orders that send alerts; it is separate because external addresses may not respond."""
 QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, *DELIVERY_QUEUES, NOTIFY_QUEUE, CHECKPOINT_QUEUE, ALERT_QUEUE)
-"""All queues of work orders; a worker consumes all of them by default."""
+"""All queues of work orders; by default a worker consumes all of them."""
 
 DRAIN_TASK: Final = "trainwire.drain"
 NOTIFY_TASK: Final = "trainwire.notify"
@@ -62,64 +67,77 @@ ECHO_TASK: Final = "trainwire.echo"
 
 
 VERIFY_ORDERED_KEY: Final = "verify:ordered"
-"""Exists while an order to verify checkpoint files is queued."""
+"""Key that exists while a work order to verify checkpoint files is queued."""
 
 ALERTS_ORDERED_KEY: Final = "alerts:ordered"
-"""Exists while an order to apply alert rules is queued."""
+"""Key that exists while a work order to apply alert rules is queued."""
 BEAT_LEASE_KEY: Final = "{beat}:lease"
-"""Name of the active beat; expires some seconds after it ends. The braces put it into the slot of the next key."""
+"""Name of the active beat process; the key expires some seconds after that process ends.
+
+The braces are a Redis Cluster hash tag: they put this key into the same slot as BEAT_TICKS_KEY.
+"""
 BEAT_TICKS_KEY: Final = "{beat}:ticks"
-"""Hash tick -> when it was last sent, in milliseconds since 1970 by Redis' clock."""
+"""Hash: name of a periodic task -> time of its last work order, in milliseconds since 1970 by the clock of Redis.
+"""
 
 JOBS_CHANNEL: Final = "events:jobs"
-"""Pub/sub channel for lists of jobs: all events except those about log lines."""
+"""Pub/sub channel with the events of all jobs except `training_log`; lists of jobs subscribe to it."""
 
 
 def read_shards(published: bytes | None) -> int:
-    """Return the number of shards in a value of `SHARDS_KEY`, or the default if it is not a positive number."""
+    """Return the number of shards from a value of SHARDS_KEY, or DEFAULT_SHARDS if it is not a positive number."""
     return int(published) if published and published.isdigit() and int(published) else DEFAULT_SHARDS
 
 
 def shard_of(job_id: int, shards: int) -> int:
-    """Return the shard of a job, of `shards` in all."""
+    """Return the number of the job's shard if there are `shards` shards."""
     return job_id % shards
 
 
 def stream_key(kind: Kind, shard: int) -> str:
-    """Return the Redis stream of one kind and shard; the braces are a Redis Cluster hash tag."""
+    """Return the key of the Redis stream of one kind and shard; the braces are a Redis Cluster hash tag."""
     return f"ingest:{{{shard}}}:{kind}"
 
 
 def jammed_key(kind: Kind, shard: int) -> str:
-    """Return the key to which workers rename an unusable stream of this kind and shard.
+    """Return the key to which workers rename a stream whose last id is so high that Redis refuses further XADDs.
 
-    Trainers have no right to write to keys of this form.
+    Trainers have no write permission for keys of this form.
     """
     return f"ingest:{{{shard}}}:jammed:{kind}"
 
 
 def ordered_key(stream: str) -> str:
-    """Return the key that exists while a drain of `stream` is ordered or runs; only workers write it."""
+    """Return the key that exists while a drain of `stream` is queued or runs; only workers write it."""
     return f"{stream}:ordered"
 
 
 def trials_key(stream: str) -> str:
-    """Return the hash with the outcomes of drains of `stream`; trainers have no right to write it."""
+    """Return the key of the hash that counts the drain transactions of `stream` that began and did not end.
+
+    Trainers have no write permission for it.
+    """
     return f"drains:{stream.removeprefix('ingest:')}"
 
 
 def ahead_key(stream: str) -> str:
-    """Return the key of the position up to which a backlog was examined; trainers have no right to write it."""
+    """Return the key with the state of the look-ahead in `stream` (`trainwire.workers.drain.lookahead`).
+
+    Trainers have no write permission for it.
+    """
     return f"{trials_key(stream)}:ahead"
 
 
 ACKS_PREFIX: Final = "ingest:acks:"
 CALLBACK_SOURCE: Final = "callback-"
-"""Prefix of the sources of the gateway's callbacks; they keep no copy of messages that are in Redis."""
+"""Prefix of the source names for messages that the gateway receives by HTTP callback.
+
+Such a source has no spool, so a message that Redis loses is not sent again.
+"""
 
 
 def acks_key(job_id: int) -> str:
-    """Return the hash of a job's acknowledgements: the drain writes it after each commit, trainers read it."""
+    """Return the key of the hash of a job's acknowledgements, which drains write after each commit."""
     return f"{ACKS_PREFIX}{job_id}"
 
 
@@ -128,12 +146,12 @@ AckFields: TypeAlias = tuple[bytes | None, bytes | None, bytes | None]
 
 
 def ack_field(source: str, kind: Kind) -> str:
-    """Return the field with the highest contiguous `seq` that is committed for one source and kind."""
+    """Return the hash field with the highest contiguous `seq` of one source and kind that is in Postgres."""
     return f"{source}:{kind}"
 
 
 def missing_field(source: str, kind: Kind) -> str:
-    """Return the name of the hash field that holds the missing `seq` ranges (`3-5,9-9`) of a source.
+    """Return the hash field with the ranges of missing `seq` (`3-5,9-9`) of one source and kind.
 
     The hash has no such field while nothing is missing.
     """
@@ -141,7 +159,7 @@ def missing_field(source: str, kind: Kind) -> str:
 
 
 def lost_field(source: str, kind: Kind) -> str:
-    """Return the field with the number of messages that the source declared lost; absent if there are none."""
+    """Return the hash field with the number of messages that the source declared lost; absent if there is none."""
     return f"{source}:{kind}:lost"
 
 
@@ -151,65 +169,71 @@ def stop_field(source: str) -> str:
 
 
 JOB_DELETED_FIELD: Final = "deleted"
-"""Field of the acks hash of a deleted job: its messages are acknowledged and not stored."""
+"""Hash field that marks a deleted job, whose messages are acknowledged but not stored."""
 
 
 def keys_of_job(job_id: int) -> tuple[str, ...]:
-    """Return the patterns (SCAN MATCH) of all keys of one job except its acks and heartbeats."""
+    """Return the SCAN patterns that match all keys of one job, except its acknowledgements and heartbeats."""
     callbacks = (f"ingest:{{*}}:callbacks:{job_id}:*", f"ingest:{{*}}:callback:{job_id}:*")
     return (f"ingest:claims:{job_id}:*", f"ingest:{{*}}:name:{job_id}", *callbacks)
 
 
 def alive_key(shard: int) -> str:
-    """Return the hash with the newest heartbeat of each source of one shard."""
+    """Return the key of the hash with the newest heartbeat of each source of one shard."""
     return f"ingest:{{{shard}}}:alive"
 
 
 def listening_key(shard: int) -> str:
-    """Return the hash with the time of the last check of a shard's heartbeats, and since when checks have run."""
+    """Return the key of a hash about the reads of a shard's heartbeats.
+
+    Its fields are the time of the last read, and the time since which reads have had no gap.
+    """
     return f"ingest:{{{shard}}}:listening"
 
 
 def alive_field(job_id: int, source: str) -> str:
-    """Return the field of one source's heartbeat."""
+    """Return the field of one source's heartbeat in the hash `alive_key`."""
     return f"{job_id}:{source}"
 
 
 def claim_key(job_id: int, attempt: int, rank: int, launcher: str) -> str:
-    """Return the claim of a rank of an attempt, or of its launcher; the value is the owner's heartbeat."""
+    """Return the key of the claim of a rank, or of a launcher if `launcher` is given; its value is a heartbeat."""
     return f"ingest:claims:{job_id}:{attempt}:{rank}:{launcher}"
 
 
 def callback_counters_key(shard: int, job_id: int, attempt: int) -> str:
-    """Return the hash that numbers a job's messages from HTTP callbacks: `source`, a count per kind, paths."""
+    """Return the key of the hash that numbers the messages from a job's HTTP callbacks.
+
+    Its fields are the source name, the last number of each kind, and the paths of checkpoints.
+    """
     return f"ingest:{{{shard}}}:callbacks:{job_id}:{attempt}"
 
 
 def callback_answer_key(shard: int, job_id: int, digest: str) -> str:
-    """Return the key that exists once a callback with this idempotency key was accepted."""
+    """Return the key that exists once an HTTP callback with the idempotency key of hash `digest` was accepted."""
     return f"ingest:{{{shard}}}:callback:{job_id}:{digest}"
 
 
 def new_name_key(shard: int, job_id: int) -> str:
-    """Return the key with the name of a job that Postgres may not have yet; only the gateway uses it."""
+    """Return the key with the name of a job that may not be in Postgres yet; only the gateway uses it."""
     return f"ingest:{{{shard}}}:name:{job_id}"
 
 
 def delivery_ordered_key(sink: str) -> str:
-    """Return the key that exists while an order to deliver to `sink` is queued."""
+    """Return the key that exists while a work order to deliver to `sink` is queued."""
     return f"deliver:{sink}:ordered"
 
 
 def events_channel(job_id: int) -> str:
-    """Return the pub/sub channel with all events of one job."""
+    """Return the name of the pub/sub channel with all events of one job."""
     return f"events:{job_id}"
 
 
 def echo_key(worker: str) -> str:
-    """Return the key that a worker's own test order writes when it is executed."""
+    """Return the key that a worker writes when it executes the test order that it sent to itself."""
     return f"workers:echo:{worker}"
 
 
 def echo_queue(worker: str) -> str:
-    """Return the queue that only this worker consumes."""
+    """Return the name of the queue that only the worker `worker` consumes, for its own test orders."""
     return f"echo.{worker}"

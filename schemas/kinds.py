@@ -1,8 +1,8 @@
-"""The kinds of messages that become rows: their table, their columns, their number column and their event.
+"""The kinds of messages that are stored as rows, with the table, columns, sequence column and event of each kind.
 
-A new kind of rows is an entry here, its body in `trainwire.schemas.messages`, its columns in
+To add a kind, add an entry here, its body in `trainwire.schemas.messages`, its columns in
 `trainwire.schemas.tables`, its event in `trainwire.schemas.events`, and the functions that make its rows
-(`trainwire.workers.drain.rows`) and its items (`trainwire.workers.events.new_rows`,
+(`trainwire.workers.drain.rows`) and the rows in its events (`trainwire.workers.events.new_rows`,
 `trainwire.gateway.feed.feed_queries`).
 """
 
@@ -24,18 +24,18 @@ RowEvent: TypeAlias = TrainingLog | TrainingProgress | TrainingCheckpoint
 
 @dataclass(frozen=True, slots=True)
 class RowStorage:
-    """Table, columns and event of one kind of rows."""
+    """The table, columns and event of one kind of rows."""
 
     table: Table
     columns: tuple[str, ...]
-    """The columns that a drain writes, in the order of the tuples of `trainwire.workers.drain.rows`."""
+    """The columns that a drain writes, in the order of the tuples in `trainwire.workers.drain.rows`."""
     last_seq: str
     """Column of training_jobs with the last `seq` given to a row (`trainwire.schemas.sinks.RowNames`)."""
     removed_seq: str | None
-    """Column of training_jobs with the last `seq` that retention has removed; None: retention does not apply."""
+    """Column of training_jobs with the last `seq` that retention has removed; None if retention does not apply."""
     event: type[RowEvent]
     items: str
-    """The field of the event with the rows."""
+    """The name of the event's field that contains the rows."""
 
 
 ROW_KINDS: Final[dict[RowKind, RowStorage]] = {
@@ -79,6 +79,6 @@ _ITEMS: Final = {storage.event: storage.items for storage in ROW_KINDS.values()}
 
 
 def without_rows(event: Event) -> Event:
-    """Return an event without its rows; their range stays."""
+    """Return a copy of `event` without its rows; `first_seq` and `last_seq` remain."""
     items = _ITEMS.get(type(event))  # type: ignore[arg-type]
     return event if items is None or getattr(event, items) is None else replace(event, **{items: None})

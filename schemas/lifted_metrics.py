@@ -9,10 +9,11 @@ LIFTED: Final = {
     "accuracy": ("accuracy", "acc"),
     "learning_rate": ("learning_rate", "lr"),
 }
-"""Column -> names of metrics that are stored in it, instead of in `extra_metrics`; the first present name wins.
+"""Column of training_metrics -> names of the metrics that it stores; `extra_metrics` stores all other metrics.
 
-A new one needs a line here and a migration; existing rows keep the metric in `extra_metrics`.
+If a point has several of the names, the first in this order is stored in the column. A new column needs a line
+here and a migration; existing rows keep the metric in `extra_metrics`.
 """
 
 COLUMN_OF: Final = {name: column for column, names in LIFTED.items() for name in names if name != column}
-"""Name of a metric -> the other name under which it is stored."""
+"""Synonym of a metric, such as `lr` -> the column that stores it, `learning_rate`."""

@@ -1,6 +1,6 @@
-"""Size limits of messages and their parts, for trainers and workers (docs/wire-format.md).
+"""Size limits of messages and their parts, enforced by trainers and workers (docs/wire-format.md).
 
-A part is checked before it is decoded, so that a small entry cannot use all memory.
+Each part is checked before it is decoded, so that a small entry cannot exhaust the memory of a worker.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 MAX_BODY_BYTES: Final = 32 * MIB
-"""Largest body, after decompression."""
+"""Largest size of a body after decompression."""
 MAX_ITEMS: Final = 100_000
-"""Most lines or points of a message, and most values of a point."""
+"""Largest number of lines or points in a message, and of values in a point."""
 MAX_RESULTS: Final = 10_000
-"""Most values of `final_metrics`, `best_metrics` and `metrics` of a checkpoint: they are stored in one row."""
+"""Largest number of values in `final_metrics`, `best_metrics` and a checkpoint's `metrics`; each is in one row."""
 MAX_VALUES: Final = 200_000
-"""Most values of all points of a message in total."""
+"""Largest total number of values in all points of a message."""
 MAX_FREE_BYTES: Final = MIB
-"""Largest params and tags, each, encoded."""
+"""Largest encoded size of `params`, of `tags` and of `provenance`."""
 MAX_FREE_ELEMENTS: Final = 100_000
-"""Most names and values in params and in tags, each, at all depths: an empty list is one byte, 64 in memory."""
+"""Largest number of names and values, at all depths, in `params`, in `tags` and in `provenance`.
+
+The number is limited as well as the size, because an empty list is 1 byte encoded and 64 bytes in memory.
+"""
 MAX_FREE_DEPTH: Final = 50
 
 MAX_LINE_CHARS: Final = 16 * MIB
@@ -42,14 +45,15 @@ MAX_TEXT_CHARS: Final[dict[str, int]] = {
     "error_message": 64 * KIB,
     "traceback": MIB,
 }
-"""Field -> longest text in characters."""
+"""Field -> largest number of characters."""
 MAX_ALERTS: Final = 1000
-"""Most alerts of a message."""
+"""Largest number of alerts in a message."""
 MAX_ALERT_TITLE_CHARS: Final = 250
 MAX_ALERT_TEXT_CHARS: Final = 10_000
 MAX_SOURCE_CHARS: Final = 200
 
 UNCOUNTED_BYTES: Final = 128 * KIB
-"""A smaller body is decoded without counting its elements: it takes at most ten megabytes of memory."""
+"""Size up to which a body is decoded without counting its elements: it then takes at most ten megabytes of memory.
+"""
 MAX_REPAIRED_ELEMENTS: Final = 3 * MAX_ITEMS
-"""Most elements of a body with invalid UTF-8, which is decoded without types."""
+"""Largest number of elements in a body with invalid UTF-8, which has to be decoded into untyped objects."""

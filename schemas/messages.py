@@ -1,4 +1,4 @@
-"""The messages of trainers: the bodies of the four kinds, and the message that carries one."""
+"""Messages of trainers: the bodies of the four kinds, and `Message`, which contains a body."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainwire.schemas.keys import Kind
 from trainwire.schemas.limits import MAX_SOURCE_CHARS
 
 ATTEMPT_UNKNOWN: Final = 0
-"""Sent by a trainer that does not know its attempt: the worker decides (docs/wire-format.md)."""
+"""Attempt number of a trainer that does not know its attempt; workers determine it (docs/wire-format.md)."""
 
 MAX_WORLD_SIZE: Final = 1_000_000
 WorldSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_WORLD_SIZE)]
@@ -26,19 +26,20 @@ FINISHED: Final = ("completed", "failed", "ended", "stopped")
 
 
 FREE_MAPS: Final = ("params", "tags", "provenance")
-"""Fields of metrics that are maps of anything, each within the limits of `trainwire.schemas.limits`."""
+"""Fields of `Metrics` that may contain any JSON object, within the limits of `trainwire.schemas.limits`."""
 PROVENANCE_ITEMS: Final = (
     *("command", "folder", "git", "diff", "host", "user", "python", "packages"),
     *("gpu", "container", "scheduler", "variables"),
 )
-"""The allowed keys of `provenance`, which describe how to reproduce a run (docs/provenance.md)."""
+"""The allowed keys of `provenance`, which describes how to reproduce an attempt (docs/provenance.md)."""
 
 
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Lines of one output stream, with one time per line (integers, nanoseconds since 1970 UTC).
+    """Lines of stdout or stderr; `ts` has one time per line, in nanoseconds since 1970 UTC.
 
-    `started_at`, in every kind of body, is the start of the source; sources send it with ATTEMPT_UNKNOWN. So is
-    `resume_step`, for a source that begins a new attempt from this step even if the one before has not ended.
+    `started_at`, which every kind of body has, is the start time of the source; sources send it with
+    ATTEMPT_UNKNOWN. So do they send `resume_step`: the source begins a new attempt from this step, even if
+    the attempt before has not ended.
     """
 
     log_type: Literal["stdout", "stderr"]
@@ -51,7 +52,7 @@ class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Point(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
-    """Values measured at one moment; NaN and infinities are legal values."""
+    """Metric values measured at one time; NaN and infinities are valid."""
 
     ts: int
     values: dict[str, float]
@@ -61,9 +62,9 @@ class Point(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
 
 
 class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Progress of the job; an absent field leaves the stored value unchanged.
+    """Progress of the job; a field that is absent leaves the stored value unchanged.
 
-    `resume_step` is the step from which the attempt goes on: later points of earlier attempts are rolled back.
+    `resume_step` is the step from which the attempt continues: later points of earlier attempts are rolled back.
     """
 
     status: Status | None = None
@@ -75,11 +76,11 @@ class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 AlertLevel = Literal["info", "warning", "error"]
 ALERT_LEVELS: Final[tuple[AlertLevel, ...]] = get_args(AlertLevel)
-"""From the least to the most severe."""
+"""In ascending order of severity."""
 
 
 class Alert(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A text of the training for people, which rules send to their addresses (docs/alerts.md)."""
+    """A message of the training to people; alert rules define where it is sent (docs/alerts.md)."""
 
     ts: int
     title: str
@@ -88,12 +89,12 @@ class Alert(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Points, progress, and name, params, tags and alerts of the run; every part may be absent or empty.
+    """Points and progress, and name, params, tags, provenance and alerts of the attempt; each part is optional.
 
-    The first message of a source has `heartbeat_s`, its interval of heartbeats, and, if known, `world_size`, the
-    number of ranks of the attempt. `launcher` is true for a process that starts the trainers of a machine: its
-    rank is the number of the machine, not of a process. `provenance` is merged item by item with the attempt's. A
-    fork has the number of its `parent`, and the step of it from which it goes on.
+    A source's first message has its heartbeat interval (`heartbeat_s`) and, if known, the number of ranks of the
+    attempt (`world_size`). `launcher` is true for a process that starts the trainers of one machine; its `rank` is
+    then the number of the machine. `provenance` is merged key by key into the provenance of the attempt.
+    A fork has the number of its parent job (`parent_id`), and the step from which it continues (`fork_step`).
     """
 
     points: list[Point] = []
@@ -116,11 +117,11 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One checkpoint file or folder, named by its URI.
+    """One checkpoint file or folder, identified by its URI.
 
-    `sha256` is the hash of the file (of a folder: of its manifest), in hex. `store_checksum` is the checksum that
-    the object store reports, S3's `ChecksumSHA256`. `upload_error` is the reason why `uri` is still a path on the
-    trainer's machine.
+    `sha256` is the hash of the file, or of the folder's manifest, in hex. `store_checksum` is the checksum that
+    the object store reports (`ChecksumSHA256` in S3). `upload_error` is the reason why the upload failed; `uri` is
+    then still a path on the trainer's machine.
     """
 
     ts: int
@@ -139,14 +140,14 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The end of one source; an exit code takes precedence over `status`.
+    """The end of one source. If there is an exit code, it determines the outcome, and `status` is ignored.
 
-    `ended` does not change the job's status: a forked child has ended. `exit_unknown`: the process of the
-    training itself has ended with an exit code that could not be determined. `of` marks an inferred end: this
-    source sends the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count
-    the messages of `of`. A completion sent by `of` replaces it, in whichever order the two arrive. `world_size`
-    and `launcher` repeat the values of the source's first message. `stopped`: the source has received a request to
-    stop, and has ended because of it.
+    The status `ended` only ends the source, for example a forked child, and leaves the job's status unchanged;
+    with `exit_unknown` the training process itself ended with an unknown exit code. `of` marks an inferred end:
+    this source sent what source `of` left in its spool, and found no completion there. `produced` and `dropped`
+    then count the messages of `of`, and a completion from `of` itself replaces this one, in whichever order the
+    two arrive. `world_size` and `launcher` repeat the values of the source's first message.
+    `stopped` means that the source received a request to stop, and ended because of it.
     """
 
     ts: int
@@ -175,7 +176,7 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def outcome(self) -> FinalStatus:
-        """The outcome: `stopped`, else by the exit code, or by `status` if there is no exit code."""
+        """The outcome: `stopped`, or according to the exit code, or `status` if there is no exit code."""
         if self.stopped:
             return "stopped"
         if self.exit_code is None:
@@ -184,7 +185,7 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def is_of_job(self) -> bool:
-        """Whether it sets the job's status; else it only ends a source."""
+        """Whether this completion sets the job's status; otherwise it only ends its source."""
         return (self.status != "ended" or self.exit_unknown) and self.of is None
 
 
@@ -199,7 +200,7 @@ KIND_OF_BODY: Final[dict[type[Body], Kind]] = {body_type: kind for kind, body_ty
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One decoded entry: its job, attempt and source, its number within source and kind, and its body."""
+    """One decoded stream entry: job, attempt, source, number (`seq`) within source and kind, and body."""
 
     kind: Kind
     job_id: int

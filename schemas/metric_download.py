@@ -1,8 +1,8 @@
-"""The binary form of a job's metrics: blocks of rows in packed columns (docs/client.md).
+"""The binary format in which the gateway sends a job's metrics: blocks of rows in packed columns (docs/client.md).
 
-A stream is a sequence of frames, each four bytes of length (big-endian) and a block as msgpack, compressed with
-zstd. A block without rows is the last one: a stream that ends before it is incomplete. All numbers are big-endian,
-as Postgres sends them.
+A response is a sequence of frames. A frame is a length of four bytes (big-endian), and a block as msgpack,
+compressed with zstd. The last block has no rows; a response that ends without it is incomplete. All numbers in
+blocks are big-endian, as Postgres sends them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,26 @@ import zstandard
 MEDIA_TYPE: Final = "application/vnd.trainwire.metrics"
 LENGTH_BYTES: Final = 4
 INTEGERS: Final = {"seq": 8, "attempt": 4, "rank": 4, "epoch": 8, "step": 8, "time": 8}
-"""The columns that all rows may have, and the bytes of a value; `time` is in microseconds since 2000 UTC."""
+"""Integer column -> size of a value in bytes; `time` is in microseconds since 2000 UTC."""
 EPOCH_US: Final = 946_684_800 * 10**6
-"""The beginning of the year 2000 in microseconds since 1970."""
+"""The start of the year 2000, in microseconds since 1970."""
 
 
 class Packed(msgspec.Struct, frozen=True, array_like=True):
-    """The values of a column, and the `seq` of the rows that have one; None: all rows of the block."""
+    """The values of one column in binary form.
+
+    `seqs` has the `seq` of the rows that have a value; None means that all rows of the block have one.
+    """
 
     values: bytes
     seqs: bytes | None = None
 
 
 class MetricBlock(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of training_metrics in the order of `seq`; values of metrics are doubles."""
+    """Rows of training_metrics in the order of `seq`.
+
+    Values of `columns` are integers (see INTEGERS), and values of `metrics` are doubles.
+    """
 
     rows: int
     columns: dict[str, Packed] = {}
@@ -42,28 +48,28 @@ _decode = msgspec.msgpack.Decoder(MetricBlock).decode
 
 
 class WrongBlock(ValueError):  # noqa: N818 - named after its message
-    """A frame is not a block of this version."""
+    """The bytes of a frame cannot be decoded as a `MetricBlock`."""
 
 
 def joined_names(names: Iterable[str]) -> str:
-    r"""Return names as the value of a query parameter: separated by commas, and a comma in a name is `\,`."""
+    r"""Join names with commas for a query parameter; a comma within a name becomes `\,`."""
     return ",".join(name.replace(",", "\\,") for name in names)
 
 
 def split_names(given: Iterable[str]) -> list[str]:
-    """Return the distinct names of the values of such a parameter, without surrounding white space."""
+    """Split values that `joined_names` made; return the distinct names, without surrounding white space."""
     names = [name.replace("\\,", ",").strip() for text in given for name in re.split(r"(?<!\\),", text)]
     return list(dict.fromkeys(name for name in names if name))
 
 
 def encode_frame(block: MetricBlock) -> bytes:
-    """Return a block as a frame with its length."""
+    """Return the block as a frame: its length in four bytes, and the compressed block."""
     body = zstandard.compress(_encode(block), 1)
     return len(body).to_bytes(LENGTH_BYTES) + body
 
 
 def decode_frame(body: bytes) -> MetricBlock:
-    """Decode a frame without its length; raise `WrongBlock` if it is not valid."""
+    """Decode the block of a frame; `body` is the frame without its length. Raises `WrongBlock`."""
     try:
         return _decode(zstandard.decompress(body))
     except (zstandard.ZstdError, msgspec.DecodeError) as exc:

@@ -1,4 +1,4 @@
-"""NaN and the infinities in JSON, which has no numbers for them: the names used in bodies and JSONB columns."""
+"""The names of NaN and infinities in message bodies and JSONB columns; JSON has no such numbers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _NUMBER_MAPS: Final = ("values", "final_metrics", "best_metrics", "metrics")
 
 
 Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
-"""A number in JSON: finite, or the name of a non-finite one."""
+"""A number in JSON: a finite number, or the name of NaN or an infinity."""
 
 
 def shown_float(value: float | str) -> Number:
-    """Return a finite number as it is, and NaN and infinities as their names; a name is returned as it is."""
+    """Return `value` for JSON: NaN and infinities become their names; names and finite numbers do not change."""
     if isinstance(value, str):
         return cast("Number", value)
     if math.isfinite(value):
@@ -23,7 +23,7 @@ def shown_float(value: float | str) -> Number:
 
 
 def with_floats(value: object) -> object:
-    """Replace names by non-finite numbers in the fields of a decoded JSON body that are maps of numbers."""
+    """Replace names of NaN and infinities by floats in those fields of a JSON body that map names to numbers."""
     if isinstance(value, dict):
         return {
             key: _floats(inner) if key in _NUMBER_MAPS else _with_points(key, inner)

@@ -1,4 +1,4 @@
-"""The Prometheus metrics of exporter and gateway: name with unit, type, help text and labels."""
+"""The Prometheus metrics of the exporter and the gateway: name, type, help text and labels of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. The name ends in its unit, that of a counter in its unit and `_total`."""
+    """One Prometheus metric. Its name ends in the unit; the name of a counter ends in the unit and `_total`."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]
@@ -144,4 +144,4 @@ GATEWAY_CUTS: Final = _counter(
 )
 
 GATEWAY_METRICS: Final = (GATEWAY_REQUESTS, GATEWAY_SECONDS, GATEWAY_CUTS)
-"""Exported by each gateway at its own /metrics."""
+"""Metrics that each gateway exports at its own /metrics."""

@@ -1,4 +1,4 @@
-"""Addresses of one Redis server, `redis://[user:password@]host[:port][/database]`, or `rediss://` with TLS."""
+"""URLs of a single Redis server: `redis://[user:password@]host[:port][/database]`, or `rediss://` with TLS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_PORT: Final = 65_535
 
 
 def redis_url_problem(url: str) -> str | None:
-    """Return an error text that names the wrong part of an address and its right form; None for a valid one.
+    """Return an error text that names the invalid part of a Redis URL and its right form; None if it is valid.
 
     The text never contains a part of the password.
     """
@@ -49,12 +49,12 @@ def _problems(url: str) -> Iterator[str]:
 
 
 def is_port(text: str) -> bool:
-    """Return whether a text is the number of a port."""
+    """Return whether `text` is a port number, 1 to MAX_PORT."""
     return text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT
 
 
 def shown_url(url: str) -> str:
-    """Return an address without user, password and parameters."""
+    """Return the URL without user, password and parameters."""
     scheme, separator, rest = url.rpartition("://")
     host = rest.rpartition("@")[2].partition("?")[0]
     return f"{scheme}{separator}{'' if host.startswith(':') else host}"

@@ -1,6 +1,6 @@
-"""The registry of sinks: the stores that receive copies of rows in Postgres.
+"""The registry of sinks: stores that receive copies of rows in Postgres.
 
-The code of a sink is `trainwire.workers.sinks.<name>.plugin`; docs/add-a-sink.md explains how to add one.
+The code of a sink is in `trainwire.workers.sinks.<name>.plugin`; docs/add-a-sink.md explains how to add one.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ RowKind = Literal["logs", "metrics"]
 
 
 class RowNames(NamedTuple):
-    """The table of one kind of rows, its columns in `training_jobs`, and its nouns in texts."""
+    """Names for one kind of rows: its table, its columns in training_jobs, and its nouns in texts for users."""
 
     table: str
     last_seq: str
-    """Column of training_jobs with the last `seq` given to a row, which is the number of rows ever written."""
+    """Column of training_jobs with the last `seq` given to a row, which is also the number of rows ever written.
+    """
     removed_seq: str
     """Column of training_jobs with the last `seq` that retention has removed."""
     kind: str
@@ -29,32 +30,32 @@ ROWS: Final[dict[RowKind, RowNames]] = {
 
 
 class SinkEntry(NamedTuple):
-    """The properties of a sink that all processes need, including those that never deliver to it."""
+    """The properties of a sink that all processes need, not only the workers that deliver to it."""
 
     name: str
-    """Identifies it in cursors, dead letters, work orders and settings; also the folder of its code."""
+    """Identifies the sink in cursors, dead letters, work orders and settings; also the name of its code folder."""
     title: str
-    """Name in texts for people."""
+    """Name of the sink in texts for users."""
     kind: RowKind
-    """Kind of rows that it receives."""
+    """Kind of rows that the sink receives."""
     queue: str
-    """The Celery queue of its work orders; a separate one, so that a slow sink delays no other."""
+    """The Celery queue of the sink's work orders. Each sink has its own, so that a slow sink delays no other."""
     worker: str
-    """Name of the worker that `trainwire up` starts for the queue."""
+    """Name of the worker that `trainwire up` starts for `queue`."""
     copies: str = "lines"
-    """Plural noun for its copies, in texts."""
+    """Plural noun for the sink's copies of rows, used in texts."""
     work_list: str = "delivery_cursors"
-    """The table whose rows a deletion needs to find the copies of a job."""
+    """The table that lists the sink's copies of a job; a deletion keeps its rows until the copies are deleted."""
     copy_count: str = (
         "coalesce((SELECT confirmed_seq FROM delivery_cursors WHERE sink = '{name}' AND job_id = id), 0)"
     )
-    """SQL over `training_jobs`: the number of its copies."""
+    """SQL expression over `training_jobs`: the number of copies in the sink."""
     own_run_id: str = "CAST(NULL AS text)"
-    """SQL over `training_jobs`: id of the run that the trainer itself writes to this store, or null."""
+    """SQL expression over `training_jobs`: id of the run that the trainer itself logs to this store, or null."""
 
     @property
     def rows(self) -> RowNames:
-        """The table and columns of the rows that it receives."""
+        """The table and columns of the rows that the sink receives."""
         return ROWS[self.kind]
 
 

@@ -12,22 +12,28 @@ _FIXED_BYTES: Final = {
     **dict(zip(range(0xCA, 0xD4), (5, 9, 2, 3, 5, 9, 2, 3, 5, 9), strict=True)),  # floats and integers
     **dict(zip(range(0xD4, 0xD9), (3, 4, 6, 10, 18), strict=True)),  # extensions of fixed size
 }
-"""msgpack's first byte -> bytes of the whole element."""
+"""First byte of a msgpack element -> size of the whole element in bytes."""
 _LENGTH_BYTES: Final = {
     **{0xC4 + size: (1 << size, 0) for size in range(3)},  # binary data
     **{0xC7 + size: (1 << size, 1) for size in range(3)},  # extensions
     **{0xD9 + size: (1 << size, 0) for size in range(3)},  # strings
 }
-"""msgpack's first byte -> bytes of the length that follows, and further bytes (an extension's type)."""
+"""First byte of a msgpack element -> size of the length field that follows, and number of further header bytes.
+
+Only extensions have a further byte: their type.
+"""
 _CONTAINERS: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
-"""msgpack's first byte -> bytes of the length that follows, and elements for each (a map has keys and values)."""
+"""First byte of a msgpack container -> size of the length field that follows, and elements per item.
+
+An array has one element per item, a map two: key and value.
+"""
 
 _JSON_TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{,]|[^"\[{,]++', re.DOTALL)
 _JSON_OPENERS: Final = frozenset(b"[{,")
 
 
 def msgpack_length(raw: bytes | memoryview) -> int:
-    """Return the number of items of an array, or pairs of a map; 0 for any other value."""
+    """Return the number of items of an encoded array, or of pairs of an encoded map; 0 for any other value."""
     first = raw[0] if len(raw) else 0
     if 0x80 <= first <= 0x9F:
         return first & 0x0F
@@ -36,9 +42,9 @@ def msgpack_length(raw: bytes | memoryview) -> int:
 
 
 def msgpack_elements(raw: bytes | memoryview, most: int) -> int:
-    """Return the number of elements of a value, keys included; stops counting above `most`.
+    """Return the number of elements in an encoded value, including keys; stop counting above `most`.
 
-    The count of a truncated value is too low, which is harmless, because the decoder rejects it.
+    The count of a truncated value is too low. This does no harm, because the decoder rejects the value.
     """
     position, count, left = 0, 0, 1
     end = len(raw)
@@ -71,9 +77,10 @@ def msgpack_elements(raw: bytes | memoryview, most: int) -> int:
 
 
 def json_elements(raw: bytes, most: int) -> int:
-    """Return the approximate number of elements of a JSON text; stops counting above `most`.
+    """Return the approximate number of elements in a JSON text; stop counting above `most`.
 
-    It counts commas and opening brackets. Those inside strings are excluded if the count would exceed `most`.
+    Counts commas and opening brackets. Those inside strings are excluded only if the count would otherwise exceed
+    `most`.
     """
     if (upper := raw.count(b",") + raw.count(b"[") + raw.count(b"{")) <= most:
         return upper

@@ -1,4 +1,4 @@
-"""The Postgres tables. Rows have no foreign keys: checking one for each row would cost more than its COPY."""
+"""The Postgres tables. They have no foreign keys: checking one per row would cost more than the row's COPY."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def _created_at() -> Column[object]:
 
 
 def _settled_by_older(name: str) -> Column[bool]:
-    """A column that `settled` replaces; still written for workers of older versions during rolling upgrades."""
+    """Return a column that `settled` has replaced; workers still write it during upgrades from older versions."""
     comment = "its sink has all of these rows, and the job is quiet"
     return Column(name, Boolean, nullable=False, server_default=text("false"), comment=comment)
 
 
 def _key(name: str, kind: type[TypeEngine[Any]], comment: str | None = None) -> Column[Any]:
-    """A column of the primary key, whose values are not made by Postgres."""
+    """Return a column of the primary key, without a sequence."""
     return Column(name, kind, primary_key=True, autoincrement=False, comment=comment)
 
 
@@ -203,10 +203,10 @@ training_metrics = Table(
 )
 
 INDEXED_CHARS: Final = 500
-"""Number of characters of a long text in an index, whose entries are limited to about 2,700 bytes."""
+"""Number of leading characters of a long text that are indexed; an index entry is limited to about 2,700 bytes."""
 
 ROLLUPS_CURSOR: Final = "rollups"
-"""The name in `delivery_cursors.sink` of the last row of each job whose points are in blocks."""
+"""Value of `delivery_cursors.sink` for the cursor up to which a job's points are stored in metric_blocks."""
 
 # Derived from training_metrics by workers/rollups, and rebuilt from it: see stores/rows/metric_blocks.py.
 metric_series = Table(

@@ -11,17 +11,17 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def to_datetime(ts_ns: int) -> datetime:
-    """Return nanoseconds since 1970 as a datetime, rounded down to a microsecond."""
+    """Convert nanoseconds since 1970 to a datetime, rounded down to a microsecond."""
     return EPOCH + timedelta(microseconds=ts_ns // 1000)
 
 
 def to_ns(at: datetime) -> int:
-    """Return a datetime as nanoseconds since 1970; exact, unlike its float `timestamp()`."""
+    """Convert a datetime to nanoseconds since 1970; exact, unlike its float `timestamp()`."""
     return (at - EPOCH) // _MICROSECOND * 1000
 
 
 def seconds_to_ns(seconds: float) -> int:
-    """Return seconds since 1970 in nanoseconds, rounded to a microsecond: a float of today has no finer ones.
+    """Convert seconds since 1970 to nanoseconds, rounded to a microsecond: today's times have no finer float.
 
     Raises `ValueError` for NaN and `OverflowError` for an infinity.
     """

@@ -1,4 +1,4 @@
-"""Checks of decoded bodies: values that Postgres can store, sizes within the limits, consistent fields."""
+"""Validation of decoded bodies: values that Postgres can store, sizes within the limits, consistent fields."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ from trainwire.schemas.limits import (
 from trainwire.schemas.messages import BODY_TYPES, FREE_MAPS, Body, Checkpoint, Completion, Logs, Metrics, Point
 
 MAX_ID: Final = 2**63 - 1
-"""Largest job id and seq: a Postgres BIGINT."""
+"""Largest job number and `seq`: the maximum of a Postgres BIGINT."""
 LEAST_MADE_ID: Final = 2**46
-"""Smallest job id that trainers make where none is given: people choose smaller ones."""
+"""Smallest job number that trainers generate if the user gives none; users choose smaller ones."""
 MAX_ATTEMPT: Final = 2**31 - 1
 
 MIN_TIME_NS: Final = -62_135_596_800 * 10**9
 MAX_TIME_NS: Final = 253_402_300_800 * 10**9 - 1
-"""Years 1 to 9999, the common range of Postgres and Python."""
+"""The end of the year 9999; MIN_TIME_NS is the start of the year 1. Postgres and Python both support this range.
+"""
 
 
 class InvalidMessage(ValueError):  # noqa: N818 - one of the three error classes: invalid, unavailable, anything else
-    """An entry that can never be stored; `reason` is a stable slug for counts, the text names the value."""
+    """An entry that can never be stored.
+
+    `reason` is a stable slug by which dead letters are counted; the error text names the invalid value.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -48,10 +52,10 @@ _TEXTS: Final = {
 
 
 def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
-    """Raise `InvalidMessage` if fields contradict each other or cannot be stored; their types are right already.
+    """Raise `InvalidMessage` if fields of a decoded body contradict each other or cannot be stored.
 
-    A part above its limit (`trainwire.schemas.limits`) has the reason `too-large`; limits that an encoded body of
-    `size_bytes` cannot exceed are not checked.
+    The decoder has already checked their types. The reason is `too-large` for a part above its limit
+    (`trainwire.schemas.limits`). Limits that an encoded body of `size_bytes` cannot exceed are not checked.
     """
     if body.started_at is not None:
         _check_time(body.started_at)
@@ -75,7 +79,7 @@ def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
 
 
 def free_elements(value: object) -> int:
-    """Return the number of names and values in `value`, itself included."""
+    """Return the number of names and values in `value` at all depths, including `value` itself."""
     if isinstance(value, Mapping):
         return 1 + len(value) + sum(map(free_elements, value.values()))
     if isinstance(value, (list, tuple)):
@@ -136,7 +140,7 @@ def _check_text(name: str, text: str | None, most: int) -> None:
 
 
 def check_amount(name: str, amount: int, most: int, unit: str = "items") -> None:
-    """Raise `InvalidMessage` with the reason `too-large` if `amount` exceeds `most`."""
+    """Raise `InvalidMessage` with the reason `too-large` if `amount` is greater than `most`."""
     if amount > most:
         raise InvalidMessage("too-large", f"{name}: {amount:,} {unit}, at most {most:,} are allowed")
 

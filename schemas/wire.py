@@ -31,23 +31,27 @@ WIRE_VERSION: Final = 1
 COMPRESS_OVER_BYTES: Final = 2048
 
 INFERRED_END: Final = "~end-"
-"""Follows the name of a source in the name of the source that sends its inferred end (docs/decisions/0018)."""
+"""Text between the name of an ended source and a suffix, in the name of a source that sends an inferred
+completion.
+
+The completion is that of the ended source; see docs/decisions/0018.
+"""
 LOST: Final = "lost"
-"""The encoding of an entry that declares numbers lost; its body is a `Loss`."""
+"""Encoding of an entry that declares message numbers lost; its body is a `Loss`."""
 MAX_LOST: Final = 10**9
-"""Most numbers that one entry may declare lost."""
+"""Largest number of messages that one entry may declare lost."""
 MAX_LOSS_BYTES: Final = 1024
 _LOST_ONE: Final = b"damaged in the spool of its trainer"
-"""Body that older trainers send instead of each damaged message; newer ones declare ranges."""
+"""Body that older trainers send in place of each damaged message; newer trainers send a `Loss` for a range."""
 
 Encoding = Literal["msgpack", "json", "msgpack+zstd", "json+zstd"]
 _ENCODINGS: Final = {name.encode(): name for name in (*get_args(Encoding), LOST)}
 _KNOWN_SOURCES: Final = 16_384
-"""Number of sources whose checked fields are kept."""
+"""Number of sources whose validated fields are cached."""
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """The checked fields of an entry, with its body still encoded."""
+    """The validated fields of an entry; the body is still encoded."""
 
     job_id: int
     attempt: int
@@ -58,9 +62,9 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Loss(msgspec.Struct, omit_defaults=True, kw_only=True, frozen=True):
-    """Declares that the numbers from the entry's `seq` to `last` will never be sent.
+    """Declares that the source will never send the messages with the numbers from the entry's `seq` to `last`.
 
-    `reason` is a slug for counts. `started_at`, as in messages, is the start of the source.
+    `reason` is a slug by which losses are counted. `started_at` is the start time of the source, as in messages.
     """
 
     last: int
@@ -80,9 +84,9 @@ _strict_decoders: Final[dict[Kind, Callable[[bytes], Body]]] = {
 
 
 def encode_entry(message: Message) -> Entry:
-    """Return the fields of one XADD: the body as msgpack, compressed above COMPRESS_OVER_BYTES.
+    """Return the XADD fields of a message; its body is msgpack, compressed if larger than COMPRESS_OVER_BYTES.
 
-    Raises `InvalidMessage` if a value has no msgpack form (a lone surrogate, 2**64), or the body exceeds
+    Raises `InvalidMessage` if a value cannot be encoded (a lone surrogate, 2**64), or if the body exceeds
     MAX_BODY_BYTES.
     """
     try:
@@ -98,7 +102,7 @@ def encode_entry(message: Message) -> Entry:
 
 
 def encode_loss(job_id: int, attempt: int, source: str, first: int, loss: Loss) -> Entry:
-    """Return the fields of one XADD that declares the numbers `first` to `loss.last` lost."""
+    """Return the XADD fields of an entry that declares the message numbers `first` to `loss.last` lost."""
     return _entry(job_id, attempt, source, first, encoding=LOST, body=_encode_msgpack(loss))
 
 
@@ -134,9 +138,9 @@ def decode_loss(envelope: Envelope) -> Loss:
 
 
 def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
-    """Check and return the fields of a raw entry, without decoding its body.
+    """Validate and return the fields of a raw entry, without decoding its body.
 
-    Raises `InvalidMessage` that names the field, its value and the allowed values.
+    Raises `InvalidMessage`, whose text names the field, its value and the allowed values.
     """
     get = fields.get
     job_id, attempt, source = _origin(get(b"v"), get(b"job"), get(b"attempt"), get(b"source"))
@@ -147,7 +151,7 @@ def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
 
 
 def read_origin(fields: Mapping[bytes, bytes]) -> tuple[int, str] | None:
-    """Return an entry's job and source, or None if one of them is not valid."""
+    """Return the job number and source name of a raw entry; None if one of them is invalid."""
     try:
         return _job_and_source(fields.get(b"job"), fields.get(b"source"))
     except InvalidMessage:
@@ -175,12 +179,12 @@ def _job_and_source(job: bytes | None, source: bytes | None) -> tuple[int, str]:
 
 
 def decode_body(kind: Kind, envelope: Envelope) -> Body:
-    """Decode and check the body; raise `InvalidMessage` with a reason such as `undecodable` or `too-large`."""
+    """Decode and validate the body; raise `InvalidMessage` with a reason such as `undecodable` or `too-large`."""
     return decode_plain(kind, envelope.encoding, plain_body(envelope))
 
 
 def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
-    """Decode and check an uncompressed body; raises as `decode_body` does."""
+    """Decode and validate an uncompressed body; raise `InvalidMessage` as `decode_body` does."""
     is_json = encoding.startswith("json")
     try:
         if is_json:
@@ -195,7 +199,7 @@ def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
 
 
 def body_from_object(kind: Kind, value: object) -> Body:
-    """Build and check a body from lists and dictionaries, with non-finite numbers by their names."""
+    """Build and validate a body from decoded JSON, where NaN and infinities are names; raise `InvalidMessage`."""
     try:
         body = msgspec.convert(with_floats(value), BODY_TYPES[kind])
     except (msgspec.ValidationError, OverflowError) as exc:
@@ -205,7 +209,7 @@ def body_from_object(kind: Kind, value: object) -> Body:
 
 
 def plain_body(envelope: Envelope) -> bytes:
-    """Return the uncompressed body; raise `InvalidMessage` if it exceeds MAX_BODY_BYTES."""
+    """Return the body, decompressed if necessary; raise `InvalidMessage` if it exceeds MAX_BODY_BYTES."""
     match envelope.encoding:
         case "msgpack" | "json":
             check_amount("body", len(envelope.body), MAX_BODY_BYTES, "bytes")
@@ -217,9 +221,12 @@ def plain_body(envelope: Envelope) -> bytes:
 
 
 _LEAST_VALUE_BYTES: Final = 3
-"""Size in msgpack of a value: a name of one character and a small number."""
+"""Smallest size of a metric value in msgpack: a name of one character, and a small number."""
 _JSON_ELEMENTS_A_VALUE: Final = 4
-"""Elements counted for a value: a point with one value has five commas and brackets, each further value one."""
+"""Elements that `json_elements` may count per metric value.
+
+A point with one value has five commas and brackets; each further value adds one.
+"""
 _LISTS: Final = ("lines", "ts", "levels")
 _NUMBER_MAPS: Final = ("metrics", "final_metrics", "best_metrics", "produced", "dropped")
 
@@ -250,9 +257,9 @@ _split_points: Final = msgspec.msgpack.Decoder(list[_UndecodedPoint]).decode
 
 
 def _counted(kind: Kind, raw: bytes) -> Body:
-    """Decode a large msgpack body field by field, after a check of each field's limits.
+    """Decode a large msgpack body field by field, and check the limits of each field before decoding it.
 
-    Of a repeated field only the last occurrence is decoded.
+    If a field is repeated, only its last occurrence is decoded.
     """
     fields = _present_fields(_split_msgpack[kind](raw))
     for name in _required[kind]:
@@ -290,7 +297,7 @@ def _check_msgpack(name: str, value: memoryview) -> None:
 
 
 def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
-    """Decode the known fields of a JSON body, after a check of their limits; unknown fields are ignored."""
+    """Check the limits of the known fields of a JSON body, then decode them; unknown fields are ignored."""
     fields = {name: bytes(value) for name, value in _present_fields(_split_json[kind](raw)).items()}
     for name, value in fields.items():
         if name in FREE_MAPS:
@@ -304,7 +311,7 @@ def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
 
 
 def _present_fields(undecoded: msgspec.Struct) -> dict[str, msgspec.Raw]:
-    """Return the fields that the body has."""
+    """Return the fields that are present in the body, still encoded."""
     fields = msgspec.structs.asdict(undecoded)
     return {name: value for name, value in fields.items() if memoryview(value).nbytes}
 
@@ -342,9 +349,9 @@ def _source(value: bytes | None) -> str:
 
 
 def read_zstd(body: bytes, most_bytes: int) -> bytes:
-    """Decompress a body with a window of at most MAX_BODY_BYTES; the result ends after `most_bytes` + 1 bytes.
+    """Decompress `body`, at most `most_bytes` + 1 bytes of it, so that the caller can detect a larger one.
 
-    Raises `ZstdError`.
+    The window is limited to MAX_BODY_BYTES. Raises `ZstdError`.
     """
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_BODY_BYTES)
     return decompressor.stream_reader(body).read(most_bytes + 1)

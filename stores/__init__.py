@@ -1,1 +1,1 @@
-"""Reads from Postgres, Loki, MLflow and S3, shared by workers, gateway and commands."""
+"""Access to Postgres, Loki, MLflow and S3 for workers, gateway and commands."""

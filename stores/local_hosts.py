@@ -1,4 +1,4 @@
-"""Recognizes loopback addresses and the host names of this machine."""
+"""Recognizes loopback addresses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether this is a loopback address or `localhost`."""
+    """Return whether `address` is a loopback IP address or `localhost`."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -17,8 +17,8 @@ def is_loopback(address: str) -> bool:
 def is_local_host(host: str) -> bool:
     """Return whether a Host header names a loopback address or `localhost`.
 
-    Another name that resolves to this machine (DNS rebinding) is refused: to a browser the answer would belong to
-    that site, and its scripts could read it.
+    Other names that resolve to this machine are rejected as DNS rebinding: a browser would treat the response as
+    content of that site, and its scripts could read it.
     """
     try:
         return is_loopback(urlsplit(f"//{host}").hostname or "")

@@ -1,4 +1,4 @@
-"""The addresses of the stores, from the environment: settings that workers and gateway share."""
+"""Settings that workers and gateway share: the URLs of the stores, read from environment variables."""
 
 from __future__ import annotations
 
@@ -18,46 +18,54 @@ from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluste
 
 
 class WrongSettings(ValueError):  # noqa: N818 - shown to users
-    """An environment variable is missing or invalid; the message names it, its value and the allowed ones."""
+    """An environment variable is missing or invalid; the error text names it, its value and the valid values."""
 
 
 class StoreSettings(BaseSettings):
-    """The addresses of the stores, from environment variables of the same names in capitals."""
+    """The URLs of the stores, read from the environment variables with the names of the fields in capitals."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     database_url: SecretStr
-    """Postgres, `postgresql://user:password@host:port/database`, or several servers of which one takes writes,
-    `postgresql://user:password@h1:5432,h2:5432/database?target_session_attrs=read-write`."""
+    """Postgres: `postgresql://user:password@host:port/database`.
+
+    Several servers of which one accepts writes:
+    `postgresql://user:password@h1:5432,h2:5432/database?target_session_attrs=read-write`.
+    """
     database_prepared_statements: bool = True
-    """False: no prepared statements, for a pooler that gives each transaction another connection."""
+    """False disables prepared statements, for a pooler that gives each transaction another connection."""
     redis_url: SecretStr
-    """Redis or Valkey, `redis://[user:password@]host:port/0`, or `rediss://` with TLS."""
+    """Redis or Valkey: `redis://[user:password@]host:port/0`, or `rediss://` with TLS."""
     streams_url: SecretStr | None = None
-    """Where the streams are, if not at `redis_url`, which is always the broker of the Celery workers: another
-    Redis, or a Redis Cluster, `redis+cluster://[user:password@]host:port[,host:port...]` (or `rediss+cluster://`)."""
+    """The Redis of the streams, if it is not `redis_url`, which is always the broker of the Celery workers.
+
+    It may be a single server, or a Redis Cluster: `redis+cluster://[user:password@]host:port[,host:port...]`, or
+    `rediss+cluster://` with TLS.
+    """
     loki_enabled: bool = True
-    """False: log rows end in Postgres."""
+    """False: log rows are stored in Postgres and not delivered to Loki."""
     loki_url: str = "http://localhost:3100"
-    """Loki's own address, without a path."""
+    """URL of Loki itself, without a path."""
     loki_tenant: str | None = None
-    """Sent as X-Scope-OrgID."""
+    """Tenant of a multi-tenant Loki, sent in the header X-Scope-OrgID."""
     loki_user: str | None = None
-    """For basic authentication."""
+    """User for basic authentication; None disables it."""
     loki_password: SecretStr = SecretStr("")
-    """For basic authentication."""
+    """Password for basic authentication."""
     loki_ca_file: Path | None = None
-    """The CA that signed Loki's certificate, in PEM, if it is not in the system's store."""
+    """PEM file of the CA that signed Loki's certificate, if the system does not trust it."""
     mlflow_tracking_uri: str | None = None
-    """The MLflow server that jobs are mirrored to, `http://host:5000`; without it nothing is mirrored."""
+    """URL of the MLflow server to which jobs are copied, `http://host:5000`; None disables the copies."""
 
     trainwire_checkpoint_bucket: str | None = None
-    """The bucket that trainers upload to, which read the same variable; files in others are never deleted."""
+    """Bucket to which trainers upload; they read the same variable. Files in other buckets are never deleted."""
     trainwire_checkpoint_prefix: str = "checkpoints"
-    """Prefix of the keys of uploaded checkpoints, before the job's number."""
+    """Prefix of the keys of uploaded checkpoints; the job's number follows."""
     checkpoint_lend_also: str = ""
-    """Further places whose files workers verify and the gateway serves: `s3://bucket/` or `s3://bucket/folder/`,
-    with commas in between."""
+    """Further prefixes whose files workers verify and the gateway serves, separated by commas.
+
+    Each is `s3://bucket/` or `s3://bucket/folder/`.
+    """
 
     @field_validator("checkpoint_lend_also")
     @classmethod
@@ -137,11 +145,11 @@ class StoreSettings(BaseSettings):
 
     @property
     def streams_address(self) -> str:
-        """Return the address of the server that has the streams."""
+        """The URL of the Redis that stores the streams."""
         return (self.streams_url or self.redis_url).get_secret_value()
 
     def sqlalchemy_url(self) -> URL:
-        """Return the Postgres URL with the driver psycopg."""
+        """Return the Postgres URL for SQLAlchemy with the driver psycopg."""
         return parse_postgres_url(self.database_url.get_secret_value())
 
 
@@ -157,7 +165,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def read_settings(kind: type[SettingsT], **overrides: Any) -> SettingsT:
-    """Read settings from the environment; raise `WrongSettings` that names each wrong variable."""
+    """Read settings from the environment; raise `WrongSettings`, whose text names each invalid variable."""
     try:
         return kind(**overrides)
     except ValidationError as exc:
@@ -183,8 +191,8 @@ _HOST: Final = re.compile(r"(?:\[(?P<address>[^\]]+)\]|(?P<name>[^:\[\]]*))(?::(
 def parse_postgres_url(text: str) -> URL:
     """Parse DATABASE_URL: one server, or several as in libpq (`postgresql://user:password@h1:5432,h2:5433/db`).
 
-    Several hosts become the parameters `host` and `port` of the URL's query, as SQLAlchemy expects them. Raises
-    `ValueError` for an invalid URL.
+    Several servers become the query parameters `host` and `port` of the returned URL, as SQLAlchemy expects.
+    Raises `ValueError` for an invalid URL.
     """
     parts = _URL.fullmatch(text)
     if parts is None or "," not in parts["hosts"]:
@@ -204,9 +212,9 @@ def parse_postgres_url(text: str) -> URL:
 
 
 def wrong_port(text: str) -> str | None:
-    """Return the first invalid port of a URL with `@`, for the error; None if there is none.
+    """Return the first invalid port of a URL with `@`, for the error text; None if there is none.
 
-    Without `@` the text behind a colon may be a password, which must not be shown.
+    Without `@`, the text after a colon may be a password, which must not be shown.
     """
     _, has_user, rest = text.rpartition("@")
     hosts = re.split("[/?]", rest)[0] if has_user else ""
@@ -217,7 +225,7 @@ def wrong_port(text: str) -> str | None:
 
 
 def shown_servers(url: URL) -> str:
-    """Return `host:port` of each server of a parsed URL, with commas between; no password."""
+    """Format the `host:port` of each server of a parsed URL, separated by commas, without the password."""
     hosts, ports = url.query.get("host"), url.query.get("port")
     if hosts is None:
         return f"{url.host or 'localhost'}:{url.port or DEFAULT_PORT}"

@@ -1,1 +1,1 @@
-"""One module for each group of commands."""
+"""The commands of `trainwire`, one module per group."""

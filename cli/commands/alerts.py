@@ -1,4 +1,4 @@
-"""`trainwire alerts` and `trainwire alert`: the log of alerts, tests of destinations, and repeated sending."""
+"""`trainwire alerts` and `trainwire alert`: show the log of alerts, test destinations, send an alert again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def alerts(
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show the alerts that were sent, wait, or were not sent, with the reason; the newest first."""
+    """Show the log of alerts, newest first: sent, waiting and failed ones, with the reason of a failure."""
     for name in state or ():
         if name not in ALERT_STATES:
             raise Problem(f"no such state {name!r}: choose {STATES}")
@@ -58,7 +58,7 @@ def send_test(
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Send a test message to destinations, now and from here; exit code 1 if one does not confirm it."""
+    """Send a test alert to destinations, directly from this process; exit code 1 if one does not confirm it."""
     rules = _rules(data_dir)
     wanted = names or list(rules.destinations)
     for name in wanted:
@@ -80,7 +80,7 @@ def resend(
     ],
     data_dir: DataDir = None,
 ) -> None:
-    """Send an alert again that was sent, failed, or of which it is uncertain whether it arrived."""
+    """Send an alert again that was sent, that failed, or that may not have arrived."""
     with writing(servers(data_dir)) as connection:
         if not resend_alert(connection, alert_id):
             raise Problem(f"no alert {alert_id} that has ended: see `trainwire alerts`")
@@ -96,7 +96,7 @@ def _rules(data_dir: Path | None) -> AlertRules:
 
 
 def _failure(name: str, destination: Destination) -> str | None:
-    """Send a test message; return the reason if it was not sent."""
+    """Send a test alert to a destination; return the reason if it fails, else None."""
     message = AlertMessage(
         id=f"trainwire-test-{time.time_ns()}",
         rule="test",

@@ -102,7 +102,10 @@ def _download(source: CheckpointSource, to: Path | None, *, force: bool) -> None
 
 
 def target_of(source: CheckpointSource, chosen: Path | None) -> Path:
-    """Return the path of a download: `chosen`, a name inside it if it is a folder, else a name in this folder."""
+    """Return the path to which a checkpoint is downloaded.
+
+    It is `chosen`, or the checkpoint's name in the folder `chosen`, or by default in the current folder.
+    """
     name = PurePosixPath(source.uri.key).name
     own = Path(_UNNAMED if name in {"", ".."} else name)
     if chosen is None:
@@ -111,11 +114,11 @@ def target_of(source: CheckpointSource, chosen: Path | None) -> Path:
 
 
 def download(store: S3Store, source: CheckpointSource, target: Path, *, force: bool, advance: Advance) -> None:
-    """Download a file or folder, verify it, and rename it to `target`.
+    """Download a checkpoint file or folder, verify it, and rename it to `target`.
 
-    `advance` is called with the size in bytes of each piece that arrived. Raises `Problem`, with `target`
-    unchanged, if `target` exists without `force`, if the store refuses, or if size or SHA-256 differ from the
-    recorded ones.
+    `advance` is called with the size in bytes of each piece that arrived. Raises `Problem` if `target` exists and
+    `force` is not set, if the object store refuses, or if the size or the SHA-256 differs from the recorded one;
+    `target` then stays unchanged.
     """
     if os.path.lexists(target) and not force:
         raise Problem(f"{target} exists already: choose another name with --to, or replace it with --force")
@@ -135,7 +138,10 @@ def download(store: S3Store, source: CheckpointSource, target: Path, *, force: b
 
 
 def _fetch_folder(store: S3Store, source: CheckpointSource, folder: Path, advance: Advance) -> None:
-    """Download the files of the manifest; `read_manifest` refuses paths outside of the folder."""
+    """Download all files that the manifest of a checkpoint folder lists.
+
+    `read_manifest` rejects paths outside of the folder.
+    """
     folder.mkdir()
     for shard in read_manifest(store, source.uri, source.sha256):
         path = folder / shard.path
@@ -185,7 +191,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _store_errors(uri: S3Uri) -> Iterator[None]:
-    """Raise errors of the object store as a `Problem`."""
+    """Translate exceptions of the object store into a `Problem`."""
     try:
         yield
     except NoSuchObject as exc:
@@ -196,7 +202,7 @@ def _store_errors(uri: S3Uri) -> Iterator[None]:
 
 @contextmanager
 def _progress(name: str, size_bytes: int | None) -> Iterator[Advance]:
-    """Show a progress bar if stderr is a terminal; yield the function that advances it by a number of bytes."""
+    """Show a progress bar if stderr is a terminal; yield a function that advances it by a number of bytes."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -220,7 +226,7 @@ def _show_table(files: list[CheckpointFile]) -> None:
 
 
 def shown_size(size_bytes: int) -> str:
-    """Return a size with its decimal unit (kB = 1000 bytes)."""
+    """Format a size in bytes with a decimal unit (1 kB = 1000 bytes)."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size) < 1000:

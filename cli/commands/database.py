@@ -1,4 +1,4 @@
-"""`trainwire migrate` and `trainwire env`."""
+"""`trainwire migrate` and `trainwire env`: upgrade the tables, and print the addresses of the stack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainwire.stack.database import migrate as migrate_database
 
 
 def migrate(data_dir: DataDir = None) -> None:
-    """Upgrade the database's tables to the newest schema revision."""
+    """Upgrade the tables in Postgres to the newest schema revision."""
     migrate_database(servers(data_dir))
     say(f"the database is at schema revision {head_revision()}")
 

@@ -41,7 +41,7 @@ app = typer.Typer(no_args_is_help=True, help="Entries that could not be stored: 
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of dead_letters without its raw bytes."""
+    """One row of dead_letters, without the bytes of the entry."""
 
     id: int
     stream: str
@@ -57,7 +57,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 @app.command("list")
 def list_letters(as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """List the dead letters, the oldest first."""
+    """List the dead letters, oldest first."""
     with reading(servers(data_dir)) as connection:
         letters = _find_letters(connection)
     if as_json:
@@ -90,7 +90,7 @@ def show(letter_id: LetterId, data_dir: DataDir = None) -> None:
 
 @app.command()
 def replay(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir = None) -> None:
-    """Append dead letters to their streams again, unchanged; one that is refused again becomes a new letter."""
+    """Append dead letters to their streams again, unchanged. A refused entry becomes a new dead letter."""
     settings = settings_for(servers(data_dir), with_redis=True)
     with stream_client(settings) as client:
         _for_each(
@@ -145,12 +145,15 @@ def _find_letters(connection: Connection) -> list[DeadLetter]:
 
 
 def _has_entry(letter: DeadLetter) -> bool:
-    """Return whether the letter is an entry of a stream; else it is a row that a sink refused."""
+    """Return whether the dead letter is an entry of a stream; otherwise it is a row that a sink refused."""
     return not letter.stream.startswith(SINK_PREFIX)
 
 
 def shown_entry(letter: DeadLetter, raw: bytes) -> list[str]:
-    """Return the entry's fields and, if it can be decoded, its body as lines; bytes by their `repr`."""
+    """Format the entry of a dead letter as lines: its fields and, if it can be decoded, its body.
+
+    Bytes are shown as their `repr`.
+    """
     try:
         fields = msgspec.msgpack.decode(raw, type=dict[bytes, bytes])
     except (msgspec.DecodeError, msgspec.ValidationError):

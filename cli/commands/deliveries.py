@@ -1,4 +1,4 @@
-"""`trainwire deliveries` and `trainwire replay`: lag of the sinks, immediate retries, and replays of rows."""
+"""`trainwire deliveries` and `trainwire replay`: show the lag of sinks, retry deliveries, deliver rows again."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ app = typer.Typer(help="Lag of the stores besides Postgres, and whether they ans
 
 
 def known_sink(name: str) -> str:
-    """Return `name` if it is the name of a sink, else raise `Problem`."""
+    """Return `name` if a sink has this name; else raise `Problem`."""
     if name not in SINKS:
         raise Problem(f"no such sink {name!r}: choose {SINK_NAMES}")
     return name
 
 
 def _in_use(connection: Connection, settings: Settings) -> list[str]:
-    """Return the names of the sinks that are enabled, or were enabled at any time before."""
+    """Return the names of the sinks that are enabled now or have been used before."""
     on = {sink.name for sink in sinks_for(settings)}
     return [sink for sink in SINKS if sink in on or was_used(connection, sink)]
 
@@ -69,7 +69,7 @@ def deliveries(
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
     data_dir: DataDir = None,
 ) -> None:
-    """Show how far each store besides Postgres is behind; the job that waits longest comes first."""
+    """Show how far each store besides Postgres is behind. The job with the oldest undelivered row comes first."""
     if context.invoked_subcommand is not None:
         return
     address = servers(data_dir)
@@ -109,7 +109,7 @@ def replay(
 ) -> None:
     """Send a job's rows to a store again, including those that it refused.
 
-    Rows that the store has already are not stored twice.
+    Rows that the store already has are not stored twice.
     """
     known_sink(sink)
     with writing(servers(data_dir)) as connection:
@@ -128,17 +128,17 @@ def replay(
 
 @dataclass(frozen=True)
 class Replayed:
-    """Number of rows that will be sent again, and how many of them were dead letters of the sink."""
+    """The result of a replay: the number of rows to deliver again, and how many of them were dead letters."""
 
     rows: int
     dead_letters: int
 
 
 def retry_now(connection: Connection, sink: str) -> tuple[datetime | None, int]:
-    """Make the next attempts of a sink due.
+    """Set the next attempts of a sink to the current time.
 
-    Returns the time since which the sink does not answer (None: it answers), and the number of jobs with failed
-    deliveries.
+    Returns the time since which the sink has not answered (None if it answers), and the number of jobs whose
+    deliveries have failed.
     """
     jobs = try_again(connection, sink)
     due = text(
@@ -151,10 +151,10 @@ def retry_now(connection: Connection, sink: str) -> tuple[datetime | None, int]:
 def replay_rows(
     connection: Connection, sink: str, job_id: int, from_seq: int, timeout_s: int = LEASE_TIMEOUT_S
 ) -> Replayed:
-    """Move a job's cursor of a sink back so that its rows from `from_seq` on are delivered again.
+    """Move the sink's cursor of a job back, so that workers deliver its rows from `from_seq` on again.
 
-    Dead letters of these rows are deleted: a row that is refused again gets a new one. Raises `Problem` when a
-    delivery of the job holds the lease for longer than `timeout_s`.
+    Dead letters of these rows are deleted; a row that is refused again becomes a new dead letter. Raises `Problem`
+    if another process holds the lease on the delivery for longer than `timeout_s`.
     """
     _wait_for_lease(connection, sink, job_id, timeout_s)
     confirmed_seq = read_cursors(connection, sink, [job_id])[job_id].confirmed_seq
@@ -186,9 +186,9 @@ def replay_rows(
 
 
 def _wait_for_lease(connection: Connection, sink: str, job_id: int, timeout_s: int) -> None:
-    """Wait until no delivery of the job to the sink runs, and lock out new ones until the transaction ends.
+    """Wait until no worker delivers the job to the sink, and prevent new deliveries until the transaction ends.
 
-    A delivery that runs would overwrite the cursor. Raises `Problem` after `timeout_s` seconds.
+    A running delivery would overwrite the cursor. Raises `Problem` after `timeout_s` seconds.
     """
     connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": f"{timeout_s}s"})
     try:

@@ -38,7 +38,7 @@ TRAINING = "trainwire.cli.demo.digits"
 
 
 def demo() -> None:
-    """Start the stack if none is running, train a small classifier under it, and show the stored results.
+    """Run a demo: train a small classifier and show its stored results. Starts the stack if none is running.
 
     It takes about half a minute; the data is kept.
     """
@@ -46,7 +46,7 @@ def demo() -> None:
 
 
 def run_demo() -> int:
-    """Run the demo from start to summary; return the training's exit code."""
+    """Run the demo, and return the exit code of the training."""
     began = time.monotonic()
     with running_stack() as (address, is_ours), reading(address) as connection:
         job_id = make_number()
@@ -67,9 +67,9 @@ def run_demo() -> int:
 
 @contextmanager
 def running_stack() -> Iterator[tuple[Address, bool]]:
-    """Yield (the addresses of a stack, whether it was started here).
+    """Yield the addresses of a stack, and whether this process has started it.
 
-    A stack that is started here is stopped at the end of the block.
+    A stack that this process has started is stopped at the end of the block.
     """
     try:
         address = locate(None, os.environ)
@@ -90,7 +90,7 @@ def running_stack() -> Iterator[tuple[Address, bool]]:
 
 
 def start_stack(data_dir: Path) -> subprocess.Popen[bytes]:
-    """Start `trainwire up` in the background, with its lines in `logs/up.log`."""
+    """Start `trainwire up` in the background; its output goes to `logs/up.log` in the data folder."""
     log_path = data_dir / "logs" / "up.log"
     log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with log_path.open("wb") as log:
@@ -104,7 +104,10 @@ def start_stack(data_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Address:
-    """Return the addresses once all parts run; raise `Problem` with the log when they do not."""
+    """Wait until all parts of the stack run, and return their addresses.
+
+    Raises `Problem` with the output of `trainwire up` if they do not.
+    """
 
     def published() -> Address | None:
         try:
@@ -121,7 +124,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Addres
 
 
 def with_web_servers(address: Address) -> Address:
-    """Read the addresses again: the web servers become ready later than the others."""
+    """Read the addresses again, now including those of the web servers, which start later than the other parts."""
     try:
         return address if address.data_dir is None else locate(address.data_dir, os.environ)
     except Problem:
@@ -130,7 +133,7 @@ def with_web_servers(address: Address) -> Address:
 
 @contextmanager
 def training(job_id: int, folder: Path, address: Address) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the training under `trainwire run` while the block runs, and wait for its end."""
+    """Start the demo training under `trainwire run`, and wait for its end after the block."""
     command = python_command("trainwire", "run", "--job-id", str(job_id), "--name", "digits", "--")
     command += python_command(TRAINING, "--epochs", str(EPOCHS), "--out", str(folder))
     env = os.environ | {"REDIS_URL": address.need_redis_url()}
@@ -146,7 +149,7 @@ def training(job_id: int, folder: Path, address: Address) -> Iterator[subprocess
 
 
 def watch(connection: Connection, job_id: int, process: subprocess.Popen[bytes]) -> None:
-    """Show the progress that is stored in Postgres, until the training ends."""
+    """Show the job's progress, as stored in Postgres, until the training ends."""
     progress = Progress(
         TextColumn("epoch {task.completed:.0f}/{task.total:.0f}", markup=False),
         BarColumn(bar_width=30),
@@ -180,7 +183,7 @@ def _show(connection: Connection, job_id: int, progress: Progress, bar: TaskID, 
 
 
 def sum_up(connection: Connection, address: Address, job_id: int) -> None:
-    """Print a summary of the job in Postgres, and commands to try next."""
+    """Print a summary of the job from Postgres, and commands to try next."""
     job = find_job(connection, job_id)
     if job is None:
         raise Problem(f"no message of job {job_id} has reached Postgres")
@@ -201,7 +204,7 @@ def sum_up(connection: Connection, address: Address, job_id: int) -> None:
 
 
 def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:
-    """Return the lines of the summary as (name, value)."""
+    """Return (name, value) for each line of the summary."""
     return [
         ("job", f"{job.id} {job.name or ''}"),
         ("status", f"{job.status}, exit code {job.exit_code}"),
@@ -214,12 +217,12 @@ def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:
 
 
 def demo_folder(address: Address) -> Path:
-    """Return the folder for the script and the checkpoints of the demo."""
+    """Return the folder for the output and the checkpoints of demo trainings."""
     return (address.data_dir or default_data_dir(os.environ)) / "demo"
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
-    """Wait until `condition()`, at most `timeout_s`."""
+    """Wait until `condition()` is true, at most `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)

@@ -1,4 +1,4 @@
-"""`trainwire doctor`: checks of servers and settings, each problem with its remedy."""
+"""`trainwire doctor`: checks servers and settings, and prints a remedy for each failed check."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ MARKS: Final[dict[Level, tuple[str, str]]] = {
 
 
 def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Check all servers and settings, and print a remedy for each problem.
+    """Check all servers and settings, and print a remedy for each failed check.
 
-    Exit code 0: no problems; 1: warnings; 2: errors. If a bucket for checkpoints is set, a small object is
-    written below its prefix and deleted again.
+    Exit code 0: all checks passed; 1: warnings; 2: errors. If a bucket for checkpoints is set, a small object is
+    written to it and deleted again.
     """
     try:
         findings = run_checks(settings_for(servers(data_dir), with_redis=True))
@@ -45,7 +45,7 @@ def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 
 
 def run_checks(settings: Settings) -> list[Finding]:
-    """Return the findings of all parts, in the order in which they are printed."""
+    """Run the checks of all parts, and return their results in the order in which they are printed."""
     findings: list[Finding] = []
     engine = open_engine(settings, name="trainwire-doctor")
     try:

@@ -1,4 +1,4 @@
-"""`trainwire export`: writes jobs to files that other tools read."""
+"""`trainwire export`: writes jobs to files, or copies them to an MLflow server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainwire.cli.commands.options import DataDir, Quiet, servers, write_json
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, say, warn
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
-from trainwire.cli.transfer.exports.mlflow_export import MlflowExport, MlflowReceipt
+from trainwire.cli.transfer.exports.mlflow_export import MlflowExport, MlflowExportReport
 from trainwire.cli.transfer.exports.parquet_export import write_parquet
 from trainwire.cli.transfer.exports.text_formats import write_csv, write_jsonl
 from trainwire.cli.transfer.progress import Progress
@@ -53,15 +53,17 @@ def export(
     experiment: Annotated[
         str, typer.Option(metavar="NAME", help="The experiment in MLflow.")
     ] = DEFAULT_EXPERIMENT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt of MLflow as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report of an export to MLflow as JSON.")
+    ] = False,
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Write jobs to files, metrics as CSV, or all of a job as JSON lines or parquet; or to an MLflow server.
+    """Write jobs to files (metrics as CSV, or whole jobs as JSON lines or parquet), or copy them to MLflow.
 
     Without --output one job is written to stdout, as CSV or JSON lines. Parquet has the schema of
-    neptune-exporter, and needs trainwire[parquet]. In MLflow each attempt is a run; a second export adds nothing,
-    and the receipt counts what was read back.
+    neptune-exporter, and needs trainwire[parquet]. In MLflow each attempt is a run. A second export adds nothing,
+    and the report counts what was read back.
     """
     if form not in FORMATS:
         raise Problem(f"no such format {form!r}: choose {', '.join(FORMATS)}")
@@ -80,7 +82,7 @@ def export(
 def _export_to_files(
     jobs: Sequence[str], form: str, output: Path | None, project: str, data_dir: Path | None, *, quiet: bool
 ) -> None:
-    """Write each job to a file in `output`, or to stdout if it is None."""
+    """Write each job to a file in the folder `output`, or to stdout if it is None."""
     is_shown = output is not None or not sys.stdout.isatty()
     with reading(servers(data_dir)) as connection, Progress(quiet=quiet or not is_shown) as progress:
         for exported in _jobs(connection, jobs):
@@ -118,9 +120,9 @@ def _warn_of_removed(connection: Connection, number: int) -> None:
 def _export_to_mlflow(
     jobs: Sequence[str], uri: str, experiment: str, data_dir: Path | None, *, as_json: bool, quiet: bool
 ) -> None:
-    """Export jobs, print the receipt, and exit with code 1 if it is not complete."""
+    """Copy jobs to MLflow, and print the counts that were read back; exit with code 1 if something is missing."""
     api = mlflow_api(uri)
-    receipt = MlflowReceipt()
+    report = MlflowExportReport()
     hint = f"; the address is {uri}; export again when it answers: it continues where it ended"
     with (
         reading(servers(data_dir)) as connection,
@@ -130,29 +132,29 @@ def _export_to_mlflow(
         target = MlflowExport(api, experiment, progress.update)
         for exported in _jobs(connection, jobs):
             for run in target.export(exported):
-                receipt.add(run)
-            receipt.leave_out_lines(exported.job.last_log_seq)
+                report.add(run)
+            report.leave_out_lines(exported.job.last_log_seq)
             _warn_of_removed(connection, exported.job.id)
     if as_json:
-        write_json(receipt)
+        write_json(report)
     else:
-        _print(receipt)
-    if not receipt.complete:
+        _print(report)
+    if not report.complete:
         raise typer.Exit(1)
 
 
-def _print(receipt: MlflowReceipt) -> None:
-    for run in receipt.runs:
+def _print(report: MlflowExportReport) -> None:
+    for run in report.runs:
         news = f"{run.sent:,} points sent" if run.sent else "nothing new"
         say(f"run {run.run_id}  job {run.job_id} attempt {run.attempt} {one_line(run.name)}: {news}")
         for name, note in run.notes.items():
             warn(one_line(f"job {run.job_id} attempt {run.attempt}: {name} {note}"))
     for kind in ("points", "params", "tags", "checkpoints", "lines"):
-        say(getattr(receipt, kind).line(kind))
+        say(getattr(report, kind).line(kind))
 
 
 def _write(exported: ExportedJob, form: str, folder: Path, project: str) -> Path:
-    """Write a job's file, whole or not at all; return its path."""
+    """Write a job to a file in `folder`, and return its path; on an error, no partial file is left."""
     try:
         if form == "parquet":
             folder = folder / re.sub(r"[^\w.-]", "_", project)

@@ -1,4 +1,4 @@
-"""`trainwire import`: imports runs of other tools, and prints a receipt that compares both sides."""
+"""`trainwire import`: imports runs of other tools as jobs, and compares the counts of both sides."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from trainwire.cli.commands.options import AsJson, DataDir, Quiet, servers, write_json
 from trainwire.cli.redis_clients import stream_client
 from trainwire.cli.terminal import one_line, say, warn
+from trainwire.cli.transfer.import_report import ImportReport
 from trainwire.cli.transfer.importing import import_runs
 from trainwire.cli.transfer.progress import Progress
 from trainwire.cli.transfer.readers.csv_file import csv_run
@@ -20,7 +21,6 @@ from trainwire.cli.transfer.readers.mlflow_runs import MlflowRuns, mlflow_api
 from trainwire.cli.transfer.readers.parquet_import import parquet_runs
 from trainwire.cli.transfer.readers.tensorboard import tensorboard_runs
 from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
-from trainwire.cli.transfer.receipt import Receipt
 from trainwire.cli.transfer.runs import COUNTED, LeftOut, SourceRun
 from trainwire.cli.transfer.sending import AGAIN, Sender
 from trainwire.stack.database import reading, settings_for
@@ -32,7 +32,7 @@ MOST_LISTED: Final = 50
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Import runs of other tools, each as a job, and print a receipt. A second import adds nothing.",
+    help="Import runs of other tools, each as a job, and print a report. A second import adds nothing.",
 )
 Verify = Annotated[bool, typer.Option("--verify", help="Send nothing: compare the source with Postgres.")]
 Copy = Annotated[
@@ -53,7 +53,7 @@ def csv(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Import a run from a CSV file.
+    """Import one job from a CSV file.
 
     Its header has `step`, `epoch` or `time` and a column for each metric, or `name` and `value` and one of these.
     Times are ISO 8601 or seconds since 1970.
@@ -73,7 +73,7 @@ def tensorboard(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Import the runs of a folder of TensorBoard's event files: scalars, hyperparameters and texts."""
+    """Import runs from TensorBoard event files: scalars, hyperparameters and texts."""
     _import(lambda _: tensorboard_runs(folder, name, copy), data_dir, verify=verify, as_json=as_json, quiet=quiet)
 
 
@@ -88,7 +88,7 @@ def wandb(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Import runs of W&B, offline and synced ones, from their files: history, config, output and statistics.
+    """Import W&B runs, offline and synced ones, from their files: history, config, output and system metrics.
 
     It needs neither W&B nor an account.
     """
@@ -125,7 +125,7 @@ def mlflow(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Import the runs of an MLflow server: metrics with all their history, parameters, tags and ends.
+    """Import runs from an MLflow server: metrics with their whole history, parameters, tags and final states.
 
     Credentials are read from MLFLOW_TRACKING_USERNAME and the other variables of MLflow's client.
     """
@@ -146,7 +146,7 @@ def mlflow(
 def _import(
     runs_of: Callable[[Connection], Runs], data_dir: Path | None, *, verify: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Import the runs, print the receipt, and exit with code 1 if it is not complete."""
+    """Import the runs and print the counts of both sides; exit with code 1 if something is missing."""
     address = servers(data_dir)
     with ExitStack() as stack:
         connection = stack.enter_context(reading(address))
@@ -155,34 +155,34 @@ def _import(
             client = stack.enter_context(stream_client(settings_for(address, with_redis=True)))
             sender = Sender(client, connection)
         progress = stack.enter_context(Progress(quiet=quiet))
-        receipt = import_runs(runs_of(connection), connection, sender, progress.update)
+        report = import_runs(runs_of(connection), connection, sender, progress.update)
     if as_json:
-        write_json(receipt)
+        write_json(report)
     else:
-        _print(receipt)
-    if not receipt.complete:
+        _print(report)
+    if not report.complete:
         raise typer.Exit(1)
 
 
-def _print(receipt: Receipt) -> None:
-    for run in receipt.imported[:MOST_LISTED]:
+def _print(report: ImportReport) -> None:
+    for run in report.imported[:MOST_LISTED]:
         news = f"{run.sent:,} messages sent" if run.sent else "nothing new"
         say(f"job {run.job_id}  {one_line(run.name)}: {run.points.stored:,} points, {news}")
-    if len(receipt.imported) > MOST_LISTED:
-        say(f"and {len(receipt.imported) - MOST_LISTED:,} more: see --json")
-    for run in receipt.imported:
+    if len(report.imported) > MOST_LISTED:
+        say(f"and {len(report.imported) - MOST_LISTED:,} more: see --json")
+    for run in report.imported:
         for note in run.notes:
             warn(one_line(f"{run.name}: {note}"))
         for problem in run.problems:
             warn(one_line(problem))
-    for left in sorted(receipt.left_out, key=lambda left: not left.is_failure)[:MOST_LISTED]:
+    for left in sorted(report.left_out, key=lambda left: not left.is_failure)[:MOST_LISTED]:
         warn(one_line(f"{left.name}: {left.reason}; it is not imported"))
-    if len(receipt.left_out) > MOST_LISTED:
-        warn(f"and {len(receipt.left_out) - MOST_LISTED:,} more are not imported: see --json")
+    if len(report.left_out) > MOST_LISTED:
+        warn(f"and {len(report.left_out) - MOST_LISTED:,} more are not imported: see --json")
     for kind in ("runs", *COUNTED):
-        say(getattr(receipt, kind).line(kind))
-    if any(run.missing for run in receipt.imported):
-        lost = next(run for run in receipt.imported if run.missing)
+        say(getattr(report, kind).line(kind))
+    if any(run.missing for run in report.imported):
+        lost = next(run for run in report.imported if run.missing)
         warn(
             f"not everything is stored, first of job {lost.job_id}: see `trainwire dead-letters list`; or the "
             "source has changed since its import: import it with --copy TEXT as another job, and delete this one"

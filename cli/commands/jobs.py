@@ -1,4 +1,4 @@
-"""`trainwire jobs` and `trainwire status`."""
+"""`trainwire jobs` and `trainwire status`: list jobs, and show one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def jobs(  # noqa: PLR0917 - typer passes options by name
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """List jobs, the newest first. docs/filters.md has the fields of --filter, --sort and --columns."""
+    """List jobs, newest first. docs/filters.md lists the fields for --filter, --sort and --columns."""
     if status is not None and status not in get_args(Status):
         raise Problem(f"no such status {status!r}: choose one of {', '.join(get_args(Status))}")
     query = JobQuery(
@@ -103,7 +103,7 @@ def _say_none(status: str | None, *, is_narrowed: bool) -> None:
 
 
 def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Show one job: status, progress, last metrics, rows, and whether all its messages have arrived."""
+    """Show one job: its status, progress, last metrics and rows, and whether all its messages have arrived."""
     address = servers(data_dir)
     with reading(address) as connection:
         found = named_job(connection, job)
@@ -144,12 +144,12 @@ def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
 
 
 def named_job(connection: Connection, reference: str) -> Job:
-    """Return the job that a reference names (`job_id_of`); raise `Problem` if there is none."""
+    """Return the job that `reference` names (`job_id_of`); raise `Problem` if it does not exist."""
     return known_job(connection, job_id_of(connection, reference))
 
 
 def known_job(connection: Connection, job_id: int) -> Job:
-    """Return the job; raise `Problem` if no message of it has been stored."""
+    """Return the job with this number; raise `Problem` if it does not exist."""
     job = find_job(connection, job_id)
     if job is not None:
         return job
@@ -162,7 +162,7 @@ def known_job(connection: Connection, job_id: int) -> Job:
 
 
 def job_document(job: Job) -> dict[str, Any]:
-    """Return the job as a JSON document."""
+    """Return the job as a dictionary for JSON output."""
     shown = {name: getattr(job, name) for name in Job.__struct_fields__ if not name.endswith("_seq")}
     return shown | {"rows": job.rows}
 
@@ -243,17 +243,17 @@ def _stop(job: Job) -> str | None:
 
 
 def shown_rows(job: Job) -> str:
-    """Return how many rows of each kind are in Postgres, with the name of a row of each kind."""
+    """Format the number of rows that the job has had of each kind."""
     return " · ".join(counted(count, ROW_NAMES[kind]) for kind, count in job.rows.items())
 
 
 def shown_values(values: dict[str, Any]) -> str:
-    """Return metrics on one line, with six significant digits."""
+    """Format metrics as one line, with six significant digits."""
     return " · ".join(f"{name} {shown_number(value)}" for name, value in values.items())
 
 
 def shown_number(value: object) -> str:
-    """Return a float with six significant digits, other values as text."""
+    """Format a float with six significant digits; other values are converted to text."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -274,14 +274,14 @@ def _progress(job: Job) -> str | None:
 
 
 def shown_status(job: Job) -> str:
-    """Return the status of the job: with the time if it has stalled or is lost, and with who stopped it."""
+    """Format the job's status, such as `stalled since TIME`, `lost since TIME` or `stopped by NAME`."""
     if job.status == "stopped" and job.stop:
         return f"stopped by {one_line(job.stop['requested_by'])}"
     return job.status if job.quiet_since is None else f"{job.status} since {shown_time(job.quiet_since)}"
 
 
 def shown_time(at: datetime | None) -> str | None:
-    """Return a time in the local zone as text; None for None."""
+    """Format a time in the local time zone; return None for None."""
     return None if at is None else f"{local(at):%Y-%m-%d %H:%M:%S %Z}"
 
 
@@ -301,7 +301,7 @@ def _show_table(found: list[Job], values: dict[int, dict[str, Any]], fields: lis
 
 
 def _cut_names(heads: Sequence[str], rows: list[list[Text]]) -> None:
-    """Cut the names, in the second column, so that each job has one line in the terminal."""
+    """Shorten the names (the second column), so that each job fits into one line of the terminal."""
     widths = [max(len(head), *(cells[index].cell_len for cells in rows)) for index, head in enumerate(heads)]
     between = 2 * (len(heads) - 1)
     left = console().width - (sum(widths) - widths[1]) - between

@@ -29,7 +29,7 @@ from trainwire.workers.sinks.loki.sink import LokiSink
 
 POLL_EVERY_S = 0.3
 QUIET_S = 10.0
-"""`logs -f` ends when a finished job gets no row for this time: missing messages may never arrive."""
+"""Seconds without a new row after which `logs -f` ends for a finished job; missing messages may never arrive."""
 FOLLOW_BATCH = 5000
 LOG_TYPES = ("stdout", "stderr")
 
@@ -49,8 +49,8 @@ def logs(
 ) -> None:
     """Print a job's newest lines, oldest first.
 
-    With -f it continues until ctrl-C, or until the job has finished and either all its messages have arrived or
-    there was no new row for 10 s.
+    With -f, new lines are printed until ctrl-C, or until the job has finished and either all its messages have
+    arrived or no row has arrived for 10 s.
     """
     if log_type not in (None, *LOG_TYPES):
         raise Problem(f"no such log type {log_type!r}: choose stdout or stderr")
@@ -117,7 +117,7 @@ def _follow(connection: Connection, wanted: LogFilter, last_seq: int) -> None:
 
 
 class Quiet:
-    """Measures how long a finished job has had no new row."""
+    """Measures for how long a finished job has not had a new row."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -125,7 +125,7 @@ class Quiet:
         self._seen: object = None
 
     def lasts_s(self, job: Job | None) -> float:
-        """Return the seconds since a finished job last changed, 0 while it runs."""
+        """Return the seconds since the last change of a finished job; 0 while it runs."""
         seen = None if job is None else (job.status, job.attempt, job.rows)
         if job is None or not job.is_finished or seen != self._seen:
             self._seen, self._since = seen, self._clock()
@@ -134,7 +134,7 @@ class Quiet:
 
 
 def has_ended(connection: Connection, job_id: int) -> bool:
-    """Return whether the job has finished and no more rows of it are expected."""
+    """Return whether the job has finished and no more of its rows are expected."""
     job = find_job(connection, job_id)
     if job is None or not job.is_finished:
         return False
@@ -149,14 +149,14 @@ def _quiet_warning(job_id: int) -> str:
 
 
 def write_lines(lines: list[StoredLine]) -> None:
-    """Write log lines to stdout; colours of the trainer's output only on a terminal."""
+    """Write log lines to stdout; colour codes in the lines are kept only if it is a terminal."""
     colours = sys.stdout.isatty()
     sys.stdout.writelines(f"{shown_line(line, colours=colours)}\n" for line in lines)
     sys.stdout.flush()
 
 
 def shown_line(line: StoredLine, *, colours: bool) -> str:
-    """Return time, stream and text of one line; further lines of its text are indented."""
+    """Format a log line with its time and log type; a line break in its text is followed by an indent."""
     rank = "" if line.rank is None else f" {line.rank}"
     level = "" if line.level is None else f" {safe(line.level)}"
     first, *more = line.content.split("\n")

@@ -1,4 +1,4 @@
-"""`trainwire metrics`: the newest metric points of a job, or all as CSV."""
+"""`trainwire metrics`: prints the newest metric points of a job, or all points as CSV."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainwire.stores.postgres.jobs import removed_rows
 from trainwire.stores.rows.command_rows import StoredPoint, newest_metrics
 
 SHOWN_EXTRAS = 12
-"""Most metrics beside the lifted ones that the table shows; --json has all."""
+"""Largest number of metrics in the table besides loss, accuracy and learning rate; --json prints all."""
 DEFAULT_LIMIT: Final = 500
 
 
@@ -45,7 +45,7 @@ def metrics(
     ] = DEFAULT_LIMIT,
     data_dir: DataDir = None,
 ) -> None:
-    """Print a job's newest metric points, oldest first, or all of them as CSV."""
+    """Print a job's newest metric points, oldest first, or all points as CSV."""
     wanted = split_names([names])
     if as_csv and (as_json or limit != DEFAULT_LIMIT):
         raise Problem("--csv prints all points: leave out --json and --limit")
@@ -70,7 +70,7 @@ def metrics(
 
 
 def _all_points(address: Address, job_id: int, names: Sequence[str]) -> Metrics:
-    """Return all points of these metrics; warn of each name that the job does not have."""
+    """Return all points of the metrics `names`; print a warning for each name that the job does not have."""
     with as_problem(ClientError), Client(database_url=address.need_database_url()) as client:
         found = client.job(job_id).metrics(list(names))
     for name in names:
@@ -80,7 +80,7 @@ def _all_points(address: Address, job_id: int, names: Sequence[str]) -> Metrics:
 
 
 def _newest(found: Metrics, limit: int) -> list[StoredPoint]:
-    """Return the last rows, with the metrics that were read."""
+    """Return the last `limit` points, with the values of the metrics that were read."""
     columns = {name: column[-limit:] for name, column in found.columns.items()}
     about = [columns.pop(name) for name in ("seq", "attempt", "rank", "epoch", "step", "ts")]
     return [
@@ -99,7 +99,7 @@ def _newest(found: Metrics, limit: int) -> list[StoredPoint]:
 
 
 def _write_csv(found: Metrics) -> None:
-    """Write a line for each point, with its time in nanoseconds since 1970; a metric that it lacks is empty."""
+    """Write one CSV line per point, with its time in nanoseconds since 1970; a metric without a value is empty."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(found.columns)
     writer.writerows(zip(*(map(_shown, column) for column in found.columns.values()), strict=True))

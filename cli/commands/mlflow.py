@@ -1,4 +1,4 @@
-"""`trainwire mlflow`: the run of a job in MLflow."""
+"""`trainwire mlflow`: shows the MLflow run of a job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mlflow(
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show a job's run in MLflow: state, summary of the metrics, adapted values, and the lag of the mirror."""
+    """Show a job's MLflow run: its state, summaries of its metrics, adapted values, and undelivered rows."""
     address = servers(data_dir)
     uri = settings_for(address).mlflow_tracking_uri
     if uri is None:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and JSON output."""
+"""Options that several commands have in common, and JSON output."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
 def servers(data_dir: Path | None) -> Address:
-    """Return the addresses that this command uses; copy the settings of a running stack to `os.environ`."""
+    """Return the addresses of the servers to use, and copy the settings of a running stack to `os.environ`."""
     address = locate(data_dir, os.environ)
     adopt(address.settings, os.environ)
     return address
 
 
 def write_json(document: object) -> None:
-    """Print one JSON document; times are ISO 8601, NaN and infinities are strings such as "NaN"."""
+    """Print `document` as JSON; times are ISO 8601, and NaN and infinities are strings such as "NaN"."""
     sys.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """Convert `value` to types that JSON can represent, as `write_json` prints it."""
+    """Convert `value` to types that JSON can represent."""
     if isinstance(value, msgspec.Struct):
         return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""`trainwire reconcile`: finds acknowledged messages that Postgres lost, as after a restore."""
+"""`trainwire reconcile`: finds acknowledged messages that are not in Postgres, for example after a restore."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from trainwire.workers.operations.reconcile import reconcile as reconcile_all
 
 
 def reconcile(data_dir: DataDir = None) -> None:
-    """List acknowledged messages that Postgres has lost, as after a restore, and count them as missing.
+    """List acknowledged messages that Postgres has lost, for example by a restore, and record them as missing.
 
-    Running trainers send again those that they still have. Without a restore it changes nothing.
+    Running trainers then send those again that are still in their spools. Without losses nothing changes.
     """
     settings = settings_for(servers(data_dir), with_redis=True)
     count = 0

@@ -1,4 +1,4 @@
-"""`trainwire retention`: the checkpoints and rows that the next retention runs would delete."""
+"""`trainwire retention`: shows the checkpoints or rows that the next retention run would delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def retention(
     rows: Annotated[bool, typer.Option("--rows", help="Old log and metric rows instead of checkpoints.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show the checkpoints, or old rows, that the next retention runs would delete; deletes nothing itself."""
+    """Show the checkpoints, or old rows, that the next retention run would delete. Nothing is deleted now."""
     address = servers(data_dir)
     settings = settings_for(address)
     if rows:

@@ -92,9 +92,9 @@ def run(
     ] = DEFAULT_STOP_GRACE_S,
     data_dir: DataDir = None,
 ) -> None:
-    """Run COMMAND; its stdout and stderr become log messages, its exit code the completion and that of `run`.
+    """Run COMMAND as a job: its output becomes log lines, and its exit code that of the job and of this command.
 
-    It runs the command whether or not there is a Redis: messages wait in the spool for a `trainwire up`.
+    COMMAND also runs while Redis is not available: messages wait in the spool for a `trainwire up`.
     """
     try:
         code = launch(

@@ -1,4 +1,4 @@
-"""`trainwire spool`: list, show, send and discard the messages in the spools of trainers."""
+"""`trainwire spool`: lists, prints, sends and deletes the messages in a spool."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ app = typer.Typer(no_args_is_help=True, help="Messages that trainers have not se
 
 @app.command("list")
 def list_sources(as_json: AsJson = False, spool: SpoolDir = None) -> None:
-    """List the sources that have messages in the spool, the oldest first."""
+    """List the sources that have messages in the spool, oldest first."""
     folder = _folder(spool)
     found, has_unreadable = _read_spool(folder)
     if as_json:
@@ -59,7 +59,7 @@ def list_sources(as_json: AsJson = False, spool: SpoolDir = None) -> None:
 
 @app.command()
 def show(job_id: JobId, spool: SpoolDir = None) -> None:
-    """Print the log lines of a job in the spool; some of them may be stored already."""
+    """Print the log lines of a job that are in the spool; some of them may already be stored in Postgres."""
     sources = [source for source in list_spool(_folder(spool)) if source.about.job_id == job_id]
     if not sources:
         raise Problem(f"no messages of job {job_id} in {_folder(spool)}")
@@ -79,7 +79,7 @@ def send(
     spool: SpoolDir = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Send the messages that ended processes have left; exit code 1 if some are left after it."""
+    """Send the messages that ended processes have left in the spool; exit code 1 if some remain."""
     url, token, names = _server(data_dir)
     folder = _folder(spool)
     found = send_leftovers(folder, url, Timing(), timeout_s, servers=names, any_server=any_server, token=token)
@@ -113,7 +113,7 @@ def discard(
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only list.")] = False,
     spool: SpoolDir = None,
 ) -> None:
-    """Delete messages that ended processes have left; without --yes they are only listed."""
+    """Delete the messages that ended processes have left in the spool; without --yes they are only listed."""
     if (job_id is None and source is None) != every:
         raise Problem("give a job, a --source, or --all")
     folder = _folder(spool)
@@ -147,7 +147,7 @@ def _name(about: About) -> str:
 
 
 def _server(data_dir: Path | None) -> tuple[str, str | None, set[str]]:
-    """Return the server to send to, the token for it, and the names under which the spool has messages for it."""
+    """Return the URL of the server to send to, its token, and the names by which spools refer to this server."""
     if data_dir is None and (url := os.environ.get(URL_VARIABLE)):
         try:
             return checked_url(url), token_of(os.environ), {server_of(url)}
@@ -170,7 +170,7 @@ def _folder(spool: Path | None) -> Path:
 
 
 def _read_spool(folder: Path) -> tuple[list[Spooled], bool]:
-    """Return the sources in a spool, and whether there are unreadable ones; warns about each of these."""
+    """Return the sources in a spool, and whether some cannot be read; a warning is printed for each of those."""
     paths = list(source_folders(folder))
     found = list(list_spool(folder))
     hidden = [path for path in set(paths) - {source.path for source in found} if path.exists()]

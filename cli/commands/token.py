@@ -1,4 +1,4 @@
-"""`trainwire token`: access tokens of the gateway."""
+"""`trainwire token`: creates, lists and revokes access tokens of the gateway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def _duration(text: str | timedelta) -> timedelta:
-    """Return the time in a text such as 12h, 30d or 8w."""
+    """Parse a duration such as 12h, 30d or 8w."""
     if isinstance(text, timedelta):
         return text
     number, unit = text[:-1], text[-1:]
@@ -35,7 +35,7 @@ def _duration(text: str | timedelta) -> timedelta:
 
 
 def _checked_names(pattern: str) -> str:
-    """Return a name of runs, or a beginning of names with a *; raise `Problem` for any other text."""
+    """Return `pattern` if it is a name of jobs, or the beginning of names and a *; else raise `Problem`."""
     plain = pattern.removesuffix("*")
     if not plain or "*" in plain or not plain.isprintable() or len(plain) > MAX_TEXT_CHARS["name"]:
         raise Problem(
@@ -92,7 +92,7 @@ def create(
 
 @app.command("list")
 def list_all(as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """List the tokens with name, role and last use."""
+    """List the tokens with their names, roles and times of last use."""
     with reading(servers(data_dir)) as connection:
         tokens = list_tokens(connection)
     if as_json:
@@ -108,7 +108,7 @@ def revoke(
     token_id: Annotated[int, typer.Argument(parser=token_number, metavar="ID", help="Its id in the list.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Revoke a token; gateways refuse it after a few seconds."""
+    """Revoke a token. Gateways reject it after a few seconds."""
     with writing(servers(data_dir)) as connection:
         if not revoke_token(connection, token_id):
             raise Problem(f"no token {token_id}: see `trainwire token list`")

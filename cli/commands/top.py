@@ -1,4 +1,4 @@
-"""`trainwire top`: a live view of the system in the terminal."""
+"""`trainwire top`: shows the state of the system in the terminal, refreshed periodically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainwire.stores.postgres.connections import open_engine
 from trainwire.workers.settings import Settings
 
 RATES_OVER_S: Final = 1.0
-"""Interval of the rates with --once."""
+"""Seconds between the two snapshots from which --once computes rates."""
 TakeSnapshot = partial[Snapshot]
 
 

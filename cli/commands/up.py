@@ -44,9 +44,9 @@ def up(
     no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Without the gateway.")] = False,
     no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Without the Prometheus exporter.")] = False,
 ) -> None:
-    """Run Postgres, Redis (Valkey), workers, beat, Flower, gateway and exporter until ctrl-C; the data stays.
+    """Run Postgres, Redis (Valkey), workers, beat, Flower, gateway and exporter until ctrl-C. The data is kept.
 
-    DATABASE_URL or REDIS_URL in the environment: that server is used instead of the embedded one.
+    If DATABASE_URL or REDIS_URL is set, that server is used instead of the embedded one.
     """
     folder = chosen_data_dir(data_dir, os.environ) or default_data_dir(os.environ)
     with hold(folder):
@@ -56,9 +56,9 @@ def up(
 
 
 def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
-    """Start, watch and stop `stack`; the first ctrl-C requests its stop, the second kills it.
+    """Start the stack, watch it, and stop it at the end. The first ctrl-C requests a stop, the second kills it.
 
-    `no_loki` is the reason for which Loki was switched off, as a sentence.
+    `no_loki` is the reason why Loki is switched off, or None; it is printed.
     """
     _stop_on_signals(stack)
     spool: SpoolWatch | None = None
@@ -84,9 +84,9 @@ def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
 
 
 def _spool_names(folder: Path, streams: str) -> set[str]:
-    """Return the names of this stack in spools, by which its trainers mark the messages that are meant for it.
+    """Return the names that trainers of this stack write into their spools to identify the server of the messages.
 
-    Trainers that found no stack use `ANY_STACK`: it is included if they would find this stack.
+    A trainer that found no stack writes ANY_STACK; the name is included if that trainer would now find this stack.
     """
     try:
         is_found = StackFolders.from_env(os.environ).find().data_dir == folder
@@ -133,7 +133,10 @@ def _say_ready(stack: Stack, folder: Path, no_loki: str | None) -> None:
 
 
 def sending_from_elsewhere(gateway_url: str, host: str) -> str | None:
-    """Return what to export on other machines; None if the gateway listens on a loopback address only."""
+    """Return a text that names the variables to export on other machines, so that trainings send to this gateway.
+
+    Returns None if the gateway listens only on a loopback address.
+    """
     if is_loopback(host):
         return None
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound

@@ -1,4 +1,4 @@
-"""`trainwire verify`: compares the rows of a job in a sink with those in Postgres."""
+"""`trainwire verify`: compares a job's rows in a sink with its rows in Postgres."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXIT_DIFFERS: Final = 1
 
 
 def verify(job: JobReference, sink: Sink, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Compare the rows of a job in a store with those in Postgres, one by one; exit code 1 if they differ."""
+    """Compare a job's rows in a store with those in Postgres, row by row; exit code 1 if they differ."""
     known_sink(sink)
     address = servers(data_dir)
     with reading(address) as connection:

@@ -1,1 +1,1 @@
-"""The training of `trainwire demo`."""
+"""The demo training that `trainwire demo` runs."""

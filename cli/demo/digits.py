@@ -1,6 +1,6 @@
-"""A training of a few seconds that needs no packages: a small network learns to read drawn digits.
+"""A training of a few seconds without dependencies: a small network learns to recognize drawn digits.
 
-`trainwire demo` runs it; alone: `TRAINWIRE_JOB_ID=1 python -m trainwire.cli.demo.digits`.
+`trainwire demo` runs it. To run it alone: `TRAINWIRE_JOB_ID=1 python -m trainwire.cli.demo.digits`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DIGITS: Final = (
     "01110 10001 10001 01110 10001 10001 01110",
     "01110 10001 10001 01111 00001 00010 01100",
 )
-"""Each digit as seven rows of five pixels."""
+"""The pattern of each digit: seven rows of five pixels."""
 SIDE: Final = 9
 NOISE: Final = 0.3
 TRAINING_IMAGES: Final = 900
@@ -42,7 +42,7 @@ Labelled = tuple[Image, int]
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command line."""
+    """Command-line options of the training."""
 
     epochs: int
     hidden: int
@@ -60,7 +60,7 @@ class Network:
         self.outer = [[rng.gauss(0, math.sqrt(1 / hidden)) for _ in range(hidden)] for _ in DIGITS]
 
     def learn(self, image: Image, label: int, rate: float) -> float:
-        """Take one step of gradient descent; return the loss before it."""
+        """Take one step of gradient descent, and return the loss before the step."""
         active, chances = self._forward(image)
         errors = [chance - (digit == label) for digit, chance in enumerate(chances)]
         for index, value in enumerate(active):
@@ -74,7 +74,7 @@ class Network:
         return -math.log(max(chances[label], 1e-12))
 
     def read(self, image: Image) -> int:
-        """Return the digit that is most likely."""
+        """Return the most likely digit in the image."""
         chances = self._forward(image)[1]
         return chances.index(max(chances))
 
@@ -88,7 +88,7 @@ class Network:
 
 
 def drawn(digit: int, rng: random.Random) -> Image:
-    """Return an image of a digit at a random place, with noise."""
+    """Return a noisy image of a digit at a random position."""
     rows = DIGITS[digit].split()
     top, left = rng.randrange(SIDE - len(rows) + 1), rng.randrange(2, 4)
     image = [rng.gauss(0, NOISE) for _ in range(SIDE**2)]
@@ -99,7 +99,7 @@ def drawn(digit: int, rng: random.Random) -> Image:
 
 
 def images(count: int, rng: random.Random) -> list[Labelled]:
-    """Return `count` labelled images, the same number of each digit."""
+    """Return `count` labelled images with equal numbers of each digit."""
     return [(drawn(number % len(DIGITS), rng), number % len(DIGITS)) for number in range(count)]
 
 
@@ -109,14 +109,14 @@ def shuffled(examples: list[Labelled], rng: random.Random) -> Iterator[Labelled]
 
 
 def save(model: Network, path: Path) -> Path:
-    """Write the model to `path`, complete or not at all."""
+    """Write the model to `path` atomically."""
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(vars(model)))
     return beside.replace(path)
 
 
 def train(run: Run, options: Options) -> None:
-    """Train for some epochs; metrics every few steps, accuracy and checkpoints every epoch."""
+    """Train the network; report metrics every few steps, and accuracy and checkpoints after each epoch."""
     rng = random.Random(options.seed)
     training, validation = images(TRAINING_IMAGES, rng), images(VALIDATION_IMAGES, rng)
     print(f"digits: {len(training)} images to learn from, {len(validation)} to validate", flush=True)
@@ -141,7 +141,7 @@ def train(run: Run, options: Options) -> None:
 
 
 def parse_options() -> Options:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--hidden", type=int, default=24, help="neurons of the hidden layer")
@@ -152,7 +152,7 @@ def parse_options() -> Options:
 
 
 def main() -> None:
-    """Train, with a `Run` of the job in TRAINWIRE_JOB_ID."""
+    """Run the training with a `Run` for the job in TRAINWIRE_JOB_ID."""
     options = parse_options()
     options.out.mkdir(parents=True, exist_ok=True)
     params = {name: value for name, value in vars(options).items() if name != "out"}

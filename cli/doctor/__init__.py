@@ -1,1 +1,1 @@
-"""The checks of `trainwire doctor`, one module for each part of the system."""
+"""The checks of `trainwire doctor`, one module per part of the system."""

@@ -1,4 +1,4 @@
-"""Checks of alerts: whether the rules can be read, and whether the destinations confirm what is sent."""
+"""Checks of alerts: the rules can be parsed, and the destinations confirm alerts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PART: Final = Part("alerts")
 
 
 def check(path: Path, connection: Connection) -> Findings:
-    """Yield the findings about a file of rules and its destinations."""
+    """Yield the results of checks of a rules file and its destinations."""
     try:
         rules = load_rules(path)
     except UnsetVariable as exc:

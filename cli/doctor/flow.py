@@ -1,4 +1,4 @@
-"""Checks of the backlogs: lag of streams and sinks, halted drains, repaired keys, dead letters."""
+"""Checks of the data flow: lag of streams and sinks, halted drains, repaired keys, dead letters."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PART: Final = Part("flow")
 
 
 def check_streams(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
-    """Yield halted drains, repaired keys and the lag of the streams.
+    """Yield findings about the streams: halted drains, repaired keys and lag.
 
-    Nothing if Redis cannot be reached: `redis_server.check` reports that.
+    Yields nothing if Redis cannot be reached, because `redis_server.check` reports that.
     """
     with suppress(*STREAM_ERRORS):
         samples = list(redis_samples(client, settings.ingest_shards, streams))
@@ -56,7 +56,7 @@ def check_streams(client: redis.Redis, settings: Settings, streams: redis.Redis 
 
 
 def _repairs(streams: redis.Redis) -> Findings:
-    """Yield the keys of the streams' server that workers have repaired within REPAIRED_WITHIN_S."""
+    """Yield a warning for each Redis key that workers have repaired within the last REPAIRED_WITHIN_S seconds."""
     repairs: dict[str, str] = {}
     with suppress(*STREAM_ERRORS):  # in a cluster, the server that has the list may not answer
         repairs = recent_repairs(streams, REPAIRED_WITHIN_S)
@@ -66,7 +66,7 @@ def _repairs(streams: redis.Redis) -> Findings:
 
 
 def check_rows(connection: Connection, settings: Settings) -> Findings:
-    """Yield the sinks that are down or lag behind, and the number of dead letters."""
+    """Yield findings about sinks that are down or lag behind, and about dead letters."""
     letters = 0.0
     for sample in postgres_samples(connection, [sink.name for sink in sinks_for(settings)]):
         which = ", ".join(sample.labels)

@@ -1,4 +1,4 @@
-"""Checks of the object store: whether it answers, and which operations it allows."""
+"""Checks of the object store: it can be reached, and allows the necessary operations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ S3: Final = Part("s3")
 
 
 def check_s3(bucket: str, prefix: str) -> Findings:
-    """Yield for each operation whether the store allows it; writes, reads and deletes an object of a few bytes."""
+    """Yield for each operation whether the object store allows it.
+
+    To find out, a small object below `prefix` is written, read and deleted.
+    """
     key = "/".join(part for part in (prefix.strip("/"), f".trainwire-doctor-{secrets.token_hex(6)}") if part)
     probe = S3Uri(bucket, key)
     try:

@@ -25,7 +25,7 @@ PART: Final = Part("postgres")
 
 
 def check(engine: Engine) -> Findings:
-    """Yield the findings, or one error if the server does not answer."""
+    """Yield the findings about the Postgres server, or one error if it does not answer."""
     try:
         with engine.connect() as connection:
             before_s = time.time()
@@ -39,7 +39,7 @@ def check(engine: Engine) -> Findings:
 
 
 def has_our_tables(findings: list[Finding]) -> bool:
-    """Return whether Postgres answers and has our tables, by the findings so far."""
+    """Return whether `findings` show that Postgres answers and has the tables of trainwire."""
     bad = {"answers", "schema"}
     return not any(one.part == PART.name and one.check in bad and one.level == "error" for one in findings)
 

@@ -1,4 +1,4 @@
-"""Checks of beat and the workers: an active beat, a consumer for each queue, no expired work orders."""
+"""Checks of beat and workers: beat is active, each queue has a consumer, and no work orders have expired."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ PART: Final = Part("processes")
 
 
 def check(client: redis.Redis, settings: Settings) -> Findings:
-    """Yield the findings; nothing if Redis cannot be reached, which `redis_server.check` reports."""
+    """Yield the findings about beat and the workers.
+
+    Yields nothing if Redis cannot be reached, because `redis_server.check` reports that.
+    """
     with suppress(RedisError, OperationalError):
         yield _beat(client)
         readers = _readers(settings)
@@ -84,7 +87,7 @@ def _queue(queue: str, workers: list[str], expired_s: float) -> Finding:
 
 
 def _expired_s(client: redis.Redis, queue: str) -> float:
-    """Return the seconds since the next order of a queue expired; 0 if it has not expired."""
+    """Return the seconds since the next work order in the queue expired; 0 if it has not expired."""
     raw: Any = client.lindex(queue, -1)
     with suppress(TypeError, ValueError, KeyError):
         expires = datetime.fromisoformat(json.loads(raw)["headers"]["expires"])

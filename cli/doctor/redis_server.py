@@ -1,4 +1,4 @@
-"""Checks of the broker's Redis server, and of those of the streams if STREAMS_URL names others."""
+"""Checks of the broker's Redis server, and of the servers of the streams if STREAMS_URL names others."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ MORE_CLIENTS: Final = (
     "(ulimit -n, LimitNOFILE in systemd)"
 )
 Info = Mapping[str, Any]
-"""The reply to INFO, parsed by redis-py."""
+"""The reply to INFO as parsed by redis-py."""
 
 NEEDED: Final = {"redis": (6, 2), "valkey": (7, 2)}
 FULL: Final = 0.97
 BUSY: Final = 0.8
-"""Share of `maxclients`; restarting trainers and workers hold their old and new connections for a moment."""
+"""Share of `maxclients` above which a warning is given.
+
+It leaves room for restarts, during which trainers and workers briefly hold both their old and new connections.
+"""
 OWN_FILES: Final = 32
-"""File descriptors that a server reserves for itself (CONFIG_MIN_RESERVED_FDS)."""
+"""Number of file descriptors that Redis reserves for itself (CONFIG_MIN_RESERVED_FDS)."""
 
 
 def check(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
-    """Yield the findings; of the servers only INFO and TIME are used, which the workers' user may run.
+    """Yield the findings about the Redis servers.
 
-    `streams` is a client of the server or cluster that STREAMS_URL names.
+    `streams` is a client of the server or cluster in STREAMS_URL. Servers are examined with INFO and TIME only,
+    which the Redis user of workers may run.
     """
     try:
         before_s = time.time()
@@ -60,7 +64,7 @@ def check(client: redis.Redis, settings: Settings, streams: redis.Redis | None =
 
 
 def _check_streams(client: redis.Redis, settings: Settings) -> Findings:
-    """Yield the findings of each server that has streams, also if some of them do not answer."""
+    """Yield the findings about each server of the streams, even if some of them do not answer."""
     try:
         servers = servers_of(client)
     except STREAM_ERRORS as exc:
@@ -94,7 +98,7 @@ def _server(part: Part, info: Info, settings: Settings, *, has_streams: bool = T
 
 
 def _version(part: Part, info: Info) -> Finding:
-    """Check the version of the server."""
+    """Check that the server's version is supported."""
     kind = "valkey" if "valkey_version" in info else "redis"
     installed = str(info.get(f"{kind}_version", "0"))
     numbers = tuple(int(number) for number in installed.split(".")[:2] if number.isdigit())
@@ -105,7 +109,7 @@ def _version(part: Part, info: Info) -> Finding:
 
 
 def _eviction(part: Part, info: Info) -> Finding:
-    """Check that a full server refuses writes instead of evicting keys."""
+    """Check that a full server rejects writes instead of evicting keys."""
     policy = info.get("maxmemory_policy")
     if policy == "noeviction":
         return part.ok("eviction", "evicts no keys when it is full")
@@ -114,7 +118,7 @@ def _eviction(part: Part, info: Info) -> Finding:
 
 
 def _persistence(part: Part, info: Info, *, has_streams: bool = True) -> Findings:
-    """Yield whether the server's data survives a restart, and whether its writes to disk succeed."""
+    """Check that the server's data survives a restart, and that the server can write to its disk."""
     if info.get("aof_enabled"):
         yield part.ok("persistence", "has an append-only file")
     elif has_streams:
@@ -129,7 +133,7 @@ def _persistence(part: Part, info: Info, *, has_streams: bool = True) -> Finding
 
 
 def _memory(part: Part, info: Info, high_water: float) -> Finding:
-    """Check the server's memory; above the share `high_water` trainers keep messages in their spools."""
+    """Check the server's memory; above the share `high_water`, trainers keep messages in their spools."""
     used, limit = int(info["used_memory"]), int(info["maxmemory"])
     if not limit:
         text = "has no maxmemory: it grows until the machine kills it, and trainers never hold messages back"
@@ -143,7 +147,7 @@ def _memory(part: Part, info: Info, high_water: float) -> Finding:
 
 
 def _connections(part: Part, info: Info) -> Findings:
-    """Yield the share of `maxclients` in use; nothing if INFO lacks `maxclients`."""
+    """Check the number of connections against `maxclients`; yield nothing if INFO does not report it."""
     if "maxclients" not in info:
         return
     limit = int(info["maxclients"])
@@ -167,7 +171,7 @@ def _no_answer(part: Part, exc: BaseException, setting: str, url: str) -> Findin
 
 
 def _tls_of(url: str) -> Mapping[str, Any] | None:
-    """Return the TLS parameters of an address, None if it has no TLS."""
+    """Return the TLS parameters of a Redis URL; None if it does not use TLS."""
     if not is_cluster(url):
         return broker_at(url).ssl
     return cluster_tls(url) if url.startswith("rediss") else None
@@ -183,7 +187,7 @@ def _tls(part: Part, url: str, setting: str) -> Findings:
 
 
 def _published(client: redis.Redis) -> tuple[Any, bool]:
-    """Return two values that trainers read before they send: the number of shards, and whether HOLD_KEY exists."""
+    """Return the values that workers publish for trainers: the number of shards, and whether HOLD_KEY exists."""
     return client.get(SHARDS_KEY), bool(client.exists(HOLD_KEY))
 
 

@@ -1,4 +1,4 @@
-"""Reads the metrics, workers and jobs that `trainwire top` shows at one moment."""
+"""Reads the metrics, workers and jobs that `trainwire top` shows."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ from trainwire.workers.settings import Settings
 ANSWER_WITHIN_S: Final = 0.7
 MOST_JOBS: Final = 12
 TROUBLED_JOBS: Final = 4
-"""Stalled and lost jobs that may displace running ones from the list."""
+"""Number of places in the list that are reserved for stalled and lost jobs."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """State at `at_s` (monotonic time); `unreachable` has a sentence for each store that did not answer."""
+    """The state of the system at `at_s` (monotonic time).
+
+    `unreachable` has a text for each store that did not answer.
+    """
 
     at_s: float
     samples: tuple[Sample, ...] = ()
@@ -40,20 +43,20 @@ class Snapshot:
     unreachable: tuple[str, ...] = ()
 
     def total(self, metric: Metric, label: str | None = None) -> float | None:
-        """Return the sum of a metric over all labels, or over one first label; None without such a sample."""
+        """Return the sum of a metric's samples, or of those whose first label is `label`; None without samples."""
         found = self._of(metric, label)
         return sum(found) if found else None
 
     def most(self, metric: Metric, label: str | None = None) -> float | None:
-        """Return the largest value of a metric; None without a sample."""
+        """Return the largest value of a metric; None if there is no sample."""
         return max(self._of(metric, label), default=None)
 
     def labels(self, metric: Metric) -> list[str]:
-        """Return the distinct first labels of a metric, in the order of the samples."""
+        """Return the distinct values of a metric's first label, in the order of samples."""
         return list(dict.fromkeys(sample.labels[0] for sample in self.samples if sample.metric is metric))
 
     def rate(self, before: Snapshot | None, metric: Metric, label: str) -> float | None:
-        """Return the growth per second since the snapshot `before`; None where either lacks the metric."""
+        """Return the increase of a metric per second since `before`; None if a snapshot lacks the metric."""
         now, then = self.total(metric, label), before.total(metric, label) if before else None
         if before is None or now is None or then is None or self.at_s <= before.at_s:
             return None
@@ -75,7 +78,10 @@ def take(
     *,
     streams: redis.Redis | None = None,
 ) -> Snapshot:
-    """Return a snapshot; the data of a store that does not answer is missing, and `unreachable` names it."""
+    """Read the current state of the system.
+
+    If a store does not answer, its data is missing, and `unreachable` names it.
+    """
     samples: list[Sample] = []
     jobs: list[Job] = []
     workers: dict[str, list[str]] = {}
@@ -98,7 +104,7 @@ def take(
 
 
 def _jobs(connection: Connection) -> list[Job]:
-    """Return running, then stalled and lost jobs; TROUBLED_JOBS places are reserved for the latter."""
+    """Return running jobs, followed by stalled and lost ones, for which TROUBLED_JOBS places are reserved."""
     running, stalled, lost = (
         find_jobs(connection, status=status, limit=MOST_JOBS) for status in ("running", "stalled", "lost")
     )

@@ -1,4 +1,4 @@
-"""A snapshot as tables for a terminal."""
+"""Formats a snapshot of the system as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BAD: Final = "bold red"
 
 
 def render(now: Snapshot, before: Snapshot | None) -> RenderableType:
-    """Return a snapshot as rich tables, with rates per second since the snapshot `before`."""
+    """Format a snapshot as rich tables; rates are computed since the snapshot `before`."""
     parts: list[RenderableType] = [Text(one_line(line), style=BAD) for line in now.unreachable]
     parts += [_head(now), Text(), _streams(now, before)]
     if now.labels(names.SINK_LAG_ROWS):
@@ -114,12 +114,12 @@ def _jobs(jobs: tuple[Job, ...], at: datetime) -> Table:
 
 
 def number(value: float | None) -> str:
-    """Return a count or rate with thousands separators, `-` for None."""
+    """Format a count or a rate with thousands separators; `-` for None."""
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
 def size(value: float | None) -> str:
-    """Return a size with its binary unit, `-` for None."""
+    """Format a size in bytes with a binary unit; `-` for None."""
     if value is None:
         return UNKNOWN
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -130,7 +130,7 @@ def size(value: float | None) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """Return a time span in its largest fitting unit, `-` for None."""
+    """Format a number of seconds in the largest suitable unit; `-` for None."""
     if seconds is None:
         return UNKNOWN
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):

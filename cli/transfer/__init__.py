@@ -1,1 +1,1 @@
-"""Imports runs of other tools and exports jobs; counts the rows of both sides to show that none is missing."""
+"""Imports runs of other tools and exports jobs; the counts of both sides are compared."""

@@ -1,4 +1,4 @@
-"""Imports runs one after another, and makes their receipt."""
+"""Imports runs of other tools one after another, and compares them with their rows in Postgres."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from trainwire.cli.transfer.import_report import ImportReport, is_deleted, report_of, run_report
 from trainwire.cli.transfer.messages import messages_of
-from trainwire.cli.transfer.receipt import Receipt, is_deleted, receipt_of, run_receipt
 from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
 from trainwire.cli.transfer.sending import Sender
 
@@ -28,11 +28,12 @@ def import_runs(
     connection: Connection,
     sender: Sender | None,
     on_progress: OnProgress,
-) -> Receipt:
-    """Send all runs and return the receipt; without a sender only read them and count their rows in Postgres.
+) -> ImportReport:
+    """Send the messages of all runs, and return the comparison with Postgres.
 
-    `connection` is in autocommit mode. `on_progress` is called with the name of a run, the number of its points
-    that were read, and a function that returns the share of it that was read.
+    If `sender` is None, the runs are only read and compared. `connection` is in autocommit mode. `on_progress` is
+    called with the name of a run, the number of points read, and a function that returns the share of the run that
+    was read.
     """
     left_out: list[LeftOut] = []
     read: list[_Read] = []
@@ -43,10 +44,10 @@ def import_runs(
             read.append(_read(run, connection, sender, on_progress))
     if sender is not None:
         sender.finish()
-    receipts = (
-        run_receipt(connection, each.run, each.tally, each.sent, is_deleted=each.is_deleted) for each in read
+    reports = (
+        run_report(connection, each.run, each.tally, each.sent, is_deleted=each.is_deleted) for each in read
     )
-    return receipt_of(receipts, left_out)
+    return report_of(reports, left_out)
 
 
 def _read(run: SourceRun, connection: Connection, sender: Sender | None, on_progress: OnProgress) -> _Read:

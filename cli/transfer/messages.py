@@ -1,4 +1,4 @@
-"""Makes numbered messages of the items of a run; the same items always make the same messages."""
+"""Converts the items of an imported run to numbered messages; the same items always become the same messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ATTEMPT: Final = 1
 
 
 def messages_of(run: SourceRun, tally: Tally) -> Iterator[Message]:
-    """Yield the messages of a run, numbered by kind; count its items in `tally`."""
+    """Yield the messages of an imported run, numbered by kind; count the run's items in `tally`."""
     seqs: Counter[Kind] = Counter()
     for body in _bodies(run.items(tally), tally):
         kind = KIND_OF_BODY[type(body)]
@@ -32,7 +32,7 @@ def messages_of(run: SourceRun, tally: Tally) -> Iterator[Message]:
 
 
 class _Buffer:
-    """The points and lines that are not yet part of a message."""
+    """Points and lines that have been read and are not part of a message yet."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -43,30 +43,33 @@ class _Buffer:
         self._chars = 0
 
     def add_point(self, point: Point) -> bool:
-        """Add a point; return whether there are now enough for a full message."""
+        """Add a point; return whether the buffer has enough points for a full message."""
         self._points.append(point)
         self._values += len(point.values)
         return len(self._points) >= MESSAGE_POINTS or self._values >= MESSAGE_VALUES
 
     def must_cut(self, line: Line) -> bool:
-        """Return whether the lines so far must become a message: this one does not fit or is of another stream."""
+        """Return whether the buffered lines must become a message before `line` is added.
+
+        They must if the buffer is full, or if they are of another log type (stdout or stderr).
+        """
         is_full = len(self._lines) >= MESSAGE_LINES or self._chars >= MESSAGE_CHARS
         return bool(self._lines) and (is_full or self._lines[-1].log_type != line.log_type)
 
     def add_line(self, line: Line) -> None:
-        """Add a line."""
+        """Add a log line."""
         self._lines.append(line)
         self._chars += len(line.text)
 
     def take_points(self) -> Iterator[Body]:
-        """Yield a message with the points, if there are any."""
+        """Remove the buffered points; yield a message with them, if there are any."""
         points, values, self._points, self._values = self._points, self._values, [], 0
         if points:
             yield Metrics(points=points, started_at=self.started_at)
         self._tally.taken["points"] += values
 
     def take_lines(self) -> Iterator[Body]:
-        """Yield a message with the lines, if there are any."""
+        """Remove the buffered lines; yield a message with them, if there are any."""
         lines, self._lines, self._chars = self._lines, [], 0
         if lines:
             texts, times = [line.text for line in lines], [line.ts for line in lines]

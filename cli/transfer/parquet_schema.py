@@ -1,4 +1,4 @@
-"""The columns of neptune-exporter's parquet files, which migration tools read and write."""
+"""The schema of neptune-exporter's parquet files, which migration tools read and write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 from trainwire.stack.errors import Problem
 
 MAX_STEP: Final = 10**12 - 1
-"""A step has 18 digits, 6 of them after the point."""
+"""Largest step: the column is a decimal of 18 digits, 6 of them after the point."""
 SERIES: Final = "float_series"
 TEXTS: Final = "string_series"
 VALUE_COLUMNS: Final = {
@@ -19,7 +19,7 @@ VALUE_COLUMNS: Final = {
     "datetime": "datetime_value",
     "string_set": "string_set_value",
 }
-"""Type of an attribute with one value -> the column that has the value."""
+"""Type of an attribute that has a single value -> the column of its value."""
 
 
 def arrow() -> tuple[ModuleType, ModuleType]:
@@ -33,7 +33,7 @@ def arrow() -> tuple[ModuleType, ModuleType]:
 
 
 def schema(pa: Any) -> Any:
-    """Return the schema: a row is one value of one attribute of one run."""
+    """Return the Arrow schema; each row is one value of one attribute of one run."""
     time = pa.timestamp("ms", tz="UTC")
     numbers = pa.list_(pa.float64())
     texts = [(name, pa.string()) for name in ("project_id", "run_id", "attribute_path", "attribute_type")]

@@ -1,4 +1,4 @@
-"""Shows how far a long command is, on stderr: a bar on a terminal, else a line every ten seconds."""
+"""Shows the progress of a long command on stderr: a bar on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_CHARS: Final = 60
 
 
 class Progress:
-    """The progress of one command; `quiet` shows nothing."""
+    """Shows the progress of one command; with `quiet` it shows nothing."""
 
     def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -47,9 +47,9 @@ class Progress:
             self._bars.stop()
 
     def update(self, title: str, done: int, share: Callable[[], float | None] | float | None = None) -> None:
-        """Show that `done` points of the run `title` are processed, which is this share of all, from 0 to 1.
+        """Show that `done` points of the run `title` are processed; `share` is their share of all, from 0 to 1.
 
-        Rate and remaining time are those since the first call for this title.
+        The rate and the remaining time are computed since the first call with this title.
         """
         now = self._clock()
         if title != self._title:
@@ -68,7 +68,10 @@ class Progress:
 
 
 def progress_text(title: str, done: int, share: float | None, recent: int, seconds: float) -> str:
-    """Return title, points, percentage, rate of the `recent` points, and remaining time where it is known."""
+    """Format title, points, percentage, rate and remaining time.
+
+    `recent` points were processed in the last `seconds`. The remaining time is left out if `share` is None.
+    """
     parts = [f"{done:,} points"]
     if share is not None:
         parts.append(f"{min(share, 1):.0%}")

@@ -1,4 +1,4 @@
-"""A run of another tool as a sequence of items, with counts of the items that are read and skipped."""
+"""A run of another tool as a sequence of items, and the counts of items that were read or skipped."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Counted = Literal["points", "lines", "files"]
 LogType = Literal["stdout", "stderr"]
 COUNTED: Final[tuple[Counted, ...]] = ("points", "lines", "files")
 IMPORT_SOURCE: Final = "import-"
-"""Prefix of the sources of imported runs."""
+"""Prefix of the source names of imported runs."""
 MOST_CHARS: Final = MAX_LINE_CHARS // 4
-"""Of one line: a character has up to four bytes."""
+"""Largest number of characters in a line; each may have up to four bytes."""
 DAMAGED: Final = "read up to an error"
 MIN_NS, MAX_NS = -(2**63), 2**63 - 1
-"""Times in messages are integers of 64 bits: the years 1677 to 2262."""
+"""Smallest and largest time in a message, in nanoseconds since 1970: the 64-bit range, the years 1677 to 2262."""
 OUT_OF_RANGE: Final = "time is out of range"
 LONG_NAME: Final = f"name over {MAX_METRIC_NAME_CHARS:,} characters"
 LONG_TEXT: Final = f"text over {MOST_CHARS:,} characters"
@@ -34,9 +34,9 @@ _READ_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The first item of a run.
+    """The first item of an imported run.
 
-    `mlflow_run_id` is set only if jobs are mirrored to the MLflow server that the run is read from.
+    `mlflow_run_id` is set only if workers mirror jobs to the MLflow server from which the run is imported.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of text."""
+    """One line of output, with its time in nanoseconds since 1970."""
 
     ts: int
     text: str
@@ -57,14 +57,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """All parameters read so far, for tools that record them later than the header."""
+    """All parameters that have been read so far; used for tools that record parameters after the header."""
 
     values: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """The last item of a run; the status is `ended` if the tool does not record an outcome."""
+    """The last item of an imported run; the status is `ended` if the tool does not record how it ended."""
 
     ts: int
     status: Outcome = "ended"
@@ -78,29 +78,29 @@ Item: TypeAlias = Header | Point | Line | Params | End
 
 @dataclass
 class Tally:
-    """Counts the items of a run: those read, and those skipped, by reason.
+    """Counts the items of an imported run that were read, and those that were skipped, by reason.
 
-    One point is one value of one metric at one step.
+    A metric value counts as one point.
     """
 
     taken: Counter[Counted] = field(default_factory=Counter)
     skipped: dict[Counted, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in COUNTED})
     notes: list[str] = field(default_factory=list)
-    """Sentences about values that were shortened."""
+    """Sentences about values that were shortened, for the user."""
     problems: list[str] = field(default_factory=list)
-    """Files that could be read only in part, with the reasons."""
+    """Sentences about files that could be read only in part, with the reason."""
 
     read_bytes: int = 0
     share: Callable[[], float | None] = lambda: None
-    """Returns how much of the run is read, from 0 to 1, where that is known."""
+    """Function that returns the share of the run that has been read, from 0 to 1, or None if it is unknown."""
 
     def skip(self, kind: Counted, reason: str, count: int = 1) -> None:
-        """Count items that are not imported."""
+        """Count `count` items that are not imported."""
         if count:
             self.skipped[kind][reason] += count
 
     def named(self, values: dict[str, float]) -> dict[str, float]:
-        """Return the values whose names can be stored; count the others."""
+        """Return the values whose names are short enough to be stored; count the others as skipped."""
         if not values or max(map(len, values)) <= MAX_METRIC_NAME_CHARS:
             return values
         kept = {name: value for name, value in values.items() if len(name) <= MAX_METRIC_NAME_CHARS}
@@ -108,23 +108,24 @@ class Tally:
         return kept
 
     def fits(self, text: str) -> bool:
-        """Return whether a line can be stored; count it if it is too long."""
+        """Return whether a line is short enough to be stored; count it as skipped if not."""
         if len(text) > MOST_CHARS:
             self.skip("lines", LONG_TEXT)
         return len(text) <= MOST_CHARS
 
     def fail(self, problem: str) -> None:
-        """Count a file of which the rest cannot be read."""
+        """Record a file whose remaining content cannot be read."""
         self.skip("files", DAMAGED)
         self.problems.append(problem)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRun:
-    """One run to import.
+    """One run of another tool to import as a job.
 
-    `identity` identifies the run and its content. It is the same at each import, so a second import makes the same
-    messages with the same numbers, which are not stored twice. `items` reads the run, from the header to the end.
+    `identity` identifies the run and its content, and is the same at each import. A second import thus produces
+    the same messages with the same numbers, which are not stored twice. `items` reads the run, from its header to
+    its end.
     """
 
     tool: str
@@ -134,19 +135,19 @@ class SourceRun:
 
     @property
     def job_id(self) -> int:
-        """The number of its job, which is computed from the identity: the same at each import."""
+        """The number of the run's job, computed from `identity`; it is the same at each import."""
         return number_of(f"import {self.tool} {self.identity}")
 
     @property
     def source(self) -> str:
-        """The source name of its messages: the same at each import of the same run."""
+        """The source name of the run's messages; it is the same at each import."""
         digest = hashlib.blake2b(self.identity.encode(errors="surrogatepass"), digest_size=6).hexdigest()
         return f"{IMPORT_SOURCE}{self.tool}-{digest}"
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that is not imported, with the reason; with `is_failure` the import is not complete."""
+    """A run of another tool that is not imported, with the reason; `is_failure` makes the import incomplete."""
 
     name: str
     reason: str
@@ -154,14 +155,14 @@ class LeftOut:
 
 
 def unreadable(path: Path, error: OSError) -> LeftOut:
-    """Return a file that cannot be read."""
+    """Return the `LeftOut` for a file that cannot be read."""
     return LeftOut(str(path), f"the file cannot be read: {error.strerror or error}", is_failure=True)
 
 
 def files_below(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Path]:
-    """Yield the files in a folder and below whose names are wanted, also those that cannot be read.
+    """Yield the files in a folder and its subfolders whose names are wanted, including unreadable files.
 
-    Named pipes, which have no end, are left out. Raises `Problem` for a folder that cannot be read.
+    Named pipes are left out, because they have no end. Raises `Problem` for a folder that cannot be read.
     """
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders.sort()
@@ -182,7 +183,7 @@ def _raise(error: OSError) -> None:
 
 
 def content_hash(path: Path, size: int | None = None) -> str:
-    """Return a hash of the first `size` bytes of a file, or of all; raises `OSError`."""
+    """Return a hash of the first `size` bytes of a file, or of the whole file; raise `OSError`."""
     digest = hashlib.blake2b(digest_size=16)
     left = size
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Sends imported messages into the streams; the number of uncommitted messages is limited by a window."""
+"""Sends imported messages to the streams, and limits the number that Postgres has not committed yet."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from trainwire.schemas.wire import Entry, encode_entry
 from trainwire.stack.errors import Problem
 
 WINDOW_BYTES: Final = 16 * 1024 * 1024
-"""Most bytes that are sent and not committed in Postgres."""
+"""Largest total size of messages that are sent but not committed in Postgres."""
 WINDOW_MESSAGES: Final = 5000
 BATCH_BYTES: Final = 128 * 1024
-"""Size of the messages that are appended in one round trip: small, so that workers begin early."""
+"""Size of the messages that are appended in one round trip; it is small, so that workers can begin early."""
 BATCH_MESSAGES: Final = 10
 STALLED_S: Final = 60.0
-"""The import ends with an error when nothing was stored for this time."""
+"""Seconds without a newly stored message after which the import ends with an error."""
 _LEAST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.05
 AGAIN: Final = "run the same command again: it continues where it ended"
@@ -43,9 +43,9 @@ class _Unacked:
 
 
 class Sender:
-    """Appends messages to their streams; waits while the window or Redis is full.
+    """Appends messages to their streams; waits while too many are uncommitted or Redis is nearly full.
 
-    `connection` is in autocommit mode: the positions of sources are read from there.
+    `connection` is in autocommit mode and is used to read the positions of sources.
     """
 
     def __init__(self, client: redis.Redis, connection: Connection) -> None:
@@ -59,14 +59,14 @@ class Sender:
         self._unacked_bytes = 0
 
     def positions(self, job_id: int, source: str) -> dict[Kind, int]:
-        """Return the number of the last stored message of a source, by kind."""
+        """Return kind -> number of the last message of a source before the first missing one."""
         found = read_positions(self._connection, [job_id])
         return {kind: seq for (_, of, kind), seq in found.items() if of == source}
 
     def send(self, message: Message) -> None:
-        """Send a message, or queue it for the next round trip.
+        """Queue a message, and send the queued messages if they are enough for a round trip.
 
-        Raises `Problem` if Redis does not answer, or workers store nothing.
+        Raises `Problem` if Redis does not answer, or if workers store nothing.
         """
         entry = encode_entry(message)
         body = entry["body"]
@@ -79,7 +79,7 @@ class Sender:
             self._flush()
 
     def finish(self) -> None:
-        """Send the queued messages, and wait until Postgres has committed all messages."""
+        """Send the queued messages, and wait until Postgres has committed everything."""
         self._flush()
         self._wait(lambda: not self._unacked)
 
@@ -104,7 +104,7 @@ class Sender:
         self._batch_bytes = 0
 
     def _append(self) -> int:
-        """Append the batch; return how many messages Redis took, in order."""
+        """Append the queued messages; return how many of them, in order, Redis accepted."""
         with _redis_errors():
             pipe = self._client.pipeline(transaction=False)
             for key, entry in self._batch:
@@ -123,7 +123,7 @@ class Sender:
             return bool(self._client.exists(HOLD_KEY))
 
     def _wait(self, is_ready: Callable[[], bool]) -> None:
-        """Wait until `is_ready`; raise `Problem` if nothing is stored for too long."""
+        """Wait until `is_ready()`; raise `Problem` if workers store nothing for STALLED_S seconds."""
         if is_ready():
             return
         deadline, pause_s = time.monotonic() + STALLED_S, _LEAST_PAUSE_S
@@ -141,7 +141,7 @@ class Sender:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _drop_acked(self) -> bool:
-        """Forget the messages that are committed in Postgres; return whether there were any."""
+        """Remove the messages that Postgres has committed from the window; return whether there were any."""
         stored = read_positions(self._connection, {each.job_id for each in self._unacked})
         left = [each for each in self._unacked if each.seq > stored.get((each.job_id, each.source, each.kind), 0)]
         is_progress = len(left) < len(self._unacked)
@@ -151,7 +151,7 @@ class Sender:
 
 
 def read_positions(connection: Connection, job_ids: Iterable[int]) -> Positions:
-    """Return the highest number of each source and kind of these jobs up to which no message is missing."""
+    """Return (job, source, kind) -> highest message number up to which no message is missing."""
     table = source_positions.c
     wanted = select(table.job_id, table.source, table.kind, table.last_seq, table.missing)
     found = connection.execute(wanted.where(table.job_id.in_(list(job_ids))))

@@ -1,1 +1,1 @@
-"""The language in which jobs are filtered, sorted and shown by column."""
+"""The query language that filters and sorts jobs and selects their columns."""

@@ -1,4 +1,4 @@
-"""The fields of jobs in filters, sort orders and columns, like `status`, `params.lr` and `metrics.loss.best`."""
+"""The fields of jobs in filters, sort orders and column lists: `status`, `params.lr`, `metrics.loss.best` ..."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from difflib import get_close_matches
 from typing import Final, Literal, TypeAlias
 
 Type: TypeAlias = Literal["number", "duration", "time", "text", "word", "truth", "free"]
-"""`word` is one of a fixed set of texts; `free` is any JSON value, compared as a number where both sides are."""
+"""The type of a field's values.
+
+`word` is one of a fixed set of texts, such as a status; `truth` is a boolean. `free` is any JSON value: it is
+compared as a number if both operands are numbers, otherwise as text.
+"""
 Space: TypeAlias = Literal["", "params", "tags", "metrics"]
 
 COLUMNS: Final[dict[str, Type]] = {
@@ -37,26 +41,26 @@ COLUMNS: Final[dict[str, Type]] = {
     "note": "text",
     "archived": "truth",
 }
-"""Fields that every job has."""
+"""Field name -> type, for the fields that every job has."""
 TAGGED: Final = ("project", "group")
-"""Fields of their own that are tags: `project` is `tags.project`, so that people can change it."""
+"""Abbreviations of tags: `project` means `tags.project`, and `group` means `tags.group`."""
 SPACES: Final[tuple[Space, ...]] = ("params", "tags", "metrics")
-"""First words of fields that have names of their own, like `params.lr`."""
+"""Prefixes of the fields whose names users choose, as in `params.lr`."""
 KINDS_OF_VALUE: Final = ("last", "best", "min", "max")
-"""Last words of a metric's field; without one it is `last`."""
+"""Suffixes that select one value of a metric, as in `metrics.loss.best`; the default is `last`."""
 MAX_SHOWN_CHARS: Final = 60
-"""Longest part of a wrong text in an error."""
+"""Number of characters of an invalid text that an error message quotes."""
 
 
 class WrongField(ValueError):  # noqa: N818 - its text is sent to clients
-    """A field does not exist; the text names the value and the nearest field."""
+    """The text names no field of a job; the message quotes it and suggests the most similar field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A column of jobs, or a name in their params, tags or metrics.
+    """A field of jobs: a column, or a name in params, tags or metrics.
 
-    `of` is one of `KINDS_OF_VALUE` for a metric, else "".
+    `of` is one of `KINDS_OF_VALUE` for a metric, and empty for other fields.
     """
 
     space: Space
@@ -73,14 +77,14 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a field as it was typed; dots separate names only where they are not quoted."""
+    """A quoted or unquoted part of a field name; a dot in a quoted part does not separate names."""
 
     text: str
     is_quoted: bool = False
 
 
 def field_of(pieces: Sequence[Piece]) -> Field:
-    """Return the field of pieces of text, like `params.` and the quoted `batch size`; raise `WrongField`."""
+    """Return the field that `pieces` spell, such as `params.` and a quoted `batch size`; raise `WrongField`."""
     typed = "".join(piece.text for piece in pieces)
     head, dot, first = pieces[0].text.partition(".") if not pieces[0].is_quoted else ("", "", "")
     if not dot and len(pieces) == 1 and head in COLUMNS:
@@ -101,12 +105,15 @@ def field_of(pieces: Sequence[Piece]) -> Field:
 
 
 def shown(text: str) -> str:
-    """Return a text, cut for an error."""
+    """Return `text`, shortened to MAX_SHOWN_CHARS for an error message."""
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
 
 
 def _metric(name: str, *, is_quoted: bool) -> tuple[str, str]:
-    """Return the metric and the kind of value of `loss.best`; a quoted end is part of the name."""
+    """Split `loss.best` into the metric's name and the kind of value.
+
+    If the last part was quoted or is not one of KINDS_OF_VALUE, it is part of the name and the kind is `last`.
+    """
     start, _, end = name.rpartition(".")
     if is_quoted or not start:
         return name, "last"

@@ -21,7 +21,7 @@ from trainwire.schemas.filters.tokens import Token, WrongFilter, tokens_of
 from trainwire.schemas.filters.values import VALUES, age_of, number_of
 
 MAX_DEPTH: Final = 50
-"""Most parentheses and `not` inside one another."""
+"""Greatest depth of nested parentheses and `not` operators."""
 COMPARISONS: Final = ("=", "!=", "<", "<=", ">", ">=")
 MATCHES: Final = ("~", "!~")
 
@@ -30,7 +30,10 @@ Value: TypeAlias = Decimal | str | bool | timedelta | datetime
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """`field operator value`; the value has the field's type, and is a `Decimal` or a text for a free field."""
+    """The condition `field operator value`.
+
+    The value has the field's type; for a field of type `free` it is a `Decimal` or a text.
+    """
 
     field: Field
     operator: str
@@ -39,7 +42,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class In:
-    """Whether the field has one of these values."""
+    """The condition that the field's value is one of `values`."""
 
     field: Field
     values: tuple[Value, ...]
@@ -47,7 +50,7 @@ class In:
 
 @dataclass(frozen=True, slots=True)
 class Is:
-    """Whether the field has no value (`null`), or is not a number (`nan`)."""
+    """The condition that the field has no value (`null`), or that its value is NaN (`nan`)."""
 
     field: Field
     what: str
@@ -55,21 +58,21 @@ class Is:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """The opposite; a condition on a job that lacks the field is false, and its opposite true."""
+    """Negation. A condition on a field that the job lacks is false, so its negation is true."""
 
     of: Expression
 
 
 @dataclass(frozen=True, slots=True)
 class All:
-    """Whether all parts are true."""
+    """The condition that all `parts` are true (`and`)."""
 
     parts: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
-    """Whether one of the parts is true."""
+    """The condition that at least one of `parts` is true (`or`)."""
 
     parts: tuple[Expression, ...]
 
@@ -78,22 +81,22 @@ Expression: TypeAlias = Compare | In | Is | Not | All | AnyOf
 
 
 def parse_filter(text: str, now: datetime | None = None) -> Expression | None:
-    """Return the parsed filter, None for an empty one; raise `WrongFilter`.
+    """Return the syntax tree of a filter, or None for an empty text; raise `WrongFilter`.
 
-    `2d ago` is relative to `now`.
+    Relative times such as `2d ago` are computed from `now`, by default the current time.
     """
     parser = _Parser(text, now or datetime.now(UTC))
     return None if parser.is_at_end else parser.filter()
 
 
 def parse_fields(text: str) -> dict[str, Field]:
-    """Return the fields of a list like `params.lr, metrics.loss.best`, by their texts; raise `WrongFilter`."""
+    """Parse a list such as `params.lr, metrics.loss.best`; return the field of each text. Raises `WrongFilter`."""
     parser = _Parser(text, datetime.now(UTC))
     return {} if parser.is_at_end else parser.fields()
 
 
 def parse_sort(text: str) -> tuple[Field, bool]:
-    """Return the field of `params.lr` or `-params.lr`, and whether the order is descending."""
+    """Parse a sort order such as `params.lr` or `-params.lr`; return its field and whether it is descending."""
     is_descending = text.lstrip().startswith("-")
     fields = parse_fields(text.replace("-", " ", 1) if is_descending else text)
     if len(fields) != 1:
@@ -102,7 +105,7 @@ def parse_sort(text: str) -> tuple[Field, bool]:
 
 
 def fields_in(expression: Expression | None) -> Iterator[Field]:
-    """Yield the fields that a filter names."""
+    """Yield the fields that occur in a filter."""
     match expression:
         case Compare() | In() | Is():
             yield expression.field

@@ -1,4 +1,4 @@
-"""Splits a filter into operators, and words and quoted texts, each with its place."""
+"""Tokenizer of the filter language: splits a text into operators, words and quoted texts, each with its column."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MAX_CHARS: Final = 4000
 
 
 class WrongFilter(ValueError):  # noqa: N818 - its text is sent to clients
-    """A filter, a column or a sort order cannot be parsed; the text names the place.
+    """A filter, a list of columns or a sort order cannot be parsed.
 
-    `column` is the first character that is wrong, counted from 1.
+    `column` is the position of the first invalid character, counted from 1; the error text contains it.
     """
 
     def __init__(self, problem: str, column: int) -> None:
@@ -25,16 +25,16 @@ class WrongFilter(ValueError):  # noqa: N818 - its text is sent to clients
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An operator, or a field or value with its `pieces`, of which some may be quoted."""
+    """One token: an operator (without `pieces`), or a field or value with its quoted and unquoted `pieces`."""
 
     column: int
     source: str
-    """The text as it was typed, with its quotes."""
+    """The text of the token as typed, including quotes."""
     text: str
     pieces: tuple[Piece, ...] = ()
 
     def is_word(self, *words: str) -> bool:
-        """Return whether it is one of these words, in any case and without quotes."""
+        """Return whether the token is one of `words`, without quotes; case is ignored."""
         return len(self.pieces) == 1 and not self.pieces[0].is_quoted and self.text.lower() in words
 
 
@@ -48,7 +48,10 @@ _SAME: Final = {"==": "=", "<>": "!="}
 
 
 def tokens_of(text: str) -> list[Token]:
-    """Return the tokens of a filter; raise `WrongFilter`."""
+    """Split `text` into tokens.
+
+    Raises `WrongFilter` for an invalid character, an unclosed quote, or a text longer than MAX_CHARS.
+    """
     if len(text) > MAX_CHARS:
         raise WrongFilter(f"{len(text):,} characters; use at most {MAX_CHARS:,}", MAX_CHARS + 1)
     for place, character in enumerate(text):

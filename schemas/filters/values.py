@@ -1,4 +1,4 @@
-"""The values of a filter: numbers, durations, times, states."""
+"""Parsers for the values in filters: numbers, durations, booleans and statuses."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 60
 
 
 def number_of(text: str) -> Decimal | None:
-    """Return the number that a text is, None if it is none."""
+    """Parse a decimal number; return None if `text` is not one."""
     return Decimal(text) if len(text) <= _MAX_NUMBER_CHARS and _NUMBER.fullmatch(text) else None
 
 
 def age_of(text: str) -> timedelta | None:
-    """Return the duration of `1h30m`, None if the text is none."""
+    """Parse a duration such as `1h30m`; return None if `text` is not one."""
     if len(text) > _MAX_NUMBER_CHARS or not _AGE.fullmatch(text):
         return None
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in _AGE_PART.findall(text))
@@ -35,7 +35,7 @@ def age_of(text: str) -> timedelta | None:
 
 
 def number_in(token: Token) -> Decimal:
-    """Return the number of a token; raise `WrongFilter`."""
+    """Parse the token as a number; raise `WrongFilter`."""
     number = number_of(token.text)
     if number is None:
         raise WrongFilter(f"`{shown(token.text)}` is not a number; write for example 0.01", token.column)
@@ -43,7 +43,7 @@ def number_in(token: Token) -> Decimal:
 
 
 def duration_of(token: Token) -> timedelta:
-    """Return the duration of a token, a number alone in seconds; raise `WrongFilter`."""
+    """Parse the token as a duration, such as `1h30m` or a plain number of seconds; raise `WrongFilter`."""
     age, number = age_of(token.text), number_of(token.text)
     if age is None and number is not None and abs(number) < 10**12:
         age = timedelta(seconds=float(number))
@@ -53,14 +53,14 @@ def duration_of(token: Token) -> timedelta:
 
 
 def truth_of(token: Token) -> bool:
-    """Return whether a token is `true`; raise `WrongFilter` if it is not `false` either."""
+    """Parse the token as a boolean, `true` or `false` in any case; raise `WrongFilter`."""
     if token.text.lower() not in ("true", "false"):
         raise WrongFilter(f"`{shown(token.text)}` is neither true nor false", token.column)
     return token.text.lower() == "true"
 
 
 def status_of(token: Token) -> str:
-    """Return the status of a token; raise `WrongFilter`."""
+    """Parse the token as a status of a job, in any case; raise `WrongFilter`."""
     if token.text.lower() in STATUSES:
         return token.text.lower()
     near = get_close_matches(token.text.lower(), STATUSES, 1)
@@ -74,4 +74,4 @@ VALUES: Final[Mapping[Type, Callable[[Token], Any]]] = {
     "truth": truth_of,
     "word": status_of,
 }
-"""Type of a field -> the parser of its values."""
+"""Type of a field -> the function that parses its values."""

@@ -33,7 +33,7 @@ def head_revision() -> str:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Return the database's schema revision, None for a database without our tables."""
+    """Return the database's schema revision; None if it has no trainwire tables."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -53,10 +53,10 @@ def upgrade(connection: Connection) -> None:
 
 
 def check_revision(connection: Connection) -> None:
-    """Raise `WrongSchemaRevision`, with the command to run, if this version cannot use the tables.
+    """Raise `WrongSchemaRevision`, with the command to run, if this version of trainwire cannot use the database.
 
-    It can use its own revision, and newer ones that still have all its columns: migrations only add columns
-    (docs/deploy.md), so that old processes continue to work while new ones are started.
+    It can use the revision of its own migrations, and newer ones that still have all of its columns. Migrations
+    only add columns (docs/deploy.md), so old processes continue to work while newer ones are started.
     """
     current, head = current_revision(connection), head_revision()
     if current == head:
@@ -72,12 +72,12 @@ def check_revision(connection: Connection) -> None:
 
 
 def is_newer(revision: str | None) -> bool:
-    """Return whether a revision is newer than the newest of this version; revisions are numbers."""
+    """Return whether `revision` is newer than the newest migration of this version of trainwire."""
     return revision is not None and revision.isdecimal() and int(revision) > int(head_revision())
 
 
 def _faults(connection: Connection) -> list[str]:
-    """Return the columns that newer tables lack, and those that they require in new rows without a default."""
+    """Return why a newer database cannot be used: missing columns, and new NOT NULL columns without a default."""
     found = {
         name: {column["name"]: column for column in columns}
         for (_, name), columns in inspect(connection).get_multi_columns().items()

@@ -1,4 +1,4 @@
-"""Runs the migrations for Alembic on the connection of the caller."""
+"""Alembic's environment script: runs the migrations on the connection of the caller."""
 
 from alembic import context
 

@@ -1,1 +1,1 @@
-"""Servers of the streams and of the broker: addresses, TLS and clients."""
+"""Connections to the Redis servers of the streams and of the Celery broker: URLs, TLS and clients."""

@@ -1,4 +1,4 @@
-"""Addresses of Redis for kombu, which by default does not verify the certificate of a server."""
+"""Redis URLs for kombu, which by default does not verify the server's certificate."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _TLS_PREFIX: Final = "ssl_"
 
 
 class Broker(NamedTuple):
-    """Arguments of `kombu.Connection`: an address without parameters, and the TLS parameters, None without TLS."""
+    """Arguments of `kombu.Connection`: a URL without parameters, and the TLS parameters (None without TLS)."""
 
     url: str
     ssl: dict[str, Any] | None
 
 
 def broker_at(redis_url: str) -> Broker:
-    """Return the address for kombu, with the same TLS parameters as redis-py would use.
+    """Return the broker URL and TLS parameters for kombu, equivalent to `redis_url` in redis-py.
 
-    By itself kombu does not verify the certificate of a plain `rediss://`, and fails for parameters that it does
-    not know. Raises `ValueError` for an address that redis-py cannot parse.
+    Without them kombu does not verify the certificate of a plain `rediss://`, and fails on parameters that it does
+    not know. Raises `ValueError` for a URL that redis-py cannot parse.
     """
     parts = urlsplit(redis_url)
     if parts.scheme not in {"redis", "rediss"}:

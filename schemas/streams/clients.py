@@ -1,4 +1,4 @@
-"""The client of the server that carries the streams: one Redis, or a Redis Cluster (decision 17)."""
+"""Clients of the Redis that stores the streams: a single server, or a Redis Cluster (decision 17)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from redis.retry import Retry
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
 
 STREAM_ERRORS: Final = (redis.RedisError, RedisClusterException)
-"""Errors of a server that does not answer or refuses; RedisClusterException is no RedisError in redis-py."""
+"""Errors of a server that does not respond or refuses a command.
+
+In redis-py, RedisClusterException is not a subclass of RedisError.
+"""
 
 
 def open_streams(url: str, *, retry: Retry, **options: Any) -> redis.Redis:
-    """Return a client that connects at its first command; commands raise one of `STREAM_ERRORS`.
+    """Return a client for the streams at `url`, which connects at its first command.
 
-    `options` are passed to redis-py: timeouts and the like.
+    Commands raise one of `STREAM_ERRORS`. `options`, such as timeouts, are passed to redis-py.
     """
     if not is_cluster(url):
         return redis.Redis.from_url(url, retry=retry, **options)
@@ -27,7 +30,7 @@ def open_streams(url: str, *, retry: Retry, **options: Any) -> redis.Redis:
 
 
 class Cluster:
-    """A client of a cluster that discovers its servers at the first command, and again after `close`."""
+    """A Redis Cluster client that discovers the servers at its first command, and again after `close`."""
 
     def __init__(self, url: str, *, retry: Retry, **options: Any) -> None:
         self._nodes = cluster_nodes(url)
@@ -46,7 +49,7 @@ class Cluster:
         )
         self._client: RedisCluster | None = None
         self.resting: dict[str, tuple[float, str]] = {}
-        """Servers that did not answer -> time until which they are not tried, and the error."""
+        """Server that did not respond -> (monotonic time until which it is not tried again, its error)."""
 
     def __getattr__(self, name: str) -> Any:
         if self._client is None:
@@ -63,16 +66,16 @@ class Cluster:
 
 
 def drop_connections(client: redis.Redis) -> None:
-    """Close a client's connections; its next command resolves the host again and reconnects."""
+    """Close the client's connections; the next command resolves the host name again and reconnects."""
     client.close()
     if not isinstance(client, Cluster):
         client.connection_pool.disconnect()
 
 
 def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
-    """Return `host:port` -> client of each server of a cluster; for a single Redis, the client itself under "".
+    """Return `host:port` -> client for each server of a cluster; for a single Redis, "" -> `client`.
 
-    Raises one of `STREAM_ERRORS` if no server of the cluster answers.
+    Raises one of `STREAM_ERRORS` if no server of the cluster responds.
     """
     if not isinstance(client, Cluster):
         return {"": client}
@@ -82,5 +85,5 @@ def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
 
 
 def beside(client: redis.Redis, key: str) -> dict[str, Any]:
-    """Return options that route a command without a key to the server of `key`."""
+    """Return redis-py options that send a command without a key to the server of `key`; {} for a single Redis."""
     return {"target_nodes": [cast("Any", client).get_node_from_key(key)]} if isinstance(client, Cluster) else {}

@@ -1,4 +1,4 @@
-"""Runs commands on each server that has streams, and collects the servers that do not answer (decision 17)."""
+"""Runs commands on all servers that have streams, and records the servers that do not respond (decision 17)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.schemas.streams.urls import DEFAULT_PORT
 
 RETRY_AFTER_S: Final = 5.0
-"""Time for which a server that did not answer is not tried again: each try takes seconds."""
+"""Seconds for which a server that did not respond is not tried again, because each timeout takes seconds."""
 NO_SERVER: Final = "no server of the cluster"
 
 Topic = TypeVar("Topic", bound=Hashable)
 Commands = Sequence[tuple[Any, ...]]
-"""Commands on one topic, each as name and arguments; the first argument is a key, all keys are on one server."""
+"""Commands as tuples of name and arguments; the first argument is a key, and all keys are on the same server."""
 
 
 @dataclass
 class Answers(Generic[Topic]):
-    """The replies of each topic, one per command, and the name and clock of the topic's server.
+    """The results of `ask_each` by topic: the replies (one per command), the server's clock and the server's name.
 
-    A topic has no replies if its server did not answer or refused; `away` has these servers (host:port -> error).
+    A topic whose server did not respond or refused has no replies; `away` maps such servers (host:port) to the
+    error.
     """
 
     replies: dict[Topic, list[Any]] = field(default_factory=dict)
@@ -40,11 +41,11 @@ class Answers(Generic[Topic]):
 
 
 def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answers[Topic]:
-    """Run the commands of each topic on the server that has its keys, in one round trip per server.
+    """Run the commands of each topic on the server that has their keys, in one round trip per server.
 
-    A topic is any value by which the caller finds the replies to its commands, such as a shard's number.
-    Errors of a single Redis are raised. In a cluster, servers that do not answer or refuse are collected in
-    `Answers.away`; an error is raised only if no server of the cluster is found.
+    A topic is any value that identifies a group of commands, such as a shard number. Errors of a single Redis are
+    raised. In a cluster, the errors of servers are collected in `Answers.away`; an error is raised only if no
+    server of the cluster can be found.
     """
     answers: Answers[Topic] = Answers()
     if not isinstance(client, Cluster):
@@ -68,7 +69,10 @@ def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answer
 
 
 def fullest_memory(client: redis.Redis) -> tuple[int, int]:
-    """Return `used_memory` and `maxmemory` in bytes, of a cluster those of the fullest server that answers."""
+    """Return Redis' `used_memory` and `maxmemory` in bytes; for a cluster, those of the fullest server.
+
+    Servers of a cluster that do not respond are ignored.
+    """
     infos: list[Mapping[str, Any]] = []
     if isinstance(client, Cluster):
         for node in cast("Any", client).get_primaries():
@@ -94,7 +98,10 @@ def _by_server(
 
 
 def _on_server(client: Cluster, node: ClusterNode | None, *command: str) -> Any:
-    """Run a command on one server; raise the last error if it did not answer within RETRY_AFTER_S."""
+    """Run a command on one server of the cluster.
+
+    If the server did not respond in the last RETRY_AFTER_S seconds, raise its last error without trying again.
+    """
     if node is None:
         raise RedisClusterException("no server has these slots")
     until, error = client.resting.get(node.name, (0.0, ""))

@@ -1,4 +1,4 @@
-"""The Redis commands of one source of messages: run by its trainer, or by the gateway for a trainer over HTTPS."""
+"""The Redis commands for one source, run by its trainer, or by the gateway for a trainer that uses HTTPS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ MAX_CLAIM_BYTES: Final = 4096
 
 @dataclass(frozen=True)
 class StreamReports:
-    """The workers' reports on a job: `must_hold` is True while Redis is nearly full."""
+    """The state that workers publish for a job's trainers: acknowledgements, deletion, and the hold.
+
+    `must_hold` is True while Redis is nearly full.
+    """
 
     must_hold: bool = False
     is_job_deleted: bool = False
@@ -59,14 +62,18 @@ class HeartbeatReply(NamedTuple):
 
 @dataclass
 class Appended:
-    """How many entries of each kind Redis has taken, the first ones, and its first refusal."""
+    """The result of an append.
+
+    `counts` is the number of entries of each kind that Redis accepted, from the first one on. `refusal` is Redis'
+    first error.
+    """
 
     counts: dict[Kind, int] = field(default_factory=dict)
     refusal: str | None = None
 
 
 class SourceStreams:
-    """Reads and writes the keys of one source; raises the errors of the client."""
+    """Reads and writes the Redis keys of one source; raises the errors of the Redis client."""
 
     def __init__(self, client: redis.Redis, job_id: int, source: str) -> None:
         self._client = client
@@ -76,7 +83,7 @@ class SourceStreams:
 
     @property
     def shard(self) -> int:
-        """Return the job's shard; the number of shards is read once."""
+        """The job's shard. The number of shards is read from Redis once."""
         if self._shards is None:
             pipe = self._pipeline()
             pipe.get(SHARDS_KEY)
@@ -85,7 +92,10 @@ class SourceStreams:
         return shard_of(self._job_id, self._shards)
 
     def read_reports(self, kinds: Sequence[Kind]) -> StreamReports:
-        """Return the workers' reports on `kinds`; whether the job was deleted only with at least one kind."""
+        """Return the acknowledgements of `kinds`, whether to hold messages, and whether the job was deleted.
+
+        `is_job_deleted` is read only if `kinds` is not empty.
+        """
         pipe = self._pipeline()
         pipe.exists(HOLD_KEY)
         fields = (ack_field, missing_field, lost_field)
@@ -99,7 +109,11 @@ class SourceStreams:
         return StreamReports(bool(hold), is_deleted, acks, stop)
 
     def append(self, batches: Mapping[Kind, Sequence[Entry]]) -> Appended:
-        """Append entries to the streams of their kinds, in order; of each kind up to the first refusal."""
+        """Append the entries to the streams of their kinds, in order.
+
+        After the first refusal of a kind, later entries of that kind do not count as accepted: the caller sends
+        them again.
+        """
         shard = self.shard
         pipe = self._pipeline()
         for kind, batch in batches.items():
@@ -119,9 +133,9 @@ class SourceStreams:
         return result
 
     def write_heartbeat(self, heartbeat: Heartbeat, claim: RankClaim | None) -> HeartbeatReply:
-        """Write a heartbeat, and renew or take the claim of the rank if no other process has one.
+        """Write a heartbeat, and renew or take `claim` unless another process holds it.
 
-        The time in both is set to that of the server.
+        The time in both is set to the server's time.
         """
         pipe = self._pipeline()
         self._read_time(pipe)
@@ -143,9 +157,9 @@ class SourceStreams:
         return HeartbeatReply(not isinstance(replies[0], Exception), reply, stop)
 
     def take_claim(self, claim: RankClaim, *, by_force: bool = False) -> tuple[bytes | None, int]:
-        """Claim the rank if it is free, or `by_force`.
+        """Write `claim` if no process holds the rank, or in any case if `by_force` is set.
 
-        Returns the claim that is in Redis after that, None for a value that is no claim, and the server's time in
+        Returns the claim that is in Redis afterwards (None if its value is not valid), and the server's time in
         milliseconds.
         """
         pipe = self._pipeline()
@@ -165,7 +179,7 @@ class SourceStreams:
         return (None, now_ms) if is_set or by_force else self.take_claim(claim, by_force=True)
 
     def withdraw(self, claim: RankClaim) -> None:
-        """Delete the heartbeat, and the claim of the rank where this process has it."""
+        """Delete the source's heartbeat, and the claim of the rank if this process holds it."""
         pipe = self._pipeline()
         pipe.hdel(alive_key(self.shard), alive_field(self._job_id, self._source))
         _get_claim(pipe, claim)
@@ -175,7 +189,7 @@ class SourceStreams:
             pipe.execute()
 
     def _read_time(self, pipe: Any) -> None:
-        """Read the clock of the server that has the heartbeats: the workers compare them by it."""
+        """Queue a TIME command for the server that has the heartbeats, whose clock workers compare them with."""
         pipe.execute_command("TIME", **beside(self._client, alive_key(self.shard)))
 
     def _pipeline(self) -> Any:
@@ -188,12 +202,12 @@ def _claim_key(claim: RankClaim) -> str:
 
 
 def _get_claim(pipe: Any, claim: RankClaim) -> None:
-    """Read a claim, up to the largest size that one has: any trainer can write the key."""
+    """Queue a read of the claim, limited to MAX_CLAIM_BYTES: any trainer can write a larger value to the key."""
     pipe.getrange(_claim_key(claim), 0, MAX_CLAIM_BYTES - 1)
 
 
 def _may_replace(reply: object, claim: RankClaim) -> bool:
-    """Return whether the key may be written: it has no claim, an invalid value, or a claim of this process."""
+    """Return whether this process may write the claim: the key is empty, invalid, or held by this process."""
     if isinstance(reply, Exception) and not _is_wrong_type(reply):
         return False
     holder = read_claim(reply)
@@ -201,7 +215,7 @@ def _may_replace(reply: object, claim: RankClaim) -> bool:
 
 
 def _milliseconds(time: tuple[int, int]) -> int:
-    """Return a reply to TIME (seconds and microseconds) in milliseconds."""
+    """Convert a reply to TIME (seconds, microseconds) to milliseconds."""
     return time[0] * 1000 + time[1] // 1000
 
 

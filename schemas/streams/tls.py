@@ -1,4 +1,4 @@
-"""Explains failed TLS handshakes: finds the cause below the error of a client library, and names the remedy."""
+"""Error texts for failed TLS handshakes: finds the cause in the chain of exceptions, and names the remedy."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ S3_CA: Final = "with AWS_CA_BUNDLE"
 
 
 def tls_trouble(exc: BaseException, where: str) -> str | None:
-    """Return the reason and the remedy if a TLS handshake caused this error; None for other causes.
+    """Return the reason and the remedy if `exc` was caused by a failed TLS handshake; None for other causes.
 
-    `where` names the setting with the CA file of this server, such as "with AWS_CA_BUNDLE".
+    `where` names the setting for the CA file of this server, such as "with AWS_CA_BUNDLE".
     """
     for each in _error_chain(exc):
         if isinstance(each, ssl.SSLCertVerificationError):
@@ -37,10 +37,10 @@ def tls_trouble(exc: BaseException, where: str) -> str | None:
 
 
 def redis_trouble(exc: BaseException, url: str = "") -> str:
-    """Return the error text of redis-py with the address, and with the remedy if TLS is the cause.
+    """Return the text of a redis-py error, followed by the remedy if TLS is the cause.
 
-    Pass `url` if the server has never answered: if it closed the connection, a TLS handshake is tried with it for
-    up to a second.
+    Pass `url` on the first connection to a server: if the server closed the connection, up to a second is spent on
+    a test whether it expects TLS.
     """
     message = str(exc) or type(exc).__name__
     trouble = tls_trouble(exc, CLUSTER_CA if is_cluster(url) else REDIS_CA) or _missing_tls(exc, url)
@@ -50,7 +50,7 @@ def redis_trouble(exc: BaseException, url: str = "") -> str:
 
 
 def accepts_tls(host: str, port: int) -> bool:
-    """Return whether a server completes a TLS handshake; its certificate is not verified."""
+    """Return whether the server completes a TLS handshake; its certificate is not verified."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # no data is sent
@@ -81,7 +81,7 @@ def _missing_tls(exc: BaseException, url: str) -> str | None:
 
 
 def s3_trouble(exc: BaseException) -> str:
-    """Return the error text of botocore; if TLS is the cause, the server with the remedy."""
+    """Return the text of a botocore error; if TLS is the cause, the server and the remedy instead."""
     trouble = tls_trouble(exc, S3_CA)
     if trouble is None:
         return str(exc)
@@ -90,7 +90,7 @@ def s3_trouble(exc: BaseException) -> str:
 
 
 def _error_chain(exc: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes, including those that urllib3 and requests keep in attributes."""
+    """Yield an exception and its causes, including those that urllib3 and requests store in attributes."""
     waiting, seen = [exc], set()
     while waiting:
         each = waiting.pop(0)
@@ -103,10 +103,13 @@ def _error_chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE"})
-"""OpenSSL's reasons for an answer that is not TLS."""
+"""OpenSSL's reasons for a server that responds without TLS."""
 _WITH_TLS: Final = {"redis": "rediss", "redis+cluster": "rediss+cluster"}
 _PLAIN_TEXT_REFUSED: Final = ("closed by server", "reset by peer", "Broken pipe", "rotocol error")
-"""redis-py's errors when a TLS server receives plain text; the last one is the TLS alert, read as a reply."""
+"""Parts of redis-py's errors for a TLS server that received plain text.
+
+The last one occurs when redis-py parses the TLS alert as a reply.
+"""
 _PROBE_S: Final = 1.0
 _REMEDIES: Final = {
     9: "it is not valid yet, are the clocks right?",
@@ -114,4 +117,4 @@ _REMEDIES: Final = {
     62: "use the name that it was made for",
     64: "use the address that it was made for",
 }
-"""OpenSSL's X509_V_ERR_* codes (x509_vfy.h) for which another CA does not help."""
+"""Remedies for those of OpenSSL's X509_V_ERR_* codes (x509_vfy.h) that another CA file would not solve."""

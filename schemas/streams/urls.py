@@ -1,6 +1,6 @@
-"""Addresses of a Redis Cluster: `redis+cluster://[user:password@]host:port[,host:port...]`, or `rediss+cluster://`.
+"""URLs of a Redis Cluster, `redis+cluster://[user:password@]host:port[,host:port...]`, or `rediss+cluster://`.
 
-The latter accepts redis-py's TLS parameters: `?ssl_ca_certs=/path/to/ca.pem`.
+The latter uses TLS and accepts redis-py's TLS parameters: `?ssl_ca_certs=/path/to/ca.pem`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ _NO: Final = frozenset({"0", "f", "false", "n", "no"})
 
 
 def is_cluster(url: str) -> bool:
-    """Return whether an address is that of a Redis Cluster."""
+    """Return whether the URL has the scheme of a Redis Cluster."""
     return url.partition("://")[0] in CLUSTER_SCHEMES
 
 
 def cluster_nodes(url: str) -> list[tuple[str, int]]:
-    """Return the hosts and ports; raise `ValueError` for a wrong one, a database, or an unknown parameter."""
+    """Return (host, port) of each server in the URL.
+
+    Raises `ValueError` for an invalid host or port, a database number, or an unknown parameter.
+    """
     cluster_tls(url)
     _, _, rest = url.partition("?")[0].partition("://")
     hosts, _, database = rest.rpartition("@")[2].partition("/")
@@ -37,7 +40,7 @@ def cluster_nodes(url: str) -> list[tuple[str, int]]:
 
 
 def cluster_tls(url: str) -> dict[str, str | bool]:
-    """Return the TLS parameters of an address by redis-py's names; raise `ValueError` for any other parameter."""
+    """Return the TLS parameters of the URL, by redis-py's names; raise `ValueError` for any other parameter."""
     address, _, query = url.partition("?")
     if "@" in query and "@" not in address:
         # The query is part of a password, which must not appear in an error.
@@ -56,7 +59,7 @@ def cluster_tls(url: str) -> dict[str, str | bool]:
 
 
 def _has_port(parts: SplitResult) -> bool:
-    """Return whether the address has a valid port or none."""
+    """Return whether the port is valid or absent."""
     try:
         return parts.port != 0
     except ValueError:

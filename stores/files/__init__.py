@@ -1,1 +1,1 @@
-"""Checkpoint files: S3, local folders, and presigned URLs."""
+"""Access to checkpoint files: S3, local folders and presigned URLs."""

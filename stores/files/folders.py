@@ -1,4 +1,4 @@
-"""Reads and validates the manifest of a folder in an object store, because any uploader can write one."""
+"""Reads and validates the manifest of a checkpoint folder. Any uploader can write one, so it is not trusted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from trainwire.stores.files.s3 import S3Store
 MAX_FILES: Final = 10_000
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 MAX_PATH_CHARS: Final = 1024
-"""The longest key of S3, in bytes."""
+"""Longest path in a manifest; S3 limits keys to 1,024 bytes."""
 _REFUSED_PARTS: Final = frozenset({"", ".", ".."})
 
 
 class WrongManifest(ValueError):  # noqa: N818 - shown to users
-    """A manifest differs from the recorded one, cannot be read, or names an invalid path."""
+    """The manifest has another hash than the trainer recorded, cannot be read, or lists an invalid path."""
 
 
 def read_manifest(store: S3Store, folder: S3Uri, sha256: str | None) -> list[ManifestFile]:
-    """Return the files of a folder; every path lies below it.
+    """Return the files of the folder; all paths are checked to be inside of it.
 
-    Raises `WrongManifest` if the manifest's SHA-256 is not `sha256` (hex), or if it cannot be read or names a path
-    outside of the folder; and the errors of the store, such as `NoSuchObject`.
+    Raises `WrongManifest` if the manifest's SHA-256 is not `sha256` (hex), or if it is unreadable or lists a path
+    outside of the folder. Errors of the store, such as `NoSuchObject`, are raised too.
     """
     raw = bytearray()
     for piece in store.read(folder.manifest):
@@ -44,7 +44,7 @@ def read_manifest(store: S3Store, folder: S3Uri, sha256: str | None) -> list[Man
 
 
 def address_of(folder: S3Uri, file: ManifestFile) -> S3Uri:
-    """Return the address of a file in a folder."""
+    """Return the URI of a file in the folder."""
     return S3Uri(folder.bucket, folder.key + file.path)
 
 
@@ -65,7 +65,7 @@ def _check(folder: S3Uri, files: list[ManifestFile]) -> None:
 
 
 def _lies_below(path: str) -> bool:
-    """Return whether a path stays below its folder, on Windows too (drives, backslashes)."""
+    """Return whether a relative path stays inside its folder, also on Windows (drive letters, backslashes)."""
     if len(path) > MAX_PATH_CHARS or "\0" in path or "\\" in path or path[1:2] == ":":
         return False
     return not _REFUSED_PARTS & set(path.split("/"))

@@ -1,6 +1,6 @@
-"""The prefixes in S3 below which files are verified and presigned.
+"""Restricts verified and presigned files to configured S3 prefixes.
 
-Messages can name any address, so without this limit a trainer could read any object through trainwire.
+Messages can contain any URI, so without this restriction a trainer could read any object through trainwire.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from trainwire.stores.settings import StoreSettings
 
 
 class NotServed(Exception):  # noqa: N818 - shown to users
-    """An object lies outside of the served prefixes; the message names the bucket and the setting."""
+    """The object is outside of the allowed prefixes; the error text names the setting that would allow it."""
 
 
 def check_served(uri: S3Uri, settings: StoreSettings) -> None:
-    """Raise `NotServed` for an address outside of the served prefixes."""
+    """Raise `NotServed` if `uri` is outside of the prefixes that the settings allow."""
     prefixes = served_prefixes(settings)
     if not lies_in(uri, prefixes):
         raise NotServed(
@@ -26,20 +26,20 @@ def check_served(uri: S3Uri, settings: StoreSettings) -> None:
 
 
 def lies_in(uri: S3Uri, prefixes: Sequence[str]) -> bool:
-    """Return whether the address of an object or a folder begins with one of these prefixes.
+    """Return whether `uri` begins with one of `prefixes`.
 
-    False for a key with the segments `.` or `..`: clients and proxies normalize it to another key.
+    False for a key with a segment `.` or `..`, because clients and proxies normalize it to another key.
     """
     return not {".", ".."} & set(uri.key.split("/")) and any(str(uri).startswith(prefix) for prefix in prefixes)
 
 
 def shown_prefixes(prefixes: Sequence[str]) -> str:
-    """Return the prefixes as text."""
+    """Return the prefixes as text for an error message."""
     return ", ".join(prefixes) or "nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set"
 
 
 def served_prefixes(settings: StoreSettings) -> list[str]:
-    """Return the addresses of the folder of uploads and of CHECKPOINT_LEND_ALSO, each with a slash at its end."""
+    """Return the allowed URI prefixes, which end with a slash: the upload folder and CHECKPOINT_LEND_ALSO."""
     own, also = settings.trainwire_checkpoint_bucket, settings.checkpoint_lend_also
     prefixes = [prefix.strip() for prefix in also.split(",") if prefix.strip()]
     if own:

@@ -1,4 +1,4 @@
-"""A client of S3-compatible object stores with time-outs and errors of our own."""
+"""A client for S3-compatible object stores, with timeouts and its own exceptions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRIES: Final = 2
 CONNECTIONS: Final = 16
 READ_BYTES: Final = 1024 * 1024
 MAX_PRESIGN_S: Final = 7 * 24 * 3600
-"""Longest validity of a presigned address with version 4 of AWS' signatures."""
+"""Longest validity of a presigned URL with AWS Signature Version 4, in seconds."""
 
 _NOT_FOUND: Final = 404
 _TOO_MANY: Final = 429
@@ -32,33 +32,33 @@ _CREDENTIALS: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name 
 
 
 class S3Unavailable(Exception):  # noqa: N818 - a state
-    """The object store does not answer, or reports that it is busy: retry later."""
+    """The object store does not respond or is overloaded; the caller may retry later."""
 
 
 class NoSuchObject(LookupError):  # noqa: N818 - shown to users
-    """There is no object of this address."""
+    """The object does not exist."""
 
 
 class NotAllowed(Exception):  # noqa: N818 - shown to users
-    """The object store denies the request."""
+    """The object store denies the request: wrong credentials, missing permissions or another region."""
 
 
 class ObjectHead(NamedTuple):
-    """The size of an object, and its SHA-256 in S3's notation if the store has one."""
+    """The size of an object, and its SHA-256 in base64 as S3 reports it, if the store has one."""
 
     size_bytes: int
     checksum: str | None
 
 
 class StoredObject(NamedTuple):
-    """An object, and the time of its last write by the store's clock."""
+    """The URI of an object, and the time of its last write by the store's clock."""
 
     uri: S3Uri
     written_at: datetime
 
 
 class OpenUpload(NamedTuple):
-    """A multipart upload that is neither complete nor aborted, and its start time by the store's clock."""
+    """A multipart upload that was neither completed nor aborted, with its start time by the store's clock."""
 
     uri: S3Uri
     began_at: datetime
@@ -66,25 +66,25 @@ class OpenUpload(NamedTuple):
 
 
 class S3Store:
-    """One object store; thread-safe. All methods raise the errors of this module."""
+    """Operations on one object store. Thread-safe; all methods raise the exceptions of this module."""
 
     def __init__(self, client: S3Client) -> None:
         self._client = client
 
     def head(self, uri: S3Uri) -> ObjectHead:
-        """Return size and checksum of an object."""
+        """Return the size and checksum of an object."""
         with _errors(uri):
             answer = self._client.head_object(Bucket=uri.bucket, Key=uri.key, ChecksumMode="ENABLED")
         return ObjectHead(answer["ContentLength"], answer.get("ChecksumSHA256"))
 
     def has_any(self, folder: S3Uri) -> bool:
-        """Return whether there is any object below a folder's key."""
+        """Return whether the folder contains at least one object."""
         with _errors(folder):
             answer = self._client.list_objects_v2(Bucket=folder.bucket, Prefix=folder.key, MaxKeys=1)
         return answer["KeyCount"] > 0
 
     def objects(self, folder: S3Uri) -> Iterator[StoredObject]:
-        """Yield the objects below a folder's key, in the order of their keys."""
+        """Yield the objects in the folder and its subfolders, in the order of their keys."""
         with _errors(folder):
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=folder.bucket, Prefix=folder.key):
@@ -92,7 +92,7 @@ class S3Store:
                     yield StoredObject(S3Uri(folder.bucket, found["Key"]), found["LastModified"])
 
     def open_uploads(self, folder: S3Uri) -> Iterator[OpenUpload]:
-        """Yield the multipart uploads below a folder's key that are neither complete nor aborted."""
+        """Yield the multipart uploads in the folder that were neither completed nor aborted."""
         with _errors(folder):
             pages = self._client.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=folder.bucket, Prefix=folder.key):
@@ -101,13 +101,13 @@ class S3Store:
                     yield OpenUpload(uri, found["Initiated"], found["UploadId"])
 
     def abort(self, upload: OpenUpload) -> None:
-        """Delete the parts of a multipart upload; no error if there is none."""
+        """Abort a multipart upload and delete its parts; not an error if it does not exist."""
         uri = upload.uri
         with suppress(NoSuchObject), _errors(uri):
             self._client.abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=upload.upload_id)
 
     def read(self, uri: S3Uri) -> Iterator[bytes]:
-        """Yield the bytes of an object in pieces."""
+        """Yield the content of an object in chunks."""
         with _errors(uri):
             body = self._client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"]
             try:
@@ -116,24 +116,27 @@ class S3Store:
                 body.close()
 
     def put(self, uri: S3Uri, body: bytes) -> None:
-        """Write a small object."""
+        """Write an object in one request."""
         with _errors(uri):
             self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body)
 
     def delete(self, uri: S3Uri) -> None:
-        """Delete an object; no error if there is none."""
+        """Delete an object; not an error if it does not exist."""
         with _errors(uri):
             self._client.delete_object(Bucket=uri.bucket, Key=uri.key)
 
     def presign(self, uri: S3Uri, expires_s: int) -> str:
-        """Return a URL from which anyone can download the object for `expires_s`, at most `MAX_PRESIGN_S`."""
+        """Return a URL from which anyone can download the object.
+
+        It is valid for `expires_s` seconds, at most MAX_PRESIGN_S.
+        """
         with _errors(uri):
             names = {"Bucket": uri.bucket, "Key": uri.key}
             return self._client.generate_presigned_url("get_object", Params=names, ExpiresIn=expires_s)
 
 
 def open_s3(url: str | None = None) -> S3Store:
-    """Return the store at `url`, by default that of the standard AWS variables such as AWS_ENDPOINT_URL."""
+    """Return the store at the endpoint `url`, by default that of the AWS variables such as AWS_ENDPOINT_URL."""
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
@@ -152,7 +155,7 @@ def open_s3(url: str | None = None) -> S3Store:
 
 @contextmanager
 def _errors(uri: S3Uri) -> Iterator[None]:
-    """Translate botocore's errors."""
+    """Translate botocore's exceptions in the block into those of this module."""
     try:
         yield
     except ParamValidationError as exc:

@@ -1,1 +1,1 @@
-"""Reads from Loki over HTTP."""
+"""Queries to Loki over HTTP."""

@@ -1,4 +1,4 @@
-"""Loki's default limits, and its configuration as it reports it."""
+"""Loki's default limits, and a parser for the configuration that it reports."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from trainwire.stores.loki.http import LokiHttp
 OK: Final = 200
 NO_LIMIT: Final = "0s"
 MAX_AGE_NS: Final = 7 * 24 * 3600 * 10**9
-"""Loki's default of `reject_old_samples_max_age`: older lines are refused."""
+"""Default of Loki's `reject_old_samples_max_age`; Loki rejects older lines."""
 MAX_FUTURE_NS: Final = 600 * 10**9
-"""Loki's default of `creation_grace_period`: lines further ahead of its clock are refused."""
+"""Default of Loki's `creation_grace_period`; Loki rejects lines whose time is further ahead of its clock."""
 MAX_AHEAD_NS: Final = 300 * 10**9
-"""A line whose time is further ahead of the time at which Postgres stored it is sent with this limit as its time
-(`trainwire.workers.sinks.loki.backlog`). The rest of the grace period allows for our clocks to differ."""
+"""Largest difference by which the time of a delivered line may be ahead of the time at which Postgres stored it.
+
+Later times are replaced by this limit (`trainwire.workers.sinks.loki.backlog`). It is less than MAX_FUTURE_NS,
+because the clocks of Postgres and Loki may differ.
+"""
 
 
 def shown_config(http: LokiHttp) -> str | None:
-    """Return Loki's configuration as YAML; None if a proxy or the tenant's rights do not allow it.
+    """Return Loki's configuration as YAML; None if a proxy or missing permissions prevent it.
 
     Raises `LokiUnavailable`.
     """
@@ -28,16 +31,17 @@ def shown_config(http: LokiHttp) -> str | None:
 
 
 def setting(config: str, name: str) -> str | None:
-    """Return the first value of that name; None if there is none."""
+    """Return the first value of the setting `name` in a YAML text; None if it does not occur."""
     found = re.search(rf"^[\s-]*{name}: *(\S+)", config, flags=re.MULTILINE)
     return found and found[1]
 
 
 def hidden_after(config: str) -> str | None:
-    """Return the age of late lines that queries find only after they are flushed, such as `2h41m0s`.
+    """Return the age, such as `2h41m0s`, from which on queries find a new line only after Loki has flushed it.
 
-    None if queries find late lines of any age at once. Loki flushes a stream half an hour after its last push.
-    A single process uses the first of these settings, which it derives itself; several use the second.
+    Returns None if queries find new lines of any age at once. Loki flushes a stream half an hour after the last
+    push. The first setting counts in a single-process Loki, which derives it itself, and the second in other
+    deployments.
     """
     for name in ("query_store_max_look_back_period", "query_ingesters_within"):
         age = setting(config, name) or NO_LIMIT

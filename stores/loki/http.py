@@ -1,4 +1,4 @@
-"""An HTTP client for Loki: time-outs, tenant, authentication, and errors with a remedy."""
+"""An HTTP client for Loki: timeouts, tenant, authentication, and error messages with a remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwire.stores.settings import StoreSettings
 CONNECT_TIMEOUT_S: Final = 3
 PUSH_TIMEOUT_S: Final = 15
 QUERY_TIMEOUT_S: Final = 60
-"""Loki's own `query_timeout`: it splits a query over a week into one query per hour."""
+"""The default of Loki's `query_timeout`. Loki splits a query over a week into one query per hour."""
 CONNECTIONS: Final = 16
 RATE_LIMIT: Final = 429
 _SHOWN_ANSWER_CHARS: Final = 300
@@ -34,9 +34,10 @@ _MEANING: Final = {
 
 
 class LokiUnavailable(Exception):  # noqa: N818 - a state
-    """Loki did not answer, or with an error. `retry_after_s`: its Retry-After, if it sent one.
+    """Loki did not respond, or responded with an error.
 
-    `is_rate_limit`: it works, but refuses more requests for now.
+    `retry_after_s` is the value of its Retry-After header, if any. `is_rate_limit` is True if Loki works, but
+    refuses more requests for now.
     """
 
     def __init__(self, text: str, retry_after_s: float | None = None, *, is_rate_limit: bool = False) -> None:
@@ -48,7 +49,7 @@ class LokiUnavailable(Exception):  # noqa: N818 - a state
 class LokiHttp:
     """A connection pool for one Loki; thread-safe.
 
-    The environment's proxy settings are ignored: they are for addresses outside.
+    Proxy settings in the environment are ignored, because they are meant for external addresses.
     """
 
     def __init__(
@@ -78,18 +79,18 @@ class LokiHttp:
         )
 
     def post_json(self, path: str, body: bytes) -> urllib3.BaseHTTPResponse:
-        """POST a JSON document."""
+        """Send a POST request with a JSON body."""
         headers = self._headers | {"Content-Type": "application/json"}
         if self._compresses:
             body, headers = gzip.compress(body, 1), headers | {"Content-Encoding": "gzip"}
         return self._request("POST", path, body=body, headers=headers)
 
     def post_empty(self, path: str, parameters: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        """POST without a body; the parameters are part of the URL."""
+        """Send a POST request without a body; the parameters are part of the URL."""
         return self._request("POST", f"{path}?{urlencode(parameters)}", headers=self._headers)
 
     def get(self, path: str, parameters: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        """GET."""
+        """Send a GET request with query parameters."""
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=QUERY_TIMEOUT_S)
         return self._request("GET", path, fields=parameters, headers=self._headers, timeout=timeout)
 
@@ -105,13 +106,13 @@ class LokiHttp:
 
 @cache
 def loki_http(settings: StoreSettings) -> LokiHttp:
-    """Return this process's connections to the Loki of the settings."""
+    """Return the connection pool of this process for the Loki in the settings."""
     auth = (settings.loki_user, settings.loki_password.get_secret_value()) if settings.loki_user else None
     return LokiHttp(settings.loki_url, tenant=settings.loki_tenant, auth=auth, ca_file=settings.loki_ca_file)
 
 
 def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
-    """Return the error for an answer of Loki that is neither success nor a refusal."""
+    """Return the exception for a response of Loki that is neither a success nor the rejection of a line."""
     message = message_of(answer)[:_SHOWN_ANSWER_CHARS]
     meaning = _MEANING.get(answer.status, "")
     return LokiUnavailable(
@@ -122,5 +123,5 @@ def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
 
 
 def message_of(answer: urllib3.BaseHTTPResponse) -> str:
-    """Return the body of an answer as text."""
+    """Return the body of a response as text."""
     return answer.data.decode(errors="replace").strip()

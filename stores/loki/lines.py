@@ -1,4 +1,4 @@
-"""A job's log, read back from Loki."""
+"""Reads the log of a job from Loki."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FIRST_SEQ: Final = 1
 
 
 def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: str = "") -> Iterator[LokiLine]:
-    """Yield a job's lines in Loki by time, within the times of its rows in Postgres.
+    """Yield a job's lines in Loki, ordered by time, between the first and the last time of its rows in Postgres.
 
-    If rows were removed, the range includes all times that Loki can have accepted for the job. Postgres is read
+    If rows were removed, the range includes all times that Loki can have accepted for the job. Postgres is queried
     when the first line is requested.
     """
     start_ns, end_ns = _range_ns(connection, job_id, _row_times(connection, job_id))
@@ -34,7 +34,7 @@ def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: st
 
 
 def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[StoredLine]:
-    """Yield the matching lines of a job, oldest first."""
+    """Yield the lines of a job that match `wanted`, oldest first; the parts of split lines are joined."""
     extra = "" if wanted.log_type is None else f', log_type="{wanted.log_type}"'
     for line, content in whole_lines(lines_in_loki(connection, http, wanted.job_id, extra)):
         if wanted.attempt is not None and line.label("attempt") != str(wanted.attempt):
@@ -44,7 +44,7 @@ def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Ite
 
 
 def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[LogLine]:
-    """Return the last lines of a job in Loki, oldest first, as in events; the parts of split lines are joined."""
+    """Return the last lines of a job in Loki, oldest first; the parts of split lines are joined."""
     times = _row_times(connection, job_id)
     start_ns, _ = _range_ns(connection, job_id, times)
     newest = read_newest(http, job_id, start_ns, _newest_ns(connection, job_id, times), limit)
@@ -65,7 +65,10 @@ def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
 
 
 def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable[[], int]) -> Iterator[LokiLine]:
-    """Yield the lines except those of rows that were stored after `last_seq` was read."""
+    """Yield the lines, except those of rows that Postgres stored after `last_seq` was read.
+
+    `newest_seq` returns the current last `seq` of the job; it is called when a line has a higher one.
+    """
     newest = last_seq
     for line in lines:
         seq = line.seq or UNNUMBERED
@@ -76,7 +79,10 @@ def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable
 
 
 def _trainers_ns(line: LokiLine) -> int:
-    """Return the trainer's time: the metadata `logged_at` if the line was sent with another, else Loki's time."""
+    """Return the trainer's time in nanoseconds.
+
+    It is the metadata `logged_at` if the line was sent to Loki with another time.
+    """
     whole, _, fraction = (line.label("logged_at") or "").removesuffix("Z").partition(".")
     try:
         return to_ns(datetime.fromisoformat(whole).replace(tzinfo=UTC)) + int(f"{fraction:0<9}"[:9])
@@ -85,7 +91,7 @@ def _trainers_ns(line: LokiLine) -> int:
 
 
 def _attempt_of(line: LokiLine) -> int:
-    """Return the attempt, which is below 1 for a run that was sent late."""
+    """Return the attempt number in the labels; it is below 1 for an earlier run that was sent late."""
     label = line.label("attempt") or ""
     number = number_of(label.removeprefix("-")) or UNNUMBERED
     return -number if label.startswith("-") else number
@@ -115,7 +121,7 @@ def _log_line(line: LokiLine, content: str) -> StoredLine:
 
 
 class _RowTimes(NamedTuple):
-    """The first and the last time in Loki of a job's rows in Postgres, and the first `seq` of these rows."""
+    """The first and the last time in Loki of the job's rows in Postgres, and the first `seq` of these rows."""
 
     first: datetime | None
     last: datetime | None
@@ -141,7 +147,7 @@ def _range_ns(connection: Connection, job_id: int, times: _RowTimes) -> tuple[in
 
 
 def _newest_ns(connection: Connection, job_id: int, times: _RowTimes) -> int:
-    """Return the time of the newest row in Postgres or, if there is none, of the newest line sent to Loki."""
+    """Return the time of the newest row in Postgres, or of the newest line sent to Loki if there is no row."""
     if times.last is not None:
         return to_ns(times.last) + MARGIN_NS
     cursor = delivery_cursors.c

@@ -1,4 +1,4 @@
-"""Queries of Loki, page by page."""
+"""Reads a job's lines from Loki with paged queries."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, message_of, un
 
 OK: Final = 200
 PAGE_LINES: Final = 5000
-"""Loki's `max_entries_limit_per_query` by default."""
+"""Lines per query: the default of Loki's `max_entries_limit_per_query`."""
 LONG_LINES: Final = 10
-"""Size of a page of long lines: by default the messages between Loki's components are limited to 4 MB."""
+"""Lines per query if a page of PAGE_LINES is too large: messages between Loki's components are limited to 4 MB."""
 TOO_MUCH: Final = "message larger than max"
-"""Part of Loki's error for a page that is too large for one message."""
+"""Part of Loki's error text for a page that exceeds its message size."""
 MOST_SEQ_DIGITS: Final = 19
 MOST_DIGITS: Final = 18
 LONGEST_RANGE_NS: Final = 30 * 24 * 3600 * 10**9
-"""Just below Loki's `max_query_length` of 30 days and an hour."""
+"""Longest time range of one query: just below Loki's `max_query_length` of 30 days and an hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class LokiLine:
-    """One entry of a query's result; `labels` has the stream's labels and the structured metadata."""
+    """One entry of a query result; `labels` contains the labels of its Loki stream and its structured metadata."""
 
     ts_ns: int
     line: str
     labels: tuple[tuple[str, str], ...]
 
     def label(self, name: str) -> str | None:
-        """Return one label; None if the entry has none of that name."""
+        """Return the value of a label; None if the entry does not have it."""
         return next((value for key, value in self.labels if key == name), None)
 
     @property
     def seq(self) -> int | None:
-        """The line's number in Postgres; None for a line that trainwire did not send."""
+        """The `seq` of the line's row in Postgres; None for a line that trainwire did not send."""
         return number_of(self.label("seq"))
 
     @property
     def part(self) -> int:
-        """The number of the part of a split line, 1 for a whole line."""
+        """The position of this part in a split line, counted from 1; 1 for a whole line."""
         return number_of((self.label("part") or "").partition("/")[0]) or 1
 
     @property
     def parts(self) -> int:
-        """The number of parts of a split line, 1 for a whole line."""
+        """The number of parts of the split line that this entry belongs to; 1 for a whole line."""
         return number_of((self.label("part") or "").partition("/")[2]) or 1
 
 
 def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: str = "") -> Iterator[LokiLine]:
-    """Yield a job's lines with times from `start_ns` to `end_ns`, both included, by time.
+    """Yield a job's lines with times from `start_ns` to `end_ns` (inclusive), ordered by time.
 
-    `extra` is appended to the label selector, such as `, log_type="stderr"`. Raises `LokiUnavailable`.
+    `extra` is appended to the label selector, for example `, log_type="stderr"`. Raises `LokiUnavailable`.
     """
     selector = f'{{job="training", job_id="{job_id}"{extra}}}'
     while start_ns <= end_ns:
@@ -64,9 +64,9 @@ def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: s
 
 
 def read_newest(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, limit: int) -> list[LokiLine]:
-    """Return a job's last lines in a range of times, by time: at most one page, of the last 30 days.
+    """Return the last lines of a job in a range of times, ordered by time.
 
-    Raises `LokiUnavailable`.
+    Reads at most one page, and only the last 30 days of the range. Raises `LokiUnavailable`.
     """
     selector = f'{{job="training", job_id="{job_id}"}}'
     first_ns = max(start_ns, end_ns - LONGEST_RANGE_NS)
@@ -91,9 +91,10 @@ def _range(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> Iterato
 
 
 def _one_time(http: LokiHttp, selector: str, ts_ns: int, last_digits: str = "") -> Iterator[LokiLine]:
-    """Yield the lines of one nanosecond whose `seq` ends with these digits; split by the digit before if too many.
+    """Yield the lines of one nanosecond whose `seq` ends with `last_digits`.
 
-    Of the lines without a `seq`, which trainwire did not send, at most one page is returned.
+    If they are more than a page, they are queried separately by the digit before. Of lines without a `seq`, which
+    trainwire did not send, at most one page is read.
     """
     page, is_last = _page(http, f'{selector} | seq="{last_digits}"', ts_ns, ts_ns + 1)
     yield from page if is_last else _parts(http, f'{selector} | seq="{last_digits}"', page)
@@ -107,7 +108,7 @@ def _one_time(http: LokiHttp, selector: str, ts_ns: int, last_digits: str = "") 
 
 
 def _parts(http: LokiHttp, one_row: str, page: list[LokiLine]) -> Iterator[LokiLine]:
-    """Yield all parts of a row with more parts than one page has; `page` has those that were read so far."""
+    """Yield all parts of one row's line if `page`, the result of the query `one_row`, may lack some."""
     ts_ns = page[0].ts_ns
     count = page[0].parts
     if count == 1:
@@ -118,7 +119,7 @@ def _parts(http: LokiHttp, one_row: str, page: list[LokiLine]) -> Iterator[LokiL
 
 
 def _page(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> tuple[list[LokiLine], bool]:
-    """Return the first lines of [start, end), and whether there are no more."""
+    """Return the first lines with times from `start_ns` to before `end_ns`, and whether they are all of them."""
     for limit in (PAGE_LINES, LONG_LINES):
         answer = _request(http, selector, start_ns, end_ns, limit=limit, direction="forward")
         if answer.status == OK or TOO_MUCH not in message_of(answer):
@@ -151,10 +152,10 @@ def _lines_of(http: LokiHttp, answer: BaseHTTPResponse) -> list[LokiLine]:
 
 
 def _order(line: LokiLine) -> tuple[int, int, int]:
-    """Return the sort key: time, row and part; labels that are no numbers count as 0."""
+    """Return the sort key of a line: time, row and part; a label that is not a number counts as 0."""
     return line.ts_ns, line.seq or 0, line.part
 
 
 def number_of(text: str | None) -> int | None:
-    """Return a label as an integer; None if it is no number, or longer than any that workers send."""
+    """Parse a label as an integer; return None if it is not one or has more than MOST_DIGITS digits."""
     return int(text) if text and len(text) <= MOST_DIGITS and text.isascii() and text.isdecimal() else None

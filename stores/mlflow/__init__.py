@@ -1,1 +1,1 @@
-"""Reads from MLflow over HTTP."""
+"""Access to MLflow over HTTP."""

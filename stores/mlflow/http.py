@@ -1,4 +1,7 @@
-"""A client of MLflow's REST API, with errors of our own; sends with `requests` unless given another `Send`."""
+"""A client for MLflow's REST API with its own exceptions.
+
+Requests are sent with `requests`, unless the caller passes another `Send`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from trainwire.schemas.streams.tls import tls_trouble
 
 API: Final = "/api/2.0/mlflow/"
 TIMEOUT_S: Final = (3.0, 30.0)
-"""To connect, and to answer: a batch of 1000 metrics takes a busy server on SQLite a second."""
+"""Timeouts in seconds for the connection and for the response.
+
+A batch of 1000 metrics takes a busy server on SQLite a second.
+"""
 MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
 EXISTS: Final = "RESOURCE_ALREADY_EXISTS"
 INVALID: Final = "INVALID_PARAMETER_VALUE"
@@ -30,9 +36,9 @@ _MEANING: Final = {
 
 
 class MlflowUnavailable(Exception):  # noqa: N818 - a state
-    """MLflow did not answer, or with an error. `retry_after_s`: its Retry-After, if it sent one.
+    """MLflow did not respond, or responded with an error that may pass.
 
-    `failed_inside`: the answer was a 5xx.
+    `retry_after_s` is the value of its Retry-After header, if any; `failed_inside` is True for a 5xx status.
     """
 
     def __init__(self, text: str, retry_after_s: float | None = None, *, failed_inside: bool = False) -> None:
@@ -42,7 +48,7 @@ class MlflowUnavailable(Exception):  # noqa: N818 - a state
 
 
 class MlflowRefused(Exception):  # noqa: N818 - a state
-    """MLflow refuses the request for good: `code` is its error code, the text its message."""
+    """MLflow rejects the request permanently; `code` is its error code, and the text is its message."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -50,34 +56,37 @@ class MlflowRefused(Exception):  # noqa: N818 - a state
 
 
 class Send(Protocol):
-    """Sends one request and returns the answer of any status. Raises `MlflowUnavailable` without an answer."""
+    """Sends one request, and returns the response whatever its status is.
+
+    Raises `MlflowUnavailable` if there is no response.
+    """
 
     def __call__(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, data: bytes | None = None
     ) -> requests.Response:
-        """Send a request to a path of the server."""
+        """Send a request to `path` on the server."""
         ...
 
 
 class MlflowApi:
-    """Calls of MLflow's REST API; thread-safe if its `send` is."""
+    """Calls endpoints of MLflow's REST API; thread-safe if its `send` is."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
 
     def get(self, endpoint: str, **params: Any) -> dict[str, Any]:
-        """GET an endpoint, return the JSON object. Raises `MlflowRefused` and `MlflowUnavailable`."""
+        """Send a GET request and return the JSON object. Raises `MlflowRefused` and `MlflowUnavailable`."""
         return _document(self._send("GET", API + endpoint, params=params))
 
     def post(self, endpoint: str, **fields: Any) -> dict[str, Any]:
-        """POST to an endpoint, return the JSON object. Raises `MlflowRefused` and `MlflowUnavailable`."""
+        """Send a POST request and return the JSON object. Raises `MlflowRefused` and `MlflowUnavailable`."""
         return _document(self._send("POST", API + endpoint, data=msgspec.json.encode(fields)))
 
 
 def plain_send(url: str, environ: Mapping[str, str] = os.environ) -> Send:
-    """Return a `Send` for this server, with the credentials of MLflow's own environment variables.
+    """Return a `Send` for the server at `url`, with the credentials in MLflow's environment variables.
 
-    These are basic authentication, a bearer token and certificates; workers send with MLflow's own client, which
+    Supports basic authentication, bearer tokens and certificates. Workers use MLflow's own client instead, which
     supports more kinds.
     """
     session = requests.Session()
@@ -102,7 +111,7 @@ def plain_send(url: str, environ: Mapping[str, str] = os.environ) -> Send:
 
 
 def no_answer(url: str, exc: BaseException) -> MlflowUnavailable:
-    """Return the error for a server that did not answer, with the cause."""
+    """Return the exception for a server that did not respond; its text contains the cause."""
     reason = getattr(exc.args[0] if exc.args else None, "reason", None)  # urllib3's, inside that of requests
     parts = urlsplit(url)
     host = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
@@ -114,7 +123,7 @@ def no_answer(url: str, exc: BaseException) -> MlflowUnavailable:
 
 
 class _Bearer(AuthBase):
-    """Sends a bearer token, like MLflow's client."""
+    """Adds a bearer token to requests, as MLflow's client does."""
 
     def __init__(self, token: str) -> None:
         self._token = token

@@ -1,4 +1,4 @@
-"""Reads the runs of a job and their metrics from MLflow: summaries, and histories page by page."""
+"""Reads the MLflow runs of a job: tags, summaries of metrics, and metric histories page by page."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from trainwire.stores.mlflow.http import MISSING, MlflowApi, MlflowRefused
 from trainwire.stores.postgres.attempts import Attempt
 
 MIRROR_SOURCE: Final = "trainwire"
-"""The value of the tag `mlflow.source.name` of runs that workers create."""
+"""Value of the tag `mlflow.source.name` in MLflow runs that workers created."""
 SOURCE_TAG: Final = "mlflow.source.name"
 JOB_TAG: Final = "job_id"
 ATTEMPT_TAG: Final = "attempt"
 MOST_EXPERIMENTS: Final = 1000
-"""Experiments in which runs of a job are searched, most recently changed first."""
+"""Largest number of experiments in which runs of a job are searched, the most recently changed first."""
 HISTORY_PAGE: Final = 25_000
 
 RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 
 
 class MlflowRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run; `metrics` are the last values."""
+    """One MLflow run; `metrics` contains the last value of each metric."""
 
     run_id: str
     experiment_id: str
@@ -41,12 +41,12 @@ class MlflowRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_mirror(self) -> bool:
-        """Whether workers created the run."""
+        """Whether workers created the run as a copy of an attempt."""
         return self.tags.get(SOURCE_TAG) == MIRROR_SOURCE
 
 
 class RunPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One value of one metric; `ts_ms` in milliseconds since 1970."""
+    """One value of one metric; `ts_ms` is in milliseconds since 1970."""
 
     ts_ms: int
     step: int
@@ -54,7 +54,7 @@ class RunPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The summary of one metric; NaN counts for `lowest` and `highest` only if there is no other value."""
+    """The summary of one metric; `lowest` and `highest` are NaN only if all values are NaN."""
 
     points: int
     last: float
@@ -63,7 +63,7 @@ class MetricSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One run with summaries of its metrics; `more_metrics` is the number of omitted metrics."""
+    """One MLflow run with summaries of its metrics; `more_metrics` is the number of metrics that are left out."""
 
     run: MlflowRun
     experiment: str
@@ -72,7 +72,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def get_run(api: MlflowApi, run_id: str) -> MlflowRun | None:
-    """Return a run, also one that is marked as deleted; None if there is none of this id."""
+    """Return the MLflow run with this id, even if it is marked as deleted; None if it does not exist."""
     try:
         return run_of(api.get("runs/get", run_id=run_id)["run"])
     except MlflowRefused as exc:
@@ -82,14 +82,17 @@ def get_run(api: MlflowApi, run_id: str) -> MlflowRun | None:
 
 
 def get_run_by_job_id(api: MlflowApi, job_id: int, attempt: int | None = None) -> MlflowRun | None:
-    """Return the newest run that is tagged with the job (and its attempt), or None."""
+    """Return the newest MLflow run whose tags name the job (and the attempt, if given), or None."""
     wanted = {JOB_TAG: str(job_id)} | ({} if attempt is None else {ATTEMPT_TAG: str(attempt)})
     found = search_runs(api, experiment_ids(api), tag_filter(wanted), limit=1)
     return found[0] if found else None
 
 
 def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | None:
-    """Return the id of the run that is recorded in Postgres, or of one that a trainer tagged with the job."""
+    """Return the id of an attempt's MLflow run, or None.
+
+    It is the run recorded in Postgres, otherwise one that a trainer tagged with the job.
+    """
     if attempt.run_id is not None:
         return attempt.run_id
     tagged = get_run_by_job_id(api, job_id)
@@ -98,14 +101,14 @@ def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | Non
 
 
 def get_run_metrics(api: MlflowApi, run_id: str, names: Iterable[str]) -> dict[str, list[RunPoint]]:
-    """Return all points of these metrics, ordered by step and time."""
+    """Return all points of the metrics `names`, ordered by step and time."""
     return {
         name: sorted(chain.from_iterable(metric_pages(api, run_id, name)), key=_step_and_time) for name in names
     }
 
 
 def get_run_summary(api: MlflowApi, run_id: str, most_metrics: int) -> RunSummary | None:
-    """Return a run with at most `most_metrics` of its metrics by name; None if there is no such run."""
+    """Return an MLflow run with summaries of its first `most_metrics` metrics; None if it does not exist."""
     run = get_run(api, run_id)
     if run is None:
         return None
@@ -123,13 +126,13 @@ def get_run_summary(api: MlflowApi, run_id: str, most_metrics: int) -> RunSummar
 
 
 def summary_of(values: list[float]) -> MetricSummary:
-    """Return the summary of the values of a metric, given in order."""
+    """Return the summary of a metric's values; `values` are in the order in which they were logged."""
     numbers = [value for value in values if value == value] or values  # noqa: PLR0124 - NaN
     return MetricSummary(points=len(values), last=values[-1], lowest=min(numbers), highest=max(numbers))
 
 
 def run_url(tracking_uri: str, run: MlflowRun) -> str:
-    """Return the URL of the run in MLflow's UI."""
+    """Return the URL of the MLflow run in MLflow's user interface."""
     return f"{tracking_uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
@@ -140,7 +143,7 @@ def experiment_ids(api: MlflowApi) -> list[str]:
 
 
 def search_runs(api: MlflowApi, experiments: Collection[str], wanted: str, limit: int) -> list[MlflowRun]:
-    """Return the runs that match a filter of MLflow, newest first, without deleted ones."""
+    """Return the MLflow runs that match the MLflow filter `wanted`, newest first, without deleted ones."""
     if not experiments:
         return []
     found = api.post(
@@ -154,7 +157,7 @@ def search_runs(api: MlflowApi, experiments: Collection[str], wanted: str, limit
 
 
 def delete_run(api: MlflowApi, run_id: str) -> None:
-    """Mark a run as deleted, for `mlflow gc` to remove; no error if it is marked or removed already."""
+    """Mark an MLflow run as deleted, so that `mlflow gc` removes it; not an error if that has happened already."""
     try:
         api.post("runs/delete", run_id=run_id)
     except MlflowRefused as exc:
@@ -164,7 +167,7 @@ def delete_run(api: MlflowApi, run_id: str) -> None:
 
 
 def tag_filter(tags: Mapping[str, str]) -> str:
-    """Return MLflow's filter for runs with all of these tags; the values must not contain quotes."""
+    """Return an MLflow filter for runs that have all of `tags`; the values must not contain quotes."""
     return " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
 
 
@@ -173,7 +176,7 @@ def get_metric_page(
 ) -> tuple[list[RunPoint], str | None]:
     """Return at most `limit` points of a metric, ordered by time, and the token of the next page.
 
-    `token` is that of the page before, None for the first page; the last page has no next token.
+    `token` is the token that the previous page returned, or None for the first page. The last page returns None.
     """
     page = {"page_token": token} if token else {}
     found = api.get("metrics/get-history", run_id=run_id, metric_key=name, max_results=limit, **page)
@@ -185,7 +188,7 @@ def get_metric_page(
 
 
 def metric_pages(api: MlflowApi, run_id: str, name: str) -> Iterator[list[RunPoint]]:
-    """Yield all points of a metric page by page, ordered by time; the first page may be empty."""
+    """Yield all points of a metric in pages, ordered by time; the first page may be empty."""
     points, token = get_metric_page(api, run_id, name, HISTORY_PAGE)
     yield points
     while token is not None:
@@ -198,7 +201,7 @@ def _step_and_time(point: RunPoint) -> tuple[int, int]:
 
 
 def run_of(document: Mapping[str, Any]) -> MlflowRun:
-    """Return a run as MLflow's REST API has it."""
+    """Convert a run from the JSON of MLflow's REST API."""
     info, data = document["info"], document.get("data", {})
     return MlflowRun(
         run_id=info["run_id"],
@@ -223,20 +226,20 @@ def _time(ms: Any) -> datetime | None:
 
 
 MOST_REQUESTS: Final = 50
-"""Most requests to MLflow for one page, one per metric."""
+"""Largest number of requests to MLflow for one `HistoryPage`; each metric needs one."""
 
 
 class HistoryPlace(msgspec.Struct, frozen=True):
-    """The beginning of a page: a metric, and MLflow's page token (None: its first point)."""
+    """The start of a page of histories: a metric, and MLflow's page token in it (None: at its first point)."""
 
     name: str
     token: str | None = None
 
 
 class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Points by metric; `next` is the beginning of the next page, None for the last page.
+    """Points by metric; `next` is the start of the next page, None for the last page.
 
-    `more_metrics` is the number of metrics without a point on this page or before.
+    `more_metrics` is the number of metrics that have no point on this page or an earlier one.
     """
 
     metrics: dict[str, list[RunPoint]]
@@ -247,9 +250,10 @@ class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
 def read_page(
     api: MlflowApi, run_id: str, names: Sequence[str], limit: int, place: HistoryPlace | None = None
 ) -> HistoryPage:
-    """Return at most `limit` points of these metrics together, beginning at the `next` of an earlier page.
+    """Return a page of at most `limit` points in total of the metrics `names`.
 
-    The place's name is one of `names`. Raises `MlflowRefused` and `MlflowUnavailable`.
+    `place` is the `next` of the previous page, or None for the first page; its metric is one of `names`. Raises
+    `MlflowRefused` and `MlflowUnavailable`.
     """
     first = 0 if place is None else names.index(place.name)
     token = None if place is None else place.token

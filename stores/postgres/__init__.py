@@ -1,1 +1,1 @@
-"""Reads jobs, attempts, checkpoints and deliveries from Postgres."""
+"""Queries for jobs, attempts, checkpoints, deliveries and alerts in Postgres."""

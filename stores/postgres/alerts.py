@@ -1,4 +1,4 @@
-"""Reads the log of alerts: those that were sent, wait, or failed, with the reason."""
+"""Reads the log of alert notifications: sent, waiting and failed ones, with the reason."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from trainwire.stores.postgres.columns import columns_of
 AlertState = Literal["waiting", "sending", "sent", "failed", "uncertain", "suppressed"]
 ALERT_STATES: Final[tuple[AlertState, ...]] = get_args(AlertState)
 CURSOR: Final = "alerts"
-"""Its name in `delivery_cursors`: how far metric rules have read the rows of a job; also the lease of a job."""
+"""Value of `delivery_cursors.sink` for the cursor up to which metric rules have read a job's rows.
+
+The row is also the lease on the job.
+"""
 
 
 class AlertEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of the log. `ended_at` is when it was sent or given up; `last_error` the last failure."""
+    """One notification in the log. `ended_at` is when it was sent or given up; `last_error` the last failure."""
 
     id: int
     rule: str
@@ -39,7 +42,7 @@ class AlertEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DestinationHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of one destination; the counts are of the last day, except `waiting`."""
+    """The state of one alert destination; the counts cover the last day, except `waiting`."""
 
     waiting: int = 0
     failed: int = 0
@@ -49,7 +52,7 @@ class DestinationHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def health_key(destination: str) -> str:
-    """Return the name of a destination in `sink_states`, which records its outages."""
+    """Return the value of `sink_states.sink` under which outages of an alert destination are recorded."""
     return f"alerts:{destination}"
 
 
@@ -61,7 +64,7 @@ def find_alerts(
     before: int | None = None,
     limit: int = 50,
 ) -> list[AlertEntry]:
-    """Return the newest alerts, of one job or of these states if given, with a number below `before`."""
+    """Return the newest alerts, optionally only those of one job, in some states, or with an id below `before`."""
     wanted = select(*columns_of(AlertEntry, alerts)).order_by(alerts.c.id.desc()).limit(limit)
     if job_id is not None:
         wanted = wanted.where(alerts.c.job_id == job_id)
@@ -73,13 +76,13 @@ def find_alerts(
 
 
 def destination_health(connection: Connection, destination: str) -> DestinationHealth:
-    """Return the state of a destination."""
+    """Return the state of one alert destination."""
     names = {"destination": destination, "key": health_key(destination)}
     return DestinationHealth(**connection.execute(_HEALTH, names).mappings().one())
 
 
 def resend_alert(connection: Connection, alert_id: int) -> bool:
-    """Let an alert that has ended be sent again; return False if there is none with this number."""
+    """Queue an alert again that was sent, failed or suppressed; return False if there is none with this id."""
     return connection.execute(_RESEND, {"id": alert_id}).rowcount > 0
 
 

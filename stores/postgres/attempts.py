@@ -15,7 +15,7 @@ from trainwire.stores.postgres.columns import columns_of
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_attempts, without its maps."""
+    """One row of training_attempts, without params, tags and provenance."""
 
     attempt: int
     name: str | None
@@ -34,12 +34,12 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def run_id(self) -> str | None:
-        """The attempt's run in MLflow: the trainer's own, else the one that workers created."""
+        """Id of the attempt's MLflow run: the one that the trainer logs to, else the one that workers created."""
         return self.mlflow_run_id or self.mirror_run_id
 
 
 def find_attempts(connection: Connection, job_id: int) -> list[Attempt]:
-    """Return the attempts of a job in the order in which they began."""
+    """Return the attempts of a job in the order of their start times."""
     table = training_attempts
     began = (table.c.started_at.nulls_first(), table.c.attempt)
     found = select(*columns_of(Attempt, table)).where(table.c.job_id == job_id).order_by(*began)
@@ -47,16 +47,16 @@ def find_attempts(connection: Connection, job_id: int) -> list[Attempt]:
 
 
 def find_provenance(connection: Connection, job_id: int, attempt: int) -> dict[str, Any]:
-    """Return the command, code and machine of an attempt (docs/provenance.md)."""
+    """Return the provenance of an attempt: its command, code and machine (docs/provenance.md)."""
     table = training_attempts.c
     wanted = select(table.provenance).where(table.job_id == job_id, table.attempt == attempt)
     return connection.execute(wanted).scalar_one_or_none() or {}
 
 
 def renaming(attempts: Sequence[Attempt]) -> str | None:
-    """Return a warning if the names of the two newest named attempts differ, else None.
+    """Return a warning if the two newest named attempts have different names, else None.
 
-    Then a user has probably chosen the job number of another training.
+    The names differ if a user has reused the job number of another training.
     """
     named = [attempt for attempt in attempts if attempt.name is not None][-2:]
     if len(named) < 2 or named[0].name == named[1].name:

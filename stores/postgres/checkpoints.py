@@ -1,4 +1,4 @@
-"""Reads the checkpoints of a job from Postgres, and finds those that can be fetched from an object store."""
+"""Reads the checkpoints of a job from Postgres, and determines which of them an object store has."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ MISSING: Final = "missing"
 DIFFERENT: Final = "different"
 UNVERIFIED: Final = "not verified"
 NOT_SERVED: Final = "not served"
-"""The word before the colon of `verify_error`: a fault, no result, or a file that workers do not verify."""
+"""Prefix of `verify_error`, before a colon, for a file outside of the prefixes that workers verify.
+
+MISSING and DIFFERENT are the prefixes for faults, and UNVERIFIED for a verification without a result.
+"""
 
 UNUSABLE: Final = f"(starts_with(verify_error, '{MISSING}:') OR starts_with(verify_error, '{DIFFERENT}:'))"
-"""SQL condition: verification has found the file missing or different."""
+"""SQL condition: the last verification found that the file is missing or different."""
 OF_PATH: Final = {"best": "is_best", "last": f"kind <> 'best' AND NOT starts_with(kind, '{ARTIFACT}')"}
-"""SQL conditions: the rows that set a job's best and last path in a drain."""
+"""SQL conditions for the checkpoint rows that set a job's best and last checkpoint path."""
 
 NOT_UPLOADED: Final = "not uploaded"
 DELETED: Final = "deleted"
@@ -28,7 +31,7 @@ PROBLEMS: Final = (MISSING, DIFFERENT, NOT_UPLOADED)
 
 
 class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_checkpoints; `overwritten_by` is the next row of the job with the same URI."""
+    """One row of training_checkpoints; `overwritten_by` is the `seq` of the job's next row with the same URI."""
 
     seq: int
     attempt: int
@@ -49,7 +52,7 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> str:
-        """The state of the file in one or two words."""
+        """The state of the file for users, such as `verified`, `missing` or `not uploaded`."""
         if self.deleted_at is not None:
             return DELETED
         if self.upload_error is not None:
@@ -65,7 +68,7 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str | None:
-        """The reason of a fault; None if there is none."""
+        """Why the file is missing, different, not verified or not uploaded; None if it is none of these."""
         if self.upload_error is not None:
             return self.upload_error
         if self.deleted_at is not None or self.overwritten_by is not None:
@@ -74,7 +77,7 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointSource(NamedTuple):
-    """The object to fetch, and its recorded size and SHA-256 if any (of a folder: of its manifest)."""
+    """The object of a checkpoint, with its recorded size and SHA-256; for a folder, those of its manifest."""
 
     uri: S3Uri
     size_bytes: int | None
@@ -82,7 +85,7 @@ class CheckpointSource(NamedTuple):
 
 
 class NotFetchable(LookupError):  # noqa: N818 - shown to users
-    """No object store has this checkpoint; the message names the reason."""
+    """The checkpoint cannot be fetched from an object store; the error text names the reason."""
 
 
 def find_checkpoints(
@@ -92,27 +95,33 @@ def find_checkpoints(
     newest: int | None = None,
     before: int | None = None,
 ) -> list[CheckpointFile]:
-    """Return the checkpoints of a job (of one attempt; only the newest before `before`) in the order of `seq`."""
+    """Return the checkpoints of a job, or of one attempt, in the order of `seq`.
+
+    With `newest`, only so many of the newest are returned; with `before`, only those with a lower `seq`.
+    """
     bounds = {"job_id": job_id, "attempt": attempt, "newest": newest, "before": before}
     found = connection.execute(_OF_JOB, bounds).mappings()
     return [CheckpointFile(**row) for row in reversed(found.all())]
 
 
 def newest_at(files: Sequence[CheckpointFile], path: str | None) -> int | None:
-    """Return the `seq` of the newest of these checkpoints at a path."""
+    """Return the highest `seq` of the checkpoints in `files` whose URI is `path`; None if there is none."""
     return max((file.seq for file in files if file.uri == path), default=None)
 
 
 def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:
-    """Return the checkpoints that are missing, different, or not uploaded and not replaced since."""
+    """Return the checkpoints that are missing or different, or that were not uploaded.
+
+    A failed upload is left out if a newer checkpoint of the same kind, epoch and step was uploaded.
+    """
     found = connection.execute(_SUSPICIOUS, {"job_id": job_id}).mappings()
     return [file for file in (CheckpointFile(**row) for row in found) if file.state in PROBLEMS]
 
 
 def find_source(connection: Connection, job_id: int, which: str) -> CheckpointSource:
-    """Return the object of a job's checkpoint, given as `best`, `last`, or the `seq` of a row.
+    """Return the object of a job's checkpoint; `which` is `best`, `last`, or the `seq` of a row.
 
-    Raises `NotFetchable` if there is none, or no object store has it.
+    Raises `NotFetchable` if there is no such checkpoint, or if it is not in an object store.
     """
     files = find_checkpoints(connection, job_id)
     if which.isdecimal():
@@ -134,9 +143,9 @@ def find_source(connection: Connection, job_id: int, which: str) -> CheckpointSo
 
 
 def find_object(connection: Connection, job_id: int, seq: int) -> S3Uri:
-    """Return the object of a checkpoint that is a single file, which one URL can give.
+    """Return the URI of a checkpoint that is a single file, so that one URL can serve it.
 
-    Raises `NotFetchable` as `find_source` does, and for a folder.
+    Raises `NotFetchable` for a folder, and in the cases of `find_source`.
     """
     uri = find_source(connection, job_id, str(seq)).uri
     if uri.is_folder:
@@ -145,7 +154,10 @@ def find_object(connection: Connection, job_id: int, seq: int) -> S3Uri:
 
 
 def last_checkpoint(connection: Connection, job_id: int) -> str | None:
-    """Return the URI of the newest checkpoint that is not missing or different, of the newest attempt with one."""
+    """Return the URI of the newest usable checkpoint, of the newest attempt that has one; None if there is none.
+
+    A checkpoint that is missing or different is not usable.
+    """
     return connection.execute(_NEWEST, {"job_id": job_id}).scalar_one_or_none()
 
 

@@ -1,4 +1,4 @@
-"""The columns that fill a struct, with limits on the size of large maps."""
+"""Selects the columns that fill a struct, and limits the size of large JSONB maps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from trainwire.stores.postgres.job_values import shown_name, shown_tags
 
 MOST_LISTED_NAMES: Final = 20
 MOST_SHOWN_NAMES: Final = 1000
-"""Most names of a map of results that are read: of each job in a list, and of one job."""
+"""Largest number of names that are read from the final or best metrics of one job.
+
+MOST_LISTED_NAMES is the limit for each job in a list.
+"""
 RESULTS: Final = ("final_metrics", "best_metrics")
 _MOST_LISTED_BYTES: Final = 64 * 1024
-"""A larger map (as stored) is omitted from lists: Postgres reads all of it to return a part."""
+"""Stored size above which a map is omitted from lists, because Postgres would read all of it to return a part."""
 _SMALL_BYTES: Final = 100
 
 
 def columns_of(struct: type[msgspec.Struct], table: Table) -> list[ColumnElement[Any]]:
-    """Return the columns of `table` that fill `struct`; `stop` is the request to stop an attempt."""
+    """Return the columns of `table` for the fields of `struct`; `stop` is the request to stop an attempt."""
     return [_stop_of(table.name) if name == "stop" else table.c[name] for name in struct.__struct_fields__]
 
 
@@ -36,9 +39,9 @@ def _stop_of(table: str) -> ColumnElement[Any]:
 
 
 def job_columns(struct: type[msgspec.Struct], table: Table, most_names: int) -> list[ColumnElement[Any]]:
-    """Return the columns of `columns_of`, with at most `most_names` names of each map of results.
+    """Return the columns of `columns_of`, with at most `most_names` names of `final_metrics` and `best_metrics`.
 
-    `name` and `tags` are those that people have given, else the trainer's.
+    `name` and `tags` are the ones that people have given to the job, otherwise the trainer's.
     """
     return [_job_column(column, f"{table.name}.{column.name}", most_names) for column in columns_of(struct, table)]
 
@@ -51,7 +54,7 @@ def _job_column(column: ColumnElement[Any], full_name: str, most_names: int) -> 
 
 
 def first_names(column: str, most: int) -> str:
-    """Return SQL for the first `most` names of a JSONB object, in the order of storage."""
+    """Return an SQL expression for the first `most` names of a JSONB object, in the order of storage."""
     is_listed = f"pg_column_size({column}) <= {_MOST_LISTED_BYTES}" if most <= MOST_LISTED_NAMES else "true"
     return (
         f"CASE WHEN pg_column_size({column}) <= {_SMALL_BYTES} THEN {column} "  # noqa: S608 - our own column names

@@ -1,6 +1,6 @@
 """The sum of a job's messages: produced = stored + dead-lettered + missing + lost + dropped.
 
-docs/concepts.md explains its states.
+docs/concepts.md explains the states of the sum.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHOWN_SOURCES: Final = 5
 
 @dataclass(frozen=True)
 class Completeness:
-    """The sum of a job's messages, and the sources and ranks whose messages are not all known."""
+    """The sum of a job's messages, with the sources and ranks that may have more messages than are known."""
 
     produced: int
     stored: int
@@ -41,27 +41,28 @@ class Completeness:
     status: Status
     attempt: int
     open_sources: tuple[str, ...]
-    """Sources of the newest attempt that have not ended: they may send more."""
+    """Sources of the newest attempt that have not ended, so they may send more messages."""
     silent_sources: tuple[str, ...]
-    """Sources that ended without a completion of their own: they may have produced more."""
+    """Sources that ended without sending a completion themselves, so they may have produced more messages."""
     lost: int = 0
-    """Messages that their trainers cannot send again, for example after a restore of Postgres."""
+    """Number of messages that their trainers cannot send again, for example after a restore of Postgres."""
     lost_by_reason: Mapping[str, int] = field(default_factory=dict)
     losses: tuple[SourcePosition, ...] = ()
     absent_ranks: tuple[AbsentRanks, ...] = ()
-    """Ranks that have not sent anything: they may have produced messages."""
+    """Ranks that have not sent any message, although they may have produced some."""
     uncounted_sources: tuple[str, ...] = ()
-    """Sources whose completion does not count every kind that they sent: they may have produced more."""
+    """Sources whose completion has no count for some kind that they sent, so they may have produced more messages.
+    """
     unnumbered: Mapping[str, int] = field(default_factory=dict)
-    """Number of dead letters by source that are not part of the sum: they have no valid message number."""
+    """Source -> number of its dead letters without a valid message number, which are not part of the sum."""
 
     @property
     def state(self) -> State:
-        """The state of the sum, the first that applies.
+        """The state of the sum: the first of these that applies.
 
-        `open`: more messages may arrive. `incomplete`: numbered messages have not arrived. `unproven`: all have
-        arrived, but there may be more. `accounted`: some are dead-lettered, lost or dropped. `complete`: all are
-        stored.
+        `open`: more messages may arrive. `incomplete`: numbered messages have not arrived. `unproven`: all
+        numbered messages have arrived, but there may be more. `accounted`: some messages are dead-lettered, lost
+        or dropped. `complete`: all messages are stored.
         """
         is_over = self.status == "lost" or (self.status in FINISHED and not self.open_sources)
         if not is_over or not self.produced:
@@ -75,12 +76,12 @@ class Completeness:
 
     @property
     def may_grow(self) -> bool:
-        """Whether more rows may arrive: `trainwire logs -f` waits for them."""
+        """Whether more rows may arrive; `trainwire logs -f` then continues to wait."""
         return self.state in ("open", "incomplete") or bool(self.absent_ranks)
 
     @property
     def line(self) -> str:
-        """The sum as one line of text, with the missing numbers."""
+        """The sum as one line of text, including the numbers of missing messages."""
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.lost_by_reason.items())
         lost = f"{self.lost:,} lost ({reasons}) + " if self.lost else ""
         total = (
@@ -106,9 +107,10 @@ class Completeness:
 def assess(
     positions: Iterable[SourcePosition], attempt: int, status: Status, unnumbered: Mapping[str, int] | None = None
 ) -> Completeness:
-    """Add up the positions of a job; `attempt` and `status` are those of its newest attempt.
+    """Compute the sum of a job's messages from the positions of its sources.
 
-    `unnumbered` is the number of its dead letters by source that no position counts.
+    `attempt` and `status` are those of the job's newest attempt. `unnumbered` is the number of dead letters by
+    source that no position counts.
     """
     rows = sorted(positions, key=lambda row: (row.source, row.kind))
     ended = {row.source for row in rows if row.has_completion}
@@ -149,7 +151,7 @@ def assess(
 
 
 def shown_ranges(ranges: Sequence[tuple[int, int]]) -> str:
-    """Return ranges as text, such as `7, 9-12`."""
+    """Format ranges as text, such as `7, 9-12`."""
     named = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:SHOWN_RANGES]]
     more = len(ranges) - SHOWN_RANGES
     return ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
@@ -161,6 +163,6 @@ def _listed(named: Sequence[str], separator: str) -> str:
 
 
 def find_completeness(connection: Connection, job: Job) -> Completeness:
-    """Return the sum of a job's messages."""
+    """Read the positions of a job's sources, and return the sum of its messages."""
     positions, unnumbered = find_positions(connection, job.id), find_unnumbered(connection, job.id)
     return assess(positions, job.attempt, job.status, unnumbered)

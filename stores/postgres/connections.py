@@ -1,4 +1,4 @@
-"""Connections to Postgres and Redis with time-outs, and the classification of Postgres' errors."""
+"""Connections to Postgres and Redis with timeouts, and the classification of Postgres errors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ CONNECT_TIMEOUT_S: Final = 5
 SOCKET_TIMEOUT_S: Final = 20
 POOL_TIMEOUT_S: Final = 10
 KEPT_CONNECTIONS: Final = 5
-"""Connections that a pool keeps open: as many as a delivery uses at once."""
+"""Number of connections that a pool keeps open: the number that a delivery uses at once."""
 
 
 PREPARE_THRESHOLD: Final = 5
-"""Uses after which psycopg prepares a statement: its default, explicit here because None disables it."""
+"""Number of executions after which psycopg prepares a statement.
+
+It is psycopg's default, which is explicit here because None disables prepared statements.
+"""
 _REMEDIES: Final = {
     "certificate verify failed": "name the file of its CA in DATABASE_URL, ?sslmode=verify-full&sslrootcert="
     "/path/to/ca.pem",
@@ -33,16 +36,25 @@ _REMEDIES: Final = {
     "unsupported startup parameter": "PgBouncer refuses it: set ignore_startup_parameters = "
     "options in its file (docs/scaling.md)",
 }
-"""Remedies by a part of libpq's message, which does not name the setting to change."""
+"""Part of a libpq error message -> remedy; libpq does not name the setting to change."""
 _UNAVAILABLE_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
-"""SQLSTATE classes: connection, rollback (deadlock, serialization), resources (disk, memory), lock, operator
-intervention (shutdown, statement timeout), system error (input and output)."""
+"""SQLSTATE classes of temporary errors.
+
+They are: connection, rollback (deadlock, serialization), resources (disk, memory), lock, operator intervention
+(shutdown, statement timeout), and system error (input and output).
+"""
 _UNAVAILABLE_STATES: Final = frozenset({"25006", "25P03", "25P04"})
-"""A read-only server; idle_in_transaction_session_timeout and transaction_timeout, which end the session."""
+"""SQLSTATEs of further temporary errors: a read-only server, and timeouts that end the session.
+
+The timeouts are idle_in_transaction_session_timeout and transaction_timeout.
+"""
 _SESSION_ENDS: Final = ("08", "25006", "25P03", "25P04", "57P01", "57P02", "57P03", "57P04", "57P05")
-"""SQLSTATEs after which the session has ended, or its server refuses writes."""
+"""Prefixes of SQLSTATEs after which the session has ended, or is useless because its server refuses writes."""
 _LOST_STATES: Final = frozenset({"42P05", "26000"})
-"""Postgres' duplicate_prepared_statement and invalid_sql_statement_name."""
+"""SQLSTATEs of a prepared statement that exists already, or does not exist.
+
+They are duplicate_prepared_statement and invalid_sql_statement_name.
+"""
 _LOST_REMEDY: Final = (
     "a pooler gives each transaction another connection: set DATABASE_PREPARED_STATEMENTS=false here, or "
     "pool_mode = session there (docs/scaling.md)"
@@ -52,9 +64,9 @@ _LOST_REMEDY: Final = (
 def open_engine(
     settings: StoreSettings, *, name: str = "trainwire", most: int = 9, statement_timeout_s: int = 0
 ) -> Engine:
-    """Return an engine with at most `most` connections; a statement timeout of 0 is none.
+    """Return an engine with at most `most` connections; `statement_timeout_s=0` means no statement timeout.
 
-    Sessions are in UTC, and the server ends them within a second after their client has vanished.
+    Sessions use UTC. The server ends a session within a second after its client has disappeared.
     """
     timeouts = f"-c statement_timeout={statement_timeout_s}s -c lock_timeout=30s"
     engine = sqlalchemy.create_engine(
@@ -79,18 +91,18 @@ def open_engine(
 
 
 def _drop_useless_sessions(context: ExceptionContext) -> None:
-    """Make SQLAlchemy discard the connection, and all connections of the pool that are as old or older."""
+    """Make SQLAlchemy discard the connection, and older ones of the pool, if the error ended the session."""
     if ends_session(context.original_exception):
         context.is_disconnect = True
 
 
 def ends_session(exc: BaseException) -> bool:
-    """Return whether the session cannot be used any more after this error."""
+    """Return whether the session is unusable after this error."""
     return _sqlstate(exc).startswith(_SESSION_ENDS) and not has_lost_statements(exc)
 
 
 def is_unavailable(exc: BaseException) -> bool:
-    """Return whether this error of Postgres or its client is temporary: retry later."""
+    """Return whether this error of Postgres or psycopg is temporary, so that a retry may succeed."""
     cause, state = getattr(exc, "orig", None) or exc, _sqlstate(exc)
     if not state:
         return isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError))
@@ -102,7 +114,7 @@ def _sqlstate(exc: BaseException) -> str:
 
 
 def postgres_trouble(exc: BaseException) -> str:
-    """Return the error of Postgres or its client in one line, with the remedy if TLS or a pooler is the cause."""
+    """Return an error of Postgres or psycopg as one line, with a remedy for causes such as TLS or a pooler."""
     lines = [line.strip() for line in str(getattr(exc, "orig", None) or exc).splitlines() if line.strip()]
     causes = [line for line in lines if "failed:" in line or "FATAL" in line]
     message = (causes or lines or ["no answer"])[0]
@@ -113,19 +125,19 @@ def postgres_trouble(exc: BaseException) -> str:
 
 
 def has_lost_statements(exc: BaseException) -> bool:
-    """Return whether the session lacks a prepared statement: a pooler in transaction mode is in between."""
+    """Return whether the session lacks a prepared statement, because a pooler in transaction mode is in use."""
     state = _sqlstate(exc)
     # 08P01: another client has prepared one of this name, with other parameters.
     return state in _LOST_STATES or (state == "08P01" and "prepared statement" in str(exc))
 
 
 def open_redis(settings: StoreSettings) -> redis.Redis:
-    """Return a client with time-outs: one short retry, then the error of redis-py."""
+    """Return a Redis client with timeouts; it retries a failed command once, then raises redis-py's error."""
     return _open(settings.redis_url.get_secret_value())
 
 
 def open_stream_client(settings: StoreSettings) -> redis.Redis | None:
-    """Return a client of the server that has the streams; None if that is the server of `open_redis`."""
+    """Return a client of the Redis that stores the streams; None if it is the one of `open_redis`."""
     url = settings.streams_url
     return None if url is None else _open(url.get_secret_value())
 

@@ -1,6 +1,6 @@
-"""Deletion of jobs: the plan, the tombstone and the progress in each store.
+"""Deletion of jobs: the tombstone of a deleted job, and the progress of the deletion in each store.
 
-Workers execute it (`trainwire.workers.operations.job_deletion`).
+Workers execute the deletion (`trainwire.workers.operations.job_deletion`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainwire.stores.postgres.columns import columns_of
 from trainwire.stores.postgres.deletion_plan import DeletionPlan, plan_deletion
 
 MAX_NOTES: Final = 50
-"""Most notes of a part, which name single files and runs."""
+"""Largest number of notes of a `DeletionPart`; a note names a single file or MLflow run."""
 MAX_REASON_CHARS: Final = 500
 
 PartName: TypeAlias = str
@@ -32,33 +32,34 @@ State = Literal["open", "done", "requested", "kept", "left"]
 
 
 class StillAtWork(Exception):  # noqa: N818 - shown to users
-    """The job has not ended, and its deletion was not forced."""
+    """The job has not ended, and the caller did not force its deletion."""
 
 
 class NoSuchJob(LookupError):  # noqa: N818 - shown to users
-    """There is neither a job nor a tombstone of this number."""
+    """There is neither a job nor a tombstone with this number."""
 
 
 class StillDeleting(Exception):  # noqa: N818 - shown to users
-    """The number cannot be used again before the job is completely deleted."""
+    """The job number cannot be reused before the deletion is complete."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of a job to delete besides its rows; `keep` has the sinks whose copies are kept."""
+    """Options of a deletion: whether to delete uploaded files, and the sinks whose copies to keep."""
 
     with_files: bool = False
     keep: frozenset[str] = frozenset()
 
     def keeps(self, part: PartName) -> bool:
-        """Return whether the data in this store is kept."""
+        """Return whether the job's data in the store `part` is kept."""
         return part in self.keep or (part == "s3" and not self.with_files)
 
 
 class DeletionPart(msgspec.Struct, frozen=True, kw_only=True):
-    """The deletion of a job in one store; `planned` and `deleted` count rows, lines, runs or files.
+    """The progress of a deletion in one store; `planned` and `deleted` count rows, lines, MLflow runs or files.
 
-    `open`: to be deleted, or retried; `requested`: Loki has accepted the request, and deletes the lines later;
-    `kept`: by choice; `left`: cannot be deleted now (see `notes`), and is retried only on request.
+    States: `open`, the data has still to be deleted; `done`; `requested`, Loki has accepted the request and
+    deletes the lines later; `kept`, as the user chose; `left`, the data cannot be deleted now (see `notes`) and is
+    retried only on request.
     """
 
     state: State
@@ -67,14 +68,14 @@ class DeletionPart(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
     def noted(self, note: str | None) -> DeletionPart:
-        """Return the part with the note added, unless it is None or already there."""
+        """Return a copy with the note added; the part itself if the note is None or already there."""
         if note is None or note in self.notes or len(self.notes) > MAX_NOTES:
             return self
         return replace(self, notes=[*self.notes, note if len(self.notes) < MAX_NOTES else "… and more"])
 
 
 class Deletion(msgspec.Struct, frozen=True, kw_only=True):
-    """The tombstone of a job, with the progress of its deletion."""
+    """The tombstone of a deleted job, with the progress of its deletion by store."""
 
     job_id: int
     name: str | None
@@ -92,7 +93,7 @@ class Deletion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_finished(self) -> bool:
-        """Whether no part is open; some may be `left`."""
+        """Whether no part is `open`; some parts may be `left`."""
         return self.finished_at is not None
 
     @property
@@ -102,7 +103,7 @@ class Deletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_or_deletion(connection: Connection, job_id: int) -> DeletionPlan | Deletion:
-    """Return the plan to delete a job, or the tombstone if it was deleted. Raises `NoSuchJob`."""
+    """Return the plan to delete a job, or its tombstone if it was deleted. Raises `NoSuchJob`."""
     found = plan_deletion(connection, job_id) or find_deletion(connection, job_id)
     if found is None:
         raise NoSuchJob(f"no job {job_id} in the database")
@@ -117,7 +118,7 @@ def find_deletion(connection: Connection, job_id: int) -> Deletion | None:
 
 
 def deletion_of(row: Mapping[Any, Any]) -> Deletion:
-    """Return a tombstone from its row."""
+    """Convert a row of deleted_jobs."""
     parts = msgspec.convert(row["parts"], dict[PartName, DeletionPart])
     return Deletion(**{**row, "parts": parts})
 
@@ -133,9 +134,9 @@ def start_deletion(
     force: bool,
     on_unpublished: Callable[[str], None],
 ) -> Deletion:
-    """Begin the deletion of a job (`begin_deletion`), commit, and publish it to open pages.
+    """Begin the deletion of a job (`begin_deletion`), commit, and publish the event to gateways.
 
-    If Redis does not answer, `on_unpublished` is called with the reason; the workers publish it later.
+    If Redis does not respond, `on_unpublished` is called with the reason; workers publish the event later.
     """
     with engine.begin() as connection:
         deletion = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
@@ -157,9 +158,9 @@ def begin_deletion(
 ) -> Deletion:
     """Write the tombstone and delete the row in training_jobs, in the caller's transaction; return the tombstone.
 
-    After the commit the job is in no list, and no more of it is stored or delivered. Workers delete the rest. If
-    the job was deleted before, parts that are `left`, and `kept` parts that `choice` does not keep, are reopened.
-    Raises `NoSuchJob`, and `StillAtWork` unless `force`.
+    After the commit the job is not listed any more, and none of its messages are stored or delivered. Workers
+    delete the remaining data. If the job was deleted before, its parts that are `left`, and its `kept` parts that
+    `choice` does not keep, are set to `open`. Raises `NoSuchJob`, and `StillAtWork` unless `force` is set.
     """
     # Waits for drains that have locked the job; later drains find the tombstone.
     connection.execute(_LOCK, {"job_id": job_id})
@@ -183,7 +184,7 @@ def begin_deletion(
 
 
 def forget_deletion(connection: Connection, job_id: int) -> None:
-    """Delete the tombstone, so that the number can be used again. Raises `NoSuchJob` and `StillDeleting`."""
+    """Delete the tombstone, so that the job number can be reused. Raises `NoSuchJob` and `StillDeleting`."""
     connection.execute(_LOCK_TOMBSTONE, {"job_id": job_id})
     deletion = find_deletion(connection, job_id)
     if deletion is None:
@@ -196,19 +197,19 @@ def forget_deletion(connection: Connection, job_id: int) -> None:
 
 
 def publish_deletion(client: redis.Redis, deletion: Deletion) -> None:
-    """Publish the event that a job was deleted. Raises redis-py's errors."""
+    """Publish the event `training_deleted` of a job. Raises redis-py's errors."""
     event = encode_event(TrainingDeleted(job_id=deletion.job_id, attempt=deletion.attempt))
     for channel in (events_channel(deletion.job_id), JOBS_CHANNEL):
         client.publish(channel, event)
 
 
 def forget_acks(streams: redis.Redis, job_id: int) -> None:
-    """Delete the key that marks the job as deleted for its trainers. Raises redis-py's errors."""
+    """Delete the Redis key by which trainers learn that the job was deleted. Raises redis-py's errors."""
     streams.delete(acks_key(job_id))
 
 
 def save_part(connection: Connection, job_id: int, name: PartName, part: DeletionPart) -> None:
-    """Save the progress in one store, without a change to concurrently updated other parts."""
+    """Save the progress in the store `name`; concurrent updates of other stores are not overwritten."""
     values = {"job_id": job_id, "name": name, "part": msgspec.json.encode(part).decode()}
     connection.execute(_SAVE, values)
 
@@ -235,7 +236,10 @@ def _repeat(connection: Connection, job_id: int, choice: Choice) -> Deletion:
 
 
 def _reopened(name: PartName, part: DeletionPart, choice: Choice) -> DeletionPart:
-    """Return the part, as open if it has to be retried; kept files are not reopened, as their rows are deleted."""
+    """Return the part, with the state `open` if it has to be retried.
+
+    Kept files stay `kept`, because the rows that list them are deleted.
+    """
     was_kept = part.state == "kept" and name != "s3" and not choice.keeps(name)
     return replace(part, state="open", notes=[]) if part.state == "left" or was_kept else part
 

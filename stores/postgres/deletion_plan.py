@@ -1,4 +1,4 @@
-"""The plan of a deletion: the data of a job in each store."""
+"""The plan of a deletion: how much data of a job each store has."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ TABLES: Final = (
     "metric_blocks",
     "stop_requests",
 )
-"""Tables with rows of a job, besides training_jobs."""
+"""Tables with rows of a job, except training_jobs."""
 DERIVED: Final = ("alert_occurrences", "metric_series", "metric_blocks", "stop_requests")
-"""Tables whose rows are made of others, or are no data of the training: they are deleted but not counted."""
+"""Tables whose rows are deleted but not counted: they are derived, or no data of the training."""
 
 
 class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The data of a job by store. `own_runs`: MLflow runs that its trainer created, which are not deleted."""
+    """The data of a job in each store. `own_runs` are MLflow runs of the trainer, which are not deleted."""
 
     job_id: int
     name: str | None
@@ -40,15 +40,15 @@ class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     rows: dict[str, int]
     copies: dict[str, int]
-    """Number of lines or runs in each sink; without sinks for which the job has never had a row."""
+    """Sink -> number of lines or MLflow runs; a sink for which the job never had a row is absent."""
     mlflow_runs: list[str]
     own_runs: list[str]
     files: list[str]
-    """The newest 1,000 addresses."""
+    """URIs of the files in the object store, newest first, at most 1,000."""
     file_count: int
     file_bytes: int
     tokens: int
-    """Number of tokens that are bound to the job: they stay valid."""
+    """Number of gateway tokens that are bound to the job; they stay valid."""
 
     @property
     def is_at_work(self) -> bool:
@@ -57,7 +57,10 @@ class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_deletion(connection: Connection, job_id: int) -> DeletionPlan | None:
-    """Return the plan to delete a job; None if there is no such job. Log and metric rows are counted by `seq`."""
+    """Return the plan to delete a job; None if there is no such job.
+
+    Log and metric rows are not counted, but computed from the job's `seq` columns.
+    """
     row = connection.execute(_PLAN, {"job_id": job_id}).mappings().one_or_none()
     if row is None:
         return None

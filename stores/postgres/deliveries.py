@@ -1,4 +1,4 @@
-"""The progress of deliveries to sinks, as values and as text."""
+"""Reads the progress of deliveries to sinks from Postgres, and formats it as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainwire.schemas.sinks import SINKS
 
 
 class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a sink answers, as recorded by workers; None: nothing has been sent to it yet."""
+    """Whether a sink responds, as recorded by workers; `answers` is None if nothing has been sent to it yet."""
 
     sink: str
     answers: bool | None
@@ -24,11 +24,11 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """The delivery of one job to a sink; `oldest_age_s` is the age of the oldest row that is not confirmed.
+    """The delivery of one job to one sink; `oldest_age_s` is the age of the oldest unconfirmed row.
 
-    `next_attempt_at`: the job's data may cause failures of the sink, so this job alone waits for a retry.
-    `own_run_id`: the trainer logs to this run itself, so its rows are skipped. `note`: the sink's note on
-    the job's copies, for operators.
+    `next_attempt_at` is set if only this job's deliveries fail, probably because of its data. `own_run_id` is set
+    if the trainer itself logs to that run, so that no rows are delivered. `note` is the sink's note on its copies
+    of the job.
     """
 
     job_id: int
@@ -45,7 +45,7 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals over all jobs of a sink; `dead_lettered` counts jobs that are fully delivered."""
+    """Totals over all jobs of a sink; `dead_lettered` is counted only for jobs that are fully delivered."""
 
     jobs_behind: int
     rows_behind: int
@@ -55,7 +55,7 @@ class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One sink, its totals, and the jobs that are behind."""
+    """The state of one sink: whether it responds, its totals, and the jobs with undelivered rows."""
 
     health: SinkHealth
     totals: DeliveryTotals
@@ -63,12 +63,12 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def was_used(connection: Connection, sink: str) -> bool:
-    """Return whether any delivery to the sink was ever attempted."""
+    """Return whether a delivery to the sink was ever attempted."""
     return bool(connection.execute(_USED, {"sink": sink}).scalar_one())
 
 
 def sink_report(connection: Connection, sink: str, limit: int) -> SinkReport:
-    """Return the report on a sink with at most `limit` jobs."""
+    """Return the state of a sink with at most `limit` of the jobs that have undelivered rows."""
     return SinkReport(
         health=sink_health(connection, sink),
         totals=delivery_totals(connection, sink),
@@ -77,7 +77,10 @@ def sink_report(connection: Connection, sink: str, limit: int) -> SinkReport:
 
 
 def sink_health(connection: Connection, sink: str) -> SinkHealth:
-    """Return whether the sink answers; only outages are recorded, so any confirmed row counts as an answer."""
+    """Return whether the sink responds.
+
+    Workers record only outages; without a recorded outage, a confirmed row proves that the sink has responded.
+    """
     row = connection.execute(_HEALTH, {"sink": sink}).mappings().one()
     if row["down_since"] is None:
         return SinkHealth(sink=sink, answers=True if row["known"] or row["confirmed"] else None)
@@ -92,13 +95,16 @@ def sink_health(connection: Connection, sink: str) -> SinkHealth:
 
 
 def jobs_behind(connection: Connection, sink: str, limit: int) -> list[JobDelivery]:
-    """Return the jobs with undelivered rows or a pending retry, longest waiting first."""
+    """Return the jobs with undelivered rows or a pending retry, the one with the oldest row first."""
     found = connection.execute(_behind(sink), {"sink": sink, "limit": limit}).mappings()
     return [JobDelivery(**row) for row in found]
 
 
 def job_deliveries(connection: Connection, job_id: int) -> dict[str, tuple[JobDelivery, SinkHealth]]:
-    """Return the deliveries of an existing job by sink, without sinks that were never used or lack rows of it."""
+    """Return sink -> delivery of a job and health of the sink.
+
+    Sinks that were never used, or for which the job has no rows, are left out. The job must exist.
+    """
     found = {}
     for sink in SINKS:
         names = {"sink": sink, "job_id": job_id}
@@ -173,18 +179,18 @@ HOUR_S = 60 * MINUTE_S
 DAY_S = 24 * HOUR_S
 
 Clock = Callable[[datetime], str]
-"""Formats a time in the reader's time zone."""
+"""A function that formats a time in the reader's time zone."""
 
 
 def shown_health(health: SinkHealth, clock: Clock) -> str:
-    """Return the health of a sink as text: its outage and the next attempt, if any."""
+    """Format the health of a sink as text, with its outage and the time of the next attempt, if any."""
     if health.answers is None:
         return "nothing has been sent to it yet"
     return "answers" if health.answers else f"{_outage(health, clock)} ({counted(health.attempts, 'attempt')})"
 
 
 def shown_totals(totals: DeliveryTotals) -> str:
-    """Return the totals of delivered jobs as one line of text."""
+    """Format the totals of fully delivered jobs as one line."""
     dead = f", {totals.dead_lettered:,} of them dead-lettered" if totals.dead_lettered else ""
     return (
         f"{counted(totals.jobs_delivered, 'job')} fully delivered: {counted(totals.rows_delivered, 'row')}{dead}"
@@ -192,7 +198,7 @@ def shown_totals(totals: DeliveryTotals) -> str:
 
 
 def shown_delivery(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
-    """Return the delivery of one job as one line of text, with the reason if it is behind, and the sink's note."""
+    """Format the delivery of one job as one line, with the reason for undelivered rows and the sink's note."""
     shown = _shown_progress(job, health, clock)
     return shown if job.note is None else f"{shown}; {job.note}"
 
@@ -213,14 +219,14 @@ def _shown_progress(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
 
 
 def shown_error(job: JobDelivery, clock: Clock) -> str | None:
-    """Return the job's last error, with the time of its next attempt if it waits for one."""
+    """Format the job's last error, with the time of the next attempt if there is one; None without an error."""
     if job.next_attempt_at is None:
         return job.last_error
     return f"{job.last_error}, next attempt {clock(job.next_attempt_at)}"
 
 
 def shown_age(seconds: float | None) -> str:
-    """Return an age as text in its two largest units, such as `2 h 5 min`; empty for None."""
+    """Format seconds as text in the two largest units, such as `2 h 5 min`; return an empty text for None."""
     if seconds is None:
         return ""
     whole = int(seconds)
@@ -231,7 +237,7 @@ def shown_age(seconds: float | None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as `1 row` or `1,234 rows`."""
+    """Format a number with its noun in singular or plural, such as `1 row` or `1,234 rows`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 

@@ -1,4 +1,4 @@
-"""Changes that people make to a job: name, tags, note, archive. Messages of trainers do not replace them."""
+"""Edits of a job by people: name, tags, note and archiving. Messages of trainers do not overwrite them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_NAME_CHARS: Final = MAX_TEXT_CHARS["name"]
 
 
 class WrongEdit(ValueError):  # noqa: N818 - its text is sent to clients
-    """A change cannot be made; `field` is the part that is wrong."""
+    """The edit is not valid; `field` names the invalid part of it."""
 
     def __init__(self, field: str, value: str, detail: str) -> None:
         super().__init__(f"{field} {value[:100]!r}: {detail}")
@@ -28,9 +28,10 @@ class WrongEdit(ValueError):  # noqa: N818 - its text is sent to clients
 
 
 class JobEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The changes of a job; parts that are absent stay.
+    """Changes to a job; absent fields stay unchanged.
 
-    An empty `name` restores the trainer's name; an empty `note` deletes the note; a tag that is null is removed.
+    An empty `name` restores the trainer's name, an empty `note` deletes the note, and a tag with the value null is
+    removed.
     """
 
     name: str | msgspec.UnsetType = msgspec.UNSET
@@ -40,7 +41,7 @@ class JobEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def save_edit(connection: Connection, job_id: int, edit: JobEdit) -> bool:
-    """Change a job in the caller's transaction, and return whether it exists; raise `WrongEdit`."""
+    """Apply an edit in the caller's transaction; return False if there is no such job. Raises `WrongEdit`."""
     values = _checked(edit)
     jobs = training_jobs.c
     wanted = select(jobs.given_tags).where(jobs.id == job_id)

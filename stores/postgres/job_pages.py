@@ -1,4 +1,4 @@
-"""Lists jobs: filters and sorts them in Postgres, page by page."""
+"""Lists jobs page by page, filtered and sorted by Postgres."""
 
 from __future__ import annotations
 
@@ -52,12 +52,15 @@ Sort: TypeAlias = tuple[Field, bool]
 """A field, and whether the order is descending."""
 Key: TypeAlias = Decimal | float | int | datetime | str | bool | None
 MAX_VALUE_CHARS: Final = 300
-"""Longest text of a column's value in a list."""
+"""Number of characters to which a column's value is shortened in a list."""
 _jobs: Final = training_jobs.c
 
 
 class JobPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """The position of a job in a sorted list; equal `keys` are ordered by time and number, newest first."""
+    """The position of a job in a sorted list: its sort keys, its creation time and its number.
+
+    Jobs with equal keys are ordered by creation time and number, newest first.
+    """
 
     keys: tuple[Key, ...] = ()
     created_at: datetime
@@ -65,13 +68,13 @@ class JobPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs are wanted, and in which order; empty values are no condition.
+    """The conditions on listed jobs, and their order; an empty value is no condition.
 
     Args:
-        search: a part of the number, the name or a tag.
-        sort: a field and whether its order is descending; jobs without a value come last. Default: newest first.
-        after: the last job of the page before.
-        now: the time that `duration` of running jobs is computed with: the same for all pages.
+        search: a part of a job's name or of one of its tags, or the first digits of its number.
+        sort: a field, and whether the order is descending. Jobs without a value come last. Default: newest first.
+        after: the position of the last job on the previous page.
+        now: the time up to which the `duration` of running jobs is computed; the same for all pages.
     """
 
     where: Expression | None = None
@@ -85,7 +88,7 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_places(connection: Connection, query: JobQuery, limit: int) -> list[JobPlace]:
-    """Return the positions of the next matching jobs."""
+    """Return the positions of the first `limit` matching jobs after `query.after`."""
     keys, is_descending = _sort_keys(query)
     found = select(_jobs.created_at, _jobs.id, *keys).where(_condition(query))
     if query.after is not None:
@@ -97,7 +100,7 @@ def find_places(connection: Connection, query: JobQuery, limit: int) -> list[Job
 
 
 def place_fields(place: JobPlace) -> list[Any]:
-    """Return a position as JSON, for a cursor."""
+    """Convert a position to a list of JSON values, for use as a page cursor."""
     keys = [
         None if key is None else key.isoformat() if isinstance(key, datetime) else str(key) for key in place.keys
     ]
@@ -105,7 +108,10 @@ def place_fields(place: JobPlace) -> list[Any]:
 
 
 def place_from(fields: Sequence[Any], sort: Sort | None) -> JobPlace:
-    """Return the position of `place_fields`; raise `ValueError`, `TypeError` or `ArithmeticError`."""
+    """Convert a list made by `place_fields` back to a position.
+
+    Raises `ValueError`, `TypeError` or `ArithmeticError` if it is not valid for this sort order.
+    """
     created_at, job_id, *keys = fields
     parsed = zip(_key_parsers(sort), keys, strict=True)
     place = JobPlace(
@@ -141,14 +147,14 @@ def _text(key: object) -> str:
 
 
 def count_jobs(connection: Connection, query: JobQuery) -> int:
-    """Return how many jobs match."""
+    """Return the number of matching jobs."""
     return int(
         connection.execute(select(func.count()).select_from(training_jobs).where(_condition(query))).scalar_one()
     )
 
 
 class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of jobs with one value of a field; None is no value."""
+    """The number of jobs that have the same value of a field; `value` is None for jobs without one."""
 
     value: str | None
     jobs: int
@@ -157,7 +163,7 @@ class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_groups(connection: Connection, query: JobQuery, field: Field, limit: int) -> list[JobGroup]:
-    """Return the groups of equal values of a field, the group with the newest job first."""
+    """Group the matching jobs by the value of `field`; the group with the newest job comes first."""
     value = cast(value_of(field, query.now), Text).label("value")
     jobs, newest = func.count().label("jobs"), func.max(_jobs.created_at)
     counts = [func.count().filter(_jobs.status == status).label(status) for status in ("running", "failed")]
@@ -167,13 +173,13 @@ def find_groups(connection: Connection, query: JobQuery, field: Field, limit: in
 
 
 def matching_jobs(connection: Connection, where: Expression, job_ids: Iterable[int]) -> set[int]:
-    """Return those of these jobs for which a filter is true."""
+    """Return those of `job_ids` whose jobs match the filter `where`."""
     wanted = select(_jobs.id).where(_is_one_of(list(job_ids)), _sql(where, datetime.now(UTC)))
     return set(connection.execute(wanted).scalars())
 
 
 def read_jobs(connection: Connection, job_ids: Sequence[int]) -> list[Job]:
-    """Return these jobs in this order; one that has been deleted is left out."""
+    """Return the jobs with these numbers, in the same order; deleted jobs are left out."""
     columns = job_columns(Job, training_jobs, MOST_LISTED_NAMES)
     rows = connection.execute(select(*columns).where(_is_one_of(job_ids))).mappings()
     found = {row["id"]: Job(**row) for row in rows}
@@ -181,21 +187,24 @@ def read_jobs(connection: Connection, job_ids: Sequence[int]) -> list[Job]:
 
 
 def find_page(connection: Connection, query: JobQuery, limit: int) -> list[Job]:
-    """Return the next matching jobs."""
+    """Return the first `limit` matching jobs after `query.after`."""
     return read_jobs(connection, [place.job_id for place in find_places(connection, query, limit)])
 
 
 def find_jobs(
     connection: Connection, *, status: str | None = None, name: str | None = None, limit: int = 50
 ) -> list[Job]:
-    """Return the newest jobs that are not archived, the newest first."""
+    """Return the newest jobs that are not archived, newest first.
+
+    If `status` is given, only jobs with this status; if `name` is given, only jobs whose name contains it.
+    """
     return find_page(connection, JobQuery(statuses=() if status is None else (status,), name=name), limit)
 
 
 def read_columns(
     connection: Connection, job_ids: Sequence[int], fields: Mapping[str, Field], now: datetime
 ) -> dict[int, dict[str, Any]]:
-    """Return the values of these fields of these jobs, by the job and the name of the field."""
+    """Return job number -> name in `fields` -> value, for the jobs `job_ids`."""
     if not fields or not job_ids:
         return {}
     values = [_shown_value(field, now) for field in fields.values()]
@@ -209,7 +218,7 @@ def _is_one_of(job_ids: Sequence[int]) -> Condition:
 
 
 def _shown_value(field: Field, now: datetime) -> ColumnElement[Any]:
-    """Return a field's value, and of a long one the first characters as text."""
+    """Return an SQL expression for a field's value; a long value is shortened to its first characters as text."""
     value = value_of(field, now)
     if field.type == "text":
         return func.left(value, MAX_VALUE_CHARS)
@@ -277,7 +286,7 @@ def _compare(condition: Compare, now: datetime) -> Condition:
 
 
 def _bound(field: Field, given: Any) -> ColumnElement[Any]:
-    """Return a value as a parameter of a type that can be compared with the field's, however large it is."""
+    """Return the value as an SQL parameter that can be compared with values of the field, however large it is."""
     if isinstance(given, timedelta):
         return literal(given.total_seconds(), Double)
     if isinstance(given, Decimal):
@@ -297,7 +306,10 @@ def _compare_free(text: ColumnElement[Any], sign: str, given: Any) -> Condition:
 
 
 def _matches(text: ColumnElement[Any], pattern: str) -> Condition:
-    """Return whether a text matches a pattern with `*` and `?`, or contains one without, in any case."""
+    """Return the condition that a text matches a pattern with `*` and `?`; case is ignored.
+
+    A pattern without `*` and `?` matches if the text contains it.
+    """
     escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     if not set("*?") & set(pattern):
         return text.ilike(f"%{escaped}%", escape="\\")
@@ -315,7 +327,10 @@ _OPERATORS: Final[Mapping[str, Callable[[Any, Any], Condition]]] = {
 
 
 def _sort_keys(query: JobQuery) -> tuple[list[ColumnElement[Any]], bool]:
-    """Return the expressions that jobs are sorted by: numbers before texts, texts in any case."""
+    """Return the SQL expressions to sort jobs by, and whether the order is descending.
+
+    Numbers come before texts, and texts are compared without case.
+    """
     if query.sort is None:
         return [], False
     field, is_descending = query.sort
@@ -331,7 +346,7 @@ def _sort_keys(query: JobQuery) -> tuple[list[ColumnElement[Any]], bool]:
 
 
 def _after(keys: Sequence[ColumnElement[Any]], place: JobPlace, *, is_descending: bool) -> Condition:
-    """Return whether a job comes after a place, in an order where NULL comes last."""
+    """Return the condition that a job comes after the position `place`, in an order where NULL comes last."""
     later: list[Condition] = []
     same: list[Condition] = []
     for key, given in zip(keys, place.keys, strict=True):

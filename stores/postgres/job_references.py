@@ -1,4 +1,4 @@
-"""Finds the jobs that a person names: by number, by name, by the beginning of either, or as the newest."""
+"""Resolves references to jobs: a number, a name, the beginning of either, or `last`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MOST_CANDIDATES: Final = 10
 
 
 class ReferencedJobs(NamedTuple):
-    """The newest jobs that a reference names, and how many there are; a deleted job is counted only.
+    """The newest jobs that match a reference, and the number of all that match, including a deleted one.
 
-    `also_named` is the number of another job, which has this number or `last` as its name.
+    `also_named` is the number of another job whose name is the reference, if the reference is a number or `last`.
     """
 
     jobs: list[Job]
@@ -26,15 +26,16 @@ class ReferencedJobs(NamedTuple):
 
 
 def number_in(reference: str) -> int | None:
-    """Return the number of a job that a text is; None for any other text."""
+    """Parse `reference` as a job number; return None if it is not one."""
     number = int(reference) if reference.isascii() and reference.isdecimal() and len(reference) < 20 else 0
     return number if 1 <= number <= MAX_ID else None
 
 
 def find_referenced(connection: Connection, reference: str, *, may_abbreviate: bool = True) -> ReferencedJobs:
-    """Return at most `MOST_CANDIDATES` jobs that a reference names.
+    """Return the jobs that match `reference`, at most `MOST_CANDIDATES`.
 
-    `last` is the newest job. A number is that job's, also where another has it as a name; else see `find_named`.
+    `last` means the newest job. A number means the job with this number, even if another job has it as a name.
+    Other references are names, or their beginnings (`find_named`).
     """
     if reference == LAST and (newest := find_jobs(connection, limit=1)):
         return ReferencedJobs(newest, 1, _also_named(connection, reference, newest[0].id))

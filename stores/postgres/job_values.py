@@ -1,4 +1,4 @@
-"""The values of the fields of jobs (`trainwire.schemas.filters`), as SQL expressions on training_jobs."""
+"""SQL expressions on training_jobs for the values of job fields (`trainwire.schemas.filters`)."""
 
 from __future__ import annotations
 
@@ -39,33 +39,36 @@ from trainwire.schemas.tables import (
 
 Value: TypeAlias = ColumnElement[Any]
 MOST_WAITING_ROWS: Final = 1000
-"""Most rows that are searched for an extreme of a metric, of those that have no blocks yet."""
+"""Largest number of rows without blocks that are searched for a metric's minimum or maximum."""
 NEWEST_ROWS: Final = 30
-"""Rows in which the newest value of a metric is searched, as in lists of jobs."""
+"""Number of rows in which the newest value of a metric is searched."""
 _NUMBER: Final = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$"
 _MAX_NUMBER_CHARS: Final = 400
-"""JSONB stores 1e300 with all its digits."""
+"""Longest text that is converted to a number; JSONB stores 1e300 with all of its digits."""
 _jobs: Final = training_jobs.c
 
 shown_name: Value = func.coalesce(_jobs.given_name, case((func.btrim(_jobs.name) != "", _jobs.name)))
-"""The name given by a person, else the trainer's unless it is blank."""
+"""The name given by a person; otherwise the trainer's name, unless it is blank."""
 shown_tags: Value = literal_column(
     "CASE WHEN training_jobs.given_tags IS NULL THEN training_jobs.tags ELSE "
     "jsonb_strip_nulls(coalesce(training_jobs.tags, '{}') || training_jobs.given_tags) END",
     JSONB,
 )
-"""The trainer's tags with those that people have added, replaced and removed."""
+"""The trainer's tags, changed by the tags that people have added, replaced and removed."""
 
 
 def value_of(field: Field, now: datetime) -> Value:
-    """Return the value of a field: text for `params` and `tags`, seconds for a duration."""
+    """Return an SQL expression for the value of a field; `params` and `tags` are text, durations are seconds."""
     if field.type == "free":
         return json_of(field).op("#>>", return_type=Text())(cast(literal([], ARRAY(Text)), ARRAY(Text)))
     return _metric(field) if field.space else _COLUMNS[field.name](now)
 
 
 def json_of(field: Field) -> Value:
-    """Return the JSON value of a name in `params` or `tags`; dots may separate the names of nested objects."""
+    """Return an SQL expression for the JSON value of a name in `params` or `tags`.
+
+    A name with dots may be the path of a nested value.
+    """
     column = cast(_jobs.params if field.space == "params" else shown_tags, JSONB)
     found = column.op("->", return_type=JSONB())(literal(field.name, Text))
     if "." not in field.name:
@@ -75,18 +78,18 @@ def json_of(field: Field) -> Value:
 
 
 def is_float(field: Field) -> bool:
-    """Return whether the values of a field are floats, among fields of numbers and durations."""
+    """Return whether the values of a number or duration field are floats; others are integers."""
     return field.space == "metrics" or field.name in ("progress", "duration")
 
 
 def as_number(text: Value) -> Value:
-    """Return the number that a text is, NULL if it is none."""
+    """Return an SQL expression that converts a text to a number, or to NULL if it is not one."""
     is_number = and_(func.length(text) <= _MAX_NUMBER_CHARS, text.op("~")(_NUMBER))
     return case((is_number, cast(text, Numeric)))
 
 
 def without_nan(number: Value) -> Value:
-    """Return a number, NULL for NaN: Postgres counts NaN as larger than all numbers."""
+    """Return an SQL expression that replaces NaN by NULL, because Postgres sorts NaN after all numbers."""
     return func.nullif(number, cast(literal("NaN"), Double))
 
 
@@ -121,7 +124,7 @@ def _value(name: str, column: str | None) -> Value:
 
 
 def _extreme(of: str, name: str, column: str | None) -> Value:
-    """Return the lowest or highest value: of the series in blocks, and of the rows that are not in blocks yet."""
+    """Return an SQL expression for the minimum or maximum of a metric in its blocks and in rows without blocks."""
     aggregate, stored, least = _EXTREMES[of]
     series, rows, cursors = metric_series.c, training_metrics.c, delivery_cursors.c
     named = column or name
@@ -184,7 +187,7 @@ _EXTREMES: Final[Mapping[str, tuple[Any, str, Any]]] = {
     "min": (func.min, "low", func.least),
     "max": (func.max, "high", func.greatest),
 }
-"""Kind of value -> its aggregate, its column in metric_series, and the choice between two of them."""
+"""Kind of value -> aggregate, column in metric_series, and function for the smaller or larger of two values."""
 _COLUMNS: Final[Mapping[str, Callable[[datetime], Value]]] = {
     "id": _column(_jobs.id),
     "name": _column(shown_name),

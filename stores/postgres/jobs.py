@@ -1,4 +1,4 @@
-"""Reads jobs and their attempts from Postgres."""
+"""Reads jobs from Postgres."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, job_columns
 from trainwire.stores.postgres.job_values import shown_name
 
 LEAST_PREFIX: Final = 4
-"""Digits of a number that are taken for its beginning."""
+"""Smallest number of digits that are accepted as the beginning of a job number."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_jobs; `final_metrics` and `best_metrics` have only some names (`job_columns`).
+    """One row of training_jobs; `final_metrics` and `best_metrics` may lack some names (`job_columns`).
 
-    `name` and `tags` are those that people have given, else the trainer's.
+    `name` and `tags` are the ones that people have given to the job, otherwise the trainer's.
     """
 
     id: int
@@ -67,17 +67,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rows(self) -> dict[str, int]:
-        """Number of rows of each kind that the job has ever had."""
+        """Kind -> number of rows that the job has ever had, including removed ones."""
         return {kind: getattr(self, storage.last_seq) for kind, storage in ROW_KINDS.items()}
 
 
 def find_named(
     connection: Connection, text: str, limit: int, *, may_abbreviate: bool = True
 ) -> tuple[list[Job], int]:
-    """Return the newest jobs with this name, at most `limit`, and the number of all jobs with it.
+    """Return the newest jobs named `text`, at most `limit`, and the number of all jobs with this name.
 
-    If no job has the name and `may_abbreviate` is set, `text` is taken as the beginning of a name or, if it has
-    only digits, of a number; of numbers only the long ones that trainers make, as users write out their own.
+    If there is none and `may_abbreviate` is set, return jobs whose name begins with `text`. If `text` is a number,
+    return jobs whose number begins with it; only numbers that trainers generated are searched, because users
+    choose short ones.
     """
     table = training_jobs.c
     conditions = [shown_name == text]
@@ -103,9 +104,9 @@ def is_known(connection: Connection, job_id: int) -> bool:
 
 
 def find_job(connection: Connection, job_id: int) -> Job | None:
-    """Return one job; None if no message of it is stored.
+    """Return one job; None if it does not exist.
 
-    Its results have at most one name more than is shown, so that callers see whether some are omitted.
+    Its maps of metrics have one name more than is shown, so that callers can detect omitted names.
     """
     columns = job_columns(Job, training_jobs, MOST_SHOWN_NAMES + 1)
     wanted = select(*columns).where(training_jobs.c.id == job_id)
@@ -114,7 +115,7 @@ def find_job(connection: Connection, job_id: int) -> Job | None:
 
 
 def removed_rows(connection: Connection, job_id: int) -> dict[str, int]:
-    """Return the last `seq` of each kind that retention has removed; 0 for none."""
+    """Return kind -> last `seq` that retention has removed, 0 if none."""
     columns = {kind: storage.removed_seq for kind, storage in ROW_KINDS.items() if storage.removed_seq}
     removed = select(*(training_jobs.c[name] for name in columns.values())).where(training_jobs.c.id == job_id)
     row = connection.execute(removed).one_or_none() or [0] * len(columns)

@@ -1,4 +1,4 @@
-"""The positions of a job's sources, and the ranks of its attempts that have sent nothing."""
+"""Reads the positions of a job's sources, and determines the ranks that have not sent any message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class SourcePosition:
-    """How far the messages of one source and kind are stored: a row of source_positions."""
+    """One row of source_positions: how far the messages of one source and kind are stored."""
 
     source: str
     kind: str
@@ -29,7 +29,7 @@ class SourcePosition:
     produced: int | None = None
     dropped: int | None = None
     lost: tuple[tuple[int, int, str], ...] = ()
-    """Numbers that the source has declared lost: first, last and the reason of each range."""
+    """(first, last, reason) of each range of numbers that the source has declared lost."""
     rank: int | None = None
     world_size: int | None = None
     is_launcher: bool = False
@@ -37,32 +37,32 @@ class SourcePosition:
 
     @property
     def made(self) -> int:
-        """The highest known message number: from the completion, or the last message that arrived."""
+        """The highest known message number: the completion's count, or the last number that arrived if higher."""
         return max(self.produced or 0, self.last_seq)
 
     @property
     def gaps(self) -> tuple[tuple[int, int], ...]:
-        """The numbers that have not arrived, as ranges, including those after the last one."""
+        """The ranges of numbers that have not arrived, including those after `last_seq`."""
         tail = ((self.last_seq + 1, self.made),) if self.made > self.last_seq else ()
         return _joined(self.missing + tail)
 
     @property
     def lost_ranges(self) -> tuple[tuple[int, int], ...]:
-        """The numbers that the source has declared lost, as ranges."""
+        """The ranges of numbers that the source has declared lost."""
         return tuple((first, last) for first, last, _ in self.lost)
 
     @property
     def has_completion(self) -> bool:
-        """Whether a completion of the source itself is stored.
+        """Whether a completion that the source itself sent is stored.
 
-        If its `produced` counts no completion, another process sent it (docs/wire-format.md).
+        `produced` is 0 for completions if another process sent it (docs/wire-format.md).
         """
         stored = self.last_seq - count_numbers(self.missing) - count_numbers(self.lost_ranges) - self.dead_lettered
         return self.kind == "completions" and stored > 0 and self.produced != 0
 
 
 def find_unnumbered(connection: Connection, job_id: int) -> dict[str, int]:
-    """Return the number of dead letters of each source that none of its positions counts."""
+    """Return source -> number of its dead letters without a message number, which no position counts."""
     letters = dead_letters.c
     wanted = (
         select(letters.source, func.count().label("letters"))
@@ -74,7 +74,7 @@ def find_unnumbered(connection: Connection, job_id: int) -> dict[str, int]:
 
 
 def find_positions(connection: Connection, job_id: int) -> list[SourcePosition]:
-    """Return the positions of a job, one per source and kind."""
+    """Return the positions of a job: one per source and kind."""
     columns = [source_positions.c[field.name] for field in fields(SourcePosition)]
     wanted = select(*columns).where(source_positions.c.job_id == job_id)
     return [
@@ -87,14 +87,17 @@ def find_positions(connection: Connection, job_id: int) -> list[SourcePosition]:
 
 @dataclass(frozen=True)
 class AbsentRanks:
-    """Ranks of one attempt that have sent nothing, as ranges (inclusive, ascending), of `world_size` ranks."""
+    """The ranks of one attempt that have not sent any message.
+
+    `ranges` are inclusive and ascending; `world_size` is the number of all ranks of the attempt.
+    """
 
     attempt: int
     world_size: int
     ranges: tuple[tuple[int, int], ...]
 
     def shown(self, newest_attempt: int) -> str:
-        """Return the ranks as text, such as `ranks 1-3 of 4`; an older attempt than `newest_attempt` is named."""
+        """Format the ranks as text, such as `ranks 1-3 of 4`; an attempt other than `newest_attempt` is named."""
         named = [f"{first:,}" if first == last else f"{first:,}-{last:,}" for first, last in self.ranges]
         rest = sum(last - first + 1 for first, last in self.ranges[SHOWN_RANGES:])
         more = f" and {rest:,} more" if rest else ""
@@ -104,7 +107,7 @@ class AbsentRanks:
 
 
 def absent_ranks(rows: Iterable[SourcePosition]) -> tuple[AbsentRanks, ...]:
-    """Return the absent ranks of each attempt that has any, the first attempt first."""
+    """Return the absent ranks of each attempt that has some, in the order of attempts."""
     by_attempt: dict[int, list[SourcePosition]] = defaultdict(list)
     for row in rows:
         by_attempt[row.attempt].append(row)
@@ -114,10 +117,11 @@ def absent_ranks(rows: Iterable[SourcePosition]) -> tuple[AbsentRanks, ...]:
 
 
 def _expected(rows: Iterable[SourcePosition]) -> tuple[int, set[int]]:
-    """Return the world size of an attempt, 0 if no source stated one, and the ranks that have sent messages.
+    """Return the world size of an attempt (0 if no source reported one), and the ranks that have sent messages.
 
-    The newest source of the attempt decides, because the world of an elastic training grows and shrinks; trainers
-    take precedence over launchers, which count machines. A source that stated another size counts for no rank.
+    The newest source determines the world size, because an elastic training may change it; sources of launchers,
+    which count machines, are used only if there is no other. A source that reported another size counts for no
+    rank.
     """
     rows = list(rows)
     statements = {row.source: row for row in rows if row.world_size is not None}
@@ -135,7 +139,7 @@ def _age(row: SourcePosition) -> tuple[datetime, str]:
 
 
 def _between(ranks: set[int], size: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of 0 to `size` - 1 without any of `ranks`; takes no memory per rank."""
+    """Yield the ranges of 0 to `size` - 1 that contain none of `ranks`, without using memory for each rank."""
     first = 0
     for rank in [*sorted(rank for rank in ranks if 0 <= rank < size), size]:
         if rank > first:
@@ -144,7 +148,7 @@ def _between(ranks: set[int], size: int) -> Iterator[tuple[int, int]]:
 
 
 def count_numbers(ranges: Iterable[tuple[int, int]]) -> int:
-    """Return how many numbers are in ranges whose ends are included."""
+    """Return how many numbers are in the ranges, whose ends are inclusive."""
     return sum(last - first + 1 for first, last in ranges)
 
 

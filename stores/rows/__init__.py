@@ -1,1 +1,1 @@
-"""Reads log lines and metric points from Postgres."""
+"""Queries for log lines and metric points in Postgres."""

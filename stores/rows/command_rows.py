@@ -1,4 +1,4 @@
-"""Reads rows of a job in the form in which commands show them."""
+"""Reads log lines and metric points of a job for the commands of `trainwire`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainwire.stores.postgres.columns import columns_of
 
 
 class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_logs, or one line read back from Loki."""
+    """One row of training_logs, or the same line read from Loki."""
 
     seq: int
     logged_at: datetime
@@ -26,7 +26,7 @@ class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions on a job's lines; None is no condition. `text` is case-sensitive."""
+    """Conditions on a job's log lines; None is no condition. `text` must occur in the line, with the same case."""
 
     job_id: int
     log_type: str | None = None
@@ -59,7 +59,7 @@ def _logs(wanted: LogFilter) -> Select[Any]:
 
 
 class StoredPoint(msgspec.Struct, frozen=True, gc=False):
-    """One row of training_metrics with all its values; non-finite numbers are their names."""
+    """One row of training_metrics with all its values; NaN and infinities are replaced by their names."""
 
     seq: int
     attempt: int

@@ -1,4 +1,4 @@
-"""Reads rows of a job in the form in which events carry them (schemas/events.py)."""
+"""Reads rows of a job in the form that events use (schemas/events.py)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _LOG_COLUMNS: Final = (_L.seq, _L.attempt, _L.logged_at, _L.logged_ns, _L.log_ty
 
 
 def select_lines(job_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:
-    """Return the query for log rows of a job, unordered; `log_line` converts its rows."""
+    """Return a query for log rows of a job, without an order; `log_line` converts its rows."""
     return select(*_LOG_COLUMNS).where(_L.job_id == job_id, *conditions)
 
 
 def lines_within(
     wanted: Select[Any], most_bytes: int, cut_chars: int | None = None, *, newest_first: bool = False
 ) -> Select[Any]:
-    """Return the query for the first rows of a `select_lines` query by `seq`, with at most `most_bytes` of text.
+    """Limit a `select_lines` query to its first rows by `seq` with at most `most_bytes` of text.
 
-    It has at least one row, and the additional column `upto`: the size of all texts up to this row. A text longer
-    than `cut_chars` is cut, with a mark at its end. Postgres gets the size of a text without reading it: omitted
-    rows are cheap.
+    It returns at least one row. The additional column `upto` is the total size of all texts up to the row. A text
+    longer than `cut_chars` is cut, with a note at its end. Omitted rows are cheap, because Postgres gets the size
+    of a text without reading it.
     """
     rows = wanted.subquery().c
     size: ColumnElement[int] = func.octet_length(rows.content)
@@ -54,13 +54,13 @@ def _cut(text: ColumnElement[str], most: int | None) -> ColumnElement[str]:
 
 
 def log_line(row: Sequence[Any]) -> LogLine:
-    """Return a row of `select_lines` as an event's line."""
+    """Convert a row of `select_lines` to the log line of an event."""
     seq, attempt, at, nanos, log_type, content, level, rank = row[: len(_LOG_COLUMNS)]
     ts = to_ns(at) + nanos
     return LogLine(seq=seq, attempt=attempt, ts=ts, log_type=log_type, text=content, level=level, rank=rank)
 
 
 def values_of(row: RowMapping) -> dict[str, Number]:
-    """Return all values of a metric row by name, those with columns of their own first."""
+    """Return name -> value of a metric row; metrics with a column of their own come first."""
     lifted = {name: shown_float(row[name]) for name in LIFTED if row[name] is not None}
     return {**lifted, **(row["extra_metrics"] or {})}

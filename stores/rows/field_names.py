@@ -1,4 +1,4 @@
-"""The names in params, tags and metrics of the newest jobs, to offer them as fields."""
+"""Collects the names in params, tags and metrics of the newest jobs, as suggestions for filters and columns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainwire.stores.rows.sparklines import last_values
 NEWEST_JOBS: Final = 200
 NEWEST_ROWS: Final = 5
 MAX_NAMES: Final = 1000
-"""Most names of each kind."""
+"""Largest number of names for each of params, tags and metrics."""
 
 
 def field_names(connection: Connection) -> dict[str, list[str]]:
-    """Return sorted names of `params`, `tags` and `metrics` of the newest jobs."""
+    """Return the sorted names in `params`, `tags` and `metrics` of the newest jobs."""
     jobs = training_jobs.c
     newest = (
         select(jobs.id, jobs.params, cast(shown_tags, JSONB).label("tags"), jobs.final_metrics, jobs.best_metrics)

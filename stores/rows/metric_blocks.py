@@ -1,8 +1,9 @@
-"""Blocks of a metric's points, as stored in `metric_blocks`: their encoding, and their reduction to extremes.
+"""The encoding of metric points in `metric_blocks`, and their reduction to minima and maxima.
 
-The points of one metric of one attempt and rank are cut into blocks of `BLOCK_POINTS` (level 0). Four blocks of a
-level are reduced to one of the next: `reduced` keeps the lowest and the highest value of each piece, its first
-NaN, and the first and the last point. A chart thus needs a few points of a higher level instead of all points.
+The points of one metric of one attempt and rank are divided into blocks of `BLOCK_POINTS` (level 0). Four blocks
+of one level are reduced to one block of the next level: `reduced` keeps the minimum, the maximum and the first NaN
+of each section, and the first and the last point. A chart thus needs a few points of a higher level instead of all
+points.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ from trainwire.schemas.tables import ROLLUPS_CURSOR
 CURSOR: Final = ROLLUPS_CURSOR
 BLOCK_POINTS: Final = 128
 FAN_OUT: Final = 4
-"""Blocks of a level that one block of the next level covers."""
+"""Number of blocks of one level that one block of the next level covers."""
 TAIL: Final = -1
-"""The level of the block with the points after the last full block of level 0; its number is 0."""
+"""Level of the single block with the points after the last full block of level 0; its number is 0."""
 ABSENT: Final = -(2**63)
-"""A step or epoch that a point does not have; valid ones are greater."""
+"""Value of `steps` and `epochs` for a point without a step or epoch; valid values are greater."""
 _PIECES: Final = 64
 _HEADER: Final = struct.Struct("<BI")
 _BOUNDS: Final = struct.Struct("<9qB")
 _TYPES: Final = "qqqqd"
 _INTEGERS: Final = 4
-"""Columns of integers in `Points`; the values follow."""
+"""Number of integer columns in `Points`; the column of values follows."""
 _NUMBER_BYTES: Final = 8
 _VERSION: Final = 1
 _NO_TIME: Final = (2**63 - 1, ABSENT)
 
 
 Column: TypeAlias = "array[Any]"
-"""Integers, or as values floats."""
+"""An array of 64-bit integers, or of doubles for metric values."""
 
 
 class Points(NamedTuple):
-    """Points of one series in the order of their rows, as columns; `times` in microseconds since 1970."""
+    """Points of one metric series as columns, in the order of rows; `times` are in microseconds since 1970."""
 
     seqs: Column
     steps: Column
@@ -53,17 +54,17 @@ class Points(NamedTuple):
     values: Column
 
     def part(self, begin: int, end: int) -> Points:
-        """Return the points from `begin` to before `end`."""
+        """Return the points with indexes from `begin` to before `end`."""
         return Points(*(column[begin:end] for column in self))
 
     def at(self, indexes: Iterable[int]) -> Points:
-        """Return the points with these indexes."""
+        """Return the points at these indexes."""
         chosen = list(indexes)
         return Points(*(array(column.typecode, [column[index] for index in chosen]) for column in self))
 
 
 class Range(NamedTuple):
-    """The lowest and the highest value of an axis, and whether points without a value are among those covered."""
+    """The smallest and largest value of an axis in a block, and whether some points have no value on this axis."""
 
     low: int
     high: int
@@ -71,7 +72,7 @@ class Range(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """What a block covers: the number of points, their rows, and their ranges on each axis."""
+    """The number of points that a block covers, the range of their `seq`, and their ranges on each axis."""
 
     points: int
     first_seq: int
@@ -82,7 +83,7 @@ class Bounds(NamedTuple):
 
 
 def joined(parts: Iterable[Points]) -> Points:
-    """Return consecutive points as one."""
+    """Concatenate consecutive parts of a series."""
     columns = _columns()
     for part in parts:
         for column, more in zip(columns, part, strict=True):
@@ -91,7 +92,7 @@ def joined(parts: Iterable[Points]) -> Points:
 
 
 def bounds_of(points: Points) -> Bounds:
-    """Return the bounds of at least one point."""
+    """Return the bounds of `points`, which must not be empty."""
     return Bounds(
         len(points.seqs),
         points.seqs[0],
@@ -103,7 +104,7 @@ def bounds_of(points: Points) -> Bounds:
 
 
 def covering(parts: Sequence[Bounds]) -> Bounds:
-    """Return the bounds of consecutive blocks together."""
+    """Return the bounds that cover consecutive blocks."""
     axes = (
         Range(min(one.low for one in axis), max(one.high for one in axis), any(one.has_absent for one in axis))
         for axis in zip(*(part[3:] for part in parts), strict=True)
@@ -112,16 +113,16 @@ def covering(parts: Sequence[Bounds]) -> Bounds:
 
 
 def reduced(points: Points) -> Points:
-    """Return the extremes of equal pieces of these points, and the first and the last point."""
+    """Reduce points to the minimum, maximum and first NaN of each section, and the first and last point."""
     count = len(points.seqs)
     cuts = [count * piece // _PIECES for piece in range(_PIECES + 1)]
     return points.at(extremes(points.values, cuts))
 
 
 def extremes(values: Column, cuts: Sequence[int]) -> list[int]:
-    """Return the indexes of the lowest and highest value and the first NaN of each piece, the first and the last.
+    """Return the indexes of the minimum, maximum and first NaN of each section, and of the first and last value.
 
-    Piece n has the values from `cuts[n]` to before `cuts[n + 1]`. Of equal values the first one is returned.
+    Section n has the values from `cuts[n]` to before `cuts[n + 1]`. Of equal values the first one is used.
     """
     may_have_nan = isnan(sum(values))  # NaN, or infinities of both signs
     kept = {cuts[0], cuts[-1] - 1}
@@ -142,25 +143,25 @@ def extremes(values: Column, cuts: Sequence[int]) -> list[int]:
 
 
 def equal_cuts(seqs: Sequence[int], pieces: int) -> list[int]:
-    """Return the indexes at which the rows from the first to the last `seq` are cut into equal pieces."""
+    """Return the indexes that divide the rows into sections with equal ranges of `seq`."""
     first, span = seqs[0], seqs[-1] - seqs[0] + 1
     inner = (bisect_left(seqs, first + -(-span * piece // pieces)) for piece in range(1, pieces))
     return [0, *inner, len(seqs)]
 
 
 def encode_rows(points: Points) -> bytes:
-    """Encode all columns except the values; series that were logged together have the same."""
+    """Encode all columns except the values. Series that were logged together have the same columns."""
     data = _compress(b"".join(column.tobytes() for column in points[:_INTEGERS]))
     return _HEADER.pack(_VERSION, len(data)) + data
 
 
 def encode_values(points: Points) -> bytes:
-    """Encode the values, which follow the other columns."""
+    """Encode the column of values, which is stored after the other columns."""
     return _compress(points.values.tobytes())
 
 
 def decode_points(data: bytes) -> Points:
-    """Decode the columns and the values of a block."""
+    """Decode the points of a block; raise `ValueError` for an encoding version that is not supported."""
     version, size = _HEADER.unpack_from(data)
     if version != _VERSION:
         raise ValueError(f"metric_blocks: encoding {version} is unknown, update this process")
@@ -204,7 +205,7 @@ def _range_of(column: Column) -> Range:
 
 
 class _Coders(local):
-    """zstd's coders of one thread: they cannot be shared."""
+    """The zstd compressor and decompressor of one thread; they must not be shared between threads."""
 
     def __init__(self) -> None:
         self.compress = zstandard.ZstdCompressor(level=1).compress
@@ -215,7 +216,7 @@ _coders: Final = _Coders()
 
 
 def _compress(numbers: bytes) -> bytes:
-    """Compress numbers of 8 bytes (little endian): their first bytes come first, then their second bytes ..."""
+    """Compress 8-byte numbers (little endian), transposed: byte 0 of all numbers, then byte 1 of all ..."""
     return _coders.compress(b"".join(numbers[place::_NUMBER_BYTES] for place in range(_NUMBER_BYTES)))
 
 

@@ -1,4 +1,4 @@
-"""Rows of metrics as columns by series."""
+"""Collects rows of training_metrics in columns, one set of columns per metric series."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from trainwire.schemas.tables import LIFTED, LIFTED_SQL
 from trainwire.stores.rows.metric_blocks import ABSENT, Column, Points
 
 Key = tuple[str, int, int | None]
-"""Name, attempt, rank."""
+"""A metric series: name, attempt and rank."""
 _FIRST_VALUE: Final = 6
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(slots=True)
 class _Group:
-    """The rows of one attempt and rank; `metrics` has for each name the indexes of its rows and its values."""
+    """The rows of one attempt and rank; `metrics` maps a name to the indexes of its rows and its values."""
 
     seqs: Column = field(default_factory=partial(array, "q"))
     steps: Column = field(default_factory=partial(array, "q"))
@@ -33,7 +33,7 @@ class _Group:
 
 
 class MetricColumns:
-    """Collects rows; `names`: only values of these metrics."""
+    """Collects metric rows by series; if `names` is given, only the values of these metrics."""
 
     def __init__(self, names: Collection[str] | None = None) -> None:
         self._names = None if names is None else frozenset(names)
@@ -43,7 +43,10 @@ class MetricColumns:
         self.last_seq = 0
 
     def read(self, connection: Connection, condition: str, bounds: dict[str, Any]) -> int:
-        """Add the rows that match an SQL condition (which may end in a LIMIT), by `seq`; return how many."""
+        """Add the rows that match an SQL condition, and return their number.
+
+        The condition orders the rows by `seq`, and may limit them.
+        """
         query = text(_ROWS.format(condition=condition))
         before = self.rows
         for row in connection.execute(query, bounds):
@@ -51,7 +54,7 @@ class MetricColumns:
         return self.rows - before
 
     def series(self) -> Iterator[tuple[Key, Points]]:
-        """Yield the points of each series."""
+        """Yield the key and the points of each series."""
         for (attempt, rank), group in self._groups.items():
             for name, (indexes, values) in group.metrics.items():
                 yield (name, attempt, rank), _points(group, indexes, values)
@@ -92,7 +95,7 @@ def _points(group: _Group, indexes: list[int], values: Column) -> Points:
 
 
 def _number(value: Any) -> float | None:
-    """Return a value of `extra_metrics`, where NaN and infinities are strings; None if it is no number."""
+    """Convert a value of `extra_metrics`, where NaN and infinities are strings; None if it is not a number."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):

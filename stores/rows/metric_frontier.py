@@ -1,7 +1,7 @@
-"""Reads the blocks of series for a chart: the coarsest ones with enough points, finer ones at the ends of a range.
+"""Reads the blocks of metric series for a chart: the coarsest blocks that have enough points.
 
-Blocks that lie partly in the range are replaced by the blocks that they were made of, down to level 0, whose
-points are then chosen one by one.
+Blocks that lie only partly in the requested range are replaced by the finer blocks below them, down to level 0,
+whose points are then filtered one by one.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from trainwire.stores.rows.metric_blocks import (
 
 _DOUBLINGS: Final = FAN_OUT.bit_length() - 1
 MOST_PARTIAL: Final = 64
-"""Blocks of a series that may lie partly in a range and be replaced by finer ones.
+"""Largest number of blocks of a series that lie partly in a range and are replaced by finer blocks.
 
-Only steps in no order at all have more; then the extremes of these blocks are filtered instead of their points.
+There are more only if steps are in random order. The points of these blocks are then filtered at their own level.
 """
 _Axis = Literal["step", "time", "epoch"]
 _COLUMNS: Final[dict[_Axis, int]] = {"step": 1, "time": 2, "epoch": 3}
-"""Columns of `Points`; the range in `Bounds` has the same index plus 2."""
+"""Axis -> index of its column in `Points`; the index of its range in `Bounds` is greater by 2."""
 _BLOCKS_AT: Final = (
     "SELECT series, level, number, {columns} FROM unnest(CAST(:series AS integer[]), CAST(:levels AS smallint[]), "
     "CAST(:numbers AS integer[])) AS wanted(series, level, number) CROSS JOIN LATERAL (SELECT bounds, points "
     "FROM metric_blocks AS found WHERE found.job_id = :job_id AND found.series = wanted.series "
     "AND found.level = wanted.level AND found.number = wanted.number LIMIT 1) AS blocks"
 )
-"""Reads each block by the primary key; a plain join is planned as a scan of the job where statistics are old."""
+"""Query that reads each block by the primary key; with old statistics, a plain join would scan the whole job."""
 
 
 class Place(NamedTuple):
-    """A block of a series."""
+    """The level and the number of a block within its series."""
 
     level: int
     number: int
 
     @property
     def first_point(self) -> int:
-        """The index of its first point among those of level 0."""
+        """The number of the level-0 block where this block begins."""
         return self.number << _DOUBLINGS * self.level
 
     def children(self) -> list[Place]:
-        """Return the blocks that it was made of."""
+        """Return the blocks of the level below that this block was made of."""
         first = self.number * FAN_OUT
         return [Place(self.level - 1, number) for number in range(first, first + FAN_OUT)]
 
@@ -67,7 +67,7 @@ TAIL_PLACE: Final = Place(TAIL, 0)
 
 @dataclass(frozen=True, slots=True)
 class PointFilter:
-    """Chooses points: rows after `after`, up to `last`, with a value of the axis from `low` to `high`, if any."""
+    """Selects points by row, `after` < `seq` <= `last`, and by value on `axis`, from `low` to `high`."""
 
     after: int
     last: int
@@ -76,7 +76,7 @@ class PointFilter:
     high: float | None = None
 
     def share(self, bounds: Bounds) -> Literal["none", "part", "all"]:
-        """Return how many of a block's points are chosen."""
+        """Return whether none, a part or all of the points of a block with these bounds are selected."""
         if bounds.last_seq <= self.after or bounds.first_seq > self.last:
             return "none"
         is_all = bounds.first_seq > self.after and bounds.last_seq <= self.last
@@ -89,7 +89,7 @@ class PointFilter:
         return "all" if is_all else "part"
 
     def chosen(self, points: Points) -> Points:
-        """Return the chosen ones of these points."""
+        """Return the points that are selected."""
         indexes: Iterable[int] = range(len(points.seqs))
         if points.seqs and not (points.seqs[0] > self.after and points.seqs[-1] <= self.last):
             indexes = [index for index in indexes if self.after < points.seqs[index] <= self.last]
@@ -109,7 +109,7 @@ class PointFilter:
 
 @dataclass(slots=True)
 class SeriesPoints:
-    """Points of one series; `is_reduced`: extremes instead of all."""
+    """Points of one series; `is_reduced` is True if they are minima and maxima instead of all points."""
 
     points: Points
     is_reduced: bool
@@ -117,14 +117,18 @@ class SeriesPoints:
 
 @dataclass(slots=True)
 class _Frontier:
-    """The blocks to be read of one series. `whole` and `partial`: chosen completely, or in part."""
+    """The blocks to read of one series; `whole` are selected completely, and `partial` in part."""
 
     tail: Points
     whole: list[Place] = field(default_factory=list)
     partial: list[Place] = field(default_factory=list)
 
     def refined(self, fewest: int) -> list[Place]:
-        """Take out blocks to be replaced by finer ones, until there are at least `fewest` points; return them."""
+        """Remove and return the blocks that the caller must replace by finer ones.
+
+        These are the partly selected blocks, and the coarsest blocks if there are fewer than `fewest` points so
+        far.
+        """
         taken: list[Place] = []
         if len(self.partial) <= MOST_PARTIAL:
             taken = [place for place in self.partial if place.level]
@@ -139,7 +143,10 @@ class _Frontier:
 def read_blocks(
     connection: Connection, job_id: int, series: Sequence[int], condition: PointFilter | None, fewest: int
 ) -> dict[int, SeriesPoints]:
-    """Return chosen points of series by their numbers: at least `fewest` of each, extremes if there are more."""
+    """Return series number -> selected points, at least `fewest` of each series if it has so many.
+
+    If a series has more points, they are minima and maxima.
+    """
     blocks = BlockReader(connection, job_id)
     fronts: dict[int, _Frontier] = {}
     wanted: dict[int, list[Place]] = {}
@@ -183,7 +190,7 @@ def _points_of(
 
 
 def _roots(full: int) -> list[Place]:
-    """Return the fewest blocks that cover so many blocks of level 0."""
+    """Return the smallest set of blocks that covers the first `full` blocks of level 0."""
     found, level = [], 0
     while full:
         found += [Place(level, number) for number in range(full // FAN_OUT * FAN_OUT, full)]
@@ -196,19 +203,19 @@ def _pairs(places: dict[int, list[Place]]) -> list[tuple[int, Place]]:
 
 
 class BlockReader:
-    """Reads blocks of one job."""
+    """Reads metric blocks of one job."""
 
     def __init__(self, connection: Connection, job_id: int) -> None:
         self._connection = connection
         self._job_id = job_id
 
     def bounds(self, places: Sequence[tuple[int, Place]]) -> list[tuple[int, Place, Bounds]]:
-        """Return the bounds of those of these blocks that exist."""
+        """Return (series, place, bounds) of the requested blocks that exist."""
         found = self._execute("bounds", places)
         return [(number, Place(*place), decode_bounds(bounds)) for number, *place, bounds in found]
 
     def read(self, places: Sequence[tuple[int, Place]]) -> list[tuple[int, Place, Bounds, Points]]:
-        """Return the bounds and points of those of these blocks that exist."""
+        """Return (series, place, bounds, points) of the requested blocks that exist."""
         found = self._execute("bounds, points", places)
         return [(n, Place(*place), decode_bounds(one), decode_points(points)) for n, *place, one, points in found]
 

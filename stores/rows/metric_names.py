@@ -1,6 +1,7 @@
-"""A cache of the names of jobs' metrics: each row is read once, and the time per call is limited.
+"""A cache of the metric names of jobs: each row is read once, and the time per call is limited.
 
-The names in rows that have blocks (`trainwire.stores.rows.metric_blocks`) are those of the series, read at once.
+The names in rows that have blocks (`trainwire.stores.rows.metric_blocks`) are read from metric_series in one
+query.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from trainwire.stores.rows.metric_blocks import CURSOR
 
 MOST_JOBS: Final = 1000
 MOST_NAMES: Final = 250_000
-"""Maximum number of names of one job; more are a mistake of its trainer."""
+"""Largest number of metric names of one job; a trainer that logs more has a bug."""
 MOST_BYTES: Final = 1024 * 1024
-"""Most bytes of names in one answer."""
+"""Largest total size of the names in one response."""
 MOST_NAMES_OF_ALL: Final = 1_000_000
 SLICE_ROWS: Final = 20_000
 MOST_S: Final = 0.5
-"""Time limit of one call; the next call continues."""
+"""Time limit of one call in seconds; the next call continues."""
 
 _NAMES: Final = text(
     "SELECT DISTINCT jsonb_object_keys(extra_metrics) FROM training_metrics "
@@ -43,28 +44,34 @@ _LIFTED: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class JobNames:
-    """The names in the rows up to `covered`, and in those after `after` up to `last`."""
+    """The metric names of one job that are known so far.
+
+    They are from the rows with `seq` <= `covered`, and from those with `after` < `seq` <= `last`.
+    """
 
     after: int
     last: int
     names: frozenset[str] = frozenset()
     ordered: tuple[str, ...] = ()
-    """The names in their order."""
+    """The names in alphabetical order."""
     covered: int = 0
 
     def is_complete(self, last_seq: int) -> bool:
-        """Return whether these are the names of all rows up to `last_seq`."""
+        """Return whether the names in all rows up to `last_seq` are known."""
         return self.after <= self.covered and self.last == last_seq and len(self.names) < MOST_NAMES
 
     def next_slice(self, last_seq: int) -> tuple[int, int] | None:
-        """Return the next rows to read, (after, last]: new rows first, then older ones, newest first."""
+        """Return the range of rows to read next, (after, last]; None if all are read.
+
+        New rows come first, then older rows from the newest to the oldest.
+        """
         if self.last < last_seq:
             return self.last, min(self.last + SLICE_ROWS, last_seq)
         return (max(self.covered, self.after - SLICE_ROWS), self.after) if self.after > self.covered else None
 
 
 class MetricNames:
-    """Caches the names of each job with the range of rows that were read; thread-safe."""
+    """Caches the metric names of jobs; thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -72,10 +79,10 @@ class MetricNames:
         self._lock = Lock()
 
     def of(self, connection: Connection, job_id: int, last_seq: int) -> JobNames:
-        """Return the names in the rows of a job up to `last_seq`.
+        """Return the metric names in the rows of a job up to `last_seq`.
 
-        The first call for a job with millions of rows reads only its newest rows; each further call reads older
-        ones, until `is_complete`.
+        For a job with millions of rows, the first call reads only the newest rows, and each further call reads
+        older ones until `is_complete`.
         """
         with self._lock:
             known = self._known.get(job_id)
@@ -109,13 +116,16 @@ class MetricNames:
 
 
 def names_within(names: Sequence[str], most: int) -> list[str]:
-    """Return the first of these names: at most `most` and `MOST_BYTES`, at least one if there is any."""
+    """Return the first of `names`, at most `most` and at most MOST_BYTES in total.
+
+    At least one name is returned if there is any.
+    """
     sizes = accumulate(len(name.encode()) for name in names[:most])
     return [name for name, upto in zip(names, sizes, strict=False) if upto <= MOST_BYTES]
 
 
 def _with_series(connection: Connection, job_id: int, known: JobNames) -> JobNames:
-    """Return the names together with those of the rows that have blocks."""
+    """Return `known` with the names of all rows that have blocks."""
     through = connection.execute(_THROUGH, {"job_id": job_id, "cursor": CURSOR}).scalar_one_or_none() or 0
     if through <= known.covered:
         return known

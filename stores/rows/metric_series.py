@@ -1,4 +1,4 @@
-"""A job's metrics as series of bounded length, from the blocks of `trainwire.stores.rows.metric_blocks`."""
+"""Reads a job's metrics as series of limited length, from the blocks of `trainwire.stores.rows.metric_blocks`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from trainwire.stores.rows.metric_frontier import PointFilter, read_blocks
 from trainwire.stores.rows.sparklines import spread
 
 MOST_POINTS: Final = 400_000
-"""Most points of all series of one answer."""
+"""Largest number of points of all series in one response."""
 FEWEST_POINTS: Final = 4
 MOST_ROWS: Final = 10_000
 MOST_BYTES: Final = 8 * 1024 * 1024
-"""Most rows that are not in blocks yet, and bytes of them as stored, that are read; of more a sample is read."""
+"""Largest stored size of the rows without blocks that are read; MOST_ROWS is their largest number.
+
+If there are more, a sample of the rows is read.
+"""
 _SAMPLED: Final = 20
-"""Rows by which their average size is estimated."""
+"""Number of rows from which the average row size is estimated."""
 
 XAxis = Literal["step", "time", "epoch"]
 
 
 class XRange(msgspec.Struct, frozen=True, kw_only=True):
-    """A range of an axis, both ends included; None is no limit. Rows without a value on this axis are excluded."""
+    """A range of an axis, both ends included; None is no limit. Rows without a value on the axis are excluded."""
 
     x: XAxis
     first: float | None = None
@@ -37,7 +40,7 @@ class XRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeriesFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions on a job's rows: after `after`, up to `last`; None is no condition."""
+    """Conditions on a job's metric rows with `after` < `seq` <= `last`; None is no condition."""
 
     job_id: int
     names: Sequence[str]
@@ -49,7 +52,7 @@ class SeriesFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeriesValue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One value of one metric; `ts` in nanoseconds since 1970."""
+    """One value of one metric; `ts` is in nanoseconds since 1970."""
 
     seq: int
     ts: int
@@ -61,11 +64,11 @@ class SeriesValue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def read_series(
     connection: Connection, wanted: SeriesFilter, points: int, of_all: int = MOST_POINTS
 ) -> tuple[dict[Key, list[SeriesValue]], bool]:
-    """Return series of at most about `points` each and `of_all` together, and whether they are downsampled.
+    """Return the metric series that match `wanted`, and whether some are downsampled.
 
-    A downsampled series has the lowest, the highest and the first NaN value of each piece, and its first and last
-    value. Of rows that workers have not added to the blocks yet, if there are very many, only a sample is read.
-    The connection is in autocommit mode.
+    Each series has at most about `points` values, and all together have at most `of_all`. A downsampled series has
+    the minimum, maximum and first NaN of each section, and its first and last value. If very many rows have no
+    blocks yet, only a sample of them is read. The connection must be in autocommit mode.
     """
     if not wanted.names:
         return {}, False
@@ -100,7 +103,7 @@ def read_series(
 
 @contextmanager
 def _snapshot(connection: Connection) -> Iterator[None]:
-    """Execute all statements on one snapshot: the cursor, the blocks and the rows after it belong together."""
+    """Run the statements of the block in one snapshot: the cursor, the blocks and the rows after it must match."""
     connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
         yield
@@ -109,7 +112,7 @@ def _snapshot(connection: Connection) -> Iterator[None]:
 
 
 def _read_tail(connection: Connection, wanted: SeriesFilter, after: int) -> tuple[dict[Key, Points], bool]:
-    """Return the points of the rows after a `seq`, and whether these are a sample of them."""
+    """Return the points of the rows after `after`, and whether they are only a sample."""
     columns = MetricColumns(wanted.names)
     rows = max(0, wanted.last - after)
     bounds: dict[str, Any] = {"job_id": wanted.job_id, "after": after, "last": wanted.last}
@@ -126,7 +129,7 @@ def _read_tail(connection: Connection, wanted: SeriesFilter, after: int) -> tupl
 
 
 def _most_rows(connection: Connection, job_id: int, after: int, last: int) -> int:
-    """Return how many rows of about this size are read."""
+    """Return how many of these rows may be read, estimated from the size of a sample."""
     if last - after <= _SAMPLED:
         return _SAMPLED
     sampled = {"job_id": job_id, "seqs": spread(after + 1, last, _SAMPLED)}

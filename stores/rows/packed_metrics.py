@@ -1,4 +1,4 @@
-"""Reads all of a job's metrics as packed columns, which Postgres builds: no value becomes a Python object."""
+"""Reads all metrics of a job as packed columns that Postgres builds; no value becomes a Python object."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from trainwire.schemas.tables import LIFTED
 
 MOST_ROWS: Final = 50_000
 FIRST_ROWS: Final = 16
-"""Rows of the first block: a row may have 100,000 values."""
+"""Number of rows in the first block; it is small because a row may have 100,000 values."""
 BLOCK_VALUES: Final = 250_000
-"""About how many values a block has."""
+"""Approximate number of values in a block."""
 MOST_EXPRESSIONS: Final = 64
-"""Most names outside of the table's own columns that are read one by one; more are read by their rows' maps."""
+"""Largest number of metrics without a column of their own that are read with one SQL expression each.
+
+If there are more, all entries of `extra_metrics` are expanded to rows instead.
+"""
 _SENT: Final = {
     name: "timestamptz_send(logged_at)" if name == "time" else f"int{size}send({name})"
     for name, size in INTEGERS.items()
@@ -38,9 +41,9 @@ _REPEATABLE: Final = {"isolation_level": "REPEATABLE READ"}
 def read_packed_metrics(
     engine: Engine, job_id: int, names: Sequence[str], after: int, last: int
 ) -> Iterator[MetricBlock]:
-    """Yield the rows after `after` up to `last` that have one of these metrics; without `names`, all.
+    """Yield blocks of the rows with `after` < `seq` <= `last` that have one of the metrics `names`.
 
-    No connection is held between two blocks.
+    Without `names`, yield all rows. No connection is held between two blocks.
     """
     rows, wanted = FIRST_ROWS, _Wanted(job_id, list(dict.fromkeys(names)))
     while after < last:
@@ -55,12 +58,12 @@ def read_packed_metrics(
 
 
 class _Wanted:
-    """The metrics to read of one job."""
+    """The query for blocks of one job's metrics."""
 
     def __init__(self, job_id: int, names: list[str]) -> None:
         others = [name for name in names if name not in LIFTED]
         self._has_maps = not names or len(others) > MOST_EXPRESSIONS
-        """Whether the other names are found in the maps of each block's rows."""
+        """Whether metrics without a column of their own are searched in the `extra_metrics` of each block."""
         self._own = {name: name for name in LIFTED if not names or name in names}
         if not self._has_maps:
             self._own |= _expressions(others)
@@ -71,7 +74,7 @@ class _Wanted:
         self._bounds: dict[str, Any] = {"job_id": job_id, "names": names, **_bounds(others * (not self._has_maps))}
 
     def read(self, connection: Connection, after: int, upto: int) -> MetricBlock:
-        """Return the rows after `after` up to `upto`."""
+        """Return the block of the rows with `after` < `seq` <= `upto`."""
         bounds = self._bounds | {"after": after, "upto": upto}
         sent = [(text, INTEGERS[name]) for name, text in _SENT.items()] + _doubles(self._own)
         packed = self._packed(connection, sent, bounds)
@@ -85,7 +88,7 @@ class _Wanted:
     def _packed(
         self, connection: Connection, sent: Sequence[tuple[str, int]], bounds: dict[str, Any]
     ) -> list[Packed]:
-        """Return the values of expressions, each given with the bytes of a value; they are null in some rows."""
+        """Return the packed values of SQL expressions, which may be null; `sent` has (expression, value size)."""
         parts = [f"string_agg({text}, '')" for text, _ in sent]
         count, *found = self._row(connection, ["count(*)", *parts], bounds)
         values = [bytes(part or b"") for part in found]
@@ -98,7 +101,7 @@ class _Wanted:
         return [Packed(part, next(seqs) if some else None) for part, some in zip(values, is_partial, strict=True)]
 
     def _row(self, connection: Connection, parts: list[str], bounds: dict[str, Any]) -> Sequence[Any]:
-        """Return aggregates over the rows in their order, which `string_agg` keeps."""
+        """Return SQL aggregates over the rows in the order of `seq`; `string_agg` keeps the order."""
         query = (
             f"SELECT {', '.join(parts)} FROM (SELECT * FROM training_metrics WHERE {_BLOCK}"  # noqa: S608
             f"{self._condition} ORDER BY seq) AS rows"
@@ -106,7 +109,10 @@ class _Wanted:
         return connection.execute(text(query), bounds).one()
 
     def _of_maps(self, connection: Connection, bounds: dict[str, Any]) -> dict[str, Packed]:
-        """Return the metrics in the rows' maps: of few names one by one, which is faster, of many all at once."""
+        """Return the packed metrics in `extra_metrics`.
+
+        A few names are read with one expression each, which is faster; many are read all at once.
+        """
         of_names = " AND name = ANY(:names)" if bounds["names"] else ""
         names = connection.execute(text(_NAMES + of_names), bounds).scalars().all()
         if len(names) <= MOST_EXPRESSIONS:
@@ -117,7 +123,7 @@ class _Wanted:
 
 
 def _expressions(names: Sequence[str]) -> dict[str, str]:
-    """Return the SQL of metrics in a row's map; strings such as NaN are cast too."""
+    """Return name -> SQL expression for metrics in `extra_metrics`; strings such as NaN are cast too."""
     return {name: f"CAST(extra_metrics ->> :n{at} AS double precision)" for at, name in enumerate(names)}
 
 

@@ -1,1 +1,1 @@
-"""Writers of jobs, for other tools to read."""
+"""Exports of jobs in the formats of other tools."""

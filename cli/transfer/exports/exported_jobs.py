@@ -1,4 +1,4 @@
-"""Reads a job for an export, page by page, so that the memory does not depend on its size."""
+"""Reads a job for an export in pages, so that the memory used does not depend on its size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHECKPOINT_COLUMNS: Final = (
 
 @dataclass
 class ExportedJob:
-    """A job and its rows; `points`, `lines` and `checkpoints` count those that were read."""
+    """A job to export; `points`, `lines` and `checkpoints` count what has been read so far."""
 
     connection: Connection
     job: Job
@@ -34,12 +34,12 @@ class ExportedJob:
     lines: int = 0
     checkpoints: int = 0
     rows: int = 0
-    """Rows of metrics and log lines that were read."""
+    """Number of metric and log rows that have been read so far."""
     on_page: Callable[[], None] = lambda: None
-    """Called after each page of rows."""
+    """Function that is called after each page of rows."""
 
     def read_points(self) -> Iterator[StoredPoint]:
-        """Yield all rows of metrics, in order; a row counts as many points as it has values."""
+        """Yield all metric rows, in the order of `seq`; `points` increases by the number of values in a row."""
         seq = 0
         while page := metrics_after(self.connection, self.job.id, seq, PAGE):
             for row in page:
@@ -49,7 +49,7 @@ class ExportedJob:
             self._count(page)
 
     def read_lines(self) -> Iterator[StoredLine]:
-        """Yield all log lines, in order."""
+        """Yield all log lines, in the order of `seq`."""
         seq = 0
         while page := logs_after(self.connection, LogFilter(job_id=self.job.id), seq, PAGE):
             self.lines += len(page)
@@ -62,7 +62,7 @@ class ExportedJob:
         self.on_page()
 
     def read_checkpoints(self) -> Iterator[Mapping[str, Any]]:
-        """Yield all records of checkpoints, in order."""
+        """Yield all checkpoint rows, in the order of `seq`."""
         table = training_checkpoints.c
         wanted = select(*(table[name] for name in CHECKPOINT_COLUMNS))
         for row in self.connection.execute(

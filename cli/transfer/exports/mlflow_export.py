@@ -1,4 +1,4 @@
-"""Copies jobs to an MLflow server: each attempt is a run, as workers mirror it (docs/import-export.md)."""
+"""Copies jobs to an MLflow server: each attempt becomes an MLflow run (docs/import-export.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
-from trainwire.cli.transfer.receipt import Count
+from trainwire.cli.transfer.import_report import Count
 from trainwire.schemas.tables import training_attempts
 from trainwire.stack.errors import Problem
 from trainwire.stores.mlflow.http import MlflowApi
@@ -38,19 +38,19 @@ NO_LINES: Final = "MLflow has no log lines"
 REFUSED: Final = "refused by MLflow: see the notes"
 SUPERSEDED: Final = "a newer one has its kind, epoch and step"
 MOST_CHECKPOINTS: Final = 500
-"""Checkpoints of one run, as tags: the newest."""
+"""Largest number of checkpoints that are stored as tags of one MLflow run, the newest ones."""
 _PAGE_ROWS: Final = 20_000
 _PAGE_BYTES: Final = 64 * 1024 * 1024
 _READ: Final = ("attempt", "status", "name", "started_at", "completed_at", "params", "tags", "provenance")
 
 _Place = tuple[str, int, int, float | str]
-"""Name, step, time in milliseconds and value of a point: of equal ones MLflow keeps one."""
+"""Name, step, time in milliseconds and value of a point. MLflow stores equal points only once."""
 OnProgress = Callable[[str, int, float | None], None]
-"""Called with a text, the number of points that are sent or read, and their share of all."""
+"""Called with a text, the number of points that were sent or read, and their share of all points (0 to 1)."""
 
 
 class ExportedRun(msgspec.Struct, kw_only=True):
-    """The receipt of one run. `sent` is the number of points that this export has sent; `stored` is read back."""
+    """The counts of one MLflow run; `sent` counts the points that this export sent, `stored` those read back."""
 
     job_id: int
     attempt: int
@@ -64,8 +64,8 @@ class ExportedRun(msgspec.Struct, kw_only=True):
     notes: dict[str, str]
 
 
-class MlflowReceipt(msgspec.Struct, kw_only=True):
-    """The receipt of an export: the sums, and each run."""
+class MlflowExportReport(msgspec.Struct, kw_only=True):
+    """The report of an export to MLflow: the totals, and the counts of each MLflow run."""
 
     runs: list[ExportedRun] = []
     points: Count = msgspec.field(default_factory=Count)
@@ -76,7 +76,7 @@ class MlflowReceipt(msgspec.Struct, kw_only=True):
     complete: bool = True
 
     def add(self, run: ExportedRun) -> None:
-        """Add a run."""
+        """Add the counts of an MLflow run."""
         self.runs.append(run)
         for kind in ("points", "params", "tags", "checkpoints"):
             count: Count = getattr(run, kind)
@@ -84,13 +84,13 @@ class MlflowReceipt(msgspec.Struct, kw_only=True):
             self.complete = self.complete and not count.missing
 
     def leave_out_lines(self, count: int) -> None:
-        """Count the log lines of a job, for which MLflow has no place."""
+        """Count the log lines of a job as skipped, because MLflow does not store log lines."""
         if count:
             self.lines.add(Count(source=count, skipped={NO_LINES: count}))
 
 
 class MlflowExport:
-    """Exports jobs to an experiment of a server; a run that exists already gets only what it lacks.
+    """Exports jobs to an MLflow experiment; if a run exists already, only missing data is added.
 
     All methods raise `MlflowUnavailable` and `MlflowRefused`.
     """
@@ -101,7 +101,7 @@ class MlflowExport:
         self._on_progress = on_progress
 
     def export(self, exported: ExportedJob) -> Iterator[ExportedRun]:
-        """Export the attempts of a job, and yield their receipts. All points of the job are in memory."""
+        """Export each attempt of a job, and yield its counts. All points of the job are held in memory."""
         connection, job = exported.connection, exported.job
         attempts = _attempts(connection, job.id, job.created_at)
         rows: dict[int, list[MetricRow]] = defaultdict(list)
@@ -153,7 +153,7 @@ class MlflowExport:
         )
 
     def _send(self, mirror: RunMirror, values: Sequence[MetricValue], name: str, notes: Notes) -> int:
-        """Send points; return how many were refused, each with a note."""
+        """Send points; return the number that MLflow refused, and add a note for each of them."""
         refused = sent = 0
         for request in metric_requests(values):
             self._on_progress(name, sent, sent / len(values))
@@ -170,7 +170,7 @@ class MlflowExport:
         return refused
 
     def _read_back(self, run_id: str, name: str) -> set[_Place]:
-        """Return all points of a run."""
+        """Return all points that the MLflow run has."""
         found: set[_Place] = set()
         run = get_run(self._api, run_id)
         names = sorted(run.metrics) if run is not None else []
@@ -210,7 +210,7 @@ def _with_tags(attempt: AttemptState, more: Mapping[str, str]) -> AttemptState:
 
 
 def _links(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the addresses of the newest checkpoints, as tags."""
+    """Return tag name -> URI for the newest checkpoints."""
     tags: dict[str, str] = {}
     for row in checkpoints:
         counts = (("epoch", row["epoch"]), ("step", row["step"]))

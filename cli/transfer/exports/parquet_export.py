@@ -1,4 +1,4 @@
-"""Writes a job as parquet in the schema of neptune-exporter (docs/import-export.md)."""
+"""Writes a job to a parquet file in the schema of neptune-exporter (docs/import-export.md)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trainwire.stores.rows.command_rows import StoredLine, StoredPoint
 BATCH_ROWS: Final = 20_000
 Attribute = dict[str, Any]
 Columns = dict[str, Any]
-"""Names of columns -> their values; a text stands for all rows, and other columns have nulls."""
+"""Column name -> values. A text is the value of all rows; columns that are absent are null."""
 
 
 def write_parquet(exported: ExportedJob, path: Path, project: str) -> None:
-    """Write all of a job into one file; raises `Problem` without pyarrow."""
+    """Write a job, with all its rows, to one parquet file; raise `Problem` if pyarrow is not installed."""
     pa, pq = arrow()
     wanted = schema(pa)
     common = {"project_id": project, "run_id": str(exported.job.id)}
@@ -53,7 +53,7 @@ def _batch(pa: Any, wanted: Any, columns: Columns) -> Any:
 
 
 def _series(rows: Sequence[StoredPoint]) -> Columns:
-    """Return the columns of metrics: a row for each value."""
+    """Return the parquet columns for metric points, with one row per value."""
     names: list[str] = []
     numbers: list[float | str] = []
     steps: list[int | None] = []
@@ -76,7 +76,7 @@ def _series(rows: Sequence[StoredPoint]) -> Columns:
 
 
 def _texts(lines: Sequence[StoredLine]) -> Columns:
-    """Return the columns of log lines."""
+    """Return the parquet columns for log lines."""
     return {
         "attribute_path": [f"logs/{line.log_type}" for line in lines],
         "attribute_type": TEXTS,

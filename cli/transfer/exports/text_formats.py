@@ -1,4 +1,4 @@
-"""Writes a job as CSV or as JSON lines (docs/import-export.md)."""
+"""Writes a job as CSV or JSON lines (docs/import-export.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CSV_HEADER: Final = ("seq", "attempt", "rank", "epoch", "step", "time", "name", 
 
 
 def write_csv(exported: ExportedJob, file: TextIO) -> None:
-    """Write one line for each value of a metric, in the long form that `trainwire import csv` reads."""
+    """Write one CSV line per metric value, in the long form that `trainwire import csv` can read."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEADER)
     for row in exported.read_points():
@@ -26,7 +26,7 @@ def write_csv(exported: ExportedJob, file: TextIO) -> None:
 
 
 def write_jsonl(exported: ExportedJob, file: TextIO) -> None:
-    """Write one object a line: the job, then its metrics, log lines and checkpoints."""
+    """Write one JSON object per line: the job, then its metric points, log lines and checkpoints."""
     job = msgspec.to_builtins(exported.job)
     # Inside maps of numbers Postgres has the names of non-finite ones already.
     shown = {name: shown_float(value) if isinstance(value, float) else value for name, value in job.items()}
@@ -40,5 +40,5 @@ def write_jsonl(exported: ExportedJob, file: TextIO) -> None:
 
 
 def _write(file: TextIO, kind: str, row: msgspec.Struct | Mapping[str, Any]) -> None:
-    """Write an object of JSON that has the field `type` and those of the row."""
+    """Write a row as a JSON object with the additional field `type`."""
     file.write(f'{{"type":"{kind}",{_encode(row)[1:].decode()}\n')

@@ -1,1 +1,1 @@
-"""Readers of other tools' runs: each yields a `SourceRun` for every run that it finds."""
+"""Readers for the data of other tools; each yields a `SourceRun` for every run that it finds."""

@@ -1,4 +1,4 @@
-"""CRC-32C in Python: of one text, or of many of one length at once."""
+"""CRC-32C in pure Python, of one byte string or of many with the same length at once."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def masked_crc(data: bytes) -> int:
 
 
 def masked_crcs(texts: Sequence[bytes]) -> list[int]:
-    """Return `masked_crc` of texts of one length, for hundreds of them in a tenth of the time.
+    """Return `masked_crc` of byte strings of the same length; for hundreds of them it is ten times as fast.
 
-    A CRC is linear: it is the XOR of what each byte contributes by its value and its distance from the end. So the
-    bytes of one position of all texts are translated and combined at once, for each byte of the CRC.
+    A CRC is linear: it is the XOR of a contribution of each byte, which depends on the byte's value and its
+    distance from the end. The bytes at one position of all strings are therefore translated and combined at once.
     """
     length, count = len(texts[0]), len(texts)
     joined = b"".join(texts)
@@ -49,7 +49,7 @@ def _masked(crc: int) -> int:
 
 @cache
 def _zeros(length: int) -> int:
-    """Return the register after so many zero bytes."""
+    """Return the CRC register after `length` zero bytes."""
     crc = _ALL
     for _ in range(length):
         crc = _TABLE[crc & 0xFF] ^ crc >> 8
@@ -58,7 +58,10 @@ def _zeros(length: int) -> int:
 
 @cache
 def _contributions(distance: int) -> tuple[bytes, ...]:
-    """Return for each byte of the CRC what the values of a byte so far from the end contribute to it."""
+    """Return four translation tables, one for each byte of the CRC.
+
+    Each maps the value of a byte at this distance from the end to its contribution.
+    """
     crcs = _shifted(distance)
     return tuple(bytes(crc >> plane & 0xFF for crc in crcs) for plane in _PLANES)
 
@@ -72,7 +75,7 @@ def _shifted(distance: int) -> list[int]:
 
 @cache
 def _pairs() -> list[int]:
-    """Return the table for two bytes at once: with it Python takes half the time. It is made in 20 ms."""
+    """Return a table for two bytes at once, which halves the time of a CRC; it takes 20 ms to compute."""
     return [_TABLE[pair >> 8 ^ _TABLE[pair & 0xFF] & 0xFF] ^ _TABLE[pair & 0xFF] >> 8 for pair in range(1 << 16)]
 
 

@@ -1,4 +1,4 @@
-"""Reads the metrics of one run from a CSV file, in wide or in long form (docs/import-export.md)."""
+"""Reads metrics from a CSV file, in wide or in long form (docs/import-export.md)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.errors import Problem
 
 MAX_CELL_CHARS: Final = 64 * 1024 * 1024
-"""A longer cell is a quote that is not closed."""
+"""Largest number of characters in a cell; more are the result of a quote that is not closed."""
 MAX_HEADER_CHARS: Final = 1024 * 1024
 TIME_NAMES: Final = frozenset({"time", "timestamp", "wall_time", "wall time"})
 FORM: Final = (
@@ -42,7 +42,7 @@ _NO_TIME: Final = "time is neither ISO 8601 nor seconds since 1970"
 
 @dataclass(frozen=True)
 class Columns:
-    """The positions of the columns; `long` are those of name and value, None in the wide form."""
+    """Indexes of the columns in a CSV file; `long` is (name, value) in the long form and None in the wide form."""
 
     step: int | None
     epoch: int | None
@@ -54,9 +54,9 @@ class Columns:
 
 
 def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
-    """Return the run in a file; raise `Problem` if the file cannot be read, or its header lacks a needed column.
+    """Return the run in a CSV file; raise `Problem` if the file is unreadable, or lacks a required column.
 
-    `copy` is part of the run's identity: the same file with another text is imported again, as another job.
+    `copy` is part of the run's identity: with another text, the same file is imported again as another job.
     """
     try:
         path = path.resolve(strict=True)
@@ -90,7 +90,7 @@ class _CsvReader:
         self._tally = tally
 
     def items(self, name: str) -> Iterator[Item]:
-        """Yield the header, the points and the end; skip and count cells that cannot be stored."""
+        """Yield the header, the points and the end; cells that cannot be stored are skipped and counted."""
         points = self._points()
         first = next(points, None)
         started_ns = None if first is None or self._columns.time is None else first.ts
@@ -180,7 +180,7 @@ class _CsvReader:
 
 
 def _merged(points: Iterable[Point]) -> Iterator[Point]:
-    """Merge consecutive points with the same time, step and epoch into one, unless they share a metric."""
+    """Merge consecutive points with the same time, step and epoch, unless they have a metric in common."""
     known: Point | None = None
     for point in points:
         if known is not None:
@@ -249,7 +249,7 @@ def _columns(path: Path, header: Sequence[str]) -> Columns:
 
 
 def _whole(row: Sequence[str], index: int) -> int | None:
-    """Return a cell as a whole number, None if it is empty; raise `ValueError` for any other."""
+    """Parse a cell as an integer; return None if it is empty, and raise `ValueError` if it is not an integer."""
     text = row[index].strip() if index < len(row) else ""
     if not text:
         return None
@@ -266,7 +266,10 @@ def _whole(row: Sequence[str], index: int) -> int | None:
 
 
 def _time_ns(text: str) -> int | None:
-    """Parse a time (ISO 8601, by default in UTC, or seconds since 1970) to nanoseconds; None if it is invalid."""
+    """Parse a time as nanoseconds since 1970; return None if it is invalid.
+
+    It may be ISO 8601, by default in UTC, or seconds since 1970.
+    """
     text = text.strip()
     try:
         seconds = float(text)

@@ -1,4 +1,4 @@
-"""Reads the records of an event file of TensorBoard, and verifies their checksums."""
+"""Reads the records of a TensorBoard event file, and verifies their checksums."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from trainwire.ingest.hooks.tensorboard_events import DamagedEventError
 
 MAX_RECORD_BYTES: Final = 1 << 30
 VERIFIED_BYTES: Final = 4096
-"""The data of a longer record (an image) is not verified: Python computes 10 MB of CRC-32C a second."""
+"""Largest record whose data is verified: Python computes only 10 MB of CRC-32C per second.
+
+Larger records are images, which are not imported.
+"""
 FRAME_BYTES: Final = 16
-"""Of a record: length, checksum of the length, and checksum of the data."""
+"""Bytes of a record besides its data: length, checksum of the length, and checksum of the data."""
 _READ_BYTES: Final = 1024 * 1024
 _MANY: Final = 50
 _SHORT_BYTES: Final = 256
-"""So many records of one length, up to this one, are verified at once."""
+"""Largest record length for which `masked_crcs` is used; it needs at least _MANY records of one length."""
 _HEADER: Final = struct.Struct("<QI")
 _FOOTER: Final = struct.Struct("<I")
 
 
 def records(path: Path, size: int) -> Iterator[bytes]:
-    """Yield the data of each record in the first `size` bytes of a file.
+    """Yield the data of each record in the first `size` bytes of an event file.
 
-    Raises `DamagedEventError` with the place of a record that is damaged or cut short, and `OSError` if the file
-    cannot be read.
+    Raises `DamagedEventError`, with its position, for a record that is damaged or incomplete, and `OSError` if the
+    file cannot be read.
     """
     rest, offset = b"", 0  # what is read and no whole record, and its place in the file
     with path.open("rb") as file:
@@ -49,7 +52,11 @@ def records(path: Path, size: int) -> Iterator[bytes]:
 
 
 def _cut(block: bytes) -> tuple[list[bytes], list[int], int, bool]:
-    """Return data and checksums of whole records, where the next one begins, and whether its length is damaged."""
+    """Split a block of bytes into records.
+
+    Returns the data and checksums of the complete records, the offset of the next one, and whether its length is
+    damaged.
+    """
     found: list[bytes] = []
     checksums: list[int] = []
     at, size = 0, len(block)
@@ -68,7 +75,7 @@ def _cut(block: bytes) -> tuple[list[bytes], list[int], int, bool]:
 
 
 def _first_wrong(found: Sequence[bytes], checksums: Sequence[int]) -> int:
-    """Return the number of the first record whose data does not have its checksum; the count without any."""
+    """Return the index of the first record whose checksum is wrong; the number of records if there is none."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, data in enumerate(found):
         by_length[len(data)].append(number)
@@ -86,5 +93,5 @@ def _first_wrong(found: Sequence[bytes], checksums: Sequence[int]) -> int:
 
 @lru_cache(maxsize=4096)
 def length_crc(length: int) -> int:
-    """Return the checksum of a record's length; a run has few different ones."""
+    """Return the checksum of a record's length; it is cached, because a file has few different lengths."""
     return masked_crc(length.to_bytes(8, "little"))

@@ -1,4 +1,4 @@
-"""Merges the series of a run into points: values with the same time and step become one point."""
+"""Merges metric series into points: values with the same time and step become one point."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Final, TypeAlias
 from trainwire.schemas.messages import Point
 
 WINDOW_VALUES: Final = 50_000
-"""About so many values are Python objects at once."""
+"""Approximate number of values that exist as Python objects at the same time."""
 _LEAST_DISTANCE: Final = 20
 
 _Place: TypeAlias = tuple[int, int]
-"""Time in microseconds since 1970, and step."""
+"""Time in microseconds since 1970, and step, of a value."""
 _place_of = itemgetter(0, 1)
 
 
@@ -32,7 +32,7 @@ class _Series:
         return self.times[index], self.steps[index]
 
     def sort(self) -> None:
-        """Sort by time and step, unless it is sorted, as the series of most tools are."""
+        """Sort the values by time and step; a series that is sorted already, as most are, is not changed."""
         places, followers = zip(self.times, self.steps, strict=True), zip(self.times, self.steps, strict=True)
         if not any(map(gt, places, islice(followers, 1, None))):
             return
@@ -43,20 +43,20 @@ class _Series:
 
 
 class MergedSeries:
-    """The values of all series of one run, in memory: 24 bytes for each."""
+    """All metric series of one run in memory: 24 bytes per value."""
 
     def __init__(self) -> None:
         self._series: dict[str, _Series] = {}
 
     def extend(self, name: str, times_us: array[int], steps: array[int], values: array[float]) -> None:
-        """Add values; a second value of a name at the same time and step begins another point."""
+        """Add values of the metric `name`; values with the same time and step become parts of different points."""
         series = self._series.get(name) or self._series.setdefault(name, _Series(name))
         series.times += times_us
         series.steps += steps
         series.values += values
 
     def points(self) -> Iterator[Point]:
-        """Yield the points in the order of time and step."""
+        """Yield the points, ordered by time and step."""
         series = list(self._series.values())
         for each in series:
             each.sort()
@@ -76,9 +76,10 @@ class MergedSeries:
 
 
 def _lasts_of_windows(series: list[_Series]) -> list[_Place | None]:
-    """Return the last place of each window, None for the last window.
+    """Return the last (time, step) of each window in which values are merged; None for the last window.
 
-    Places at equal distances in each series show the distribution of all, so windows have about the same size.
+    Values sampled at equal distances from all series show their distribution, so that windows have about the same
+    size.
     """
     distance = max(WINDOW_VALUES // (len(series) + 1), _LEAST_DISTANCE)
     samples = sorted(each.place(at) for each in series for at in range(distance - 1, len(each.times), distance))

@@ -1,4 +1,4 @@
-"""Reads the runs of an MLflow server over its REST API (docs/import-export.md)."""
+"""Reads runs from an MLflow server over its REST API (docs/import-export.md)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from trainwire.stores.mlflow.runs import JOB_TAG, MlflowRun, metric_pages, run_o
 
 PAGE: Final = 1000
 MOST_FOLDERS: Final = 10_000
-"""Maximum number of artifact folders that are listed of one run."""
+"""Largest number of artifact folders that are listed for one MLflow run."""
 _ENDS: Final[dict[str, Outcome]] = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "failed"}
 _MS: Final = 1_000_000
 
 
 def mlflow_api(uri: str) -> MlflowApi:
-    """Return a client of an MLflow server; raise `Problem` for a URI without http:// or https://."""
+    """Return a client for an MLflow server; raise `Problem` if `uri` is not an HTTP URL."""
     if not uri.startswith(("http://", "https://")):
         raise Problem(
             f"{uri!r} is not the address of an MLflow server: start one with "
@@ -45,10 +45,11 @@ def mlflow_api(uri: str) -> MlflowApi:
 
 
 class MlflowRuns:
-    """The runs of a server.
+    """The runs on an MLflow server.
 
-    With `is_mirrored_to`, jobs are mirrored to this server: each imported job is then linked with its existing run
-    there, instead of a second run. `knows_job` returns whether a job of this number is in Postgres.
+    If `is_mirrored_to` is set, workers copy jobs to this same server; an imported job is then linked to its
+    existing MLflow run, so that workers create no second one. `knows_job` returns whether Postgres has a job with
+    this number.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class MlflowRuns:
         self._knows_job = knows_job
 
     def runs(self, experiments: Collection[str]) -> Iterator[SourceRun | LeftOut]:
-        """Yield the runs of these experiments, of all if empty; raise `Problem` for an unknown one."""
+        """Yield the runs of these experiments, or of all if empty; raise `Problem` for an unknown experiment."""
         names = self._experiments()
         unknown = sorted(set(experiments) - set(names.values()))
         if unknown:
@@ -116,7 +117,7 @@ class MlflowRuns:
         self._count_artifacts(run, tally)
 
     def _points(self, run: MlflowRun, tally: Tally) -> Iterator[Point]:
-        """Yield the run's points, ordered by time and step: values of one time and step make one point."""
+        """Yield the points of an MLflow run, ordered by time and step."""
         series = MergedSeries()
         for number, name in enumerate(sorted(run.metrics)):
             tally.share = partial(float, number / len(run.metrics))

@@ -1,4 +1,4 @@
-"""Reads the runs of parquet files in the schema of neptune-exporter (docs/import-export.md)."""
+"""Reads runs from parquet files in the schema of neptune-exporter (docs/import-export.md)."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ _STREAMS: Final = ("stdout", "stderr")
 
 @dataclass
 class _Run:
-    """A run, and the parquet row groups with its rows, by file."""
+    """A run, and the (file, number) of the parquet row groups that contain its rows."""
 
     project: str
     run_id: str
     groups: list[tuple[Path, int]] = field(default_factory=list)
     rows: int = 0
-    """Of it and, where runs share row groups, of others."""
+    """Number of rows in `groups`, including rows of other runs in the same row groups."""
 
 
 def parquet_runs(path: Path, copy: str) -> Iterator[SourceRun]:
-    """Yield the runs of a file, or of all files below a folder.
+    """Yield the runs in a parquet file, or in all parquet files below a folder.
 
-    Raises `Problem` if there is none, or one is not parquet of this schema.
+    Raises `Problem` if there is no file, or if one is not a parquet file with this schema.
     """
     pa, pq = arrow()
     files = sorted(files_below(path, lambda name: name.endswith(".parquet"))) if path.is_dir() else [path]
@@ -104,7 +104,7 @@ class _RunReader:
         self._damaged: set[Path] = set()
 
     def items(self) -> Iterator[Item]:
-        """Yield the header, all points in the order of time, all texts, and the end."""
+        """Yield the header, all points in the order of time, all log lines, and the end."""
         single = self._single_values()
         started, ended = single.pop("sys/creation_time", None), single.pop("sys/end_time", None)
         started_ns = to_ns(started) if isinstance(started, datetime) else None
@@ -186,7 +186,7 @@ class _RunReader:
             series.extend(path, _array("q", times_us), _array("q", steps), _array("d", own.column("float_value")))
 
     def _kept(self, rows: Any, is_kept: Any, reason: str) -> Any:
-        """Return the rows that are kept; count the others."""
+        """Return the rows for which `is_kept` is true; count the others as skipped with this reason."""
         kept = rows.filter(is_kept)
         self._tally.skip("points", reason, rows.num_rows - kept.num_rows)
         return kept
@@ -203,7 +203,7 @@ class _RunReader:
                 yield Line(ts, shown, "stderr" if stream == "stderr" else "stdout")
 
     def _rows(self, columns: tuple[str, ...]) -> Iterator[Any]:
-        """Yield the rows of the run in batches."""
+        """Yield the rows of this run in batches."""
         pa, _ = arrow()
         pc = _compute()
         by_file: dict[Path, list[int]] = defaultdict(list)
@@ -216,7 +216,7 @@ class _RunReader:
                 yield batch.filter(pc.and_(is_project, is_run))
 
     def _batches(self, file: Path, groups: list[int], columns: tuple[str, ...]) -> Iterator[Any]:
-        """Yield the batches of rows up to an error, which is counted once for the file."""
+        """Yield batches of rows until an error, which is counted once per file."""
         pa, _ = arrow()
         try:
             for batch in self._pq.ParquetFile(file).iter_batches(row_groups=groups, columns=list(columns)):
@@ -228,12 +228,12 @@ class _RunReader:
 
 
 def _compute() -> Any:
-    """Return the module `pyarrow.compute`, which has no types for its functions."""
+    """Return the module `pyarrow.compute`, imported dynamically because its functions have no type annotations."""
     return import_module("pyarrow.compute")
 
 
 def _with_numbers(rows: Any) -> Any:
-    """Return rows with steps as floats, 0 where there is none, and times in milliseconds since 1970."""
+    """Convert steps to floats (0 if absent), and times to milliseconds since 1970."""
     pa, _ = arrow()
     steps = _compute().fill_null(rows.column("step").cast(pa.float64()), 0.0)
     times_ms = rows.column("timestamp").cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
@@ -244,7 +244,7 @@ def _with_numbers(rows: Any) -> Any:
 
 
 def _in_range(rows: Any) -> Any:
-    """Return whether the time of each row can be stored; true where there is none."""
+    """Return a mask of the rows whose time can be stored, or is absent."""
     pc = _compute()
     times_ms = rows.column("timestamp")
     is_in = pc.and_(pc.greater(times_ms, MIN_NS // _MS), pc.less(times_ms, MAX_NS // _MS))
@@ -252,7 +252,7 @@ def _in_range(rows: Any) -> Any:
 
 
 def _by_value(rows: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield each value of a column with its rows, in their order."""
+    """Yield each distinct value of a column with its rows, whose order is kept."""
     pc = _compute()
     column = rows.column(name).dictionary_encode()
     values = column.dictionary.to_pylist()
@@ -268,7 +268,7 @@ def _by_value(rows: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _array(typecode: str, column: Any) -> array[Any]:
-    """Return the 64-bit numbers of a column, which has no nulls."""
+    """Return the 64-bit numbers of a column as an array; the column must have no nulls."""
     numbers: array[Any] = array(typecode)
     size = numbers.itemsize
     numbers.frombytes(memoryview(column.buffers()[1])[column.offset * size : (column.offset + len(column)) * size])
@@ -276,7 +276,7 @@ def _array(typecode: str, column: Any) -> array[Any]:
 
 
 def _status(single: dict[str, Any]) -> Outcome:
-    """Return the outcome of the run, from the attribute of our own export or Neptune's `sys/failed`."""
+    """Return the outcome of the run, from `sys/status` (which our export writes) or Neptune's `sys/failed`."""
     stated = single.get("sys/status")
     if stated == "completed":
         return "completed"

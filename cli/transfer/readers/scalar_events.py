@@ -1,4 +1,4 @@
-"""Decodes events of TensorBoard that hold numbers alone in a third of the time that `EventDecoder` takes."""
+"""Decodes TensorBoard events that contain only scalars, three times as fast as `EventDecoder`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIME: Final = Struct("<xd")
 _TIME_KEY, _STEP_KEY = 0x09, 0x10
 _SHORT_BYTES: Final = 4096
 _MOST_FORMS: Final = 8
-"""Most layouts of one length."""
+"""Largest number of layouts that are remembered for one event length."""
 _MOST_PROBES: Final = 10_000
 _PROBE_HEAD: Final = b"\x09" + Struct("<d").pack(1e9) + b"\x10\x07"
 _PROBE: Final = Event(ts=10**18, step=7)
@@ -27,17 +27,20 @@ _NUMBERS: Final = {code: Struct(f"<{code}") for code in "fd"}
 
 @dataclass(slots=True)
 class _Layout:
-    """Where the numbers are in the bytes behind the step; the texts between them -> the names of the metrics."""
+    """The positions of the numbers in the bytes after an event's step.
+
+    `names` maps the bytes between the numbers to the names of the metrics.
+    """
 
     form: Struct
     names: dict[tuple[bytes, ...], tuple[str, ...]] = field(default_factory=dict)
 
 
 class ScalarDecoder:
-    """Decodes the events of one file; `prefix` is put before the names of metrics.
+    """Decodes the events of one file, and adds `prefix` to the names of metrics.
 
-    The events of a tag differ only in time, step and number. So `EventDecoder` decodes the first one, and later
-    ones with the same bytes around the numbers need no parsing.
+    Events of one tag differ only in their time, step and number. The first is decoded by `EventDecoder`; later
+    events with the same bytes around the numbers need no parsing.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -47,9 +50,9 @@ class ScalarDecoder:
         self._probes = 0
 
     def decode(self, data: bytes) -> Point | Event:
-        """Return the point of an event with numbers alone, with the prefix; any other event without it.
+        """Decode an event to a `Point` with prefixed names if its layout is known, else to an `Event`.
 
-        Raises `DamagedEventError` for invalid bytes.
+        Names in an `Event` have no prefix. Raises `DamagedEventError` for invalid bytes.
         """
         if len(data) <= _TIME.size + 1 or data[0] != _TIME_KEY:
             return self._decoder.decode(data)
@@ -74,7 +77,10 @@ class ScalarDecoder:
         return event
 
     def _learn(self, rest: bytes, scalars: dict[str, float]) -> None:
-        """Keep the layout of an event, if other numbers in the same places change nothing but the numbers."""
+        """Remember the layout of an event.
+
+        It is verified with a probe first: other numbers in the same places must change nothing except the numbers.
+        """
         names = tuple(self._prefix + tag for tag in scalars)
         form, probe, at = "<", b"", 0
         probes = {tag: 0.5 + number for number, tag in enumerate(scalars)}
@@ -98,7 +104,7 @@ class ScalarDecoder:
 
 
 def _found(rest: bytes, at: int, number: float) -> tuple[str, int]:
-    """Return the form of a number and its first place from `at` on; -1 if it is not there."""
+    """Return the format of `number` in the bytes, and its first position from `at` on; -1 if it is not found."""
     for code, struct in _NUMBERS.items():
         try:
             place = rest.find(struct.pack(number), at)
@@ -110,7 +116,7 @@ def _found(rest: bytes, at: int, number: float) -> tuple[str, int]:
 
 
 def _has(scalars: dict[str, float], data: bytes) -> bool:
-    """Return whether an event has the time and step of the probe, these numbers, and nothing else."""
+    """Return whether `data` is an event with the time and step of the probe, these scalars, and nothing else."""
     try:
         event = EventDecoder().decode(data)
     except DamagedEventError:

@@ -1,4 +1,4 @@
-"""Reads the runs below a folder of TensorBoard's event files (docs/import-export.md)."""
+"""Reads runs from a folder of TensorBoard event files (docs/import-export.md)."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class _File:
     path: Path
     size: int
     prefix: str
-    """The prefix of its metrics (`metric_prefix`)."""
+    """Prefix for the names of the file's metrics (`metric_prefix`)."""
 
 
 def tensorboard_runs(folder: Path, name: str | None, copy: str) -> Iterator[SourceRun | LeftOut]:
-    """Yield the runs below a folder; raise `Problem` if there is no such folder, or no event file below it."""
+    """Yield the runs below a folder; raise `Problem` if the folder does not exist or contains no event file."""
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise Problem(f"{folder} is not a folder: give the folder that `tensorboard --logdir` gets")
@@ -66,8 +66,8 @@ def tensorboard_runs(folder: Path, name: str | None, copy: str) -> Iterator[Sour
 def _event_files(folder: Path) -> dict[Path, list[Path]]:
     """Return folder of a run -> its event files.
 
-    A run is the highest folder that has event files, with all below it; or the parent of folders that hold parts
-    of its curves (`train`, `validation` ...).
+    The topmost folder with event files is one run, together with all folders below it. If such a folder is named
+    after a part of a data set (`train`, `validation` ...), its parent is the run.
     """
     runs: dict[Path, list[Path]] = defaultdict(list)
     for here, files in groupby(

@@ -1,4 +1,7 @@
-"""Decodes records of W&B: their kinds, the run, its config and times (`wandb/proto/wandb_internal.proto`)."""
+"""Decodes W&B records: their kind, and the run's description, config and times.
+
+The format is defined in `wandb/proto/wandb_internal.proto`.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from trainwire.ingest.provenance.masking import masked_fields
 HISTORY, SUMMARY, OUTPUT, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT_RAW, RUN, EXIT = (
     *(2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 18),
 )
-"""Fields of `wandb_internal.Record`."""
+"""Field numbers of `wandb_internal.Record`, which give the kind of a record."""
 _KINDS: Final = frozenset({HISTORY, SUMMARY, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT, OUTPUT_RAW, RUN, EXIT})
 _RUN_KEY, _EXIT_KEY = b"\x8a\x01", b"\x92\x01"
-"""The bytes before the content of the fields RUN and EXIT: the number of the field, and that it has a length."""
+"""Protobuf keys (field number and wire type) of the fields RUN and EXIT."""
 _TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes", 12: "sweep"}
-"""Fields of `wandb_internal.RunRecord` that become tags."""
+"""Field number in `wandb_internal.RunRecord` -> name of the tag, for the fields that become tags."""
 
 
 def needed_records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield kind and content of the records that an import needs."""
+    """Yield (kind, content) of the records in a `.wandb` file that an import uses."""
     for record in wandb_records(path, size):
         for field in fields(record):
             if field[0] in _KINDS:
@@ -35,7 +38,7 @@ def needed_records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def runs_and_exits(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield kind and content of the records of the kinds RUN and EXIT."""
+    """Yield (kind, content) of the records of the kinds RUN and EXIT."""
     for record in wandb_records(path, size):
         if _RUN_KEY in record or _EXIT_KEY in record:
             yield from (field for field in fields(record) if field[0] in {RUN, EXIT})
@@ -43,7 +46,7 @@ def runs_and_exits(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
 
 @dataclass
 class About:
-    """The first record of a run; later ones have changed names, notes and tags."""
+    """The description of a W&B run: its first run record, with the name and tags of the last one."""
 
     identity: str
     name: str
@@ -53,7 +56,7 @@ class About:
 
 
 def about_of(record: bytes, before: About | None) -> About:
-    """Return the content of a run record; `before` is that of the first one of the run."""
+    """Decode a run record; `before` is the description from the run's earlier records, or None."""
     texts: dict[int, str] = {}
     labels: list[str] = []
     params: dict[str, Any] = {}
@@ -80,17 +83,17 @@ def about_of(record: bytes, before: About | None) -> About:
 
 
 def config_of(record: bytes) -> dict[str, Any]:
-    """Return the parameters that a config record sets; those of W&B itself are left out."""
+    """Return the parameters that a config record sets, without W&B's internal ones."""
     items = [item_of(value) for number, value in fields(record) if number == 1]
     return {".".join(names): json_value(raw) for names, raw in items if names[0] != "_wandb"}
 
 
 def timestamp_ns(data: bytes) -> int:
-    """Return a `google.protobuf.Timestamp` in nanoseconds."""
+    """Decode a `google.protobuf.Timestamp` as nanoseconds since 1970."""
     parts = dict(fields(data))
     return int(parts.get(1, 0)) * 10**9 + int(parts.get(2, 0))
 
 
 def checked_time(ts: int) -> int | None:
-    """Return a time that can be stored, None for any other."""
+    """Return `ts` if it can be stored, else None."""
     return ts if 0 <= ts <= MAX_NS else None

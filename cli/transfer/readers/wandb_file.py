@@ -1,6 +1,6 @@
-"""Reads the records of a `.wandb` file: the log format of LevelDB, with a header of W&B and CRC-32 checksums.
+"""Reads the records of a `.wandb` file, which has LevelDB's log format with another header and checksum.
 
-The format is that of LevelDB's `doc/log_format.md` and of `wandb/sdk/internal/datastore.py` (wandb 0.16).
+See `doc/log_format.md` of LevelDB and `wandb/sdk/internal/datastore.py` (wandb 0.16).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ MAX_RECORD_BYTES: Final = 256 * 1024 * 1024
 HEADER: Final = struct.Struct("<IHB")  # checksum, length, and the part of a record that follows
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 _CHECKSUMS: Final = [crc32(bytes((kind,))) for kind in range(LAST + 1)]
-"""Checksum of the byte of each kind, which is part of the checksum of its data."""
+"""CRC-32 of each kind byte, with which the checksum of a record's data starts."""
 
 
 class DamagedFileError(ValueError):
-    """The rest of a file cannot be read."""
+    """The file is damaged, and its rest cannot be read."""
 
 
 class CutShortError(DamagedFileError):
-    """The last record of a file is not complete: its writer was killed, or still writes."""
+    """The last record of the file is incomplete: its process was killed, or is still writing."""
 
 
 def wandb_records(path: Path, size: int) -> Iterator[bytes]:
-    """Yield each record in the first `size` bytes of a file.
+    """Yield each record in the first `size` bytes of a `.wandb` file.
 
-    Raises `DamagedFileError` with the place of a record that is damaged or cut short, and `OSError` if the file
-    cannot be read.
+    Raises `DamagedFileError`, with its position, for a record that is damaged or incomplete, and `OSError` if the
+    file cannot be read.
     """
     parts: list[bytes] = []
     length, began = 0, 0
@@ -52,7 +52,7 @@ def wandb_records(path: Path, size: int) -> Iterator[bytes]:
 
 
 def _parts(path: Path, size: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield place, kind and data of each part of a record; a block ends with zeros where no header fits."""
+    """Yield (offset, kind, data) of each part of a record; zeros at the end of a block are skipped."""
     with path.open("rb") as file:
         offset, at = 0, len(FILE_HEADER)
         while block := file.read(min(BLOCK_BYTES, size - offset)):

@@ -1,4 +1,4 @@
-"""Joins the output of a run, which W&B records in the pieces that were printed, into lines."""
+"""Joins the pieces of output that W&B recorded into lines."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from trainwire.cli.transfer.runs import MOST_CHARS, Line, LogType
 
 
 class OutputLines:
-    """The unfinished lines of both streams."""
+    """Buffers the incomplete last lines of stdout and stderr."""
 
     def __init__(self) -> None:
         self._pieces: dict[LogType, list[str]] = {"stdout": [], "stderr": []}
         self._chars: dict[LogType, int] = {"stdout": 0, "stderr": 0}
 
     def add(self, log_type: LogType, text: str, ts: int) -> Iterator[Line]:
-        """Yield the lines that are complete with this text."""
+        """Add a piece of output; yield the lines that it completes."""
         *ends, rest = text.split("\n")
         for end in ends:
             self._pieces[log_type].append(end)
@@ -28,13 +28,13 @@ class OutputLines:
                 self._pieces[log_type], self._chars[log_type] = [kept], len(kept)
 
     def finish(self, ts: int) -> Iterator[Line]:
-        """Yield the lines without an end."""
+        """Yield the last lines, which do not end with a line break."""
         for log_type in self._pieces:
             if self._pieces[log_type]:
                 yield Line(ts, self._take(log_type), log_type)
 
     def _take(self, log_type: LogType) -> str:
-        """Return the line as a terminal shows it: what comes after a carriage return replaces what is before."""
+        """Remove the buffered line; return it as a terminal shows it: the text after the last carriage return."""
         line = "".join(self._pieces[log_type]).rstrip("\r").rpartition("\r")[2]
         self._pieces[log_type], self._chars[log_type] = [], 0
         return line

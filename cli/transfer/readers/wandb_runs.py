@@ -1,4 +1,4 @@
-"""Reads the runs of `.wandb` files, of W&B's offline mode and of synced runs (docs/import-export.md)."""
+"""Reads W&B runs, offline and synced ones, from `.wandb` files (docs/import-export.md)."""
 
 from __future__ import annotations
 
@@ -58,17 +58,20 @@ _AXES: Final = ("_step", "_timestamp", "_runtime")
 _NOT_VALUES: Final = frozenset({*_AXES, "_wandb"})
 SUFFIX: Final = ".wandb"
 QUIET_S: Final = 600.0
-"""A file without an end that has not grown for so long is that of a killed run: W&B writes every 15 s."""
+"""Seconds after which a file without an EXIT record that no longer grows is that of a killed run.
+
+W&B writes to the file of a running process every 15 s.
+"""
 MOST_VALUES: Final = 5000
-"""Of one point; a step with more makes several."""
+"""Largest number of values in one point; a step with more values is split into several points."""
 DAMAGES: Final = (ValueError, struct.error, AttributeError, TypeError, LookupError, OverflowError)
-"""Errors of bytes that are no record: a field may have another type than expected."""
+"""Exceptions raised while decoding bytes that are not a valid record; a field may have an unexpected type."""
 RUNNING: Final = "may still run (no end, and changed within 10 minutes): import it again later"
 _KILLED: Final = "the .wandb file has no end: the process was killed"
 
 
 def wandb_runs(path: Path, name: str | None, copy: str) -> Iterator[SourceRun | LeftOut]:
-    """Yield the runs of a file or below a folder; raise `Problem` if there is none."""
+    """Yield the W&B runs in a file or below a folder; raise `Problem` if there is none."""
     path = Path(os.path.realpath(path))  # `wandb/latest-run` is a link
     if not path.exists():
         raise Problem(f"{path} does not exist: give the folder `wandb` of the training, or a file *{SUFFIX}")
@@ -90,10 +93,10 @@ def wandb_runs(path: Path, name: str | None, copy: str) -> Iterator[SourceRun | 
 
 
 def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
-    """Return the run of a file.
+    """Return the W&B run in a file, or the reason why it is not imported.
 
-    It is identified by its first record, which does not change when the file grows, is synced or is moved: a run
-    becomes one job, never two.
+    The hash of its first record identifies the run. The record does not change when the file grows, is synced or
+    is moved, so the run always becomes the same job.
     """
     about: About | None = None
     has_end, damage = False, None
@@ -126,7 +129,7 @@ def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
 
 
 class _Reader:
-    """Reads the items of one run after its header."""
+    """Reads the items of one W&B run that follow the header."""
 
     def __init__(self, path: Path, size: int, about: About, tally: Tally) -> None:
         self._path = path
@@ -142,7 +145,7 @@ class _Reader:
         self._exit_code: int | None = None
 
     def items(self) -> Iterator[Item]:
-        """Yield points, lines and parameters, up to the end of the file or to a damaged record."""
+        """Yield points, lines and parameters, until the end of the file or a damaged record."""
         try:
             for kind, data in needed_records(self._path, self._size):
                 yield from self._history(data) if kind == HISTORY else self._record(kind, data)
@@ -155,7 +158,7 @@ class _Reader:
         self._tally.skip("files", "files and artifacts stay with W&B", len(self._files))
 
     def end(self, *, is_killed: bool) -> End:
-        """Return the end of the run."""
+        """Return the end of the run; call it after `items`."""
         row = row_of([(names, raw) for names, raw in self._summary.items() if names[0] not in _NOT_VALUES])
         numbers = dict(islice(row.numbers.items(), MAX_RESULTS)) or None
         ts = self._last_ns or self._path.stat().st_mtime_ns
@@ -211,7 +214,10 @@ class _Reader:
         return self._points(row_of(values), self._time_of(axes), step if 0 <= step <= MAX_ID else None)
 
     def _time_of(self, axes: dict[str, bytes]) -> int | None:
-        """Return the time of a row: its own, or the start and its runtime; None if it is out of range."""
+        """Return the time of a history row, or None if it is out of range.
+
+        It is the row's timestamp, or the start of the run plus the row's runtime.
+        """
         try:
             if "_timestamp" in axes:
                 return checked_time(seconds_to_ns(float(axes["_timestamp"])))
@@ -253,7 +259,7 @@ class _Reader:
         yield from self._output.add("stdout" if found.get(1) else "stderr", text_of(found.get(3, b"")), ts)
 
     def _lines_of_file(self) -> Iterator[Line]:
-        """Yield the lines of the folder's `output.log`, where the records have none."""
+        """Yield the lines of the file `output.log`, which is used if no record contains output."""
         try:
             with (self._path.parent / "files" / "output.log").open(errors="replace") as file:
                 for line in file:

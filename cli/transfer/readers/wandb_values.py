@@ -1,4 +1,4 @@
-"""Decodes the values in records of W&B: names, and JSON texts (`wandb/proto/wandb_internal.proto`)."""
+"""Decodes names and JSON values in W&B records (`wandb/proto/wandb_internal.proto`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 from trainwire.ingest.hooks.protobuf import fields
 
 Named = tuple[tuple[str, ...], bytes]
-"""The names of a value, from the outside in, and its JSON text."""
+"""The names of a nested value, outermost first, and its JSON text."""
 UNREADABLE: Final = "unreadable value"
 _ITEM_KEY: Final = 0x0A  # of field 1
 _MAX_SHORT: Final = 0x7F
@@ -24,22 +24,22 @@ _MAX_INTEGER_DIGITS: Final = 18
 
 @dataclass(slots=True)
 class Row:
-    """The numbers of one step, and the kind of each other value."""
+    """The numbers of one step, and the types of its values that are not numbers."""
 
     numbers: dict[str, float]
     others: list[str]
 
 
 def text_of(data: bytes) -> str:
-    """Return a text; invalid UTF-8 is replaced."""
+    """Decode UTF-8; invalid bytes are replaced."""
     return data.decode("utf-8", "replace")
 
 
 def leading_items(data: bytes) -> tuple[list[Named], bytes]:
-    """Return the items that a history, config or summary record begins with, and the rest of the record.
+    """Decode the items at the beginning of a history, config or summary record; return them and the rest.
 
-    It ends at an item that has more than one name, or more than 127 bytes; most records have none. This takes half
-    the time of `fields` and `item_of`.
+    It stops at the first item with several names or more than 127 bytes; most records have no such item. It is
+    twice as fast as `fields` and `item_of`.
     """
     items: list[Named] = []
     at, end = 0, len(data) - 3  # an item has at least two bytes after its length
@@ -59,13 +59,16 @@ def leading_items(data: bytes) -> tuple[list[Named], bytes]:
 
 @lru_cache(maxsize=4096)
 def _short_names(head: bytes) -> tuple[str, ...]:
-    """Return the name in an item that has one; `head` is the part of the item before the value's length."""
+    """Return the name in an item that has only one, otherwise an empty tuple.
+
+    `head` is the part of the item before the length of its value.
+    """
     is_name = head[0] in (0x0A, 0x12) and head[-2:] == _VALUE_JSON
     return (text_of(head[2:-2]),) if is_name else ()
 
 
 def item_of(data: bytes) -> Named:
-    """Return the names and the JSON text of an item of a history, config, summary or statistics record."""
+    """Decode the names and the JSON text of an item in a history, config, summary or statistics record."""
     names: list[str] = []
     key, value = "", b"null"
     for number, found in fields(data):
@@ -85,11 +88,14 @@ _TYPED: Final[dict[int, Any]] = {
     7: lambda value: json.dumps(text_of(value)).encode(),
     8: lambda value: value,
 }
-"""Fields of history items in newer versions, which write the JSON text as well."""
+"""Field number -> conversion to JSON, for the typed values of newer W&B versions.
+
+The JSON text in field 16 takes precedence.
+"""
 
 
 def row_of(items: Iterable[Named]) -> Row:
-    """Return the numbers among items; names of nested values are joined with dots, as W&B joins them."""
+    """Return the numbers in `items`; the names of a nested value are joined with dots, as W&B does."""
     row = Row({}, [])
     nested = []
     for names, raw in items:
@@ -103,7 +109,7 @@ def row_of(items: Iterable[Named]) -> Row:
 
 
 def _add_nested(row: Row, nested: list[Named]) -> None:
-    """Add values of maps; a map with the key `_type` is an image or the like, and one value."""
+    """Add nested values to `row`; a map with the key `_type`, such as an image, is counted as one other value."""
     media = {names[:-1]: raw for names, raw in nested if names[-1] == "_type"}
     for names, raw in nested:
         if not any(names[:size] in media for size in range(1, len(names))):
@@ -132,7 +138,7 @@ def _add_other(row: Row, name: str, raw: bytes) -> None:
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float | str]]:
-    """Yield the numbers in a value by name, and the kind of each value that is none."""
+    """Yield (name, number) for each number in a JSON value, and (name, type) for each other value in it."""
     if isinstance(value, dict):
         if "_type" in value:
             yield name, str(value["_type"])[:100]
@@ -146,7 +152,7 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float | str]]:
 
 
 def json_value(raw: bytes) -> Any:
-    """Return a value for parameters: of JSON that is too deep or invalid, its text."""
+    """Decode the JSON text of a parameter; return the text itself if it is invalid or nested too deeply."""
     text = text_of(raw)
     try:
         value = json.loads(text, parse_int=_integer)

@@ -1,4 +1,4 @@
-"""The first tables: jobs, rows, cursors, positions, dead letters."""
+"""The first tables: jobs, their rows, cursors of streams, positions of sources, and dead letters."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Deliveries: the cursor of each sink and job, and the state of each sink."""
+"""Tables for deliveries: the cursor of each job in each sink, and the state of each sink."""
 
 import sqlalchemy as sa
 from alembic import op

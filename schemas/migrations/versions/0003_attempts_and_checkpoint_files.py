@@ -1,4 +1,4 @@
-"""Attempts with their runs in MLflow; the verification of checkpoint files."""
+"""A table of attempts with their MLflow runs, and columns for the verification of checkpoint files."""
 
 import sqlalchemy as sa
 from alembic import op

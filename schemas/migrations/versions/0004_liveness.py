@@ -1,4 +1,4 @@
-"""Stalled and lost jobs: since when, why, and whether their trainers send heartbeats."""
+"""Columns for stalled and lost jobs: since when, why, and whether their trainers send heartbeats."""
 
 import sqlalchemy as sa
 from alembic import op

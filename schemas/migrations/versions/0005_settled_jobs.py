@@ -1,4 +1,4 @@
-"""Settled jobs, whose rows all sinks have: an index excludes them from the search for jobs behind."""
+"""A flag for jobs whose rows are in all sinks, and an index that excludes them from the search for deliveries."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Access tokens of the gateway, and the index for its list of jobs."""
+"""A table of the gateway's access tokens, and an index for its list of jobs."""
 
 import sqlalchemy as sa
 from alembic import op

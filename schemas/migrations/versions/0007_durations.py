@@ -1,4 +1,4 @@
-"""Data of the exporter: rows and bytes received, durations of drains and deliveries, missing messages."""
+"""Columns for the metrics exporter: rows and bytes received, durations, and missing messages."""
 
 import sqlalchemy as sa
 from alembic import op

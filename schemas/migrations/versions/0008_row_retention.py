@@ -1,4 +1,4 @@
-"""The last row of a job that retention has removed."""
+"""Columns with the last `seq` of a job that retention has removed."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The next attempt of a job whose deliveries fail while its sink answers."""
+"""The time of the next attempt to deliver a job whose deliveries fail although its sink responds."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The ranges of numbers that a trainer has declared lost."""
+"""A column with the ranges of message numbers that a trainer has declared lost."""
 
 import sqlalchemy as sa
 from alembic import op

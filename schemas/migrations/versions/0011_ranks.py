@@ -1,4 +1,4 @@
-"""The rank of a source, and the number of ranks of its attempt."""
+"""Columns with the rank of a source, and with the number of ranks of its attempt."""
 
 import sqlalchemy as sa
 from alembic import op

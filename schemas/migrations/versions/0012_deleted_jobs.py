@@ -1,4 +1,4 @@
-"""Tombstones of deleted jobs, and the number of their messages that were discarded."""
+"""A table of tombstones of deleted jobs, which also counts their discarded messages."""
 
 import sqlalchemy as sa
 from alembic import op

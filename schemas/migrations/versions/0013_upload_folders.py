@@ -1,4 +1,4 @@
-"""The start of the deletion of a checkpoint's object, and the last search for unrecorded uploads of a job."""
+"""The time when the deletion of a checkpoint's object began, and of a job's last search for unrecorded uploads."""
 
 import sqlalchemy as sa
 from alembic import op

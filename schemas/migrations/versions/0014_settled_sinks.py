@@ -1,7 +1,7 @@
-"""The names of the sinks that have all rows of a job, and a state of the sink in its cursor.
+"""A column with the names of the sinks that have all rows of a job, and one with a sink's state of a delivery.
 
-Older versions go on with `logs_settled`, `metrics_settled` and `newest_ns`; one release later these can be
-dropped, and with them the trigger.
+Older versions still use `logs_settled`, `metrics_settled` and `newest_ns`; a trigger resets the new column when
+they reset theirs. The next release can drop these columns and the trigger.
 """
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""An index of the checkpoints by their URI, for retention."""
+"""An index of checkpoints by URI, which retention uses."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Command, code and machine of each attempt."""
+"""A column with the command, code and machine of each attempt."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,7 @@
-"""Points of metrics by series, and their extremes at several resolutions; workers build them of existing rows."""
+"""Tables with the points of each metric, and their minima and maxima at several resolutions.
+
+Workers fill them from the existing rows.
+"""
 
 import sqlalchemy as sa
 from alembic import op

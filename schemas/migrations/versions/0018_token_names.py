@@ -1,4 +1,4 @@
-"""Tokens of trainers for the jobs with some names."""
+"""Trainer tokens that are restricted to jobs with certain names."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The name, tags and note that people give to a job, apart from its trainer's, and archived jobs."""
+"""Columns for the name, tags and note that people give to a job, and for archiving."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
-"""Updates of jobs and positions stay in their pages (heap-only tuples), without new entries in all indexes.
+"""Makes updates of jobs and positions heap-only (HOT): they stay in their page and add no index entries.
 
 Each message updates both rows. Postgres keeps an update in its page if the page has room, and if no column of an
-index or of its predicate has changed.
+index or of an index predicate has changed.
 """
 
 from alembic import op

@@ -1,4 +1,4 @@
-"""Alerts: changes that rules may report, and the messages that were made of them."""
+"""Tables for alerts: changes that alert rules may match, and the notifications made from them."""
 
 import sqlalchemy as sa
 from alembic import op

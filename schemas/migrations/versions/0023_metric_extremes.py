@@ -1,4 +1,4 @@
-"""The lowest and the highest value of each series of metrics, to sort and filter jobs by; computed from blocks."""
+"""Columns with the minimum and maximum of each metric series, by which jobs are sorted and filtered."""
 
 import struct
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def upgrade() -> None:
 
 
 def _batches(connection: sa.Connection) -> Iterator[dict[tuple[int, int], tuple[float, float]]]:
-    """Yield the extremes of blocks by job and series."""
+    """Yield batches with the minimum and maximum of each metric series, computed from its blocks."""
     found: dict[tuple[int, int], tuple[float, float]] = {}
     blocks = sa.text(_TOP_BLOCKS).execution_options(yield_per=_SERIES_AT_ONCE)
     for job, series, points in connection.execute(blocks):
@@ -60,7 +60,7 @@ def _batches(connection: sa.Connection) -> Iterator[dict[tuple[int, int], tuple[
 
 
 def _values(block: bytes) -> tuple[float, ...]:
-    """Return the values of a block of encoding 1 (stores/rows/metric_blocks.py)."""
+    """Decode the values in a block of encoding 1 (stores/rows/metric_blocks.py)."""
     _, size = struct.unpack_from("<BI", block)
     by_place = zstandard.ZstdDecompressor().decompress(block[struct.calcsize("<BI") + size :])
     count = len(by_place) // _NUMBER_BYTES

@@ -1,4 +1,4 @@
-"""The receipt of an import: compares the counts of a run in its tool with its rows in Postgres."""
+"""The report of an import: compares the counts of a run in the other tool with its rows in Postgres."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REMOVED: Final = "removed by retention"
 
 
 class Count(msgspec.Struct, kw_only=True):
-    """`source` = `stored` + the sum of `skipped` + `missing`."""
+    """Counts of one kind of items, with `source` = `stored` + the sum of `skipped` + `missing`."""
 
     source: int = 0
     stored: int = 0
@@ -25,13 +25,13 @@ class Count(msgspec.Struct, kw_only=True):
     missing: int = 0
 
     def line(self, kind: str) -> str:
-        """Return the sum as a line of a receipt."""
+        """Format the equation `source` = `stored` + `skipped` + `missing` as one line."""
         skipped = "".join(f" + {number:,} skipped ({one_line(why)})" for why, number in self.skipped.items())
         missing = f" + {self.missing:,} missing" if self.missing else ""
         return f"{kind:<6} {self.source:,} = {self.stored:,} stored{skipped}{missing}"
 
     def add(self, other: Count) -> None:
-        """Add the counts of another run."""
+        """Add the counts of `other`, for example of another run."""
         self.source += other.source
         self.stored += other.stored
         self.missing += other.missing
@@ -41,8 +41,8 @@ class Count(msgspec.Struct, kw_only=True):
         }
 
 
-class RunReceipt(msgspec.Struct, kw_only=True):
-    """The receipt of one run; `sent` is the number of messages that this import has sent."""
+class RunReport(msgspec.Struct, kw_only=True):
+    """The counts of one imported run; `sent` is the number of messages that this import has sent."""
 
     job_id: int
     name: str
@@ -59,30 +59,28 @@ class RunReceipt(msgspec.Struct, kw_only=True):
         return sum(getattr(self, kind).missing for kind in COUNTED)
 
 
-class LeftOutReceipt(msgspec.Struct, kw_only=True):
-    """A run or a file that was not imported, and whether this is a failure."""
+class LeftOutReport(msgspec.Struct, kw_only=True):
+    """A run or a file that was not imported, with the reason; `is_failure` makes the import incomplete."""
 
     name: str
     reason: str
     is_failure: bool
 
 
-class Receipt(msgspec.Struct, kw_only=True):
-    """The receipt of an import: the sums, and each run."""
+class ImportReport(msgspec.Struct, kw_only=True):
+    """The report of an import: the totals, the imported runs, and those that were left out."""
 
     runs: Count
     points: Count
     lines: Count
     files: Count
-    imported: list[RunReceipt]
-    left_out: list[LeftOutReceipt]
+    imported: list[RunReport]
+    left_out: list[LeftOutReport]
     complete: bool
 
 
-def run_receipt(
-    connection: Connection, run: SourceRun, tally: Tally, sent: int, *, is_deleted: bool
-) -> RunReceipt:
-    """Compare the counts of a run with its rows in Postgres."""
+def run_report(connection: Connection, run: SourceRun, tally: Tally, sent: int, *, is_deleted: bool) -> RunReport:
+    """Compare the counts of an imported run with its rows in Postgres."""
     found = connection.execute(_STORED, {"job": run.job_id, "source": run.source}).mappings().one()
     counts = {}
     for kind in COUNTED:
@@ -95,7 +93,7 @@ def run_receipt(
         counts[kind] = Count(
             source=taken + sum(tally.skipped[kind].values()), stored=stored, skipped=skipped, missing=missing
         )
-    return RunReceipt(
+    return RunReport(
         job_id=run.job_id,
         name=run.name,
         sent=sent,
@@ -105,10 +103,10 @@ def run_receipt(
     )
 
 
-def receipt_of(runs: Iterable[RunReceipt], left_out: Iterable[LeftOut]) -> Receipt:
-    """Add up the receipts of all runs."""
+def report_of(runs: Iterable[RunReport], left_out: Iterable[LeftOut]) -> ImportReport:
+    """Return the report of an import, with the totals of all runs."""
     imported = list(runs)
-    others = [LeftOutReceipt(name=each.name, reason=each.reason, is_failure=each.is_failure) for each in left_out]
+    others = [LeftOutReport(name=each.name, reason=each.reason, is_failure=each.is_failure) for each in left_out]
     sums = {kind: Count() for kind in COUNTED}
     for each in imported:
         for kind, total in sums.items():
@@ -118,11 +116,11 @@ def receipt_of(runs: Iterable[RunReceipt], left_out: Iterable[LeftOut]) -> Recei
         all_runs.add(Count(source=1, skipped={run.reason: 1}))
     complete = not any(each.missing or each.problems for each in imported)
     complete = complete and not any(each.is_failure for each in others)
-    return Receipt(runs=all_runs, imported=imported, left_out=others, complete=complete, **_named(sums))
+    return ImportReport(runs=all_runs, imported=imported, left_out=others, complete=complete, **_named(sums))
 
 
 def is_deleted(connection: Connection, job_id: int) -> bool:
-    """Return whether the job was deleted: then its messages are not stored."""
+    """Return whether the job was deleted, so that its messages are not stored."""
     return connection.execute(_DELETED, {"job": job_id}).first() is not None
 
 
