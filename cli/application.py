@@ -1,4 +1,4 @@
-"""The table of commands; only the module of the command that runs is imported."""
+"""The table of commands. Only the module of the command that runs is imported."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ RUN_CONTEXT: Final = {"ignore_unknown_options": True, "allow_interspersed_args":
 
 
 class NotInstalled(Problem):
-    """A package of an optional extra is not installed."""
+    """A package that an optional extra would install is missing."""
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
-    """Return the application with the command that the first argument names, or with all commands.
+    """Return the typer application with the command that the first argument names, or with all commands.
 
-    Importing all of them takes two seconds, for which `--version` need not wait.
+    Importing all commands takes two seconds, which `--version` need not wait for.
     """
     app = typer.Typer(
         name="trainwire",

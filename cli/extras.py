@@ -1,4 +1,4 @@
-"""The extras of the distribution that commands need, for the error if one is not installed."""
+"""The optional extras of the package that commands need, for the error if a dependency is not installed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _DEFAULT: Final = "worker"
 
 
 def install_hint(package: str, command: str | None) -> str:
-    """Return a sentence with the `pip install` command for a package or module that is missing.
+    """Return a sentence with the `pip install` command for a missing package or module.
 
-    `command` is the command that needs it; None: all commands need it.
+    `command` is the command that needs it, or None if all commands need it.
     """
     extra = "cli" if command is None else _EXTRAS.get(command, _DEFAULT)
     instead = ", or use `python -m trainwire.ingest`" if command == "run" else ""

@@ -1,4 +1,4 @@
-"""Jobs of a gateway, for commands where no Postgres is known: TRAINWIRE_URL without DATABASE_URL."""
+"""Access to jobs through a gateway, for commands in an environment with TRAINWIRE_URL but without DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from trainwire.stores.postgres.job_references import LAST, number_in
 
 POLL_S: Final = 0.5
 MOST_WAIT_S: Final = 60.0
-"""How long a deletion without progress is watched: without workers there is none."""
+"""Seconds without progress after which a command stops waiting for a deletion; no worker may be running."""
 
 
 class GatewayJobs:
-    """Reads jobs with the client, and changes them with the token of an admin."""
+    """Reads jobs through a gateway, and changes them with the token of an admin."""
 
     def __init__(self, url: str, token: str | None) -> None:
         self._gateway = Gateway(url, token)
@@ -39,7 +39,7 @@ class GatewayJobs:
         self.url = self._gateway.url
 
     def job(self, reference: str) -> Job:
-        """Return the job that a reference names; one that is also the name of another job is a warning."""
+        """Return the job that `reference` names; print a warning if it is also the name of another job."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found = self.client.job(reference)
@@ -48,7 +48,7 @@ class GatewayJobs:
         return found
 
     def number_of(self, reference: str, *, may_abbreviate: bool) -> int:
-        """Return the number of a job, also of a deleted one; without `may_abbreviate` only of an exact name."""
+        """Return the number of a job, even of a deleted one; without `may_abbreviate` only of a complete name."""
         try:
             found = self.job(reference)
         except JobNotFound:
@@ -63,13 +63,13 @@ class GatewayJobs:
         return found.id
 
     def edit(self, reference: str, edit: JobEdit) -> int:
-        """Change a job, and return its number."""
+        """Apply an edit to a job, and return the job's number."""
         job_id = self.job(reference).id
         self._gateway.json(f"/jobs/{job_id}", method="PATCH", document=msgspec.to_builtins(edit))
         return job_id
 
     def plan_or_deletion(self, job_id: int) -> DeletionPlan | Deletion:
-        """Return the plan to delete a job, or the state of its deletion."""
+        """Return the plan to delete a job, or the tombstone if it was deleted."""
         report = self._gateway.json(f"/jobs/{job_id}", {"dry_run": "true"}, method="DELETE")
         return _deletion(report) if report.get("plan") is None else msgspec.convert(report["plan"], DeletionPlan)
 
@@ -82,7 +82,10 @@ class GatewayJobs:
         force: bool,
         on_progress: Callable[[Deletion], None],
     ) -> Deletion:
-        """Delete a job; return the state once workers have finished or tried all parts, or make no progress."""
+        """Delete a job, wait for the workers, and return the progress of the deletion.
+
+        Waits until workers have finished or tried all parts, or have made no progress for MOST_WAIT_S seconds.
+        """
         flags = {"force": force, "with_files": choice.with_files, **{f"keep_{sink}": True for sink in choice.keep}}
         query = {name: "true" for name, is_set in flags.items() if is_set}
         begun = known = _deletion(
@@ -100,15 +103,15 @@ class GatewayJobs:
         return known
 
     def forget(self, job_id: int) -> None:
-        """Make the number of a deleted job usable again."""
+        """Delete the tombstone of a job, so that its number can be reused."""
         self._gateway.json(f"/jobs/{job_id}/deletion", method="DELETE")
 
 
 @contextmanager
 def gateway_jobs(data_dir: Path | None) -> Iterator[GatewayJobs | None]:
-    """Give the jobs of the gateway that the environment names; None where a Postgres is known.
+    """Yield access to the gateway in the environment; None if the environment names a Postgres.
 
-    The client's errors become a `Problem`.
+    Exceptions of the client are translated into a `Problem`.
     """
     if data_dir is not None or _knows_postgres() or not any(os.environ.get(name) for name in URL_VARIABLES):
         yield None

@@ -1,4 +1,4 @@
-"""Output to the terminal; text from trainers is cleared of control sequences and is no markup for rich."""
+"""Output to the terminal; control sequences and rich markup in texts of trainers have no effect."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ class ExchangeAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     `taken` is the number of entries of each kind that Redis accepted, from the first one on; `refusal` is Redis'
     error for the next entry. `hold` means that Redis is nearly full and that no entry was accepted. `acks` has the
     acknowledgement fields of each requested kind. `is_alive` is False if Redis refused the heartbeat. `claim` is
-    the value of the rank's claim in Redis, and `now_ms` the time of the Redis server.
-    `stop` is the request to stop the source.
+    the value of the rank's claim in Redis, and `now_ms` the time of the Redis server. `stop` is the request to
+    stop the source, if a user has made one.
     """
 
     hold: bool = False

@@ -22,7 +22,10 @@ Status = Literal["pending", "running", "completed", "failed", "ended", "stopped"
 Outcome = Literal["completed", "failed", "ended"]
 FinalStatus = Literal["completed", "failed", "ended", "stopped"]
 FINISHED: Final = ("completed", "failed", "ended", "stopped")
-"""Statuses of an attempt that has ended: `ended` with an unknown exit code, `stopped` at a user's request."""
+"""Statuses of an attempt that has ended.
+
+`ended` means that the exit code is unknown, and `stopped` that a user has requested the end.
+"""
 
 
 FREE_MAPS: Final = ("params", "tags", "provenance")
@@ -38,8 +41,8 @@ class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Lines of stdout or stderr; `ts` has one time per line, in nanoseconds since 1970 UTC.
 
     `started_at`, which every kind of body has, is the start time of the source; sources send it with
-    ATTEMPT_UNKNOWN. So do they send `resume_step`: the source begins a new attempt from this step, even if
-    the attempt before has not ended.
+    ATTEMPT_UNKNOWN. They send `resume_step` with it if they continue a job from this step: they then begin a new
+    attempt, even if the previous one has not ended.
     """
 
     log_type: Literal["stdout", "stderr"]
@@ -64,7 +67,7 @@ class Point(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
 class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Progress of the job; a field that is absent leaves the stored value unchanged.
 
-    `resume_step` is the step from which the attempt continues: later points of earlier attempts are rolled back.
+    `resume_step` is the step from which the attempt continues. Later points of earlier attempts are rolled back.
     """
 
     status: Status | None = None
@@ -93,8 +96,9 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     A source's first message has its heartbeat interval (`heartbeat_s`) and, if known, the number of ranks of the
     attempt (`world_size`). `launcher` is true for a process that starts the trainers of one machine; its `rank` is
-    then the number of the machine. `provenance` is merged key by key into the provenance of the attempt.
-    A fork has the number of its parent job (`parent_id`), and the step from which it continues (`fork_step`).
+    then the number of the machine. `provenance` is merged key by key into the provenance of the attempt. A fork of
+    another job has that job's number (`parent_id`), and the step from which it continues
+    (`fork_step`).
     """
 
     points: list[Point] = []
@@ -146,8 +150,8 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     with `exit_unknown` the training process itself ended with an unknown exit code. `of` marks an inferred end:
     this source sent what source `of` left in its spool, and found no completion there. `produced` and `dropped`
     then count the messages of `of`, and a completion from `of` itself replaces this one, in whichever order the
-    two arrive. `world_size` and `launcher` repeat the values of the source's first message.
-    `stopped` means that the source received a request to stop, and ended because of it.
+    two arrive. `world_size` and `launcher` repeat the values of the source's first message. `stopped` is True if
+    the source ended because of a request to stop.
     """
 
     ts: int
@@ -176,7 +180,7 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def outcome(self) -> FinalStatus:
-        """The outcome: `stopped`, or according to the exit code, or `status` if there is no exit code."""
+        """The outcome: `stopped`, otherwise according to the exit code, or `status` if there is no exit code."""
         if self.stopped:
             return "stopped"
         if self.exit_code is None:

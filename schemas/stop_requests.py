@@ -1,4 +1,4 @@
-"""A request to stop a training, as it travels to its processes (docs/stop.md)."""
+"""A request to stop a training, as stored in Redis for the training's processes (docs/stop.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who asks a training to stop, and why."""
+    """The author of a request to stop a training, and the reason."""
 
     by: str
     reason: str | None = None
@@ -20,7 +20,7 @@ _decode: Final = msgspec.json.Decoder(StopRequest).decode
 
 
 def read_stop(data: bytes | None) -> StopRequest | None:
-    """Return the request in a field of Redis; None without a valid one."""
+    """Decode a request to stop from a Redis hash field; return None if it is absent or not valid."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError):
         return None if data is None else _decode(data)
     return None

@@ -130,7 +130,7 @@ def _plan(engine: Engine, job_id: int) -> DeletionPlan | Deletion:
 
 
 def _show_plan(found: DeletionPlan | Deletion, choice: Choice, *, as_json: bool, is_dry_run: bool) -> None:
-    """Show the data of a job, or the state of its deletion."""
+    """Print the plan to delete a job, or the progress of its deletion."""
     if as_json and is_dry_run:
         write_json(found)
     if as_json:
@@ -140,7 +140,7 @@ def _show_plan(found: DeletionPlan | Deletion, choice: Choice, *, as_json: bool,
 
 
 def _to_stderr(line: str) -> None:
-    """Write one line to stderr: stdout has only the outcome."""
+    """Write one line to stderr; stdout is reserved for the result."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
@@ -178,9 +178,9 @@ def _delete(
 def _run(
     engine: Engine, deleter: JobDeleter, begun: Deletion, on_progress: Callable[[Deletion], None]
 ) -> Deletion:
-    """Run the deletion until it is finished or has to wait for its next attempt; return its state.
+    """Execute the deletion until it is finished or must wait for its next attempt; return its progress.
 
-    While a worker runs the same deletion, waits for that worker.
+    If a worker executes the same deletion, wait for that worker.
     """
     known = begun
     while not known.is_finished:
@@ -230,7 +230,7 @@ def _say_forgotten(job_id: int) -> None:
 
 
 def _report(done: Deletion, *, as_json: bool, is_by_workers: bool = False) -> None:
-    """Print the outcome; exit with 1 if data is left."""
+    """Print the result of the deletion; exit with code 1 if data is left."""
     if as_json:
         write_json(done)
     else:

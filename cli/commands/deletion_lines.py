@@ -1,4 +1,4 @@
-"""Lines of text that describe the plan of a deletion, and its state in each store."""
+"""Formats the plan of a deletion, and its progress in each store, as lines of text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN_FILES: Final = 20
 
 
 def plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
-    """Return the data of a job, store by store."""
+    """Return lines about the data that a job has in each store."""
     named = f" ({plan.name})" if plan.name else ""
     rows = ", ".join(f"{count:,} {table}" for table, count in plan.rows.items() if count) or "none"
     lines = [
@@ -47,7 +47,7 @@ def plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
 
 
 def deletion_lines(known: Deletion) -> list[str]:
-    """Return the time and the author of a deletion, and its state in each store."""
+    """Return lines about a deletion: its time, its author, and its progress in each store."""
     reason = f": {known.reason}" if known.reason else ""
     lines = [f"job {known.job_id} was deleted {shown_time(known.deleted_at)} by {known.deleted_by}{reason}"]
     if known.discarded_messages:
@@ -57,7 +57,7 @@ def deletion_lines(known: Deletion) -> list[str]:
 
 
 def part_line(name: str, part: DeletionPart) -> str:
-    """Return the state of a deletion in one store."""
+    """Format the progress of a deletion in one store as one line."""
     state = {
         "open": "not done yet",
         "done": "done",

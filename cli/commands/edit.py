@@ -122,7 +122,7 @@ def open_page(
 
 
 def _edit(data_dir: Path | None, reference: str, edit: JobEdit) -> int:
-    """Change a job, and return its number."""
+    """Apply an edit to a job, through the gateway or in Postgres; return the job's number."""
     with gateway_jobs(data_dir) as remote:
         if remote is not None:
             return remote.edit(reference, edit)
@@ -136,7 +136,7 @@ def _edit(data_dir: Path | None, reference: str, edit: JobEdit) -> int:
 
 
 def _found_page(data_dir: Path | None, jobs: list[str]) -> tuple[str, list[int]]:
-    """Return the gateway's address beside a Postgres, and the numbers of these jobs."""
+    """Return the URL of the gateway, and the numbers of `jobs`, which are looked up in Postgres."""
     address = servers(data_dir)
     named = os.environ.get(URL_VARIABLE)
     gateway_url = address.gateway_url or (base_of(named) if named else None)
@@ -150,7 +150,7 @@ def _found_page(data_dir: Path | None, jobs: list[str]) -> tuple[str, list[int]]
 
 @contextmanager
 def _reader(data_dir: Path | None, jobs: list[str]) -> Iterator[tuple[Client, list[int]]]:
-    """Give a client and the numbers of these jobs, from a gateway or a Postgres."""
+    """Yield a client of the gateway or of Postgres, and the numbers of `jobs`."""
     with gateway_jobs(data_dir) as remote:
         if remote is not None:
             yield remote.client, [remote.job(job).id for job in jobs]

@@ -234,7 +234,7 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
 
 
 def _stop(job: Job) -> str | None:
-    """Return who has asked the job to stop, when and why."""
+    """Format the request to stop the job: its author, time and reason; None if there is none."""
     if job.stop is None:
         return None
     at = shown_time(datetime.fromisoformat(job.stop["requested_at"]))

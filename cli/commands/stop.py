@@ -1,4 +1,4 @@
-"""`trainwire stop` asks the trainers of a job to stop."""
+"""`trainwire stop`: requests the trainers of a job to stop."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def stop(
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Ask the trainers of a running job to stop; the job ends as `stopped by NAME`.
+    """Request the trainers of a running job to stop; the job then ends with the status `stopped`.
 
-    They receive it within seconds, or when they are reachable again, and end by themselves: nothing is killed.
+    They receive the request within seconds, or when they can be reached again, and end by themselves: nothing is
+    killed.
     """
     errors = as_problem(AlreadyEnded, UnknownJob, WrongText)
     with writing(servers(data_dir)) as connection, errors:

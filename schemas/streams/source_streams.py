@@ -37,7 +37,7 @@ MAX_CLAIM_BYTES: Final = 4096
 
 @dataclass(frozen=True)
 class StreamReports:
-    """The state that workers publish for a job's trainers: acknowledgements, deletion, and the hold.
+    """The state that workers publish for a job's trainers: acknowledgements, deletion, stop request, and the hold.
 
     `must_hold` is True while Redis is nearly full.
     """
@@ -46,13 +46,13 @@ class StreamReports:
     is_job_deleted: bool = False
     acks: dict[Kind, AckFields] = field(default_factory=dict)
     stop: bytes | None = None
-    """The request to stop the source."""
+    """The request to stop the source, if there is one."""
 
 
 class HeartbeatReply(NamedTuple):
-    """Whether Redis has taken a heartbeat, the reply to the read of the claim, and the request to stop the source.
+    """The result of a heartbeat: whether Redis accepted it, the rank's claim, and the request to stop.
 
-    The reply is an error or None if there is no claim.
+    `claim` is Redis' reply to the read of the claim: a value, an error, or None. `stop` is None without a request.
     """
 
     is_taken: bool

@@ -23,7 +23,10 @@ _SMALL_BYTES: Final = 100
 
 
 def columns_of(struct: type[msgspec.Struct], table: Table) -> list[ColumnElement[Any]]:
-    """Return the columns of `table` for the fields of `struct`; `stop` is the request to stop an attempt."""
+    """Return the columns of `table` that have the names of the fields of `struct`.
+
+    The field `stop` is computed: it is the request to stop the attempt, from stop_requests.
+    """
     return [_stop_of(table.name) if name == "stop" else table.c[name] for name in struct.__struct_fields__]
 
 

@@ -27,7 +27,7 @@ TABLES: Final = (
 )
 """Tables with rows of a job, except training_jobs."""
 DERIVED: Final = ("alert_occurrences", "metric_series", "metric_blocks", "stop_requests")
-"""Tables whose rows are deleted but not counted: they are derived, or no data of the training."""
+"""Tables whose rows are derived from others, or are not data of the training: they are deleted but not counted."""
 
 
 class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):

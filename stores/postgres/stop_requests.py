@@ -1,4 +1,4 @@
-"""Requests of users to stop the current attempt of a job (docs/stop.md)."""
+"""Stores requests of users to stop the current attempt of a job (docs/stop.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_REASON_CHARS: Final = 1000
 
 
 class StopRequested(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to stop an attempt of a job: by whom, when and why."""
+    """A stored request to stop an attempt of a job."""
 
     job_id: int
     attempt: int
@@ -28,15 +28,15 @@ class StopRequested(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnknownJob(LookupError):  # noqa: N818 - shown to users
-    """No message of the job is stored."""
+    """There is no job with this number in Postgres."""
 
 
 class AlreadyEnded(Exception):  # noqa: N818 - shown to users
-    """The job has ended: there is nothing to stop."""
+    """The job has ended, so there is no training to stop."""
 
 
 class WrongText(ValueError):  # noqa: N818 - shown to users
-    """The author or the reason of a request cannot be stored; `field` is its name."""
+    """The author or the reason of a request cannot be stored; `field` names which."""
 
     def __init__(self, field: str, value: str, detail: str) -> None:
         super().__init__(f"{field} {value[:100]!r}: {detail}")
@@ -44,10 +44,10 @@ class WrongText(ValueError):  # noqa: N818 - shown to users
 
 
 def request_stop(connection: Connection, job_id: int, by: str, reason: str | None) -> StopRequested:
-    """Ask the trainers of the job's current attempt to stop, in the caller's transaction.
+    """Store a request to stop the job's current attempt, in the caller's transaction, and return it.
 
-    Returns the request; a second one for the same attempt changes nothing, and the first is returned. Raises
-    `UnknownJob`, `AlreadyEnded` and `WrongText`.
+    If the attempt has a request already, nothing changes and the first request is returned. Raises `UnknownJob`,
+    `AlreadyEnded` and `WrongText`.
     """
     by, reason = by.strip(), (reason or "").strip() or None
     _check("by", by, MAX_BY_CHARS)

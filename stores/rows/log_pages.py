@@ -1,4 +1,4 @@
-"""Pages of a job's log by `seq`, with filters; the number of scanned lines per page is limited."""
+"""Reads filtered pages of a job's log in the order of `seq`; the number of lines scanned per page is limited."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from trainwire.schemas.tables import training_logs
 from trainwire.stores.rows.event_rows import lines_within, log_line, select_lines
 
 SCAN_ROWS: Final = 50_000
-"""Lines that one query scans, if there are conditions."""
+"""Number of lines that one SQL query scans if there are conditions."""
 MOST_SCANNED: Final = 500_000
-"""Lines scanned for one page: about a second of Postgres' time."""
+"""Largest number of lines that are scanned for one page; this takes Postgres about a second."""
 PIECE_LINES: Final = 5000
 PAGE_BYTES: Final = 8 * 1024 * 1024
-"""Most bytes of text in one page; a page has at least one line."""
+"""Largest total size of the texts in one page; a page has at least one line."""
 CUT_CHARS: Final = 64 * 1024
-"""Longer lines are cut, unless a page of one line is requested."""
+"""Number of characters to which a line is cut, unless a page of one line is requested."""
 _L: Final = training_logs.c
 
 
 class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions on a job's lines; None is no condition. `text` is case-insensitive."""
+    """Conditions on a job's lines; None is no condition. `text` must occur in the line; case is ignored."""
 
     job_id: int
     log_type: str | None = None
@@ -36,7 +36,7 @@ class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
-        """The conditions as SQL."""
+        """The conditions as SQL expressions."""
         wanted = {"log_type": self.log_type, "level": self.level, "rank": self.rank, "attempt": self.attempt}
         found: list[ColumnElement[bool]] = [
             _L[name] == value for name, value in wanted.items() if value is not None
@@ -45,9 +45,10 @@ class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines, oldest first; `scanned` is the range of `seq` that was searched, if a limit ended the search.
+    """A page of log lines, oldest first.
 
-    The limits are `MOST_SCANNED` lines and `PAGE_BYTES` of text.
+    If a limit (MOST_SCANNED lines or PAGE_BYTES of text) ended the search, `scanned` is the range of `seq` that
+    was searched.
     """
 
     lines: list[LogLine]
@@ -57,7 +58,7 @@ class LinePage(msgspec.Struct, frozen=True, kw_only=True):
 def newest_page(
     connection: Connection, wanted: LineFilter, before: int, limit: int, *, is_cut: bool = True
 ) -> LinePage:
-    """Return the last `limit` matching lines before `before`; long lines are cut if `is_cut`."""
+    """Return the last `limit` matching lines with `seq` < `before`; long lines are cut if `is_cut`."""
     found: list[LogLine] = []
     room = PAGE_BYTES
     end = before - 1
@@ -80,7 +81,7 @@ def newest_page(
 def next_page(
     connection: Connection, wanted: LineFilter, after: int, last: int, limit: int, *, is_cut: bool = True
 ) -> LinePage:
-    """Return the first `limit` matching lines after `after` up to `last`; long lines are cut if `is_cut`."""
+    """Return the first `limit` matching lines with `after` < `seq` <= `last`; long lines are cut if `is_cut`."""
     found: list[LogLine] = []
     room = PAGE_BYTES
     begin = after + 1
@@ -100,7 +101,7 @@ def next_page(
 
 
 def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int) -> tuple[list[LogLine], int]:
-    """Return some matching lines after `after`, and the `seq` after which the next piece begins."""
+    """Return matching lines after `after`, and the `seq` to pass as `after` in the next call."""
     page = next_page(connection, wanted, after, last, PIECE_LINES, is_cut=False)
     if page.scanned is not None:
         return page.lines, page.scanned[1]
@@ -108,9 +109,9 @@ def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int
 
 
 def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
-    """Return the first `seq` whose line is of that time or later; `last` + 1 if there is none.
+    """Return the `seq` of the first line with the time `at` or a later one; `last` + 1 if there is none.
 
-    A binary search: times increase with `seq`, except for lines that arrived late.
+    It is found by binary search. Times increase with `seq`, except for lines that arrived late.
     """
     low, high = 1, last + 1
     while low < high:
@@ -125,7 +126,7 @@ def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
 
 
 def _read(connection: Connection, query: Select[Any], found: list[LogLine]) -> int:
-    """Append the lines of this query to `found`; return the size of their texts."""
+    """Append the lines of a query to `found`; return the total size of their texts."""
     rows = connection.execute(query).all()
     found += [log_line(row) for row in rows]
     return int(rows[-1].upto) if rows else 0

@@ -1,4 +1,4 @@
-"""The newest values and a sparkline of each job in a list, from a sample of its rows."""
+"""The newest metric values of jobs in a list, and a sparkline of each job from a sample of its rows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trainwire.stores.postgres.jobs import Job
 from trainwire.stores.rows.event_rows import values_of
 
 LAST_ROWS: Final = 100
-"""Rows in which the newest values of one job are searched: not every row has every metric."""
+"""Number of rows in which the newest values of one job are searched, because not every row has every metric."""
 LAST_ROWS_IN_LISTS: Final = 30
 MOST_VALUES: Final = 40
 SAMPLES: Final = 80
-"""Rows sampled for one line, more than `MOST_VALUES`: not every row has every metric."""
+"""Number of rows sampled for one sparkline; more than MOST_VALUES, because not every row has every metric."""
 MOST_RESAMPLED: Final = 16_000
-"""Most rows in which more values of jobs with several ranks are searched, for a page of jobs."""
+"""Largest number of rows that are sampled again, per page of jobs, for jobs with several ranks."""
 OfRanks: TypeAlias = dict[int | None, list[float]]
 ROW_BYTES: Final = 4096
-"""Most bytes of `extra_metrics` per row, as stored, on average over the rows of a job."""
+"""Largest average stored size of `extra_metrics` in the rows of a job; of larger rows some are not read."""
 PREFERRED: Final = ("loss", "train_loss", "train/loss", "val_loss", "accuracy")
 
 _LAST: Final = text(
@@ -57,7 +57,7 @@ def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> di
 
 
 def last_values_by_rank(connection: Connection, job: Job, rows: int) -> dict[str, dict[str, Number]]:
-    """Return for each metric the newest value of each rank (as text), from the last rows of the newest attempt."""
+    """Return metric -> rank (as text) -> newest value, from the last rows of the newest attempt."""
     values: dict[str, dict[str, Number]] = defaultdict(dict)
     bounds = {"jobs": [job.id], "rows": rows, "row_bytes": ROW_BYTES}
     for row in connection.execute(_LAST, bounds).mappings():
@@ -71,7 +71,10 @@ def last_values_by_rank(connection: Connection, job: Job, rows: int) -> dict[str
 def sparklines(
     connection: Connection, jobs: Iterable[Job], last: Mapping[int, Mapping[str, Number]]
 ) -> dict[int, tuple[str, list[float]]]:
-    """Return the name and at most 40 values of one metric of each job, all of the rank with most of them."""
+    """Return job -> (name, values) of the metric to show, at most 40 values.
+
+    All values are of one rank: the one with the most values in the sample.
+    """
     names = {job.id: name for job in jobs if (name := main_metric(last.get(job.id, {}))) is not None}
     rows = {job.id: job.last_metric_seq for job in jobs}
     values = _sampled(connection, [(job, name, rows[job], SAMPLES) for job, name in names.items()])
@@ -87,20 +90,23 @@ def sparklines(
 
 
 def main_metric(values: Iterable[str]) -> str | None:
-    """Return the metric to show for a job: a preferred one, else the first by name; no system metric."""
+    """Return the metric to show for a job: one of PREFERRED, otherwise the first by name.
+
+    Metrics of the machine are not used.
+    """
     names = [name for name in values if not name.startswith(SYSTEM_PREFIX)]
     return next((name for name in PREFERRED if name in names), min(names, default=None))
 
 
 def spread(first: int, last: int, most: int) -> list[int]:
-    """Return at most `most` evenly spaced numbers from `first` to `last`, both included."""
+    """Return at most `most` evenly spaced integers from `first` to `last`, including both."""
     if last - first < most:
         return list(range(first, last + 1))
     return [first + (last - first) * number // (most - 1) for number in range(most)]
 
 
 def thinned(values: list[float]) -> list[float]:
-    """Return at most 40 evenly spaced values, the first and the last included."""
+    """Return at most 40 evenly spaced values of the list, including the first and the last."""
     return [values[index] for index in spread(0, len(values) - 1, MOST_VALUES)]
 
 
@@ -109,7 +115,10 @@ def _longest(of_ranks: OfRanks) -> list[float]:
 
 
 def _sampled(connection: Connection, wanted: Iterable[tuple[int, str, int, int]]) -> dict[int, OfRanks]:
-    """Return values by job and rank; `wanted`: job, metric, number of rows, and most rows of them to read."""
+    """Return job -> rank -> values of a metric, from a sample of the job's rows.
+
+    `wanted` has (job, metric, number of its rows, largest number of rows to read).
+    """
     rows = [(job, seq, name) for job, name, last, most in wanted for seq in spread(1, last, most)]
     values: dict[int, OfRanks] = defaultdict(lambda: defaultdict(list))
     for job, rank, value in connection.execute(_SAMPLED, _columns(rows)) if rows else ():

@@ -1,4 +1,4 @@
-"""Finds the traceback of a failed job in its log."""
+"""Finds the Python traceback of a failed job in its log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _CONNECTORS: Final = (
     "During handling of the above exception, another exception occurred:",
 )
 _LINES_TO_CONNECTOR: Final = 2
-"""Lines from a traceback's header back to the connector after the exception before; one of them is empty."""
+"""Number of lines from the header of a traceback back to the text that connects it with the previous exception.
+
+One line between them is empty.
+"""
 
 _REPORTED_TRACEBACK: Final = text(
     "SELECT left(content, :chars) FROM training_logs WHERE job_id = :job_id AND seq > :after "
@@ -33,11 +36,11 @@ _LINES_OF_TRACEBACK: Final = text(
     "WHERE job_id = :job_id AND seq > :after AND attempt = :attempt "
     "AND training_logs.source = found.source AND training_logs.log_type = found.log_type ORDER BY seq"
 )
-"""The last lines of the output stream that the newest traceback was printed to."""
+"""Query for the last lines of the source and log type (stdout or stderr) that printed the newest traceback."""
 
 
 def find_traceback(connection: Connection, job: Job) -> str | None:
-    """Return the traceback of the job's completion, or else the last one that it printed."""
+    """Return the traceback that the job's completion reported, otherwise the last one that it printed, or None."""
     names: dict[str, Any] = {
         "job_id": job.id,
         "attempt": job.attempt,
@@ -52,7 +55,7 @@ def find_traceback(connection: Connection, job: Job) -> str | None:
 
 
 def last_traceback(lines: Sequence[str]) -> str | None:
-    """Return the last traceback among lines of output, with its causes; None if there is none."""
+    """Return the last traceback in lines of output, with its chained exceptions; None if there is none."""
     headers = [number for number, line in enumerate(lines) if line == _TRACEBACK_HEADER]
     if not headers:
         return None

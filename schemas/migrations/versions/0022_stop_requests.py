@@ -1,4 +1,4 @@
-"""Requests of users to stop a training; the steps from which attempts resume and jobs are forked."""
+"""A table of requests to stop a training, and columns for the steps of resumed attempts and forked jobs."""
 
 import sqlalchemy as sa
 from alembic import op
