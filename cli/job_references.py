@@ -55,6 +55,6 @@ def _candidates(text: str, found: list[Job], count: int) -> str:
         started = "" if job.started_at is None else f"{local(job.started_at):%Y-%m-%d %H:%M:%S}"
         lines.append(f"  {job.id:<19}  {one_line(job.name or ''):<{width}}  {job.status:<9}  {started}".rstrip())
     if count > len(found):
-        command = f"trainwire jobs --name {shlex.quote(one_line(text))} --limit {count}"
+        command = f"trainwire jobs --search {shlex.quote(one_line(text))} --limit {count}"
         lines.append(f"  and {count - len(found):,} more: see `{command}`")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from trainwire.client.client import Client
 from trainwire.client.errors import ClientError
 from trainwire.client.metrics import Metrics
 from trainwire.schemas.lifted_metrics import COLUMN_OF
+from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.metric_download import split_names
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED
@@ -24,7 +25,7 @@ from trainwire.schemas.times import to_datetime
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.locate import Address
-from trainwire.stores.postgres.jobs import removed_rows
+from trainwire.stores.postgres.jobs import Job, removed_rows
 from trainwire.stores.rows.command_rows import StoredPoint, newest_metrics
 
 SHOWN_EXTRAS = 12
@@ -51,7 +52,8 @@ def metrics(
         raise Problem("--csv prints all points: leave out --json and --limit")
     address = servers(data_dir)
     with reading(address) as connection:
-        job_id = named_job(connection, job).id
+        found_job = named_job(connection, job)
+        job_id = found_job.id
         removed = removed_rows(connection, job_id)["metrics"]
         rows = [] if as_csv or wanted else newest_metrics(connection, job_id, limit)
     if as_csv or wanted:
@@ -64,9 +66,18 @@ def metrics(
     elif rows:
         _show_table(rows)
     elif not removed:
-        say(f"no metrics of job {job_id} yet" if not wanted else f"job {job_id} has none of these metrics")
+        say(f"job {job_id} has none of these metrics" if wanted else _absence(found_job))
     if removed and (as_csv or len(rows) < limit):
         warn(f"points 1 to {removed:,} of job {job_id} were removed by retention")
+
+
+def _absence(job: Job) -> str:
+    if job.status not in FINISHED:
+        return f"no metrics of job {job.id} yet"
+    return (
+        f"job {job.id} logged no metrics: for a training that prints them see `trainwire run --metrics-regex` "
+        "(docs/hooks.md)"
+    )
 
 
 def _all_points(address: Address, job_id: int, names: Sequence[str]) -> Metrics:

@@ -34,8 +34,11 @@ def check(engine: Engine) -> Findings:
             yield from _server(connection)
             yield _revision(connection)
     except SQLAlchemyError as exc:
-        text = f"does not answer: {postgres_trouble(exc)}"
-        yield PART.error("answers", text, "start it, or correct DATABASE_URL")
+        text = postgres_trouble(exc)
+        if "FATAL" in text:
+            yield PART.error("answers", f"refuses: {text}", "correct DATABASE_URL")
+        else:
+            yield PART.error("answers", f"does not answer: {text}", "start it, or correct DATABASE_URL")
 
 
 def has_our_tables(findings: list[Finding]) -> bool:

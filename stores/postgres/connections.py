@@ -28,6 +28,7 @@ PREPARE_THRESHOLD: Final = 5
 It is psycopg's default, which is explicit here because None disables prepared statements.
 """
 _REMEDIES: Final = {
+    "password authentication failed": "correct user and password in DATABASE_URL",
     "certificate verify failed": "name the file of its CA in DATABASE_URL, ?sslmode=verify-full&sslrootcert="
     "/path/to/ca.pem",
     "root certificate file": "correct sslrootcert in DATABASE_URL",

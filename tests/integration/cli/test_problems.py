@@ -19,7 +19,7 @@ def test_a_wrong_password_names_the_server_not_the_password(
     assert shown.code == 1
     assert shown.err == (
         f"trainwire: Postgres at {url.host}:{url.port}, database {url.database!r}, user {url.username!r}: "
-        f'password authentication failed for user "{url.username}"\n'
+        f'password authentication failed for user "{url.username}": correct user and password in DATABASE_URL\n'
     )
 
 

@@ -219,7 +219,7 @@ export class ChartPanel {
       setText(
         this.message,
         hasEnded(job)
-          ? "This job logged no metrics."
+          ? "This job logged no metrics. A training that prints them: trainwire run --metrics-regex."
           : "No metrics logged yet. Call run.metric(loss=…) to see charts here.",
       );
   }

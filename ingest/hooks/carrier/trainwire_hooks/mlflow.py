@@ -13,7 +13,7 @@ from typing import Any
 
 from . import (
     MLFLOW_URI,
-    channel,  # noqa: F401 - so that it is closed after MLflow has ended the active run at exit
+    channel,  # imported here so that it is closed after MLflow has ended the active run at exit
     note_failure,
 )
 
@@ -93,7 +93,8 @@ class JobTags:
         )
 
     def tags(self) -> dict[str, str]:
-        """Return the tags: the job's number, and its attempt if it is known."""
+        """Return the tags: the job's number, and its attempt if it is known; report the run as not taken."""
+        channel.send({"type": "not taken", "by": "mlflow", "kind": "run in a store that the training has chosen"})
         named = {JOB_TAG: "TRAINWIRE_JOB_ID", ATTEMPT_TAG: "TRAINWIRE_ATTEMPT"}
         return {tag: os.environ[name] for tag, name in named.items() if os.environ.get(name)}
 
