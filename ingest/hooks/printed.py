@@ -20,6 +20,7 @@ MATCH_TIMEOUT_S: Final = 5.0
 _MOST_CHARS: Final = 4000
 _STEPS: Final = ("step", "global_step", "iteration", "iter")
 _EPOCH: Final = "epoch"
+_NON_FINITE: Final = re.compile(r"(?<=: )(nan|-?inf)(?=[,}])")
 
 
 class PrintedMetrics:
@@ -98,8 +99,13 @@ def dict_values(line: str) -> PrintedValues | None:
     """Return the metrics in a line such as `{'loss': 0.5, 'epoch': 1.0}`, or None for any other line.
 
     Transformers prints such lines; its newer versions print the numbers as texts: `{'loss': '0.5', 'epoch': '1'}`.
+    A NaN or infinity is printed as a name (`nan`, `inf`).
     """
-    return _checked(line, ast.literal_eval, are_texts_numbers=True)
+    return _checked(line, _literal, are_texts_numbers=True)
+
+
+def _literal(text: str) -> Any:
+    return ast.literal_eval(_NON_FINITE.sub(r"'\1'", text))
 
 
 class PatternTooSlowError(RuntimeError):

@@ -121,6 +121,7 @@ def launch(
     for sentence in errors:
         print_note(sentence)
     if number.is_made:
+        _check_no_resume(resume_from_step)
         name = (name or "").strip() or default_name(script_of_command(command), number.job_id)
     environ[JOB_NAME_VARIABLE] = (name or "").replace("\0", "")[: MAX_TEXT_CHARS["name"]]
     settings = settings.as_launcher()
@@ -152,6 +153,15 @@ def launch(
         fold_repeats=fold_repeats,
         stop_grace_s=stop_grace_s if on_stop == "sigterm" else None,
     )
+
+
+def _check_no_resume(resume_from_step: int | None) -> None:
+    """Raise `ValueError` if a new job is to go on from a step."""
+    if resume_from_step is not None:
+        raise ValueError(
+            f"resume_from_step={resume_from_step!r} needs the number of the job to resume: "
+            f"trainwire run --job-id 42 --resume-from-step {resume_from_step}"
+        )
 
 
 def _run_logged(

@@ -26,7 +26,12 @@ DEFAULT_LEVELS: Final[dict[str, AlertLevel]] = {
 """Level of an alert by its cause, if the rule sets none. For `run.alert` the level of the call applies."""
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the prefix of Standard Webhooks
 
+MAX_AGE_H: Final = 1e6
+MAX_AFTER_S: Final = 1e9
+"""More is no time that Postgres and Python can subtract from now."""
+
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+Hours: TypeAlias = Annotated[float, Meta(gt=0, le=MAX_AGE_H)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -70,7 +75,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     metric: Name | None = None
     above: float | None = None
     below: float | None = None
-    after_s: Annotated[float, Meta(ge=30)] | None = None
+    after_s: Annotated[float, Meta(ge=30, le=MAX_AFTER_S)] | None = None
     above_mb: Positive | None = None
     min_level: AlertLevel = "info"
     at_most_per_h: Annotated[int, Meta(ge=1)] = 100
@@ -95,7 +100,7 @@ class AlertRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     rules: list[Rule] = []
     destinations: dict[str, Destination] = {}
-    max_age_h: Positive = 24.0
+    max_age_h: Hours = 24.0
 
     def with_cause(self, cause: str) -> list[Rule]:
         """Return the rules that report this cause."""

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from trainwire.schemas.filters.job_filter import parse_filter
 from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.messages import ALERT_LEVELS
 from trainwire.stores.settings import WrongSettings
-from trainwire.workers.alerts.rules import CAUSES, SECRET_PREFIX, AlertRules, Destination, Positive, Rule
+from trainwire.workers.alerts.rules import CAUSES, SECRET_PREFIX, AlertRules, Destination, Hours, Rule
 
 _NEEDED: Final[dict[str, tuple[str, str]]] = {
     "metric": ("metric", 'metric = "loss"'),
@@ -90,7 +91,7 @@ class _RulesFile:
         )
         self._check_names(checked)
         try:
-            age = msgspec.convert(document.get("max_age_h", checked.max_age_h), Positive)
+            age = msgspec.convert(document.get("max_age_h", checked.max_age_h), Hours)
         except msgspec.ValidationError as exc:
             raise self._wrong(f"max_age_h: {exc}; write max_age_h = 24", self._top("max_age_h")) from exc
         return msgspec.structs.replace(checked, max_age_h=age)
@@ -105,6 +106,8 @@ class _RulesFile:
 
     def _destination(self, name: str, table: dict[str, Any]) -> Destination:
         header = rf'\s*\[\s*destinations\s*\.\s*["\']?{re.escape(name)}["\']?\s*\]'
+        if "\0" in name:
+            raise self._wrong(f"destination {name!r}: its name has NUL; remove it", self._line(header))
         found = self._convert(
             {key: self._expanded(value, header, key) for key, value in table.items()},
             Destination,
@@ -146,7 +149,7 @@ class _RulesFile:
     def _rule(self, number: int, table: dict[str, Any]) -> Rule:
         label = f"rule {table['name']!r}" if isinstance(table.get("name"), str) else f"rule {number + 1}"
         rule = self._convert(table, Rule, label, _RULE_HEADER, number)
-        for key, problem in _problems(rule, table):
+        for key, problem in chain(_texts_with_nul(rule), _problems(rule, table)):
             raise self._wrong(f"{label}: {problem}", self._line(_RULE_HEADER, number, key))
         return rule
 
@@ -228,6 +231,13 @@ def _problems(rule: Rule, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         parse_filter(rule.jobs)
     except WrongFilter as exc:
         yield "jobs", f"jobs: {exc} (docs/filters.md)"
+
+
+def _texts_with_nul(rule: Rule) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for texts that Postgres cannot store or compare."""
+    for key in ("name", "metric", "jobs"):
+        if "\0" in (getattr(rule, key) or ""):
+            yield key, f"{key} has NUL, which no stored text has; remove it"
 
 
 def _near(key: str, kind: type[msgspec.Struct]) -> str:

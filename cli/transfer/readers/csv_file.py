@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -204,11 +205,21 @@ def _opened(path: Path) -> TextIO:
 
 def _rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     csv.field_size_limit(MAX_CELL_CHARS)
-    reader = csv.reader(file, delimiter=delimiter)
+    row: list[str] = []
+    before = last = 0
+    # The empty line after the last one is a row of its own, unless a quote that is not closed takes it.
+    reader = csv.reader(chain(file, ("\n",)), delimiter=delimiter)
     try:
-        yield from reader
+        for row in reader:
+            before, last = last, reader.line_num
+            yield row
     except csv.Error as exc:
         raise Problem(f"{path}, line {reader.line_num:,}: {exc}; is a quote before it not closed?") from exc
+    if row:
+        raise Problem(
+            f"{path}, line {before + 1:,}: a quote is not closed, so the lines after it are not read; "
+            "close it or remove it"
+        )
 
 
 def _delimiter(header: str) -> str:

@@ -90,6 +90,17 @@ def test_bytes_that_are_no_utf8_are_no_number(tmp_path: Path) -> None:
     assert tally.skipped["points"].total() == 2
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_quote_that_takes_the_rest_of_the_file_is_a_problem(tmp_path: Path, end: str) -> None:
+    """What comes before it is read; the file does not count as read, and the line is named."""
+    points, tally = read(tmp_path, f'step,loss\n1,1\n2,"2\n3,3\n4,4{end}')
+    assert [point.step for point in points] == [1]
+    assert tally.taken["files"] == 0
+    assert "line 3: a quote is not closed, so the lines after it are not read" in tally.problems[0]
+    points, tally = read(tmp_path, f'step,loss\n1,1\n2,"2"{end}')
+    assert ([point.step for point in points], tally.problems) == ([1, 2], [])
+
+
 def test_a_quote_that_is_not_closed_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes before is read, and the line is named."""
     monkeypatch.setattr("trainwire.cli.transfer.readers.csv_file.MAX_CELL_CHARS", 1000)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from trainwire import TrainerSettings
+from trainwire.ingest.launcher.launch import launch
 from trainwire.schemas.messages import Metrics
 from trainwire.testing import RecordedRun
 
@@ -67,3 +68,10 @@ def test_wrong_values_are_named(arguments: dict[str, Any], words: str) -> None:
     given: dict[str, Any] = {"job_id": 42, "name": "digits"} | arguments
     with pytest.raises(ValueError, match=words):
         RecordedRun(**given)
+
+
+def test_the_launcher_needs_the_number_of_a_job_to_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not begin a new job, whose charts would go on from nothing."""
+    monkeypatch.delenv("TRAINWIRE_JOB_ID", raising=False)
+    with pytest.raises(ValueError, match="trainwire run --job-id 42 --resume-from-step 4000"):
+        launch(["true"], resume_from_step=4000)

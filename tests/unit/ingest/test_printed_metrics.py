@@ -51,6 +51,9 @@ def test_json_lines_with_a_step_are_metrics(line: str, values: PrintedValues | N
             PrintedValues({"loss": 0.5, "learning_rate": 1e-05}, None, 0.3),
         ),
         ("{'loss': '0.5', 'epoch': '1'}", PrintedValues({"loss": 0.5}, None, 1.0)),
+        ("{'loss': inf, 'low': -inf, 'epoch': 1}", PrintedValues({"loss": math.inf, "low": -math.inf}, None, 1.0)),
+        ("{'loss': nans, 'epoch': 1}", None),
+        ("{'note': 'loss: nan, bad', 'epoch': 1}", None),
         ("{'loss': 'high', 'epoch': '1'}", None),
         ("{'loss': __import__('os').getpid(), 'epoch': 1}", None),
         ("{'loss', 'epoch'}", None),
@@ -59,6 +62,14 @@ def test_json_lines_with_a_step_are_metrics(line: str, values: PrintedValues | N
 def test_dicts_of_transformers_are_metrics(line: str, values: PrintedValues | None) -> None:
     """The dict that a Trainer prints counts, with numbers or their texts; no code is run."""
     assert dict_values(line) == values
+
+
+def test_a_nan_in_a_dict_of_transformers_is_a_value() -> None:
+    """`print` shows it as a name; the point at which a training breaks is not left out."""
+    found = dict_values("{'loss': nan, 'grad_norm': nan, 'learning_rate': 1e-05, 'epoch': 0.3}")
+    assert found is not None
+    assert [name for name, value in found.values.items() if math.isnan(value)] == ["loss", "grad_norm"]
+    assert (found.values["learning_rate"], found.epoch) == (1e-05, 0.3)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,10 @@ def test_a_file_of_rules(tmp_path: Path) -> None:
         ('apprise = "slack://tokens/#training"', "", 6, "needs one address"),
         ('name = "loss"', 'name = "ended badly"', 16, "two rules are named 'ended badly'"),
         ("max_age_h = 12", "max_age_h = 0", 1, "write max_age_h = 24"),
+        ("max_age_h = 12", "max_age_h = inf", 1, "max_age_h: Expected `float` <= 1000000.0"),
+        ("above = 10", "after_s = 1e12", 19, "after_s: Expected `float` <= 1000000000.0"),
+        ('name = "loss"', 'name = "lo\\u0000ss"', 16, "name has NUL, which no stored text has; remove it"),
+        ('metric = "loss"', 'metric = "lo\\u0000ss"', 18, "metric has NUL"),
         ("max_age_h = 12", "max_age = 12", 1, "unknown table or key `max_age`; did you mean `max_age_h`?"),
         ('name = "loss"', "", 15, "missing required field `name`"),
         ('"metric"\nmetric', 'metric"\nmetric', 17, "is not TOML"),
@@ -90,6 +94,12 @@ def test_errors_name_line_and_remedy(tmp_path: Path, old: str, new: str, line: i
     exc = _error(tmp_path, RULES.replace(old, new, 1))
     assert text in str(exc)
     assert f"line {line}" in str(exc)
+
+
+def test_a_destinations_name_has_no_nul(tmp_path: Path) -> None:
+    """No stored text has NUL: the rows of its messages could not be written."""
+    exc = _error(tmp_path, RULES + '[destinations."a\\u0000b"]\nwebhook = "https://ops.example.org"\n')
+    assert "its name has NUL; remove it" in str(exc)
 
 
 def test_an_unset_variable_is_named(tmp_path: Path) -> None:
