@@ -97,7 +97,7 @@ def _drop_useless_sessions(context: ExceptionContext) -> None:
 
 
 def ends_session(exc: BaseException) -> bool:
-    """Return whether the session is unusable after this error."""
+    """Return whether a Postgres session can no longer be used after the error `exc`."""
     return _sqlstate(exc).startswith(_SESSION_ENDS) and not has_lost_statements(exc)
 
 
@@ -137,7 +137,7 @@ def open_redis(settings: StoreSettings) -> redis.Redis:
 
 
 def open_stream_client(settings: StoreSettings) -> redis.Redis | None:
-    """Return a client of the Redis that stores the streams; None if it is the one of `open_redis`."""
+    """Return a client of the Redis that stores the streams; None if they are in the Redis of `open_redis`."""
     url = settings.streams_url
     return None if url is None else _open(url.get_secret_value())
 

@@ -204,7 +204,10 @@ def publish_deletion(client: redis.Redis, deletion: Deletion) -> None:
 
 
 def forget_acks(streams: redis.Redis, job_id: int) -> None:
-    """Delete the Redis key by which trainers learn that the job was deleted. Raises redis-py's errors."""
+    """Delete a job's acknowledgements in Redis, by which trainers learn that it was deleted.
+
+    Raises redis-py's errors.
+    """
     streams.delete(acks_key(job_id))
 
 
@@ -236,9 +239,10 @@ def _repeat(connection: Connection, job_id: int, choice: Choice) -> Deletion:
 
 
 def _reopened(name: PartName, part: DeletionPart, choice: Choice) -> DeletionPart:
-    """Return the part, with the state `open` if it has to be retried.
+    """Return `part` with the state `open` if it must be processed again, otherwise unchanged.
 
-    Kept files stay `kept`, because the rows that list them are deleted.
+    That is the case if it is `left`, or if it is `kept` and `choice` no longer keeps it. Kept files stay `kept`,
+    because the rows that list them are deleted.
     """
     was_kept = part.state == "kept" and name != "s3" and not choice.keeps(name)
     return replace(part, state="open", notes=[]) if part.state == "left" or was_kept else part
