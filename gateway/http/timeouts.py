@@ -44,9 +44,9 @@ class Timeouts:
 
 
 def http_protocol(on_cut: Callable[[Cut], None], timeouts: Timeouts | None = None) -> type[asyncio.Protocol]:
-    """Return the protocol for `uvicorn.run(..., http=...)`.
+    """Return the protocol class for `uvicorn.run(..., http=...)`.
 
-    `on_cut` is called with the reason for each connection that a timeout ends.
+    Whenever a connection is closed because of a timeout, `on_cut` is called with the reason.
     """
     factory = partial(TimedProtocol, on_cut=on_cut, timeouts=timeouts or Timeouts())
     return cast("type[asyncio.Protocol]", factory)
@@ -55,7 +55,7 @@ def http_protocol(on_cut: Callable[[Cut], None], timeouts: Timeouts | None = Non
 class TimedProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 protocol with timeouts for requests and for clients that read nothing.
 
-    A WebSocket takes over the transport, so the stall timeout applies to it too.
+    The stall timeout also applies to WebSockets, because they continue on the same transport.
     """
 
     def __init__(self, *args: Any, on_cut: Callable[[Cut], None], timeouts: Timeouts, **more: Any) -> None:

@@ -34,7 +34,7 @@ def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: st
 
 
 def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[StoredLine]:
-    """Yield the lines of a job that match `wanted`, oldest first; the parts of split lines are joined."""
+    """Yield the lines in Loki that match the filter `wanted`, oldest first; parts of split lines are joined."""
     extra = "" if wanted.log_type is None else f', log_type="{wanted.log_type}"'
     for line, content in whole_lines(lines_in_loki(connection, http, wanted.job_id, extra)):
         if wanted.attempt is not None and line.label("attempt") != str(wanted.attempt):

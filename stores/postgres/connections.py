@@ -91,7 +91,10 @@ def open_engine(
 
 
 def _drop_useless_sessions(context: ExceptionContext) -> None:
-    """Make SQLAlchemy discard the connection, and older ones of the pool, if the error ended the session."""
+    """SQLAlchemy event handler: discard the connection after an error that ended its session.
+
+    Older connections of the pool are discarded too.
+    """
     if ends_session(context.original_exception):
         context.is_disconnect = True
 

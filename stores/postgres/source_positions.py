@@ -122,8 +122,8 @@ def absent_ranks(rows: Iterable[SourcePosition]) -> tuple[AbsentRanks, ...]:
 def _expected(rows: Iterable[SourcePosition]) -> tuple[int, set[int]]:
     """Return the world size of an attempt (0 if no source reported one), and the ranks that have sent messages.
 
-    The newest source determines the world size, because an elastic training may change it. A launcher reports the
-    number of machines instead, so it is used only if there is no other source. Ranks of sources that reported
+    The newest source determines the world size, because an elastic training may change it. Launchers report the
+    number of machines, so their sources are used only if there are no others. Ranks of sources that reported
     another size are ignored.
     """
     rows = list(rows)
