@@ -210,7 +210,10 @@ class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scanned(msgspec.Struct, frozen=True, kw_only=True):
-    """The range of the searched lines, if not all were: continue with `before=first_seq` or `after=last_seq`."""
+    """The range of lines that were searched, if not all were.
+
+    Continue with `before=first_seq` or `after=last_seq`.
+    """
 
     first_seq: int
     last_seq: int

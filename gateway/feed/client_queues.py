@@ -59,7 +59,10 @@ class SocketQueue:
 
 
 class MemoryQueue:
-    """Queue that a task empties: for server-sent events, and for WebSockets without `FrameProtocol`."""
+    """A queue in memory, emptied by a task of the client.
+
+    Used for server-sent events, and for WebSockets without `FrameProtocol`.
+    """
 
     def __init__(self, on_behind: Callable[[], None]) -> None:
         self._on_behind = on_behind

@@ -75,7 +75,7 @@ def parse_position(text: str) -> FeedPosition:
 
 
 class Row(NamedTuple):
-    """A row's `seq`, and the row as the JSON of its struct in schemas/events.py."""
+    """One row: its `seq`, and its JSON as in events (schemas/events.py)."""
 
     seq: int
     json: msgspec.Raw

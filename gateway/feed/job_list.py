@@ -69,7 +69,7 @@ class JobList:
         self._has_input.set()
 
     def compare_soon(self) -> None:
-        """Request a comparison of the list with Postgres, because events may have been lost."""
+        """Make `run` compare the list with Postgres soon, because events may have been lost."""
         self._must_compare = True
         self._has_input.set()
 

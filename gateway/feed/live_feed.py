@@ -131,7 +131,7 @@ class LiveFeed:
             job.receive(event)
 
     def _compare_soon(self, channel: str) -> None:
-        """Request a poll of Postgres after a channel was subscribed to: earlier events may have been lost."""
+        """Request a poll of Postgres after a subscription to `channel`, as earlier events may have been lost."""
         if channel == JOBS_CHANNEL:
             self.jobs.compare_soon()
         self._must_poll.set()

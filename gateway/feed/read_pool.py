@@ -30,7 +30,7 @@ class PostgresUnavailable(Exception):  # noqa: N818 - its text is sent to client
 
 
 class ReadPool:
-    """Runs reads in threads and connections of the feed, so that they do not wait for HTTP requests."""
+    """Runs queries of the live feed in separate threads and connections: they do not wait for HTTP requests."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -97,7 +97,10 @@ class TimedProtocol(H11Protocol):
             self._timer = self.loop.call_later(self._timeout_s(), self._check)
 
     def _missing_part(self) -> Literal["head", "body"] | None:
-        """Return the part of the request that has not arrived completely; None if the client need not send."""
+        """Return the part of the request, head or body, that has not arrived completely.
+
+        Returns None if the server is not waiting for data of a request.
+        """
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return None
         if self.conn.their_state is h11.IDLE:

@@ -106,7 +106,10 @@ def check_request(request: ExchangeRequest, job_id: int, *, has_names: bool) -> 
 
 
 def _checked_name(body: Body, source: str, place: str) -> str | None:
-    """Return the job name in `body`, or None; raise a `ProblemError` for a completion of another source."""
+    """Return the job name in a message's body; None if it has none.
+
+    Raises a `ProblemError` if the body is a completion of a source for which `source` may not send one.
+    """
     if isinstance(body, Completion) and body.of is not None and not _infers_end_of(source, body.of):
         detail = f"must be the source {body.of}{INFERRED_END}… of the request, or missing"
         raise wrong_value(f"{place}.of", body.of, detail)

@@ -1,4 +1,4 @@
-"""Restricts verified and presigned files to configured S3 prefixes.
+"""Restricts the files that trainwire verifies or presigns to configured S3 prefixes.
 
 Messages can contain any URI, so without this restriction a trainer could read any object through trainwire.
 """

@@ -68,7 +68,7 @@ class DeletionPart(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
     def noted(self, note: str | None) -> DeletionPart:
-        """Return a copy with the note added; the part itself if the note is None or already there."""
+        """Return a copy with `note` added to the notes; return `self` if the note is None or already there."""
         if note is None or note in self.notes or len(self.notes) > MAX_NOTES:
             return self
         return replace(self, notes=[*self.notes, note if len(self.notes) < MAX_NOTES else "… and more"])
@@ -93,12 +93,12 @@ class Deletion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_finished(self) -> bool:
-        """Whether no part is `open`; some parts may be `left`."""
+        """Whether the state of no store is `open`; data may still be `left` in some stores."""
         return self.finished_at is not None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the deletion is finished and no part is `left`."""
+        """Whether the deletion is finished and no store has the state `left`."""
         return self.is_finished and not any(part.state == "left" for part in self.parts.values())
 
 

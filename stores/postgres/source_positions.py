@@ -100,7 +100,10 @@ class AbsentRanks:
     ranges: tuple[tuple[int, int], ...]
 
     def shown(self, newest_attempt: int) -> str:
-        """Format the ranks as text, such as `ranks 1-3 of 4`; an attempt other than `newest_attempt` is named."""
+        """Format the ranks as text, such as `ranks 1-3 of 4`.
+
+        The text names the attempt, unless it is `newest_attempt`.
+        """
         named = [f"{first:,}" if first == last else f"{first:,}-{last:,}" for first, last in self.ranges]
         rest = sum(last - first + 1 for first, last in self.ranges[SHOWN_RANGES:])
         more = f" and {rest:,} more" if rest else ""

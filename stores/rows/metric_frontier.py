@@ -130,8 +130,8 @@ class _Frontier:
     def refined(self, fewest: int) -> list[Place]:
         """Remove and return the blocks that the caller must replace by blocks of the level below.
 
-        These are the blocks in `partial`, and the coarsest ones in `whole` if all together have fewer than
-        `fewest` points.
+        These are the blocks in `partial` above level 0, and the coarsest ones in `whole` if all of `whole` has
+        fewer than `fewest` points. A very long `partial` is not refined further.
         """
         taken: list[Place] = []
         if len(self.partial) <= MOST_PARTIAL:
@@ -149,7 +149,7 @@ def read_blocks(
 ) -> dict[int, SeriesPoints]:
     """Return the selected points of each series, by series number.
 
-    A series has at least `fewest` points, or all of its points if it has fewer. A longer series is reduced to
+    A series has at least `fewest` points, or all of its points if it has fewer. A longer series may be reduced to
     minima and maxima.
     """
     blocks = BlockReader(connection, job_id)
