@@ -347,7 +347,7 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The delivery of a job's rows to one sink; `words` describes it in one sentence."""
+    """The delivery of a job's rows to one sink; `words` describes it as text, such as `2 lines behind`."""
 
     sink: str
     title: str

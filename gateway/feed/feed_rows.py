@@ -51,7 +51,7 @@ class FeedPosition(NamedTuple):
         return f"{self.logs}-{self.metrics}-{self.checkpoints}"
 
     def of(self, kind: RowKind) -> int:
-        """Return the last `seq` of one kind."""
+        """Return the last `seq` that the client has of the rows of `kind`."""
         return cast("int", getattr(self, kind))
 
     def with_seq(self, kind: RowKind, seq: int) -> FeedPosition:

@@ -109,7 +109,10 @@ class JobFeed:
             self._add_rows(event, batch._replace(after=end, items=rows))
 
     def take(self) -> list[FeedEvent]:
-        """Remove and return the new events, for clients that have received all earlier ones."""
+        """Remove and return the events that were added since the last call, in order.
+
+        They are meant for clients that have received all earlier events.
+        """
         events = self._pending.take(self.position)
         self.position = self._end
         return events
@@ -127,7 +130,7 @@ class JobFeed:
         return None
 
     def missed_rows(self, batch: RowBatch, position: FeedPosition) -> FeedEvent:
-        """Return an event with the rows of `batch` that follow a client's position."""
+        """Return an event for a client at `position`, with those rows of `batch` that the client does not have."""
         after = position.of(batch.kind)
         last = min(batch.last, self.position.of(batch.kind))
         rows = [row for row in batch.rows_after(after) if row.seq <= last]
@@ -255,7 +258,10 @@ class PendingEvents:
         pending.size_bytes += size_bytes
 
     def take(self, position: FeedPosition) -> list[FeedEvent]:
-        """Remove and return all events; `position` is that of the clients before the first event."""
+        """Remove and return all events.
+
+        `position` is the position of a client before the first of them.
+        """
         events = []
         for pending in self._events:
             event = pending.event

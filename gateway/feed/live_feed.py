@@ -87,7 +87,10 @@ class LiveFeed:
         return job
 
     def release(self, job: FollowedJob) -> None:
-        """Release a job returned by `acquire`; without users it is followed for `LINGER_S` seconds more."""
+        """Release a job returned by `acquire`.
+
+        After the last release, the job is followed for `LINGER_S` seconds more.
+        """
         job.users -= 1
         if not job.users:
             asyncio.get_running_loop().call_later(LINGER_S, self._end_if_unused, job)

@@ -48,7 +48,10 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals over all jobs of a sink; `dead_lettered` is counted only for jobs that are fully delivered."""
+    """Totals over all jobs of a sink: jobs with undelivered rows, and jobs that are fully delivered.
+
+    `dead_lettered` is counted only for jobs that are fully delivered.
+    """
 
     jobs_behind: int
     rows_behind: int
@@ -186,7 +189,7 @@ Clock = Callable[[datetime], str]
 
 
 def shown_health(health: SinkHealth, clock: Clock) -> str:
-    """Format the health of a sink as text, with its outage and the time of the next attempt, if any."""
+    """Format as text whether a sink responds; during an outage, with the time of the next attempt to deliver."""
     if health.answers is None:
         return "nothing has been sent to it yet"
     return "answers" if health.answers else f"{_outage(health, clock)} ({counted(health.attempts, 'attempt')})"
