@@ -52,8 +52,8 @@ class Identity:
     def check(self, needed: Role, job_id: int | None = None, *, checks_names: bool = False) -> None:
         """Raise `Forbidden` unless the token allows a request that needs the role `needed`, on job `job_id`.
 
-        With `checks_names` the caller itself compares the job's name with `job_names`. Otherwise a token that is
-        limited to job names is refused.
+        A token that is limited to job names is refused, unless `checks_names` is true: the caller then compares
+        the job's name with `job_names`.
         """
         if self.role not in _ALLOWED[needed]:
             raise Forbidden(f"the token has the role {self.role}: use a token with the role {needed}")
@@ -130,7 +130,7 @@ async def authorize_connection(connection: HTTPConnection, job_id: int | None = 
 async def wait_until_refused(
     connection: HTTPConnection, job_id: int | None, every_s: float = CHECK_EVERY_S
 ) -> None:
-    """Authorize an open connection again every `every_s` seconds, until that is refused.
+    """Repeat the authorization of an open connection every `every_s` seconds, until it fails.
 
     Raises `Unauthorized` or `Forbidden`, for example after the token was revoked. While Postgres is unavailable,
     the connection stays open.

@@ -125,7 +125,7 @@ class TokenCache:
 
 
 def put(cache: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Insert a value as the newest entry of a cache, and evict the oldest entries beyond `most`."""
+    """Insert a value as the newest entry of a cache, and evict the oldest entries above the maximum `most`."""
     cache[key] = value
     cache.move_to_end(key)
     while len(cache) > most:

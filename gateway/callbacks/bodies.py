@@ -46,7 +46,7 @@ def _example(**values: Any) -> ConfigDict:
 
 
 class Callback(BaseModel):
-    """Fields that all callbacks have."""
+    """Fields of every callback's request body."""
 
     attempt: Attempt = ATTEMPT_UNKNOWN
     """Number of the attempt; by default the newest one. A new number begins a new attempt."""
@@ -96,9 +96,9 @@ class ProgressCallback(Callback):
     mlflow_run_id: str | None = None
 
     def messages(self) -> list[NewMessage]:
-        """Return a metrics message, and a checkpoint message for each path.
+        """Return a metrics message, and a checkpoint message for each checkpoint path in the request.
 
-        A checkpoint is appended only if its path differs from the last one of the same kind.
+        A checkpoint message is appended only if its path differs from the last one of the same kind.
         """
         ts = time.time_ns()
         values = {} if self.metrics is None else self.metrics.named()
@@ -191,6 +191,6 @@ class CheckpointCallback(Callback):
     metrics: MetricMap | None = None
 
     def messages(self) -> list[NewMessage]:
-        """Return the checkpoint message."""
+        """Return a list with one checkpoint message, whose time is the current time."""
         body: Body = Checkpoint(ts=time.time_ns(), **self.model_dump(exclude={"attempt", "rank"}))
         return [NewMessage(body)]

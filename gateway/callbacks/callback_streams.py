@@ -53,10 +53,10 @@ SOURCE_BYTES: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to append.
+    """A message to append to its Redis stream.
 
-    `once` is a field and a value: the message is skipped if the job's last message with this field had the same
-    value.
+    `once` is a key and a value, such as the kind and the URI of a checkpoint. The message is skipped if the job's
+    last message with this key had the same value.
     """
 
     body: Body
@@ -169,7 +169,10 @@ def encode(body: Body) -> bytes:
 
 
 def _first_time(body: Body) -> int:
-    """Return the earliest time in a body, in nanoseconds since 1970; it becomes the start of a new source."""
+    """Return the earliest time in a message body, in nanoseconds since 1970.
+
+    A new source uses it as its start time.
+    """
     return min(body.ts, default=time.time_ns()) if isinstance(body, Logs) else body.ts or time.time_ns()
 
 

@@ -102,7 +102,7 @@ def _mlflow_url(uri: str | None, job: Job, attempts: Iterable[Attempt]) -> str |
 
 
 def _computed_fields(connection: Connection, jobs: Sequence[Job], last_rows: int) -> list[dict[str, Any]]:
-    """Return, for each job, the fields of its document that are not attributes of `Job`."""
+    """Return, for each job, those fields of its JSON document that are not attributes of `Job`."""
     last = last_values(connection, [job.id for job in jobs], last_rows)
     lines = sparklines(connection, jobs, last)
     return [

@@ -59,7 +59,7 @@ class StopReceipt(Stop, frozen=True, kw_only=True):
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     """A job in a list; `columns` has the values of the columns that the request names.
 
-    Its attempt goes on from `resume_step`; a fork goes on from `fork_step` of the job `parent_id`.
+    Its attempt continues from step `resume_step`. A fork continues from step `fork_step` of the job `parent_id`.
     """
 
     id: int
@@ -190,14 +190,18 @@ class JobGroupItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobGroups(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of jobs by the value of a field; if `complete` is false, there are more values."""
+    """Numbers of jobs by the value of a field; if `complete` is false, the field has more values than these."""
 
     items: list[JobGroupItem]
     complete: bool
 
 
 class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields for filters, sort orders and columns: `jobs` for every job, the others from the newest jobs."""
+    """Names of the fields that filters, sort orders and columns can use.
+
+    `jobs` has the fields of every job; `params`, `tags` and `metrics` have the names that occur in the newest
+    jobs.
+    """
 
     jobs: list[str]
     params: list[str]
@@ -206,14 +210,17 @@ class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scanned(msgspec.Struct, frozen=True, kw_only=True):
-    """The range of the searched lines, if not all were: continue with `before=first_seq` or `after=last_seq`."""
+    """The range of lines that were searched, if not all were.
+
+    Continue with `before=first_seq` or `after=last_seq`.
+    """
 
     first_seq: int
     last_seq: int
 
 
 class LogPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines of a job's log, oldest to newest; `total` is the `seq` of its last line."""
+    """Lines of a job's log, oldest to newest; `total` is the `seq` of the log's last line."""
 
     items: list[LogLine]
     first_seq: int | None
@@ -268,7 +275,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=True):
-    """A checkpoint and the state of its file; `is_best` and `is_last` refer to the job's current paths."""
+    """A checkpoint and the state of its file; `is_best` and `is_last` mark the job's best and last checkpoint."""
 
     is_last: bool
     state: str
@@ -340,7 +347,7 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The delivery of a job's rows to one sink; `words` is a summary in one sentence."""
+    """The delivery of a job's rows to one sink; `words` describes it as text, such as `2 lines behind`."""
 
     sink: str
     title: str
@@ -368,7 +375,7 @@ class AlertPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages are in Redis; workers store them soon."""
+    """The messages are in Redis; workers will store them in Postgres."""
 
     job_id: int
     status: Literal["accepted"] = "accepted"

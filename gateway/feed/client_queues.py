@@ -22,7 +22,7 @@ class MustReconnect(Exception):  # noqa: N818 - never leaves the gateway
 
 
 class ClientQueue(Protocol):
-    """Interface of the queues in this module: the feed uses it to send frames to one client."""
+    """Interface of the queues by which the feed sends frames to one client."""
 
     def send(self, batch: FrameBatch) -> bool:
         """Queue a batch of frames; return False if the client is too slow."""
@@ -35,7 +35,7 @@ class ClientQueue(Protocol):
 
 
 class SocketQueue:
-    """Queue in the write buffer of a WebSocket's socket: thousands of clients need no task each."""
+    """A queue that is the write buffer of a WebSocket's socket, so that thousands of clients need no task each."""
 
     def __init__(self, protocol: FrameProtocol, on_behind: Callable[[], None]) -> None:
         self._protocol = protocol
@@ -59,7 +59,10 @@ class SocketQueue:
 
 
 class MemoryQueue:
-    """Queue that a task empties: for server-sent events, and for WebSockets without `FrameProtocol`."""
+    """A queue in memory, emptied by a task of the client.
+
+    Used for server-sent events, and for WebSockets without `FrameProtocol`.
+    """
 
     def __init__(self, on_behind: Callable[[], None]) -> None:
         self._on_behind = on_behind

@@ -58,9 +58,10 @@ def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
 
 
 def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> dict[int, JobRow]:
-    """Return the rows of the jobs in `state_events` from training_jobs, by job id.
+    """Return the rows of training_jobs for the jobs in `state_events`, by job id.
 
-    `state_events` has the number of state events received so far for each job; it is copied to the job's row.
+    `state_events` has, for each job, the number of events received so far that report the job's state. It is
+    copied into the result.
     """
     jobs = training_jobs.c
     state = job_columns(FeedState, training_jobs, MOST_SHOWN_NAMES)
@@ -78,10 +79,10 @@ def read_job_row(connection: Connection, job_id: int, state_events: int) -> JobR
 
 
 def read_rows(connection: Connection, job_id: int, kind: RowKind, after: int) -> RowBatch:
-    """Return rows of one kind whose `seq` follows `after`, up to the next multiple of `MAX_ROWS`.
+    """Return the rows of one kind with `seq` > `after`, up to the next multiple of `MAX_ROWS`.
 
-    The batch is shorter if its rows are large. Its end depends on `after` alone, so that clients at nearby
-    positions soon read the same batches.
+    The batch is shorter if its rows are large. Because batches end at such multiples, clients at nearby positions
+    soon read the same batches, and can share them.
     """
     column = training_jobs.c[ROW_KINDS[kind].last_seq]
     # Read first: all rows up to this `seq` are visible to the next query.
@@ -102,7 +103,10 @@ def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -
 
 
 def read_listed(connection: Connection) -> dict[int, ListedColumns]:
-    """Return the listed columns of the newest jobs, by job id, the newest job first."""
+    """Return, by job id, the columns that the list of all jobs compares to detect changes.
+
+    Only the newest `LISTED_JOBS` jobs are read; the newest one comes first.
+    """
     jobs = training_jobs.c
     columns = [jobs.id, *(jobs[name] for name in _LISTED)]
     newest = select(*columns).order_by(jobs.created_at.desc(), jobs.id.desc()).limit(LISTED_JOBS)

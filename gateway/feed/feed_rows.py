@@ -34,7 +34,7 @@ _decode_point = msgspec.json.Decoder(MetricPoint).decode
 
 
 class InvalidPosition(ValueError):  # noqa: N818 - its text is sent to clients
-    """A client sent a position that is malformed or beyond the job's rows."""
+    """A client sent a position that is malformed or after the job's last row."""
 
 
 class FeedPosition(NamedTuple):
@@ -51,7 +51,7 @@ class FeedPosition(NamedTuple):
         return f"{self.logs}-{self.metrics}-{self.checkpoints}"
 
     def of(self, kind: RowKind) -> int:
-        """Return the last `seq` of one kind."""
+        """Return the last `seq` that the client has of the rows of `kind`."""
         return cast("int", getattr(self, kind))
 
     def with_seq(self, kind: RowKind, seq: int) -> FeedPosition:
@@ -59,7 +59,7 @@ class FeedPosition(NamedTuple):
         return self._replace(**{kind: seq})
 
     def is_beyond(self, other: FeedPosition) -> bool:
-        """Return whether this position has a greater `seq` than `other` in any kind."""
+        """Return whether this position has a greater `seq` than the position `other` in any kind."""
         return any(mine > theirs for mine, theirs in zip(self, other, strict=True))
 
 
@@ -75,7 +75,7 @@ def parse_position(text: str) -> FeedPosition:
 
 
 class Row(NamedTuple):
-    """A row's `seq`, and the row as the JSON of its struct in schemas/events.py."""
+    """One row: its `seq`, and its JSON as in events (schemas/events.py)."""
 
     seq: int
     json: msgspec.Raw
@@ -103,7 +103,7 @@ class RowBatch(NamedTuple):
     items: Sequence[Row]
 
     def rows_after(self, seq: int) -> list[Row]:
-        """Return the rows whose `seq` is greater than the given one."""
+        """Return the rows whose `seq` is greater than `after`."""
         return [row for row in self.items if row.seq > seq]
 
     def up_to(self, last: int) -> RowBatch:
@@ -114,7 +114,10 @@ class RowBatch(NamedTuple):
 
 
 class RowCache:
-    """The newest rows of one kind, without a gap; evicts the oldest beyond `CACHED_ROWS` and `CACHED_BYTES`."""
+    """The newest rows of one kind, without a gap.
+
+    The oldest rows are evicted if there are more than `CACHED_ROWS`, or more than `CACHED_BYTES` in total.
+    """
 
     def __init__(self, kind: RowKind, after: int) -> None:
         self._kind = kind
@@ -167,7 +170,10 @@ def with_rows(event: RowEvent, after: int, last: int, rows: Iterable[Row]) -> Ro
 
 
 def event_for_rows(job_id: int, state: FeedState, kind: RowKind, rows: Sequence[Row]) -> RowEvent:
-    """Create an event with the job's state, to which rows that were read from Postgres can be added."""
+    """Create an event of the type that reports rows of `kind`, with the job's state but without the rows.
+
+    The caller adds rows that were read from Postgres. A metrics event has the newest values in `rows`.
+    """
     match kind:
         case "logs":
             return TrainingLog(job_id=job_id, attempt=state.attempt, kind="logs")

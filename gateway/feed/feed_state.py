@@ -61,7 +61,7 @@ class FeedState(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in FINISHED
 
     def updated_by(self, event: Event) -> FeedState:
-        """Return the state after `event`."""
+        """Return a copy of this state with the changes that `event` reports."""
         before = self if event.attempt <= self.attempt else self._next_attempt(event.attempt)
         match event:
             case TrainingStatus():
@@ -94,7 +94,7 @@ class FeedState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def change_events(job_id: int, known: FeedState, stored: FeedState) -> list[Event]:
-    """Return the events that change the state of clients from `known` to `stored`."""
+    """Return events that bring clients from the state `known` to the state `stored`."""
     events = _status_events(job_id, known, stored)
     for event in events:
         known = known.updated_by(event)

@@ -62,12 +62,12 @@ class FollowedJob:
         self._resumed = SharedResult(self._make_resumed, FIRST_FRAME_FRESH_S)
 
     def receive(self, event: Event) -> None:
-        """Add an event from the Redis channel; `run` processes it."""
+        """Queue an event from the job's Redis channel; `run` sends it to the clients."""
         self.feed.receive(event)
         self._has_input.set()
 
     def update(self, row: JobRow) -> None:
-        """Add the job's row of training_jobs; `run` processes it."""
+        """Queue the job's current row of training_jobs; `run` sends its changes to the clients."""
         self.feed.update(row)
         self._has_input.set()
 
@@ -90,7 +90,7 @@ class FollowedJob:
     async def first_frame(self, after: FeedPosition | None) -> FirstFrame:
         """Return a `snapshot` frame, or a `resumed` frame for a client that has the position `after`.
 
-        Raises `InvalidPosition` if the position is beyond the job's rows, and `PostgresUnavailable`.
+        Raises `InvalidPosition` if the position is after the job's last row, and `PostgresUnavailable`.
         """
         if after is None:
             return await self._snapshot.get()
@@ -134,9 +134,9 @@ class FollowedJob:
             self._drop(queue)
 
     async def _next_missed(self, position: FeedPosition) -> FeedEvent | None:
-        """Return the next event after a client's position; None if it has missed none.
+        """Return the first event that a client at `position` has not received; None if it has received all.
 
-        Raises `MustReconnect` if the job is not followed any more, or the missed rows were deleted.
+        Raises `MustReconnect` if the job is not followed any more, or the rows of the event were deleted.
         """
         # The first frame was read from Postgres, so it may have rows that the feed has not processed yet.
         while position.is_beyond(self.feed.position) and not self._is_closed:

@@ -37,7 +37,7 @@ MAX_ROW_BYTES: Final = 256 * 1024
 
 
 class JobRow(NamedTuple):
-    """A row of training_jobs, and the number of state events received before it was read."""
+    """A row of training_jobs, and the number of events with job state that were received before it was read."""
 
     position: FeedPosition
     state: FeedState
@@ -45,7 +45,7 @@ class JobRow(NamedTuple):
 
 
 class FeedEvent(NamedTuple):
-    """An event for clients, and the position of a client after it."""
+    """An event for clients, and the position of a client that has received it."""
 
     event: Event
     position: FeedPosition
@@ -82,7 +82,10 @@ class JobFeed:
         self._queue.append(row)
 
     def advance(self) -> RowGap | None:
-        """Process the queue; return the rows that must be read to continue, or None once the queue is empty."""
+        """Process the queue until it is empty; then return None.
+
+        If rows must be read from Postgres before processing can continue, return their range instead; see `fill`.
+        """
         while self._queue:
             gap = self._process(self._queue[0])
             if gap is None:
@@ -92,7 +95,7 @@ class JobFeed:
         return None
 
     def fill(self, batch: RowBatch) -> None:
-        """Add rows that were read from Postgres for the gap that `advance` returned.
+        """Add the rows that the caller has read from Postgres for the range that `advance` returned.
 
         If the batch has nothing new, the rows do not exist, and the queued item that waits for them is dropped.
         """
@@ -106,13 +109,19 @@ class JobFeed:
             self._add_rows(event, batch._replace(after=end, items=rows))
 
     def take(self) -> list[FeedEvent]:
-        """Remove and return the new events, for clients that have received all earlier ones."""
+        """Remove and return the events that were added since the last call, in order.
+
+        They are meant for clients that have received all earlier events.
+        """
         events = self._pending.take(self.position)
         self.position = self._end
         return events
 
     def next_missed(self, position: FeedPosition) -> FeedEvent | RowGap | None:
-        """Return the next event after `position`, or the rows to read for it; None if there is none."""
+        """Return the next event for a client at `position`; None if the client has received all events.
+
+        If the rows of the event are not cached, return the range of rows that must be read from Postgres instead.
+        """
         for kind in ROW_KINDS:
             after, last = position.of(kind), self.position.of(kind)
             if after < last:
@@ -121,7 +130,7 @@ class JobFeed:
         return None
 
     def missed_rows(self, batch: RowBatch, position: FeedPosition) -> FeedEvent:
-        """Return an event with the rows of `batch` that follow a client's position."""
+        """Return an event for a client at `position`, with those rows of `batch` that the client does not have."""
         after = position.of(batch.kind)
         last = min(batch.last, self.position.of(batch.kind))
         rows = [row for row in batch.rows_after(after) if row.seq <= last]
@@ -129,7 +138,10 @@ class JobFeed:
         return FeedEvent(with_rows(event, after, last, rows), position.with_seq(batch.kind, last))
 
     def _process(self, item: _Queued) -> RowGap | None:
-        """Process the first item of the queue; return the rows that must be read before that is possible."""
+        """Process the item `item` of the queue.
+
+        If rows must be read from Postgres before that is possible, return their range, otherwise None.
+        """
         match item:
             case RowGap():
                 end = self._end.of(item.kind)
@@ -165,7 +177,10 @@ class JobFeed:
         return None
 
     def _process_overtaken(self, gap: RowGap) -> bool:
-        """Process a later item that carries the first rows of `gap` now; return whether there is one."""
+        """Process a later item of the queue if it contains the first rows of `gap`; return whether there is one.
+
+        The rows then need not be read from Postgres.
+        """
         for index, item in enumerate(self._queue):
             if not _announces_rows(item):
                 continue
@@ -193,7 +208,10 @@ class JobFeed:
 
 @dataclass
 class _Pending:
-    """A merged event for clients; its rows, if it has any, are those with `after` < `seq` <= `last`."""
+    """An event that waits to be sent to clients, merged from one or more events.
+
+    Its rows, if it has any, are those with `after` < `seq` <= `last`.
+    """
 
     event: Event
     after: int = 0
@@ -217,7 +235,7 @@ class _Pending:
 class PendingEvents:
     """New events in order; successive events of one type are merged, so many small commits become one event.
 
-    Log events do not report the job's state, so they may be merged across events that do.
+    Log events do not report the job's state, so two of them may be merged although other events lie between them.
     """
 
     def __init__(self) -> None:
@@ -240,7 +258,10 @@ class PendingEvents:
         pending.size_bytes += size_bytes
 
     def take(self, position: FeedPosition) -> list[FeedEvent]:
-        """Remove and return all events; `position` is that of the clients before the first event."""
+        """Remove and return all events.
+
+        `position` is the position of a client before the first of them.
+        """
         events = []
         for pending in self._events:
             event = pending.event
@@ -260,7 +281,7 @@ class PendingEvents:
 
 
 def _announces_rows(item: object) -> TypeGuard[RowEvent]:
-    """Return whether an item is an event about new rows; it may carry them or only give their range."""
+    """Return whether a queued item is an event about new rows: it contains them, or only their range of `seq`."""
     return isinstance(item, (TrainingLog, TrainingProgress, TrainingCheckpoint)) and item.last_seq is not None
 
 

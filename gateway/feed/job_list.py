@@ -61,7 +61,7 @@ class JobList:
         return len(self._clients)
 
     def receive(self, event: Event) -> None:
-        """Queue an event without its rows; it replaces a queued one of the same type and job."""
+        """Queue an event of any job, without its rows; it replaces a queued event of the same type and job."""
         key = (event.job_id, type_of(event))
         event = with_metrics_of(self._queued.pop(key, None), without_rows(event))
         if len(self._queued) < MAX_QUEUED:
@@ -69,7 +69,7 @@ class JobList:
         self._has_input.set()
 
     def compare_soon(self) -> None:
-        """Request a comparison of the list with Postgres, because events may have been lost."""
+        """Make `run` compare the list with Postgres soon, because events may have been lost."""
         self._must_compare = True
         self._has_input.set()
 

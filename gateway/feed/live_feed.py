@@ -74,7 +74,7 @@ class LiveFeed:
         self._engine.dispose()
 
     async def acquire(self, job_id: int) -> FollowedJob:
-        """Return a job that is followed until the caller passes it to `release`.
+        """Return the `FollowedJob` of a job; it is followed until the caller passes it to `release`.
 
         Raises `JobNotFound` or `PostgresUnavailable`.
         """
@@ -87,13 +87,19 @@ class LiveFeed:
         return job
 
     def release(self, job: FollowedJob) -> None:
-        """Release a job returned by `acquire`; without users it is followed for `LINGER_S` seconds more."""
+        """Release a job returned by `acquire`.
+
+        After the last release, the job is followed for `LINGER_S` seconds more.
+        """
         job.users -= 1
         if not job.users:
             asyncio.get_running_loop().call_later(LINGER_S, self._end_if_unused, job)
 
     def _follow(self, job_id: int, row: JobRow) -> None:
-        """Start to follow a job; a poll after the subscription finds changes whose events came before it."""
+        """Start to follow a job, and subscribe to its events.
+
+        Changes before the subscription are found by the poll of Postgres that follows it.
+        """
         job = self._followed[job_id] = FollowedJob(job_id, row, self._read, self._read_detail)
         task = self._runs[job_id] = self._start(job.run())
         task.add_done_callback(lambda _: self._end(job))
@@ -128,7 +134,7 @@ class LiveFeed:
             job.receive(event)
 
     def _compare_soon(self, channel: str) -> None:
-        """Request a poll of Postgres after a channel was subscribed to: earlier events may have been lost."""
+        """Request a poll of Postgres after a subscription to `channel`, as earlier events may have been lost."""
         if channel == JOBS_CHANNEL:
             self.jobs.compare_soon()
         self._must_poll.set()

@@ -30,7 +30,7 @@ class PostgresUnavailable(Exception):  # noqa: N818 - its text is sent to client
 
 
 class ReadPool:
-    """Runs reads in threads and connections of the feed, so that they do not wait for HTTP requests."""
+    """Runs queries of the live feed in separate threads and connections: they do not wait for HTTP requests."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -87,7 +87,10 @@ class SharedRows:
         self._batches: OrderedDict[tuple[RowKind, int], SharedResult[RowBatch]] = OrderedDict()
 
     async def read(self, gap: RowGap) -> RowBatch:
-        """Return a batch with the first rows of a gap, possibly beyond its end; empty if there are no rows."""
+        """Return a batch with the first rows of the range `gap`; it is empty if there are no such rows.
+
+        The batch may also contain rows after the end of the range.
+        """
         key = (gap.kind, gap.after)
         shared = self._batches.get(key)
         if shared is None:

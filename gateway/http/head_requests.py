@@ -1,4 +1,4 @@
-"""ASGI middleware that supports HEAD (RFC 9110, 9.3.2) on every GET route; the last one before the routes."""
+"""ASGI middleware that supports HEAD requests (RFC 9110, 9.3.2) on every GET route."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""ASGI middleware for requests through proxies: client address, scheme and path prefix; runs before all else."""
+"""ASGI middleware for requests through proxies: client address, scheme and path prefix.
+
+It runs before the other middleware.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def json_response(document: msgspec.Struct, status: int = 200, headers: dict[str
 def described(
     document: type[msgspec.Struct], *problems: int, status: int = 200
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a FastAPI route: the type of its document, and its problem documents by status."""
+    """Return the argument `responses` of a FastAPI route, from the type of its document and its error statuses."""
     _documents[document.__name__] = document
     content = {"application/json": {"schema": {"$ref": _REFERENCE.format(name=document.__name__)}}}
     summary = (document.__doc__ or "").partition("\n")[0]
@@ -47,7 +47,10 @@ def described(
 
 
 def described_problems(*problems: int) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` for the statuses in `problems`, and for those that every route may return."""
+    """Return the argument `responses` of a FastAPI route for its error statuses `problems`.
+
+    Statuses that every route may return are included.
+    """
     content = {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(name=Problem.__name__)}}}
     statuses = sorted({*_ALWAYS, *problems})
     return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}

@@ -44,9 +44,9 @@ class Timeouts:
 
 
 def http_protocol(on_cut: Callable[[Cut], None], timeouts: Timeouts | None = None) -> type[asyncio.Protocol]:
-    """Return the protocol for `uvicorn.run(..., http=...)`.
+    """Return the protocol class for `uvicorn.run(..., http=...)`.
 
-    `on_cut` is called with the reason for each connection that a timeout ends.
+    Whenever a connection is closed because of a timeout, `on_cut` is called with the reason.
     """
     factory = partial(TimedProtocol, on_cut=on_cut, timeouts=timeouts or Timeouts())
     return cast("type[asyncio.Protocol]", factory)
@@ -55,7 +55,7 @@ def http_protocol(on_cut: Callable[[Cut], None], timeouts: Timeouts | None = Non
 class TimedProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 protocol with timeouts for requests and for clients that read nothing.
 
-    A WebSocket takes over the transport, so the stall timeout applies to it too.
+    The stall timeout also applies to WebSockets, because they continue on the same transport.
     """
 
     def __init__(self, *args: Any, on_cut: Callable[[Cut], None], timeouts: Timeouts, **more: Any) -> None:
@@ -97,7 +97,10 @@ class TimedProtocol(H11Protocol):
             self._timer = self.loop.call_later(self._timeout_s(), self._check)
 
     def _missing_part(self) -> Literal["head", "body"] | None:
-        """Return the part of the request that has not arrived completely; None if the client need not send."""
+        """Return the part of the request, head or body, that has not arrived completely.
+
+        Returns None if the server is not waiting for data of a request.
+        """
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return None
         if self.conn.their_state is h11.IDLE:

@@ -29,7 +29,7 @@ router = APIRouter(tags=["health"])
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """Sent while the gateway's process is alive."""
+    """The response of a gateway whose process is alive."""
 
     status: Literal["ok"] = "ok"
 

@@ -221,9 +221,9 @@ def _cursor(last: JobPlace, sort: str | None, now: datetime) -> str:
 
 
 def _place(cursor: str, sort: str | None) -> tuple[JobPlace, datetime]:
-    """Decode a cursor: return the last job of the page before, and the time of the first page.
+    """Decode a page cursor: return the position of the previous page's last job, and the time of the first page.
 
-    Raises a `ProblemError` if the cursor is invalid, or of another sort order.
+    Raises a `ProblemError` if the cursor is invalid, or belongs to another sort order.
     """
     try:
         of_sort, now, place = json.loads(decode_cursor(cursor))

@@ -29,7 +29,10 @@ ANONYMOUS = "a user of the page"
 
 
 class NewStop(BaseModel):
-    """The reason of the request; `by` is used only by a gateway without tokens, else it is the token's name."""
+    """A request to stop a job, with its reason; `by` is the name of the user who asks.
+
+    A gateway with tokens ignores `by`, and uses the name of the token instead.
+    """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "the loss is NaN"}]})
 
@@ -48,8 +51,8 @@ def stop_job(
 ) -> Response:
     """Ask the trainers of the job's current attempt to stop.
 
-    They receive it with the answer to a heartbeat or message, now or when they are reachable again, and end by
-    themselves (docs/stop.md). A repeated request changes nothing; the answer is the first one.
+    They receive the request with the response to a heartbeat or message, now or when they are reachable again, and
+    end by themselves (docs/stop.md). A repeated request changes nothing; the response contains the first one.
     """
     try:
         with resources.engine.begin() as connection:

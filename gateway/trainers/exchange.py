@@ -16,10 +16,10 @@ _SOME_KIND: Final = KINDS[:1]
 
 
 def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> ExchangeAnswer:
-    """Execute a checked request in Redis, in the same order as a trainer that is connected to Redis itself.
+    """Execute a checked request in Redis, in the same order as a trainer that is connected to Redis directly.
 
-    Appending the same entries again is harmless: the workers store each number of a source once. Raises the errors
-    of the Redis client; some of the entries may have been appended by then.
+    A repeated request is harmless: the workers store each message number of a source once. Raises the errors of
+    the Redis client; some of the entries may have been appended by then.
     """
     streams = SourceStreams(client, job_id, request.source)
     answer = ExchangeAnswer()
@@ -42,7 +42,7 @@ def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> 
 
 
 def _send_heartbeat(streams: SourceStreams, request: ExchangeRequest, answer: ExchangeAnswer) -> None:
-    """Write the heartbeat of a request, and take or withdraw its claim; set the results in `answer`."""
+    """Write the heartbeat of a source, and take or withdraw its claim; set the results in `answer`."""
     claim = request.claim
     if request.has_ended:
         if claim is not None:

@@ -56,10 +56,10 @@ class JobNames:
     def check(self, identity: Identity, job_id: int, given: Sequence[str]) -> None:
         """Raise `Forbidden` unless the token's `job_names` match the job's name and all names in `given`.
 
-        `given` are the names that the messages of the request give to the job. For a new job without a name it
-        must not be empty, else a `ProblemError` (409) is raised; the request can be repeated with a name. While
-        Postgres is unavailable, a name is used that was read at most `OUTAGE_S` seconds ago. A deleted job is
-        allowed: its messages are not stored.
+        `given` are the names that the messages of the request give to the job. If the job has no name yet and
+        `given` is empty, a `ProblemError` (409) is raised; the request can be repeated with a name. While Postgres
+        is unavailable, a name is used that was read at most `OUTAGE_S` seconds ago. A deleted job is allowed: its
+        messages are not stored.
         """
         pattern = identity.job_names
         if pattern is None:

@@ -51,7 +51,10 @@ def decode_request(body: bytes, media_type: str, encoding: str, max_bytes: int) 
 
 
 def _value_of(error: msgspec.ValidationError, plain: bytes) -> object:
-    """Return the invalid value that msgspec's error path names, or the innermost container that was found."""
+    """Return the invalid value in a body, which is located by the path in msgspec's error message.
+
+    If the path cannot be followed to its end, return the innermost container on it.
+    """
     try:
         value = msgspec.msgpack.decode(plain)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # behind the invalid value
@@ -103,7 +106,10 @@ def check_request(request: ExchangeRequest, job_id: int, *, has_names: bool) -> 
 
 
 def _checked_name(body: Body, source: str, place: str) -> str | None:
-    """Return the job name in `body`, or None; raise a `ProblemError` for a completion of another source."""
+    """Return the job name in a message's body; None if it has none.
+
+    Raises a `ProblemError` if the body is a completion of a source for which `source` may not send one.
+    """
     if isinstance(body, Completion) and body.of is not None and not _infers_end_of(source, body.of):
         detail = f"must be the source {body.of}{INFERRED_END}… of the request, or missing"
         raise wrong_value(f"{place}.of", body.of, detail)
@@ -111,7 +117,11 @@ def _checked_name(body: Body, source: str, place: str) -> str | None:
 
 
 def _infers_end_of(source: str, of: str) -> bool:
-    """Return whether `source` has the name under which the spool's recovery sends the completion of `of`."""
+    """Return whether `source` may send the completion of the source `of`.
+
+    When a process was killed, another process that sends its spooled messages also sends its completion. That
+    process is a source whose name begins with `of`.
+    """
     return source.startswith(f"{of}{INFERRED_END}")
 
 

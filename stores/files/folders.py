@@ -22,10 +22,10 @@ class WrongManifest(ValueError):  # noqa: N818 - shown to users
 
 
 def read_manifest(store: S3Store, folder: S3Uri, sha256: str | None) -> list[ManifestFile]:
-    """Return the files of the folder; all paths are checked to be inside of it.
+    """Return the files of a checkpoint folder, as its manifest lists them; all paths are checked.
 
     Raises `WrongManifest` if the manifest's SHA-256 is not `sha256` (hex), or if it is unreadable or lists a path
-    outside of the folder. Errors of the store, such as `NoSuchObject`, are raised too.
+    outside of the folder. Errors of the object store, such as `NoSuchObject`, are raised too.
     """
     raw = bytearray()
     for piece in store.read(folder.manifest):
@@ -44,7 +44,7 @@ def read_manifest(store: S3Store, folder: S3Uri, sha256: str | None) -> list[Man
 
 
 def address_of(folder: S3Uri, file: ManifestFile) -> S3Uri:
-    """Return the URI of a file in the folder."""
+    """Return the URI of one file of a checkpoint folder in the object store."""
     return S3Uri(folder.bucket, folder.key + file.path)
 
 

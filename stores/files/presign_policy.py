@@ -1,4 +1,4 @@
-"""Restricts verified and presigned files to configured S3 prefixes.
+"""Restricts the files that trainwire verifies or presigns to configured S3 prefixes.
 
 Messages can contain any URI, so without this restriction a trainer could read any object through trainwire.
 """
@@ -34,7 +34,7 @@ def lies_in(uri: S3Uri, prefixes: Sequence[str]) -> bool:
 
 
 def shown_prefixes(prefixes: Sequence[str]) -> str:
-    """Return the prefixes as text for an error message."""
+    """Return the allowed prefixes as text for an error message, separated by commas."""
     return ", ".join(prefixes) or "nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set"
 
 

@@ -78,13 +78,13 @@ class S3Store:
         return ObjectHead(answer["ContentLength"], answer.get("ChecksumSHA256"))
 
     def has_any(self, folder: S3Uri) -> bool:
-        """Return whether the folder contains at least one object."""
+        """Return whether the object store has at least one object whose key begins with that of `folder`."""
         with _errors(folder):
             answer = self._client.list_objects_v2(Bucket=folder.bucket, Prefix=folder.key, MaxKeys=1)
         return answer["KeyCount"] > 0
 
     def objects(self, folder: S3Uri) -> Iterator[StoredObject]:
-        """Yield the objects in the folder and its subfolders, in the order of their keys."""
+        """Yield the objects in `folder` and its subfolders, in the order of their keys."""
         with _errors(folder):
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=folder.bucket, Prefix=folder.key):

@@ -37,11 +37,11 @@ def setting(config: str, name: str) -> str | None:
 
 
 def hidden_after(config: str) -> str | None:
-    """Return the age, such as `2h41m0s`, from which on queries find a new line only after Loki has flushed it.
+    """Return the age, such as `2h41m0s`, up to which queries also find lines that Loki has not flushed yet.
 
-    Returns None if queries find new lines of any age at once. Loki flushes a stream half an hour after the last
-    push. The first setting counts in a single-process Loki, which derives it itself, and the second in other
-    deployments.
+    Older lines are found only after Loki has flushed their stream, half an hour after the last push to it. Returns
+    None if there is no such limit. It is `query_store_max_look_back_period`, which a single-process Loki sets
+    itself, otherwise `query_ingesters_within`.
     """
     for name in ("query_store_max_look_back_period", "query_ingesters_within"):
         age = setting(config, name) or NO_LIMIT

@@ -112,7 +112,7 @@ def loki_http(settings: StoreSettings) -> LokiHttp:
 
 
 def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
-    """Return the exception for a response of Loki that is neither a success nor the rejection of a line."""
+    """Return the exception for an error response of Loki; not for one that rejects a line."""
     message = message_of(answer)[:_SHOWN_ANSWER_CHARS]
     meaning = _MEANING.get(answer.status, "")
     return LokiUnavailable(
@@ -123,5 +123,5 @@ def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
 
 
 def message_of(answer: urllib3.BaseHTTPResponse) -> str:
-    """Return the body of a response as text."""
+    """Return the body of an HTTP response as text."""
     return answer.data.decode(errors="replace").strip()

@@ -24,17 +24,17 @@ FIRST_SEQ: Final = 1
 
 
 def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: str = "") -> Iterator[LokiLine]:
-    """Yield a job's lines in Loki, ordered by time, between the first and the last time of its rows in Postgres.
+    """Yield a job's lines in Loki, ordered by time.
 
-    If rows were removed, the range includes all times that Loki can have accepted for the job. Postgres is queried
-    when the first line is requested.
+    The range of times is that of the job's rows in Postgres. If rows were removed there, it is every time with
+    which Loki may have accepted a line of the job. Nothing is queried before the first line is requested.
     """
     start_ns, end_ns = _range_ns(connection, job_id, _row_times(connection, job_id))
     yield from read_lines(http, job_id, start_ns, end_ns, extra)
 
 
 def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[StoredLine]:
-    """Yield the lines of a job that match `wanted`, oldest first; the parts of split lines are joined."""
+    """Yield the lines in Loki that match the filter `wanted`, oldest first; parts of split lines are joined."""
     extra = "" if wanted.log_type is None else f', log_type="{wanted.log_type}"'
     for line, content in whole_lines(lines_in_loki(connection, http, wanted.job_id, extra)):
         if wanted.attempt is not None and line.label("attempt") != str(wanted.attempt):
@@ -52,7 +52,10 @@ def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int
 
 
 def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
-    """Yield each line with its text; the parts of a split line, which have the same time, are joined."""
+    """Join the parts of split lines; yield (first part, complete text) for each line.
+
+    Parts of the same line have the same time, so only lines with equal times are compared.
+    """
     for _, group in groupby(lines, attrgetter("ts_ns")):
         parts: dict[object, dict[int, LokiLine]] = {}
         for number, line in enumerate(sorted(group, key=lambda line: (line.seq or UNNUMBERED, line.part))):
@@ -65,9 +68,10 @@ def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
 
 
 def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable[[], int]) -> Iterator[LokiLine]:
-    """Yield the lines, except those of rows that Postgres stored after `last_seq` was read.
+    """Yield `lines`, except those whose rows were stored in Postgres after the caller had read `last_seq`.
 
-    `newest_seq` returns the current last `seq` of the job; it is called when a line has a higher one.
+    `newest_seq` returns the current last `seq` of the job. It is called when a line has a higher `seq` than any
+    known so far.
     """
     newest = last_seq
     for line in lines:
@@ -79,9 +83,10 @@ def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable
 
 
 def _trainers_ns(line: LokiLine) -> int:
-    """Return the trainer's time in nanoseconds.
+    """Return the time at which the trainer logged the line, in nanoseconds since 1970.
 
-    It is the metadata `logged_at` if the line was sent to Loki with another time.
+    It is the structured metadata `logged_at` if the line was sent to Loki with another time, otherwise the line's
+    time in Loki.
     """
     whole, _, fraction = (line.label("logged_at") or "").removesuffix("Z").partition(".")
     try:
@@ -121,7 +126,7 @@ def _log_line(line: LokiLine, content: str) -> StoredLine:
 
 
 class _RowTimes(NamedTuple):
-    """The first and the last time in Loki of the job's rows in Postgres, and the first `seq` of these rows."""
+    """Of the job's rows in Postgres: the first and the last time as sent to Loki, and the first `seq`."""
 
     first: datetime | None
     last: datetime | None
@@ -147,7 +152,11 @@ def _range_ns(connection: Connection, job_id: int, times: _RowTimes) -> tuple[in
 
 
 def _newest_ns(connection: Connection, job_id: int, times: _RowTimes) -> int:
-    """Return the time of the newest row in Postgres, or of the newest line sent to Loki if there is no row."""
+    """Return an upper bound for the times of the job's lines in Loki, in nanoseconds since 1970.
+
+    It is the time of the newest row in Postgres, or of the newest line sent to Loki if there is no row, plus a
+    margin.
+    """
     if times.last is not None:
         return to_ns(times.last) + MARGIN_NS
     cursor = delivery_cursors.c

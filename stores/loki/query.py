@@ -42,12 +42,12 @@ class LokiLine:
 
     @property
     def part(self) -> int:
-        """The position of this part in a split line, counted from 1; 1 for a whole line."""
+        """The number of this part of a split line, counted from 1; 1 for a line that is not split."""
         return number_of((self.label("part") or "").partition("/")[0]) or 1
 
     @property
     def parts(self) -> int:
-        """The number of parts of the split line that this entry belongs to; 1 for a whole line."""
+        """The number of parts of the split line that this entry belongs to; 1 for a line that is not split."""
         return number_of((self.label("part") or "").partition("/")[2]) or 1
 
 
@@ -64,9 +64,9 @@ def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: s
 
 
 def read_newest(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, limit: int) -> list[LokiLine]:
-    """Return the last lines of a job in a range of times, ordered by time.
+    """Return the last `limit` lines of a job in a range of times, ordered by time.
 
-    Reads at most one page, and only the last 30 days of the range. Raises `LokiUnavailable`.
+    Returns at most `PAGE_LINES` lines, and searches only the last 30 days of the range. Raises `LokiUnavailable`.
     """
     selector = f'{{job="training", job_id="{job_id}"}}'
     first_ns = max(start_ns, end_ns - LONGEST_RANGE_NS)
@@ -91,10 +91,10 @@ def _range(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> Iterato
 
 
 def _one_time(http: LokiHttp, selector: str, ts_ns: int, last_digits: str = "") -> Iterator[LokiLine]:
-    """Yield the lines of one nanosecond whose `seq` ends with `last_digits`.
+    """Yield the lines with the time `ts_ns` whose `seq` ends with `last_digits`.
 
-    If they are more than a page, they are queried separately by the digit before. Of lines without a `seq`, which
-    trainwire did not send, at most one page is read.
+    Used if a page cannot hold all lines of one nanosecond: there is one query for each digit that may precede
+    `last_digits`. Of the lines without a `seq`, which trainwire did not send, at most one page is read.
     """
     page, is_last = _page(http, f'{selector} | seq="{last_digits}"', ts_ns, ts_ns + 1)
     yield from page if is_last else _parts(http, f'{selector} | seq="{last_digits}"', page)
@@ -108,7 +108,11 @@ def _one_time(http: LokiHttp, selector: str, ts_ns: int, last_digits: str = "") 
 
 
 def _parts(http: LokiHttp, one_row: str, page: list[LokiLine]) -> Iterator[LokiLine]:
-    """Yield all parts of one row's line if `page`, the result of the query `one_row`, may lack some."""
+    """Yield all parts of one row's line.
+
+    `page` is the first page of the query `one_row`, which selects this line. If the line is split, each part is
+    queried separately, because the page may lack some of them.
+    """
     ts_ns = page[0].ts_ns
     count = page[0].parts
     if count == 1:
@@ -119,7 +123,7 @@ def _parts(http: LokiHttp, one_row: str, page: list[LokiLine]) -> Iterator[LokiL
 
 
 def _page(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> tuple[list[LokiLine], bool]:
-    """Return the first lines with times from `start_ns` to before `end_ns`, and whether they are all of them."""
+    """Return one page of the lines with `start_ns` <= time < `end_ns`, and whether these are all of them."""
     for limit in (PAGE_LINES, LONG_LINES):
         answer = _request(http, selector, start_ns, end_ns, limit=limit, direction="forward")
         if answer.status == OK or TOO_MUCH not in message_of(answer):

@@ -41,7 +41,7 @@ class MlflowRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_mirror(self) -> bool:
-        """Whether workers created the run as a copy of an attempt."""
+        """Whether trainwire's workers created this MLflow run, as a copy of an attempt."""
         return self.tags.get(SOURCE_TAG) == MIRROR_SOURCE
 
 
@@ -82,16 +82,16 @@ def get_run(api: MlflowApi, run_id: str) -> MlflowRun | None:
 
 
 def get_run_by_job_id(api: MlflowApi, job_id: int, attempt: int | None = None) -> MlflowRun | None:
-    """Return the newest MLflow run whose tags name the job (and the attempt, if given), or None."""
+    """Return the newest MLflow run that is tagged with this job (and attempt, if given); None if there is none."""
     wanted = {JOB_TAG: str(job_id)} | ({} if attempt is None else {ATTEMPT_TAG: str(attempt)})
     found = search_runs(api, experiment_ids(api), tag_filter(wanted), limit=1)
     return found[0] if found else None
 
 
 def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | None:
-    """Return the id of an attempt's MLflow run, or None.
+    """Return the id of an attempt's MLflow run; None if there is none.
 
-    It is the run recorded in Postgres, otherwise one that a trainer tagged with the job.
+    It is the run recorded in Postgres, otherwise the newest run that a trainer has tagged with the job.
     """
     if attempt.run_id is not None:
         return attempt.run_id
@@ -230,14 +230,18 @@ MOST_REQUESTS: Final = 50
 
 
 class HistoryPlace(msgspec.Struct, frozen=True):
-    """The start of a page of histories: a metric, and MLflow's page token in it (None: at its first point)."""
+    """The start of a page of metric histories.
+
+    `name` is the first metric on the page. `token` is MLflow's page token in the history of this metric; None
+    means its first point.
+    """
 
     name: str
     token: str | None = None
 
 
 class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Points by metric; `next` is the start of the next page, None for the last page.
+    """A page of metric histories: points by metric. `next` is the start of the next page, None for the last page.
 
     `more_metrics` is the number of metrics that have no point on this page or an earlier one.
     """
@@ -250,10 +254,10 @@ class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
 def read_page(
     api: MlflowApi, run_id: str, names: Sequence[str], limit: int, place: HistoryPlace | None = None
 ) -> HistoryPage:
-    """Return a page of at most `limit` points in total of the metrics `names`.
+    """Return a page of the histories of the metrics `names`, with at most `limit` points in total.
 
-    `place` is the `next` of the previous page, or None for the first page; its metric is one of `names`. Raises
-    `MlflowRefused` and `MlflowUnavailable`.
+    `place` is the `next` of the previous page, or None for the first page; `names` must be the same for all pages.
+    Raises `MlflowRefused` and `MlflowUnavailable`.
     """
     first = 0 if place is None else names.index(place.name)
     token = None if place is None else place.token

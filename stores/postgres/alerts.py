@@ -23,7 +23,7 @@ The row is also the lease on the job.
 
 
 class AlertEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One notification in the log. `ended_at` is when it was sent or given up; `last_error` the last failure."""
+    """One alert notification. `ended_at` is when it was sent or abandoned; `last_error` is its last failure."""
 
     id: int
     rule: str
@@ -42,7 +42,10 @@ class AlertEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DestinationHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of one alert destination; the counts cover the last day, except `waiting`."""
+    """The state of one alert destination.
+
+    `waiting` is the number of all waiting notifications; the other counts cover only the last day.
+    """
 
     waiting: int = 0
     failed: int = 0
@@ -52,7 +55,7 @@ class DestinationHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def health_key(destination: str) -> str:
-    """Return the value of `sink_states.sink` under which outages of an alert destination are recorded."""
+    """Return the key in the table sink_states under which outages of an alert destination are recorded."""
     return f"alerts:{destination}"
 
 

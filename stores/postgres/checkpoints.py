@@ -77,7 +77,7 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointSource(NamedTuple):
-    """The object of a checkpoint, with its recorded size and SHA-256; for a folder, those of its manifest."""
+    """The S3 object of a checkpoint, with the recorded size and SHA-256; for a folder, those of its manifest."""
 
     uri: S3Uri
     size_bytes: int | None
@@ -143,9 +143,10 @@ def find_source(connection: Connection, job_id: int, which: str) -> CheckpointSo
 
 
 def find_object(connection: Connection, job_id: int, seq: int) -> S3Uri:
-    """Return the URI of a checkpoint that is a single file, so that one URL can serve it.
+    """Return the URI of the S3 object of a checkpoint that is a single file.
 
-    Raises `NotFetchable` for a folder, and in the cases of `find_source`.
+    Raises `NotFetchable` in the cases of `find_source`, and for a folder, because one URL cannot serve several
+    files.
     """
     uri = find_source(connection, job_id, str(seq)).uri
     if uri.is_folder:

@@ -42,9 +42,9 @@ def _stop_of(table: str) -> ColumnElement[Any]:
 
 
 def job_columns(struct: type[msgspec.Struct], table: Table, most_names: int) -> list[ColumnElement[Any]]:
-    """Return the columns of `columns_of`, with at most `most_names` names of `final_metrics` and `best_metrics`.
+    """Like `columns_of`, but with at most `most_names` names in each of `final_metrics` and `best_metrics`.
 
-    `name` and `tags` are the ones that people have given to the job, otherwise the trainer's.
+    `name` and `tags` are the values that users have given to the job, otherwise those of its trainer.
     """
     return [_job_column(column, f"{table.name}.{column.name}", most_names) for column in columns_of(struct, table)]
 
@@ -57,7 +57,10 @@ def _job_column(column: ColumnElement[Any], full_name: str, most_names: int) -> 
 
 
 def first_names(column: str, most: int) -> str:
-    """Return an SQL expression for the first `most` names of a JSONB object, in the order of storage."""
+    """Return an SQL expression that reduces a JSONB object to its first `most` names, in Postgres' own order.
+
+    A small object is not reduced. If `most` is a limit for lists of jobs, a very large object becomes NULL.
+    """
     is_listed = f"pg_column_size({column}) <= {_MOST_LISTED_BYTES}" if most <= MOST_LISTED_NAMES else "true"
     return (
         f"CASE WHEN pg_column_size({column}) <= {_SMALL_BYTES} THEN {column} "  # noqa: S608 - our own column names

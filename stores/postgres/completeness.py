@@ -30,7 +30,7 @@ SHOWN_SOURCES: Final = 5
 
 @dataclass(frozen=True)
 class Completeness:
-    """The sum of a job's messages, with the sources and ranks that may have more messages than are known."""
+    """The sum of a job's messages, and the sources and ranks that may have produced further messages."""
 
     produced: int
     stored: int
@@ -109,8 +109,8 @@ def assess(
 ) -> Completeness:
     """Compute the sum of a job's messages from the positions of its sources.
 
-    `attempt` and `status` are those of the job's newest attempt. `unnumbered` is the number of dead letters by
-    source that no position counts.
+    `attempt` and `status` are those of the job's newest attempt. `unnumbered` maps a source to the number of its
+    dead letters that have no message number.
     """
     rows = sorted(positions, key=lambda row: (row.source, row.kind))
     ended = {row.source for row in rows if row.has_completion}

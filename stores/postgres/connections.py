@@ -92,13 +92,16 @@ def open_engine(
 
 
 def _drop_useless_sessions(context: ExceptionContext) -> None:
-    """Make SQLAlchemy discard the connection, and older ones of the pool, if the error ended the session."""
+    """SQLAlchemy event handler: discard the connection after an error that ended its session.
+
+    Older connections of the pool are discarded too.
+    """
     if ends_session(context.original_exception):
         context.is_disconnect = True
 
 
 def ends_session(exc: BaseException) -> bool:
-    """Return whether the session is unusable after this error."""
+    """Return whether a Postgres session can no longer be used after the error `exc`."""
     return _sqlstate(exc).startswith(_SESSION_ENDS) and not has_lost_statements(exc)
 
 
@@ -138,7 +141,7 @@ def open_redis(settings: StoreSettings) -> redis.Redis:
 
 
 def open_stream_client(settings: StoreSettings) -> redis.Redis | None:
-    """Return a client of the Redis that stores the streams; None if it is the one of `open_redis`."""
+    """Return a client of the Redis that stores the streams; None if they are in the Redis of `open_redis`."""
     url = settings.streams_url
     return None if url is None else _open(url.get_secret_value())
 

@@ -68,7 +68,7 @@ class DeletionPart(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
     def noted(self, note: str | None) -> DeletionPart:
-        """Return a copy with the note added; the part itself if the note is None or already there."""
+        """Return a copy with `note` added to the notes; return `self` if the note is None or already there."""
         if note is None or note in self.notes or len(self.notes) > MAX_NOTES:
             return self
         return replace(self, notes=[*self.notes, note if len(self.notes) < MAX_NOTES else "… and more"])
@@ -93,12 +93,12 @@ class Deletion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_finished(self) -> bool:
-        """Whether no part is `open`; some parts may be `left`."""
+        """Whether the state of no store is `open`; data may still be `left` in some stores."""
         return self.finished_at is not None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the deletion is finished and no part is `left`."""
+        """Whether the deletion is finished and no store has the state `left`."""
         return self.is_finished and not any(part.state == "left" for part in self.parts.values())
 
 
@@ -204,7 +204,10 @@ def publish_deletion(client: redis.Redis, deletion: Deletion) -> None:
 
 
 def forget_acks(streams: redis.Redis, job_id: int) -> None:
-    """Delete the Redis key by which trainers learn that the job was deleted. Raises redis-py's errors."""
+    """Delete a job's acknowledgements in Redis, by which trainers learn that it was deleted.
+
+    Raises redis-py's errors.
+    """
     streams.delete(acks_key(job_id))
 
 
@@ -236,9 +239,10 @@ def _repeat(connection: Connection, job_id: int, choice: Choice) -> Deletion:
 
 
 def _reopened(name: PartName, part: DeletionPart, choice: Choice) -> DeletionPart:
-    """Return the part, with the state `open` if it has to be retried.
+    """Return `part` with the state `open` if it must be processed again, otherwise unchanged.
 
-    Kept files stay `kept`, because the rows that list them are deleted.
+    That is the case if it is `left`, or if it is `kept` and `choice` no longer keeps it. Kept files stay `kept`,
+    because the rows that list them are deleted.
     """
     was_kept = part.state == "kept" and name != "s3" and not choice.keeps(name)
     return replace(part, state="open", notes=[]) if part.state == "left" or was_kept else part

@@ -31,7 +31,7 @@ DERIVED: Final = ("alert_occurrences", "metric_series", "metric_blocks", "stop_r
 
 
 class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The data of a job in each store. `own_runs` are MLflow runs of the trainer, which are not deleted."""
+    """The data of a job in each store. `own_runs` are the MLflow runs of its trainer, which are not deleted."""
 
     job_id: int
     name: str | None
@@ -59,7 +59,7 @@ class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
 def plan_deletion(connection: Connection, job_id: int) -> DeletionPlan | None:
     """Return the plan to delete a job; None if there is no such job.
 
-    Log and metric rows are not counted, but computed from the job's `seq` columns.
+    The numbers of log and metric rows are computed from the job's `seq` columns, without reading the rows.
     """
     row = connection.execute(_PLAN, {"job_id": job_id}).mappings().one_or_none()
     if row is None:

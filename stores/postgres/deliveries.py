@@ -13,7 +13,10 @@ from trainwire.schemas.sinks import SINKS
 
 
 class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a sink responds, as recorded by workers; `answers` is None if nothing has been sent to it yet."""
+    """Whether a sink responds, as recorded by workers.
+
+    `answers` is None if nothing has been sent to the sink yet.
+    """
 
     sink: str
     answers: bool | None
@@ -26,9 +29,9 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
 class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """The delivery of one job to one sink; `oldest_age_s` is the age of the oldest unconfirmed row.
 
-    `next_attempt_at` is set if only this job's deliveries fail, probably because of its data. `own_run_id` is set
-    if the trainer itself logs to that run, so that no rows are delivered. `note` is the sink's note on its copies
-    of the job.
+    `next_attempt_at` is set if only this job's deliveries fail, probably because of its data. `own_run_id` is the
+    MLflow run to which the trainer itself logs; if it is set, no rows are delivered. `note` is a remark of the
+    sink about its copies of the job.
     """
 
     job_id: int
@@ -45,7 +48,10 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals over all jobs of a sink; `dead_lettered` is counted only for jobs that are fully delivered."""
+    """Totals over all jobs of a sink: jobs with undelivered rows, and jobs that are fully delivered.
+
+    `dead_lettered` is counted only for jobs that are fully delivered.
+    """
 
     jobs_behind: int
     rows_behind: int
@@ -183,14 +189,14 @@ Clock = Callable[[datetime], str]
 
 
 def shown_health(health: SinkHealth, clock: Clock) -> str:
-    """Format the health of a sink as text, with its outage and the time of the next attempt, if any."""
+    """Format as text whether a sink responds; during an outage, with the time of the next attempt to deliver."""
     if health.answers is None:
         return "nothing has been sent to it yet"
     return "answers" if health.answers else f"{_outage(health, clock)} ({counted(health.attempts, 'attempt')})"
 
 
 def shown_totals(totals: DeliveryTotals) -> str:
-    """Format the totals of fully delivered jobs as one line."""
+    """Format the numbers of fully delivered jobs and of their rows as one line."""
     dead = f", {totals.dead_lettered:,} of them dead-lettered" if totals.dead_lettered else ""
     return (
         f"{counted(totals.jobs_delivered, 'job')} fully delivered: {counted(totals.rows_delivered, 'row')}{dead}"

@@ -173,7 +173,7 @@ def find_groups(connection: Connection, query: JobQuery, field: Field, limit: in
 
 
 def matching_jobs(connection: Connection, where: Expression, job_ids: Iterable[int]) -> set[int]:
-    """Return those of `job_ids` whose jobs match the filter `where`."""
+    """Return the numbers in `job_ids` whose jobs match the filter `where`."""
     wanted = select(_jobs.id).where(_is_one_of(list(job_ids)), _sql(where, datetime.now(UTC)))
     return set(connection.execute(wanted).scalars())
 
@@ -204,7 +204,7 @@ def find_jobs(
 def read_columns(
     connection: Connection, job_ids: Sequence[int], fields: Mapping[str, Field], now: datetime
 ) -> dict[int, dict[str, Any]]:
-    """Return job number -> name in `fields` -> value, for the jobs `job_ids`."""
+    """Return for each job in `job_ids` (job number -> name -> value) the values of `fields`."""
     if not fields or not job_ids:
         return {}
     values = [_shown_value(field, now) for field in fields.values()]
@@ -218,7 +218,7 @@ def _is_one_of(job_ids: Sequence[int]) -> Condition:
 
 
 def _shown_value(field: Field, now: datetime) -> ColumnElement[Any]:
-    """Return an SQL expression for a field's value; a long value is shortened to its first characters as text."""
+    """Return an SQL expression for a field's value; a long value becomes a text of its first characters."""
     value = value_of(field, now)
     if field.type == "text":
         return func.left(value, MAX_VALUE_CHARS)
@@ -286,7 +286,10 @@ def _compare(condition: Compare, now: datetime) -> Condition:
 
 
 def _bound(field: Field, given: Any) -> ColumnElement[Any]:
-    """Return the value as an SQL parameter that can be compared with values of the field, however large it is."""
+    """Return the value of a filter as an SQL parameter that is comparable with the field.
+
+    A number may be larger than the type of the field allows.
+    """
     if isinstance(given, timedelta):
         return literal(given.total_seconds(), Double)
     if isinstance(given, Decimal):
@@ -327,9 +330,9 @@ _OPERATORS: Final[Mapping[str, Callable[[Any, Any], Condition]]] = {
 
 
 def _sort_keys(query: JobQuery) -> tuple[list[ColumnElement[Any]], bool]:
-    """Return the SQL expressions to sort jobs by, and whether the order is descending.
+    """Return the SQL expressions by which jobs are sorted, and whether the order is descending.
 
-    Numbers come before texts, and texts are compared without case.
+    In `params` and `tags`, numbers come before texts. The case of texts is ignored.
     """
     if query.sort is None:
         return [], False

@@ -15,9 +15,10 @@ MOST_CANDIDATES: Final = 10
 
 
 class ReferencedJobs(NamedTuple):
-    """The newest jobs that match a reference, and the number of all that match, including a deleted one.
+    """The newest jobs that match a reference: a number, a name, the beginning of either, or `last`.
 
-    `also_named` is the number of another job whose name is the reference, if the reference is a number or `last`.
+    `total` is the number of all matching jobs, including a deleted one. If the reference is a number or `last`,
+    and another job has this text as its name, `also_named` is the number of that job.
     """
 
     jobs: list[Job]
@@ -26,16 +27,16 @@ class ReferencedJobs(NamedTuple):
 
 
 def number_in(reference: str) -> int | None:
-    """Parse `reference` as a job number; return None if it is not one."""
+    """Parse the text of a job reference as a job number; return None if it is not one."""
     number = int(reference) if reference.isascii() and reference.isdecimal() and len(reference) < 20 else 0
     return number if 1 <= number <= MAX_ID else None
 
 
 def find_referenced(connection: Connection, reference: str, *, may_abbreviate: bool = True) -> ReferencedJobs:
-    """Return the jobs that match `reference`, at most `MOST_CANDIDATES`.
+    """Return the newest jobs that match `reference`, at most `MOST_CANDIDATES`.
 
-    `last` means the newest job. A number means the job with this number, even if another job has it as a name.
-    Other references are names, or their beginnings (`find_named`).
+    `last` means the newest job. A number means the job with this number, even if another job has it as a name. Any
+    other text is a name, or the beginning of a name or number (`find_named`).
     """
     if reference == LAST and (newest := find_jobs(connection, limit=1)):
         return ReferencedJobs(newest, 1, _also_named(connection, reference, newest[0].id))

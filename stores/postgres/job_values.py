@@ -65,9 +65,9 @@ def value_of(field: Field, now: datetime) -> Value:
 
 
 def json_of(field: Field) -> Value:
-    """Return an SQL expression for the JSON value of a name in `params` or `tags`.
+    """Return an SQL expression for the JSON value of a field of `params` or `tags`.
 
-    A name with dots may be the path of a nested value.
+    A name with dots, such as `model.depth`, is first looked up as a key, then as the path of a nested value.
     """
     column = cast(_jobs.params if field.space == "params" else shown_tags, JSONB)
     found = column.op("->", return_type=JSONB())(literal(field.name, Text))
@@ -124,7 +124,10 @@ def _value(name: str, column: str | None) -> Value:
 
 
 def _extreme(of: str, name: str, column: str | None) -> Value:
-    """Return an SQL expression for the minimum or maximum of a metric in its blocks and in rows without blocks."""
+    """Return an SQL expression for the minimum or maximum of a metric.
+
+    It combines the extremes of the metric's blocks with those of newer rows, which have no blocks yet.
+    """
     aggregate, stored, least = _EXTREMES[of]
     series, rows, cursors = metric_series.c, training_metrics.c, delivery_cursors.c
     named = column or name

@@ -74,11 +74,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 def find_named(
     connection: Connection, text: str, limit: int, *, may_abbreviate: bool = True
 ) -> tuple[list[Job], int]:
-    """Return the newest jobs named `text`, at most `limit`, and the number of all jobs with this name.
+    """Return the newest jobs named `text`, at most `limit`, and the number of all such jobs.
 
-    If there is none and `may_abbreviate` is set, return jobs whose name begins with `text`. If `text` is a number,
-    return jobs whose number begins with it; only numbers that trainers generated are searched, because users
-    choose short ones.
+    If there is none and `may_abbreviate` is set, jobs whose name begins with `text` are returned instead. If
+    `text` is a number, these are jobs whose number begins with it; only numbers that trainers generated are
+    searched, because users choose short ones.
     """
     table = training_jobs.c
     conditions = [shown_name == text]
@@ -106,7 +106,8 @@ def is_known(connection: Connection, job_id: int) -> bool:
 def find_job(connection: Connection, job_id: int) -> Job | None:
     """Return one job; None if it does not exist.
 
-    Its maps of metrics have one name more than is shown, so that callers can detect omitted names.
+    `final_metrics` and `best_metrics` have up to `MOST_SHOWN_NAMES` + 1 names. The additional one shows callers
+    that names were omitted.
     """
     columns = job_columns(Job, training_jobs, MOST_SHOWN_NAMES + 1)
     wanted = select(*columns).where(training_jobs.c.id == job_id)
@@ -115,7 +116,7 @@ def find_job(connection: Connection, job_id: int) -> Job | None:
 
 
 def removed_rows(connection: Connection, job_id: int) -> dict[str, int]:
-    """Return kind -> last `seq` that retention has removed, 0 if none."""
+    """Return, for each kind of rows, the last `seq` that retention has removed; 0 if none."""
     columns = {kind: storage.removed_seq for kind, storage in ROW_KINDS.items() if storage.removed_seq}
     removed = select(*(training_jobs.c[name] for name in columns.values())).where(training_jobs.c.id == job_id)
     row = connection.execute(removed).one_or_none() or [0] * len(columns)

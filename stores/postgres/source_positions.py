@@ -42,7 +42,7 @@ class SourcePosition:
 
     @property
     def gaps(self) -> tuple[tuple[int, int], ...]:
-        """The ranges of numbers that have not arrived, including those after `last_seq`."""
+        """The ranges of message numbers that have not arrived, up to the highest known number (`made`)."""
         tail = ((self.last_seq + 1, self.made),) if self.made > self.last_seq else ()
         return _joined(self.missing + tail)
 
@@ -55,14 +55,17 @@ class SourcePosition:
     def has_completion(self) -> bool:
         """Whether a completion that the source itself sent is stored.
 
-        `produced` is 0 for completions if another process sent it (docs/wire-format.md).
+        If another process sent the completion in its place, `produced` is 0 for completions (docs/wire-format.md).
         """
         stored = self.last_seq - count_numbers(self.missing) - count_numbers(self.lost_ranges) - self.dead_lettered
         return self.kind == "completions" and stored > 0 and self.produced != 0
 
 
 def find_unnumbered(connection: Connection, job_id: int) -> dict[str, int]:
-    """Return source -> number of its dead letters without a message number, which no position counts."""
+    """Return, for each source, the number of its dead letters that have no message number.
+
+    Positions do not count such dead letters.
+    """
     letters = dead_letters.c
     wanted = (
         select(letters.source, func.count().label("letters"))
@@ -97,7 +100,10 @@ class AbsentRanks:
     ranges: tuple[tuple[int, int], ...]
 
     def shown(self, newest_attempt: int) -> str:
-        """Format the ranks as text, such as `ranks 1-3 of 4`; an attempt other than `newest_attempt` is named."""
+        """Format the ranks as text, such as `ranks 1-3 of 4`.
+
+        The text names the attempt, unless it is `newest_attempt`.
+        """
         named = [f"{first:,}" if first == last else f"{first:,}-{last:,}" for first, last in self.ranges]
         rest = sum(last - first + 1 for first, last in self.ranges[SHOWN_RANGES:])
         more = f" and {rest:,} more" if rest else ""
@@ -119,9 +125,9 @@ def absent_ranks(rows: Iterable[SourcePosition]) -> tuple[AbsentRanks, ...]:
 def _expected(rows: Iterable[SourcePosition]) -> tuple[int, set[int]]:
     """Return the world size of an attempt (0 if no source reported one), and the ranks that have sent messages.
 
-    The newest source determines the world size, because an elastic training may change it; sources of launchers,
-    which count machines, are used only if there is no other. A source that reported another size counts for no
-    rank.
+    The newest source determines the world size, because an elastic training may change it. Launchers report the
+    number of machines, so their sources are used only if there are no others. Ranks of sources that reported
+    another size are ignored.
     """
     rows = list(rows)
     statements = {row.source: row for row in rows if row.world_size is not None}

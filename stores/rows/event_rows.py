@@ -25,11 +25,11 @@ def select_lines(job_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:
 def lines_within(
     wanted: Select[Any], most_bytes: int, cut_chars: int | None = None, *, newest_first: bool = False
 ) -> Select[Any]:
-    """Limit a `select_lines` query to its first rows by `seq` with at most `most_bytes` of text.
+    """Limit a `select_lines` query to its first rows, until their texts have `most_bytes` in total.
 
-    It returns at least one row. The additional column `upto` is the total size of all texts up to the row. A text
-    longer than `cut_chars` is cut, with a note at its end. Omitted rows are cheap, because Postgres gets the size
-    of a text without reading it.
+    It returns at least one row. The additional column `upto` is the total size of the texts up to and including
+    the row. A text longer than `cut_chars` is cut, with a note at its end. Omitted rows are cheap, because
+    Postgres gets the size of a text without reading it.
     """
     rows = wanted.subquery().c
     size: ColumnElement[int] = func.octet_length(rows.content)
@@ -61,6 +61,9 @@ def log_line(row: Sequence[Any]) -> LogLine:
 
 
 def values_of(row: RowMapping) -> dict[str, Number]:
-    """Return name -> value of a metric row; metrics with a column of their own come first."""
+    """Return all metrics of a row of training_metrics (name -> value).
+
+    Metrics that have their own column in the table come first.
+    """
     lifted = {name: shown_float(row[name]) for name in LIFTED if row[name] is not None}
     return {**lifted, **(row["extra_metrics"] or {})}

@@ -101,7 +101,10 @@ def next_page(
 
 
 def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int) -> tuple[list[LogLine], int]:
-    """Return matching lines after `after`, and the `seq` to pass as `after` in the next call."""
+    """Return the next matching lines after the row `after`, and the `seq` to pass as `after` in the next call.
+
+    The list may be empty before the last row is reached, because each call searches a limited number of rows.
+    """
     page = next_page(connection, wanted, after, last, PIECE_LINES, is_cut=False)
     if page.scanned is not None:
         return page.lines, page.scanned[1]

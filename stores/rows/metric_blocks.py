@@ -64,7 +64,10 @@ class Points(NamedTuple):
 
 
 class Range(NamedTuple):
-    """The smallest and largest value of an axis in a block, and whether some points have no value on this axis."""
+    """The smallest and largest value on an axis (step, time or epoch) in a block.
+
+    `has_absent` is True if some points of the block have no value on this axis.
+    """
 
     low: int
     high: int
@@ -72,7 +75,7 @@ class Range(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The number of points that a block covers, the range of their `seq`, and their ranges on each axis."""
+    """The number of points that a block covers, and their ranges of `seq`, step, time and epoch."""
 
     points: int
     first_seq: int
@@ -104,7 +107,7 @@ def bounds_of(points: Points) -> Bounds:
 
 
 def covering(parts: Sequence[Bounds]) -> Bounds:
-    """Return the bounds that cover consecutive blocks."""
+    """Return the joint bounds of consecutive blocks."""
     axes = (
         Range(min(one.low for one in axis), max(one.high for one in axis), any(one.has_absent for one in axis))
         for axis in zip(*(part[3:] for part in parts), strict=True)
@@ -150,13 +153,16 @@ def equal_cuts(seqs: Sequence[int], pieces: int) -> list[int]:
 
 
 def encode_rows(points: Points) -> bytes:
-    """Encode all columns except the values. Series that were logged together have the same columns."""
+    """Encode the columns of points except the values: `seq`, step, time and epoch.
+
+    Metrics that were logged together have the same encoded columns.
+    """
     data = _compress(b"".join(column.tobytes() for column in points[:_INTEGERS]))
     return _HEADER.pack(_VERSION, len(data)) + data
 
 
 def encode_values(points: Points) -> bytes:
-    """Encode the column of values, which is stored after the other columns."""
+    """Encode the values of points; a block stores them after the columns of `encode_rows`."""
     return _compress(points.values.tobytes())
 
 

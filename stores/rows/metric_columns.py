@@ -23,7 +23,10 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 @dataclass(slots=True)
 class _Group:
-    """The rows of one attempt and rank; `metrics` maps a name to the indexes of its rows and its values."""
+    """The metric rows of one attempt and rank, as columns.
+
+    `metrics` maps each metric to its values, and to the indexes of the rows that have these values.
+    """
 
     seqs: Column = field(default_factory=partial(array, "q"))
     steps: Column = field(default_factory=partial(array, "q"))
@@ -33,7 +36,7 @@ class _Group:
 
 
 class MetricColumns:
-    """Collects metric rows by series; if `names` is given, only the values of these metrics."""
+    """Collects rows of training_metrics by series; if `names` is given, only the values of these metrics."""
 
     def __init__(self, names: Collection[str] | None = None) -> None:
         self._names = None if names is None else frozenset(names)
@@ -43,9 +46,9 @@ class MetricColumns:
         self.last_seq = 0
 
     def read(self, connection: Connection, condition: str, bounds: dict[str, Any]) -> int:
-        """Add the rows that match an SQL condition, and return their number.
+        """Read the rows that match an SQL condition from training_metrics, and return their number.
 
-        The condition orders the rows by `seq`, and may limit them.
+        `condition` must end with an ORDER BY `seq`, and may have a LIMIT; `bounds` are its parameters.
         """
         query = text(_ROWS.format(condition=condition))
         before = self.rows
@@ -54,7 +57,7 @@ class MetricColumns:
         return self.rows - before
 
     def series(self) -> Iterator[tuple[Key, Points]]:
-        """Yield the key and the points of each series."""
+        """Yield the key (name, attempt, rank) and the points of each series."""
         for (attempt, rank), group in self._groups.items():
             for name, (indexes, values) in group.metrics.items():
                 yield (name, attempt, rank), _points(group, indexes, values)

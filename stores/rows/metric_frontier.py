@@ -67,7 +67,7 @@ TAIL_PLACE: Final = Place(TAIL, 0)
 
 @dataclass(frozen=True, slots=True)
 class PointFilter:
-    """Selects points by row, `after` < `seq` <= `last`, and by value on `axis`, from `low` to `high`."""
+    """Selects points with `after` < `seq` <= `last` whose value on `axis` is between `low` and `high`."""
 
     after: int
     last: int
@@ -117,17 +117,21 @@ class SeriesPoints:
 
 @dataclass(slots=True)
 class _Frontier:
-    """The blocks to read of one series; `whole` are selected completely, and `partial` in part."""
+    """The blocks to read of one series.
+
+    All points of the blocks in `whole` are selected, but only some points of those in `partial`. `tail` has the
+    selected points after the last complete block.
+    """
 
     tail: Points
     whole: list[Place] = field(default_factory=list)
     partial: list[Place] = field(default_factory=list)
 
     def refined(self, fewest: int) -> list[Place]:
-        """Remove and return the blocks that the caller must replace by finer ones.
+        """Remove and return the blocks that the caller must replace by blocks of the level below.
 
-        These are the partly selected blocks, and the coarsest blocks if there are fewer than `fewest` points so
-        far.
+        These are the blocks in `partial` above level 0, and the coarsest ones in `whole` if all of `whole` has
+        fewer than `fewest` points. A very long `partial` is not refined further.
         """
         taken: list[Place] = []
         if len(self.partial) <= MOST_PARTIAL:
@@ -143,9 +147,10 @@ class _Frontier:
 def read_blocks(
     connection: Connection, job_id: int, series: Sequence[int], condition: PointFilter | None, fewest: int
 ) -> dict[int, SeriesPoints]:
-    """Return series number -> selected points, at least `fewest` of each series if it has so many.
+    """Return the selected points of each series, by series number.
 
-    If a series has more points, they are minima and maxima.
+    A series has at least `fewest` points, or all of its points if it has fewer. A longer series may be reduced to
+    minima and maxima.
     """
     blocks = BlockReader(connection, job_id)
     fronts: dict[int, _Frontier] = {}

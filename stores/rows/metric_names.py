@@ -44,9 +44,9 @@ _LIFTED: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class JobNames:
-    """The metric names of one job that are known so far.
+    """The metric names of one job that have been read so far.
 
-    They are from the rows with `seq` <= `covered`, and from those with `after` < `seq` <= `last`.
+    The rows with `seq` <= `covered`, and those with `after` < `seq` <= `last`, have been read.
     """
 
     after: int
@@ -125,7 +125,7 @@ def names_within(names: Sequence[str], most: int) -> list[str]:
 
 
 def _with_series(connection: Connection, job_id: int, known: JobNames) -> JobNames:
-    """Return `known` with the names of all rows that have blocks."""
+    """Return a copy of `known` with the names in all rows that have blocks, which are listed in metric_series."""
     through = connection.execute(_THROUGH, {"job_id": job_id, "cursor": CURSOR}).scalar_one_or_none() or 0
     if through <= known.covered:
         return known

@@ -103,7 +103,10 @@ def read_series(
 
 @contextmanager
 def _snapshot(connection: Connection) -> Iterator[None]:
-    """Run the statements of the block in one snapshot: the cursor, the blocks and the rows after it must match."""
+    """Context manager: run the statements of the block in one read-only snapshot of Postgres.
+
+    The cursor, the blocks up to it, and the rows after it are thus consistent.
+    """
     connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
         yield
@@ -112,7 +115,10 @@ def _snapshot(connection: Connection) -> Iterator[None]:
 
 
 def _read_tail(connection: Connection, wanted: SeriesFilter, after: int) -> tuple[dict[Key, Points], bool]:
-    """Return the points of the rows after `after`, and whether they are only a sample."""
+    """Return the points of rows with `seq` > `after`, by series, and whether they are only a sample.
+
+    These rows have no blocks yet.
+    """
     columns = MetricColumns(wanted.names)
     rows = max(0, wanted.last - after)
     bounds: dict[str, Any] = {"job_id": wanted.job_id, "after": after, "last": wanted.last}
@@ -129,7 +135,10 @@ def _read_tail(connection: Connection, wanted: SeriesFilter, after: int) -> tupl
 
 
 def _most_rows(connection: Connection, job_id: int, after: int, last: int) -> int:
-    """Return how many of these rows may be read, estimated from the size of a sample."""
+    """Return how many of the rows with `after` < `seq` <= `last` may be read.
+
+    The limit is estimated from the size of a sample of these rows.
+    """
     if last - after <= _SAMPLED:
         return _SAMPLED
     sampled = {"job_id": job_id, "seqs": spread(after + 1, last, _SAMPLED)}

@@ -43,7 +43,7 @@ def read_packed_metrics(
 ) -> Iterator[MetricBlock]:
     """Yield blocks of the rows with `after` < `seq` <= `last` that have one of the metrics `names`.
 
-    Without `names`, yield all rows. No connection is held between two blocks.
+    Without `names`, all rows are included. No Postgres connection is in use while the caller processes a block.
     """
     rows, wanted = FIRST_ROWS, _Wanted(job_id, list(dict.fromkeys(names)))
     while after < last:
@@ -58,7 +58,7 @@ def read_packed_metrics(
 
 
 class _Wanted:
-    """The query for blocks of one job's metrics."""
+    """Reads blocks of one job's metrics with SQL queries that are built once."""
 
     def __init__(self, job_id: int, names: list[str]) -> None:
         others = [name for name in names if name not in LIFTED]
@@ -88,7 +88,11 @@ class _Wanted:
     def _packed(
         self, connection: Connection, sent: Sequence[tuple[str, int]], bounds: dict[str, Any]
     ) -> list[Packed]:
-        """Return the packed values of SQL expressions, which may be null; `sent` has (expression, value size)."""
+        """Return the values of SQL expressions over the rows of a block, each packed into bytes.
+
+        `sent` has (expression, size of a value in bytes). If an expression is null in some rows, the `seq` of the
+        other rows are returned with its values.
+        """
         parts = [f"string_agg({text}, '')" for text, _ in sent]
         count, *found = self._row(connection, ["count(*)", *parts], bounds)
         values = [bytes(part or b"") for part in found]
@@ -101,7 +105,7 @@ class _Wanted:
         return [Packed(part, next(seqs) if some else None) for part, some in zip(values, is_partial, strict=True)]
 
     def _row(self, connection: Connection, parts: list[str], bounds: dict[str, Any]) -> Sequence[Any]:
-        """Return SQL aggregates over the rows in the order of `seq`; `string_agg` keeps the order."""
+        """Return the values of the SQL aggregates `parts` over the rows of a block, in the order of `seq`."""
         query = (
             f"SELECT {', '.join(parts)} FROM (SELECT * FROM training_metrics WHERE {_BLOCK}"  # noqa: S608
             f"{self._condition} ORDER BY seq) AS rows"
@@ -109,9 +113,9 @@ class _Wanted:
         return connection.execute(text(query), bounds).one()
 
     def _of_maps(self, connection: Connection, bounds: dict[str, Any]) -> dict[str, Packed]:
-        """Return the packed metrics in `extra_metrics`.
+        """Return the packed values of the metrics in the JSONB column `extra_metrics`.
 
-        A few names are read with one expression each, which is faster; many are read all at once.
+        A few metrics are read with one expression each, which is faster; many are read with one query for all.
         """
         of_names = " AND name = ANY(:names)" if bounds["names"] else ""
         names = connection.execute(text(_NAMES + of_names), bounds).scalars().all()
@@ -123,7 +127,10 @@ class _Wanted:
 
 
 def _expressions(names: Sequence[str]) -> dict[str, str]:
-    """Return name -> SQL expression for metrics in `extra_metrics`; strings such as NaN are cast too."""
+    """Return name -> SQL expression for the value of a metric in `extra_metrics`, as double precision.
+
+    Strings such as NaN are converted too.
+    """
     return {name: f"CAST(extra_metrics ->> :n{at} AS double precision)" for at, name in enumerate(names)}
 
 

@@ -46,9 +46,9 @@ _SAMPLED: Final = text(
 
 
 def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> dict[int, dict[str, Number]]:
-    """Return for each job the newest value of each metric among its last rows.
+    """Return for each job the newest value of each metric in its last rows.
 
-    Of a job with very large rows, only the lifted metrics of its older rows are read.
+    If the rows of a job are very large, only metrics with their own column are read from the older ones of them.
     """
     values: dict[int, dict[str, Number]] = defaultdict(dict)
     for row in connection.execute(_LAST, {"jobs": list(job_ids), "rows": rows, "row_bytes": ROW_BYTES}).mappings():
@@ -90,9 +90,9 @@ def sparklines(
 
 
 def main_metric(values: Iterable[str]) -> str | None:
-    """Return the metric to show for a job: one of PREFERRED, otherwise the first by name.
+    """Return the metric of a job's sparkline: one of PREFERRED, otherwise the first by name.
 
-    Metrics of the machine are not used.
+    Metrics of the machine, such as its GPU load, are not used.
     """
     names = [name for name in values if not name.startswith(SYSTEM_PREFIX)]
     return next((name for name in PREFERRED if name in names), min(names, default=None))

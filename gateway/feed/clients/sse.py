@@ -172,7 +172,7 @@ async def job_events(
 async def _begin(feed: LiveFeed, job_id: int, after: str | None) -> tuple[FollowedJob, FirstFrame]:
     """Acquire a job and return it with its first frame.
 
-    Raises a `ProblemError`, because the status of the response has not been sent yet.
+    Errors are raised as `ProblemError`: the response has not begun, so its status can still report them.
     """
     try:
         position = None if after is None else parse_position(after)
