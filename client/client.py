@@ -33,7 +33,7 @@ class Client:
     """Reads from a gateway over HTTP, or directly from Postgres. Only `Job.stop` changes anything.
 
     Args:
-        url: The URL of a gateway; default: TRAINWIRE_URL, GATEWAY_URL, else the running `trainwire up` of the user.
+        url: A gateway; default: TRAINWIRE_URL, GATEWAY_URL, else the running `trainwire up` of this user.
         token: The access token, if the gateway requires one; default: TRAINWIRE_TOKEN.
         database_url: The URL of a Postgres to read instead of a gateway; default: DATABASE_URL, if no gateway is
             named. It needs `pip install 'trainwire[gateway]'`.

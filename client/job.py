@@ -139,7 +139,7 @@ class Job:
         return self._source.metric_names(self.id)
 
     def provenance(self, attempt: int | None = None) -> dict[str, Any]:
-        """Return command, code and machine of an attempt, by default of the newest (docs/provenance.md)."""
+        """Return command, code version and machine of an attempt (docs/provenance.md), by default the newest."""
         return self._source.provenance(self.id, checked_whole("attempt", attempt, 0, MAX_ATTEMPT))
 
     def completeness(self) -> CompletenessInfo:

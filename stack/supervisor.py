@@ -23,7 +23,7 @@ Report = Callable[[str], None]
 
 
 class StackPart(Protocol):
-    """A part: one process of the stack. `start` returns when it is ready."""
+    """Interface of one process of the stack; `start` returns when the process is ready."""
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ class StackPart(Protocol):
 
 
 class CommandPart:
-    """A part that runs a command, and is ready as soon as it is started."""
+    """A process of the stack that runs a command, and counts as ready as soon as it is started."""
 
     is_store: ClassVar[bool] = False
 
@@ -74,7 +74,7 @@ class _Watched:
 
 
 class Supervisor:
-    """Starts, restarts and stops the parts; calls `report` with one line of text for each step."""
+    """Starts, restarts and stops the processes of the stack; reports each step as a line of text to `report`."""
 
     def __init__(self, report: Report, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._report = report
@@ -111,7 +111,7 @@ class Supervisor:
             time.sleep(WATCH_EVERY_S)
 
     def check(self) -> None:
-        """Check every part once: schedule the restart of those that have ended, and restart those that are due."""
+        """Check every process once: schedule a restart if it has ended, and restart it when that is due."""
         for watched in self._watched:
             if self._stop_requested:
                 return

@@ -18,7 +18,7 @@ PART: Final = Part("alerts")
 
 
 def check(path: Path, connection: Connection) -> Findings:
-    """Yield the results of checks of a rules file and its destinations."""
+    """Yield whether the rules file can be parsed, and whether each destination confirms a test alert."""
     try:
         rules = load_rules(path)
     except UnsetVariable as exc:

@@ -47,7 +47,7 @@ class Progress:
             self._bars.stop()
 
     def update(self, title: str, done: int, share: Callable[[], float | None] | float | None = None) -> None:
-        """Show that `done` points of the run `title` are processed; `share` is their share of all, from 0 to 1.
+        """Show how much of the run `title` is processed: `done` points, a share of `share` (0 to 1) of the run.
 
         The rate and the remaining time are computed since the first call with this title.
         """

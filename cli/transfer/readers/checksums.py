@@ -49,7 +49,7 @@ def _masked(crc: int) -> int:
 
 @cache
 def _zeros(length: int) -> int:
-    """Return the CRC register after `length` zero bytes."""
+    """Return the CRC register after it has processed `length` zero bytes."""
     crc = _ALL
     for _ in range(length):
         crc = _TABLE[crc & 0xFF] ^ crc >> 8
@@ -58,9 +58,10 @@ def _zeros(length: int) -> int:
 
 @cache
 def _contributions(distance: int) -> tuple[bytes, ...]:
-    """Return four translation tables, one for each byte of the CRC.
+    """Return four tables for `bytes.translate`, one for each byte of the CRC.
 
-    Each maps the value of a byte at this distance from the end to its contribution.
+    A table maps the value of a data byte that has `distance` bytes behind it to the XOR that this data byte
+    contributes to that byte of the CRC.
     """
     crcs = _shifted(distance)
     return tuple(bytes(crc >> plane & 0xFF for crc in crcs) for plane in _PLANES)
@@ -75,7 +76,7 @@ def _shifted(distance: int) -> list[int]:
 
 @cache
 def _pairs() -> list[int]:
-    """Return a table for two bytes at once, which halves the time of a CRC; it takes 20 ms to compute."""
+    """Return a lookup table that processes two bytes at once, in half the time; it takes 20 ms to compute."""
     return [_TABLE[pair >> 8 ^ _TABLE[pair & 0xFF] & 0xFF] ^ _TABLE[pair & 0xFF] >> 8 for pair in range(1 << 16)]
 
 

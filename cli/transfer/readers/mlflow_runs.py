@@ -47,8 +47,8 @@ def mlflow_api(uri: str) -> MlflowApi:
 class MlflowRuns:
     """The runs on an MLflow server.
 
-    If `is_mirrored_to` is set, workers copy jobs to this same server; an imported job is then linked to its
-    existing MLflow run, so that workers create no second one. `knows_job` returns whether Postgres has a job with
+    Set `is_mirrored_to` if workers deliver jobs to this same server. An imported job then names its existing
+    MLflow run, so that workers do not create a second one. `knows_job` returns whether Postgres has a job with
     this number.
     """
 
