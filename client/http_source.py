@@ -127,7 +127,8 @@ class HttpSource:
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
         """Return the first matching lines after `after`, untruncated.
 
-        The gateway cuts very long lines on a page; each of these is requested again, alone.
+        The gateway truncates very long lines on a page of several lines; each such line is requested again on a
+        page of its own.
         """
         page = self._json(f"/jobs/{job_id}/logs", {**query._asdict(), "after": after, "limit": limit})
         lines = self._lines(job_id, page)

@@ -1,4 +1,4 @@
-"""The data folder of a stack: its lock, and the record by which trainers and commands find the running stack."""
+"""The data folder of a stack: its lock, and the file in which commands and trainers find the running stack."""
 
 from __future__ import annotations
 

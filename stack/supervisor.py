@@ -27,15 +27,15 @@ class StackPart(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the part, also used for its log file."""
+        """The name of the process, also used for its log file."""
 
     @property
     def is_store(self) -> bool:
-        """Whether the part is Postgres or Valkey, which are stopped after all other parts."""
+        """Whether the process is Postgres or Valkey, which are stopped after all others."""
 
     @property
     def child(self) -> Child:
-        """The child process of the part."""
+        """The child process itself."""
 
     def start(self) -> None:
         """Start the process and wait until it is ready; raise `PartFailed` if it does not become ready."""
@@ -88,7 +88,7 @@ class Supervisor:
         return self._stop_requested
 
     def start(self, part: StackPart) -> None:
-        """Start `part`, and restart it from now on when it ends.
+        """Start the process `part`, and restart it from now on when it ends.
 
         Raise `PartFailed` if it does not become ready.
         """
@@ -104,7 +104,7 @@ class Supervisor:
             watched.part.child.stop_waiting()
 
     def watch(self, and_then: Callable[[], None]) -> None:
-        """Restart parts that end until a stop is requested; call `and_then` after each check."""
+        """Restart processes that end, until a stop is requested; call `and_then` after each check."""
         while not self._stop_requested:
             self.check()
             and_then()
@@ -121,9 +121,9 @@ class Supervisor:
                 self._start_again(watched)
 
     def stop(self) -> None:
-        """Stop all parts within their timeouts.
+        """Stop all processes within their timeouts.
 
-        Parts that use the stores are stopped first, in parallel, then the stores.
+        Processes that use the stores are stopped first, in parallel, then the stores.
         """
         parts = [watched.part for watched in reversed(self._watched)]
         users = [part for part in parts if not part.is_store]
@@ -135,7 +135,7 @@ class Supervisor:
         self._watched.clear()
 
     def kill(self) -> None:
-        """Send SIGKILL to all parts."""
+        """Send SIGKILL to all processes of the stack."""
         for watched in reversed(self._watched):
             watched.part.child.kill()
 

@@ -87,7 +87,7 @@ def retry(
     sink: Annotated[str | None, typer.Option(metavar="SINK", help=f"Only this store: {SINK_NAMES}.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Retry now a store that does not answer, and the jobs whose deliveries failed, instead of waiting."""
+    """Retry at once a store that does not answer, and the jobs whose deliveries have failed."""
     address = servers(data_dir)
     with writing(address) as connection:
         names = _in_use(connection, settings_for(address)) if sink is None else [known_sink(sink)]

@@ -1,4 +1,4 @@
-"""Checks of the broker's Redis server, and of the servers of the streams if STREAMS_URL names others."""
+"""Checks of the Redis server of the Celery broker, and of the servers in STREAMS_URL if it is set."""
 
 from __future__ import annotations
 

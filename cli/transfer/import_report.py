@@ -60,7 +60,7 @@ class RunReport(msgspec.Struct, kw_only=True):
 
 
 class LeftOutReport(msgspec.Struct, kw_only=True):
-    """A run or a file that was not imported, with the reason; `is_failure` makes the import incomplete."""
+    """A run or a file that was not imported, with the reason. If `is_failure`, the import is incomplete."""
 
     name: str
     reason: str

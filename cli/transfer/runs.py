@@ -151,7 +151,7 @@ class SourceRun:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run of another tool that is not imported, with the reason; `is_failure` makes the import incomplete."""
+    """A run of another tool that is not imported, with the reason. If `is_failure`, the import is incomplete."""
 
     name: str
     reason: str

@@ -50,7 +50,10 @@ OnProgress = Callable[[str, int, float | None], None]
 
 
 class ExportedRun(msgspec.Struct, kw_only=True):
-    """The counts of one MLflow run: this export sent `sent` points; `stored` points were read back from MLflow."""
+    """The counts of one MLflow run; `stored` in a count is the number of items read back from MLflow.
+
+    `sent` is the number of points that this export sent, without those that the run had before.
+    """
 
     job_id: int
     attempt: int

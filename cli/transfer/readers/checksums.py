@@ -23,10 +23,11 @@ def masked_crc(data: bytes) -> int:
 
 
 def masked_crcs(texts: Sequence[bytes]) -> list[int]:
-    """Return `masked_crc` of byte strings of the same length; for hundreds of them it is ten times as fast.
+    """Return the `masked_crc` of each of many byte strings that all have the same length.
 
-    A CRC is linear: it is the XOR of a contribution of each byte, which depends on the byte's value and its
-    distance from the end. The bytes at one position of all strings are therefore translated and combined at once.
+    For hundreds of strings this is ten times as fast as calls of `masked_crc`. A CRC is linear: it is the XOR of a
+    contribution of each byte, which depends on the byte's value and its distance from the end. The bytes at one
+    position of all strings are therefore translated and combined at once.
     """
     length, count = len(texts[0]), len(texts)
     joined = b"".join(texts)

@@ -59,7 +59,8 @@ class Columns:
 def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
     """Return the run in a CSV file; raise `Problem` if the file is unreadable, or lacks a required column.
 
-    `copy` is part of the run's identity: with another text, the same file is imported again as another job.
+    `copy` is a text that becomes part of the run's identity. With another text, the same file is imported again,
+    as another job.
     """
     try:
         path = path.resolve(strict=True)

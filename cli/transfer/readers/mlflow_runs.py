@@ -61,7 +61,10 @@ class MlflowRuns:
         self._knows_job = knows_job
 
     def runs(self, experiments: Collection[str]) -> Iterator[SourceRun | LeftOut]:
-        """Yield the runs of these experiments, or of all if empty; raise `Problem` for an unknown experiment."""
+        """Yield the runs of the experiments with these names, or of all experiments if no name is given.
+
+        Raises `Problem` for an unknown experiment.
+        """
         names = self._experiments()
         unknown = sorted(set(experiments) - set(names.values()))
         if unknown:

@@ -27,7 +27,7 @@ _NUMBERS: Final = {code: Struct(f"<{code}") for code in "fd"}
 
 @dataclass(slots=True)
 class _Layout:
-    """The binary layout of events with scalars: `form` unpacks their numbers and the bytes between these.
+    """The binary layout of events with scalars: `form` unpacks the numbers, and the bytes between them.
 
     `names` maps the bytes between the numbers to the names of the metrics.
     """
