@@ -1,4 +1,4 @@
-"""The table of commands. Only the module of the command that runs is imported."""
+"""The table of the commands of `trainwire`. Only the module of the command that the user runs is imported."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ RUN_CONTEXT: Final = {"ignore_unknown_options": True, "allow_interspersed_args":
 
 
 class NotInstalled(Problem):
-    """A package that an optional extra would install is missing."""
+    """A command needs a package that is not installed; the message names the optional extra with it."""
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:

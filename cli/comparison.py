@@ -1,4 +1,4 @@
-"""Compares the parameters and metrics of jobs."""
+"""Functions to compare the parameters and metrics of several jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def final_metrics(job: JobInfo) -> dict[str, Any]:
 
 
 def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Flatten nested parameters; the names of a nested value are joined with dots."""
+    """Flatten nested parameters to one level; `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         found |= flat(value, f"{path}{name}.") if isinstance(value, dict) and value else {f"{path}{name}": value}
@@ -24,11 +24,17 @@ def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def side_by_side(maps: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return name -> its value in each map, None if a map lacks it; the names keep their first order."""
+    """Return name -> list of its values, one from each map, None if a map lacks the name.
+
+    The names are in the order in which they first occur.
+    """
     names = dict.fromkeys(name for each in maps for name in each)
     return {name: [each.get(name) for each in maps] for name in names}
 
 
 def differs(values: Sequence[Any]) -> bool:
-    """Return whether the values of one name are not all equal; None differs from any value."""
+    """Return whether `values`, the values of one name in several jobs, are not all equal.
+
+    None, for a job without the value, differs from any value.
+    """
     return len({repr(value) for value in values}) > 1

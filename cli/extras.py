@@ -1,4 +1,4 @@
-"""The optional extras of the package that commands need, for the error if a dependency is not installed."""
+"""Names the optional extra of trainwire that a missing package belongs to, for error messages."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ MOST_WAIT_S: Final = 60.0
 
 
 class GatewayJobs:
-    """Reads jobs through a gateway, and changes them with the token of an admin."""
+    """Reads and changes jobs through a gateway; changes need the token of an admin."""
 
     def __init__(self, url: str, token: str | None) -> None:
         self._gateway = Gateway(url, token)
@@ -39,7 +39,7 @@ class GatewayJobs:
         self.url = self._gateway.url
 
     def job(self, reference: str) -> Job:
-        """Return the job that `reference` names; print a warning if it is also the name of another job."""
+        """Return the job that `reference` names; print a warning if another job has `reference` as its name."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found = self.client.job(reference)
@@ -48,7 +48,10 @@ class GatewayJobs:
         return found
 
     def number_of(self, reference: str, *, may_abbreviate: bool) -> int:
-        """Return the number of a job, even of a deleted one; without `may_abbreviate` only of a complete name."""
+        """Return the number of the job that `reference` names; a number is returned even if its job was deleted.
+
+        Without `may_abbreviate`, the beginning of a name or number is rejected with `Problem`.
+        """
         try:
             found = self.job(reference)
         except JobNotFound:
@@ -63,13 +66,13 @@ class GatewayJobs:
         return found.id
 
     def edit(self, reference: str, edit: JobEdit) -> int:
-        """Apply an edit to a job, and return the job's number."""
+        """Change a job's name, note, tags or archived state; return the job's number."""
         job_id = self.job(reference).id
         self._gateway.json(f"/jobs/{job_id}", method="PATCH", document=msgspec.to_builtins(edit))
         return job_id
 
     def plan_or_deletion(self, job_id: int) -> DeletionPlan | Deletion:
-        """Return the plan to delete a job, or the tombstone if it was deleted."""
+        """Return the plan to delete a job, or the progress of its deletion if it was deleted already."""
         report = self._gateway.json(f"/jobs/{job_id}", {"dry_run": "true"}, method="DELETE")
         return _deletion(report) if report.get("plan") is None else msgspec.convert(report["plan"], DeletionPlan)
 
@@ -84,7 +87,7 @@ class GatewayJobs:
     ) -> Deletion:
         """Delete a job, wait for the workers, and return the progress of the deletion.
 
-        Waits until workers have finished or tried all parts, or have made no progress for MOST_WAIT_S seconds.
+        Stops waiting when the workers have tried every store once, or after MOST_WAIT_S seconds without progress.
         """
         flags = {"force": force, "with_files": choice.with_files, **{f"keep_{sink}": True for sink in choice.keep}}
         query = {name: "true" for name, is_set in flags.items() if is_set}
@@ -109,9 +112,10 @@ class GatewayJobs:
 
 @contextmanager
 def gateway_jobs(data_dir: Path | None) -> Iterator[GatewayJobs | None]:
-    """Yield access to the gateway in the environment; None if the environment names a Postgres.
+    """Yield access to the gateway that the environment names.
 
-    Exceptions of the client are translated into a `Problem`.
+    Yields None if the environment names no gateway, or a Postgres, or if `data_dir` is given. Exceptions of the
+    client become a `Problem`.
     """
     if data_dir is not None or _knows_postgres() or not any(os.environ.get(name) for name in URL_VARIABLES):
         yield None

@@ -1,4 +1,4 @@
-"""Resolves a reference to a job on the command line."""
+"""Finds the job that a reference names: a number, a name, the beginning of either, or `last`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = 
 
 
 def _report_other(text: str, job_id: int, other: int, *, is_strict: bool) -> None:
-    """Warn that a number or `last` is also the name of another job; raise `Problem` instead if `is_strict`."""
+    """Warn that another job is named like the given number or `last`; if `is_strict`, raise `Problem` instead."""
     problem = f"{text} is job {job_id}, and also the name of job {other}"
     if is_strict:
         raise Problem(f"{problem}: use the number {other}, or rename it (`trainwire rename {other} NAME`)")

@@ -10,7 +10,7 @@ _COMMIT_CHARS: Final = 12
 
 
 def provenance_lines(items: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, text) for each item of the provenance; malformed items are left out."""
+    """Return the provenance of an attempt as pairs (name, text) to print; malformed items are left out."""
     lines = []
     for name, item, shown in _LINES:
         try:

@@ -1,4 +1,4 @@
-"""The Redis clients of commands, and a function that reads the halted drains."""
+"""Opens the Redis clients of commands, and reads which drains workers have stopped because of invalid entries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def stream_client(settings: StoreSettings) -> Iterator[redis.Redis]:
 
 
 def halted_streams(redis_url: str | None) -> dict[str, str]:
-    """Return stream -> reason for each halted drain; empty if `redis_url` is None or Redis does not answer."""
+    """Return stream -> reason for each stream whose drain workers have stopped.
+
+    Returns an empty map if `redis_url` is None or Redis does not answer.
+    """
     if redis_url is None:
         return {}
     timeouts = {"socket_connect_timeout": HALTED_TIMEOUT_S, "socket_timeout": HALTED_TIMEOUT_S}

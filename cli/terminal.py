@@ -46,7 +46,7 @@ def safe(text: str, *, colours: bool = False) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return `safe(text)` on one line, each run of white space as one space."""
+    """Return `safe(text)` on one line; each sequence of white space becomes one space."""
     return " ".join(safe(text).split())
 
 
@@ -81,7 +81,7 @@ def warn(line: str) -> None:
 
 
 def console() -> Console:
-    """Return a rich console on stdout that interprets no markup and wraps nothing in a pipe."""
+    """Return a rich console on stdout without markup, which does not wrap lines if stdout is not a terminal."""
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return Console(markup=False, highlight=False, emoji=False, width=width)
 

@@ -1,4 +1,4 @@
-"""Reads from all Celery workers which queues they consume."""
+"""Asks all running Celery workers which queues they consume."""
 
 from __future__ import annotations
 

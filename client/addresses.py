@@ -1,4 +1,4 @@
-"""Finds the server that a client reads from."""
+"""Finds the server from which a client reads: a gateway or a Postgres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DATABASE_VARIABLE = "DATABASE_URL"
 
 
 class Address(NamedTuple):
-    """The address of a gateway with a token, or that of a Postgres."""
+    """The server that a client reads from: the URL of a gateway with its token, or the URL of a Postgres."""
 
     url: str | None = None
     token: str | None = None
@@ -25,9 +25,10 @@ class Address(NamedTuple):
 def find_address(
     url: str | None, token: str | None, database_url: str | None, environ: Mapping[str, str] = os.environ
 ) -> Address:
-    """Return the server that is given, else that of the environment, else the running `trainwire up`.
+    """Return the server in the arguments, else the one in `environ`, else that of the running `trainwire up`.
 
-    Raises `ClientError` where there is none, where two are given, or where the address or the token is invalid.
+    Raises `ClientError` if none of them names a server, if both `url` and `database_url` are given, or if the URL
+    or the token is invalid.
     """
     if url is not None and database_url is not None:
         raise ClientError("both url and database_url are given: a client reads from one of them")

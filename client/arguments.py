@@ -12,7 +12,7 @@ from trainwire.schemas.validation import MAX_ID
 
 
 def check_text(name: str, value: object, words: tuple[str, ...] = ()) -> None:
-    """Raise `ClientError` unless `value` is a string, one of `words` if there are any, or None."""
+    """Raise `ClientError` unless `value` is None or a string; if `words` are given, it must be one of them."""
     if value is None or (isinstance(value, str) and (not words or value in words)):
         return
     allowed = f"one of {', '.join(words)}" if words else "a string"
@@ -20,7 +20,11 @@ def check_text(name: str, value: object, words: tuple[str, ...] = ()) -> None:
 
 
 def checked_whole(name: str, value: object, least: int = 0, most: int = MAX_ID) -> int | None:
-    """Return a whole number of any library as an integer, None for None. Raises `ClientError` for other values."""
+    """Return `value` as an int; None stays None.
+
+    Integers of NumPy and similar libraries are accepted. Raises `ClientError` if `value` is not a whole number
+    from `least` to `most`.
+    """
     try:
         return None if value is None else whole_number(name, value, least, most)
     except ValueError as exc:
@@ -28,7 +32,10 @@ def checked_whole(name: str, value: object, least: int = 0, most: int = MAX_ID) 
 
 
 def checked_names(value: object, argument: str = "names") -> list[str]:
-    """Return one name, or several, as a list, an empty one for None. Raises `ClientError` for other values."""
+    """Return `value`, one name or an iterable of names, as a list; None gives an empty list.
+
+    Raises `ClientError` for other values.
+    """
     names = [value] if isinstance(value, str) else [] if value is None else value
     if isinstance(names, bytes) or not isinstance(names, Iterable):
         raise ClientError(f"{argument}={shown(value)} is neither a name nor a list of names")
@@ -41,7 +48,7 @@ def checked_names(value: object, argument: str = "names") -> list[str]:
 
 
 def check_path(name: str, value: object) -> None:
-    """Raise `ClientError` unless `value` is a path without a NUL character, or None."""
+    """Raise `ClientError` unless `value` is None, or a path without a NUL character."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if value is not None and (not isinstance(text, str) or "\0" in text):
         raise ClientError(f"{name}={shown(value)} is not a path: give a string or a pathlib.Path")

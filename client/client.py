@@ -1,4 +1,4 @@
-"""`Client`: reads jobs, their metrics, logs and checkpoints back."""
+"""`Client`: reads jobs with their metrics, log lines and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ PAGE_JOBS: Final = 200
 
 
 class Jobs(NamedTuple):
-    """One page of jobs, the cursor of the next (None on the last), and how many match, on the first page."""
+    """One page of jobs.
+
+    `next` is the cursor of the next page, None on the last page. `total` is the number of all matching jobs; only
+    the first page has it.
+    """
 
     jobs: list[Job]
     next: str | None
@@ -26,15 +30,15 @@ class Jobs(NamedTuple):
 
 
 class Client:
-    """Reads from a gateway over HTTP, or straight from Postgres; it changes nothing, except by `Job.stop`.
+    """Reads from a gateway over HTTP, or directly from Postgres. Only `Job.stop` changes anything.
 
     Args:
-        url: The gateway; default: TRAINWIRE_URL, GATEWAY_URL, else the running `trainwire up` of this user.
-        token: For a gateway that requires one; default: TRAINWIRE_TOKEN.
-        database_url: A Postgres instead of a gateway; default: DATABASE_URL, where no gateway is named. It needs
-            `pip install 'trainwire[gateway]'`.
+        url: A gateway; default: TRAINWIRE_URL, GATEWAY_URL, else the running `trainwire up` of this user.
+        token: The access token, if the gateway requires one; default: TRAINWIRE_TOKEN.
+        database_url: The URL of a Postgres to read instead of a gateway; default: DATABASE_URL, if no gateway is
+            named. It needs `pip install 'trainwire[gateway]'`.
 
-    Raises `ClientError`, here and in all methods, with the reason and the remedy.
+    The constructor and all methods raise `ClientError`, whose message gives the reason and the remedy.
     """
 
     def __init__(
@@ -68,13 +72,13 @@ class Client:
         columns: Sequence[str] = (),
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """Return jobs, the newest first, read as they are needed; `limit` is the most, by default all.
+        """Return an iterator over the matching jobs, newest first, which are fetched page by page.
 
         Args:
-            filter: Such as `status = failed and params.lr < 0.01` (docs/filters.md).
+            filter: A condition, such as `status = failed and params.lr < 0.01` (docs/filters.md).
             sort: A field, with `-` before it for descending order, such as `-metrics.accuracy`.
             columns: Fields whose values each job has in `info.columns`, such as `params.lr`.
-            limit: The most jobs; None: all.
+            limit: The maximum number of jobs; None for all.
         """
         check_text("filter", filter)
         check_text("sort", sort)
@@ -106,7 +110,10 @@ class Client:
         limit: int = PAGE_JOBS,
         cursor: str | None = None,
     ) -> Jobs:
-        """Return one page of `jobs`, at most 200; `cursor` is the `next` of the page before."""
+        """Return one page of the jobs that `jobs` iterates over.
+
+        `limit` is at most 200. `cursor` is the `next` of the previous page, or None for the first page.
+        """
         for name, text in (("filter", filter), ("sort", sort), ("cursor", cursor)):
             check_text(name, text)
         size = checked_whole("limit", limit, 1, PAGE_JOBS) or PAGE_JOBS
@@ -114,14 +121,18 @@ class Client:
         return Jobs([Job(self._source, info) for info in page.jobs], page.next, page.total)
 
     def fields(self) -> dict[str, list[str]]:
-        """Return the fields for filters: `jobs` of all jobs; `params`, `tags` and `metrics` of the newest jobs."""
+        """Return the names of the fields that filters can use.
+
+        The key `jobs` has the fields of every job. The keys `params`, `tags` and `metrics` have the names that
+        occur in the newest jobs.
+        """
         return self._source.fields()
 
     def job(self, reference: int | str) -> Job:
-        """Return the job of a number, a name, the beginning of either, or `last`.
+        """Return the job that `reference` names: by its number, its name, the beginning of either, or `last`.
 
-        A number or `last` that is also the name of another job is a warning. Raises `JobNotFound`, with the
-        candidates where several fit.
+        Warns if `reference` is a number or `last`, and also the name of another job. Raises `JobNotFound` if no
+        job matches, or if several match; the message then lists them.
         """
         if not isinstance(reference, str):
             given = checked_whole("reference", reference, 1)
@@ -138,7 +149,10 @@ class Client:
         return Job(self._source, self._source.job(number), also_named)
 
     def _number(self, reference: str) -> tuple[int, int | None]:
-        """Return the number of a job, and that of another with the reference as its name."""
+        """Return the number of the job that `reference` names, and the number of another job with this name.
+
+        The second number is None if no other job is named like the number or `last` in `reference`.
+        """
         if not reference.strip():
             raise JobNotFound("the job's name is empty: list the jobs for their numbers and names")
         found = self._source.find(reference)

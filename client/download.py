@@ -1,4 +1,4 @@
-"""Downloads a file from a signed URL, and checks it."""
+"""Downloads a checkpoint file from a signed URL, and verifies its size and checksum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ TIMEOUT_S: Final = 60.0
 
 
 def fetch(url: str, recorded: CheckpointInfo, to: str | Path | None, *, force: bool) -> Path:
-    """Download to a file, or into a folder; return its path. Raises `ClientError`, and then leaves no file."""
+    """Download a checkpoint to the file or folder `to`; return the path of the file.
+
+    Raises `ClientError` if the download or the verification fails; no partial file is left.
+    """
     target = _target(recorded.uri, to)
     if os.path.lexists(target) and not force:
         raise ClientError(f"{target} exists already: choose another name with to=, or replace it with force=True")
@@ -45,7 +48,7 @@ def _target(uri: str, to: str | Path | None) -> Path:
 
 
 def _read(url: str, path: Path) -> tuple[int, str]:
-    """Write the answer to a file; return its size and SHA-256."""
+    """Download `url` to the file `path`; return its size and SHA-256."""
     size_bytes, digest = 0, hashlib.sha256()
     with urlopen(url, timeout=TIMEOUT_S) as answer, path.open("xb") as file:  # noqa: S310 - of the gateway
         while piece := answer.read(READ_BYTES):

@@ -1,4 +1,4 @@
-"""The errors of the client; each names the value and the remedy."""
+"""The errors of the client; each message names the rejected value and the remedy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ class ClientError(Exception):
 
 
 class GatewayUnavailable(ClientError):  # noqa: N818 - a state
-    """No gateway answers at the address; it may later."""
+    """No gateway answers at this address now; a retry may succeed."""
 
 
 class JobNotFound(ClientError, LookupError):  # noqa: N818 - as Python names its LookupErrors
-    """No job has this number or name, or several do: the message lists them."""
+    """No job has this number or name, or several jobs match it; the message then lists them."""

@@ -1,4 +1,4 @@
-"""Requests to a gateway over HTTP, with the standard library alone."""
+"""Sends HTTP requests to a gateway, with Python's standard library only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO_GATEWAY: Final = "give the address of the gateway itself, without the path o
 
 
 class Gateway:
-    """A gateway at `url`; with a token where it requires one. Raises `ClientError`."""
+    """Sends requests to the gateway at `url`, with the access token if one is given. Raises `ClientError`."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = base_of(url)
@@ -40,7 +40,7 @@ class Gateway:
         method: str = "GET",
         document: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
-        """Send a request, with a JSON document if one is given; return the JSON object of the answer."""
+        """Send a request, with `document` as its JSON body if given; return the JSON object of the response."""
         with self.open(path, query or {}, method, document) as answer:
             try:
                 found = json.loads(answer.read() or "{}")
@@ -59,7 +59,7 @@ class Gateway:
         method: str = "GET",
         document: Mapping[str, object] | None = None,
     ) -> HTTPResponse:
-        """Send a request; return the answer, which the caller reads and closes."""
+        """Send a request; return the response, which the caller must read and close."""
         try:
             shown = urlencode({name: value for name, value in query.items() if value is not None})
         except UnicodeEncodeError as exc:
@@ -102,7 +102,7 @@ class Gateway:
         return ClientError(f"{self.url}{path}: {detail}")
 
     def versions(self) -> str:
-        """Return a remedy that names the versions of the gateway and of this client."""
+        """Return advice for an unexpected response, which compares the versions of the gateway and this client."""
         ours = version("trainwire")
         try:
             theirs = self.json(_DESCRIPTION)["info"]["version"]
@@ -114,7 +114,10 @@ class Gateway:
 
 
 class _SafeRedirects(HTTPRedirectHandler):
-    """Follows redirects on the same host: the token, which urllib sends along, is for no other place."""
+    """Follows redirects only to the same host, and never from https to http.
+
+    urllib sends the token along with a redirected request, and no other host may receive it.
+    """
 
     def redirect_request(  # noqa: PLR0917 - the signature of urllib
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -129,7 +132,7 @@ class _SafeRedirects(HTTPRedirectHandler):
 
 
 def _tls_of(ca_file: str | None) -> ssl.SSLContext | None:
-    """Return the TLS settings for the file of a private CA; None for the usual ones."""
+    """Return a TLS context that trusts the CA certificates in `ca_file`; None if no file is given."""
     try:
         return None if ca_file is None else ssl.create_default_context(cafile=ca_file)
     except OSError as exc:
@@ -137,6 +140,6 @@ def _tls_of(ca_file: str | None) -> ssl.SSLContext | None:
 
 
 def _detail(problem: dict[str, Any]) -> str:
-    """Return the text of a problem document, with the invalid values."""
+    """Return the error text of a problem document; it lists the invalid values, if the document has any."""
     errors = [f"{each['field']}={each['value']!r}: {each['detail']}" for each in problem.get("errors", ())]
     return "; ".join(errors) or str(problem["detail"])

@@ -1,4 +1,4 @@
-"""Reads from a gateway over HTTP, with the standard library alone."""
+"""Reads jobs from a gateway over HTTP, with Python's standard library only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _ENDS: Final = ("training_complete", "training_error", "training_deleted")
 
 
 class HttpSource:
-    """A gateway at `url`; with a token where it requires one."""
+    """Answers the client's requests from the gateway at `url`, with an access token if one is given."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self._gateway = Gateway(url, token)
@@ -58,35 +58,35 @@ class HttpSource:
         return f"HttpSource({self._url!r})"
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return one page of jobs."""
+        """Return one page of the jobs that match `query`, from `cursor` on."""
         fields = {"filter": query.filter, "sort": query.sort, "columns": ",".join(query.columns) or None}
         page = self._json("/jobs", {**fields, "limit": limit, "cursor": cursor})
         return JobPage([self._record(JobInfo, item) for item in page["items"]], page["next"], page.get("total"))
 
     def fields(self) -> dict[str, list[str]]:
-        """Return the fields of all jobs, and the names that the newest jobs have."""
+        """Return the names of the fields that filters can use, including the names in the newest jobs."""
         return self._json("/jobs/fields")
 
     def find(self, reference: str) -> Candidates:
-        """Return the jobs that a reference names."""
+        """Return the jobs that match `reference`: a number, a name, the beginning of either, or `last`."""
         found = self._json("/jobs/resolve", {"reference": reference})
         with self._same_version():
             jobs = [(item["id"], item["name"], item["status"]) for item in found["items"]]
             return Candidates(jobs, found["total"], found.get("also_named"))  # absent in older gateways
 
     def job(self, job_id: int) -> JobInfo:
-        """Return a job; raise `JobNotFound`."""
+        """Return the state of a job; raise `JobNotFound` if it does not exist."""
         return self._record(JobInfo, self._json(f"/jobs/{job_id}"))
 
     def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
-        """Ask the trainers of a job to stop; a gateway with tokens takes the token's name as `by`."""
+        """Ask the trainers of a job to stop. A gateway that requires tokens replaces `by` by the token's name."""
         return self._record(
             StopInfo,
             self._json(f"/jobs/{job_id}/stop", method="POST", document={"reason": reason, "by": by or ""}),
         )
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
-        """Yield all points of these metrics, of all without names."""
+        """Yield blocks with all points of the metrics `names`, or of all metrics if `names` is empty."""
         path = f"/jobs/{job_id}/metrics/download"
         shown = joined_names(names)
         # White space around a name is not part of the parameter, and servers limit the length of an address.
@@ -102,7 +102,7 @@ class HttpSource:
                 yield block
 
     def metric_names(self, job_id: int) -> MetricNames:
-        """Return the names of all metrics."""
+        """Return the names of a job's metrics, and whether the list is complete."""
         path, is_complete = f"/jobs/{job_id}/metrics/names", False
         for _ in range(MOST_READS_OF_NAMES):
             is_complete = self._json(path, {"limit": 1})["complete"]
@@ -117,15 +117,19 @@ class HttpSource:
         return MetricNames(names, is_complete)
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return command, code and machine of an attempt, by default of the newest."""
+        """Return the command, code version and machine of an attempt, by default the newest."""
         return dict(self._json(f"/jobs/{job_id}/provenance", {"attempt": attempt})["items"])
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return whether all messages are stored."""
+        """Return the counts of a job's messages, and whether all of them are stored."""
         return self._record(CompletenessInfo, self._json(f"/jobs/{job_id}/completeness"))
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after `after`; lines that the gateway has cut are requested alone."""
+        """Return the first matching lines after `after`, untruncated.
+
+        The gateway truncates very long lines on a page of several lines; each such line is requested again on a
+        page of its own.
+        """
         page = self._json(f"/jobs/{job_id}/logs", {**query._asdict(), "after": after, "limit": limit})
         lines = self._lines(job_id, page)
         if scanned := page.get("scanned"):
@@ -133,7 +137,7 @@ class HttpSource:
         return LogPage(lines, lines[-1].seq if len(lines) == limit else None)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before `before`."""
+        """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""
         page = self._json(f"/jobs/{job_id}/logs", {**query._asdict(), "before": before, "limit": limit})
         lines = self._lines(job_id, page)
         if scanned := page.get("scanned"):
@@ -141,7 +145,7 @@ class HttpSource:
         return LogPage(lines, lines[0].seq if len(lines) == limit else None)
 
     def seq_at(self, job_id: int, at: datetime) -> int | None:
-        """Return the first line of that time or later; None if there is none."""
+        """Return the sequence number of the first log line logged at `at` or later; None if there is none."""
         items = self._json(f"/jobs/{job_id}/logs", {"at": at.isoformat(), "limit": 1})["items"]
         return items[0]["seq"] if items else None
 
@@ -156,7 +160,7 @@ class HttpSource:
         return lines
 
     def checkpoints(self, job_id: int) -> list[CheckpointInfo]:
-        """Return all checkpoints in the order of `seq`."""
+        """Return all checkpoints of a job in the order of their sequence numbers."""
         found: list[CheckpointInfo] = []
         while True:
             before = found[0].seq if found else None
@@ -166,13 +170,13 @@ class HttpSource:
                 return found
 
     def checkpoint_url(self, job_id: int, seq: int) -> str:
-        """Return a signed URL of a checkpoint's file."""
+        """Return a signed URL from which a checkpoint's file can be downloaded."""
         return str(self._json(f"/jobs/{job_id}/checkpoints/{seq}/url")["url"])
 
     def follow(self, job_id: int) -> Iterator[dict[str, Any]]:
-        """Yield the events of a job until it has ended; where the connection ends, connect again and go on.
+        """Yield the events of a job until it has ended; reconnect and continue if the connection ends.
 
-        Only the first connection raises `GatewayUnavailable`: a gateway may restart meanwhile.
+        Only the first connection attempt raises `GatewayUnavailable`, because a gateway may restart later.
         """
         position: str | None = None
         while True:
@@ -193,7 +197,7 @@ class HttpSource:
             time.sleep(RECONNECT_S)
 
     def close(self) -> None:
-        """Every request has a connection of its own."""
+        """Do nothing, because no connection stays open between requests."""
 
     def _block(self, answer: HTTPResponse) -> MetricBlock:
         try:
@@ -210,7 +214,7 @@ class HttpSource:
 
     @contextmanager
     def _same_version(self) -> Iterator[None]:
-        """Translate the errors of a document that has another form."""
+        """Convert errors from parsing a response into a `ClientError` that compares the versions of both sides."""
         try:
             yield
         except (msgspec.ValidationError, KeyError, TypeError) as exc:
@@ -218,14 +222,17 @@ class HttpSource:
 
 
 def _rows_at_end(event: dict[str, Any]) -> list[int] | None:
-    """Return how many rows of each kind an ended job has, from the first event of a connection."""
+    """Return the numbers of log, metric and checkpoint rows if the job has ended, else None.
+
+    `event` has them only if it is the first event of a connection (`snapshot` or `resumed`).
+    """
     if event["type"] not in ("snapshot", "resumed") or event["job"]["status"] not in FINISHED:
         return None
     return [event["job"]["rows"][kind] for kind in ("logs", "metrics", "checkpoints")]
 
 
 def _has_all(position: str, rows: Sequence[int]) -> bool:
-    """Return whether a position of the feed is behind these rows."""
+    """Return whether a feed at `position` has sent all `rows`, the numbers of rows of each kind."""
     return all(int(seen) >= count for seen, count in zip(position.split("-"), rows, strict=True))
 
 
@@ -237,7 +244,7 @@ def _exactly(answer: HTTPResponse, size: int) -> bytes:
 
 
 def _events(answer: HTTPResponse) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """Yield the position and the data of each server-sent event."""
+    """Yield the position and the parsed JSON data of each server-sent event in the response."""
     position, data = None, ""
     for raw in answer:
         name, _, value = raw.decode().rstrip("\r\n").partition(":")

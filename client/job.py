@@ -1,4 +1,4 @@
-"""One job: its state, metrics, log, checkpoints and events."""
+"""One job of a client: its state, metrics, log lines, checkpoints and events."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 
 class Job:
-    """A job of a `Client`; `info` is its state when it was read.
+    """A job that a `Client` has read; `info` is its state at that time.
 
-    `also_named` is the number of another job whose name is the reference that this one was found by.
+    `also_named` is the number of another job, if the reference by which this job was found (a number or `last`) is
+    also that job's name.
     """
 
     def __init__(self, source: Source, info: JobInfo, also_named: int | None = None) -> None:
@@ -35,36 +36,36 @@ class Job:
 
     @property
     def id(self) -> int:
-        """The job's number."""
+        """The number of the job."""
         return self.info.id
 
     @property
     def name(self) -> str | None:
-        """The job's name."""
+        """The name of the job; None if it has none."""
         return self.info.name
 
     @property
     def status(self) -> str:
-        """The status when the job was read; `refresh` reads it again."""
+        """The job's status at the time when it was read; `refresh` returns the current one."""
         return self.info.status
 
     def refresh(self) -> Job:
-        """Return the job as it is now."""
+        """Read the job again; return a new `Job` with its current state."""
         return Job(self._source, self._source.job(self.id))
 
     def stop(self, reason: str = "", *, by: str | None = None) -> StopInfo:
-        """Ask the trainers of a running job to stop, and return the request (docs/stop.md).
+        """Ask the trainers of a running job to stop, and return the recorded request (docs/stop.md).
 
-        They end by themselves, once they have received it; a second request changes nothing. `by` is the name of
-        who asks, by default the user of this process; a gateway with tokens takes the token's name. Raises
-        `ClientError` if the job has ended.
+        The trainers end by themselves after they have received the request; nothing is killed. A second request
+        changes nothing. `by` names the person who asks, by default the user of this process; a gateway that
+        requires tokens records the token's name instead. Raises `ClientError` if the job has ended.
         """
         return self._source.stop(self.id, by, reason)
 
     def metrics(self, names: str | Iterable[str] = (), *, every_point: Literal[True] = True) -> Metrics:
-        """Return all points of these metrics, by default of all; they are never sampled.
+        """Return all points of the metrics `names`, by default of all metrics; points are never sampled.
 
-        `every_point` documents that in code that reads it; no other value exists.
+        `every_point` can only be True; write it to make this visible in the calling code.
         """
         if every_point is not True:
             raise ClientError(f"every_point={every_point!r}: all points are returned; write True or leave it out")
@@ -82,9 +83,10 @@ class Job:
         search: str | None = None,
         after: int = 0,
     ) -> Iterator[LogLine]:
-        """Return all matching lines that are there now, in order and whole, read as they are needed.
+        """Return an iterator over the matching log lines that are stored now, in order and untruncated.
 
-        `search` ignores case; `after` is the `seq` of the line before the first.
+        Lines are fetched page by page. `search` ignores case. Only lines whose `seq` is above `after` are
+        returned.
         """
         query = _log_query(log_type, level, rank, attempt, search)
         return self._lines(query, checked_whole("after", after) or 0)
@@ -108,10 +110,11 @@ class Job:
         attempt: int | None = None,
         search: str | None = None,
     ) -> LogPage:
-        """Return one page: the first matching lines after `after`, else the last ones before `before`.
+        """Return one page of matching log lines: the first after `after`, or the last before `before`.
 
-        With neither, the newest lines. At most 5,000. The page's `next` is the `after` or `before` of the next
-        page; None if there is none. A page may have no lines and a `next`: 500,000 lines were searched.
+        If neither is given, the page has the newest lines. `limit` is at most 5,000. The page's `next` is the
+        `after` or `before` of the next page, or None if there is none. A page may have no lines, and yet a `next`:
+        a search pauses after 500,000 lines.
         """
         query = _log_query(log_type, level, rank, attempt, search)
         first, end = checked_whole("after", after), checked_whole("before", before)
@@ -123,21 +126,24 @@ class Job:
         return self._source.logs_before(self.id, query, MAX_ID if end is None else end, most)
 
     def seq_at(self, at: datetime) -> int | None:
-        """Return the `seq` of the first line of this time (UTC without a zone) or later; None: there is none."""
+        """Return the `seq` of the first log line that was logged at `at` or later; None if there is none.
+
+        A datetime without a time zone is read as UTC.
+        """
         if not isinstance(at, datetime):
             raise ClientError(f"at={shown(at)} is not a datetime")
         return self._source.seq_at(self.id, at if at.tzinfo else at.replace(tzinfo=UTC))
 
     def metric_names(self) -> MetricNames:
-        """Return the names of all metrics, as `names` and `is_complete`."""
+        """Return the names of the job's metrics, and whether the list is complete."""
         return self._source.metric_names(self.id)
 
     def provenance(self, attempt: int | None = None) -> dict[str, Any]:
-        """Return command, code and machine of an attempt, by default of the newest (docs/provenance.md)."""
+        """Return command, code version and machine of an attempt (docs/provenance.md), by default the newest."""
         return self._source.provenance(self.id, checked_whole("attempt", attempt, 0, MAX_ATTEMPT))
 
     def completeness(self) -> CompletenessInfo:
-        """Return whether all messages of the job are stored."""
+        """Return the counts of the job's messages, and whether all of them are stored."""
         return self._source.completeness(self.id)
 
     def checkpoints(self) -> list[CheckpointInfo]:
@@ -145,19 +151,20 @@ class Job:
         return self._source.checkpoints(self.id)
 
     def download(self, which: str | int = "best", *, to: str | Path | None = None, force: bool = False) -> Path:
-        """Download the file of a checkpoint, `best`, `last` or its `seq`; return its path.
+        """Download the file of a checkpoint to `to`; return its path. `which` is `best`, `last` or a `seq`.
 
-        Size and SHA-256 are checked where they are recorded. `to` is a file or a folder, by default this folder;
-        an existing file is replaced with `force` only. Raises `ClientError`, and then leaves no file.
+        `to` is a file or a folder, by default the current folder. An existing file is replaced only with `force`.
+        Size and SHA-256 are verified if they are recorded. Raises `ClientError` on failure; no partial file is
+        left.
         """
         check_path("to", to)
         chosen = self._chosen(which)
         return fetch(self._source.checkpoint_url(self.id, chosen.seq), chosen, to, force=force)
 
     def follow(self) -> Iterator[dict[str, Any]]:
-        """Return the events of the job until it has ended: a `snapshot`, then new rows (docs/feed.md).
+        """Yield the events of the job until it has ended: a `snapshot`, then new rows (docs/feed.md).
 
-        A connection that ends is made again, and goes on where it was. Needs a gateway.
+        If the connection ends, the client reconnects and continues after the last event. Needs a gateway.
         """
         return self._source.follow(self.id)
 
@@ -178,7 +185,7 @@ class Job:
 def _log_query(
     log_type: str | None, level: str | None, rank: int | None, attempt: int | None, search: str | None
 ) -> LogQuery:
-    """Return the query with these filters. Raises `ClientError` for an argument of another type or range."""
+    """Return a `LogQuery` with these conditions; raise `ClientError` if one has a wrong type or range."""
     check_text("log_type", log_type, ("stdout", "stderr"))
     check_text("level", level)
     check_text("search", search)

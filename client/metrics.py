@@ -1,4 +1,4 @@
-"""The metrics of a job as columns of the standard library, and as frames of pandas, polars and Arrow."""
+"""The metrics of a job as arrays of the standard library, and as data frames of pandas, polars and Arrow."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Optional = Sequence[int | None]
 
 
 class Series(NamedTuple):
-    """All points of one metric, in the order of `seq`: columns of equal length.
+    """All points of one metric as columns of equal length, in the order of `seq`.
 
-    `value` has doubles, `ts` nanoseconds since 1970. `rank`, `epoch` and `step` may have None.
+    `value` has doubles, `ts` has nanoseconds since 1970. `rank`, `epoch` and `step` may contain None.
     """
 
     name: str
@@ -34,14 +34,21 @@ class Series(NamedTuple):
 
 
 class _Column:
-    """Values of some rows: `rows` has their indexes; None where all rows have one."""
+    """One column of a table in which some rows may lack a value.
+
+    `values` has the existing values, and `rows` has their row indexes. `rows` is None while no row lacks a value.
+    """
 
     def __init__(self, typecode: str) -> None:
         self.values = array(typecode)
         self.rows: array[int] | None = None
 
     def add(self, packed: Packed, rows_before: int, seqs: array[int]) -> None:
-        """Append the values of a block, whose rows have these `seqs`."""
+        """Append the values that one downloaded block has for this column.
+
+        `rows_before` is the number of rows in earlier blocks, and `seqs` has the sequence number of each row of
+        the block.
+        """
         new = _unpacked(self.values.typecode, packed.values)
         is_gapless = packed.seqs is None and len(self.values) == rows_before
         if self.rows is None and not is_gapless:
@@ -57,7 +64,7 @@ class _Column:
         return self.rows is None and len(self.values) == rows
 
     def full(self, rows: int) -> Sequence[Any]:
-        """Return a value for each row, None for a row without one."""
+        """Return one value for each of the table's `rows` rows, None if the row has no value."""
         if self.has_all(rows):
             return self.values
         full: list[Any] = [None] * rows
@@ -69,10 +76,10 @@ class _Column:
 
 
 class Metrics(Mapping[str, Series]):
-    """All points of metrics of one job: `metrics["loss"]` is one series, `columns` is a table.
+    """All points of a job's metrics: `metrics["loss"]` is one series, `columns` is a table of all of them.
 
-    A row is one call of `run.metric`; NaN and infinities are values, a metric that a row lacks is None. A metric
-    that is stored under another name (`acc` as `accuracy`) is found under both.
+    Each call of `run.metric` is one row. A metric without a value in a row is None there; NaN and infinities are
+    values. If a metric is stored under another name (`acc` as `accuracy`), `metrics[...]` accepts either name.
     """
 
     def __init__(self, job_id: int, blocks: Iterable[MetricBlock]) -> None:
@@ -115,21 +122,22 @@ class Metrics(Mapping[str, Series]):
 
     @property
     def rows(self) -> int:
-        """The number of rows."""
+        """The number of rows in the table, one for each call of `run.metric`."""
         return self._rows
 
     @property
     def columns(self) -> dict[str, Sequence[Any]]:
-        """The columns `seq attempt rank epoch step ts`, then each metric; None where a row has no value.
+        """The table: columns `seq attempt rank epoch step ts`, then one column per metric.
 
-        A metric with the name of one of the first has `metric.` before it.
+        A cell without a value is None. A metric that is named like one of the first columns, for example `step`,
+        has the prefix `metric.`.
         """
         return {name: column.full(self._rows) for name, column in self._named()}
 
     def to_pandas(self) -> Any:
-        """Return a `pandas.DataFrame`; a missing value of a metric is NaN, integers are `Int64`.
+        """Return a `pandas.DataFrame`. A missing metric value becomes NaN; integer columns have the type `Int64`.
 
-        `columns` and `metrics[name]` keep the difference between NaN and a missing value.
+        To distinguish NaN from a missing value, use `columns` or `metrics[name]`.
         """
         pandas, numpy = _library("pandas"), _library("numpy")
         frame = {}
@@ -145,7 +153,7 @@ class Metrics(Mapping[str, Series]):
         return pandas.DataFrame(frame)
 
     def to_arrow(self) -> Any:
-        """Return a `pyarrow.Table`; a missing value is null, NaN is a value."""
+        """Return a `pyarrow.Table`. A missing metric value becomes null; NaN stays NaN."""
         arrow = _library("pyarrow")
         types = {"d": arrow.float64(), "q": arrow.int64(), "i": arrow.int32()}
         columns = {}
@@ -159,7 +167,7 @@ class Metrics(Mapping[str, Series]):
         return arrow.table(columns)
 
     def to_polars(self) -> Any:
-        """Return a `polars.DataFrame`; a missing value is null, NaN is a value."""
+        """Return a `polars.DataFrame`. A missing metric value becomes null; NaN stays NaN."""
         polars = _library("polars")
         types = {"d": polars.Float64, "q": polars.Int64, "i": polars.Int32}
         return polars.DataFrame(

@@ -1,4 +1,4 @@
-"""Reads straight from Postgres, where the packages of trainwire[worker] or trainwire[gateway] are installed."""
+"""Reads jobs directly from Postgres; needs the packages of trainwire[worker] or trainwire[gateway]."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 
 
 class PostgresSource:
-    """The Postgres at `database_url`; it only reads, except to ask a training to stop."""
+    """Answers the client's requests from the Postgres at `database_url`; only `stop` writes to it."""
 
     def __init__(self, database_url: str) -> None:
         try:
@@ -82,7 +82,7 @@ class PostgresSource:
         return f"PostgresSource({shown_servers(self._settings.sqlalchemy_url())!r})"
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return one page of jobs."""
+        """Return one page of the jobs that match `query`, from `cursor` on."""
         after, now = _place(cursor, query.sort)
         try:
             fields = parse_fields(",".join(query.columns))
@@ -108,19 +108,19 @@ class PostgresSource:
         return JobPage(infos, following, total)
 
     def fields(self) -> dict[str, list[str]]:
-        """Return the fields of all jobs, and the names that the newest jobs have."""
+        """Return the names of the fields that filters can use, including the names in the newest jobs."""
         with self._reading() as connection:
             return {"jobs": list(COLUMNS), **field_names(connection)}
 
     def find(self, reference: str) -> Candidates:
-        """Return the jobs that a reference names."""
+        """Return the jobs that match `reference`: a number, a name, the beginning of either, or `last`."""
         with self._reading() as connection:
             found = find_referenced(connection, reference)
         jobs = [(job.id, job.name, job.status) for job in found.jobs]
         return Candidates(jobs, found.total, found.also_named)
 
     def job(self, job_id: int) -> JobInfo:
-        """Return a job; raise `JobNotFound`."""
+        """Return the state of a job; raise `JobNotFound` if it does not exist."""
         with self._reading() as connection:
             job = _known(connection, job_id)
             last = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
@@ -128,7 +128,7 @@ class PostgresSource:
         return _job_info(job, last_metrics=last, traceback=traceback)
 
     def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
-        """Ask the trainers of a job to stop; `by` is by default the user of this process."""
+        """Ask the trainers of a job to stop, in the name of `by`, by default the user of this process."""
         try:
             with self._reading(), self._engine.begin() as connection:
                 found = request_stop(connection, job_id, getpass.getuser() if by is None else by, reason)
@@ -139,7 +139,7 @@ class PostgresSource:
         return record(StopInfo, {name: getattr(found, name) for name in StopInfo.__struct_fields__})
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
-        """Yield all points of these metrics, of all without names."""
+        """Yield blocks with all points of the metrics `names`, or of all metrics if `names` is empty."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_metric_seq
             removed = removed_rows(connection, job_id)["metrics"]
@@ -147,7 +147,7 @@ class PostgresSource:
             yield from read_packed_metrics(self._engine, job_id, names, removed, last)
 
     def metric_names(self, job_id: int) -> MetricNames:
-        """Return the names of all metrics."""
+        """Return the names of a job's metrics, and whether the list is complete."""
         for _ in range(MOST_READS_OF_NAMES):
             with self._reading() as connection:
                 last = _known(connection, job_id).last_metric_seq
@@ -157,19 +157,19 @@ class PostgresSource:
         return MetricNames(list(known.ordered), known.is_complete(last))
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return command, code and machine of an attempt, by default of the newest."""
+        """Return the command, code version and machine of an attempt, by default the newest."""
         with self._reading() as connection:
             job = _known(connection, job_id)
             return find_provenance(connection, job_id, job.attempt if attempt is None else attempt)
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return whether all messages are stored."""
+        """Return the counts of a job's messages, and whether all of them are stored."""
         with self._reading() as connection:
             found = find_completeness(connection, _known(connection, job_id))
         return CompletenessInfo(**{name: getattr(found, name) for name in CompletenessInfo.__struct_fields__})
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after `after`."""
+        """Return the first matching lines after the sequence number `after`, untruncated."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             page = next_page(connection, _line_filter(job_id, query), after, last, limit, is_cut=False)
@@ -177,7 +177,7 @@ class PostgresSource:
         return LogPage(page.lines, following)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before `before`."""
+        """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             wanted = _line_filter(job_id, query)
@@ -186,14 +186,14 @@ class PostgresSource:
         return LogPage(page.lines, following)
 
     def seq_at(self, job_id: int, at: datetime) -> int | None:
-        """Return the first line of that time or later; None if there is none."""
+        """Return the sequence number of the first log line logged at `at` or later; None if there is none."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             seq = seq_at(connection, job_id, at, last)
         return seq if seq <= last else None
 
     def checkpoints(self, job_id: int) -> list[CheckpointInfo]:
-        """Return all checkpoints in the order of `seq`."""
+        """Return all checkpoints of a job in the order of their sequence numbers."""
         with self._reading() as connection:
             job = _known(connection, job_id)
             files = find_checkpoints(connection, job_id)
@@ -201,7 +201,7 @@ class PostgresSource:
         return [_checkpoint(file, is_best=file.seq == best, is_last=file.seq == last) for file in files]
 
     def checkpoint_url(self, job_id: int, seq: int) -> str:
-        """Return a signed URL of a checkpoint's file."""
+        """Return a signed URL from which a checkpoint's file can be downloaded."""
         from trainwire.stores.files.s3 import S3Unavailable, open_s3  # noqa: PLC0415 - boto3 is slow to import
 
         with self._reading() as connection:
@@ -215,7 +215,7 @@ class PostgresSource:
             raise ClientError(str(exc)) from exc
 
     def follow(self, job_id: int) -> Iterator[dict[str, Any]]:
-        """Raise `ClientError`: the gateway has the live feed."""
+        """Raise `ClientError`, because only a gateway can send live events."""
         raise ClientError(
             f"job {job_id} cannot be followed in Postgres: give the gateway's url, or set TRAINWIRE_URL"
         )
@@ -261,7 +261,11 @@ def _job_info(job: Job, **others: Any) -> JobInfo:
 
 
 def _place(cursor: str | None, sort: str | None) -> tuple[JobPlace | None, datetime]:
-    """Return the position of a cursor, and the time of the first page."""
+    """Parse the cursor of a page of jobs.
+
+    Return the position after which the page begins (None for the first page), and the time at which the first page
+    was read.
+    """
     if not cursor:
         return None, datetime.now(UTC)
     try:

@@ -1,4 +1,4 @@
-"""The rows that the client returns."""
+"""The records that the client returns for jobs, checkpoints, requests to stop, and completeness."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a job; `final_metrics` and `best_metrics` have at most 1,000 names, in a list fewer.
+    """The state of a job. `last_metrics` has the newest value of each metric in the newest rows.
 
-    `last_metrics` has the newest values among the last rows, `columns` the fields that a list was asked for.
-    A list has no `params` and no `tags` over HTTP, and no `traceback`: `client.job(number)` has.
+    `final_metrics` and `best_metrics` have at most 1,000 names, and fewer if the job was read as part of a list.
+    `columns` has the fields that `Client.jobs` was asked for. In a list, `traceback` is absent, and over HTTP
+    `params` and `tags` are too: read the job with `client.job(number)` to get them.
     """
 
     id: int
@@ -57,7 +58,10 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletenessInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether all messages of a job are stored (docs/concepts.md); `line` is a summary."""
+    """The counts of a job's messages; `state` tells whether all are stored (docs/concepts.md).
+
+    `line` summarizes the counts in one line of text.
+    """
 
     state: str
     line: str
@@ -69,7 +73,7 @@ class CompletenessInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StopInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to stop an attempt of a job."""
+    """A user's request to stop an attempt of a job."""
 
     job_id: int
     attempt: int
@@ -79,7 +83,10 @@ class StopInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint and the state of its file; `is_best` and `is_last` refer to the job's current paths."""
+    """A checkpoint, and the state of its file.
+
+    `is_best` and `is_last` tell whether its path is the job's current best or last checkpoint path.
+    """
 
     seq: int
     attempt: int
@@ -98,9 +105,9 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record(kind: type[R], fields: dict[str, Any]) -> R:
-    """Return a record of these fields, with floats for the names of NaN and infinities in maps of metrics.
+    """Convert `fields` to a record of the type `kind`.
 
-    Raises `msgspec.ValidationError`.
+    In maps of metrics, strings such as "NaN" become floats. Raises `msgspec.ValidationError` for invalid fields.
     """
     shown = {name: _floats(value) if name.endswith("metrics") else value for name, value in fields.items()}
     return msgspec.convert(shown, kind, strict=False)

@@ -1,4 +1,4 @@
-"""The requests of the client, which a gateway or a Postgres answers."""
+"""The interface `Source`: the requests of the client that a gateway or a Postgres answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_READS_OF_NAMES: Final = 20
 
 
 class JobQuery(NamedTuple):
-    """A filter, a sort order and the fields to return with each job (docs/filters.md)."""
+    """Which jobs to list: a filter, a sort order, and the fields to return with each job (docs/filters.md)."""
 
     filter: str | None = None
     sort: str | None = None
@@ -24,7 +24,11 @@ class JobQuery(NamedTuple):
 
 
 class JobPage(NamedTuple):
-    """Jobs in order, the cursor of the next page (None on the last), and how many match, on the first page."""
+    """One page of jobs, in the requested order.
+
+    `next` is the cursor of the next page, None on the last page. `total` is the number of all matching jobs; only
+    the first page has it.
+    """
 
     jobs: Sequence[JobInfo]
     next: str | None
@@ -32,16 +36,17 @@ class JobPage(NamedTuple):
 
 
 class MetricNames(NamedTuple):
-    """Sorted names of metrics; not complete where a large job has more."""
+    """The sorted names of a job's metrics; `is_complete` is False if a large job may have further names."""
 
     names: Sequence[str]
     is_complete: bool
 
 
 class Candidates(NamedTuple):
-    """The newest jobs that a reference names, as (number, name, status), and how many there are.
+    """The jobs that match a reference (a number, a name, the beginning of either, or `last`).
 
-    `also_named` is the number of another job, which has this number or `last` as its name.
+    `jobs` has (number, name, status) of the newest matches, `total` is the number of all matches. `also_named` is
+    the number of another job whose name equals the number or `last` in the reference.
     """
 
     jobs: Sequence[tuple[int, str | None, str]]
@@ -50,7 +55,7 @@ class Candidates(NamedTuple):
 
 
 class LogQuery(NamedTuple):
-    """Conditions on lines; None is no condition. `search` ignores case."""
+    """Conditions that log lines must meet; None means no condition. `search` ignores case."""
 
     log_type: str | None = None
     level: str | None = None
@@ -60,59 +65,63 @@ class LogQuery(NamedTuple):
 
 
 class LogPage(NamedTuple):
-    """Lines in order, and the `after` or `before` of the next page in the same direction; None on the last."""
+    """One page of log lines, in order.
+
+    `next` is the `after` or `before` with which the next page in the same direction is read; None on the last
+    page.
+    """
 
     lines: Sequence[LogLine]
     next: int | None
 
 
 class Source(Protocol):
-    """Answers the requests of the client; raises `ClientError`."""
+    """A server that answers the requests of the client: a gateway or a Postgres. Raises `ClientError`."""
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return one page of jobs."""
+        """Return one page of the jobs that match `query`, from `cursor` on."""
 
     def fields(self) -> dict[str, list[str]]:
-        """Return the fields of all jobs, and the names that the newest jobs have."""
+        """Return the names of the fields that filters can use, including the names in the newest jobs."""
 
     def find(self, reference: str) -> Candidates:
-        """Return the jobs that a reference names."""
+        """Return the jobs that match `reference`: a number, a name, the beginning of either, or `last`."""
 
     def job(self, job_id: int) -> JobInfo:
-        """Return a job; raise `JobNotFound`."""
+        """Return the state of a job; raise `JobNotFound` if it does not exist."""
 
     def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
-        """Ask the trainers of a job to stop; raise `JobNotFound`."""
+        """Ask the trainers of a job to stop, in the name of `by`; raise `JobNotFound`."""
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
-        """Yield all points of these metrics, of all without names."""
+        """Yield blocks with all points of the metrics `names`, or of all metrics if `names` is empty."""
 
     def metric_names(self, job_id: int) -> MetricNames:
-        """Return the names of all metrics."""
+        """Return the names of a job's metrics, and whether the list is complete."""
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return command, code and machine of an attempt, by default of the newest."""
+        """Return the command, code version and machine of an attempt, by default the newest."""
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return whether all messages are stored."""
+        """Return the counts of a job's messages, and whether all of them are stored."""
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after `after`, uncut."""
+        """Return the first matching lines after the sequence number `after`, untruncated."""
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before `before`, oldest first, uncut."""
+        """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""
 
     def seq_at(self, job_id: int, at: datetime) -> int | None:
-        """Return the first line of that time or later; None if there is none."""
+        """Return the sequence number of the first log line logged at `at` or later; None if there is none."""
 
     def checkpoints(self, job_id: int) -> list[CheckpointInfo]:
-        """Return all checkpoints in the order of `seq`."""
+        """Return all checkpoints of a job in the order of their sequence numbers."""
 
     def checkpoint_url(self, job_id: int, seq: int) -> str:
-        """Return a signed URL of a checkpoint's file."""
+        """Return a signed URL from which a checkpoint's file can be downloaded."""
 
     def follow(self, job_id: int) -> Iterator[dict[str, Any]]:
-        """Yield the events of a job as they come, until it has ended."""
+        """Yield the events of a job as they arrive, until the job has ended."""
 
     def close(self) -> None:
         """Close all connections."""

@@ -75,7 +75,7 @@ class Child:
         _write_pid(self._pid_path, self._process.pid)
 
     def exit_code(self) -> int | None:
-        """Return the exit code, negative for the signal that ended the process; None while it runs."""
+        """Return the exit code, or the negated number of the signal that ended the process; None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def is_running(self) -> bool:

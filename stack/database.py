@@ -80,7 +80,7 @@ def migrate(address: Address) -> None:
 
 
 def forget_outages(address: Address) -> None:
-    """Delete the recorded outages of disabled sinks: only a delivery ends an outage, and they have none."""
+    """Delete the recorded outages of disabled sinks, because no delivery will ever end them."""
     on = [sink.name for sink in sinks_for(settings_for(address))]
     with writing(address) as connection:
         connection.execute(text("DELETE FROM sink_states WHERE sink <> ALL(:sinks)"), {"sinks": on})

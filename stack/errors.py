@@ -27,7 +27,7 @@ class PartEnded(PartFailed):
 
 @contextmanager
 def as_problem(*kinds: type[Exception], hint: str = "") -> Iterator[None]:
-    """Convert exceptions of these types to a `Problem` with the same text, followed by `hint`."""
+    """Convert exceptions of the given types in the block to a `Problem` with the same text, followed by `hint`."""
     try:
         yield
     except kinds as exc:

@@ -1,4 +1,4 @@
-"""The data folder of a stack: its lock, and the record by which trainers and commands find the running stack."""
+"""The data folder of a stack: its lock, and the file in which commands and trainers find the running stack."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def hold(data_dir: Path) -> Iterator[None]:
 
 
 def publish(data_dir: Path, stack: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    """Write the record of a running stack, and register its data folder for this user.
+    """Write the file by which commands find the running stack, and register its data folder for this user.
 
-    The record has the addresses and settings in `stack`, and this process as the owner.
+    The file has the addresses and settings in `stack`, and the id of this process as the owner.
     """
     record = {**stack, "process": process_mark(os.getpid())}
     write_private(_stack_path(data_dir), json.dumps(record, indent=1))
@@ -81,13 +81,16 @@ def publish(data_dir: Path, stack: Mapping[str, Any], environ: Mapping[str, str]
 
 
 def withdraw(data_dir: Path, environ: Mapping[str, str]) -> None:
-    """Delete the record of the stack, and its entry in the user's registry."""
+    """Delete the file by which commands find the stack, and its entry in the user's registry of stacks."""
     _stack_path(data_dir).unlink(missing_ok=True)
     _registry_entry(data_dir, environ).unlink(missing_ok=True)
 
 
 def published(data_dir: Path) -> dict[str, Any] | None:
-    """Return the record of the stack in `data_dir`; None if it is not running, or not ready yet."""
+    """Return the addresses and settings that the stack in `data_dir` has recorded.
+
+    Returns None if the stack is not running, or not ready yet.
+    """
     if not is_held(data_dir):
         return None
     try:

@@ -50,10 +50,10 @@ class Address:
 
 
 def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
-    """Return the servers of the stack in `data_dir`, or else those set in the environment.
+    """Return the URLs of the servers: of the stack in `data_dir` if given, else those set in the environment.
 
-    URLs that the environment does not set are those of the running stack. Raises `Problem` if neither is set, and
-    no stack, or more than one, is running.
+    URLs that the environment lacks are taken from the running stack. Raises `Problem` if the environment has none,
+    and no stack, or more than one, is running.
     """
     if data_dir is not None:
         return running_stack(data_dir, environ)
@@ -71,10 +71,10 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
 
 
 def _exported_by(database_url: str, redis_url: str, environ: Mapping[str, str]) -> Address | None:
-    """Return the running stack whose addresses these are, with its current ports.
+    """Return the current addresses of the stack whose `trainwire env` exported these URLs.
 
-    `trainwire env` exports such addresses; the ports may have changed since. Returns None if they belong to other
-    servers, or if the stack is not running.
+    The ports may have changed since then. Returns None if the URLs do not belong to a stack, or if that stack is
+    not running.
     """
     folder = StackFolders.from_env(environ).owner_of(redis_url)
     if folder is None or not is_embedded_url(folder, "postgres", database_url) or published(folder) is None:
@@ -83,9 +83,9 @@ def _exported_by(database_url: str, redis_url: str, environ: Mapping[str, str]) 
 
 
 def adopt(settings: Mapping[str, str | None], environ: MutableMapping[str, str]) -> None:
-    """Set the settings recorded by a stack in an environment.
+    """Set the variables in `environ` to the settings that a stack has recorded.
 
-    Variables that are not set in the stack are removed.
+    A variable that the stack recorded as not set is removed.
     """
     for name, value in settings.items():
         if value is None:

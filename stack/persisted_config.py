@@ -29,7 +29,7 @@ PORT_ATTEMPTS: Final = 5
 
 
 class Port:
-    """The port of one server. It is the same at each start, unless another process has bound it."""
+    """The port of one server; it stays the same over restarts, unless another process has bound it."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Port:
 
     @property
     def number(self) -> int:
-        """The port number. It no longer changes once the server has been ready, because clients then use it."""
+        """The port number. After the server has been ready once, it no longer changes, because clients use it."""
         if self._number is None:
             self._number = usable_port(self._data_dir, self._part, self._first, self._host)
         return self._number
 
     def start(self, start: Callable[[], None]) -> None:
-        """Call `start`.
+        """Start a server on this port by calling `start`.
 
-        If it raises `PartEnded` because another process has bound the port, choose another port and retry.
+        If another process has bound the port, so that `start` raises `PartEnded`, choose another port and retry.
         """
         for _ in range(PORT_ATTEMPTS - 1):
             try:

@@ -17,10 +17,10 @@ LONGEST_PAUSE_S: Final = 600.0
 
 
 class SpoolWatch:
-    """Thread that sends the messages of ended trainers in the spool every ten seconds.
+    """Thread that sends the messages that ended trainers left in the spool, every ten seconds.
 
-    It prints a line for each source. The interval of a source whose messages were sent but not stored doubles each
-    time, up to ten minutes.
+    It prints a line for each source. If messages of a source were sent but workers have not stored them, the
+    interval until that source is sent again doubles, up to ten minutes.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class SpoolWatch:
         return time.monotonic() >= self._waits.get(path, (0.0, 0.0))[0]
 
     def _note(self, leftover: Leftover) -> None:
-        """Double the interval of a source if all its messages were sent but not all are stored.
+        """Double the time until a source is sent again if everything was sent but not all of it is stored.
 
-        Otherwise reset it.
+        Otherwise reset it to ten seconds.
         """
         _, pause_s = self._waits.pop(leftover.path, (0.0, SEND_EVERY_S / 2))
         if not leftover.is_done and not any(leftover.receipt.unsent.values()):

@@ -61,7 +61,7 @@ Launch = Callable[[int], tuple[Sequence[str], Mapping[str, str]]]
 
 
 class WebPart:
-    """A web server process of the stack with its own port; ready when this process listens on the port."""
+    """A web server process of the stack. It has a port of its own, and is ready when it listens on that port."""
 
     is_store: Final = False
 
@@ -137,7 +137,7 @@ class Stack:
 
     @property
     def late(self) -> list[str]:
-        """The names of the web servers that are not ready yet."""
+        """The names of the web servers of the stack that do not accept connections yet."""
         return list(self._late)
 
     @property
@@ -164,10 +164,10 @@ class Stack:
         return server.url
 
     def _given(self, variable: str, part: str) -> str | None:
-        """Return the URL in an environment variable if it is that of a server of the user.
+        """Return the URL in the environment variable `variable` if the user chose a server with it.
 
-        None if the variable is not set, or if it has the address of an embedded server, as exported by `trainwire
-        env`.
+        Returns None if the variable is not set, or if `trainwire env` exported it, so that it names an embedded
+        server.
         """
         url = self._environ.get(variable)
         if not url:

@@ -23,26 +23,26 @@ Report = Callable[[str], None]
 
 
 class StackPart(Protocol):
-    """A part: one process of the stack. `start` returns when it is ready."""
+    """Interface of one process of the stack; `start` returns when the process is ready."""
 
     @property
     def name(self) -> str:
-        """The name of the part, also used for its log file."""
+        """The name of the process, also used for its log file."""
 
     @property
     def is_store(self) -> bool:
-        """Whether the part is Postgres or Valkey, which are stopped after all other parts."""
+        """Whether the process is Postgres or Valkey, which are stopped after all others."""
 
     @property
     def child(self) -> Child:
-        """The child process of the part."""
+        """The child process itself."""
 
     def start(self) -> None:
         """Start the process and wait until it is ready; raise `PartFailed` if it does not become ready."""
 
 
 class CommandPart:
-    """A part that runs a command, and is ready as soon as it is started."""
+    """A process of the stack that runs a command, and counts as ready as soon as it is started."""
 
     is_store: ClassVar[bool] = False
 
@@ -74,7 +74,7 @@ class _Watched:
 
 
 class Supervisor:
-    """Starts, restarts and stops the parts; calls `report` with one line of text for each step."""
+    """Starts, restarts and stops the processes of the stack; reports each step as a line of text to `report`."""
 
     def __init__(self, report: Report, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._report = report
@@ -88,7 +88,7 @@ class Supervisor:
         return self._stop_requested
 
     def start(self, part: StackPart) -> None:
-        """Start `part`, and restart it from now on when it ends.
+        """Start the process `part`, and restart it from now on when it ends.
 
         Raise `PartFailed` if it does not become ready.
         """
@@ -104,14 +104,14 @@ class Supervisor:
             watched.part.child.stop_waiting()
 
     def watch(self, and_then: Callable[[], None]) -> None:
-        """Restart parts that end until a stop is requested; call `and_then` after each check."""
+        """Restart processes that end, until a stop is requested; call `and_then` after each check."""
         while not self._stop_requested:
             self.check()
             and_then()
             time.sleep(WATCH_EVERY_S)
 
     def check(self) -> None:
-        """Check every part once: schedule the restart of those that have ended, and restart those that are due."""
+        """Check every process once: schedule a restart if it has ended, and restart it when that is due."""
         for watched in self._watched:
             if self._stop_requested:
                 return
@@ -121,9 +121,9 @@ class Supervisor:
                 self._start_again(watched)
 
     def stop(self) -> None:
-        """Stop all parts within their timeouts.
+        """Stop all processes within their timeouts.
 
-        Parts that use the stores are stopped first, in parallel, then the stores.
+        Processes that use the stores are stopped first, in parallel, then the stores.
         """
         parts = [watched.part for watched in reversed(self._watched)]
         users = [part for part in parts if not part.is_store]
@@ -135,7 +135,7 @@ class Supervisor:
         self._watched.clear()
 
     def kill(self) -> None:
-        """Send SIGKILL to all parts."""
+        """Send SIGKILL to all processes of the stack."""
         for watched in reversed(self._watched):
             watched.part.child.kill()
 

@@ -29,7 +29,7 @@ _UNBOUNDED: Final = 2**62
 
 
 class RecordedRun(Run):
-    """A run without threads, network or files. Messages are decoded as the workers decode them.
+    """A run without threads, network or files, which keeps its messages as the workers would decode them.
 
     It accepts the arguments of `Run` and raises the same errors for them. The environment is read only by
     `from_env`. Checkpoints are recorded, but not uploaded.
@@ -57,7 +57,10 @@ class RecordedRun(Run):
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> RecordedRun:  # noqa: ARG003 - as of `Run`
-        """Return a new recorded run, instead of one that would send its messages through the first process."""
+        """Return a new recorded run with the job, attempt and rank in `handle`.
+
+        A `Run` would instead send its messages through the process that made the handle.
+        """
         return cls(handle["job_id"], attempt=handle["attempt"], rank=handle["rank"])
 
     @property
@@ -66,7 +69,10 @@ class RecordedRun(Run):
 
     @_session.setter
     def _session(self, sending: Session) -> None:
-        """Replace the session that `Run` creates, which has started no thread yet, by one that records."""
+        """Store a recording session instead of `sending`, the session that `Run` creates.
+
+        `sending` has not started a thread yet.
+        """
         self._recorded = _RecordedSession(
             self.job_id,
             self.attempt,
@@ -214,7 +220,7 @@ class _RecordedSession(Session):
 
 
 class _Recorder(Sender):
-    """Replaces the sender: decodes each message of the outbox into memory, and acknowledges it."""
+    """Replaces the sender of a run: decodes each message into memory, and acknowledges it."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -222,15 +228,15 @@ class _Recorder(Sender):
 
     @property
     def is_started(self) -> bool:
-        """Return True: there is no thread to start."""
+        """Always True, because there is no thread to start."""
         return True
 
     def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
-        """Record the remaining messages."""
+        """Record the messages that are still in the outbox."""
         self.record()
 
     def record(self) -> None:
-        """Record the messages since the last call."""
+        """Decode and acknowledge all messages that were added to the outbox since the last call."""
         while self._outbox.cut():
             pass
         for kind, batch in self._outbox.to_send(_UNBOUNDED).items():

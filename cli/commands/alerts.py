@@ -96,7 +96,7 @@ def _rules(data_dir: Path | None) -> AlertRules:
 
 
 def _failure(name: str, destination: Destination) -> str | None:
-    """Send a test alert to a destination; return the reason if it fails, else None."""
+    """Send a test alert to a destination; return the reason if it fails, None if the destination confirms it."""
     message = AlertMessage(
         id=f"trainwire-test-{time.time_ns()}",
         rule="test",

@@ -41,7 +41,7 @@ app = typer.Typer(no_args_is_help=True, help="Entries that could not be stored: 
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of dead_letters, without the bytes of the entry."""
+    """One row of the table `dead_letters`, without the bytes of the entry."""
 
     id: int
     stream: str
@@ -90,7 +90,7 @@ def show(letter_id: LetterId, data_dir: DataDir = None) -> None:
 
 @app.command()
 def replay(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir = None) -> None:
-    """Append dead letters to their streams again, unchanged. A refused entry becomes a new dead letter."""
+    """Append dead letters to their Redis streams again, unchanged. A refused entry becomes a new dead letter."""
     settings = settings_for(servers(data_dir), with_redis=True)
     with stream_client(settings) as client:
         _for_each(
@@ -145,7 +145,7 @@ def _find_letters(connection: Connection) -> list[DeadLetter]:
 
 
 def _has_entry(letter: DeadLetter) -> bool:
-    """Return whether the dead letter is an entry of a stream; otherwise it is a row that a sink refused."""
+    """Return whether a dead letter is an entry of a stream; the others are rows that a sink refused."""
     return not letter.stream.startswith(SINK_PREFIX)
 
 

@@ -50,7 +50,7 @@ WORKER_POLL_S: Final = 0.5
 
 
 def _with_keep_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter `keep` of a command by one flag `--keep-<sink>` for each sink."""
+    """Return the command with one flag `--keep-<sink>` for each sink in place of its parameter `keep`."""
 
     def run(**given: Any) -> None:
         kept = frozenset(sink for sink in SINKS if given.pop(f"keep_{sink}"))
@@ -178,9 +178,9 @@ def _delete(
 def _run(
     engine: Engine, deleter: JobDeleter, begun: Deletion, on_progress: Callable[[Deletion], None]
 ) -> Deletion:
-    """Execute the deletion until it is finished or must wait for its next attempt; return its progress.
+    """Execute the deletion until it is finished, or until a store fails and must be retried later.
 
-    If a worker executes the same deletion, wait for that worker.
+    Returns the progress. If a worker executes the same deletion, this process waits for that worker.
     """
     known = begun
     while not known.is_finished:

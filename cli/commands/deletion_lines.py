@@ -21,7 +21,7 @@ _SHOWN_FILES: Final = 20
 
 
 def plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
-    """Return lines about the data that a job has in each store."""
+    """Format the plan to delete a job as lines of text: which of its data each store has."""
     named = f" ({plan.name})" if plan.name else ""
     rows = ", ".join(f"{count:,} {table}" for table, count in plan.rows.items() if count) or "none"
     lines = [
@@ -47,7 +47,7 @@ def plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
 
 
 def deletion_lines(known: Deletion) -> list[str]:
-    """Return lines about a deletion: its time, its author, and its progress in each store."""
+    """Format a deletion as lines of text: its time, its author, and its progress in each store."""
     reason = f": {known.reason}" if known.reason else ""
     lines = [f"job {known.job_id} was deleted {shown_time(known.deleted_at)} by {known.deleted_by}{reason}"]
     if known.discarded_messages:

@@ -87,7 +87,7 @@ def retry(
     sink: Annotated[str | None, typer.Option(metavar="SINK", help=f"Only this store: {SINK_NAMES}.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Retry a store that does not answer, and jobs whose deliveries failed, now instead of at the next attempt."""
+    """Retry at once a store that does not answer, and the jobs whose deliveries have failed."""
     address = servers(data_dir)
     with writing(address) as connection:
         names = _in_use(connection, settings_for(address)) if sink is None else [known_sink(sink)]
@@ -135,7 +135,7 @@ class Replayed:
 
 
 def retry_now(connection: Connection, sink: str) -> tuple[datetime | None, int]:
-    """Set the next attempts of a sink to the current time.
+    """Make all retries of a sink due now: of the sink itself if it is down, and of its failed deliveries.
 
     Returns the time since which the sink has not answered (None if it answers), and the number of jobs whose
     deliveries have failed.

@@ -124,7 +124,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Addres
 
 
 def with_web_servers(address: Address) -> Address:
-    """Read the addresses again, now including those of the web servers, which start later than the other parts."""
+    """Return the current addresses of the stack, including those of the web servers, which start last."""
     try:
         return address if address.data_dir is None else locate(address.data_dir, os.environ)
     except Problem:
@@ -133,7 +133,7 @@ def with_web_servers(address: Address) -> Address:
 
 @contextmanager
 def training(job_id: int, folder: Path, address: Address) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the demo training under `trainwire run`, and wait for its end after the block."""
+    """Start the demo training under `trainwire run`; on leaving the block, wait until the training has ended."""
     command = python_command("trainwire", "run", "--job-id", str(job_id), "--name", "digits", "--")
     command += python_command(TRAINING, "--epochs", str(EPOCHS), "--out", str(folder))
     env = os.environ | {"REDIS_URL": address.need_redis_url()}
@@ -204,7 +204,7 @@ def sum_up(connection: Connection, address: Address, job_id: int) -> None:
 
 
 def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:
-    """Return (name, value) for each line of the summary."""
+    """Return the summary of a job as pairs (name, value), one for each printed line."""
     return [
         ("job", f"{job.id} {job.name or ''}"),
         ("status", f"{job.status}, exit code {job.exit_code}"),
@@ -222,7 +222,7 @@ def demo_folder(address: Address) -> Path:
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
-    """Wait until `condition()` is true, at most `timeout_s` seconds."""
+    """Poll `condition()` until it is true, for at most `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)

@@ -45,7 +45,7 @@ def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 
 
 def run_checks(settings: Settings) -> list[Finding]:
-    """Run the checks of all parts, and return their results in the order in which they are printed."""
+    """Run the checks of all parts of the system; return their results in the order in which they are printed."""
     findings: list[Finding] = []
     engine = open_engine(settings, name="trainwire-doctor")
     try:

@@ -33,7 +33,7 @@ def rename(
     name: Annotated[str, typer.Argument(help="The new name; an empty one restores the trainer's.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Rename a job; its trainer's next messages do not change the name back."""
+    """Rename a job; messages that its trainer sends later do not change the name back."""
     job_id = _edit(data_dir, job, JobEdit(name=name))
     say(
         f"job {job_id} is named {one_line(name)!r}"
@@ -47,7 +47,7 @@ def note(
     text: Annotated[str, typer.Argument(help="The note; an empty one deletes it.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Write a note to a job, which replaces its note."""
+    """Set the note of a job; a previous note is replaced."""
     job_id = _edit(data_dir, job, JobEdit(note=text))
     say(f"job {job_id} has the note {one_line(text)!r}" if text.strip() else f"job {job_id} has no note")
 
@@ -74,7 +74,7 @@ def archive(
     undo: Annotated[bool, typer.Option("--undo", help="Show the jobs in lists again.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Hide jobs in lists; nothing of them is deleted. `trainwire jobs --archived` shows them."""
+    """Hide jobs in lists; none of their data is deleted. `trainwire jobs --archived` shows them."""
     for job in jobs:
         job_id = _edit(data_dir, job, JobEdit(archived=not undo))
         say(f"job {job_id} is {'in lists again' if undo else 'archived'}")
@@ -86,7 +86,7 @@ def compare(
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Print the parameters in which jobs differ, with their final and best metrics."""
+    """Print the parameters in which jobs differ, and the final and best values of their metrics."""
     if not 2 <= len(jobs) <= MOST_JOBS:
         raise Problem(f"{len(jobs)} jobs: name 2 to {MOST_JOBS} jobs to compare")
     with _reader(data_dir, jobs) as (client, references):
@@ -122,7 +122,7 @@ def open_page(
 
 
 def _edit(data_dir: Path | None, reference: str, edit: JobEdit) -> int:
-    """Apply an edit to a job, through the gateway or in Postgres; return the job's number."""
+    """Change a job's name, note, tags or archived state, through the gateway or in Postgres; return its number."""
     with gateway_jobs(data_dir) as remote:
         if remote is not None:
             return remote.edit(reference, edit)
@@ -136,7 +136,7 @@ def _edit(data_dir: Path | None, reference: str, edit: JobEdit) -> int:
 
 
 def _found_page(data_dir: Path | None, jobs: list[str]) -> tuple[str, list[int]]:
-    """Return the URL of the gateway, and the numbers of `jobs`, which are looked up in Postgres."""
+    """Return the URL of the gateway, and the numbers of the jobs that the references `jobs` name."""
     address = servers(data_dir)
     named = os.environ.get(URL_VARIABLE)
     gateway_url = address.gateway_url or (base_of(named) if named else None)
@@ -150,7 +150,7 @@ def _found_page(data_dir: Path | None, jobs: list[str]) -> tuple[str, list[int]]
 
 @contextmanager
 def _reader(data_dir: Path | None, jobs: list[str]) -> Iterator[tuple[Client, list[int]]]:
-    """Yield a client of the gateway or of Postgres, and the numbers of `jobs`."""
+    """Yield a client that reads from the gateway or from Postgres, and the numbers of the jobs named in `jobs`."""
     with gateway_jobs(data_dir) as remote:
         if remote is not None:
             yield remote.client, [remote.job(job).id for job in jobs]

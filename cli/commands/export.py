@@ -59,11 +59,11 @@ def export(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Write jobs to files (metrics as CSV, or whole jobs as JSON lines or parquet), or copy them to MLflow.
+    """Write jobs to files (metrics as CSV, or complete jobs as JSON lines or parquet), or copy them to MLflow.
 
     Without --output one job is written to stdout, as CSV or JSON lines. Parquet has the schema of
-    neptune-exporter, and needs trainwire[parquet]. In MLflow each attempt is a run. A second export adds nothing,
-    and the report counts what was read back.
+    neptune-exporter, and needs trainwire[parquet]. In MLflow, each attempt becomes a run; repeating the export
+    adds nothing, and the report counts what was read back from MLflow.
     """
     if form not in FORMATS:
         raise Problem(f"no such format {form!r}: choose {', '.join(FORMATS)}")
@@ -120,7 +120,7 @@ def _warn_of_removed(connection: Connection, number: int) -> None:
 def _export_to_mlflow(
     jobs: Sequence[str], uri: str, experiment: str, data_dir: Path | None, *, as_json: bool, quiet: bool
 ) -> None:
-    """Copy jobs to MLflow, and print the counts that were read back; exit with code 1 if something is missing."""
+    """Copy jobs to MLflow, and print the counts read back from it; exit with code 1 if something is missing."""
     api = mlflow_api(uri)
     report = MlflowExportReport()
     hint = f"; the address is {uri}; export again when it answers: it continues where it ended"
@@ -154,7 +154,7 @@ def _print(report: MlflowExportReport) -> None:
 
 
 def _write(exported: ExportedJob, form: str, folder: Path, project: str) -> Path:
-    """Write a job to a file in `folder`, and return its path; on an error, no partial file is left."""
+    """Write a job to a new file in `folder`, and return its path; on an error, no partial file is left."""
     try:
         if form == "parquet":
             folder = folder / re.sub(r"[^\w.-]", "_", project)

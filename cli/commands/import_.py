@@ -55,8 +55,8 @@ def csv(
 ) -> None:
     """Import one job from a CSV file.
 
-    Its header has `step`, `epoch` or `time` and a column for each metric, or `name` and `value` and one of these.
-    Times are ISO 8601 or seconds since 1970.
+    The file has a column for each metric, or the columns `name` and `value`. It also needs at least one of the
+    columns `step`, `epoch` and `time`. Times are ISO 8601 or seconds since 1970.
     """
     run = csv_run(file, name, copy)
     _import(lambda _: [run], data_dir, verify=verify, as_json=as_json, quiet=quiet)
@@ -105,7 +105,7 @@ def parquet(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Import runs from parquet files in the schema of neptune-exporter: series, parameters, tags and texts.
+    """Import runs from parquet files in the schema of neptune-exporter: metrics, parameters, tags and texts.
 
     It needs trainwire[parquet].
     """
@@ -146,7 +146,7 @@ def mlflow(
 def _import(
     runs_of: Callable[[Connection], Runs], data_dir: Path | None, *, verify: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Import the runs and print the counts of both sides; exit with code 1 if something is missing."""
+    """Import the runs, and print the counts of both sides; exit with code 1 if Postgres lacks something."""
     address = servers(data_dir)
     with ExitStack() as stack:
         connection = stack.enter_context(reading(address))

@@ -103,7 +103,7 @@ def _say_none(status: str | None, *, is_narrowed: bool) -> None:
 
 
 def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Show one job: its status, progress, last metrics and rows, and whether all its messages have arrived."""
+    """Show one job: status, progress, last metrics, row counts, and whether all its messages have arrived."""
     address = servers(data_dir)
     with reading(address) as connection:
         found = named_job(connection, job)
@@ -144,12 +144,12 @@ def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
 
 
 def named_job(connection: Connection, reference: str) -> Job:
-    """Return the job that `reference` names (`job_id_of`); raise `Problem` if it does not exist."""
+    """Return the job that `reference` names (see `job_id_of`); raise `Problem` if it does not exist."""
     return known_job(connection, job_id_of(connection, reference))
 
 
 def known_job(connection: Connection, job_id: int) -> Job:
-    """Return the job with this number; raise `Problem` if it does not exist."""
+    """Return the job with the number `job_id`; raise `Problem` if it does not exist."""
     job = find_job(connection, job_id)
     if job is not None:
         return job
@@ -234,7 +234,7 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
 
 
 def _stop(job: Job) -> str | None:
-    """Format the request to stop the job: its author, time and reason; None if there is none."""
+    """Format the user's request to stop the job: its author, time and reason; None if there is none."""
     if job.stop is None:
         return None
     at = shown_time(datetime.fromisoformat(job.stop["requested_at"]))
@@ -243,7 +243,7 @@ def _stop(job: Job) -> str | None:
 
 
 def shown_rows(job: Job) -> str:
-    """Format the number of rows that the job has had of each kind."""
+    """Format the numbers of log, metric and checkpoint rows of the job."""
     return " · ".join(counted(count, ROW_NAMES[kind]) for kind, count in job.rows.items())
 
 
@@ -301,7 +301,7 @@ def _show_table(found: list[Job], values: dict[int, dict[str, Any]], fields: lis
 
 
 def _cut_names(heads: Sequence[str], rows: list[list[Text]]) -> None:
-    """Shorten the names (the second column), so that each job fits into one line of the terminal."""
+    """Shorten the job names (the second column) so that each row of the table fits into one line."""
     widths = [max(len(head), *(cells[index].cell_len for cells in rows)) for index, head in enumerate(heads)]
     between = 2 * (len(heads) - 1)
     left = console().width - (sum(widths) - widths[1]) - between

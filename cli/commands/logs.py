@@ -117,7 +117,7 @@ def _follow(connection: Connection, wanted: LogFilter, last_seq: int) -> None:
 
 
 class Quiet:
-    """Measures for how long a finished job has not had a new row."""
+    """Measures how much time has passed since the last new row of a finished job."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -125,7 +125,7 @@ class Quiet:
         self._seen: object = None
 
     def lasts_s(self, job: Job | None) -> float:
-        """Return the seconds since the last change of a finished job; 0 while it runs."""
+        """Return the seconds since the last new row of the job if it has finished, or 0 while it runs."""
         seen = None if job is None else (job.status, job.attempt, job.rows)
         if job is None or not job.is_finished or seen != self._seen:
             self._seen, self._since = seen, self._clock()
@@ -134,7 +134,7 @@ class Quiet:
 
 
 def has_ended(connection: Connection, job_id: int) -> bool:
-    """Return whether the job has finished and no more of its rows are expected."""
+    """Return whether the job has finished, and no further rows of it are expected."""
     job = find_job(connection, job_id)
     if job is None or not job.is_finished:
         return False
@@ -149,14 +149,14 @@ def _quiet_warning(job_id: int) -> str:
 
 
 def write_lines(lines: list[StoredLine]) -> None:
-    """Write log lines to stdout; colour codes in the lines are kept only if it is a terminal."""
+    """Write log lines to stdout; colour codes in their texts are removed unless stdout is a terminal."""
     colours = sys.stdout.isatty()
     sys.stdout.writelines(f"{shown_line(line, colours=colours)}\n" for line in lines)
     sys.stdout.flush()
 
 
 def shown_line(line: StoredLine, *, colours: bool) -> str:
-    """Format a log line with its time and log type; a line break in its text is followed by an indent."""
+    """Format a log line with its time and log type; continuation lines of a multi-line text are indented."""
     rank = "" if line.rank is None else f" {line.rank}"
     level = "" if line.level is None else f" {safe(line.level)}"
     first, *more = line.content.split("\n")

@@ -91,7 +91,7 @@ def _all_points(address: Address, job_id: int, names: Sequence[str]) -> Metrics:
 
 
 def _newest(found: Metrics, limit: int) -> list[StoredPoint]:
-    """Return the last `limit` points, with the values of the metrics that were read."""
+    """Return the last `limit` rows of `found` as points."""
     columns = {name: column[-limit:] for name, column in found.columns.items()}
     about = [columns.pop(name) for name in ("seq", "attempt", "rank", "epoch", "step", "ts")]
     return [
@@ -110,7 +110,7 @@ def _newest(found: Metrics, limit: int) -> list[StoredPoint]:
 
 
 def _write_csv(found: Metrics) -> None:
-    """Write one CSV line per point, with its time in nanoseconds since 1970; a metric without a value is empty."""
+    """Write one CSV line per point; times are nanoseconds since 1970, and a missing value is an empty cell."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(found.columns)
     writer.writerows(zip(*(map(_shown, column) for column in found.columns.values()), strict=True))

@@ -32,7 +32,7 @@ def mlflow(
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show a job's MLflow run: its state, summaries of its metrics, adapted values, and undelivered rows."""
+    """Show a job's MLflow run: state, summaries of metrics, values adapted to MLflow's limits, rows to deliver."""
     address = servers(data_dir)
     uri = settings_for(address).mlflow_tracking_uri
     if uri is None:

@@ -37,7 +37,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
 def servers(data_dir: Path | None) -> Address:
-    """Return the addresses of the servers to use, and copy the settings of a running stack to `os.environ`."""
+    """Return the addresses of the servers to use; settings of a running stack are copied to `os.environ`."""
     address = locate(data_dir, os.environ)
     adopt(address.settings, os.environ)
     return address

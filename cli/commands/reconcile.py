@@ -15,7 +15,7 @@ from trainwire.workers.operations.reconcile import reconcile as reconcile_all
 def reconcile(data_dir: DataDir = None) -> None:
     """List acknowledged messages that Postgres has lost, for example by a restore, and record them as missing.
 
-    Running trainers then send those again that are still in their spools. Without losses nothing changes.
+    Running trainers then resend those of them that are still in their spools. If none is lost, nothing changes.
     """
     settings = settings_for(servers(data_dir), with_redis=True)
     count = 0

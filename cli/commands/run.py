@@ -92,9 +92,9 @@ def run(
     ] = DEFAULT_STOP_GRACE_S,
     data_dir: DataDir = None,
 ) -> None:
-    """Run COMMAND as a job: its output becomes log lines, and its exit code that of the job and of this command.
+    """Run COMMAND as a job: its output becomes log lines; its exit code is recorded, and returned by this command.
 
-    COMMAND also runs while Redis is not available: messages wait in the spool for a `trainwire up`.
+    COMMAND also runs while Redis is not available: its messages wait in the spool until `trainwire up` runs.
     """
     try:
         code = launch(

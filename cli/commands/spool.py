@@ -170,7 +170,7 @@ def _folder(spool: Path | None) -> Path:
 
 
 def _read_spool(folder: Path) -> tuple[list[Spooled], bool]:
-    """Return the sources in a spool, and whether some cannot be read; a warning is printed for each of those."""
+    """Return the sources in a spool, and whether any of them is unreadable; print a warning for each of those."""
     paths = list(source_folders(folder))
     found = list(list_spool(folder))
     hidden = [path for path in set(paths) - {source.path for source in found} if path.exists()]

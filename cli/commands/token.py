@@ -35,7 +35,7 @@ def _duration(text: str | timedelta) -> timedelta:
 
 
 def _checked_names(pattern: str) -> str:
-    """Return `pattern` if it is a name of jobs, or the beginning of names and a *; else raise `Problem`."""
+    """Return `pattern` if it is a job name, or the beginning of one followed by `*`; else raise `Problem`."""
     plain = pattern.removesuffix("*")
     if not plain or "*" in plain or not plain.isprintable() or len(plain) > MAX_TEXT_CHARS["name"]:
         raise Problem(

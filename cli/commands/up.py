@@ -56,7 +56,7 @@ def up(
 
 
 def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
-    """Start the stack, watch it, and stop it at the end. The first ctrl-C requests a stop, the second kills it.
+    """Start the stack, and restart its processes until ctrl-C stops it; a second ctrl-C kills it.
 
     `no_loki` is the reason why Loki is switched off, or None; it is printed.
     """
@@ -84,9 +84,10 @@ def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
 
 
 def _spool_names(folder: Path, streams: str) -> set[str]:
-    """Return the names that trainers of this stack write into their spools to identify the server of the messages.
+    """Return the names by which spools on this machine refer to this stack's server.
 
-    A trainer that found no stack writes ANY_STACK; the name is included if that trainer would now find this stack.
+    A trainer that found no running stack writes ANY_STACK into its spool. This name is included if such a trainer
+    would now find this stack.
     """
     try:
         is_found = StackFolders.from_env(os.environ).find().data_dir == folder

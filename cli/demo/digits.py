@@ -74,7 +74,7 @@ class Network:
         return -math.log(max(chances[label], 1e-12))
 
     def read(self, image: Image) -> int:
-        """Return the most likely digit in the image."""
+        """Return the digit that the network considers most likely for the image."""
         chances = self._forward(image)[1]
         return chances.index(max(chances))
 
@@ -88,7 +88,7 @@ class Network:
 
 
 def drawn(digit: int, rng: random.Random) -> Image:
-    """Return a noisy image of a digit at a random position."""
+    """Return an image of the digit with noise, drawn at a random position."""
     rows = DIGITS[digit].split()
     top, left = rng.randrange(SIDE - len(rows) + 1), rng.randrange(2, 4)
     image = [rng.gauss(0, NOISE) for _ in range(SIDE**2)]

@@ -1,4 +1,4 @@
-"""Checks of alerts: the rules can be parsed, and the destinations confirm alerts."""
+"""Checks of alerts: the rules file can be parsed, and no destination has failed to confirm an alert."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PART: Final = Part("alerts")
 
 
 def check(path: Path, connection: Connection) -> Findings:
-    """Yield the results of checks of a rules file and its destinations."""
+    """Yield whether the rules file can be parsed, and whether alerts to each of its destinations have failed."""
     try:
         rules = load_rules(path)
     except UnsetVariable as exc:

@@ -1,4 +1,4 @@
-"""Checks of the data flow: lag of streams and sinks, halted drains, repaired keys, dead letters."""
+"""Checks of the data flow: lag of streams and sinks, stopped drains, repaired Redis keys, dead letters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PART: Final = Part("flow")
 
 
 def check_streams(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
-    """Yield findings about the streams: halted drains, repaired keys and lag.
+    """Yield findings about the Redis streams: drains that have stopped, repaired keys, and lag.
 
     Yields nothing if Redis cannot be reached, because `redis_server.check` reports that.
     """
@@ -66,7 +66,7 @@ def _repairs(streams: redis.Redis) -> Findings:
 
 
 def check_rows(connection: Connection, settings: Settings) -> Findings:
-    """Yield findings about sinks that are down or lag behind, and about dead letters."""
+    """Yield findings about sinks that do not answer or lag behind, and about dead letters."""
     letters = 0.0
     for sample in postgres_samples(connection, [sink.name for sink in sinks_for(settings)]):
         which = ", ".join(sample.labels)

@@ -1,4 +1,4 @@
-"""Checks of beat and workers: beat is active, each queue has a consumer, and no work orders have expired."""
+"""Checks of Celery: beat is active, each queue has a worker, and no work orders have expired."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PART: Final = Part("processes")
 
 
 def check(client: redis.Redis, settings: Settings) -> Findings:
-    """Yield the findings about beat and the workers.
+    """Yield the findings about Celery beat and the workers.
 
     Yields nothing if Redis cannot be reached, because `redis_server.check` reports that.
     """
@@ -87,7 +87,7 @@ def _queue(queue: str, workers: list[str], expired_s: float) -> Finding:
 
 
 def _expired_s(client: redis.Redis, queue: str) -> float:
-    """Return the seconds since the next work order in the queue expired; 0 if it has not expired."""
+    """Return for how many seconds the next work order in the queue has been expired; 0 if it has not expired."""
     raw: Any = client.lindex(queue, -1)
     with suppress(TypeError, ValueError, KeyError):
         expires = datetime.fromisoformat(json.loads(raw)["headers"]["expires"])

@@ -1,4 +1,4 @@
-"""Checks of the broker's Redis server, and of the servers of the streams if STREAMS_URL names others."""
+"""Checks of the Redis server of the Celery broker, and of the servers in STREAMS_URL if it is set."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _persistence(part: Part, info: Info, *, has_streams: bool = True) -> Finding
 
 
 def _memory(part: Part, info: Info, high_water: float) -> Finding:
-    """Check the server's memory; above the share `high_water`, trainers keep messages in their spools."""
+    """Check the server's memory use; above the share `high_water`, trainers keep messages in their spools."""
     used, limit = int(info["used_memory"]), int(info["maxmemory"])
     if not limit:
         text = "has no maxmemory: it grows until the machine kills it, and trainers never hold messages back"
@@ -187,7 +187,7 @@ def _tls(part: Part, url: str, setting: str) -> Findings:
 
 
 def _published(client: redis.Redis) -> tuple[Any, bool]:
-    """Return the values that workers publish for trainers: the number of shards, and whether HOLD_KEY exists."""
+    """Return what Redis tells trainers: the number of shards, and whether HOLD_KEY stops them from sending."""
     return client.get(SHARDS_KEY), bool(client.exists(HOLD_KEY))
 
 

@@ -1,4 +1,4 @@
-"""Answers to agents: texts of trainings are cleaned and bounded, and each answer names what it leaves out."""
+"""Builds the answers to agents: texts of trainings are cleaned and shortened, and omissions are listed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ MaxItems = Annotated[
 
 
 class Answer:
-    """Collects the parts of an answer; `max_chars` bounds each text, `max_items` each map and list."""
+    """Collects the fields of a tool's answer to an agent.
+
+    `max_chars` limits the length of each text, `max_items` the number of entries of each map and list.
+    """
 
     def __init__(self, job: Job | None = None, *, max_chars: int = 1000, max_items: int = MOST_ITEMS) -> None:
         self._max_chars, self._max_items = max_chars, MOST_ITEMS
@@ -53,17 +56,17 @@ class Answer:
         self._max_items = max_items
 
     def add(self, **parts: Any) -> None:
-        """Add parts, bounded; None is omitted."""
+        """Add fields to the answer, shortened to its limits; fields that are None are omitted."""
         for name, value in parts.items():
             if value is not None:
                 self._parts[name] = self._bounded(value, name)
 
     def leave_out(self, sentence: str) -> None:
-        """Record in a sentence what the answer does not have, and how to get it."""
+        """Add a sentence to the list `left_out`: what the answer omits, and how to get it."""
         self._left_out.append(sentence)
 
     def document(self) -> dict[str, Any]:
-        """Return the answer, to be sent as JSON."""
+        """Return the complete answer, with its list `left_out`, as a document for JSON."""
         left_out = list(self._left_out)
         if self._cut_texts:
             left_out.append(f"{self._cut_texts} texts were cut: repeat with max_chars={self._longest_text}")
@@ -103,12 +106,12 @@ class Answer:
 
 
 def clean(text: str) -> str:
-    """Return a text without control characters; invisible characters are replaced by their code points."""
+    """Return `text` without control characters; invisible ones are replaced by code points such as `<U+200B>`."""
     return _UNSEEN.sub(lambda found: f"<U+{ord(found[0]):04X}>", safe(text))
 
 
 def as_json(document: Mapping[str, Any]) -> str:
-    """Return a document as compact JSON."""
+    """Serialize the document as JSON without white space between tokens."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -118,13 +121,16 @@ def shown_time(at: datetime) -> str:
 
 
 def head(job: Job) -> dict[str, Any]:
-    """Return number, name and status of the job that an answer is about."""
+    """Return the fields that identify a job in an answer: number, name, status and attempt.
+
+    They include a warning if the reference by which it was found is also the name of another job.
+    """
     also = {} if job.also_named is None else {"warning": f"job {job.also_named} has this reference as its name"}
     return {"id": job.id, "name": job.name, "status": job.status, "attempt": job.info.attempt, **also}
 
 
 def shown_line(line: LogLine, newest_attempt: int) -> dict[str, Any]:
-    """Return a log line; level, rank and attempt only where they are there, or not the newest."""
+    """Return the fields of a log line without those that are None; `attempt` is omitted for the newest attempt."""
     found: dict[str, Any] = {
         "seq": line.seq,
         "time": shown_time(to_datetime(line.ts)),

@@ -94,7 +94,7 @@ def _signal_note(code: int) -> str:
 
 
 def _not_finite(job: Job) -> list[dict[str, Any]]:
-    """Return the metrics that ended with NaN or an infinity, with the point where that began."""
+    """Return the metrics that ended with NaN or an infinity, each with its first point that is not finite."""
     ends = final_metrics(job.info)
     names = [name for name, value in ends.items() if isinstance(value, float) and not math.isfinite(value)]
     if not names:
@@ -110,7 +110,7 @@ def _not_finite(job: Job) -> list[dict[str, Any]]:
 
 
 def _errors(job: Job, most: int) -> list[LogLine]:
-    """Return the newest lines of the newest attempt with a level of errors."""
+    """Return the newest `most` lines of the newest attempt that were logged at one of ERROR_LEVELS."""
     pages = [job.log_page(limit=most, level=level, attempt=job.info.attempt) for level in ERROR_LEVELS]
     lines = sorted((line for page in pages for line in page.lines), key=lambda line: line.seq)
     return lines[-most:]
@@ -121,7 +121,7 @@ def _shown(lines: Any, info: JobInfo) -> list[dict[str, Any]]:
 
 
 def _end(text: str, max_chars: int, answer: Answer) -> str:
-    """Return the end of a traceback, which names the exception."""
+    """Return the last `max_chars` characters of a traceback; the exception is named at its end."""
     if len(text) > max_chars:
         answer.leave_out(f"the first {len(text) - max_chars:,} characters of the traceback: max_chars={len(text)}")
     return text[-max_chars:]

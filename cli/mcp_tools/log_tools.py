@@ -103,7 +103,10 @@ def log_around(
 def _pages(
     job: Job, after: int | None, before: int | None, limit: int, conditions: dict[str, Any]
 ) -> tuple[list[LogLine], int | None]:
-    """Return matching lines in order, and where to go on in the same direction; None if all were searched."""
+    """Return up to `limit` matching lines in order, and the `seq` from which the search can continue.
+
+    It is the next `after` or `before`, in the same direction; None if all lines were searched.
+    """
     lines: list[LogLine] = []
     deadline = time.monotonic() + SEARCH_S
     while True:

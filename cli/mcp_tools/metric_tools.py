@@ -97,7 +97,11 @@ def metric_history(
 
 
 def summary(series: Series, wanted: Sequence[int]) -> dict[str, Any]:
-    """Return the number of these points, the first and last, the extremes, and the first that is not finite."""
+    """Summarize the points of a metric at the indexes `wanted`.
+
+    The summary has their number, the first and last point, the minimum and maximum, and the first point that is
+    NaN or infinite.
+    """
     finite = [at for at in wanted if math.isfinite(series.value[at])]
     found: dict[str, Any] = {"points": len(wanted), "not_finite": len(wanted) - len(finite)}
     if wanted:
@@ -116,7 +120,7 @@ def summary(series: Series, wanted: Sequence[int]) -> dict[str, Any]:
 
 
 def unknown_metric(job: Job, name: str) -> str:
-    """Return the error for a metric that a job does not have, with similar names."""
+    """Return an error text for a metric that the job does not have; it suggests similar names."""
     known = job.metric_names().names
     similar = ", ".join(get_close_matches(name, known, n=5, cutoff=0.5)) or ", ".join(known[:10]) or "none"
     return f"job {job.id} has no metric {name!r}; it has {similar}: metric_names(job={job.id}) lists all"
@@ -139,7 +143,10 @@ def _named(series: Series, at: int) -> dict[str, Any]:
 
 
 def _pieces(series: Series, wanted: Sequence[int], count: int) -> list[list[Any]]:
-    """Return the points in this many pieces of about equal size, in the columns of `PIECE`."""
+    """Divide the points at the indexes `wanted` into about `count` equal pieces; return a row for each.
+
+    The constant `PIECE` names the columns of the rows.
+    """
     size = max(1, math.ceil(len(wanted) / count))
     found = []
     for begin in range(0, len(wanted), size):

@@ -46,7 +46,7 @@ MOST_ERROR_CHARS: Final = 4000
 
 
 def make_server(open_client: Callable[[], Client]) -> MCPServer[Any]:
-    """Return a server whose tools read with a client of their own for each call."""
+    """Return an MCP server; each call of a tool opens a client of its own with `open_client`."""
     tools = [_tool(function, open_client) for function in TOOLS]
     return MCPServer(
         "trainwire",
@@ -73,7 +73,10 @@ def _tool(function: Callable[..., dict[str, Any]], open_client: Callable[[], Cli
 def _without_client(
     function: Callable[..., dict[str, Any]], open_client: Callable[[], Client]
 ) -> Callable[..., CallToolResult]:
-    """Return the function as a tool: with a client, an answer as JSON text and as data, and `ToolError`."""
+    """Wrap `function` as an MCP tool without the parameter `client`, which the wrapper opens for each call.
+
+    The tool returns the answer as JSON text and as structured data. A `ClientError` becomes a `ToolError`.
+    """
 
     @functools.wraps(function)
     def run(**given: Any) -> CallToolResult:

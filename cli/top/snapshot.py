@@ -1,4 +1,4 @@
-"""Reads the metrics, workers and jobs that `trainwire top` shows."""
+"""Reads the Prometheus samples, the workers and the jobs that `trainwire top` shows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TROUBLED_JOBS: Final = 4
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of the system at `at_s` (monotonic time).
+    """The state of the system at `at_s` (monotonic time), with the samples of Prometheus metrics.
 
     `unreachable` has a text for each store that did not answer.
     """
@@ -43,20 +43,23 @@ class Snapshot:
     unreachable: tuple[str, ...] = ()
 
     def total(self, metric: Metric, label: str | None = None) -> float | None:
-        """Return the sum of a metric's samples, or of those whose first label is `label`; None without samples."""
+        """Return the sum of a Prometheus metric's samples; None if there is no sample.
+
+        With `label`, only the samples with this first label count.
+        """
         found = self._of(metric, label)
         return sum(found) if found else None
 
     def most(self, metric: Metric, label: str | None = None) -> float | None:
-        """Return the largest value of a metric; None if there is no sample."""
+        """Return the largest value of a Prometheus metric; None if there is no sample."""
         return max(self._of(metric, label), default=None)
 
     def labels(self, metric: Metric) -> list[str]:
-        """Return the distinct values of a metric's first label, in the order of samples."""
+        """Return the distinct values of a Prometheus metric's first label, in the order of the samples."""
         return list(dict.fromkeys(sample.labels[0] for sample in self.samples if sample.metric is metric))
 
     def rate(self, before: Snapshot | None, metric: Metric, label: str) -> float | None:
-        """Return the increase of a metric per second since `before`; None if a snapshot lacks the metric."""
+        """Return the increase of a Prometheus metric per second since `before`; None if a snapshot lacks it."""
         now, then = self.total(metric, label), before.total(metric, label) if before else None
         if before is None or now is None or then is None or self.at_s <= before.at_s:
             return None
@@ -104,7 +107,7 @@ def take(
 
 
 def _jobs(connection: Connection) -> list[Job]:
-    """Return running jobs, followed by stalled and lost ones, for which TROUBLED_JOBS places are reserved."""
+    """Return the running jobs, then stalled and lost ones, for which TROUBLED_JOBS lines are reserved."""
     running, stalled, lost = (
         find_jobs(connection, status=status, limit=MOST_JOBS) for status in ("running", "stalled", "lost")
     )

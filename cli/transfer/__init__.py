@@ -1,1 +1,1 @@
-"""Imports runs of other tools and exports jobs; the counts of both sides are compared."""
+"""Imports runs of other tools as jobs, and exports jobs; both compare the counts of source and target."""

@@ -25,7 +25,7 @@ class Count(msgspec.Struct, kw_only=True):
     missing: int = 0
 
     def line(self, kind: str) -> str:
-        """Format the equation `source` = `stored` + `skipped` + `missing` as one line."""
+        """Format the counts as one line of text: `source` = `stored` + `skipped` + `missing`."""
         skipped = "".join(f" + {number:,} skipped ({one_line(why)})" for why, number in self.skipped.items())
         missing = f" + {self.missing:,} missing" if self.missing else ""
         return f"{kind:<6} {self.source:,} = {self.stored:,} stored{skipped}{missing}"
@@ -60,7 +60,7 @@ class RunReport(msgspec.Struct, kw_only=True):
 
 
 class LeftOutReport(msgspec.Struct, kw_only=True):
-    """A run or a file that was not imported, with the reason; `is_failure` makes the import incomplete."""
+    """A run or a file that was not imported, with the reason. If `is_failure`, the import is incomplete."""
 
     name: str
     reason: str

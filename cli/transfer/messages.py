@@ -32,7 +32,7 @@ def messages_of(run: SourceRun, tally: Tally) -> Iterator[Message]:
 
 
 class _Buffer:
-    """Points and lines that have been read and are not part of a message yet."""
+    """Collects metric points and log lines of an imported run until they are enough for a message."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -43,33 +43,33 @@ class _Buffer:
         self._chars = 0
 
     def add_point(self, point: Point) -> bool:
-        """Add a point; return whether the buffer has enough points for a full message."""
+        """Add a point to the buffer; return whether the buffered points are enough for a full message."""
         self._points.append(point)
         self._values += len(point.values)
         return len(self._points) >= MESSAGE_POINTS or self._values >= MESSAGE_VALUES
 
     def must_cut(self, line: Line) -> bool:
-        """Return whether the buffered lines must become a message before `line` is added.
+        """Return whether `take_lines` must be called before `line` is added to the buffer.
 
-        They must if the buffer is full, or if they are of another log type (stdout or stderr).
+        It must if the buffer is full, or if its lines are of another log type (stdout or stderr).
         """
         is_full = len(self._lines) >= MESSAGE_LINES or self._chars >= MESSAGE_CHARS
         return bool(self._lines) and (is_full or self._lines[-1].log_type != line.log_type)
 
     def add_line(self, line: Line) -> None:
-        """Add a log line."""
+        """Append a log line to the buffered lines of the next `logs` message."""
         self._lines.append(line)
         self._chars += len(line.text)
 
     def take_points(self) -> Iterator[Body]:
-        """Remove the buffered points; yield a message with them, if there are any."""
+        """Empty the buffered points; yield one `metrics` message with them, or nothing if there are none."""
         points, values, self._points, self._values = self._points, self._values, [], 0
         if points:
             yield Metrics(points=points, started_at=self.started_at)
         self._tally.taken["points"] += values
 
     def take_lines(self) -> Iterator[Body]:
-        """Remove the buffered lines; yield a message with them, if there are any."""
+        """Empty the buffered lines; yield one `logs` message with them, or nothing if there are none."""
         lines, self._lines, self._chars = self._lines, [], 0
         if lines:
             texts, times = [line.text for line in lines], [line.ts for line in lines]

@@ -47,9 +47,10 @@ class Progress:
             self._bars.stop()
 
     def update(self, title: str, done: int, share: Callable[[], float | None] | float | None = None) -> None:
-        """Show that `done` points of the run `title` are processed; `share` is their share of all, from 0 to 1.
+        """Show the progress of the run `title`: `done` processed points, and their share of all its points.
 
-        The rate and the remaining time are computed since the first call with this title.
+        `share` is a number from 0 to 1, a function that returns it, or None if it is unknown. The rate and the
+        remaining time are computed since the first call with this title.
         """
         now = self._clock()
         if title != self._title:

@@ -34,9 +34,10 @@ _READ_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The first item of an imported run.
+    """The first item of an imported run: its name, start, tags and parameters.
 
-    `mlflow_run_id` is set only if workers mirror jobs to the MLflow server from which the run is imported.
+    If workers deliver jobs to the MLflow server from which the run is imported, `mlflow_run_id` is the run's id
+    there; otherwise it is None.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of output, with its time in nanoseconds since 1970."""
+    """One line of a run's output, with its time in nanoseconds since 1970."""
 
     ts: int
     text: str
@@ -57,7 +58,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """All parameters that have been read so far; used for tools that record parameters after the header."""
+    """All parameters of a run that were read so far.
+
+    Tools that record parameters later than the header need it.
+    """
 
     values: dict[str, Any]
 
@@ -95,7 +99,7 @@ class Tally:
     """Function that returns the share of the run that has been read, from 0 to 1, or None if it is unknown."""
 
     def skip(self, kind: Counted, reason: str, count: int = 1) -> None:
-        """Count `count` items that are not imported."""
+        """Count `count` items of a kind as not imported, under the reason `reason`."""
         if count:
             self.skipped[kind][reason] += count
 
@@ -108,13 +112,13 @@ class Tally:
         return kept
 
     def fits(self, text: str) -> bool:
-        """Return whether a line is short enough to be stored; count it as skipped if not."""
+        """Return whether the text of a log line is short enough to be stored; if not, count it as skipped."""
         if len(text) > MOST_CHARS:
             self.skip("lines", LONG_TEXT)
         return len(text) <= MOST_CHARS
 
     def fail(self, problem: str) -> None:
-        """Record a file whose remaining content cannot be read."""
+        """Add an unreadable file, or the rest of one, to the errors of the report."""
         self.skip("files", DAMAGED)
         self.problems.append(problem)
 
@@ -147,7 +151,7 @@ class SourceRun:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run of another tool that is not imported, with the reason; `is_failure` makes the import incomplete."""
+    """A run of another tool that is not imported, with the reason. If `is_failure`, the import is incomplete."""
 
     name: str
     reason: str

@@ -43,9 +43,10 @@ class _Unacked:
 
 
 class Sender:
-    """Appends messages to their streams; waits while too many are uncommitted or Redis is nearly full.
+    """Appends imported messages to their Redis streams.
 
-    `connection` is in autocommit mode and is used to read the positions of sources.
+    It waits while Redis is nearly full, or too many sent messages are not in Postgres yet. `connection` is in
+    autocommit mode and is used to read what Postgres has stored.
     """
 
     def __init__(self, client: redis.Redis, connection: Connection) -> None:
@@ -59,12 +60,12 @@ class Sender:
         self._unacked_bytes = 0
 
     def positions(self, job_id: int, source: str) -> dict[Kind, int]:
-        """Return kind -> number of the last message of a source before the first missing one."""
+        """Return kind -> message number up to which Postgres has all messages of the source."""
         found = read_positions(self._connection, [job_id])
         return {kind: seq for (_, of, kind), seq in found.items() if of == source}
 
     def send(self, message: Message) -> None:
-        """Queue a message, and send the queued messages if they are enough for a round trip.
+        """Queue a message; append the queued messages to their Redis streams if they fill a batch.
 
         Raises `Problem` if Redis does not answer, or if workers store nothing.
         """
@@ -79,7 +80,7 @@ class Sender:
             self._flush()
 
     def finish(self) -> None:
-        """Send the queued messages, and wait until Postgres has committed everything."""
+        """Append the queued messages to their streams, and wait until Postgres has committed all sent messages."""
         self._flush()
         self._wait(lambda: not self._unacked)
 
@@ -104,7 +105,10 @@ class Sender:
         self._batch_bytes = 0
 
     def _append(self) -> int:
-        """Append the queued messages; return how many of them, in order, Redis accepted."""
+        """Append the queued messages to their Redis streams in one round trip.
+
+        Returns how many of them, from the first one on, Redis accepted before it was full.
+        """
         with _redis_errors():
             pipe = self._client.pipeline(transaction=False)
             for key, entry in self._batch:
@@ -123,7 +127,7 @@ class Sender:
             return bool(self._client.exists(HOLD_KEY))
 
     def _wait(self, is_ready: Callable[[], bool]) -> None:
-        """Wait until `is_ready()`; raise `Problem` if workers store nothing for STALLED_S seconds."""
+        """Poll `is_ready()` until it is true; raise `Problem` if workers store nothing for STALLED_S seconds."""
         if is_ready():
             return
         deadline, pause_s = time.monotonic() + STALLED_S, _LEAST_PAUSE_S
@@ -141,7 +145,7 @@ class Sender:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _drop_acked(self) -> bool:
-        """Remove the messages that Postgres has committed from the window; return whether there were any."""
+        """Forget the sent messages that Postgres has committed; return whether there were any."""
         stored = read_positions(self._connection, {each.job_id for each in self._unacked})
         left = [each for each in self._unacked if each.seq > stored.get((each.job_id, each.source, each.kind), 0)]
         is_progress = len(left) < len(self._unacked)

@@ -24,10 +24,10 @@ AGREEMENT_STEPS: Final = 10
 
 
 class TrainwireCallback(TrainerCallback):
-    """Reports the values that the `Trainer` logs, its progress and each checkpoint folder, from one process.
+    """Reports the values that the `Trainer` logs, its progress and each checkpoint folder.
 
-    It is the world process zero. The reported epoch is the current one, counted from 1.
-    A training that a user asks to stop ends after the current step; several processes agree on it every ten steps.
+    Only the world process zero reports. The reported epoch is the current one, counted from 1. A training that a
+    user asks to stop ends after the current step; several processes agree on it every ten steps.
     """
 
     def __init__(self, run: Run) -> None:
@@ -85,7 +85,10 @@ class TrainwireCallback(TrainerCallback):
 
 
 def _is_any(flag: bool, device: Any) -> bool:
-    """Return whether the flag is true in any process: all end after the same step, else they would hang."""
+    """Return whether `flag` is true in at least one process of the training.
+
+    All processes get the same answer, so that they end after the same step; otherwise they would hang.
+    """
     import torch  # noqa: PLC0415 - transformers with several processes has it
 
     if not torch.distributed.is_initialized():

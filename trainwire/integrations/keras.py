@@ -30,25 +30,28 @@ class TrainwireCallback(keras.callbacks.Callback):
 
     @harmless
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
-        """Report the planned number of epochs, and wait for a request to stop."""
+        """Report the planned number of epochs, and end this training if a user asks the run to stop."""
         self._is_training = True
         on_stop(self._run, self._stop)
         self._run.progress(total_epochs=self.params.get("epochs"))
 
     @harmless
     def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
-        """Note that later requests do not concern this call of `fit`."""
+        """Ignore requests to stop that arrive after this call of `fit`."""
         self._is_training = False
 
     @harmless
     def _stop(self) -> None:
-        """End the training: `fit` reads the attribute after each batch. Called from the sending thread."""
+        """End the training: set `stop_training`, which `fit` checks after each batch.
+
+        The thread that sends messages may call this.
+        """
         if self._is_training:
             self.model.stop_training = True
 
     @harmless
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Report the training and validation values of an epoch."""
+        """Report the learning rate, and the training and validation values of an epoch."""
         optimizer = self.model.optimizer
         rate = {} if optimizer is None else {"learning_rate": float(optimizer.learning_rate)}
         self._run.metric(epoch=epoch + 1, step=_step(self.model), values={**rate, **(logs or {})})

@@ -39,17 +39,17 @@ class TrainwireLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Return the name of the checkpoint folder, below the root folder of the `Trainer`."""
+        """The name of the checkpoint folder, below the root folder of the `Trainer`."""
         return "trainwire"
 
     @property
     def version(self) -> str:
-        """Return the name of the job's folder, below the folder `name`."""
+        """The name of the job's folder, such as `job_7`, below the folder `name`."""
         return f"job_{self._run.job_id}"
 
     @property
     def experiment(self) -> Run:
-        """Return the run, so that a module can call `self.logger.experiment.log("...")`."""
+        """The run, so that a module can call `self.logger.experiment.log("...")`."""
         return self._run
 
     @rank_zero_only
@@ -64,9 +64,9 @@ class TrainwireLogger(Logger):
 
     @harmless
     def log_graph(self, model: Any, *_: Any, **__: Any) -> None:
-        """Report the planned number of epochs if a training begins.
+        """Report the planned number of epochs if a training begins, and listen for requests to stop.
 
-        Lightning also calls this for validation and tests.
+        Lightning also calls this method for validation and tests.
         """
         trainer = model.trainer
         if not any(isinstance(callback, StopOnRequest) for callback in trainer.callbacks):
@@ -82,7 +82,7 @@ class TrainwireLogger(Logger):
     @rank_zero_only
     @harmless
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
-        """Report hyperparameters; they replace the run's params."""
+        """Report hyperparameters; they replace the params that the run has reported before."""
         report_params(self._run, params if isinstance(params, Mapping) else vars(params))
 
 
@@ -94,7 +94,10 @@ class StopOnRequest(Callback):
 
     @harmless
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        """End the training after this batch; all processes after the same one, else they would hang."""
+        """End the training after this batch if a user asks the run to stop.
+
+        Several processes all end after the same batch; otherwise they would hang.
+        """
         if trainer.world_size == 1:
             is_asked = self._run.should_stop
         elif trainer.global_step % AGREEMENT_STEPS:

@@ -47,7 +47,10 @@ def report_params(run: Run, params: Mapping[str, Any]) -> None:
 
 
 def on_stop(run: Run, stop: Callable[[], None]) -> None:
-    """Call `stop` when a user asks the run to stop, or now; perhaps twice, and from the sending thread."""
+    """Call `stop` when a user asks the run to stop, or immediately if a user already has.
+
+    It may be called twice, and in the thread that sends messages.
+    """
     if run.should_stop:
         stop()
     else:

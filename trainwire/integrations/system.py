@@ -51,7 +51,7 @@ def report_system_metrics(run: Run, interval_s: float = INTERVAL_S) -> None:
 
 
 class Processor:
-    """Processor load of the machine, and of this process (100 is one core, fully used)."""
+    """Reads the processor load of the machine, and of this process (100 is one core, fully used)."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -73,7 +73,7 @@ class Throughput:
         self._then, self._before = clock(), _transferred()
 
     def read(self) -> Mapping[str, float]:
-        """Return the mean rates since the last call, without counters that were reset in between."""
+        """Return the mean rates since the last call; counters that were reset in between are omitted."""
         now, after = self._clock(), _transferred()
         elapsed_s = now - self._then
         moved = {name: after[name] - self._before[name] for name in after.keys() & self._before.keys()}
@@ -90,7 +90,7 @@ class Gpus:
         self._handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
 
     def read(self) -> Mapping[str, float]:
-        """Return the values of each GPU, without those that its model does not support."""
+        """Return the measured values of each GPU; values that a GPU model does not support are omitted."""
         values: dict[str, float] = {}
         for index, handle in enumerate(self._handles):
             for part in (self._load, self._memory, self._temperature, self._power):

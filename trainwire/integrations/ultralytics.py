@@ -33,14 +33,14 @@ def add_callbacks(model: Model, run: Run) -> None:
 
 
 class _Reporter:
-    """Callbacks that report the training of one model from its first process."""
+    """Ultralytics callbacks that report the training of one model, from its first process only."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._has_trained = False
 
     def __reduce__(self) -> tuple[Any, tuple[int, int]]:
-        """Pickle as the job and the attempt of the run.
+        """Pickle only the numbers of the job and the attempt, with which another process opens its own run.
 
         For several GPUs, Ultralytics sends pickled callbacks to new processes.
         """
@@ -58,18 +58,27 @@ class _Reporter:
 
     @harmless
     def note_training(self, _trainer: Any) -> None:
-        """Mark that an epoch was trained: Ultralytics calls `on_fit_epoch_end` once more after the last epoch."""
+        """Note that an epoch was trained, so that `report_epoch` reports it once.
+
+        Ultralytics calls `on_fit_epoch_end` once more after the last epoch.
+        """
         self._has_trained = True
 
     @harmless
     def stop_after_batch(self, trainer: Any) -> None:
-        """End the training where there is one process: ranks that end after different batches would hang."""
+        """End a training in a single process after this batch, if a user asks the run to stop.
+
+        Several processes that end after different batches would hang.
+        """
         if RANK == -1:
             self.stop_if_asked(trainer)
 
     @harmless
     def stop_if_asked(self, trainer: Any) -> None:
-        """End the training if a user asks it to stop; at an epoch's end Ultralytics informs the other ranks."""
+        """End the training if a user asks the run to stop.
+
+        With several processes, Ultralytics informs the other ranks at the end of the epoch.
+        """
         if _is_first_process() and self._run.should_stop:
             trainer.stop = True
 
@@ -95,7 +104,7 @@ class _Reporter:
 
     @harmless
     def report_final(self, trainer: Any) -> None:
-        """Report the final file: the weights of the best epoch, without the optimizer's state."""
+        """Report the final checkpoint: the weights of the best epoch, without the optimizer's state."""
         self._run.checkpoint(trainer.best if trainer.best.exists() else trainer.last, kind="final")
 
 

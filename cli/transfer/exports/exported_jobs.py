@@ -1,4 +1,4 @@
-"""Reads a job for an export in pages, so that the memory used does not depend on its size."""
+"""Reads the rows of a job for an export page by page, so that memory use does not grow with the job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHECKPOINT_COLUMNS: Final = (
 
 @dataclass
 class ExportedJob:
-    """A job to export; `points`, `lines` and `checkpoints` count what has been read so far."""
+    """A job to export; `points`, `lines` and `checkpoints` count the rows or values read so far."""
 
     connection: Connection
     job: Job

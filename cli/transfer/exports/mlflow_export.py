@@ -50,7 +50,10 @@ OnProgress = Callable[[str, int, float | None], None]
 
 
 class ExportedRun(msgspec.Struct, kw_only=True):
-    """The counts of one MLflow run; `sent` counts the points that this export sent, `stored` those read back."""
+    """The counts of one MLflow run; `stored` in a count is the number of items read back from MLflow.
+
+    `sent` is the number of points that this export sent, without those that the run had before.
+    """
 
     job_id: int
     attempt: int
@@ -101,7 +104,10 @@ class MlflowExport:
         self._on_progress = on_progress
 
     def export(self, exported: ExportedJob) -> Iterator[ExportedRun]:
-        """Export each attempt of a job, and yield its counts. All points of the job are held in memory."""
+        """Export each attempt of a job as an MLflow run; yield the counts of each run.
+
+        All points of the job are held in memory.
+        """
         connection, job = exported.connection, exported.job
         attempts = _attempts(connection, job.id, job.created_at)
         rows: dict[int, list[MetricRow]] = defaultdict(list)
@@ -153,7 +159,7 @@ class MlflowExport:
         )
 
     def _send(self, mirror: RunMirror, values: Sequence[MetricValue], name: str, notes: Notes) -> int:
-        """Send points; return the number that MLflow refused, and add a note for each of them."""
+        """Send points to MLflow; return how many MLflow refused, and add a note for each of these."""
         refused = sent = 0
         for request in metric_requests(values):
             self._on_progress(name, sent, sent / len(values))
@@ -210,7 +216,7 @@ def _with_tags(attempt: AttemptState, more: Mapping[str, str]) -> AttemptState:
 
 
 def _links(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return tag name -> URI for the newest checkpoints."""
+    """Return MLflow tags (name -> URI) that link the newest checkpoints."""
     tags: dict[str, str] = {}
     for row in checkpoints:
         counts = (("epoch", row["epoch"]), ("step", row["step"]))

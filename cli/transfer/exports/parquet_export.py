@@ -53,7 +53,7 @@ def _batch(pa: Any, wanted: Any, columns: Columns) -> Any:
 
 
 def _series(rows: Sequence[StoredPoint]) -> Columns:
-    """Return the parquet columns for metric points, with one row per value."""
+    """Return the parquet columns for metric points; each metric value becomes a row."""
     names: list[str] = []
     numbers: list[float | str] = []
     steps: list[int | None] = []
@@ -76,7 +76,7 @@ def _series(rows: Sequence[StoredPoint]) -> Columns:
 
 
 def _texts(lines: Sequence[StoredLine]) -> Columns:
-    """Return the parquet columns for log lines."""
+    """Return the parquet columns for log lines; each line becomes a row."""
     return {
         "attribute_path": [f"logs/{line.log_type}" for line in lines],
         "attribute_type": TEXTS,

@@ -16,7 +16,7 @@ CSV_HEADER: Final = ("seq", "attempt", "rank", "epoch", "step", "time", "name", 
 
 
 def write_csv(exported: ExportedJob, file: TextIO) -> None:
-    """Write one CSV line per metric value, in the long form that `trainwire import csv` can read."""
+    """Write one CSV line per metric value (name and value), which `trainwire import csv` can read."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEADER)
     for row in exported.read_points():
@@ -40,5 +40,5 @@ def write_jsonl(exported: ExportedJob, file: TextIO) -> None:
 
 
 def _write(file: TextIO, kind: str, row: msgspec.Struct | Mapping[str, Any]) -> None:
-    """Write a row as a JSON object with the additional field `type`."""
+    """Write a row of the job as a JSON object on one line; the additional field `type` names its kind."""
     file.write(f'{{"type":"{kind}",{_encode(row)[1:].decode()}\n')

@@ -23,10 +23,11 @@ def masked_crc(data: bytes) -> int:
 
 
 def masked_crcs(texts: Sequence[bytes]) -> list[int]:
-    """Return `masked_crc` of byte strings of the same length; for hundreds of them it is ten times as fast.
+    """Return the `masked_crc` of each of many byte strings that all have the same length.
 
-    A CRC is linear: it is the XOR of a contribution of each byte, which depends on the byte's value and its
-    distance from the end. The bytes at one position of all strings are therefore translated and combined at once.
+    For hundreds of strings this is ten times as fast as calls of `masked_crc`. A CRC is linear: it is the XOR of a
+    contribution of each byte, which depends on the byte's value and its distance from the end. The bytes at one
+    position of all strings are therefore translated and combined at once.
     """
     length, count = len(texts[0]), len(texts)
     joined = b"".join(texts)
@@ -49,7 +50,7 @@ def _masked(crc: int) -> int:
 
 @cache
 def _zeros(length: int) -> int:
-    """Return the CRC register after `length` zero bytes."""
+    """Return the CRC register after it has processed `length` zero bytes."""
     crc = _ALL
     for _ in range(length):
         crc = _TABLE[crc & 0xFF] ^ crc >> 8
@@ -58,9 +59,10 @@ def _zeros(length: int) -> int:
 
 @cache
 def _contributions(distance: int) -> tuple[bytes, ...]:
-    """Return four translation tables, one for each byte of the CRC.
+    """Return four tables for `bytes.translate`, one for each byte of the CRC.
 
-    Each maps the value of a byte at this distance from the end to its contribution.
+    A table maps the value of a data byte that has `distance` bytes behind it to the XOR that this data byte
+    contributes to that byte of the CRC.
     """
     crcs = _shifted(distance)
     return tuple(bytes(crc >> plane & 0xFF for crc in crcs) for plane in _PLANES)
@@ -75,7 +77,7 @@ def _shifted(distance: int) -> list[int]:
 
 @cache
 def _pairs() -> list[int]:
-    """Return a table for two bytes at once, which halves the time of a CRC; it takes 20 ms to compute."""
+    """Return a lookup table that processes two bytes at once, in half the time; it takes 20 ms to compute."""
     return [_TABLE[pair >> 8 ^ _TABLE[pair & 0xFF] & 0xFF] ^ _TABLE[pair & 0xFF] >> 8 for pair in range(1 << 16)]
 
 

@@ -43,7 +43,10 @@ _NO_TIME: Final = "time is neither ISO 8601 nor seconds since 1970"
 
 @dataclass(frozen=True)
 class Columns:
-    """Indexes of the columns in a CSV file; `long` is (name, value) in the long form and None in the wide form."""
+    """Indexes of the columns in a CSV file.
+
+    `long` has the indexes of the columns `name` and `value` in the long form, and is None in the wide form.
+    """
 
     step: int | None
     epoch: int | None
@@ -57,7 +60,8 @@ class Columns:
 def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
     """Return the run in a CSV file; raise `Problem` if the file is unreadable, or lacks a required column.
 
-    `copy` is part of the run's identity: with another text, the same file is imported again as another job.
+    `copy` is a text that becomes part of the run's identity. With another text, the same file is imported again,
+    as another job.
     """
     try:
         path = path.resolve(strict=True)
@@ -91,7 +95,7 @@ class _CsvReader:
         self._tally = tally
 
     def items(self, name: str) -> Iterator[Item]:
-        """Yield the header, the points and the end; cells that cannot be stored are skipped and counted."""
+        """Yield the header, the points and the end of the run; skip and count cells that cannot be stored."""
         points = self._points()
         first = next(points, None)
         started_ns = None if first is None or self._columns.time is None else first.ts

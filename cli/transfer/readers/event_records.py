@@ -52,10 +52,10 @@ def records(path: Path, size: int) -> Iterator[bytes]:
 
 
 def _cut(block: bytes) -> tuple[list[bytes], list[int], int, bool]:
-    """Split a block of bytes into records.
+    """Split a block of bytes of an event file into records.
 
-    Returns the data and checksums of the complete records, the offset of the next one, and whether its length is
-    damaged.
+    Returns the data and checksums of the complete records, the offset of the first incomplete record, and whether
+    the length of that record is damaged.
     """
     found: list[bytes] = []
     checksums: list[int] = []
@@ -75,7 +75,7 @@ def _cut(block: bytes) -> tuple[list[bytes], list[int], int, bool]:
 
 
 def _first_wrong(found: Sequence[bytes], checksums: Sequence[int]) -> int:
-    """Return the index of the first record whose checksum is wrong; the number of records if there is none."""
+    """Return the index of the first record with a wrong checksum, or the number of records if all are right."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, data in enumerate(found):
         by_length[len(data)].append(number)

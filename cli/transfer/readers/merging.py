@@ -49,7 +49,10 @@ class MergedSeries:
         self._series: dict[str, _Series] = {}
 
     def extend(self, name: str, times_us: array[int], steps: array[int], values: array[float]) -> None:
-        """Add values of the metric `name`; values with the same time and step become parts of different points."""
+        """Add values of the metric `name`.
+
+        Two of its values with the same time and step go to different points.
+        """
         series = self._series.get(name) or self._series.setdefault(name, _Series(name))
         series.times += times_us
         series.steps += steps
@@ -76,10 +79,10 @@ class MergedSeries:
 
 
 def _lasts_of_windows(series: list[_Series]) -> list[_Place | None]:
-    """Return the last (time, step) of each window in which values are merged; None for the last window.
+    """Return the last (time, step) of each window of values that `points` merges at once; None for the last.
 
-    Values sampled at equal distances from all series show their distribution, so that windows have about the same
-    size.
+    Every n-th (time, step) of each series serves as a sample. An equal number of samples between two limits gives
+    windows of about the same size.
     """
     distance = max(WINDOW_VALUES // (len(series) + 1), _LEAST_DISTANCE)
     samples = sorted(each.place(at) for each in series for at in range(distance - 1, len(each.times), distance))

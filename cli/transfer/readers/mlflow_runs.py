@@ -47,8 +47,8 @@ def mlflow_api(uri: str) -> MlflowApi:
 class MlflowRuns:
     """The runs on an MLflow server.
 
-    If `is_mirrored_to` is set, workers copy jobs to this same server; an imported job is then linked to its
-    existing MLflow run, so that workers create no second one. `knows_job` returns whether Postgres has a job with
+    Set `is_mirrored_to` if workers deliver jobs to this same server. An imported job then names its existing
+    MLflow run, so that workers do not create a second one. `knows_job` returns whether Postgres has a job with
     this number.
     """
 
@@ -61,7 +61,10 @@ class MlflowRuns:
         self._knows_job = knows_job
 
     def runs(self, experiments: Collection[str]) -> Iterator[SourceRun | LeftOut]:
-        """Yield the runs of these experiments, or of all if empty; raise `Problem` for an unknown experiment."""
+        """Yield the runs of the experiments with these names, or of all experiments if no name is given.
+
+        Raises `Problem` for an unknown experiment.
+        """
         names = self._experiments()
         unknown = sorted(set(experiments) - set(names.values()))
         if unknown:

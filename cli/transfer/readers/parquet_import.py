@@ -42,7 +42,7 @@ _STREAMS: Final = ("stdout", "stderr")
 
 @dataclass
 class _Run:
-    """A run, and the (file, number) of the parquet row groups that contain its rows."""
+    """A run in parquet files; `groups` has the (file, number) of each row group that contains its rows."""
 
     project: str
     run_id: str
@@ -186,7 +186,7 @@ class _RunReader:
             series.extend(path, _array("q", times_us), _array("q", steps), _array("d", own.column("float_value")))
 
     def _kept(self, rows: Any, is_kept: Any, reason: str) -> Any:
-        """Return the rows for which `is_kept` is true; count the others as skipped with this reason."""
+        """Return the rows for which the mask `is_kept` is true; count the others as skipped for `reason`."""
         kept = rows.filter(is_kept)
         self._tally.skip("points", reason, rows.num_rows - kept.num_rows)
         return kept
@@ -216,7 +216,7 @@ class _RunReader:
                 yield batch.filter(pc.and_(is_project, is_run))
 
     def _batches(self, file: Path, groups: list[int], columns: tuple[str, ...]) -> Iterator[Any]:
-        """Yield batches of rows until an error, which is counted once per file."""
+        """Yield batches of rows from a file until a read error, which is recorded once per file."""
         pa, _ = arrow()
         try:
             for batch in self._pq.ParquetFile(file).iter_batches(row_groups=groups, columns=list(columns)):
@@ -252,7 +252,7 @@ def _in_range(rows: Any) -> Any:
 
 
 def _by_value(rows: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield each distinct value of a column with its rows, whose order is kept."""
+    """Yield (value, rows with this value) for each distinct value of a column; rows keep their order."""
     pc = _compute()
     column = rows.column(name).dictionary_encode()
     values = column.dictionary.to_pylist()
@@ -276,7 +276,7 @@ def _array(typecode: str, column: Any) -> array[Any]:
 
 
 def _status(single: dict[str, Any]) -> Outcome:
-    """Return the outcome of the run, from `sys/status` (which our export writes) or Neptune's `sys/failed`."""
+    """Return the final status of the run, from `sys/status` (in our own exports) or Neptune's `sys/failed`."""
     stated = single.get("sys/status")
     if stated == "completed":
         return "completed"

@@ -27,7 +27,7 @@ _NUMBERS: Final = {code: Struct(f"<{code}") for code in "fd"}
 
 @dataclass(slots=True)
 class _Layout:
-    """The positions of the numbers in the bytes after an event's step.
+    """The binary layout of events with scalars: `form` unpacks the numbers, and the bytes between them.
 
     `names` maps the bytes between the numbers to the names of the metrics.
     """
@@ -39,8 +39,9 @@ class _Layout:
 class ScalarDecoder:
     """Decodes the events of one file, and adds `prefix` to the names of metrics.
 
-    Events of one tag differ only in their time, step and number. The first is decoded by `EventDecoder`; later
-    events with the same bytes around the numbers need no parsing.
+    The first event with certain metrics is decoded by `EventDecoder`, and its layout is remembered. Later events
+    with the same metrics differ only in time, step and numbers, which are read at the known positions without
+    parsing.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -77,9 +78,10 @@ class ScalarDecoder:
         return event
 
     def _learn(self, rest: bytes, scalars: dict[str, float]) -> None:
-        """Remember the layout of an event.
+        """Remember the layout of the event, so that events of the same form can be decoded without parsing.
 
-        It is verified with a probe first: other numbers in the same places must change nothing except the numbers.
+        The layout is tested first: an event with other numbers at these positions must decode to exactly these
+        numbers.
         """
         names = tuple(self._prefix + tag for tag in scalars)
         form, probe, at = "<", b"", 0
@@ -104,7 +106,10 @@ class ScalarDecoder:
 
 
 def _found(rest: bytes, at: int, number: float) -> tuple[str, int]:
-    """Return the format of `number` in the bytes, and its first position from `at` on; -1 if it is not found."""
+    """Return the struct code of `number` (`f` or `d`) and its first position in the bytes from `at` on.
+
+    The position is -1 if the number is not found.
+    """
     for code, struct in _NUMBERS.items():
         try:
             place = rest.find(struct.pack(number), at)
@@ -116,7 +121,7 @@ def _found(rest: bytes, at: int, number: float) -> tuple[str, int]:
 
 
 def _has(scalars: dict[str, float], data: bytes) -> bool:
-    """Return whether `data` is an event with the time and step of the probe, these scalars, and nothing else."""
+    """Return whether the test event `data` decodes to exactly `scalars`, with the test's time and step."""
     try:
         event = EventDecoder().decode(data)
     except DamagedEventError:

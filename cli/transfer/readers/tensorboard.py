@@ -64,7 +64,7 @@ def tensorboard_runs(folder: Path, name: str | None, copy: str) -> Iterator[Sour
 
 
 def _event_files(folder: Path) -> dict[Path, list[Path]]:
-    """Return folder of a run -> its event files.
+    """Return a map from the folder of each run to its event files.
 
     The topmost folder with event files is one run, together with all folders below it. If such a folder is named
     after a part of a data set (`train`, `validation` ...), its parent is the run.
@@ -121,7 +121,7 @@ def _items(root: Path, files: list[_File], name: str, tally: Tally) -> Iterator[
 
 
 def _event_items(prefix: str, event: Event, params: dict[str, Any], tally: Tally) -> Iterator[Item]:
-    """Yield the points, parameters and texts of an event; add its parameters to `params`."""
+    """Yield the points, parameters and texts of an event; the parameters are also added to `params`."""
     if event.scalars:
         yield from _points(prefix, event, tally)
     if event.params:

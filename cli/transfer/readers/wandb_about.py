@@ -29,7 +29,7 @@ _TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes"
 
 
 def needed_records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (kind, content) of the records in a `.wandb` file that an import uses."""
+    """Yield (kind, content) of those records in a `.wandb` file that an import uses."""
     for record in wandb_records(path, size):
         for field in fields(record):
             if field[0] in _KINDS:
@@ -46,7 +46,7 @@ def runs_and_exits(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
 
 @dataclass
 class About:
-    """The description of a W&B run: its first run record, with the name and tags of the last one."""
+    """The description of a W&B run, from its first run record; name and tags are those of its last one."""
 
     identity: str
     name: str

@@ -25,7 +25,7 @@ class DamagedFileError(ValueError):
 
 
 class CutShortError(DamagedFileError):
-    """The last record of the file is incomplete: its process was killed, or is still writing."""
+    """The last record of the file is incomplete: the process that writes it was killed, or is still writing."""
 
 
 def wandb_records(path: Path, size: int) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ class OutputLines:
         self._chars: dict[LogType, int] = {"stdout": 0, "stderr": 0}
 
     def add(self, log_type: LogType, text: str, ts: int) -> Iterator[Line]:
-        """Add a piece of output; yield the lines that it completes."""
+        """Add a piece of output to the buffered line; yield the lines that are now complete."""
         *ends, rest = text.split("\n")
         for end in ends:
             self._pieces[log_type].append(end)
@@ -28,13 +28,13 @@ class OutputLines:
                 self._pieces[log_type], self._chars[log_type] = [kept], len(kept)
 
     def finish(self, ts: int) -> Iterator[Line]:
-        """Yield the last lines, which do not end with a line break."""
+        """Yield the buffered last lines of stdout and stderr, which do not end with a line break."""
         for log_type in self._pieces:
             if self._pieces[log_type]:
                 yield Line(ts, self._take(log_type), log_type)
 
     def _take(self, log_type: LogType) -> str:
-        """Remove the buffered line; return it as a terminal shows it: the text after the last carriage return."""
+        """Remove the buffered line; return what a terminal shows: the text after the last carriage return."""
         line = "".join(self._pieces[log_type]).rstrip("\r").rpartition("\r")[2]
         self._pieces[log_type], self._chars[log_type] = [], 0
         return line

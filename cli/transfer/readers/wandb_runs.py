@@ -129,7 +129,7 @@ def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
 
 
 class _Reader:
-    """Reads the items of one W&B run that follow the header."""
+    """Reads one W&B run: everything that follows its header."""
 
     def __init__(self, path: Path, size: int, about: About, tally: Tally) -> None:
         self._path = path
@@ -158,7 +158,7 @@ class _Reader:
         self._tally.skip("files", "files and artifacts stay with W&B", len(self._files))
 
     def end(self, *, is_killed: bool) -> End:
-        """Return the end of the run; call it after `items`."""
+        """Return the last item of the run, with its final status. Call it after `items` is exhausted."""
         row = row_of([(names, raw) for names, raw in self._summary.items() if names[0] not in _NOT_VALUES])
         numbers = dict(islice(row.numbers.items(), MAX_RESULTS)) or None
         ts = self._last_ns or self._path.stat().st_mtime_ns

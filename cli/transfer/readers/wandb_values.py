@@ -24,7 +24,7 @@ _MAX_INTEGER_DIGITS: Final = 18
 
 @dataclass(slots=True)
 class Row:
-    """The numbers of one step, and the types of its values that are not numbers."""
+    """The values of one step in a W&B history: its numbers, and the types of all other values."""
 
     numbers: dict[str, float]
     others: list[str]
@@ -36,10 +36,10 @@ def text_of(data: bytes) -> str:
 
 
 def leading_items(data: bytes) -> tuple[list[Named], bytes]:
-    """Decode the items at the beginning of a history, config or summary record; return them and the rest.
+    """Decode the simple items at the beginning of a W&B record; return them, and the rest of the bytes.
 
-    It stops at the first item with several names or more than 127 bytes; most records have no such item. It is
-    twice as fast as `fields` and `item_of`.
+    An item is simple if it has one name and at most 127 bytes, as most have. This function is twice as fast as
+    `fields` and `item_of`, which decode the rest.
     """
     items: list[Named] = []
     at, end = 0, len(data) - 3  # an item has at least two bytes after its length
@@ -95,7 +95,7 @@ The JSON text in field 16 takes precedence.
 
 
 def row_of(items: Iterable[Named]) -> Row:
-    """Return the numbers in `items`; the names of a nested value are joined with dots, as W&B does."""
+    """Return the values in `items` as a `Row`; names of nested values are joined with dots, as in W&B."""
     row = Row({}, [])
     nested = []
     for names, raw in items:
