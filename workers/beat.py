@@ -157,7 +157,10 @@ class LeasedScheduler(Scheduler):
         return is_active
 
     def _resume_from(self, last_ticks: dict[str, datetime]) -> None:
-        """Set the next ticks from the last ones, which another beat may have sent, so that intervals are kept."""
+        """Schedule the next ticks by the times of the last ones, so that intervals are kept.
+
+        Another beat may have sent the last ticks.
+        """
         now = datetime.now(UTC)
         for name, at in last_ticks.items():
             if name in self.schedule:

@@ -154,7 +154,10 @@ def sweep(resources: Resources) -> None:
 
 @task(keys.STRAYS_TASK, "strays")
 def drain_strays(resources: Resources) -> None:
-    """Drain streams of shards that do not exist, and set a TTL for claims that have none."""
+    """Drain streams of shards that do not exist, and set a TTL for claims that have none.
+
+    A claim is the Redis key by which a source reserves its job and rank.
+    """
     drain_stray_streams(resources, partial(order_notify, resources))
 
 
@@ -309,7 +312,7 @@ def notify(resources: Resources, events: str) -> None:
 
 @app.task(name=keys.ECHO_TASK)
 def echo(worker: str) -> None:
-    """Set the Redis key that proves to `worker` that its orders are executed (`trainwire.workers.watchdog`)."""
+    """Set a Redis key by which the watchdog of the worker `worker` recognizes that its orders are executed."""
     process_resources().redis.set(keys.echo_key(worker), 1, ex=ECHO_TTL_S)
 
 

@@ -30,7 +30,7 @@ _VERBS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A row of the table `alert_occurrences`."""
+    """Something that alert rules may match, such as a change of status: one row of `alert_occurrences`."""
 
     id: int
     kind: str
@@ -69,7 +69,10 @@ def apply_to_recorded(connection: Connection, rules: AlertRules, period: Period)
 
 
 def forget_occurrences(engine: Engine) -> None:
-    """Delete old occurrences that no worker has processed, because none has rules. Raises `Unavailable`."""
+    """Delete old occurrences that no worker has processed because none is configured with alert rules.
+
+    Raises `Unavailable`.
+    """
     with postgres_errors(), engine.begin() as connection:
         connection.execute(_FORGET, {"age_s": FORGET_AFTER_S})
 

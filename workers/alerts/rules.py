@@ -60,7 +60,7 @@ class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
-    """A rule as written in the file. docs/alerts.md explains its keys."""
+    """One alert rule of the rules file. Its fields are the keys that docs/alerts.md explains."""
 
     name: Name
     on: Cause | list[Cause]
@@ -77,7 +77,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @cached_property
     def causes(self) -> frozenset[str]:
-        """The causes that the rule reports."""
+        """The causes for which the rule sends alerts, such as `failed` or `metric`."""
         return frozenset([self.on] if isinstance(self.on, str) else self.on)
 
     @cached_property

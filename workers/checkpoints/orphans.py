@@ -56,7 +56,8 @@ def orphans(
 ) -> Iterator[Orphan]:
     """Yield the uploads of a job that no row refers to and whose last write was before `before`.
 
-    A row protects its upload until its objects are deleted. So do rows, paths and parameters of other jobs.
+    A checkpoint row protects its upload until all its objects are deleted. Rows, best and last paths, and
+    parameters of other jobs that contain the URI protect it as well.
     """
     found = _written(store, job_folder)
     while page := list(islice(found, PAGE_FOLDERS)):

@@ -117,9 +117,9 @@ def _files(found: CursorResult[Any], rule: Rule) -> list[Surplus]:
 
 
 def _is_free(connection: Connection, surplus: Surplus) -> bool:
-    """Return whether no running job, and no best or last path of any job, refers to a checkpoint.
+    """Return whether a checkpoint is not in use: by a running job, or as the best or last path of any job.
 
-    References in rows of its own job do not count for a superseded upload.
+    For a superseded upload, references in rows of its own job are ignored.
     """
     folders = [surplus.uri[: end + 1] for end, char in enumerate(surplus.uri[:-1]) if char == "/"]
     names = {
@@ -135,9 +135,9 @@ def _is_free(connection: Connection, surplus: Surplus) -> bool:
 
 
 def _is_in(column: str) -> str:
-    """Return SQL for the condition that `column` is `:uri` or, if that is a folder, lies in it.
+    """Return the SQL condition that the URI in `column` equals `:uri` or, if `:uri` is a folder, lies in it.
 
-    A URI in the folder sorts between `:uri` and `:last_inside`.
+    URIs in the folder sort between `:uri` and `:last_inside`.
     """
     first, last = (f"left({end}, {INDEXED_CHARS})" for end in (":uri", ":last_inside"))
     return (
@@ -147,7 +147,10 @@ def _is_in(column: str) -> str:
 
 
 def _holds(column: str) -> str:
-    """Return SQL for the condition that `column` is a folder that contains `:uri`, which is one of `:folders`."""
+    """Return the SQL condition that the URI in `column` is a folder that contains the checkpoint.
+
+    The parameter `:folders` lists all folders that contain the checkpoint.
+    """
     return (
         f'(left({column} COLLATE "C", {INDEXED_CHARS}) = ANY(CAST(:folder_starts AS text[])) '
         f"AND {column} = ANY(CAST(:folders AS text[])))"

@@ -41,7 +41,7 @@ FILE_BACKOFF: Final = Backoff(first_s=10, cap_s=3600)
 
 @dataclass(slots=True)
 class VerificationReport:
-    """The numbers of files by result.
+    """How many files were verified, found wrong, or could not be verified (`unknown`).
 
     `more` is True if the time slice ended before all due files were verified.
     """
@@ -52,7 +52,7 @@ class VerificationReport:
     more: bool = False
 
     def count(self, results: Sequence[VerificationResult]) -> None:
-        """Add the results of some files to the counts."""
+        """Add verification results to the numbers of this report."""
         for result in results:
             if result.error is None:
                 self.verified += not result.file.is_overwritten

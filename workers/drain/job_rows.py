@@ -52,9 +52,9 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
 
 
 def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
-    """Read `final_metrics` and `best_metrics` of jobs where these are not loaded.
+    """Read `final_metrics` and `best_metrics` from Postgres for jobs whose state does not contain them yet.
 
-    The number of names in each is limited to that of an event.
+    From each, at most as many metrics are read as an event can contain.
     """
     wanted = {job.id: job for job in jobs if any(getattr(job, name) is UNLOADED for name in RESULTS)}
     found = connection.execute(_LOAD_RESULTS, {"ids": list(wanted)}).mappings() if wanted else ()
@@ -66,9 +66,9 @@ def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
 
 
 def note_discarded(connection: Connection, stream: str, messages: Mapping[int, int]) -> None:
-    """Add to the counts of messages that were acknowledged and not stored because their job was deleted.
+    """Count messages that were acknowledged but not stored because their job was deleted.
 
-    `messages` is the number of them by job.
+    `messages` maps job numbers to numbers of messages.
     """
     if messages:
         jobs = {"jobs": list(messages), "counts": list(messages.values())}
@@ -77,7 +77,7 @@ def note_discarded(connection: Connection, stream: str, messages: Mapping[int, i
 
 
 def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, JobState]) -> dict[int, JobState]:
-    """Return the jobs that have no tombstone, and delete the rows that `lock_jobs` created for the others."""
+    """Return the jobs that have no tombstone. Delete the rows that `lock_jobs` created for deleted jobs."""
     deleted = set(connection.execute(_TOMBSTONES, {"ids": ids}).scalars())
     if gone := set(ids) - jobs.keys() - deleted:
         raise Unavailable(f"the rows of jobs {sorted(gone)} were deleted by another process: try again")

@@ -194,9 +194,9 @@ class JobState(msgspec.Struct):
         return min(100.0, 100.0 * self.current_epoch / self.total_epochs)
 
     def _fold_checkpoint(self, body: Checkpoint) -> None:
-        """Set the best and last paths, unless the present ones are newer.
+        """Set the job's best and last checkpoint paths, unless its present paths were saved later.
 
-        A checkpoint whose upload was retried arrives late.
+        A checkpoint message arrives late if its upload was retried.
         """
         uri, saved_at = visible(body.uri), to_datetime(body.ts)
         if is_best(body) and _is_forward(saved_at, self.best_checkpoint_at):
@@ -218,9 +218,10 @@ class JobState(msgspec.Struct):
         self._fold_results(body)
 
     def _outcome_with(self, body: Completion) -> FinalStatus:
-        """Return the outcome of a completion; a success does not replace `stopped`.
+        """Return the job's final status after a completion: that of the completion, but `stopped` stays `stopped`.
 
-        The training has read the request, and its launcher has seen exit code 0 only.
+        If a training obeys a request to stop, its launcher sees exit code 0 and reports a success: that does not
+        replace `stopped`.
         """
         is_stopped = self.status == "stopped" and body.outcome == "completed"
         return "stopped" if is_stopped else body.outcome

@@ -191,7 +191,10 @@ class LookAhead:
 
     @property
     def is_partial(self) -> bool:
-        """Whether entries were skipped that a look-ahead which starts again from `START` would return."""
+        """Whether entries were skipped only because a limit of number or size was reached.
+
+        A look-ahead that starts again from `START` would return them.
+        """
         return self._state.is_partial
 
     def skip(self, entries: Iterable[RawEntry], *, are_invalid: bool) -> None:

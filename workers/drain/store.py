@@ -72,9 +72,10 @@ def take_lease(connection: Connection, stream: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TransactionCounts:
-    """Counts of one transaction of a drain, to be added to those of its stream.
+    """What one transaction of a drain has processed; `move_cursor` adds it to the totals of the stream.
 
-    `entries` were taken from the stream, `rows` were written; `seconds` is the duration up to now.
+    `entries` is the number of entries read from the stream, `rows` the number of table rows written, `seconds` the
+    duration so far.
     """
 
     entries: int

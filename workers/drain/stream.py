@@ -160,7 +160,7 @@ class IngestStream:
         return found[0][0].decode() if found else "0-0"
 
     def keep_ordered(self) -> None:
-        """Mark the stream as ordered, so that no other work order is sent for it while this drain runs."""
+        """Set the key that marks the stream as ordered, so that no second drain is ordered while this one runs."""
         with redis_errors(), suppress(OutOfMemoryError):  # without the mark another drain finds the lease taken
             self.client.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
 
@@ -176,14 +176,15 @@ class IngestStream:
             return not pipeline.execute()[1]
 
     def rest(self, seconds: int) -> None:
-        """Mark the stream as ordered for `seconds`, so that no work order is sent: a drain would fail again."""
+        """Prevent work orders for the stream for `seconds`, because a drain would fail again."""
         with redis_errors():
             self.client.set(keys.ordered_key(self.key), 1, ex=seconds)
 
     def jammed(self) -> IngestStream:
-        """Return the stream under the key to which `stream_repair` renames a jammed stream.
+        """Return the stream that holds the old entries if `stream_repair` has renamed this one.
 
-        It has the same kind, shard and lease as this stream.
+        A stream is renamed (jammed) if its last id is in the future, so that Redis would refuse further entries.
+        The returned stream has the same kind, shard and lease.
         """
         stream = IngestStream(self.client, self.kind, self.shard, keys.jammed_key(self.kind, self.shard))
         stream.name = self.name
@@ -247,10 +248,10 @@ class IngestStream:
         self.client.xtrim(self.key, minid=f"{millis}-{int(number) + 1}", approximate=False)
 
     def _delete_read(self, through_id: str) -> None:
-        """Delete the entries up to `through_id` from a jammed stream, and delete the stream if it is then empty.
+        """Delete the entries up to `through_id` from a stream whose last id is in the future.
 
-        XTRIM is not used: if another worker has renamed the stream meanwhile, it would delete all entries of the
-        new one.
+        If the stream is then empty, delete it. XTRIM is not used: if another worker has renamed the stream
+        meanwhile, XTRIM would delete all entries of the new stream under this key.
         """
         ids = self._read_ids[: self._read_ids.index(through_id) + 1]
         for first in range(0, len(ids), _DELETED_AT_ONCE):

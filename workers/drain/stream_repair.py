@@ -67,7 +67,7 @@ milliseconds, TTL in seconds.
 
 
 def is_ahead(entry_id: str) -> bool:
-    """Return whether an entry id lies so far in the future that its stream counts as jammed."""
+    """Return whether an entry id is so far in the future that its stream has to be renamed."""
     return int(entry_id.partition("-")[0]) > _latest_ms()
 
 
@@ -93,7 +93,7 @@ def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
 
 
 def restart_if_jammed(client: redis.Redis, key: str) -> None:
-    """Delete a stream if it is empty and jammed (its last id lies in the future)."""
+    """Delete a stream if it is empty and its last id is in the future, so that Redis accepts entries again."""
     done: Any = client.eval(*_command("stream", key)[1:])
     if done:
         note_repair(client, key, _description(done))

@@ -55,7 +55,7 @@ _WORK_LISTS: Final[dict[PartName, str]] = {"s3": "training_checkpoints"} | {
 
 @dataclass(frozen=True, slots=True)
 class DeletionRun:
-    """One run of the deletion of a job: its deadline, and a function to call after each step."""
+    """One run of the deletion of a job, with its deadline and a function to call after each step."""
 
     deadline: float
     on_progress: Callable[[Deletion], None]
@@ -268,7 +268,7 @@ class JobDeleter:
 
 
 def _begun(part: DeletionPart) -> DeletionPart:
-    """Return the state of a part of the deletion without the notes about earlier failures."""
+    """Return a copy of `part`, the deletion in one store, without the notes about earlier failed tries."""
     return replace(part, notes=[note for note in part.notes if not note.endswith(_RETRIED)])
 
 

@@ -27,7 +27,10 @@ NEWEST_POINTS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One value of a metric; for a histogram, `counts` per bucket and in `value` the sum."""
+    """One value of a Prometheus metric.
+
+    For a histogram, `counts` contains the counts of the buckets, and `value` the sum.
+    """
 
     metric: Metric
     labels: tuple[str, ...]

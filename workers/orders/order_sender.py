@@ -95,7 +95,7 @@ def order_alerts(resources: Resources) -> None:
 
 
 def _order_once(client: redis.Redis, key: str, task: str, args: list[object], queue: str) -> None:
-    """Set `key`, and send an order unless the key existed."""
+    """Send a work order unless the Redis key `key` exists, which means that one is waiting; else set the key."""
     with redis_errors():
         is_first = client.set(key, 1, nx=True, ex=keys.ORDERED_TTL_S)
     if is_first:

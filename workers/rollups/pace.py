@@ -42,7 +42,10 @@ class RollupPace:
         return BUSY_SLICE_S if now >= self._rested_at else 0.0
 
     def note(self, spent_s: float) -> None:
-        """Record how long a slice took. A transaction of a job with very many metrics may exceed its slice."""
+        """Record how many seconds the last slice took, from which the next pause is computed.
+
+        A slice may take longer than allowed: a job with very many metrics is processed in one transaction.
+        """
         self._rested_at = self._clock() + REST_SHARE * spent_s
 
 

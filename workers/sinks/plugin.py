@@ -80,7 +80,7 @@ class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
         cursors.confirm(connection, self._sink, self.kind, delivered)
 
     def settle(self, connection: Connection) -> None:
-        """Mark completely delivered jobs, so that `jobs_behind` omits them until they have new rows."""
+        """Mark jobs of which all rows are delivered, so that `jobs_behind` omits them until they have new rows."""
         cursors.settle(connection, self._sink, self.kind)
 
     def last_seqs(self, connection: Connection, job_ids: Sequence[int]) -> dict[int, int]:
@@ -117,7 +117,10 @@ class SinkPlugin(ABC):
 
     @abstractmethod
     def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
-        """Return the backlog and the sink object. Called once per work order, so connections should be cached."""
+        """Return the object that reads rows for the sink, and the sink itself.
+
+        Called once per work order, so implementations should cache connections.
+        """
 
     @abstractmethod
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:

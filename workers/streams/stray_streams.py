@@ -62,7 +62,10 @@ class Strays:
 
 
 def find_strays(client: redis.Redis, shards: int) -> Strays:
-    """Scan the keys of all Redis servers that answer. Raises an error of redis-py if none answers."""
+    """Search the keys of all Redis servers that answer for stray streams, stray heartbeats, and claims.
+
+    Raises an error of redis-py if no server answers.
+    """
     found = Strays()
     for key in _keys(client):
         if key.startswith(b"ingest:claims:"):
@@ -103,9 +106,9 @@ def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> Non
 
 
 def drain_jammed(resources: Resources, stream: IngestStream, on_commit: OnCommit = None) -> None:
-    """Drain the stream to which `stream` was renamed because it was jammed, if there is one.
+    """Drain the entries of `stream` that lie under another key since it was renamed, if there are any.
 
-    Errors are only logged.
+    A stream is renamed if its last id is in the future. Errors are only logged.
     """
     jammed = stream.jammed()
     with errors_logged(jammed):
@@ -182,7 +185,7 @@ def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit
 def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> int | None:
     """Drain a stream for one time slice.
 
-    Once it is empty, delete its key and return the number of entries; else None.
+    If the stream is empty at its end, delete the key and return the number of drained entries; else return None.
     """
     # Nothing is too invalid here: in such a stream invalid entries do not suggest a bad deploy.
     settings = resources.settings.model_copy(update={"drain_max_invalid_ratio": 1.0, "drain_slice_s": SLICE_S})

@@ -40,7 +40,8 @@ class Overdue:
 def overdue(client: redis.Redis, shards: int) -> Overdue:
     """Return the streams that have entries and no ordered drain.
 
-    Entries may also be in the stream to which it was renamed when it was jammed.
+    A stream is also returned if it was renamed because its last id was in the future, and still has entries under
+    its new key.
     """
     questions = {}
     for kind, shard in all_streams(shards):

@@ -44,7 +44,7 @@ WRONG_TYPE_PAUSE_S: Final = 5.0
 class StreamWatch:
     """Watches all streams: with one thread on a single Redis, with one thread per shard on a cluster.
 
-    So a server of a cluster that does not answer delays only its own shards.
+    A server of a cluster that does not answer therefore delays only its own shards.
     """
 
     def __init__(self, resources: Resources, order: Order) -> None:

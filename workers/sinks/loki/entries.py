@@ -261,5 +261,5 @@ class DeliveredLines(Delivered):
 
     @property
     def state(self) -> Mapping[str, int]:
-        """The newest time by log type, as the state to store in the job's cursor."""
+        """The newest time by log type, in the form in which the cursor of the job stores it."""
         return self.newest_ns
