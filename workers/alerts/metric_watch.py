@@ -1,7 +1,7 @@
 """Searches new metric rows for NaN and for values outside of the bounds of rules.
 
-It has a cursor per job, like a sink, so the drain has no additional work. Without a rule about metrics no row is
-read.
+Like a sink, it has a cursor per job, so the drain has no additional work. Without a rule about metrics, it reads
+no rows.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class MetricWatch:
             pass
 
     def _next_part(self) -> bool:
-        """Evaluate the next rows of some jobs in one transaction; return whether there may be more."""
+        """Evaluate the next rows of some jobs in one transaction; return whether further rows may exist."""
         with self._engine.begin() as connection:
             behind = cursors.jobs_behind(connection, CURSOR, "metrics", JOBS_AT_ONCE)
             if not behind or not lease_evaluation(connection):
@@ -76,9 +76,9 @@ class MetricWatch:
         return bool(moved)
 
     def _parts(self, connection: Connection, job_ids: Sequence[int]) -> list[Part]:
-        """Return the next rows of each job.
+        """Return, for each job, which rows to evaluate next.
 
-        Of jobs that sent nothing in the reported period all rows are skipped.
+        If a job sent nothing in the period that rules evaluate, all its rows are skipped.
         """
         known = cursors.read_cursors(connection, CURSOR, job_ids)
         most = ROWS_AT_ONCE // max(1, len(job_ids))
@@ -92,7 +92,10 @@ class MetricWatch:
     def _find(
         self, connection: Connection, rule: Rule, parts: Sequence[Part], names: Mapping[int, str]
     ) -> Iterator[Finding]:
-        """Yield a finding for the first row of each attempt that the rule matches, unless reported before."""
+        """Yield a finding for the first row of each attempt that the rule matches.
+
+        Nothing is yielded for an attempt about which the rule has already reported.
+        """
         where = parse_filter(rule.jobs)
         jobs = names.keys() if where is None else matching_jobs(connection, where, names)
         wanted = [part for part in parts if part.job_id in jobs and part.last > part.after]
@@ -118,7 +121,7 @@ class MetricWatch:
 
 
 def _conditions(rule: Rule) -> Iterator[tuple[str, str, str]]:
-    """Yield (cause, SQL condition, SQL value) for each bound of the rule.
+    """Yield (cause, SQL condition, SQL value) for each bound (`above`, `below`) and NaN check of the rule.
 
     In Postgres, NaN is larger than all other numbers.
     """

@@ -260,7 +260,7 @@ def _rejection(arrival: Arrival, reason: str, detail: str, seq: int | None = Non
 
 
 def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
-    """Return the (job, URI) pairs of all checkpoints that are named in completions."""
+    """Return (job number, URI) of every best or last checkpoint path in the completions among `contents`."""
     return {
         (content.job_id, visible(uri))
         for content in contents
@@ -271,9 +271,9 @@ def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
 
 
 def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
-    """Return the arrivals with those of each source sorted by message number.
+    """Return the arrivals sorted by message number within each source.
 
-    The sources keep their places in the list: only the arrivals of one source are exchanged with each other.
+    Each source keeps its places in the list: only arrivals of the same source are exchanged with each other.
     """
     if _is_in_order(arrivals):
         return list(arrivals)

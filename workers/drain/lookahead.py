@@ -52,7 +52,7 @@ _TTL_S: Final = 600
 
 
 class State(msgspec.Struct):
-    """State of a look-ahead: the last entry read, and the last skipped entry of each skipped source."""
+    """State of a look-ahead: ids of the last entry read, and of the last skipped entry by skipped source."""
 
     read_through: str = msgspec.field(default=START, name="looked")
     skipped: dict[SourceDigest, str] = msgspec.field(default_factory=dict, name="sources")
@@ -84,7 +84,7 @@ def read_through(state: bytes | None) -> str:
 
 
 def source_of(entry: RawEntry) -> SourceDigest:
-    """Return the digest of an entry's job and source; `NO_SOURCE` if these are missing or invalid."""
+    """Return a digest of the job and source of an entry; `NO_SOURCE` if they are missing or invalid."""
     return _digest(read_origin(entry.fields))
 
 

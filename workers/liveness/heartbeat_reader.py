@@ -62,7 +62,7 @@ class Heartbeats:
         return (self.now_ms[shard] - self.since_ms[shard]) / 1000
 
     def unread_s(self, job_id: int) -> float:
-        """Return the longest time in seconds for which a message of the job may have waited for a drain."""
+        """Return for how many seconds the oldest message in the streams of the job's shard has waited."""
         return self.unread_ms[self._shard(job_id)] / 1000 if self.unread_ms else 0.0
 
     def _shard(self, job_id: int) -> int:
@@ -102,9 +102,9 @@ def read_heartbeats(client: redis.Redis, shards: int, longest_gap_s: float) -> H
 
 
 def record_writable(client: redis.Redis, shards: int, longest_gap_s: float) -> None:
-    """Record that heartbeats can be written now, in case the next read of them is late.
+    """Record in Redis that heartbeats can be written now.
 
-    `read_heartbeats` is late if workers are busy.
+    Otherwise the next `read_heartbeats`, which may be late because workers are busy, would assume an interruption.
     """
     with redis_errors():
         found = ask_each(client, {shard: [("HGETALL", listening_key(shard))] for shard in range(shards)})

@@ -27,7 +27,7 @@ GRACE_S: Final = 60.0
 
 
 class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
-    """Reads metric rows that MLflow has not confirmed, and attempts that have changed since MLflow received them."""
+    """Reads metric rows that MLflow has not confirmed, and attempts that changed since their last delivery."""
 
     kind = "metrics"
 
