@@ -168,7 +168,7 @@ class LeasedScheduler(Scheduler):
         self._heap = None
 
     def _log_trouble(self, reason: str | None) -> None:
-        """Log the first of several failures in a row, and the first success after them (`reason` None)."""
+        """Log the first of several Redis failures in a row, and the first success after them (`reason` None)."""
         if reason is not None and self._trouble is None:
             log.warning("beat.unavailable", reason=reason)
         if reason is None and self._trouble is not None:

@@ -36,7 +36,7 @@ class Part:
         self._member = member
 
     def ok(self, check: str, says: str) -> Finding:
-        """Return a finding that reports no problem."""
+        """Return a finding that states that a check has found no problem."""
         return self._made("ok", check, says, None)
 
     def warning(self, check: str, says: str, remedy: str) -> Finding:

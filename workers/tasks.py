@@ -142,7 +142,7 @@ def _rest(stream: IngestStream, seconds: int) -> None:
 
 @task(keys.SWEEP_TASK, "sweep")
 def sweep(resources: Resources) -> None:
-    """Order overdue drains, and set the Redis keys that trainers read before they send: shards, hold."""
+    """Order overdue drains, and set the number of shards and the hold, which trainers read from Redis."""
     shards = resources.settings.ingest_shards
     publish_shards(resources.streams, shards)
     publish_hold(resources.streams, resources.settings.redis_high_water)
@@ -291,7 +291,7 @@ def retain_rows(resources: Resources) -> None:
 def roll_up_metrics(resources: Resources) -> None:
     """Add new metric rows to the blocks for charts.
 
-    While drains have a backlog, this takes a tenth of the time at most.
+    While drains have a backlog, rollups use at most a tenth of the time.
     """
     is_busy = has_backlog(resources.streams, resources.settings.ingest_shards)
     if slice_s := _rollup_pace.slice_s(is_busy=is_busy):

@@ -38,7 +38,7 @@ def sender_of(destination: Destination) -> AlertSender:
 
 
 class AlertDelivery:
-    """Sends waiting alerts for one time slice."""
+    """Sends the alerts that wait in Postgres, for one time slice."""
 
     def __init__(
         self,

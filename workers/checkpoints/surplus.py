@@ -34,7 +34,7 @@ checkpoint.
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """Number of last checkpoints to keep per job besides its best; bucket and prefix to delete from."""
+    """How many of the last checkpoints of a job are kept besides its best, and where files may be deleted."""
 
     last: int
     bucket: str
@@ -67,7 +67,7 @@ def retention_policy(settings: Settings) -> RetentionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Surplus:
-    """A checkpoint that may be deleted according to `rule`."""
+    """A checkpoint that may be deleted, and the rule (`rule`) that selected it."""
 
     job_id: int
     seq: int

@@ -127,7 +127,7 @@ class Verification:
         return True
 
     def _round(self, limit: int, report: VerificationReport) -> bool:
-        """Verify up to `limit` files; return False if none is due."""
+        """Verify up to `limit` files that are due; return False if no file is due."""
         files = self._next_files(limit, report)
         if not files:
             return False
@@ -143,7 +143,10 @@ class Verification:
         return True
 
     def _next_files(self, limit: int, report: VerificationReport) -> Sequence[UnverifiedFile]:
-        """Return the next files to verify; record files outside of the served prefixes as not served."""
+        """Return the next files to verify.
+
+        Files whose URI begins with none of the allowed prefixes are recorded as not served, and omitted.
+        """
         for _ in range(READS):
             with self._engine.begin() as connection:
                 due = due_files(connection, READ_FILES)
@@ -166,9 +169,9 @@ class Verification:
         return VerificationResult(file, error, self._file_backoff.delay_s(file.attempts + 1))
 
     def _verify(self, files: Sequence[UnverifiedFile]) -> tuple[list[VerificationResult], S3Unavailable | None]:
-        """Verify files concurrently; return the results and, if the store is unavailable, the error.
+        """Verify files concurrently; return the results, and the error of the object store or None.
 
-        In that case some files have no result.
+        After an error, the files that were not verified have no result.
         """
         try:
             store = self._open_store()

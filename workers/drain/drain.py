@@ -245,7 +245,7 @@ class Drain:
         store.move_cursor(connection, self._stream.name, last_id, counts)
 
     def _count(self, total: Drained, batch: Batch, entries: int) -> None:
-        """Add the counts of a committed batch to `total`, and pass its changes to `on_commit`."""
+        """Add the counts of a committed batch to `total`, and call `on_commit` with the changes of the batch."""
         total.entries += entries
         total.stored += batch.stored
         total.duplicates += batch.duplicates
@@ -283,7 +283,7 @@ class Drain:
         return f"each drain of this entry alone {failure}"
 
     def _check_poison(self, limits: TransactionLimits, arrivals: int) -> None:
-        """Raise `DrainsEnd` if the transaction contains poison entries only.
+        """Raise `DrainsEnd` if the transaction contains nothing but entries that crash or kill their drain.
 
         As long as no other entry can be stored, the cause may lie in our code or servers instead of the entries.
         """

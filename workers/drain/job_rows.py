@@ -162,7 +162,7 @@ class EarlierAttempts:
         self._late: dict[AttemptKey, list[tuple[Body, bool]]] = defaultdict(list)
 
     def note(self, job: JobState, body: Body, attempt: int, is_stated: bool) -> None:
-        """Record a message, before it is applied to its job. For `is_stated` see `JobState.fold`."""
+        """Record a message before it changes the state of its job. For `is_stated` see `JobState.fold`."""
         if job.status == "pending" or attempt == job.attempt:
             return
         if attempt < job.attempt:

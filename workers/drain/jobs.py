@@ -117,7 +117,7 @@ class JobState(msgspec.Struct):
         return began > self.started_at and not (is_same and not self.is_finished)
 
     def is_preceded_by(self, source: Lifetime) -> bool:
-        """Return whether the source belongs to an earlier attempt than the newest one, by start and end times."""
+        """Return whether start and end times show that the source belongs to an attempt before the newest one."""
         return self.status != "pending" and self.started_at is not None and source.is_before(self.started_at)
 
     def fold(self, body: Body, attempt: int, *, is_stated: bool = False) -> None:

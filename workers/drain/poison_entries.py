@@ -105,7 +105,7 @@ class PoisonSearch:
     def _next(self, begun: int, piece: int, poison_ids: list[str], left: int) -> TransactionLimits:
         """Return the limits of the next transaction.
 
-        `begun` transactions, this one included, have started and not ended.
+        `begun` is the number of transactions, including this one, that have started and not ended.
         """
         self._left = left
         if not piece and begun <= 2:

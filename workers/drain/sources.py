@@ -192,7 +192,7 @@ class AttemptSpans:
 
 
 def _subject(content: Message | Lost) -> str:
-    """Return the source that an entry is about: in a completion with `of` that source, else the sender."""
+    """Return the source that an entry is about: in a completion with the field `of` its value, else the sender."""
     if isinstance(content, Message) and isinstance(content.body, Completion) and content.body.of is not None:
         return visible(content.body.of)
     return content.source

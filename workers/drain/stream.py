@@ -165,9 +165,10 @@ class IngestStream:
             self.client.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
 
     def finish(self) -> bool:
-        """Delete the key that marks the stream as ordered; return whether the stream is empty.
+        """Delete the key that marks the stream as ordered, then return whether the stream is empty.
 
-        The length is read after the deletion: for each entry that is appended later, a new work order is sent.
+        In this order, no entry is overlooked: for each entry that is appended after the deletion, a work order is
+        sent.
         """
         with redis_errors():
             pipeline = self.client.pipeline(transaction=False)
@@ -230,7 +231,7 @@ class IngestStream:
             self.client.hset(keys.HALTED_KEY, self.key, reason[:_MAX_REASON_CHARS])
 
     def acknowledge(self, acks: Iterable[Ack]) -> None:
-        """Publish acknowledgements without trimming; a halted stream stays halted."""
+        """Publish acknowledgements without deleting entries. If the stream is halted, it stays halted."""
         with redis_errors():
             self._publish(acks, is_drained=False)
 

@@ -43,9 +43,8 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
 def discard(engine: Engine, letter_id: int) -> None:
     """Delete a dead letter.
 
-    The sum of its job still counts the message as dead-lettered.
-
-    Raises `LookupError` if there is no such dead letter, and `Unavailable`.
+    The sum of the job (produced = stored + dead-lettered + …) still counts the message as dead-lettered. Raises
+    `LookupError` if there is no such dead letter, and `Unavailable`.
     """
     with store.postgres_errors(), engine.begin() as connection:
         _take(connection, letter_id)

@@ -139,7 +139,7 @@ def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sampl
 
 
 def training_samples(connection: Connection, max_jobs: int, max_series: int) -> Iterator[Sample]:
-    """Yield the newest value of each metric of running jobs, at most `max_series` values."""
+    """Yield the newest value of each training metric of running jobs, at most `max_series` values."""
     newest: dict[tuple[str, str], float] = {}
     limits = {"jobs": max_jobs, "points": NEWEST_POINTS}
     for row in connection.execute(_TRAINING, limits).mappings():

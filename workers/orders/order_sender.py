@@ -103,7 +103,7 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Order that events about the changes of a drain's transaction are published."""
+    """Send the work order that publishes events about the changes of a drain's transaction."""
     announce(resources, partial(events_of, changes), len(changes))
 
 

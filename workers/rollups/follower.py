@@ -34,7 +34,7 @@ REST_SHARE: Final = 9
 
 
 class RollupFollower:
-    """Adds new metric rows of all jobs to their blocks, in transactions of about `MOST_VALUES` values at most."""
+    """Adds new metric rows of all jobs to blocks, in transactions of about `MOST_VALUES` values or fewer."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine

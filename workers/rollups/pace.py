@@ -1,4 +1,4 @@
-"""Limits the time that is spent on rollups: while drains have a backlog, to a tenth."""
+"""Limits the time that is spent on rollups to a tenth of the worker's time while drains have a backlog."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RollupPace:
     def slice_s(self, *, is_busy: bool) -> float:
         """Return the next time slice in seconds, or 0 if rollups have to pause.
 
-        `is_busy`: drains have a backlog now.
+        `is_busy` states whether drains have a backlog now.
         """
         now = self._clock()
         if is_busy:

@@ -162,15 +162,14 @@ class Delivery(Generic[BatchT, DeliveredT]):
 
 
 class DeliveryRound(Generic[BatchT, DeliveredT]):
-    """Delivers each of some leased jobs once.
+    """Delivers the next rows of some jobs to a sink, once per job; this worker must have the leases of the jobs.
 
-    After a request that found the sink unavailable, no other is sent.
+    After a request that found the sink unavailable, no other is sent. `failed` is the number of earlier failures
+    by job. If one of these jobs fails again, and its own data may be the cause, only this job is retried later
+    with a growing backoff; the other jobs continue.
 
-    `failed` is the number of earlier failures by job. If one of these jobs fails again, and its own data may be
-    the cause, only this job is retried later with a growing backoff; the other jobs continue.
-
-    `is_late` returns whether the time slice has ended: then no further job begins, but the first one always does,
-    so that a slow sink advances too. Jobs that had no turn come first in the next round.
+    `is_late` returns whether the time slice has ended. Then no further job begins; but the first job always
+    begins, so that a slow sink makes progress too. Jobs that did not begin come first in the next round.
     """
 
     def __init__(

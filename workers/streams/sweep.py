@@ -31,7 +31,7 @@ def all_streams(shards: int) -> list[tuple[Kind, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """The streams that wait for a drain, and the servers that did not answer (host:port -> reason)."""
+    """The streams that need a drain, and the Redis servers that did not answer (host:port -> reason)."""
 
     streams: list[tuple[Kind, int]]
     away: Mapping[str, str]

@@ -152,7 +152,7 @@ class Watcher:
         return [(cast("bytes", key).decode(), _size_bytes(entries)) for key, entries in pairs]
 
     def _leave_wrong_types(self, keys: Collection[str]) -> None:
-        """Stop reading keys that are not streams for a few seconds; the watchdog repairs them."""
+        """Stop reading Redis keys that are not streams for a few seconds; the watchdog repairs such keys."""
         for key in keys:
             if self._client.type(key) not in {b"stream", b"none"}:
                 self._resume_at[key] = self._clock() + WRONG_TYPE_PAUSE_S

@@ -40,7 +40,7 @@ class JsonLine(NamedTuple):
 
 
 class FileName(NamedTuple):
-    """The name of a file: its day, and its number among the files of the day. Files sort by it."""
+    """The name of a file: its day, and its number among the files of this day. Names sort by age."""
 
     day: str
     number: int

@@ -91,9 +91,9 @@ class MlflowPlugin(SinkPlugin):
             yield MLFLOW.ok("answers", f"answers, with the experiment {experiment!r}")
 
     def verify(self, _settings: Settings, _connection: Connection, job_id: int) -> str:
-        """Return the command that shows the runs of the job.
+        """Return a text with the command that shows the MLflow runs of the job.
 
-        MLflow has no copies of rows that could be compared.
+        There is no comparison, because MLflow has no copies of rows.
         """
         return f"see `trainwire mlflow {job_id}`"
 
