@@ -67,7 +67,7 @@ class Mismatch(Exception):  # noqa: N818 - a result
 
 
 class TooSlow(Exception):  # noqa: N818 - a state
-    """A folder has more files than can be verified in one round."""
+    """A folder has more files than can be verified before the time is up."""
 
 
 class Verification:

@@ -35,9 +35,9 @@ ATTEMPT_FIELDS: Final = (
 def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobState]:
     """Create missing jobs, lock the rows of all `job_ids` in the order of their ids, and return their states.
 
-    All inserts come before all locks, so that drains with the same jobs do not deadlock: a transaction that waits
-    for the insert of another one has locked no row that existed before. Deleted jobs are neither created nor
-    returned.
+    Deleted jobs are neither created nor returned. All inserts come before all locks, so that drains with the same
+    jobs do not deadlock: a transaction that waits for an insert of another transaction has locked no row that
+    existed before.
     """
     ids = sorted(set(job_ids))
     created = set(connection.execute(_CREATE, {"ids": numbers_array(ids)}).scalars())  # locked by their insert
@@ -92,8 +92,8 @@ def save_jobs(
     """Write job states and the time of the last message; return the jobs in which more than `last_seq` changed.
 
     All rows are locked already, so the order of the updates does not matter. `before` are the states in Postgres:
-    a JSON value that is still the same object is not written. `last_seq` is the name of the column that counts the
-    new rows.
+    a JSON value is written only if the state contains another object than `before`. `last_seq` is the name of the
+    column that counts the new rows.
     """
     counts = {job.id: getattr(job, last_seq) for job in jobs if _is_equal_but(last_seq, job, before[job.id])}
     changed = [job for job in jobs if job.id not in counts]
@@ -183,7 +183,7 @@ class EarlierAttempts:
 
 
 def has_changed(job: JobState, before: JobState) -> bool:
-    """Return whether `job` has a new attempt, or whether a field of its attempt differs from `before`."""
+    """Return whether `job` has a new attempt, or whether a field of the attempt differs from `before`."""
     return job.attempt != before.attempt or any(
         getattr(job, name) != getattr(before, name) for name in ATTEMPT_FIELDS
     )

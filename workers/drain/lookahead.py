@@ -89,9 +89,9 @@ def source_of(entry: RawEntry) -> SourceDigest:
 
 
 def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
-    """Return the sources with a large share of `entries`, alone or together with others of their job.
+    """Return the sources that have a large share of `entries`, alone or together with other sources of their job.
 
-    If only the job as a whole has a large share, its sources with less than half of the average share are omitted.
+    If only the job as a whole has a large share, sources with less than half of the average share are omitted.
     """
     origins = [read_origin(entry.fields) for entry in entries]
     sizes: dict[_JobAndSource, int] = defaultdict(int)

@@ -1,6 +1,6 @@
 """Positions of sources: which message numbers have arrived, are missing or are lost.
 
-Stored as rows in Postgres.
+Positions are stored as rows in Postgres.
 """
 
 from __future__ import annotations

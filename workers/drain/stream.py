@@ -45,9 +45,9 @@ Ack = tuple[int, str, Kind, Position]
 def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
     """Yield the Redis commands that publish acknowledgements to trainers.
 
-    For a position that has only advanced, one number is written. Otherwise its missing and lost ranges are written
-    or removed, and the TTL of the hash is renewed: at the first message of a source, at a gap or resend, once an
-    hour, and at the completion.
+    For a position in which only the last number has advanced, one number is written. Otherwise, its missing and
+    lost ranges are written or removed, and the TTL of the hash is renewed: at the first message of a source, at a
+    gap or resend, once an hour, and at the completion.
     """
     by_job: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
     for job_id, source, kind, position in acks:
@@ -100,8 +100,8 @@ def next_page(count: int, largest_bytes: int, max_bytes: int) -> int:
     Args:
         count: number of entries in the last reply.
         largest_bytes: size of the largest entry so far.
-        max_bytes: bytes to read. The reply is larger than a small multiple of it only if its entries are larger
-            than all before.
+        max_bytes: bytes to read. The next reply exceeds a small multiple of this only if its entries are larger
+            than all earlier ones.
     """
     return max(1, min(count * _PAGE_GROWTH, _LARGEST_PAGE, _LARGEST_REPLY * max_bytes // largest_bytes))
 
@@ -120,11 +120,11 @@ class IngestStream:
         self._read_ids: list[str] = []
 
     def read(self, max_bytes: int, max_entries: int | None = None) -> tuple[list[RawEntry], bool]:
-        """Return the oldest entries, about `max_bytes` in total, and whether the stream has no others.
+        """Return the oldest entries, about `max_bytes` in total, and whether these are all entries of the stream.
 
         Reads from the start of the stream, not from the cursor: committed entries were trimmed, and a resend is
-        recognized by its message number. So a stream that was created again, with ids below the cursor, is read
-        too.
+        recognized by its message number. This also reads a stream that was deleted and created again, with ids
+        below the cursor.
         """
         entries: list[RawEntry] = []
         size = 0

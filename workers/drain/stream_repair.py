@@ -1,8 +1,8 @@
-"""Repairs Redis keys that workers cannot use: jammed streams, and keys of the wrong type.
+"""Repairs Redis keys that workers cannot use: streams whose last id is in the future, and keys of the wrong type.
 
-A stream is jammed if its last id lies in the future: at the highest id Redis refuses every XADD, and trainers
-cannot detect or repair that. An empty jammed stream is deleted. Any other is renamed (`jammed_key`), so that
-trainers can append to a new one at once, and drained separately (`trainwire.workers.streams.stray_streams`):
+Such a stream is called jammed: at the highest id Redis refuses every XADD, and trainers cannot detect or repair
+that. An empty jammed stream is deleted. Any other is renamed (`jammed_key`), so that trainers can append to a new
+stream at once. The renamed stream is drained separately (`trainwire.workers.streams.stray_streams`), because
 entries that cannot be stored would keep it from ever becoming empty. Trainers resend messages that are not
 acknowledged.
 """

@@ -102,8 +102,8 @@ class LostRule:
     ) -> float:
         """Return for how many seconds after its last heartbeat the messages of the job's shard have been drained.
 
-        The last message of the job may be among those that are not drained yet. If there is no heartbeat (a
-        trainer deletes its own when it ends), that message may have been sent at any time: then the streams of the
+        The last message of the job may be among those that are not drained yet. Without a heartbeat (a trainer
+        deletes its heartbeat when it ends), that message may have been sent at any time: then the streams of the
         shard must be drained almost to their ends, or the result is 0.
         """
         unread_s = heartbeats.unread_s(job.id)

@@ -62,9 +62,7 @@ class DeletionRun:
 
 
 class JobDeleter:
-    """Deletes the data of jobs that have a tombstone.
-
-    A job is locked by one process at a time.
+    """Deletes the data of jobs that have a tombstone, each job by one process at a time.
 
     With `is_worker=False` (in a command) nothing is logged, and stores that are not configured are left to
     workers.
@@ -106,9 +104,9 @@ class JobDeleter:
     def run(
         self, job_id: int, run_s: float = RUN_S, on_progress: Callable[[Deletion], None] = lambda _deletion: None
     ) -> bool:
-        """Delete the remaining data of one job, for about `run_s` seconds; return False if it is locked.
+        """Delete the remaining data of one job, for about `run_s` seconds.
 
-        Another process is then deleting the job. Stores that are unavailable are retried later. Raises
+        Returns False if another process is deleting the job. Stores that are unavailable are retried later. Raises
         `Unavailable` if Postgres does not answer, or if a delivery of the job does not end.
         """
         run = DeletionRun(self._clock() + run_s, on_progress)

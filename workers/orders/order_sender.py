@@ -1,8 +1,7 @@
 """Sends work orders.
 
-For each order that is waiting a Redis key with a TTL exists, so that it is not sent twice.
-
-An order that could not be sent, or was lost, is sent again: beat starts a search for overdue work every second.
+For each waiting order there is a Redis key with a TTL, so that the order is not sent twice. Beat starts a search
+for overdue work every second: it sends an order again that could not be sent, or was lost.
 """
 
 from __future__ import annotations
@@ -80,17 +79,17 @@ def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
 
 
 def order_delivery(resources: Resources, sink: str) -> None:
-    """Order a delivery to a sink unless one is ordered already."""
+    """Send an order for a delivery to a sink, unless one is waiting already."""
     _order_once(resources.redis, keys.delivery_ordered_key(sink), keys.DELIVER_TASK, [sink], SINKS[sink].queue)
 
 
 def order_verification(resources: Resources) -> None:
-    """Order the verification of new checkpoint files unless it is ordered already."""
+    """Send the order that verifies new checkpoint files, unless it is waiting already."""
     _order_once(resources.redis, keys.VERIFY_ORDERED_KEY, keys.VERIFY_TASK, [], keys.CHECKPOINT_QUEUE)
 
 
 def order_alerts(resources: Resources) -> None:
-    """Order the evaluation of alert rules unless it is ordered already."""
+    """Send the order that evaluates alert rules, unless it is waiting already."""
     _order_once(resources.redis, keys.ALERTS_ORDERED_KEY, keys.ALERT_TASK, [], keys.ALERT_QUEUE)
 
 

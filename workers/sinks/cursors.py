@@ -34,9 +34,10 @@ class DeliveryCursor:
 
 @dataclass(frozen=True, slots=True)
 class SinkState:
-    """The state of a sink: `next_probe_at` is None if it is reachable, else the time of the next probe.
+    """Whether a sink is reachable, and when to try it again.
 
-    `attempts` counts consecutive failures; `is_due` is True if a probe may be sent now.
+    `next_probe_at` is None if the sink is reachable, else the time of the next probe. `attempts` is the number of
+    consecutive failures. `is_due` is True if a probe may be sent now.
     """
 
     attempts: int

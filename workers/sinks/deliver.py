@@ -1,8 +1,7 @@
 """Delivers rows to a sink.
 
-Jobs take turns, and the next rows are read while others are being sent.
-
-A cursor moves only when the sink has confirmed the rows before it.
+Jobs take turns. While the rows of a batch are being sent, the next batch is read. A cursor moves only when the
+sink has confirmed the rows before it.
 """
 
 from __future__ import annotations

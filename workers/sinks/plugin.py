@@ -86,7 +86,7 @@ class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
     def last_seqs(self, connection: Connection, job_ids: Sequence[int]) -> dict[int, int]:
         """Return the highest `seq` that was ever assigned to a row of each job.
 
-        Call this before the rows are read: if no row up to it is found then, the rows were deleted.
+        Call this before rows are read: if then no row up to that `seq` is found, the rows were deleted.
         """
         last_seq = ROWS[self.kind].last_seq
         found = text(f"SELECT id, {last_seq} FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id")  # noqa: S608

@@ -1,6 +1,6 @@
-"""Drains stray streams, whose shards do not exist, and streams that were renamed because they were jammed.
+"""Drains stray streams, whose shards do not exist, and streams that were renamed because of their last id.
 
-A stream is jammed if its last id is in the future, so that Redis would refuse further entries (`stream_repair`).
+A stream is renamed if its last id is in the future, so that Redis would refuse further entries (`stream_repair`).
 After INGEST_SHARDS was changed, or a FLUSHALL, clients with an outdated number of shards append to stray streams.
 Their messages are valid and must be stored.
 """
@@ -166,9 +166,7 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
-    """Drain a stray stream for one time slice.
-
-    Once it is empty, delete its cursor and record the repair.
+    """Drain a stray stream for one time slice; when the stream is empty, delete its cursor and record the repair.
 
     Errors are only logged, so that the next stream is drained.
     """

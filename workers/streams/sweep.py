@@ -65,10 +65,10 @@ def publish_shards(client: redis.Redis, shards: int) -> None:
 
 
 def publish_hold(client: redis.Redis, high_water: float) -> None:
-    """Set the hold while Redis is above its high-water mark, so that trainers keep messages back; else delete it.
+    """Set the hold if the memory of Redis is above its high-water mark; delete it once memory is clearly below.
 
-    If its server in a cluster does not answer, nothing is set: trainers cannot read it, and keep messages back
-    anyway.
+    While the hold exists, trainers keep messages back. If the server of the hold in a cluster does not answer,
+    nothing is set: trainers cannot read the hold, and keep messages back anyway.
     """
     with redis_errors():
         used, limit = fullest_memory(client)

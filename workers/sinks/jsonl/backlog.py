@@ -111,7 +111,8 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
 def folder_name(job_id: int, created_at: datetime) -> str:
     """Return the name of a job's folder.
 
-    The time in it distinguishes jobs with the same number in other databases.
+    It contains the time at which the job was created, which distinguishes jobs with the same number in other
+    databases.
     """
     return f"{job_id}-{created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 

@@ -50,7 +50,7 @@ class FileName(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The newest file of a job after a delivery: name, `seq` of its first row, and size."""
+    """The newest file of a job after a delivery: its name, the `seq` of its first row, and its size in bytes."""
 
     file: str
     first_seq: int
