@@ -118,7 +118,7 @@ def drain(kind: Kind, shard: int) -> None:
 def _drain(resources: Resources, stream: IngestStream) -> None:
     """Drain one stream, and order the deliveries of its rows.
 
-    If the time slice was too short, order another drain.
+    If the time slice of the drain ended before the stream was empty, order another drain.
     """
     if stream.shard >= resources.settings.ingest_shards and not stream.has_entries():
         return  # creates no cursor for a shard that does not exist
@@ -189,7 +189,7 @@ def deliver(sink: str) -> None:
 
 
 def _deliver(resources: Resources, sink: str) -> None:
-    """Deliver rows for one time slice; order another delivery if rows are left."""
+    """Deliver rows until the time slice of one delivery ends; if rows are left then, order another delivery."""
     # Collects rows for one delivery: while the key exists no other is ordered.
     time.sleep(plugin(sink).linger_s(resources.settings))
     with redis_errors():
@@ -253,7 +253,7 @@ def link_mlflow_runs(resources: Resources) -> None:
 
 @task(keys.VERIFY_TASK, "verification")
 def verify_checkpoints(resources: Resources) -> None:
-    """Verify new checkpoint files; order another verification if the time slice was too short."""
+    """Verify new checkpoint files; order another verification if files are left when its time ends."""
     settings = resources.settings
     with redis_errors():
         resources.redis.delete(keys.VERIFY_ORDERED_KEY)

@@ -43,7 +43,7 @@ def lease_evaluation(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """The period that rules evaluate: rows stored since `began`, of events that happened since `oldest`."""
+    """Which data rules evaluate: what was stored since the time `began`, and happened since the time `oldest`."""
 
     began: datetime
     oldest: datetime

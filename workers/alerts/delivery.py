@@ -38,7 +38,7 @@ def sender_of(destination: Destination) -> AlertSender:
 
 
 class AlertDelivery:
-    """Sends the alerts that wait in Postgres, for one time slice."""
+    """Sends the alerts that wait in Postgres. After `slice_s` seconds, it begins to send no further alert."""
 
     def __init__(
         self,

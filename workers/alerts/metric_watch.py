@@ -44,7 +44,7 @@ class Part:
 
 
 class MetricWatch:
-    """Evaluates the rules about metrics on the new rows of all jobs, for one time slice."""
+    """Evaluates the rules about metrics on the new rows of all jobs."""
 
     def __init__(
         self, engine: Engine, rules: AlertRules, period: Period, clock: Callable[[], float] = time.monotonic
@@ -55,7 +55,10 @@ class MetricWatch:
         self._clock = clock
 
     def run(self, slice_s: float) -> None:
-        """Read new metric rows, in at least one transaction, and write alerts about them."""
+        """Read new metric rows and write alerts about them, in one transaction after another.
+
+        At least one transaction is executed; none begins when `slice_s` seconds have passed.
+        """
         deadline = self._clock() + slice_s
         while self._rules and self._next_part() and self._clock() < deadline:
             pass

@@ -56,8 +56,8 @@ def orphans(
 ) -> Iterator[Orphan]:
     """Yield the uploads of a job that no row refers to and whose last write was before `before`.
 
-    A checkpoint row protects its upload until all its objects are deleted. Rows, best and last paths, and
-    parameters of other jobs that contain the URI protect it as well.
+    A checkpoint row protects its upload until all its objects are deleted. Other uses protect it as well
+    (`shared_addresses`): rows of other jobs, best and last paths, and params and tags of unfinished jobs.
     """
     found = _written(store, job_folder)
     while page := list(islice(found, PAGE_FOLDERS)):

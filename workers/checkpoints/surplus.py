@@ -108,7 +108,11 @@ def plan(connection: Connection, policy: RetentionPolicy, rule: Rule = "surplus"
 
 
 def shared_addresses(connection: Connection, job_id: int, uris: list[str]) -> set[str]:
-    """Return those of `uris` that other jobs refer to, directly or by a folder above or a file below."""
+    """Return those `uris` that are in use besides the checkpoint rows of their own job.
+
+    They occur in checkpoint rows of other jobs or as the best or last path of any job (as the same URI, as a
+    folder above it, or as a file in it), or in params or tags of an unfinished job.
+    """
     return set(connection.execute(_SHARED, {"job_id": job_id, "uris": uris}).scalars())
 
 

@@ -43,7 +43,7 @@ FILE_BACKOFF: Final = Backoff(first_s=10, cap_s=3600)
 class VerificationReport:
     """How many files were verified, found wrong, or could not be verified (`unknown`).
 
-    `more` is True if the time slice ended before all due files were verified.
+    `more` is True if the time of the run ended before all due files were verified.
     """
 
     verified: int = 0
@@ -71,9 +71,7 @@ class TooSlow(Exception):  # noqa: N818 - a state
 
 
 class Verification:
-    """Verifies files that are due, several at a time, for about one time slice.
-
-    Only one worker at a time does this.
+    """Verifies checkpoint files that are due until its time slice ends; only one worker at a time does this.
 
     Only URIs that begin with one of `prefixes` are verified: a message can contain any URI, and the result would
     reveal which objects the workers' keys can read.

@@ -43,7 +43,7 @@ The search for several poison entries causes fewer.
 class Drained:
     """The numbers of entries that one drain read, stored, recognized as duplicates, and dead-lettered.
 
-    `leased_elsewhere` is True if another worker had the lease; `more` if the time slice ended before the stream
+    `leased_elsewhere` is True if another worker had the lease; `more` if the drain's time ended before the stream
     was empty.
     """
 
@@ -56,7 +56,7 @@ class Drained:
 
 
 class Drain:
-    """Drains one stream until it is empty or the time slice ends.
+    """Drains one stream until it is empty or the time of this drain (`drain_slice_s`) has passed.
 
     After each commit that stored messages, and after their acknowledgement, `on_commit` is called with the changes
     of the jobs.

@@ -41,9 +41,9 @@ class RollupFollower:
         self._clock = clock
 
     def run(self, slice_s: float) -> float:
-        """Process the jobs that are due for a time slice, at least one transaction; return the seconds spent.
+        """Process due jobs until `slice_s` seconds have passed or no job is due; return the seconds spent.
 
-        Raises `Unavailable`.
+        At least one transaction is executed. Raises `Unavailable`.
         """
         began = self._clock()
         with postgres_errors():

@@ -22,7 +22,7 @@ BACKLOG_ENTRIES: Final = 1000
 
 
 class RollupPace:
-    """Computes the time slices for rollups in one worker process."""
+    """Computes for how long rollups may run, and how long they pause, in one worker process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -30,7 +30,7 @@ class RollupPace:
         self._calm_at = 0.0
 
     def slice_s(self, *, is_busy: bool) -> float:
-        """Return the next time slice in seconds, or 0 if rollups have to pause.
+        """Return for how many seconds rollups may run now, or 0 if they have to pause.
 
         `is_busy` states whether drains have a backlog now.
         """
@@ -42,9 +42,9 @@ class RollupPace:
         return BUSY_SLICE_S if now >= self._rested_at else 0.0
 
     def note(self, spent_s: float) -> None:
-        """Record how many seconds the last slice took, from which the next pause is computed.
+        """Record for how many seconds rollups have run, from which the next pause is computed.
 
-        A slice may take longer than allowed: a job with very many metrics is processed in one transaction.
+        They may run longer than allowed: a job with very many metrics is processed in one transaction.
         """
         self._rested_at = self._clock() + REST_SHARE * spent_s
 

@@ -43,7 +43,7 @@ PUSHES_AT_ONCE: Final = 4
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """The result of a delivery: how many rows were refused, and whether rows are left as the time slice ended."""
+    """The result of a delivery: how many rows were refused, and whether rows are left because its time ended."""
 
     refused: int = 0
     more: bool = False
@@ -70,13 +70,11 @@ class Delivery(Generic[BatchT, DeliveredT]):
         self._clock = clock
 
     def run(self) -> DeliveryReport:
-        """Deliver rows for at most one time slice.
-
-        Raises `SinkUnavailable`.
+        """Deliver rows until none is left or the time slice of this delivery ends.
 
         While the sink is marked as down, only one probe is sent each time its backoff has elapsed. The first
         failure that the job's own data may have caused also marks the sink as down. Once the delivery of another
-        job has succeeded, only the failed job is retried later.
+        job has succeeded, only the failed job is retried later. Raises `SinkUnavailable`.
         """
         report = DeliveryReport()
         deadline = self._clock() + self._slice_s
@@ -206,7 +204,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         return sum(chunk.result() for chunk in done)
 
     def _chunk(self, job_ids: Sequence[int], most_reads: int) -> int:
-        """Deliver some jobs in up to `most_reads` reads of rows; return how many rows the sink refused."""
+        """Deliver rows of some jobs, read in `most_reads` portions or fewer; return how many rows were refused."""
         if self._must_end():
             return 0
         most_rows, most_bytes = CHUNK_ROWS // len(job_ids), CHUNK_BYTES // len(job_ids)

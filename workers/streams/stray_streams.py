@@ -166,9 +166,10 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
-    """Drain a stray stream for one time slice; when the stream is empty, delete its cursor and record the repair.
+    """Drain a stray stream for at most about `SLICE_S` seconds.
 
-    Errors are only logged, so that the next stream is drained.
+    Once the stream is empty, delete its cursor and record the repair. Errors are only logged, so that the next
+    stream is drained.
     """
     with errors_logged(stream):
         entries = _drain(resources, stream, on_commit)
@@ -181,9 +182,9 @@ def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit
 
 
 def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> int | None:
-    """Drain a stream for one time slice.
+    """Drain a stream for at most about `SLICE_S` seconds.
 
-    If the stream is empty at its end, delete the key and return the number of drained entries; else return None.
+    If the stream is then empty, delete its key and return the number of drained entries; else return None.
     """
     # Nothing is too invalid here: in such a stream invalid entries do not suggest a bad deploy.
     settings = resources.settings.model_copy(update={"drain_max_invalid_ratio": 1.0, "drain_slice_s": SLICE_S})
