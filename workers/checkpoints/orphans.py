@@ -57,7 +57,7 @@ def orphans(
     """Yield the uploads of a job that no row refers to and whose last write was before `before`.
 
     A checkpoint row protects its upload until all its objects are deleted. Other uses protect it as well
-    (`shared_addresses`): rows of other jobs, best and last paths, and params and tags of unfinished jobs.
+    (`shared_addresses`): rows of other jobs, best and last paths, and params and tags of running jobs.
     """
     found = _written(store, job_folder)
     while page := list(islice(found, PAGE_FOLDERS)):

@@ -111,7 +111,7 @@ def shared_addresses(connection: Connection, job_id: int, uris: list[str]) -> se
     """Return those `uris` that are in use besides the checkpoint rows of their own job.
 
     They occur in checkpoint rows of other jobs or as the best or last path of any job (as the same URI, as a
-    folder above it, or as a file in it), or in params or tags of an unfinished job.
+    folder above it, or as a file in it), or in params or tags of a pending, running or stalled job.
     """
     return set(connection.execute(_SHARED, {"job_id": job_id, "uris": uris}).scalars())
 
