@@ -157,7 +157,10 @@ class LeasedScheduler(Scheduler):
         return is_active
 
     def _resume_from(self, last_ticks: dict[str, datetime]) -> None:
-        """Set the next ticks from the last ones, which another beat may have sent, so that intervals are kept."""
+        """Schedule the next ticks by the times of the last ones, so that intervals are kept.
+
+        Another beat may have sent the last ticks.
+        """
         now = datetime.now(UTC)
         for name, at in last_ticks.items():
             if name in self.schedule:
@@ -165,7 +168,7 @@ class LeasedScheduler(Scheduler):
         self._heap = None
 
     def _log_trouble(self, reason: str | None) -> None:
-        """Log the first of several failures in a row, and the first success after them (`reason` None)."""
+        """Log the first of several Redis failures in a row, and the first success after them (`reason` None)."""
         if reason is not None and self._trouble is None:
             log.warning("beat.unavailable", reason=reason)
         if reason is None and self._trouble is not None:

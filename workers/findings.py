@@ -36,7 +36,7 @@ class Part:
         self._member = member
 
     def ok(self, check: str, says: str) -> Finding:
-        """Return a finding that reports no problem."""
+        """Return a finding that states that a check has found no problem."""
         return self._made("ok", check, says, None)
 
     def warning(self, check: str, says: str, remedy: str) -> Finding:
@@ -59,11 +59,10 @@ def worst(findings: list[Finding]) -> int:
 
 
 def clock(part: Part, theirs_s: float, before_s: float, after_s: float) -> Finding:
-    """Compare the clock of a server with that of this machine.
+    """Return a finding about the difference between a server's clock and the clock of this machine.
 
-    All times are seconds since 1970.
-
-    `theirs_s` is the server's time, which was read between the local times `before_s` and `after_s`.
+    All times are seconds since 1970. `theirs_s` is the server's time, which was read between the local times
+    `before_s` and `after_s`.
     """
     off_s = max(0.0, before_s - theirs_s, theirs_s - after_s)
     which = "behind" if theirs_s < before_s else "ahead of"

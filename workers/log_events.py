@@ -23,7 +23,7 @@ _CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy", "alembic
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Write log events of workers and of libraries to stderr, all in the same format."""
+    """Write the log events of workers and of libraries to stderr, all in the same format."""
     terminal = sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     formatter = structlog.stdlib.ProcessorFormatter(

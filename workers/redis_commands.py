@@ -15,13 +15,11 @@ Command = tuple[str | bytes | int, ...]
 
 
 def execute_all(client: redis.Redis, commands: Sequence[Command]) -> None:
-    """Execute commands in one round trip.
+    """Execute Redis commands in one round trip, and discard their replies.
 
-    If any fails, raise the first error once all replies are read.
-
-    It takes a third of the processor time of a pipeline, which would be most of the time of a transaction with
-    thousands of jobs. Errors are those of redis-py. Commands are sent again after a lost connection, as in a
-    pipeline.
+    If any command fails, the first error is raised once all replies are read. Errors are those of redis-py, and
+    commands are sent again after a lost connection, as in a pipeline. This takes a third of the processor time of
+    a pipeline, which would be most of the time of a transaction with thousands of jobs.
     """
     if isinstance(client, Cluster):
         pipeline: Any = client.pipeline(transaction=False)

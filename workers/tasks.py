@@ -118,7 +118,7 @@ def drain(kind: Kind, shard: int) -> None:
 def _drain(resources: Resources, stream: IngestStream) -> None:
     """Drain one stream, and order the deliveries of its rows.
 
-    If the time slice was too short, order another drain.
+    If the time slice of the drain ended before the stream was empty, order another drain.
     """
     if stream.shard >= resources.settings.ingest_shards and not stream.has_entries():
         return  # creates no cursor for a shard that does not exist
@@ -142,7 +142,7 @@ def _rest(stream: IngestStream, seconds: int) -> None:
 
 @task(keys.SWEEP_TASK, "sweep")
 def sweep(resources: Resources) -> None:
-    """Order overdue drains, and set the Redis keys that trainers read before they send: shards, hold."""
+    """Order overdue drains, and set the number of shards and the hold, which trainers read from Redis."""
     shards = resources.settings.ingest_shards
     publish_shards(resources.streams, shards)
     publish_hold(resources.streams, resources.settings.redis_high_water)
@@ -154,7 +154,10 @@ def sweep(resources: Resources) -> None:
 
 @task(keys.STRAYS_TASK, "strays")
 def drain_strays(resources: Resources) -> None:
-    """Drain streams of shards that do not exist, and set a TTL for claims that have none."""
+    """Drain streams of shards that do not exist, and set a TTL for claims that have none.
+
+    A claim is the Redis key by which a source reserves its job and rank.
+    """
     drain_stray_streams(resources, partial(order_notify, resources))
 
 
@@ -186,7 +189,7 @@ def deliver(sink: str) -> None:
 
 
 def _deliver(resources: Resources, sink: str) -> None:
-    """Deliver rows for one time slice; order another delivery if rows are left."""
+    """Deliver rows until the time slice of one delivery ends; if rows are left then, order another delivery."""
     # Collects rows for one delivery: while the key exists no other is ordered.
     time.sleep(plugin(sink).linger_s(resources.settings))
     with redis_errors():
@@ -250,7 +253,7 @@ def link_mlflow_runs(resources: Resources) -> None:
 
 @task(keys.VERIFY_TASK, "verification")
 def verify_checkpoints(resources: Resources) -> None:
-    """Verify new checkpoint files; order another verification if the time slice was too short."""
+    """Verify new checkpoint files; order another verification if files are left when its time ends."""
     settings = resources.settings
     with redis_errors():
         resources.redis.delete(keys.VERIFY_ORDERED_KEY)
@@ -288,7 +291,7 @@ def retain_rows(resources: Resources) -> None:
 def roll_up_metrics(resources: Resources) -> None:
     """Add new metric rows to the blocks for charts.
 
-    While drains have a backlog, this takes a tenth of the time at most.
+    While drains have a backlog, rollups use at most a tenth of the time.
     """
     is_busy = has_backlog(resources.streams, resources.settings.ingest_shards)
     if slice_s := _rollup_pace.slice_s(is_busy=is_busy):
@@ -309,7 +312,7 @@ def notify(resources: Resources, events: str) -> None:
 
 @app.task(name=keys.ECHO_TASK)
 def echo(worker: str) -> None:
-    """Set the Redis key that proves to `worker` that its orders are executed (`trainwire.workers.watchdog`)."""
+    """Set a Redis key by which the watchdog of the worker `worker` recognizes that its orders are executed."""
     process_resources().redis.set(keys.echo_key(worker), 1, ex=ECHO_TTL_S)
 
 

@@ -50,7 +50,7 @@ os.register_at_fork(before=_sending.acquire, after_in_parent=_sending.release, a
 
 
 class StuckStreams:
-    """Finds streams that are not drained: their first entry has not changed for some seconds."""
+    """Finds streams that no worker drains: their first entry has not changed for some seconds."""
 
     def __init__(self, client: redis.Redis, shards: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
@@ -62,7 +62,10 @@ class StuckStreams:
         self._first: dict[str, tuple[bytes, float]] = {}
 
     def find(self) -> list[str]:
-        """Return the keys of streams, except halted ones, whose first entry is the same for `STUCK_AFTER_S`."""
+        """Return the keys of streams whose first entry has not changed for `STUCK_AFTER_S` seconds.
+
+        Halted streams are omitted.
+        """
         now = self._clock()
         found = ask_each(self._client, self._questions).replies
         if HALTED_KEY in found:  # if its server does not answer, the last known list applies

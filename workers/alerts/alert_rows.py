@@ -21,7 +21,10 @@ from trainwire.workers.sinks import cursors
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a rule reports. `occurrence` identifies it: the same one is not reported again."""
+    """A condition that a rule has found and about which alerts are sent.
+
+    `occurrence` identifies the condition, so that it is reported only once.
+    """
 
     rule: Rule
     occurrence: str
@@ -40,25 +43,25 @@ def lease_evaluation(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """The period that rules report: what was stored since `began`, and happened since `oldest`."""
+    """Which data rules evaluate: what was stored since the time `began`, and happened since the time `oldest`."""
 
     began: datetime
     oldest: datetime
 
 
 def reported_period(connection: Connection, max_age_h: float) -> Period:
-    """Return the period to report; it begins when rules are evaluated for the first time.
+    """Return the period that rules evaluate; it begins when rules are evaluated for the first time.
 
-    `oldest` is `max_age_h` hours ago.
+    Its field `oldest` is the time `max_age_h` hours ago.
     """
     connection.execute(_BEGIN, {"cursor": CURSOR})
     return Period(*connection.execute(_PERIOD, {"cursor": CURSOR, "age_s": max_age_h * 3600}).one())
 
 
 def names_of_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, str]:
-    """Return the names of those of the jobs that exist, such as `Job 42 (digits)`, by job number.
+    """Return display names such as `Job 42 (digits)` by job number; jobs that do not exist are omitted.
 
-    These jobs are locked, so that none of them is deleted within this transaction.
+    The jobs are locked, so that none of them is deleted within this transaction.
     """
     leased = cursors.lease_jobs(connection, CURSOR, set(job_ids))
     found = connection.execute(_NAMES, {"ids": leased}) if leased else ()

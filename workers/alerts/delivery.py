@@ -38,7 +38,7 @@ def sender_of(destination: Destination) -> AlertSender:
 
 
 class AlertDelivery:
-    """Sends waiting alerts for one time slice."""
+    """Sends the alerts that wait in Postgres. After `slice_s` seconds, it begins to send no further alert."""
 
     def __init__(
         self,
@@ -107,9 +107,9 @@ class AlertDelivery:
             return not cursors.sink_state(connection, health_key(name)).is_due
 
     def _claim(self, name: str) -> AlertMessage | None:
-        """Mark the next alert of a destination as `sending`, and return it; None if there is none.
+        """Mark the next alert of a destination as `sending`, and return it; return None if no alert is waiting.
 
-        Alerts that have failed before come after those that were not tried yet.
+        Alerts that were not tried yet come before those that have failed.
         """
         with self._engine.begin() as connection:
             row: Any = connection.execute(_CLAIM, {"name": name}).mappings().one_or_none()
@@ -129,7 +129,7 @@ class AlertDelivery:
         self._rest(message.destination, failure)
 
     def _rest(self, name: str, failure: NotSent) -> None:
-        """Record that a destination failed, and when the next alert may be sent to it."""
+        """Record that sending to a destination failed, and when the next alert may be sent to it."""
         key, wait_s = health_key(name), failure.retry_after_s
         with self._engine.begin() as connection:
             failures = cursors.sink_state(connection, key).attempts + 1

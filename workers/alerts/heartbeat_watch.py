@@ -60,7 +60,7 @@ def _findings(
 
 
 def _is_new_pause(connection: Connection, rule: Rule, job: Mapping[str, Any], quiet_s: float) -> bool:
-    """Return whether the rule has not reported the job since the job's last progress."""
+    """Return whether the rule has to report the job: it has not done so since the job's last progress."""
     known = connection.execute(_REPORTED, {"rule": rule.name, "quiet_s": quiet_s, **job})
     return not known.scalar_one()
 

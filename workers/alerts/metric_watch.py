@@ -1,7 +1,7 @@
 """Searches new metric rows for NaN and for values outside of the bounds of rules.
 
-It has a cursor per job, like a sink, so the drain has no additional work. Without a rule about metrics no row is
-read.
+Like a sink, it has a cursor per job, so the drain has no additional work. Without a rule about metrics, it reads
+no rows.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Part:
 
 
 class MetricWatch:
-    """Evaluates the rules about metrics on the new rows of all jobs, for one time slice."""
+    """Evaluates the rules about metrics on the new rows of all jobs."""
 
     def __init__(
         self, engine: Engine, rules: AlertRules, period: Period, clock: Callable[[], float] = time.monotonic
@@ -55,13 +55,16 @@ class MetricWatch:
         self._clock = clock
 
     def run(self, slice_s: float) -> None:
-        """Read new metric rows, in at least one transaction, and write alerts about them."""
+        """Read new metric rows and write alerts about them, in one transaction after another.
+
+        At least one transaction is executed; none begins when `slice_s` seconds have passed.
+        """
         deadline = self._clock() + slice_s
         while self._rules and self._next_part() and self._clock() < deadline:
             pass
 
     def _next_part(self) -> bool:
-        """Evaluate the next rows of some jobs in one transaction; return whether there may be more."""
+        """Evaluate the next rows of some jobs in one transaction; return whether further rows may exist."""
         with self._engine.begin() as connection:
             behind = cursors.jobs_behind(connection, CURSOR, "metrics", JOBS_AT_ONCE)
             if not behind or not lease_evaluation(connection):
@@ -76,9 +79,9 @@ class MetricWatch:
         return bool(moved)
 
     def _parts(self, connection: Connection, job_ids: Sequence[int]) -> list[Part]:
-        """Return the next rows of each job.
+        """Return, for each job, which rows to evaluate next.
 
-        Of jobs that sent nothing in the reported period all rows are skipped.
+        If a job sent nothing in the period that rules evaluate, all its rows are skipped.
         """
         known = cursors.read_cursors(connection, CURSOR, job_ids)
         most = ROWS_AT_ONCE // max(1, len(job_ids))
@@ -92,7 +95,10 @@ class MetricWatch:
     def _find(
         self, connection: Connection, rule: Rule, parts: Sequence[Part], names: Mapping[int, str]
     ) -> Iterator[Finding]:
-        """Yield a finding for the first row of each attempt that the rule matches, unless reported before."""
+        """Yield a finding for the first row of each attempt that the rule matches.
+
+        Nothing is yielded for an attempt about which the rule has already reported.
+        """
         where = parse_filter(rule.jobs)
         jobs = names.keys() if where is None else matching_jobs(connection, where, names)
         wanted = [part for part in parts if part.job_id in jobs and part.last > part.after]
@@ -118,7 +124,7 @@ class MetricWatch:
 
 
 def _conditions(rule: Rule) -> Iterator[tuple[str, str, str]]:
-    """Yield (cause, SQL condition, SQL value) for each bound of the rule.
+    """Yield (cause, SQL condition, SQL value) for each bound (`above`, `below`) and NaN check of the rule.
 
     In Postgres, NaN is larger than all other numbers.
     """

@@ -30,7 +30,7 @@ _VERBS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A row of the table `alert_occurrences`."""
+    """Something that alert rules may match, such as a change of status: one row of `alert_occurrences`."""
 
     id: int
     kind: str
@@ -44,19 +44,22 @@ class Occurrence:
 
     @property
     def cause(self) -> str:
-        """The cause as named in rules: the new status, or else the kind of occurrence."""
+        """The cause under which rules name the occurrence: the new status if a status changed, else the kind."""
         return self.value if self.kind == "status" else self.kind
 
     @property
     def key(self) -> str:
-        """Identifier of the occurrence. Dead letters of a job with the same reason are one occurrence per hour."""
+        """Text that identifies the occurrence, so that it is reported once.
+
+        All dead letters of a job with the same reason within an hour have the same text.
+        """
         if self.kind == "dead_letters":
             return f"dead letters of {self.job_id}, {self.value}, {self.occurred_at:%Y-%m-%dT%H}"
         return f"{self.cause} {self.job_id}/{self.attempt} #{self.id}"
 
 
 def apply_to_recorded(connection: Connection, rules: AlertRules, period: Period) -> bool:
-    """Delete the oldest occurrences, and write the alerts about them; return whether there were any."""
+    """Delete the oldest occurrences from the table, and write alerts about them; return whether there were any."""
     taken = [Occurrence(*row) for row in connection.execute(_TAKE, {"limit": AT_ONCE})]
     new = [each for each in taken if each.created_at >= period.began and each.occurred_at >= period.oldest]
     names = names_of_jobs(connection, {each.job_id for each in new if each.job_id is not None})
@@ -69,13 +72,16 @@ def apply_to_recorded(connection: Connection, rules: AlertRules, period: Period)
 
 
 def forget_occurrences(engine: Engine) -> None:
-    """Delete old occurrences that no worker has processed, because none has rules. Raises `Unavailable`."""
+    """Delete old occurrences that no worker has processed because none is configured with alert rules.
+
+    Raises `Unavailable`.
+    """
     with postgres_errors(), engine.begin() as connection:
         connection.execute(_FORGET, {"age_s": FORGET_AFTER_S})
 
 
 def selected(connection: Connection, rule: Rule, found: Sequence[Occurrence]) -> list[Occurrence]:
-    """Return those of the occurrences whose jobs match the rule's filter."""
+    """Return those occurrences in `found` whose jobs match the filter of the rule."""
     where = parse_filter(rule.jobs)
     if where is None or not found:
         return list(found)

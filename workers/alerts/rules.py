@@ -38,8 +38,8 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An address to which alerts are sent: a webhook with its secret, or an Apprise URL.
 
-    `when_uncertain` sets whether an alert is sent again if its worker was killed while sending it. An alert to a
-    webhook always is, with the same id.
+    `when_uncertain` sets whether an alert is sent again if the worker was killed while sending it. To a webhook it
+    is always sent again, with the same id.
     """
 
     webhook: str | None = None
@@ -65,7 +65,7 @@ class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
-    """A rule as written in the file. docs/alerts.md explains its keys."""
+    """One alert rule of the rules file. Its fields are the keys that docs/alerts.md explains."""
 
     name: Name
     on: Cause | list[Cause]
@@ -82,7 +82,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @cached_property
     def causes(self) -> frozenset[str]:
-        """The causes that the rule reports."""
+        """The causes for which the rule sends alerts, such as `failed` or `metric`."""
         return frozenset([self.on] if isinstance(self.on, str) else self.on)
 
     @cached_property
@@ -96,12 +96,15 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class AlertRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All rules and destinations. Occurrences older than `max_age_h` hours are not reported."""
+    """All rules and destinations of the rules file.
+
+    Occurrences older than `max_age_h` hours cause no alerts.
+    """
 
     rules: list[Rule] = []
     destinations: dict[str, Destination] = {}
     max_age_h: Hours = 24.0
 
     def with_cause(self, cause: str) -> list[Rule]:
-        """Return the rules that report this cause."""
+        """Return the rules that send alerts for `cause`."""
         return [rule for rule in self.rules if cause in rule.causes]

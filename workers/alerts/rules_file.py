@@ -187,7 +187,7 @@ class _RulesFile:
             raise self._wrong(shown, self._line(header, number, wrong_key)) from None
 
     def _line(self, header: str, nth: int = 0, key: str | None = None) -> int | None:
-        """Return the line number of `key` in the table that the nth `header` begins.
+        """Return the line number of `key` in the TOML table of the nth line that matches `header` (from 0).
 
         Without a key, or if it is not found, return the line number of the header; None if there is no such
         header.

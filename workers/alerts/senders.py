@@ -61,7 +61,7 @@ class Webhook:
         self._secret = secret
 
     def send(self, message: AlertMessage) -> None:
-        """Post the alert. Any status from 200 to 299 confirms it; else `NotSent` is raised."""
+        """Post the alert. A response with any status from 200 to 299 confirms it. Otherwise, raise `NotSent`."""
         body = payload(message)
         sent_at = int(time.time())
         headers = {

@@ -33,7 +33,7 @@ def evaluate_and_send(resources: Resources, path: Path) -> None:
 
 
 def apply_rules(resources: Resources, rules: AlertRules) -> None:
-    """Write the alerts about everything that has happened since the last call."""
+    """Evaluate all rules on what was stored since the last call, and write the resulting alerts to Postgres."""
     with resources.engine.begin() as connection:
         period = reported_period(connection, rules.max_age_h)
     has_more = True
@@ -48,7 +48,7 @@ def apply_rules(resources: Resources, rules: AlertRules) -> None:
 
 
 def _beats(resources: Resources) -> list[Heartbeat] | None:
-    """Return the recent heartbeats of all trainers; None if a server of heartbeats does not answer."""
+    """Return the recent heartbeats of all trainers; return None if a Redis server that has heartbeats is down."""
     settings = resources.settings
     with redis_errors():
         return recent_heartbeats(resources.streams, settings.ingest_shards, settings.lost_after_s)

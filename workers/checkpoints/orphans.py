@@ -40,9 +40,9 @@ class Orphan:
 
 @dataclass(slots=True)
 class Swept:
-    """The result of deleting the orphans of a job: the number of deleted folders.
+    """How many upload folders of a job were deleted because no checkpoint row refers to them.
 
-    `is_complete` is False if the time was too short for all of them.
+    `is_complete` is False if the time was too short to delete all of them.
     """
 
     deleted: int = 0
@@ -56,7 +56,8 @@ def orphans(
 ) -> Iterator[Orphan]:
     """Yield the uploads of a job that no row refers to and whose last write was before `before`.
 
-    A row protects its upload until its objects are deleted. So do rows, paths and parameters of other jobs.
+    A checkpoint row protects its upload until all its objects are deleted. Other uses protect it as well
+    (`shared_addresses`): rows of other jobs, best and last paths, and params and tags of running jobs.
     """
     found = _written(store, job_folder)
     while page := list(islice(found, PAGE_FOLDERS)):
@@ -107,9 +108,10 @@ class OrphanSweep:
         self._age = timedelta(days=resources.settings.checkpoint_orphan_days)
 
     def run(self, *, dry_run: bool) -> int:
-        """Delete the orphans of the next jobs, or in a dry run only log them; return how many there were.
+        """Delete the orphans of some of the jobs that were not examined yet; return the number of orphans.
 
-        Raises `Unavailable` if the object store or Postgres does not answer.
+        In a dry run, orphans are only logged. Raises `Unavailable` if the object store or Postgres does not
+        answer.
         """
         deadline = time.monotonic() + RUN_S
         count = 0

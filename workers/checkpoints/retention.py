@@ -41,7 +41,7 @@ DELETES_AT_ONCE: Final = 8
 
 
 def retain(resources: Resources, open_store: Callable[[], S3Store]) -> None:
-    """Apply all retention rules for checkpoints that the settings switch on. Raises `Unavailable`."""
+    """Delete checkpoints by all retention rules that the settings switch on. Raises `Unavailable`."""
     settings = resources.settings
     if not settings.trainwire_checkpoint_bucket:
         return

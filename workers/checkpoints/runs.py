@@ -15,9 +15,10 @@ from trainwire.workers.errors import Unavailable
 
 @contextmanager
 def exclusive_run(engine: Engine, work: str) -> Iterator[Connection | None]:
-    """Take the lease for the kind of work `work`; yield its connection, or None if another worker has the lease.
+    """Take the lease for `work`, one kind of checkpoint processing; yield the connection that has the lease.
 
-    Raises `Unavailable` if Postgres or the object store does not answer.
+    Yields None if another worker has the lease. Raises `Unavailable` if Postgres or the object store does not
+    answer.
     """
     # The lease ends with this transaction, or with this process, whichever is first.
     with postgres_errors(), s3_errors(), engine.begin() as connection:

@@ -34,7 +34,7 @@ checkpoint.
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """Number of last checkpoints to keep per job besides its best; bucket and prefix to delete from."""
+    """How many of the last checkpoints of a job are kept besides its best, and where files may be deleted."""
 
     last: int
     bucket: str
@@ -67,7 +67,7 @@ def retention_policy(settings: Settings) -> RetentionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Surplus:
-    """A checkpoint that may be deleted according to `rule`."""
+    """A checkpoint that may be deleted, and the rule (`rule`) that selected it."""
 
     job_id: int
     seq: int
@@ -108,7 +108,11 @@ def plan(connection: Connection, policy: RetentionPolicy, rule: Rule = "surplus"
 
 
 def shared_addresses(connection: Connection, job_id: int, uris: list[str]) -> set[str]:
-    """Return those of `uris` that other jobs refer to, directly or by a folder above or a file below."""
+    """Return those `uris` that are in use besides the checkpoint rows of their own job.
+
+    They occur in checkpoint rows of other jobs or as the best or last path of any job (as the same URI, as a
+    folder above it, or as a file in it), or in params or tags of a pending, running or stalled job.
+    """
     return set(connection.execute(_SHARED, {"job_id": job_id, "uris": uris}).scalars())
 
 
@@ -117,9 +121,9 @@ def _files(found: CursorResult[Any], rule: Rule) -> list[Surplus]:
 
 
 def _is_free(connection: Connection, surplus: Surplus) -> bool:
-    """Return whether no running job, and no best or last path of any job, refers to a checkpoint.
+    """Return whether a checkpoint is not in use: by a running job, or as the best or last path of any job.
 
-    References in rows of its own job do not count for a superseded upload.
+    For a superseded upload, references in rows of its own job are ignored.
     """
     folders = [surplus.uri[: end + 1] for end, char in enumerate(surplus.uri[:-1]) if char == "/"]
     names = {
@@ -135,9 +139,9 @@ def _is_free(connection: Connection, surplus: Surplus) -> bool:
 
 
 def _is_in(column: str) -> str:
-    """Return SQL for the condition that `column` is `:uri` or, if that is a folder, lies in it.
+    """Return the SQL condition that the URI in `column` equals `:uri` or, if `:uri` is a folder, lies in it.
 
-    A URI in the folder sorts between `:uri` and `:last_inside`.
+    URIs in the folder sort between `:uri` and `:last_inside`.
     """
     first, last = (f"left({end}, {INDEXED_CHARS})" for end in (":uri", ":last_inside"))
     return (
@@ -147,7 +151,10 @@ def _is_in(column: str) -> str:
 
 
 def _holds(column: str) -> str:
-    """Return SQL for the condition that `column` is a folder that contains `:uri`, which is one of `:folders`."""
+    """Return the SQL condition that the URI in `column` is a folder that contains the checkpoint.
+
+    The parameter `:folders` lists all folders that contain the checkpoint.
+    """
     return (
         f'(left({column} COLLATE "C", {INDEXED_CHARS}) = ANY(CAST(:folder_starts AS text[])) '
         f"AND {column} = ANY(CAST(:folders AS text[])))"

@@ -41,9 +41,9 @@ FILE_BACKOFF: Final = Backoff(first_s=10, cap_s=3600)
 
 @dataclass(slots=True)
 class VerificationReport:
-    """The numbers of files by result.
+    """How many files were verified, found wrong, or could not be verified (`unknown`).
 
-    `more` is True if the time slice ended before all due files were verified.
+    `more` is True if the time of the run ended before all due files were verified.
     """
 
     verified: int = 0
@@ -52,7 +52,7 @@ class VerificationReport:
     more: bool = False
 
     def count(self, results: Sequence[VerificationResult]) -> None:
-        """Add the results of some files to the counts."""
+        """Add verification results to the numbers of this report."""
         for result in results:
             if result.error is None:
                 self.verified += not result.file.is_overwritten
@@ -67,13 +67,11 @@ class Mismatch(Exception):  # noqa: N818 - a result
 
 
 class TooSlow(Exception):  # noqa: N818 - a state
-    """A folder has more files than can be verified in one round."""
+    """A folder has more files than can be verified before the time is up."""
 
 
 class Verification:
-    """Verifies files that are due, several at a time, for about one time slice.
-
-    Only one worker at a time does this.
+    """Verifies checkpoint files that are due until its time slice ends; only one worker at a time does this.
 
     Only URIs that begin with one of `prefixes` are verified: a message can contain any URI, and the result would
     reveal which objects the workers' keys can read.
@@ -127,7 +125,7 @@ class Verification:
         return True
 
     def _round(self, limit: int, report: VerificationReport) -> bool:
-        """Verify up to `limit` files; return False if none is due."""
+        """Verify up to `limit` files that are due; return False if no file is due."""
         files = self._next_files(limit, report)
         if not files:
             return False
@@ -143,7 +141,10 @@ class Verification:
         return True
 
     def _next_files(self, limit: int, report: VerificationReport) -> Sequence[UnverifiedFile]:
-        """Return the next files to verify; record files outside of the served prefixes as not served."""
+        """Return the next files to verify.
+
+        Files whose URI begins with none of the allowed prefixes are recorded as not served, and omitted.
+        """
         for _ in range(READS):
             with self._engine.begin() as connection:
                 due = due_files(connection, READ_FILES)
@@ -166,9 +167,9 @@ class Verification:
         return VerificationResult(file, error, self._file_backoff.delay_s(file.attempts + 1))
 
     def _verify(self, files: Sequence[UnverifiedFile]) -> tuple[list[VerificationResult], S3Unavailable | None]:
-        """Verify files concurrently; return the results and, if the store is unavailable, the error.
+        """Verify files concurrently; return the results, and the error of the object store or None.
 
-        In that case some files have no result.
+        After an error, the files that were not verified have no result.
         """
         try:
             store = self._open_store()

@@ -122,9 +122,10 @@ class Batch:
         ]
 
     def _new_messages(self) -> list[Arrival]:
-        """Record the message number of each entry in the position of its source, and return the entries to store.
+        """Add the message number of each entry to the position of its source; return the entries to store.
 
-        The other entries are counted as duplicates, recorded as lost ranges, or added to the dead letters.
+        Duplicates are counted and omitted. So are declarations of lost messages, which are recorded as ranges, and
+        entries that go to the dead letters.
         """
         new = []
         for arrival in self._arrivals:
@@ -199,7 +200,7 @@ class Batch:
         job_rows.save_attempts(self._connection, changed + earlier.fold(self._connection))
 
     def _fold(self, message: Message, earlier: job_rows.EarlierAttempts) -> Iterable[rows.Row]:
-        """Apply one message to the state of its job; return the rows to store for it."""
+        """Update the state of the job with one message; return the table rows to write for the message."""
         body, job = message.body, self._jobs[message.job_id]
         attempt = self._sources.attempt_of(message)
         self._sources.row(message.job_id, message.source, self._kind).note_place(body)
@@ -230,7 +231,7 @@ class Batch:
     def _dead_letter(self, letter: Rejected) -> None:
         """Add a message to the dead letters, and count it for its source.
 
-        Its number must be recorded in the position already.
+        The position of the source must already contain the number of the message.
         """
         assert letter.job_id is not None and letter.source is not None  # noqa: S101, PT018 - had a position
         self._sources.row(letter.job_id, letter.source, self._kind).dead_lettered += 1
@@ -242,7 +243,7 @@ def _last_seq(content: Content) -> int:
 
 
 def _problem_of(content: Content, seq: int, position: Position) -> tuple[str, str] | None:
-    """Return the reason and detail of a rejection if message number `seq` cannot be recorded, else None."""
+    """Return reason and detail for a dead letter if `seq` cannot be added to `position`; else return None."""
     is_lost = isinstance(content, Lost)
     if seq == position.last_seq + 1 and not is_lost:
         return None
@@ -260,7 +261,7 @@ def _rejection(arrival: Arrival, reason: str, detail: str, seq: int | None = Non
 
 
 def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
-    """Return the (job, URI) pairs of all checkpoints that are named in completions."""
+    """Return (job number, URI) of every best or last checkpoint path in the completions among `contents`."""
     return {
         (content.job_id, visible(uri))
         for content in contents
@@ -271,9 +272,9 @@ def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
 
 
 def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
-    """Return the arrivals with those of each source sorted by message number.
+    """Return the arrivals sorted by message number within each source.
 
-    The sources keep their places in the list: only the arrivals of one source are exchanged with each other.
+    Each source keeps its places in the list: only arrivals of the same source are exchanged with each other.
     """
     if _is_in_order(arrivals):
         return list(arrivals)

@@ -1,8 +1,8 @@
 """Decodes stream entries into messages, and estimates how much memory a decoded entry takes.
 
 Decoding is strict at first. If an entry fails only because of invalid text (NUL, bytes that are not UTF-8, lone
-surrogates), it is decoded again with replacement characters, so that a few bad characters do not cost a whole
-message.
+surrogates), it is decoded again with replacement characters, so that a message is not rejected because of a few
+bad characters.
 """
 
 from __future__ import annotations

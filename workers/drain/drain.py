@@ -41,9 +41,9 @@ The search for several poison entries causes fewer.
 
 @dataclass(slots=True)
 class Drained:
-    """The counts of one drain, in entries.
+    """The numbers of entries that one drain read, stored, recognized as duplicates, and dead-lettered.
 
-    `leased_elsewhere` is True if another worker had the lease; `more` if the time slice ended before the stream
+    `leased_elsewhere` is True if another worker had the lease; `more` if the drain's time ended before the stream
     was empty.
     """
 
@@ -56,9 +56,10 @@ class Drained:
 
 
 class Drain:
-    """Drains one stream until it is empty or the time slice ends.
+    """Drains one stream until it is empty or the time of this drain (`drain_slice_s`) has passed.
 
-    After each commit that stored messages, once they are acknowledged, `on_commit` is called with the changes.
+    After each commit that stored messages, and after their acknowledgement, `on_commit` is called with the changes
+    of the jobs.
     """
 
     def __init__(
@@ -179,7 +180,7 @@ class Drain:
         return is_all
 
     def _adapt(self, seconds: float) -> None:
-        """Set the size of the next batch from the duration of the last one in `seconds`."""
+        """Set the size in bytes of the next batch, by how many `seconds` the last batch took."""
         max_bytes = self._settings.drain_batch_bytes
         if seconds > LONGEST_BATCH_S:
             self._batch_bytes = max(max_bytes // 8, self._batch_bytes // 2)
@@ -187,15 +188,19 @@ class Drain:
             self._batch_bytes = min(max_bytes, self._batch_bytes * 2)
 
     def _read_ahead(self, head: Sequence[Arrival]) -> list[Arrival]:
-        """Return entries of other sources from behind the batch `head`, if a few sources fill most of `head`."""
+        """Return decoded entries from behind the batch `head`, if a few sources fill most of `head`.
+
+        Entries of these few sources are not returned.
+        """
         raws = [arrival.raw for arrival in head]
         heavy = heavy_sources(raws)
         return self._decode_valid(self._lookahead.read(raws[-1].entry_id, heavy)) if heavy else []
 
     def _store_valid(self, total: Drained) -> bool:
-        """Store valid messages from behind the invalid head of the stream; return whether there may be more.
+        """Store valid messages from behind the invalid entries at the beginning of the stream.
 
-        Messages of sources that have invalid entries are not stored, because that would change their order.
+        Returns whether the stream may have further ones. Messages of sources that have invalid entries are not
+        stored, because that would change their order.
         """
         with store.postgres_errors(), self._engine.begin() as connection:
             if not store.take_lease(connection, self._stream.name):
@@ -240,7 +245,7 @@ class Drain:
         store.move_cursor(connection, self._stream.name, last_id, counts)
 
     def _count(self, total: Drained, batch: Batch, entries: int) -> None:
-        """Add the counts of a committed batch to `total`, and pass its changes to `on_commit`."""
+        """Add the counts of a committed batch to `total`, and call `on_commit` with the changes of the batch."""
         total.entries += entries
         total.stored += batch.stored
         total.duplicates += batch.duplicates
@@ -278,7 +283,7 @@ class Drain:
         return f"each drain of this entry alone {failure}"
 
     def _check_poison(self, limits: TransactionLimits, arrivals: int) -> None:
-        """Raise `DrainsEnd` if the transaction contains poison entries only.
+        """Raise `DrainsEnd` if the transaction contains nothing but entries that crash or kill their drain.
 
         As long as no other entry can be stored, the cause may lie in our code or servers instead of the entries.
         """

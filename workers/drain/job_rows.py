@@ -35,9 +35,9 @@ ATTEMPT_FIELDS: Final = (
 def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobState]:
     """Create missing jobs, lock the rows of all `job_ids` in the order of their ids, and return their states.
 
-    All inserts come before all locks, so that drains with the same jobs do not deadlock: a transaction that waits
-    for the insert of another one has locked no row that existed before. Deleted jobs are neither created nor
-    returned.
+    Deleted jobs are neither created nor returned. All inserts come before all locks, so that drains with the same
+    jobs do not deadlock: a transaction that waits for an insert of another transaction has locked no row that
+    existed before.
     """
     ids = sorted(set(job_ids))
     created = set(connection.execute(_CREATE, {"ids": numbers_array(ids)}).scalars())  # locked by their insert
@@ -52,9 +52,9 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
 
 
 def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
-    """Read `final_metrics` and `best_metrics` of jobs where these are not loaded.
+    """Read `final_metrics` and `best_metrics` from Postgres for jobs whose state does not contain them yet.
 
-    The number of names in each is limited to that of an event.
+    From each, at most as many metrics are read as an event can contain.
     """
     wanted = {job.id: job for job in jobs if any(getattr(job, name) is UNLOADED for name in RESULTS)}
     found = connection.execute(_LOAD_RESULTS, {"ids": list(wanted)}).mappings() if wanted else ()
@@ -66,9 +66,9 @@ def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
 
 
 def note_discarded(connection: Connection, stream: str, messages: Mapping[int, int]) -> None:
-    """Add to the counts of messages that were acknowledged and not stored because their job was deleted.
+    """Count messages that were acknowledged but not stored because their job was deleted.
 
-    `messages` is the number of them by job.
+    `messages` maps job numbers to numbers of messages.
     """
     if messages:
         jobs = {"jobs": list(messages), "counts": list(messages.values())}
@@ -77,7 +77,7 @@ def note_discarded(connection: Connection, stream: str, messages: Mapping[int, i
 
 
 def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, JobState]) -> dict[int, JobState]:
-    """Return the jobs that have no tombstone, and delete the rows that `lock_jobs` created for the others."""
+    """Return the jobs that have no tombstone. Delete the rows that `lock_jobs` created for deleted jobs."""
     deleted = set(connection.execute(_TOMBSTONES, {"ids": ids}).scalars())
     if gone := set(ids) - jobs.keys() - deleted:
         raise Unavailable(f"the rows of jobs {sorted(gone)} were deleted by another process: try again")
@@ -92,8 +92,8 @@ def save_jobs(
     """Write job states and the time of the last message; return the jobs in which more than `last_seq` changed.
 
     All rows are locked already, so the order of the updates does not matter. `before` are the states in Postgres:
-    a JSON value that is still the same object is not written. `last_seq` is the name of the column that counts the
-    new rows.
+    a JSON value is written only if the state contains another object than `before`. `last_seq` is the name of the
+    column that counts the new rows.
     """
     counts = {job.id: getattr(job, last_seq) for job in jobs if _is_equal_but(last_seq, job, before[job.id])}
     changed = [job for job in jobs if job.id not in counts]
@@ -162,7 +162,7 @@ class EarlierAttempts:
         self._late: dict[AttemptKey, list[tuple[Body, bool]]] = defaultdict(list)
 
     def note(self, job: JobState, body: Body, attempt: int, is_stated: bool) -> None:
-        """Record a message, before it is applied to its job. For `is_stated` see `JobState.fold`."""
+        """Record a message before it changes the state of its job. For `is_stated` see `JobState.fold`."""
         if job.status == "pending" or attempt == job.attempt:
             return
         if attempt < job.attempt:
@@ -183,7 +183,7 @@ class EarlierAttempts:
 
 
 def has_changed(job: JobState, before: JobState) -> bool:
-    """Return whether `job` has a new attempt, or whether a field of its attempt differs from `before`."""
+    """Return whether `job` has a new attempt, or whether a field of the attempt differs from `before`."""
     return job.attempt != before.attempt or any(
         getattr(job, name) != getattr(before, name) for name in ATTEMPT_FIELDS
     )

@@ -34,9 +34,9 @@ _CLAIMS: Final = ("ended", "completed", "failed", "stopped")
 class JobState(msgspec.Struct):
     """The columns of one `training_jobs` row that messages change.
 
-    It is a msgspec Struct because it is copied and compared often. Large maps are not loaded from Postgres: None
-    in `params` and `tags`, and the object `UNLOADED` in `final_metrics` and `best_metrics`, mean that the row
-    keeps its value.
+    It is a msgspec Struct because it is copied and compared often. Large maps are not loaded from Postgres: if
+    `params` or `tags` is None, or `final_metrics` or `best_metrics` is the object `UNLOADED`, the row keeps its
+    value.
     """
 
     id: int
@@ -89,13 +89,13 @@ class JobState(msgspec.Struct):
         """Return the attempt to which a source belongs.
 
         Args:
-            stated: the attempt in its messages, or 0 if its trainer does not know it.
-            known: the attempt that was assigned to the source before, or None; it does not change.
+            stated: the attempt in the messages of the source, or 0 if its trainer does not know the attempt.
+            known: the attempt to which the source was assigned earlier, or None. An assignment does not change.
             began_ns: when the source began. A new source belongs to the newest attempt, or to a new attempt if the
                 newest one had ended by then. (`trainwire.workers.drain.sources.AttemptSpans` finds the attempts
                 of sources that are older than the newest one.)
-            resume_step: the step from which a source resumes: its attempt is a new one also if the current one has
-                not ended, unless that was just resumed from the same step by another rank.
+            resume_step: the step from which the source resumes, or None. Such a source begins a new attempt
+                even if the newest one has not ended, unless another rank has just resumed from the same step.
         """
         if stated:
             return stated
@@ -117,7 +117,7 @@ class JobState(msgspec.Struct):
         return began > self.started_at and not (is_same and not self.is_finished)
 
     def is_preceded_by(self, source: Lifetime) -> bool:
-        """Return whether the source belongs to an earlier attempt than the newest one, by start and end times."""
+        """Return whether start and end times show that the source belongs to an attempt before the newest one."""
         return self.status != "pending" and self.started_at is not None and source.is_before(self.started_at)
 
     def fold(self, body: Body, attempt: int, *, is_stated: bool = False) -> None:
@@ -126,8 +126,8 @@ class JobState(msgspec.Struct):
         A late message of an earlier attempt changes nothing.
 
         Args:
-            attempt: the attempt of the source of the message.
-            is_stated: whether the trainer stated the attempt; otherwise it was derived from clock times.
+            attempt: the attempt to which the source of the message belongs.
+            is_stated: whether the message contained the attempt; otherwise it was derived from clock times.
         """
         if attempt < self.attempt and self.status != "pending":
             return
@@ -194,9 +194,9 @@ class JobState(msgspec.Struct):
         return min(100.0, 100.0 * self.current_epoch / self.total_epochs)
 
     def _fold_checkpoint(self, body: Checkpoint) -> None:
-        """Set the best and last paths, unless the present ones are newer.
+        """Set the job's best and last checkpoint paths, unless its present paths were saved later.
 
-        A checkpoint whose upload was retried arrives late.
+        A checkpoint message arrives late if its upload was retried.
         """
         uri, saved_at = visible(body.uri), to_datetime(body.ts)
         if is_best(body) and _is_forward(saved_at, self.best_checkpoint_at):
@@ -218,9 +218,10 @@ class JobState(msgspec.Struct):
         self._fold_results(body)
 
     def _outcome_with(self, body: Completion) -> FinalStatus:
-        """Return the outcome of a completion; a success does not replace `stopped`.
+        """Return the job's final status after a completion: that of the completion, but `stopped` stays `stopped`.
 
-        The training has read the request, and its launcher has seen exit code 0 only.
+        If a training obeys a request to stop, its launcher sees exit code 0 and reports a success: that does not
+        replace `stopped`.
         """
         is_stopped = self.status == "stopped" and body.outcome == "completed"
         return "stopped" if is_stopped else body.outcome
@@ -237,7 +238,7 @@ class JobState(msgspec.Struct):
         """Return whether a completion sets the status of the job.
 
         An exit code takes precedence over a completion without one, a failure over a success, and `stopped` over
-        both: processes fail when others of their training stop.
+        both, because processes fail when other processes of their training stop.
         """
         if body.outcome != "failed" and body.rank:
             return False  # the job ends with the completion of rank 0, or with a failure of any rank

@@ -53,9 +53,9 @@ class Lifetime:
 
 
 def began_at(body: Body) -> int | None:
-    """Return the start time of the message's source, else the first time in the message, or None.
+    """Return the start time of the source of a message or, if it is not stated, the first time in the message.
 
-    Times are nanoseconds since 1970.
+    Returns None if the message contains no time. Times are nanoseconds since 1970.
     """
     if body.started_at is not None:
         return body.started_at

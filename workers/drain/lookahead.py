@@ -52,7 +52,7 @@ _TTL_S: Final = 600
 
 
 class State(msgspec.Struct):
-    """State of a look-ahead: the last entry read, and the last skipped entry of each skipped source."""
+    """State of a look-ahead: ids of the last entry read, and of the last skipped entry by skipped source."""
 
     read_through: str = msgspec.field(default=START, name="looked")
     skipped: dict[SourceDigest, str] = msgspec.field(default_factory=dict, name="sources")
@@ -84,14 +84,14 @@ def read_through(state: bytes | None) -> str:
 
 
 def source_of(entry: RawEntry) -> SourceDigest:
-    """Return the digest of an entry's job and source; `NO_SOURCE` if these are missing or invalid."""
+    """Return a digest of the job and source of an entry; `NO_SOURCE` if they are missing or invalid."""
     return _digest(read_origin(entry.fields))
 
 
 def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
-    """Return the sources with a large share of `entries`, alone or together with others of their job.
+    """Return the sources that have a large share of `entries`, alone or together with other sources of their job.
 
-    If only the job as a whole has a large share, its sources with less than half of the average share are omitted.
+    If only the job as a whole has a large share, sources with less than half of the average share are omitted.
     """
     origins = [read_origin(entry.fields) for entry in entries]
     sizes: dict[_JobAndSource, int] = defaultdict(int)
@@ -191,7 +191,10 @@ class LookAhead:
 
     @property
     def is_partial(self) -> bool:
-        """Whether entries were skipped that a look-ahead which starts again from `START` would return."""
+        """Whether entries were skipped only because a limit of number or size was reached.
+
+        A look-ahead that starts again from `START` would return them.
+        """
         return self._state.is_partial
 
     def skip(self, entries: Iterable[RawEntry], *, are_invalid: bool) -> None:

@@ -58,7 +58,7 @@ _DECODER_RAISED: Final = 3
 
 @dataclass(slots=True)
 class TransactionLimits:
-    """The limits of the next transaction of a drain, and the poison entries that are known so far."""
+    """The limits of the next transaction of a drain, and the ids of the poison entries found so far."""
 
     decode_in_child: bool = False
     max_entries: int | None = None
@@ -105,7 +105,7 @@ class PoisonSearch:
     def _next(self, begun: int, piece: int, poison_ids: list[str], left: int) -> TransactionLimits:
         """Return the limits of the next transaction.
 
-        `begun` transactions, this one included, have started and not ended.
+        `begun` is the number of transactions, including this one, that have started and not ended.
         """
         self._left = left
         if not piece and begun <= 2:
@@ -131,9 +131,9 @@ class PoisonSearch:
         """Record that the transaction was committed.
 
         Args:
-            entries: number of entries in it.
-            found_poison: whether one of them was a poison entry.
-            is_all: whether the stream had no other entries.
+            entries: number of entries in the transaction.
+            found_poison: whether one of these entries was a poison entry.
+            is_all: whether the stream had no further entries.
         """
         left = self._left - entries
         self._is_open = False
@@ -163,7 +163,10 @@ class PoisonSearch:
 
 @dataclass(frozen=True, slots=True)
 class PoisonEntry:
-    """A poison entry: its index in the list of decoded entries, with reason and detail for its dead letter."""
+    """An entry that ended its child process twice: its index in the list of decoded entries.
+
+    Reason and detail are for its dead letter.
+    """
 
     index: int
     reason: str

@@ -1,6 +1,6 @@
 """Positions of sources: which message numbers have arrived, are missing or are lost.
 
-Stored as rows in Postgres.
+Positions are stored as rows in Postgres.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Position:
     def would_scatter(self, first: int, last: int, *, lost: bool = False) -> bool:
         """Return whether recording the numbers `first` to `last` would result in more than `MAX_RANGES` ranges.
 
-        They are recorded as lost if `lost`, else as arrived.
+        The numbers would be recorded as lost if `lost` is True, else as arrived.
         """
         if len(self.missing) + len(self.lost) < MAX_RANGES:
             return False
@@ -239,7 +239,7 @@ def _source_row(
     lost: list[tuple[int, int, str]] | None,
     *others: Any,
 ) -> SourceRow:
-    """Return a `SourceRow` from the columns that `_LOAD` selects, without the three of the key."""
+    """Return a `SourceRow` from the columns that `_LOAD` selects after job, source and kind."""
     if missing is None and lost is None:
         position = Position(last_seq, only_advanced=is_recent)
     else:

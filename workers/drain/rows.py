@@ -114,7 +114,7 @@ def checkpoint_row(origin: Origin, seq: int, body: Checkpoint) -> Row:
 
 
 def is_best(body: Checkpoint) -> bool:
-    """Return whether a checkpoint is the best so far: by its field `is_best`, else by its kind."""
+    """Return whether a checkpoint is the best so far: `is_best` decides or, if it is not set, `kind`."""
     return body.kind == "best" if body.is_best is None else body.is_best
 
 

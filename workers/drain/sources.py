@@ -131,9 +131,9 @@ class Sources:
             self._changed.add((job_id, source, kind))
 
     def _clear_counts(self, job_id: int, source: str) -> None:
-        """Clear the counts that another source reported for this one.
+        """Clear the counts that another source reported for `source`, which now reports its own.
 
-        They may have kinds that the source's own completion lacks.
+        Without this, the counts of kinds that its own completion does not mention would remain.
         """
         for kind in KINDS:
             row = self.rows.get((job_id, source, kind))
@@ -145,7 +145,7 @@ class Sources:
 class AttemptSpans:
     """The start and end times of all attempts of `jobs`, to find the attempt of a late source.
 
-    The source is older than the newest attempt of its job. `known` are the rows (job, attempt, start, end) in
+    A late source is older than the newest attempt of its job. `known` are the rows (job, attempt, start, end) in
     Postgres.
     """
 
@@ -192,7 +192,7 @@ class AttemptSpans:
 
 
 def _subject(content: Message | Lost) -> str:
-    """Return the source that an entry is about: in a completion with `of` that source, else the sender."""
+    """Return the source that an entry is about: in a completion with the field `of` its value, else the sender."""
     if isinstance(content, Message) and isinstance(content.body, Completion) and content.body.of is not None:
         return visible(content.body.of)
     return content.source

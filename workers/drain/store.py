@@ -72,9 +72,10 @@ def take_lease(connection: Connection, stream: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TransactionCounts:
-    """Counts of one transaction of a drain, to be added to those of its stream.
+    """What one transaction of a drain has processed; `move_cursor` adds it to the totals of the stream.
 
-    `entries` were taken from the stream, `rows` were written; `seconds` is the duration up to now.
+    `entries` is the number of entries read from the stream, `rows` the number of table rows written, `seconds` the
+    duration so far.
     """
 
     entries: int
@@ -117,10 +118,11 @@ def copying(connection: Connection, storage: RowStorage) -> Iterator[Callable[[R
 
 
 def recordset(table: Table, columns: Iterable[str], **others: str) -> str:
-    """Return SQL that makes a table `given` from the JSON array in the parameter `:rows`.
+    """Return SQL for a table named `given`, made from the JSON array in the parameter `:rows`.
 
-    Its columns are `columns` of `table`, and `others` (name and type). One statement with all rows avoids planning
-    and a round trip for each row, which would take most of the time of a drain with many jobs.
+    Its columns are those of `table` that `columns` names, and `others` (name and SQL type). One statement with all
+    rows avoids planning and a round trip for each row, which would take most of the time of a drain with many
+    jobs.
     """
     types = {name: sql_type(table.c[name]) for name in columns} | others
     described = ", ".join(f"{name} {type_}" for name, type_ in types.items())
@@ -133,7 +135,7 @@ def sql_type(column: Column[Any]) -> str:
 
 
 def encoded(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return rows as the JSON array for the parameter `:rows` of `recordset`.
+    """Return rows as a JSON array, for the parameter `:rows` of the SQL that `recordset` returns.
 
     NULLs are left out; non-finite floats are strings. The value of a JSONB column is a `msgspec.Raw` of JSON that
     Postgres accepts (`trainwire.workers.drain.rows.jsonb_text`).
@@ -149,18 +151,21 @@ def encoded(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def numbers_array(numbers: Iterable[int]) -> str:
-    """Return integers in Postgres' text format of an array, several times faster than the driver makes it."""
+    """Return integers as the text of a Postgres array, several times faster than psycopg does."""
     return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def text_array(values: Iterable[str]) -> str:
-    """Return strings in Postgres' text format of an array."""
+    """Return strings as the text of a Postgres array."""
     escaped = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
     return "{" + ",".join([f'"{value}"' for value in escaped]) + "}"
 
 
 def _copied_type(column: Column[Any]) -> str:
-    """Return the type as which psycopg encodes a column. Times are integers, as in Postgres' binary format."""
+    """Return the name of the Postgres type as which COPY sends a column.
+
+    Times are sent as integers, which is Postgres' binary format.
+    """
     return "bigint" if isinstance(column.type, DateTime) else sql_type(column).lower()
 
 

@@ -45,9 +45,9 @@ Ack = tuple[int, str, Kind, Position]
 def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
     """Yield the Redis commands that publish acknowledgements to trainers.
 
-    For a position that has only advanced, one number is written. Otherwise its missing and lost ranges are written
-    or removed, and the TTL of the hash is renewed: at the first message of a source, at a gap or resend, once an
-    hour, and at the completion.
+    For a position in which only the last number has advanced, one number is written. Otherwise, its missing and
+    lost ranges are written or removed, and the TTL of the hash is renewed: at the first message of a source, at a
+    gap or resend, once an hour, and at the completion.
     """
     by_job: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
     for job_id, source, kind, position in acks:
@@ -100,8 +100,8 @@ def next_page(count: int, largest_bytes: int, max_bytes: int) -> int:
     Args:
         count: number of entries in the last reply.
         largest_bytes: size of the largest entry so far.
-        max_bytes: bytes to read. The reply is larger than a small multiple of it only if its entries are larger
-            than all before.
+        max_bytes: bytes to read. The next reply exceeds a small multiple of this only if its entries are larger
+            than all earlier ones.
     """
     return max(1, min(count * _PAGE_GROWTH, _LARGEST_PAGE, _LARGEST_REPLY * max_bytes // largest_bytes))
 
@@ -120,11 +120,11 @@ class IngestStream:
         self._read_ids: list[str] = []
 
     def read(self, max_bytes: int, max_entries: int | None = None) -> tuple[list[RawEntry], bool]:
-        """Return the oldest entries, about `max_bytes` in total, and whether the stream has no others.
+        """Return the oldest entries, about `max_bytes` in total, and whether these are all entries of the stream.
 
         Reads from the start of the stream, not from the cursor: committed entries were trimmed, and a resend is
-        recognized by its message number. So a stream that was created again, with ids below the cursor, is read
-        too.
+        recognized by its message number. This also reads a stream that was deleted and created again, with ids
+        below the cursor.
         """
         entries: list[RawEntry] = []
         size = 0
@@ -160,14 +160,15 @@ class IngestStream:
         return found[0][0].decode() if found else "0-0"
 
     def keep_ordered(self) -> None:
-        """Mark the stream as ordered, so that no other work order is sent for it while this drain runs."""
+        """Set the key that marks the stream as ordered, so that no second drain is ordered while this one runs."""
         with redis_errors(), suppress(OutOfMemoryError):  # without the mark another drain finds the lease taken
             self.client.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
 
     def finish(self) -> bool:
-        """Delete the key that marks the stream as ordered; return whether the stream is empty.
+        """Delete the key that marks the stream as ordered, then return whether the stream is empty.
 
-        The length is read after the deletion: for each entry that is appended later, a new work order is sent.
+        In this order, no entry is overlooked: for each entry that is appended after the deletion, a work order is
+        sent.
         """
         with redis_errors():
             pipeline = self.client.pipeline(transaction=False)
@@ -176,14 +177,15 @@ class IngestStream:
             return not pipeline.execute()[1]
 
     def rest(self, seconds: int) -> None:
-        """Mark the stream as ordered for `seconds`, so that no work order is sent: a drain would fail again."""
+        """Prevent work orders for the stream for `seconds`, because a drain would fail again."""
         with redis_errors():
             self.client.set(keys.ordered_key(self.key), 1, ex=seconds)
 
     def jammed(self) -> IngestStream:
-        """Return the stream under the key to which `stream_repair` renames a jammed stream.
+        """Return the stream that holds the old entries if `stream_repair` has renamed this one.
 
-        It has the same kind, shard and lease as this stream.
+        A stream is renamed (jammed) if its last id is in the future, so that Redis would refuse further entries.
+        The returned stream has the same kind, shard and lease.
         """
         stream = IngestStream(self.client, self.kind, self.shard, keys.jammed_key(self.kind, self.shard))
         stream.name = self.name
@@ -229,7 +231,7 @@ class IngestStream:
             self.client.hset(keys.HALTED_KEY, self.key, reason[:_MAX_REASON_CHARS])
 
     def acknowledge(self, acks: Iterable[Ack]) -> None:
-        """Publish acknowledgements without trimming; a halted stream stays halted."""
+        """Publish acknowledgements without deleting entries. If the stream is halted, it stays halted."""
         with redis_errors():
             self._publish(acks, is_drained=False)
 
@@ -247,10 +249,10 @@ class IngestStream:
         self.client.xtrim(self.key, minid=f"{millis}-{int(number) + 1}", approximate=False)
 
     def _delete_read(self, through_id: str) -> None:
-        """Delete the entries up to `through_id` from a jammed stream, and delete the stream if it is then empty.
+        """Delete the entries up to `through_id` from a stream whose last id is in the future.
 
-        XTRIM is not used: if another worker has renamed the stream meanwhile, it would delete all entries of the
-        new one.
+        If the stream is then empty, delete it. XTRIM is not used: if another worker has renamed the stream
+        meanwhile, XTRIM would delete all entries of the new stream under this key.
         """
         ids = self._read_ids[: self._read_ids.index(through_id) + 1]
         for first in range(0, len(ids), _DELETED_AT_ONCE):

@@ -1,8 +1,8 @@
-"""Repairs Redis keys that workers cannot use: jammed streams, and keys of the wrong type.
+"""Repairs Redis keys that workers cannot use: streams whose last id is in the future, and keys of the wrong type.
 
-A stream is jammed if its last id lies in the future: at the highest id Redis refuses every XADD, and trainers
-cannot detect or repair that. An empty jammed stream is deleted. Any other is renamed (`jammed_key`), so that
-trainers can append to a new one at once, and drained separately (`trainwire.workers.streams.stray_streams`):
+Such a stream is called jammed: at the highest id Redis refuses every XADD, and trainers cannot detect or repair
+that. An empty jammed stream is deleted. Any other is renamed (`jammed_key`), so that trainers can append to a new
+stream at once. The renamed stream is drained separately (`trainwire.workers.streams.stray_streams`), because
 entries that cannot be stored would keep it from ever becoming empty. Trainers resend messages that are not
 acknowledged.
 """
@@ -67,7 +67,7 @@ milliseconds, TTL in seconds.
 
 
 def is_ahead(entry_id: str) -> bool:
-    """Return whether an entry id lies so far in the future that its stream counts as jammed."""
+    """Return whether an entry id is so far in the future that its stream has to be renamed."""
     return int(entry_id.partition("-")[0]) > _latest_ms()
 
 
@@ -93,7 +93,7 @@ def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
 
 
 def restart_if_jammed(client: redis.Redis, key: str) -> None:
-    """Delete a stream if it is empty and jammed (its last id lies in the future)."""
+    """Delete a stream if it is empty and its last id is in the future, so that Redis accepts entries again."""
     done: Any = client.eval(*_command("stream", key)[1:])
     if done:
         note_repair(client, key, _description(done))

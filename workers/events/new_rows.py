@@ -1,4 +1,4 @@
-"""Converts the new rows of a transaction for its event, which contains all of them or, beyond a size, none."""
+"""Converts the new rows of a transaction for its event, which contains all of them or, if too large, none."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
 
 
 def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the entries that the feed would read from Postgres: the first in the order of JSONB.
+    """Return the metrics that the feed would read from Postgres: the first in the key order of JSONB.
 
     JSONB sorts shorter names first.
     """
@@ -176,7 +176,7 @@ def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _head(change: Change) -> dict[str, Any]:
-    """Return the fields that all events about a job have."""
+    """Return the fields that every event about a job contains, whatever else it reports."""
     return {"job_id": change.after.id, "attempt": change.after.attempt}
 
 
@@ -201,9 +201,9 @@ def _attempt_and_status(job: JobState) -> tuple[int, Status]:
 
 
 def _bounded(event: Event) -> tuple[Event, bytes]:
-    """Return the event and its JSON.
+    """Return the event and its JSON text.
 
-    If that is too large, lists and maps are removed, and long texts truncated.
+    If the JSON is larger than an event may be, lists and maps are removed, and long texts truncated.
     """
     data = encode_event(event)
     if len(data) <= MAX_EVENT_BYTES:

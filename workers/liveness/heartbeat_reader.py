@@ -44,15 +44,15 @@ class Heartbeats:
     def age_s(self, beat: Heartbeat) -> float:
         """Return the age of a heartbeat in seconds.
 
-        A heartbeat from the future (the clock was set back) is as old as the period in which heartbeats could be
-        written.
+        If its time is in the future (the server's clock was set back), return the length of the period in which
+        heartbeats could be written.
         """
         shard = self._shard(beat.job)
         at_ms = beat.at if beat.at <= self.now_ms[shard] else self.since_ms[shard]
         return (self.now_ms[shard] - at_ms) / 1000
 
     def time_ago(self, job_id: int, ago_s: float | None) -> datetime | None:
-        """Return the time `ago_s` seconds ago by the clock of the job's server, or None if `ago_s` is None."""
+        """Return the time `ago_s` seconds ago, by the clock of the Redis server of the job; None for None."""
         now_s = self.now_ms[self._shard(job_id)] / 1000
         return None if ago_s is None else datetime.fromtimestamp(now_s - ago_s, UTC)
 
@@ -62,7 +62,7 @@ class Heartbeats:
         return (self.now_ms[shard] - self.since_ms[shard]) / 1000
 
     def unread_s(self, job_id: int) -> float:
-        """Return the longest time in seconds for which a message of the job may have waited for a drain."""
+        """Return for how many seconds the oldest message in the streams of the job's shard has waited."""
         return self.unread_ms[self._shard(job_id)] / 1000 if self.unread_ms else 0.0
 
     def _shard(self, job_id: int) -> int:
@@ -102,9 +102,9 @@ def read_heartbeats(client: redis.Redis, shards: int, longest_gap_s: float) -> H
 
 
 def record_writable(client: redis.Redis, shards: int, longest_gap_s: float) -> None:
-    """Record that heartbeats can be written now, in case the next read of them is late.
+    """Record in Redis that heartbeats can be written now.
 
-    `read_heartbeats` is late if workers are busy.
+    Otherwise the next `read_heartbeats`, which may be late because workers are busy, would assume an interruption.
     """
     with redis_errors():
         found = ask_each(client, {shard: [("HGETALL", listening_key(shard))] for shard in range(shards)})
@@ -131,13 +131,16 @@ def recent_heartbeats(client: redis.Redis, shards: int, within_s: float) -> list
 
 
 def _questions(shard: int) -> Commands:
-    """Return the commands that read the time of the last read, and the oldest unread message of each kind."""
+    """Return the Redis commands that read a shard's record of the last read, and each stream's first entry."""
     firsts = [_first(stream_key(kind, shard)) for kind in KINDS]
     return [("HGETALL", listening_key(shard)), *firsts]
 
 
 def _since_ms(noted: Mapping[bytes, bytes], now_ms: int, gap_ms: int) -> int:
-    """Return since when heartbeats could be written without interruption, from the record of the last read."""
+    """Return since when heartbeats could be written without interruption (milliseconds by the server's clock).
+
+    `noted` is the record that the previous read of the heartbeats left in Redis.
+    """
     known = {name.decode(): int(value) for name, value in noted.items()}
     looked_at = known.get(_LOOKED_AT)
     has_gap = looked_at is None or not 0 <= now_ms - looked_at <= gap_ms
@@ -175,15 +178,15 @@ def _first(stream: str, start: str = "-") -> tuple[Any, ...]:
 
 
 def _note(shard: int, now_ms: int, since_ms: int) -> Commands:
-    """Return the commands that record the time of this read, and read the heartbeats of a shard."""
+    """Return the Redis commands that record the time of this read of a shard, and read its heartbeats."""
     key = listening_key(shard)
     return [("HSET", key, _LOOKED_AT, now_ms, _SINCE, since_ms), ("HGETALL", alive_key(shard))]
 
 
 def _split(found: Mapping[bytes, bytes], now_ms: int) -> tuple[list[Heartbeat], list[bytes]]:
-    """Return the heartbeats in a shard's hash, and the names of the fields that are invalid or too old.
+    """Return the valid heartbeats of a shard's hash, and the names of the fields that are invalid or too old.
 
-    The heartbeats may be of jobs of other shards, because a trainer uses the number of shards with which it
+    A heartbeat may be of a job of another shard, because a trainer uses the number of shards that was set when it
     started.
     """
     kept, old = [], []

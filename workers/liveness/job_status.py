@@ -56,19 +56,23 @@ class LostRule:
 
     @property
     def longest_gap_s(self) -> float:
-        """Longest time in seconds between two reads of the heartbeats.
+        """Maximum time in seconds between two reads of the heartbeats.
 
-        After a longer one, `after_s` starts again.
+        After a longer time without a read, heartbeats may have been overlooked, and waiting for `after_s` starts
+        again.
         """
         return max(_LEAST_GAP_S, self.after_s / 3)
 
     @property
     def longest_unread_s(self) -> float:
-        """If messages wait longer than this for a drain (in seconds), no job without a heartbeat becomes lost."""
+        """Maximum time in seconds that messages may wait for a drain.
+
+        While messages wait longer, no job without a heartbeat becomes lost.
+        """
         return self.after_s / 3
 
     def evaluate(self, job: UnfinishedJob, heartbeats: Heartbeats) -> NewStatus:
-        """Return the status that an unfinished job should have: its present one if nothing shows another."""
+        """Return the status that an unfinished job should have; without evidence, it keeps its present status."""
         beats = _beats_of(job, heartbeats)
         if fresh := self._fresh(beats, heartbeats):
             return _stalled(job, beats, fresh, heartbeats) or NewStatus(
@@ -98,8 +102,8 @@ class LostRule:
     ) -> float:
         """Return for how many seconds after its last heartbeat the messages of the job's shard have been drained.
 
-        The last message of the job may be among those that are not drained yet. If there is no heartbeat (a
-        trainer deletes its own when it ends), that message may have been sent at any time: then the streams of the
+        The last message of the job may be among those that are not drained yet. Without a heartbeat (a trainer
+        deletes its heartbeat when it ends), that message may have been sent at any time: then the streams of the
         shard must be drained almost to their ends, or the result is 0.
         """
         unread_s = heartbeats.unread_s(job.id)
@@ -148,7 +152,10 @@ def _stalled(
 
 
 def _change(engine: Engine, job_ids: Iterable[int], heartbeats: Heartbeats, rule: LostRule) -> list[StatusChange]:
-    """Evaluate the jobs again under their locks, because new messages may have been stored; save the changes."""
+    """Evaluate the jobs again with their rows locked, and save the changes of status.
+
+    New messages may have been stored since the first evaluation.
+    """
     changes = []
     with store.postgres_errors(), engine.begin() as connection:
         states = job_rows.lock_jobs(connection, job_ids)

@@ -42,7 +42,7 @@ def publish_stops(engine: Engine, client: redis.Redis) -> list[Event]:
 
 
 def _fields(connection: Connection) -> dict[int, dict[Any, Any]]:
-    """Return the fields of each job's hash: one for each process that has not reported its end."""
+    """Return, by job, the fields of its Redis hash: one for each process that has not reported its end."""
     fields: dict[int, dict[Any, Any]] = defaultdict(dict)
     for row in connection.execute(_SOURCES):
         request = StopRequest(by=row.requested_by, reason=row.reason)

@@ -18,12 +18,10 @@ SINK_PREFIX: Final = "sink:"
 
 
 def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
-    """Append the unchanged entry of a dead letter to its stream again.
+    """Append the unchanged entry of a dead letter to its stream again; the drain then stores or dead-letters it.
 
-    The drain stores it, or dead-letters it again.
-
-    Raises `LookupError` if there is no such dead letter, or if it is a row that a sink refused: that is in
-    Postgres and has no entry. Raises `Unavailable`; the dead letter is then kept.
+    Raises `LookupError` if there is no such dead letter, or if it is a row that a sink refused: such a row is in
+    Postgres and has no entry. Raises `Unavailable`; the dead letter is then not deleted.
     """
     with store.postgres_errors(), engine.begin() as connection:
         letter = _take(connection, letter_id)
@@ -43,9 +41,8 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
 def discard(engine: Engine, letter_id: int) -> None:
     """Delete a dead letter.
 
-    The sum of its job still counts the message as dead-lettered.
-
-    Raises `LookupError` if there is no such dead letter, and `Unavailable`.
+    The sum of the job (produced = stored + dead-lettered + …) still counts the message as dead-lettered. Raises
+    `LookupError` if there is no such dead letter, and `Unavailable`.
     """
     with store.postgres_errors(), engine.begin() as connection:
         _take(connection, letter_id)

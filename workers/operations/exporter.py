@@ -92,7 +92,7 @@ class Exporter(Collector):
 
 
 def families(samples: list[Sample]) -> Iterator[Metric]:
-    """Convert samples to metric families of prometheus_client; metrics without samples are included."""
+    """Convert samples to metric families of prometheus_client. Metrics without samples become empty families."""
     by_metric: dict[names.Metric, list[Sample]] = {metric: [] for metric in names.WORKERS_METRICS}
     for sample in samples:
         by_metric[sample.metric].append(sample)

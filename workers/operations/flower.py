@@ -55,7 +55,7 @@ def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
 
 
 class ForeignHost(RequestHandler):
-    """Refuses requests whose Host header names another site (`is_local_host`), as in DNS rebinding."""
+    """Refuses requests whose Host header names another site than this server, as in DNS rebinding attacks."""
 
     def prepare(self) -> None:
         """Respond with status 403."""

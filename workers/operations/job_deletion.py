@@ -55,16 +55,14 @@ _WORK_LISTS: Final[dict[PartName, str]] = {"s3": "training_checkpoints"} | {
 
 @dataclass(frozen=True, slots=True)
 class DeletionRun:
-    """One run of the deletion of a job: its deadline, and a function to call after each step."""
+    """One run of the deletion of a job, with its deadline and a function to call after each step."""
 
     deadline: float
     on_progress: Callable[[Deletion], None]
 
 
 class JobDeleter:
-    """Deletes the data of jobs that have a tombstone.
-
-    A job is locked by one process at a time.
+    """Deletes the data of jobs that have a tombstone, each job by one process at a time.
 
     With `is_worker=False` (in a command) nothing is logged, and stores that are not configured are left to
     workers.
@@ -106,9 +104,9 @@ class JobDeleter:
     def run(
         self, job_id: int, run_s: float = RUN_S, on_progress: Callable[[Deletion], None] = lambda _deletion: None
     ) -> bool:
-        """Delete the remaining data of one job, for about `run_s` seconds; return False if it is locked.
+        """Delete the remaining data of one job, for about `run_s` seconds.
 
-        Another process is then deleting the job. Stores that are unavailable are retried later. Raises
+        Returns False if another process is deleting the job. Stores that are unavailable are retried later. Raises
         `Unavailable` if Postgres does not answer, or if a delivery of the job does not end.
         """
         run = DeletionRun(self._clock() + run_s, on_progress)
@@ -268,7 +266,7 @@ class JobDeleter:
 
 
 def _begun(part: DeletionPart) -> DeletionPart:
-    """Return the state of a part of the deletion without the notes about earlier failures."""
+    """Return a copy of `part`, the deletion in one store, without the notes about earlier failed tries."""
     return replace(part, notes=[note for note in part.notes if not note.endswith(_RETRIED)])
 
 

@@ -27,7 +27,10 @@ NEWEST_POINTS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One value of a metric; for a histogram, `counts` per bucket and in `value` the sum."""
+    """One value of a Prometheus metric.
+
+    For a histogram, `counts` contains the counts of the buckets, and `value` the sum.
+    """
 
     metric: Metric
     labels: tuple[str, ...]
@@ -136,7 +139,7 @@ def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sampl
 
 
 def training_samples(connection: Connection, max_jobs: int, max_series: int) -> Iterator[Sample]:
-    """Yield the newest value of each metric of running jobs, at most `max_series` values."""
+    """Yield the newest value of each training metric of running jobs, at most `max_series` values."""
     newest: dict[tuple[str, str], float] = {}
     limits = {"jobs": max_jobs, "points": NEWEST_POINTS}
     for row in connection.execute(_TRAINING, limits).mappings():

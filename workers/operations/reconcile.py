@@ -1,4 +1,4 @@
-"""After a restore of Postgres: records as missing which acknowledged messages are no longer in Postgres."""
+"""After a restore of Postgres to an older state, marks acknowledged messages as missing that the state lacks."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class LostMessages:
 
     @property
     def count(self) -> int:
-        """How many messages the ranges contain."""
+        """The number of messages in the ranges."""
         return sum(last - first + 1 for first, last in self.ranges)
 
 
 def reconcile(engine: Engine, client: redis.Redis) -> Iterator[LostMessages]:
-    """Find messages that are acknowledged in Redis but not in Postgres; record and yield them.
+    """Find messages that are acknowledged in Redis but not in Postgres; mark them as missing, and yield them.
 
-    They become missing: a running trainer sends them again, or declares them lost. Messages of callbacks, which
-    have no spool, are lost immediately. Without a restore nothing changes, because acknowledgements are written
-    after the commit. Raises `Unavailable`.
+    A running trainer sends missing messages again, or declares them lost. Messages of callbacks, which have no
+    spool, are marked as lost. Without a restore nothing is found, because acknowledgements are written after the
+    commit. Raises `Unavailable`.
     """
     for job_id, acked in _acknowledged(client):
         with store.postgres_errors(), engine.begin() as connection:
@@ -79,9 +79,9 @@ def _numbers(fields: dict[bytes, bytes]) -> dict[tuple[str, Kind], int]:
 def _missing(
     connection: Connection, job_id: int, acked: dict[tuple[str, Kind], int]
 ) -> tuple[list[LostMessages], list[Ack]]:
-    """Record the messages up to the numbers in `acked` that are not in Postgres.
+    """Mark messages as missing that `acked` contains and Postgres does not.
 
-    Return them, and the corrected acknowledgements.
+    Returns them, and the corrected acknowledgements to write to Redis.
     """
     sources = [(job_id, source) for source, _ in acked]
     known = positions.load_positions(connection, sources)

@@ -95,7 +95,7 @@ class _Embedded(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _NoKeywords(msgspec.Struct, forbid_unknown_fields=True):
-    """The keyword arguments of an order, of which none is allowed."""
+    """The keyword arguments of an order, which must be empty."""
 
 
 class _Sender(msgspec.Struct):
@@ -117,7 +117,7 @@ It raises msgspec's errors if they do not have the expected types.
 
 
 def _bodies(arguments: Any) -> DecodeBody:
-    """Return a decoder of order bodies whose arguments have the types `arguments`.
+    """Return a function that decodes the body of an order whose arguments have the types `arguments`.
 
     Called at import, because msgspec 0.22 crashes if two threads make the first decoder of a type at the same
     time.

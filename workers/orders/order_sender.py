@@ -1,8 +1,7 @@
 """Sends work orders.
 
-For each order that is waiting a Redis key with a TTL exists, so that it is not sent twice.
-
-An order that could not be sent, or was lost, is sent again: beat starts a search for overdue work every second.
+For each waiting order there is a Redis key with a TTL, so that the order is not sent twice. Beat starts a search
+for overdue work every second: it sends an order again that could not be sent, or was lost.
 """
 
 from __future__ import annotations
@@ -80,22 +79,22 @@ def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
 
 
 def order_delivery(resources: Resources, sink: str) -> None:
-    """Order a delivery to a sink unless one is ordered already."""
+    """Send an order for a delivery to a sink, unless one is waiting already."""
     _order_once(resources.redis, keys.delivery_ordered_key(sink), keys.DELIVER_TASK, [sink], SINKS[sink].queue)
 
 
 def order_verification(resources: Resources) -> None:
-    """Order the verification of new checkpoint files unless it is ordered already."""
+    """Send the order that verifies new checkpoint files, unless it is waiting already."""
     _order_once(resources.redis, keys.VERIFY_ORDERED_KEY, keys.VERIFY_TASK, [], keys.CHECKPOINT_QUEUE)
 
 
 def order_alerts(resources: Resources) -> None:
-    """Order the evaluation of alert rules unless it is ordered already."""
+    """Send the order that evaluates alert rules, unless it is waiting already."""
     _order_once(resources.redis, keys.ALERTS_ORDERED_KEY, keys.ALERT_TASK, [], keys.ALERT_QUEUE)
 
 
 def _order_once(client: redis.Redis, key: str, task: str, args: list[object], queue: str) -> None:
-    """Set `key`, and send an order unless the key existed."""
+    """Send a work order unless the Redis key `key` exists, which means that one is waiting; else set the key."""
     with redis_errors():
         is_first = client.set(key, 1, nx=True, ex=keys.ORDERED_TTL_S)
     if is_first:
@@ -103,7 +102,7 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Order that events about the changes of a drain's transaction are published."""
+    """Send the work order that publishes events about the changes of a drain's transaction."""
     announce(resources, partial(events_of, changes), len(changes))
 
 

@@ -34,16 +34,16 @@ REST_SHARE: Final = 9
 
 
 class RollupFollower:
-    """Adds new metric rows of all jobs to their blocks, in transactions of about `MOST_VALUES` values at most."""
+    """Adds new metric rows of all jobs to blocks, in transactions of about `MOST_VALUES` values or fewer."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._clock = clock
 
     def run(self, slice_s: float) -> float:
-        """Process the jobs that are due for a time slice, at least one transaction; return the seconds spent.
+        """Process due jobs until `slice_s` seconds have passed or no job is due; return the seconds spent.
 
-        Raises `Unavailable`.
+        At least one transaction is executed. Raises `Unavailable`.
         """
         began = self._clock()
         with postgres_errors():
@@ -59,10 +59,10 @@ class RollupFollower:
         return self._clock() - began
 
     def follow(self, job_id: int, until: float = float("inf")) -> bool | None:
-        """Process one job in one transaction; return whether its blocks include all its rows.
+        """Process one job in one transaction; return whether its blocks now include all its rows.
 
-        Returns None if another worker has its lease. Reads rows until the clock shows `until`, but at least one
-        page.
+        Returns None if another worker has the lease of the job. Reads at least one page of rows, and begins no
+        other page after the time `until`.
         """
         began = self._clock()
         with self._engine.begin() as connection:
@@ -88,9 +88,9 @@ class RollupFollower:
     def _read(
         self, connection: Connection, job_id: int, after: int, last: int, until: float
     ) -> tuple[MetricColumns, int]:
-        """Return the rows after the row `after`, and the last `seq` that they cover.
+        """Return the rows after row number `after`, and the number of the last row that was examined.
 
-        This is `last` if there are no other rows.
+        That number is `last` if all rows up to `last` were read.
         """
         columns = MetricColumns()
         bounds = {"job_id": job_id, "after": after, "last": last, "rows": PAGE_ROWS}
@@ -106,7 +106,7 @@ class RollupFollower:
 def _write(connection: Connection, job_id: int, columns: MetricColumns, used: int) -> int:
     """Write the points of new rows into blocks.
 
-    `used` is the highest series number so far; the new one is returned.
+    `used` is the highest series number that is in use; returns the highest one after new series are added.
     """
     table = BlockTable(connection, job_id)
     found, known = columns.series(), table.read_series()

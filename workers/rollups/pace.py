@@ -1,4 +1,4 @@
-"""Limits the time that is spent on rollups: while drains have a backlog, to a tenth."""
+"""Limits the time that is spent on rollups to a tenth of the worker's time while drains have a backlog."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BACKLOG_ENTRIES: Final = 1000
 
 
 class RollupPace:
-    """Computes the time slices for rollups in one worker process."""
+    """Computes for how long rollups may run, and how long they pause, in one worker process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -30,9 +30,9 @@ class RollupPace:
         self._calm_at = 0.0
 
     def slice_s(self, *, is_busy: bool) -> float:
-        """Return the next time slice in seconds, or 0 if rollups have to pause.
+        """Return for how many seconds rollups may run now, or 0 if they have to pause.
 
-        `is_busy`: drains have a backlog now.
+        `is_busy` states whether drains have a backlog now.
         """
         now = self._clock()
         if is_busy:
@@ -42,7 +42,10 @@ class RollupPace:
         return BUSY_SLICE_S if now >= self._rested_at else 0.0
 
     def note(self, spent_s: float) -> None:
-        """Record how long a slice took. A transaction of a job with very many metrics may exceed its slice."""
+        """Record for how many seconds rollups have run, from which the next pause is computed.
+
+        They may run longer than allowed: a job with very many metrics is processed in one transaction.
+        """
         self._rested_at = self._clock() + REST_SHARE * spent_s
 
 

@@ -37,9 +37,9 @@ Only `points` (the number of all points of the series) and `last_seq` are set.
 
 @dataclass(slots=True)
 class Series:
-    """A metric series that gets the points `new`.
+    """A metric series, with the new points (`new`) to add to its stored points.
 
-    `points` is the number of its stored points, `tail` the newest of them.
+    `points` is the number of stored points, `tail` the newest of them, which do not fill a block yet.
     """
 
     number: int
@@ -51,19 +51,19 @@ class Series:
 
     @property
     def all_points(self) -> int:
-        """The number of points, including the new ones."""
+        """The number of stored and new points together."""
         return self.points + len(self.new.seqs)
 
     def earlier_blocks(self) -> Iterator[Place]:
-        """Yield the places of stored blocks that have to be reduced together with new blocks."""
+        """Yield the places of stored blocks that a new block of lower resolution summarizes."""
         for level, begin, end in _levels(self.points, self.all_points):
             if end // FAN_OUT > begin // FAN_OUT:
                 yield from (Place(level, number) for number in range(begin // FAN_OUT * FAN_OUT, begin))
 
     def blocks(self, earlier: Mapping[Place, Block]) -> dict[Place, Block]:
-        """Return the new blocks by place, including the one with the newest points.
+        """Return the new blocks by place, including the block with the newest points.
 
-        `earlier` are the stored blocks that have to be reduced together with new ones.
+        `earlier` are the stored blocks that are summarized, with new blocks, in blocks of lower resolution.
         """
         points = joined([self.tail, self.new])
         first, full = self.points // BLOCK_POINTS, len(points.seqs) // BLOCK_POINTS
@@ -101,13 +101,13 @@ class BlockTable:
         return {(name, attempt, rank): series for series, name, attempt, rank in found}
 
     def read_tails(self, series: Mapping[int, Series]) -> None:
-        """Read the number of points, and the newest points, of those series that are stored already."""
+        """Set `points` and `tail` of each series that is stored already."""
         places = [(number, TAIL_PLACE) for number, each in series.items() if not each.is_new]
         for number, _, bounds, points in self._reader.read(places):
             series[number].points, series[number].tail = bounds.points, points
 
     def read_earlier(self, series: Mapping[int, Series]) -> dict[int, dict[Place, Block]]:
-        """Return the stored blocks that have to be reduced together with new ones, by series and place."""
+        """Return the stored blocks that `Series.earlier_blocks` names, by series and place."""
         found: dict[int, dict[Place, Block]] = {number: {} for number in series}
         places = [(number, place) for number, each in series.items() for place in each.earlier_blocks()]
         for number, place, bounds, points in self._reader.read(places):
@@ -164,7 +164,10 @@ def extremes_of(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _levels(before: int, after: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (level, begin, end), the blocks that a series gets when it grows from `before` to `after` points."""
+    """Yield (level, begin, end) when a series grows from `before` to `after` points.
+
+    At each level, the blocks from number `begin` to below `end` are new.
+    """
     level, begin, end = 0, before // BLOCK_POINTS, after // BLOCK_POINTS
     while end > begin:
         yield level, begin, end

@@ -50,7 +50,7 @@ class Delivered:
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """State to store in the job's cursor for the next delivery (`DeliveryCursor.state`), as JSON values."""
+        """JSON values to store in the job's cursor; the next delivery reads them from `DeliveryCursor.state`."""
         return {}
 
 

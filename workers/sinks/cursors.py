@@ -34,9 +34,10 @@ class DeliveryCursor:
 
 @dataclass(frozen=True, slots=True)
 class SinkState:
-    """The state of a sink: `next_probe_at` is None if it is reachable, else the time of the next probe.
+    """Whether a sink is reachable, and when to try it again.
 
-    `attempts` counts consecutive failures; `is_due` is True if a probe may be sent now.
+    `next_probe_at` is None if the sink is reachable, else the time of the next probe. `attempts` is the number of
+    consecutive failures. `is_due` is True if a probe may be sent now.
     """
 
     attempts: int
@@ -122,9 +123,9 @@ def failed_attempts(connection: Connection, sink: str, job_ids: Sequence[int]) -
 def note_failure(
     connection: Connection, sink: str, job_id: int, error: str, retry_in_s: float | None = None
 ) -> None:
-    """Record a failed delivery of a job.
+    """Record that a delivery of a job to a sink failed.
 
-    It is due again after `retry_in_s` seconds, or at once if that is None.
+    The job is due again after `retry_in_s` seconds, or at once if that is None.
     """
     connection.execute(
         text(
@@ -138,7 +139,7 @@ def note_failure(
 
 
 def try_again(connection: Connection, sink: str) -> int:
-    """Make all jobs due that wait for a retry of this sink; return how many there were."""
+    """Make all jobs due whose delivery to this sink waits for a retry; return how many there were."""
     # A locked row is being confirmed, or has just failed again: it needs no update.
     waiting = (
         "SELECT job_id FROM delivery_cursors WHERE sink = :sink AND next_attempt_at > now() FOR UPDATE SKIP LOCKED"
@@ -165,9 +166,9 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
 
 
 def settle(connection: Connection, sink: str, kind: RowKind) -> None:
-    """Mark jobs as settled that are delivered completely and send no messages; `jobs_behind` then skips them.
+    """Mark jobs that send no messages and have all rows delivered; `jobs_behind` then skips them.
 
-    A job is not marked if it received a new row, or its cursor was moved back, after it was selected.
+    A job is not marked if, after it was selected, it received a new row or its cursor was moved back.
     """
     is_done = (
         f"{ROWS[kind].last_seq} <= coalesce(confirmed_seq, 0) "

@@ -1,8 +1,7 @@
 """Delivers rows to a sink.
 
-Jobs take turns, and the next rows are read while others are being sent.
-
-A cursor moves only when the sink has confirmed the rows before it.
+Jobs take turns. While the rows of a batch are being sent, the next batch is read. A cursor moves only when the
+sink has confirmed the rows before it.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ PUSHES_AT_ONCE: Final = 4
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """The result of a delivery: how many rows were refused, and whether rows are left as the time slice ended."""
+    """The result of a delivery: how many rows were refused, and whether rows are left because its time ended."""
 
     refused: int = 0
     more: bool = False
@@ -71,13 +70,11 @@ class Delivery(Generic[BatchT, DeliveredT]):
         self._clock = clock
 
     def run(self) -> DeliveryReport:
-        """Deliver rows for at most one time slice.
-
-        Raises `SinkUnavailable`.
+        """Deliver rows until none is left or the time slice of this delivery ends.
 
         While the sink is marked as down, only one probe is sent each time its backoff has elapsed. The first
         failure that the job's own data may have caused also marks the sink as down. Once the delivery of another
-        job has succeeded, only the failed job is retried later.
+        job has succeeded, only the failed job is retried later. Raises `SinkUnavailable`.
         """
         report = DeliveryReport()
         deadline = self._clock() + self._slice_s
@@ -162,15 +159,14 @@ class Delivery(Generic[BatchT, DeliveredT]):
 
 
 class DeliveryRound(Generic[BatchT, DeliveredT]):
-    """Delivers each of some leased jobs once.
+    """Delivers the next rows of some jobs to a sink, once per job; this worker must have the leases of the jobs.
 
-    After a request that found the sink unavailable, no other is sent.
+    After a request that found the sink unavailable, no other is sent. `failed` is the number of earlier failures
+    by job. If one of these jobs fails again, and its own data may be the cause, only this job is retried later
+    with a growing backoff; the other jobs continue.
 
-    `failed` is the number of earlier failures by job. If one of these jobs fails again, and its own data may be
-    the cause, only this job is retried later with a growing backoff; the other jobs continue.
-
-    `is_late` returns whether the time slice has ended: then no further job begins, but the first one always does,
-    so that a slow sink advances too. Jobs that had no turn come first in the next round.
+    `is_late` returns whether the time slice has ended. Then no further job begins; but the first job always
+    begins, so that a slow sink makes progress too. Jobs that did not begin come first in the next round.
     """
 
     def __init__(
@@ -208,7 +204,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         return sum(chunk.result() for chunk in done)
 
     def _chunk(self, job_ids: Sequence[int], most_reads: int) -> int:
-        """Deliver some jobs in up to `most_reads` reads of rows; return how many rows the sink refused."""
+        """Deliver rows of some jobs, read in `most_reads` portions or fewer; return how many rows were refused."""
         if self._must_end():
             return 0
         most_rows, most_bytes = CHUNK_ROWS // len(job_ids), CHUNK_BYTES // len(job_ids)

@@ -22,12 +22,12 @@ from trainwire.workers.sinks.base import BatchT, DeliveredT_contra, Sink
 
 
 class NotSetUp(Exception):  # noqa: N818 - shown to users
-    """A deletion needs a store that is not configured in this process."""
+    """A job cannot be deleted completely: a store that has data of it is not configured in this process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of deleting one run or file.
+    """The result of deleting one file, or one MLflow run.
 
     If `is_left`, it could not be deleted, and the job's rows in Postgres stay as well.
     """
@@ -47,7 +47,7 @@ class SinkVerification:
 
 
 class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
-    """Reads the rows after the cursors of a sink. A subclass implements `read`."""
+    """Reads the rows that a sink has not confirmed. A subclass implements `read`."""
 
     kind: ClassVar[RowKind]
     """The kind of rows that the sink receives."""
@@ -80,13 +80,13 @@ class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
         cursors.confirm(connection, self._sink, self.kind, delivered)
 
     def settle(self, connection: Connection) -> None:
-        """Mark completely delivered jobs, so that `jobs_behind` omits them until they have new rows."""
+        """Mark jobs of which all rows are delivered, so that `jobs_behind` omits them until they have new rows."""
         cursors.settle(connection, self._sink, self.kind)
 
     def last_seqs(self, connection: Connection, job_ids: Sequence[int]) -> dict[int, int]:
         """Return the highest `seq` that was ever assigned to a row of each job.
 
-        Call this before the rows are read: if no row up to it is found then, the rows were deleted.
+        Call this before rows are read: if then no row up to that `seq` is found, the rows were deleted.
         """
         last_seq = ROWS[self.kind].last_seq
         found = text(f"SELECT id, {last_seq} FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id")  # noqa: S608
@@ -117,11 +117,14 @@ class SinkPlugin(ABC):
 
     @abstractmethod
     def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
-        """Return the backlog and the sink object. Called once per work order, so connections should be cached."""
+        """Return the object that reads rows for the sink, and the sink itself.
+
+        Called once per work order, so implementations should cache connections.
+        """
 
     @abstractmethod
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-        """Delete the sink's copies of a job; return the updated state of this `part` of the deletion.
+        """Delete all data of a job from the sink; return the updated state of this `part` of the deletion.
 
         Raises `NotSetUp`, and `SinkUnavailable` if the deletion is to be retried later.
         """
@@ -132,22 +135,24 @@ class SinkPlugin(ABC):
         return 0.5
 
     def examine(self, settings: Settings) -> Iterable[Finding]:
-        """Yield findings about the store for `trainwire doctor`."""
+        """Yield what `trainwire doctor` reports about the store of the sink."""
         del settings
         return ()
 
     def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification | str:
-        """Compare the sink's copies of a job with its rows.
+        """Compare the data of a job in the sink with its rows in Postgres.
 
-        Raises `SinkUnavailable`.
-
-        A sink that has no comparison returns a text instead: the reason, or another command to use.
+        A sink that cannot be compared returns a text instead: the reason, or another command to use. Raises
+        `SinkUnavailable`.
         """
         del settings, connection, job_id
         return "it has no comparison"
 
     def replayed(self, connection: Connection, job_id: int) -> None:
-        """Reset state about a job that the sink stores outside of its cursor, in the transaction of a replay."""
+        """Reset what Postgres stores about a job for this sink outside of the sink's cursor.
+
+        Called in the transaction in which an operator has the rows of the job delivered again.
+        """
         del connection, job_id
 
 

@@ -1,4 +1,4 @@
-"""Defines ranges of row numbers, as comparisons of a sink with Postgres report them."""
+"""Defines ranges of row numbers, in which comparisons of a sink with Postgres report differences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Ranges(list[tuple[int, int]]):
 
     @property
     def total(self) -> int:
-        """How many numbers the ranges contain."""
+        """The number of row numbers in the ranges."""
         return sum(last - first + 1 for first, last in self)
 
     def add(self, seq: int) -> None:
@@ -22,7 +22,7 @@ class Ranges(list[tuple[int, int]]):
 
 
 def ranges_of(numbers: Iterable[int]) -> Ranges:
-    """Return distinct numbers, given in any order, as ranges."""
+    """Convert distinct numbers in any order to ranges."""
     ranges = Ranges()
     for number in sorted(numbers):
         ranges.add(number)

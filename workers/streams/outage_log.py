@@ -10,7 +10,10 @@ log = structlog.get_logger("trainwire.workers.streams.outage_log")
 
 
 class OutageLog:
-    """Logs what has changed between two calls of `note`. `name` is the first part of the log events' names."""
+    """Logs which Redis servers have become unreachable or reachable again between two calls of `note`.
+
+    `name` is the first part of the names of the log events.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,6 +1,6 @@
-"""Drains stray streams, whose shards do not exist, and streams that were renamed because they were jammed.
+"""Drains stray streams, whose shards do not exist, and streams that were renamed because of their last id.
 
-A stream is jammed if its last id is in the future, so that Redis would refuse further entries (`stream_repair`).
+A stream is renamed if its last id is in the future, so that Redis would refuse further entries (`stream_repair`).
 After INGEST_SHARDS was changed, or a FLUSHALL, clients with an outdated number of shards append to stray streams.
 Their messages are valid and must be stored.
 """
@@ -62,7 +62,10 @@ class Strays:
 
 
 def find_strays(client: redis.Redis, shards: int) -> Strays:
-    """Scan the keys of all Redis servers that answer. Raises an error of redis-py if none answers."""
+    """Search the keys of all Redis servers that answer for stray streams, stray heartbeats, and claims.
+
+    Raises an error of redis-py if no server answers.
+    """
     found = Strays()
     for key in _keys(client):
         if key.startswith(b"ingest:claims:"):
@@ -103,9 +106,9 @@ def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> Non
 
 
 def drain_jammed(resources: Resources, stream: IngestStream, on_commit: OnCommit = None) -> None:
-    """Drain the stream to which `stream` was renamed because it was jammed, if there is one.
+    """Drain the entries of `stream` that lie under another key since it was renamed, if there are any.
 
-    Errors are only logged.
+    A stream is renamed if its last id is in the future. Errors are only logged.
     """
     jammed = stream.jammed()
     with errors_logged(jammed):
@@ -163,11 +166,10 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
-    """Drain a stray stream for one time slice.
+    """Drain a stray stream for at most about `SLICE_S` seconds.
 
-    Once it is empty, delete its cursor and record the repair.
-
-    Errors are only logged, so that the next stream is drained.
+    Once the stream is empty, delete its cursor and record the repair. Errors are only logged, so that the next
+    stream is drained.
     """
     with errors_logged(stream):
         entries = _drain(resources, stream, on_commit)
@@ -180,9 +182,9 @@ def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit
 
 
 def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> int | None:
-    """Drain a stream for one time slice.
+    """Drain a stream for at most about `SLICE_S` seconds.
 
-    Once it is empty, delete its key and return the number of entries; else None.
+    If the stream is then empty, delete its key and return the number of drained entries; else return None.
     """
     # Nothing is too invalid here: in such a stream invalid entries do not suggest a bad deploy.
     settings = resources.settings.model_copy(update={"drain_max_invalid_ratio": 1.0, "drain_slice_s": SLICE_S})

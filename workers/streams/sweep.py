@@ -31,7 +31,7 @@ def all_streams(shards: int) -> list[tuple[Kind, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """The streams that wait for a drain, and the servers that did not answer (host:port -> reason)."""
+    """The streams that need a drain, and the Redis servers that did not answer (host:port -> reason)."""
 
     streams: list[tuple[Kind, int]]
     away: Mapping[str, str]
@@ -40,7 +40,8 @@ class Overdue:
 def overdue(client: redis.Redis, shards: int) -> Overdue:
     """Return the streams that have entries and no ordered drain.
 
-    Entries may also be in the stream to which it was renamed when it was jammed.
+    A stream is also returned if it was renamed because its last id was in the future, and still has entries under
+    its new key.
     """
     questions = {}
     for kind, shard in all_streams(shards):
@@ -64,10 +65,10 @@ def publish_shards(client: redis.Redis, shards: int) -> None:
 
 
 def publish_hold(client: redis.Redis, high_water: float) -> None:
-    """Set the hold while Redis is above its high-water mark, so that trainers keep messages back; else delete it.
+    """Set the hold if the memory of Redis is above its high-water mark; delete it once memory is clearly below.
 
-    If its server in a cluster does not answer, nothing is set: trainers cannot read it, and keep messages back
-    anyway.
+    While the hold exists, trainers keep messages back. If the server of the hold in a cluster does not answer,
+    nothing is set: trainers cannot read the hold, and keep messages back anyway.
     """
     with redis_errors():
         used, limit = fullest_memory(client)

@@ -44,7 +44,7 @@ WRONG_TYPE_PAUSE_S: Final = 5.0
 class StreamWatch:
     """Watches all streams: with one thread on a single Redis, with one thread per shard on a cluster.
 
-    So a server of a cluster that does not answer delays only its own shards.
+    A server of a cluster that does not answer therefore delays only its own shards.
     """
 
     def __init__(self, resources: Resources, order: Order) -> None:
@@ -152,7 +152,7 @@ class Watcher:
         return [(cast("bytes", key).decode(), _size_bytes(entries)) for key, entries in pairs]
 
     def _leave_wrong_types(self, keys: Collection[str]) -> None:
-        """Stop reading keys that are not streams for a few seconds; the watchdog repairs them."""
+        """Stop reading Redis keys that are not streams for a few seconds; the watchdog repairs such keys."""
         for key in keys:
             if self._client.type(key) not in {b"stream", b"none"}:
                 self._resume_at[key] = self._clock() + WRONG_TYPE_PAUSE_S

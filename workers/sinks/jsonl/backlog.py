@@ -25,11 +25,10 @@ NAME: Final = "jsonl"
 
 @dataclass(frozen=True, slots=True)
 class JsonlBatch:
-    """The next lines of a job to write.
+    """The next lines to append to the files of a job.
 
-    If there are none, all rows up to `last_seq` were deleted from Postgres.
-
-    `note` describes rows that have to be written again, for the job's cursor.
+    If there are no lines, all rows up to `last_seq` were deleted from Postgres. `note` states, for operators,
+    which rows are written again because they were removed from the newest file.
     """
 
     confirmed_seq: int
@@ -42,20 +41,23 @@ class JsonlBatch:
 
 @dataclass(slots=True)
 class JsonlDelivered(Delivered):
-    """The result of a delivery, with the newest file, and a note if rows of it were written again."""
+    """The result of a delivery to files: `tail` is the newest file.
+
+    `note` is set if rows of that file were removed and have been written again.
+    """
 
     tail: Tail | None = None
     note: str | None = None
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """The newest file and the note, as the state to store in the job's cursor."""
+        """The newest file and the note, in the form in which the cursor of the job stores them."""
         tail = {} if self.tail is None else {"tail": self.tail}
         return tail if self.note is None else tail | {"note": self.note}
 
 
 class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
-    """Reads the log rows after the cursors, and earlier rows that were removed from a job's newest file.
+    """Reads log rows that are not in the files yet, and rows that were removed from a job's newest file.
 
     `root` is the folder that contains one folder per job.
     """
@@ -109,7 +111,8 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
 def folder_name(job_id: int, created_at: datetime) -> str:
     """Return the name of a job's folder.
 
-    The time in it distinguishes jobs with the same number in other databases.
+    It contains the time at which the job was created, which distinguishes jobs with the same number in other
+    databases.
     """
     return f"{job_id}-{created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 

@@ -32,7 +32,7 @@ _NAME: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:\.(\d{1,9}))?\.jsonl")
 
 
 class JsonLine(NamedTuple):
-    """A log row as a line of JSON with its newline. `day` is the date (UTC) on which Postgres stored the row."""
+    """A log row as a line of JSON, with the newline. `day` is the date (UTC) on which Postgres stored the row."""
 
     seq: int
     day: str
@@ -40,7 +40,7 @@ class JsonLine(NamedTuple):
 
 
 class FileName(NamedTuple):
-    """The name of a file: its day, and its number among the files of the day. Files sort by it."""
+    """The name of a file: its day, and its number among the files of this day. Names sort by age."""
 
     day: str
     number: int
@@ -50,7 +50,7 @@ class FileName(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The newest file of a job after a delivery: name, `seq` of its first row, and size."""
+    """The newest file of a job after a delivery: its name, the `seq` of its first row, and its size in bytes."""
 
     file: str
     first_seq: int
@@ -124,9 +124,9 @@ def read_lines(folder: Path) -> Iterator[tuple[int | None, bytes]]:
 class FileComparison:
     """The result of comparing the rows of a job with the lines in its files.
 
-    Each row is in the files, waiting for its delivery, or missing. `twice` and `different` are rows that have
-    several lines, or a line with other content. `without_row` are lines that have no row: retention may have
-    deleted it, or it is newer than `last_seq`, the last row that was read.
+    Each row is in the files, waiting for its delivery, or missing. `twice` are rows with several lines,
+    `different` rows whose line has other content. `without_row` are the `seq` of lines without a row: retention
+    may have deleted it, or it is newer than `last_seq`, the last row that was read.
     """
 
     rows: int = 0
@@ -141,9 +141,10 @@ class FileComparison:
     last_seq: int = 0
 
     def add(self, seq: int, lines: Sequence[bytes], data: bytes, *, may_wait: bool) -> None:
-        """Count the row `seq`, whose line should be `data`; `lines` are the lines with its number in the files.
+        """Add the row `seq` to the result.
 
-        A row without a line counts as waiting if `may_wait`, else as missing.
+        `data` is the line that the files should contain; `lines` are the lines with this `seq` that they do
+        contain. A row without a line counts as waiting if `may_wait`, else as missing.
         """
         self.rows, self.last_seq = self.rows + 1, seq
         if lines:

@@ -129,7 +129,7 @@ class JsonlPlugin(SinkPlugin):
         return self.settings.jsonl_dir is not None
 
     def connect(self, _resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
-        """Return the backlog of log rows, and the sink."""
+        """Return the object that reads log rows for the files, and the sink that writes them."""
         return JsonlBacklog(NAME, self._folder()), self.sink
 
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:

@@ -30,7 +30,10 @@ from trainwire.workers.sinks.plugin import SinkBacklog
 
 
 class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
-    """Reads the log rows after Loki's cursors. The state of a cursor is the newest time sent, by log type."""
+    """Reads the log rows that Loki has not confirmed.
+
+    The state of a cursor is the newest time that was sent to Loki, by log type.
+    """
 
     kind = "logs"
 

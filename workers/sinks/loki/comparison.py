@@ -77,13 +77,13 @@ class LokiComparison:
     def is_verified(self) -> bool:
         """Whether no line is missing, duplicated, unknown or lost.
 
-        Lines may be waiting, or removed by retention.
+        Lines that wait for their delivery or were removed by retention do not count as differences.
         """
         return not any((self.missing, self.twice, self.unknown, self.unnumbered, self.lost))
 
     @property
     def line(self) -> str:
-        """The counts of lines, as one line of text."""
+        """A summary of the comparison in one line of text."""
         return (
             f"{'verified' if self.is_verified else 'differs'}: {self.rows:,} lines = {self.in_loki:,} in Loki + "
             f"{self.dead_lettered:,} dead-lettered + {self.waiting:,} waiting + {self.missing.total:,} missing; "

@@ -49,7 +49,7 @@ The hour is set for late lines only; None is the normal stream.
 
 @dataclass(slots=True)
 class Push:
-    """Entries for one Loki stream, and for each entry the row from which it was made."""
+    """Entries to push to one Loki stream. For each entry, `rows` contains the log row from which it was made."""
 
     key: StreamKey
     entries: list[Entry] = field(default_factory=list)
@@ -73,9 +73,9 @@ class Push:
 
 @dataclass(slots=True)
 class PushPlan:
-    """The push requests for a prefix of some rows, one per stream, and the rows that Loki would refuse.
+    """The push requests (one per Loki stream) for the first of some rows, and the rows that Loki would refuse.
 
-    `confirmed_seq` is the last row of the prefix; `newest_ns` the newest time by log type after it is sent.
+    `confirmed_seq` is the last row that the plan covers, `newest_ns` the newest time by log type after it is sent.
     """
 
     confirmed_seq: int
@@ -100,7 +100,10 @@ def can_send_packed(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], 
 
 
 def newest_after(packs: Sequence[PackedLines], newest_ns: Mapping[str, int]) -> dict[str, int]:
-    """Return the newest time by log type once the packs are sent; `newest_ns` is the same before."""
+    """Return the newest time that Loki has by log type once the packs are sent.
+
+    `newest_ns` contains these times before they are sent.
+    """
     newest = dict(newest_ns)
     for pack in packs:
         newest[pack.log_type] = max(pack.newest_ns, newest.get(pack.log_type, pack.newest_ns))
@@ -261,5 +264,5 @@ class DeliveredLines(Delivered):
 
     @property
     def state(self) -> Mapping[str, int]:
-        """The newest time by log type, as the state to store in the job's cursor."""
+        """The newest time by log type, in the form in which the cursor of the job stores it."""
         return self.newest_ns

@@ -58,15 +58,15 @@ class LokiPlugin(SinkPlugin):
     """The sink that pushes log rows to Loki over HTTP."""
 
     def is_on(self, settings: Settings) -> bool:
-        """Return the setting LOKI_ENABLED."""
+        """Return whether the setting LOKI_ENABLED switches Loki on."""
         return settings.loki_enabled
 
     def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
-        """Return the backlog of log rows, and the sink with this process's connections to Loki."""
+        """Return the object that reads log rows for Loki, and the sink with this process's connections to Loki."""
         return LogBacklog(resources.engine, LokiSink.name), LokiSink(loki_http(resources.settings))
 
     def linger_s(self, settings: Settings) -> float:
-        """Return the setting LOKI_LINGER_S."""
+        """Return how many seconds a delivery waits for more rows before it begins (LOKI_LINGER_S)."""
         return settings.loki_linger_s
 
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:

@@ -27,7 +27,7 @@ GRACE_S: Final = 60.0
 
 
 class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
-    """Reads the metric rows after the cursors, and the attempts that have changed since MLflow received them."""
+    """Reads metric rows that MLflow has not confirmed, and attempts that changed since their last delivery."""
 
     kind = "metrics"
 
@@ -69,7 +69,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
         }
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
-        """Record the confirmed rows, the runs of the attempts, and how many changes MLflow has received."""
+        """Record what MLflow has confirmed: rows, runs of attempts, and the number of changes of each attempt."""
         super().confirm(connection, delivered)
         mirrored = [
             {"job_id": job_id, **_values(attempt)}
@@ -87,7 +87,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
 def mirror_again(connection: Connection, job_id: int) -> None:
     """Mark all attempts of a job to be sent to MLflow again.
 
-    A run that was deleted in MLflow is replaced by a new one.
+    If the MLflow run of an attempt was deleted there, the next delivery creates a new run.
     """
     connection.execute(_FORGET_LINK, {"job_id": job_id, "stopped": STOPPED})
     connection.execute(_MIRROR_AGAIN, {"job_id": job_id, "stopped": STOPPED})
@@ -112,7 +112,10 @@ def _attempt(row: RowMapping) -> AttemptState:
 
 
 def _unrecorded(known: Collection[AttemptState], rows: Sequence[MetricRow], made_at: Any) -> list[AttemptState]:
-    """Return the attempts that occur in metric rows only: those rows are older than the table of attempts."""
+    """Return states for attempts that occur only in metric rows and have no row of their own.
+
+    Their metric rows were stored before the table of attempts existed.
+    """
     missing = {row.attempt for row in rows} - {attempt.attempt for attempt in known}
     return [
         AttemptState(attempt=attempt, status="lost", job_created_at=made_at, changes=1, is_settled=True)

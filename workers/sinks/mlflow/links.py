@@ -55,9 +55,10 @@ def _is_of(run: MlflowRun, attempt: int, started_at: datetime | None) -> bool:
 
 
 def _link(connection: Connection, job_id: int, attempt: int, run_id: str) -> int:
-    """Store the trainer's run for an attempt, unless it has one already; return the number of changed rows.
+    """Store the id of the MLflow run that the trainer created for an attempt, unless one is stored already.
 
-    If workers have created a run for the attempt, the next delivery ends that run.
+    Returns the number of changed rows. If workers have created a run of their own for the attempt, the next
+    delivery ends it.
     """
     link = {"job_id": job_id, "attempt": attempt, "run_id": run_id}
     # First the job, then its attempt: the lock order of a drain.

@@ -53,7 +53,10 @@ class MlflowPlugin(SinkPlugin):
         return settings.mlflow_tracking_uri is not None
 
     def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
-        """Return the backlog of metric rows, and the sink with this process's connections to MLflow."""
+        """Return the object that reads metric rows for MLflow, and the sink that writes to MLflow.
+
+        The connections to MLflow are those of this process.
+        """
         settings = resources.settings
         sink = MlflowSink(mlflow_api(settings.mlflow_tracking_uri or ""), settings.mlflow_experiment)
         return MetricBacklog(MlflowSink.name), sink
@@ -88,9 +91,9 @@ class MlflowPlugin(SinkPlugin):
             yield MLFLOW.ok("answers", f"answers, with the experiment {experiment!r}")
 
     def verify(self, _settings: Settings, _connection: Connection, job_id: int) -> str:
-        """Return the command that shows the runs of the job.
+        """Return a text with the command that shows the MLflow runs of the job.
 
-        MLflow has no copies of rows that could be compared.
+        There is no comparison, because MLflow has no copies of rows.
         """
         return f"see `trainwire mlflow {job_id}`"
 

@@ -28,10 +28,10 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptState:
-    """One attempt of a job, and the state of its mirror: the run that workers create for it in MLflow.
+    """One attempt of a job, and the state of the run that workers create for it in MLflow (its mirror).
 
     `params`, `tags` and `provenance` are read only if `has_changed`. `is_settled` is True if no more metrics of
-    the attempt are expected. `mlflow_run_id` is a run that the trainer created itself.
+    the attempt are expected. `mlflow_run_id` is the id of a run that the trainer itself created, or None.
     """
 
     attempt: int
@@ -60,7 +60,7 @@ class AttemptState:
 class MetricBatch:
     """The attempts of a job, and its next metric rows after the row `confirmed_seq`.
 
-    `last_seq` is the last metric row of the job.
+    `last_seq` is the number of the last metric row of the job, which may be behind this batch.
     """
 
     confirmed_seq: int
@@ -76,7 +76,11 @@ class MetricBatch:
 
 @dataclass(frozen=True, slots=True)
 class MirroredAttempt:
-    """The new state of an attempt's mirror: the id of its run, the number of changes sent, and notes."""
+    """What a delivery has changed in the MLflow run that workers create for the attempt `before`.
+
+    Its fields are the id of the run, the number of changes that MLflow has received, and the notes about adapted
+    names and values.
+    """
 
     before: AttemptState
     run_id: str | None
@@ -86,6 +90,6 @@ class MirroredAttempt:
 
 @dataclass(slots=True)
 class DeliveredMetrics(Delivered):
-    """The result of delivering a batch of metrics and the attempts of its job."""
+    """The result of delivering metric rows of a job and its changed attempts to MLflow."""
 
     attempts: list[MirroredAttempt] = field(default_factory=list)

@@ -69,7 +69,7 @@ class MetricValue(NamedTuple):
     row: MetricRow
 
     def document(self) -> dict[str, object]:
-        """Return the value as a JSON object of the REST API."""
+        """Return the value as a JSON object for MLflow's REST API."""
         return {"key": self.key, "value": self.value, "timestamp": self.timestamp, "step": self.step}
 
 
@@ -117,9 +117,9 @@ def metrics_of(row: MetricRow, notes: Notes) -> Iterator[MetricValue]:
 
 
 def metric_requests(metrics: Iterable[MetricValue]) -> Iterator[list[MetricValue]]:
-    """Yield the metric values for each request, sorted.
+    """Yield lists of metric values, one per request, sorted in the order that MLflow requires.
 
-    Each request is below a million bytes, whatever the names.
+    Each request is smaller than a million bytes, however long the names are.
     """
     ordered = sorted(metrics, key=lambda metric: metric[:3])
     for begin in range(0, len(ordered), MOST_METRICS):
@@ -127,7 +127,7 @@ def metric_requests(metrics: Iterable[MetricValue]) -> Iterator[list[MetricValue
 
 
 def text_requests(texts: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
-    """Yield (name, value) pairs of params or tags for each request, within MLflow's limits."""
+    """Yield lists of (name, value) pairs of params or tags, one per request, within MLflow's limits."""
     request: list[tuple[str, str]] = []
     room = MOST_TEXT_BYTES
     for name, value in texts.items():
@@ -192,9 +192,9 @@ def text_of(value: Any) -> str:
 
 
 def cut(name: str, text: str, limit: int, notes: Notes) -> str:
-    """Return `text`.
+    """Return `text`, truncated to `limit` characters if it is longer.
 
-    If it is longer than `limit` characters, truncate it, with a mark at its end, and add a note.
+    Truncated text ends with a mark, and a note about it is added.
     """
     if len(text) <= limit:
         return text

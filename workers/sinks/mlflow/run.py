@@ -1,4 +1,4 @@
-"""Creates and updates the MLflow run that mirrors one attempt of a job."""
+"""Creates and updates, for one attempt of a job, the MLflow run that workers write."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ManyRefused(Exception):  # noqa: N818 - a state of the turn
 
 
 class RunMirror:
-    """The MLflow run that workers create for an attempt (its mirror)."""
+    """The MLflow run that workers create for one attempt and keep equal to it."""
 
     def __init__(self, api: MlflowApi, job_id: int, attempt: AttemptState, notes: Notes) -> None:
         self._api = api
@@ -62,7 +62,7 @@ class RunMirror:
         self._run_id = attempt.mirror_run_id or ""
 
     def open(self, experiment_id: str) -> str:
-        """Return the id of the run. Create it unless it exists, for example from before a crash of the worker."""
+        """Return the id of the MLflow run; create the run if no worker has created it before."""
         if not self._run_id:
             found = search_runs(self._api, [experiment_id], tag_filter(self._identity()), limit=1)
             self._run_id = found[0].run_id if found else self._create(experiment_id)

@@ -72,10 +72,11 @@ class MlflowSink:
         is_all: bool,
         refused: list[RefusedRow],
     ) -> MirroredAttempt:
-        """Update the run of an attempt, unless its trainer logs to its own run, or the run was deleted in MLflow.
+        """Update the MLflow run that workers create for an attempt; return its new state.
 
-        Rows that MLflow refuses are appended to `refused`. `is_all` is True if `rows` ends with the attempt's last
-        metric.
+        The run is not updated if it was deleted in MLflow, or if the trainer logs to a run that it created itself.
+        Rows that MLflow refuses are appended to `refused`. `is_all` is True if no later metric of the attempt is
+        expected.
         """
         notes = Notes(attempt.mirror_notes)
         run = RunMirror(self._api, job_id, attempt, notes)
@@ -143,9 +144,10 @@ def _is_mirrored(attempt: AttemptState) -> bool:
 
 
 def _mirrored_changes(attempt: AttemptState, is_all: bool, notes: Notes) -> int:
-    """Return the number of changes of the attempt that MLflow has received.
+    """Return how many changes of the attempt MLflow has received, to be stored in Postgres.
 
-    The end of an attempt is counted only after its last metric is sent.
+    If the attempt has ended and its last metric is not sent yet, the earlier number is returned: then the end is
+    sent with a later delivery.
     """
     is_over = attempt.mlflow_run_id is not None or STOPPED in notes.texts
     has_open_end = attempt.status in {*FINISHED, "lost"} and not is_all
