@@ -1,4 +1,4 @@
-"""Builds the completion of a run from its ending and from the last values that it reported."""
+"""Builds the completion message of a run from how it ended and from the last values that it reported."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class History(msgspec.Struct):
 
 
 def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
-    """Return the ending for a status, an exit code and an error.
+    """Return the `Ending` of a run that ended with `status`, `exit_code` and `error`, as far as they are given.
 
     `status` is `completed`, `failed`, `ended` or None; `error` is an exception, a text or None.
     """

@@ -35,7 +35,7 @@ def public_address(address: str) -> str:
 
 
 def server_of(address: str) -> str:
-    """Return the name of a server in the spool: host:port/db of Redis, or the address of a gateway."""
+    """Return the server's name as stored in the spool: host:port/db of Redis, or the address of a gateway."""
     if is_gateway(address):
         return base_of(address)
     if is_cluster(address):

@@ -27,7 +27,7 @@ def parse_report(acked: bytes | None, missing: bytes | None, lost: bytes | None 
 
 
 class AckWatch:
-    """Decides when to send messages of one kind again. An unneeded resend is harmless: workers skip duplicates."""
+    """Decides when to send unacknowledged messages of one kind again. Workers skip duplicates."""
 
     def __init__(self, timing: Timing, now: float) -> None:
         self._timing = timing

@@ -1,4 +1,4 @@
-"""Snapshots of checkpoint files: uploads read them, so that the training may change the files meanwhile."""
+"""Takes snapshots (hard links or copies) of checkpoint files, which the training may then change."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class SnapshotFile:
         return self.version.size_bytes
 
     def is_intact(self) -> bool:
-        """Return whether the snapshot is unchanged. A copy never changes, but a hard link may."""
+        """Return whether the file is unchanged since the snapshot. A copy never changes, but a hard link may."""
         return _version(self.path) == self.version
 
 

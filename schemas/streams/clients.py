@@ -85,5 +85,8 @@ def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
 
 
 def beside(client: redis.Redis, key: str) -> dict[str, Any]:
-    """Return redis-py options that send a command without a key to the server of `key`; {} for a single Redis."""
+    """Return redis-py options that send a keyless command, such as TIME, to the cluster server that has `key`.
+
+    {} for a single Redis.
+    """
     return {"target_nodes": [cast("Any", client).get_node_from_key(key)]} if isinstance(client, Cluster) else {}

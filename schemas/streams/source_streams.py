@@ -62,7 +62,7 @@ class HeartbeatReply(NamedTuple):
 
 @dataclass
 class Appended:
-    """The result of an append.
+    """The result of appending entries to streams.
 
     `counts` is the number of entries of each kind that Redis accepted, from the first one on. `refusal` is Redis'
     first error.
@@ -73,7 +73,7 @@ class Appended:
 
 
 class SourceStreams:
-    """Reads and writes the Redis keys of one source; raises the errors of the Redis client."""
+    """Reads and writes the Redis keys of one source; does not translate redis-py's errors."""
 
     def __init__(self, client: redis.Redis, job_id: int, source: str) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""The time when the deletion of a checkpoint's object began, and of a job's last search for unrecorded uploads."""
+"""Columns for when a checkpoint's deletion from the store began, and when unrecorded uploads were last sought."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Trainer tokens that are restricted to jobs with certain names."""
+"""A column with the job names to which a trainer token is restricted."""
 
 import sqlalchemy as sa
 from alembic import op
