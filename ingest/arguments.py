@@ -1,6 +1,6 @@
 """Converts the arguments of `Run` methods to the types of message fields.
 
-Logs a warning for invalid ones and omits them.
+An invalid argument is omitted, with a warning in the log.
 """
 
 from __future__ import annotations

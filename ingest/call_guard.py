@@ -1,4 +1,7 @@
-"""If a `Run` method is called with wrong arguments: corrects clear mistakes, or warns instead of raising."""
+"""Handles wrong calls of `Run` methods: corrects clear mistakes.
+
+Otherwise warns instead of raising `TypeError`.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class OwnStack:
     def server(self) -> str:
         """The name of the server, computed from its data folder.
 
-        `ANY_STACK` while the data folder is not known.
+        It is `ANY_STACK` while the data folder is not known.
         """
         with suppress(NoStack):
             self.find()
@@ -95,7 +95,7 @@ class OwnStack:
     def locate(self) -> str:
         """Return the address of the Redis that the running `trainwire up` started for the streams.
 
-        Raise `NoServer` without one.
+        Raise `NoServer` if no `trainwire up` is running.
         """
         try:
             return streams_of(self.find())
@@ -118,9 +118,9 @@ class OwnStack:
 
 
 def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
-    """Return the server to send to, by the first setting present: TRAINWIRE_URL, STREAMS_URL, REDIS_URL.
+    """Return the server to send to, by TRAINWIRE_URL, else STREAMS_URL, else REDIS_URL, else a `trainwire up`.
 
-    Else `trainwire up`. If the address belongs to the Redis of a `trainwire up` (`trainwire env` exports it),
+    If the address belongs to the Redis of a `trainwire up` (`trainwire env` exports it),
     return an `OwnStack`, so that the server is found again after its port has changed.
     """
     folders = settings.stacks or StackFolders.from_env()
@@ -175,7 +175,7 @@ def name_of(data_dir: Path) -> str:
 def streams_of(stack: RunningStack) -> str:
     """Return the address of the Redis with the streams of a running `trainwire up`.
 
-    Raise `NoStack` if it is not recorded.
+    Raise `NoStack` if the record in its data folder does not contain this address.
     """
     if (url := stack.streams_url) is None:
         raise NoStack(f"the trainwire in {stack.data_dir} has no Redis")

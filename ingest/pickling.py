@@ -1,4 +1,4 @@
-"""Pickles runs.
+"""Supports `pickle` and `copy` for runs.
 
 A pickle loaded in the same process or in a fork gives the same run, elsewhere a new run of the same job.
 """

@@ -102,9 +102,9 @@ class RunEnd(SharedRun):
         return receipt
 
     def _logged_once(self, end: Ending) -> Ending:
-        """Return `end`.
+        """Return `end`, without its traceback if that is logged elsewhere.
 
-        Remove its traceback if it was captured as output or if the launcher will log it, to log it only once.
+        It is logged elsewhere if it was captured as output, or if the launcher will log it.
         """
         text, folder = end.traceback, self._traceback_folder
         if text is None:

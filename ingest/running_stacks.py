@@ -68,9 +68,9 @@ class StackFolders:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Return the folders that the XDG base directory variables name.
+        """Return the folders that the XDG base directory variables in `environ` name.
 
-        The chosen folder is TRAINWIRE_DATA_DIR.
+        The chosen data folder is TRAINWIRE_DATA_DIR, if that is set.
         """
         named = environ.get(DATA_DIR_VARIABLE)
         return cls(

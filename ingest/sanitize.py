@@ -121,7 +121,7 @@ def plain_text(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a short representation of any value, for a warning."""
+    """Return a short representation of `value`, of any type, for a warning."""
     try:
         return _repr.repr(value)
     except Exception as exc:  # noqa: BLE001 - foreign code

@@ -283,8 +283,8 @@ class TrainerSettings:
         """Read the settings, ignoring invalid variables.
 
         Return the settings, and an error text for each invalid variable. Invalid variables are removed from
-        `environ`, or set to the value with which the least data is sent. If one address is invalid, all addresses
-        are removed: messages never go to a server that the user has not named.
+        `environ`, or set to a value that disables the optional data (provenance, uploads). If one address is
+        invalid, all addresses are removed: messages never go to a server that the user has not named.
         """
         errors: list[str] = []
         while True:

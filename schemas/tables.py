@@ -45,7 +45,7 @@ def _created_at() -> Column[object]:
 def _settled_by_older(name: str) -> Column[bool]:
     """Return an obsolete column, replaced by `settled`.
 
-    During an upgrade, workers of older versions still use it.
+    Workers still write it, for workers of older versions that run during an upgrade.
     """
     comment = "its sink has all of these rows, and the job is quiet"
     return Column(name, Boolean, nullable=False, server_default=text("false"), comment=comment)

@@ -181,7 +181,7 @@ class Buffer:
     def stop_waiting(self) -> None:
         """Wake all calls that wait for free memory.
 
-        From now on, values are dropped and counted if there is none.
+        From now on, values for which there is no memory are dropped and counted.
         """
         with self._lock:
             self._must_wait = False
@@ -193,7 +193,7 @@ class Buffer:
     def _admit(self, kind: str, size_bytes: int, limit_bytes: int) -> bool:
         """Count the bytes of a value and return True.
 
-        If that would exceed the limit, count the value as dropped.
+        If that would exceed the limit, count the value as dropped and return False.
         """
         if self._must_wait and threading.current_thread().name != SENDER_THREAD:
             self._room.wait_for(lambda: not self._must_wait or self.size_bytes + size_bytes <= limit_bytes)

@@ -163,7 +163,7 @@ def is_readable_on_the_way(url: str) -> bool:
 def shares(
     batches: Mapping[Kind, Sequence[EncodedMessage]], budget_bytes: int
 ) -> dict[Kind, list[EncodedMessage]]:
-    """Return the messages for one request: the first of each kind, about `budget_bytes` in total, at least one.
+    """Select the messages of one request: the first of each kind, about `budget_bytes` in total, at least one.
 
     Unless the budget is small, there is at least one message of each kind. Kinds with few bytes to send are
     served first, so that a completion does not wait behind log lines.

@@ -42,7 +42,7 @@ class UnsentCounts(NamedTuple):
 
 
 class Activity:
-    """Measures the pauses between a training's reports, as precisely as `note` is called frequently."""
+    """Measures the pauses between a training's reports; the precision is the interval of the calls of `note`."""
 
     def __init__(self, now: float) -> None:
         self._count = 0

@@ -29,7 +29,7 @@ class LineSample:
 
 @dataclass(slots=True)
 class _Second:
-    """Counts of lines printed to one output, and of those left out, in the second from `began_ns` on."""
+    """Counts of lines printed to stdout or stderr, and of those left out, in the second from `began_ns` on."""
 
     began_ns: int
     seen: int = 0
@@ -38,7 +38,7 @@ class _Second:
 
 @dataclass(slots=True)
 class LineSampler:
-    """Selects lines to log: the first `lines_per_s` in each second, and of the rest one in `SAMPLE_EVERY`.
+    """Selects the lines to log: the first `lines_per_s` of each second, and one in `SAMPLE_EVERY` of the rest.
 
     stdout and stderr are counted separately, so that many lines on one do not suppress an error on the other.
     """
@@ -66,7 +66,7 @@ class LineSampler:
             return LineSample(kept, len(lines) - len(kept), notice)
 
     def close(self) -> dict[LogType, str]:
-        """Return the last notice for stdout and stderr each: how many lines were left out since the last one."""
+        """Return, by log type, a last line to log: how many lines were left out since the previous notice."""
         with self._lock:
             notices = {log_type: self._notice(second) for log_type, second in self._seconds.items()}
             self._seconds.clear()

@@ -74,7 +74,7 @@ def line_pieces(text: str) -> list[str]:
 def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> dict[str, float]:
     """Return the entries of `numbers` with names within the length limit.
 
-    If there are too many, only the newest.
+    If there are too many entries, return only the newest.
     """
     kept = numbers
     if max(map(len, kept)) > MAX_METRIC_NAME_CHARS:

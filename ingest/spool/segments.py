@@ -104,7 +104,7 @@ class Segments:
     def append(self, record: Record) -> None:
         """Append one message to the newest file.
 
-        It survives a kill of this process, but not always a power failure.
+        It survives a kill of this process, but not a power failure.
         """
         data = framed(_encode(record))
         if self._file is None or self._segments[-1].size_bytes >= SEGMENT_BYTES:

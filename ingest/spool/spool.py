@@ -105,7 +105,7 @@ class Spool:
     def drop_oldest(self, kind: Kind, above: int) -> Dropped | None:
         """Delete the oldest file of `kind` that has only messages above number `above`.
 
-        Return the range that was dropped, or None.
+        Return the range of its messages, or None if there is no such file.
         """
         segment = self._segments[kind].drop_oldest(above)
         if segment is None:

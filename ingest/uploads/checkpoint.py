@@ -103,7 +103,7 @@ MAX_NAME_CHARS: Final = 60
 
 
 class Slot(NamedTuple):
-    """Identifies checkpoints of one source of which only the newest is needed: those with the same slot."""
+    """Fields by which a checkpoint replaces older ones: of equal slots of one source, only the newest is needed."""
 
     kind: str
     epoch: int | None

@@ -76,7 +76,7 @@ class Snapshot:
         return sum(file.size_bytes for file in self.files)
 
     def discard(self) -> None:
-        """Delete the snapshot."""
+        """Delete the files of this snapshot."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -108,7 +108,7 @@ class SnapshotFolder:
         return Path(tempfile.mkdtemp(dir=self._path))
 
     def exists(self) -> bool:
-        """Return whether the folder still exists."""
+        """Return whether the snapshot folder still exists."""
         return self._path.is_dir()
 
     def remove(self) -> None:

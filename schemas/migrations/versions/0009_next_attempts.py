@@ -1,4 +1,4 @@
-"""A column with the time of a job's next delivery after deliveries failed although the sink responds."""
+"""A column with the time of a job's next delivery, after its deliveries failed although the sink responds."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Columns for when a checkpoint's deletion from the store began, and when unrecorded uploads were last sought."""
+"""Columns for two times: start of a checkpoint's deletion, and last search for a job's unrecorded uploads."""
 
 import sqlalchemy as sa
 from alembic import op

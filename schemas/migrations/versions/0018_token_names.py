@@ -1,4 +1,4 @@
-"""A column with the job names to which a trainer token is restricted."""
+"""A column that restricts a trainer's access token to jobs with certain names."""
 
 import sqlalchemy as sa
 from alembic import op
