@@ -54,7 +54,7 @@ _ALERT_LEVELS: Final[dict[str, AlertLevel]] = {
 
 
 class WrongArgument(NamedTuple):
-    """An invalid argument, for a warning; `outcome` is its treatment, such as "left out" or "taken as 'last'"."""
+    """Text of the warning about an invalid argument; `outcome` is what was done with it, such as "left out"."""
 
     name: str
     value: object

@@ -102,7 +102,7 @@ class RunEnd(SharedRun):
         return receipt
 
     def _logged_once(self, end: Ending) -> Ending:
-        """Return `end`, without its traceback if that is logged elsewhere.
+        """Return `end`; if its traceback is logged elsewhere, without this traceback.
 
         It is logged elsewhere if it was captured as output, or if the launcher will log it.
         """

@@ -136,7 +136,7 @@ class StackFolders:
 
 
 def running_record(data_dir: Path) -> Mapping[str, Any] | None:
-    """Return the record of the `trainwire up` that runs in a folder; None if there is none that can be trusted.
+    """Return the record of the `trainwire up` that runs with this data folder; None without a trustworthy one.
 
     A record that other users can write to is not trusted.
     """

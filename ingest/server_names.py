@@ -24,7 +24,7 @@ def shown_server(address: str | None) -> str:
 
 
 def public_address(address: str) -> str:
-    """Return an address without user, password and parameters, except the parameters for TLS."""
+    """Return an address without user and password, and without URL parameters other than those for TLS."""
     if is_gateway(address):
         ca_file = ca_file_of(address)
         return base_of(address) + (f"?ssl_ca_certs={ca_file}" if ca_file else "")

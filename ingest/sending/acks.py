@@ -77,7 +77,7 @@ class AckWatch:
         return report.missing
 
     def _probe(self, awaited: int, now: float) -> tuple[Range, ...]:
-        """Return the range of the newest message only: when it arrives, the workers report the gap before it."""
+        """Return a range of only the newest message: when it arrives, the workers report the gap before it."""
         if now - self._quiet_since < self._probe_wait_s:
             return ()
         self._quiet_since = now

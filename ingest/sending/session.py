@@ -193,7 +193,7 @@ class Session:
             self._uploads.take(checkpoint, choice)
 
     def report_wrong(self, argument: WrongArgument) -> None:
-        """Count an invalid argument if its value is left out, and warn once for each argument name."""
+        """Warn of an invalid argument, once for each name; if its value is left out, count it as dropped."""
         if argument.is_dropped:
             self.buffer.count_dropped("values")
         self.warn_once(argument.name, argument)

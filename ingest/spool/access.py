@@ -79,7 +79,7 @@ class SpoolAccess:
     def open(self, *, at_once: bool = False) -> bool:
         """Open the spool if it is not open; return whether this call has opened it.
 
-        After a failure it is tried again every `REOPEN_S`, or in each call with `at_once`.
+        After a failure, a call tries again only if `REOPEN_S` has passed or `at_once` is True.
         """
         if self.spool is not None or self._open_spool is None:
             return False

@@ -103,7 +103,7 @@ MAX_NAME_CHARS: Final = 60
 
 
 class Slot(NamedTuple):
-    """Fields by which a checkpoint replaces older ones: of equal slots of one source, only the newest is needed."""
+    """Fields that say which older checkpoints of a source a new one replaces: those with an equal slot."""
 
     kind: str
     epoch: int | None
@@ -140,7 +140,7 @@ def _ending(checkpoint: Checkpoint, is_folder: bool) -> str:
 
 
 def _word(kind: str) -> str:
-    """Return a checkpoint's kind, or the file name of an artifact or model, quoted for an object key."""
+    """Return a checkpoint's kind, or the file name of an artifact or model, quoted for use in an object key."""
     if kind.startswith((ARTIFACT, MODEL)):
         kind = os.path.splitext(os.path.basename(kind.partition(":")[2]))[0][:MAX_NAME_CHARS]
     return quote(kind, safe="", errors="replace").replace(".", "%2E")

@@ -131,7 +131,7 @@ def encoded(digest: Digest) -> str:
 
 
 def composite(digests: Sequence[Digest]) -> str:
-    """Return the checksum that S3 gives a multipart object: the SHA-256 of all parts' digests, and `-<parts>`."""
+    """Return a multipart object's checksum as S3 makes it: SHA-256 of all parts' digests, then `-<number of parts>`."""
     return f"{encoded(hashlib.sha256(b''.join(digests)).digest())}-{len(digests)}"
 
 

@@ -189,7 +189,10 @@ class SourceStreams:
             pipe.execute()
 
     def _read_time(self, pipe: Any) -> None:
-        """Queue a TIME command for the server that has the heartbeats, whose clock workers compare them with."""
+        """Queue a TIME command in `pipe` for the server that has the heartbeats.
+
+        Workers compare the times in heartbeats with the clock of this server.
+        """
         pipe.execute_command("TIME", **beside(self._client, alive_key(self.shard)))
 
     def _pipeline(self) -> Any:
@@ -202,7 +205,7 @@ def _claim_key(claim: RankClaim) -> str:
 
 
 def _get_claim(pipe: Any, claim: RankClaim) -> None:
-    """Queue a read of the claim, limited to MAX_CLAIM_BYTES: any trainer can write a larger value to the key."""
+    """Queue a read of the claim in `pipe`, up to MAX_CLAIM_BYTES: any trainer can write a larger value to the key."""
     pipe.getrange(_claim_key(claim), 0, MAX_CLAIM_BYTES - 1)
 
 
