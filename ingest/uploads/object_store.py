@@ -131,7 +131,7 @@ def encoded(digest: Digest) -> str:
 
 
 def composite(digests: Sequence[Digest]) -> str:
-    """Return a multipart object's checksum as S3 makes it: SHA-256 of all parts' digests, then `-<number of parts>`."""
+    """Return a multipart object's checksum as S3 makes it: SHA-256 of the parts' digests, then `-<part count>`."""
     return f"{encoded(hashlib.sha256(b''.join(digests)).digest())}-{len(digests)}"
 
 

@@ -205,7 +205,7 @@ def _claim_key(claim: RankClaim) -> str:
 
 
 def _get_claim(pipe: Any, claim: RankClaim) -> None:
-    """Queue a read of the claim in `pipe`, up to MAX_CLAIM_BYTES: any trainer can write a larger value to the key."""
+    """Queue a read of the claim in `pipe`, up to MAX_CLAIM_BYTES: any trainer can write a larger value."""
     pipe.getrange(_claim_key(claim), 0, MAX_CLAIM_BYTES - 1)
 
 
