@@ -1,4 +1,7 @@
-"""Converts the arguments of `Run` methods to the types of messages; invalid ones are left out with a warning."""
+"""Converts the arguments of `Run` methods to the types of message fields.
+
+An invalid argument is omitted, with a warning in the log.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ _ALERT_LEVELS: Final[dict[str, AlertLevel]] = {
 
 
 class WrongArgument(NamedTuple):
-    """An invalid argument, for a warning; `outcome` is its treatment, such as "left out" or "taken as 'last'"."""
+    """Text of the warning about an invalid argument; `outcome` is what was done with it, such as "left out"."""
 
     name: str
     value: object
@@ -66,7 +69,7 @@ class WrongArgument(NamedTuple):
 
 
 class Arguments:
-    """Converts arguments to the types of messages; calls `report`, which logs a warning, for each invalid one."""
+    """Converts arguments of `Run` methods to the types of message fields; calls `report` for each invalid one."""
 
     def __init__(self, report: Callable[[WrongArgument], None]) -> None:
         self._report = report
@@ -227,9 +230,9 @@ _NO_RUN_ID: Final = ("not the id of a run in MLflow", "write mlflow.active_run()
 def description(
     name: object, params: Mapping[str, Any] | None, tags: Mapping[str, Any] | None, mlflow_run_id: object
 ) -> dict[str, Any]:
-    """Return name, params, tags and MLflow run id as fields of `Metrics`; a blank name becomes None.
+    """Check the arguments that describe a job, and return them as fields of a `Metrics` message.
 
-    Raises `ValueError` if one of them is invalid.
+    A blank name becomes None. Raises `ValueError` if one of them is invalid.
     """
     named = "" if name is None else plain_text(name)
     return {
@@ -265,14 +268,14 @@ def moment_ns(value: object) -> int:
 
 
 def line_texts(lines: object) -> list[str]:
-    """Return lines as strings; a single string is split at its newlines."""
+    """Return each item of `lines` as a string; if `lines` is one string, split it at its newlines."""
     if isinstance(lines, str) or not isinstance(lines, Iterable):
         return split_lines(plain_text(lines))
     return [plain_text(line) for line in lines]
 
 
 def _remedy(value: object) -> str:
-    """Return a hint for the warning about a value that is not a number."""
+    """Return advice on how to correct `value`, which is not a number; the warning about it ends with this text."""
     try:
         return next((remedy for is_like, remedy in _REMEDIES if is_like(scalar(value))), "give a float")
     except Exception as exc:  # noqa: BLE001 - foreign code

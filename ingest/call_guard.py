@@ -1,4 +1,7 @@
-"""Replaces the `TypeError` of a `Run` method called with wrong arguments by a warning; repairs clear mistakes."""
+"""Handles wrong calls of `Run` methods: corrects clear mistakes.
+
+Otherwise warns instead of raising `TypeError`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ LOG_TYPES: Final = ("stdout", "stderr")
 
 
 class CallArguments(NamedTuple):
-    """The arguments of a call, by position (without `self`) and by name."""
+    """The positional arguments (without `self`) and keyword arguments of a call."""
 
     positional: tuple[Any, ...]
     named: dict[str, Any]
@@ -61,7 +64,7 @@ def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT]
 def metric_call(call: CallArguments) -> CallArguments:
     """Convert the arguments of calls such as `metric("loss", 0.5, 10)` to keyword arguments.
 
-    In this call, and in `metric({"loss": 0.5}, 10)`, 10 is the step.
+    10 is the step, here and in `metric({"loss": 0.5}, 10)`.
     """
     rest = list(call.positional)
     values: dict[Any, Any] = {}
@@ -110,7 +113,10 @@ def _joined(text: Any, rest: list[Any]) -> Any:
 
 
 def _fitting(method: Callable[..., Any], call: CallArguments) -> dict[str, Any] | None:
-    """Return the arguments of the call that the method accepts, by name; None if a required one is missing."""
+    """Return those arguments of `call` that `method` accepts, by name.
+
+    Return None if a required argument is missing.
+    """
     parameters = list(signature(method).parameters.values())[1:]
     by_position = [each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
     names = {each.name for each in parameters}

@@ -1,4 +1,4 @@
-"""Builds the completion of a run from its ending and from the last values that it reported."""
+"""Builds the completion message of a run from how it ended and from the last values that it reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class History(msgspec.Struct):
     final_checkpoint_path: str | None = None
 
     def progress_to(self, epoch: int | None, percent: float | None = None) -> Progress:
-        """Record `epoch` and return the progress. If `percent` is None, it is computed from the epochs."""
+        """Record `epoch`, and return the job's progress. If `percent` is None, it is computed from the epochs."""
         if epoch is not None:
             self.epoch = epoch
         if percent is None and self.epoch is not None and self.total_epochs:
@@ -60,7 +60,7 @@ class History(msgspec.Struct):
 
 
 def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
-    """Return the ending for a status, an exit code and an error.
+    """Return the `Ending` of a run that ended with `status`, `exit_code` and `error`, as far as they are given.
 
     `status` is `completed`, `failed`, `ended` or None; `error` is an exception, a text or None.
     """

@@ -1,4 +1,4 @@
-"""The server to which a run sends: a configured address, or the `trainwire up` of the same user."""
+"""Finds the server to which a run sends: a configured one, or one that this user started with `trainwire up`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class Destination(Protocol):
 
     @property
     def server(self) -> str:
-        """The name of the server in the spool. For a `trainwire up` it does not depend on the port."""
+        """The name under which the spool stores messages for this server.
+
+        For a `trainwire up` it does not depend on the port.
+        """
 
     @property
     def public_address(self) -> str:
@@ -76,7 +79,10 @@ class OwnStack:
 
     @property
     def server(self) -> str:
-        """The server name with the data folder, or `ANY_STACK` while the data folder is not known."""
+        """The name of the server, computed from its data folder.
+
+        It is `ANY_STACK` while the data folder is not known.
+        """
         with suppress(NoStack):
             self.find()
         return ANY_STACK if self._folders.chosen is None else name_of(self._folders.chosen)
@@ -87,7 +93,10 @@ class OwnStack:
         return self.server
 
     def locate(self) -> str:
-        """Return the address of its Redis with the streams. Raises `NoServer` if no `trainwire up` is running."""
+        """Return the address of the Redis that the running `trainwire up` started for the streams.
+
+        Raise `NoServer` if no `trainwire up` is running.
+        """
         try:
             return streams_of(self.find())
         except NoStack as exc:
@@ -109,10 +118,10 @@ class OwnStack:
 
 
 def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
-    """Return the server for these settings: TRAINWIRE_URL, else STREAMS_URL, else REDIS_URL, else `trainwire up`.
+    """Return the server to send to, by TRAINWIRE_URL, else STREAMS_URL, else REDIS_URL, else a `trainwire up`.
 
-    An address that `trainwire env` has exported names the Redis of a `trainwire up`: the result is then this
-    `trainwire up`, also after its port has changed.
+    If the address belongs to the Redis of a `trainwire up` (`trainwire env` exports it),
+    return an `OwnStack`, so that the server is found again after its port has changed.
     """
     folders = settings.stacks or StackFolders.from_env()
     if (url := settings.streams) is not None:
@@ -125,7 +134,7 @@ def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
 
 
 def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
-    """Return the environment variables by which a launched training finds the same server.
+    """Return the environment variables that make a launched training send to the same server as its launcher.
 
     A variable with the value None must be unset.
     """
@@ -146,7 +155,7 @@ def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
 
 
 def page_url_of(settings: TrainerSettings) -> str | None:
-    """Return the address of the web page: the configured one, that of the gateway or `trainwire up`, or None."""
+    """Return the address of the web page: as configured, or of the gateway, or of `trainwire up`, or None."""
     if settings.page_url is not None:
         return settings.page_url
     if settings.url is not None:
@@ -164,7 +173,10 @@ def name_of(data_dir: Path) -> str:
 
 
 def streams_of(stack: RunningStack) -> str:
-    """Return the address of the Redis with the streams. Raises `NoStack` if the record of the stack has none."""
+    """Return the address of the Redis with the streams of a running `trainwire up`.
+
+    Raise `NoStack` if the record in its data folder does not contain this address.
+    """
     if (url := stack.streams_url) is None:
         raise NoStack(f"the trainwire in {stack.data_dir} has no Redis")
     return url

@@ -74,7 +74,7 @@ def absolute_path(path: str) -> Path:
 
 
 def parsed(parse: Callable[[str], int | float], text: str) -> int | float | str:
-    """Return `text` as a number, or unchanged if it is none, so that the error of the caller can show it."""
+    """Return `parse(text)`; if this fails, return `text` itself, so that the caller can show it in its error."""
     try:
         return parse(text)
     except ValueError:

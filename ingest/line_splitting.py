@@ -27,7 +27,10 @@ class LineCutter:
         self._parts = 0
 
     def feed(self, text: str) -> list[str]:
-        """Return the lines that `text` completes, and the full parts of an unfinished line that is too long."""
+        """Append `text` to the unfinished line.
+
+        Return the completed lines, and parts of an unfinished overlong line.
+        """
         text = self._rest + text
         *lines, rest = text.split("\n")
         if "\r" in text or "\x1b" in text:
@@ -51,7 +54,7 @@ class LineCutter:
         return [*parts, rest]
 
     def _cut(self, line: str) -> tuple[list[str], str]:
-        """Return the full parts of a line that is too long, and the remaining text."""
+        """Split `line` into parts of the maximum size; return these parts, and the remaining text."""
         parts = []
         while (size := _chars_that_fit(line)) < len(line):
             self._parts += 1

@@ -8,7 +8,8 @@ from typing import NamedTuple
 class Origin(NamedTuple):
     """Identifies one source of messages; `since_ns` is its start by its own clock, in nanoseconds since 1970.
 
-    With a `resume_step` its attempt is a new one, even if the one before has not ended.
+    If `resume_step` is set, the source begins a new attempt that continues from this step, even if the previous
+    attempt has not ended.
     """
 
     job_id: int

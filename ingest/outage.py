@@ -1,4 +1,4 @@
-"""Counts failures to reach the server: one log line at the start and one at the end of an outage, and backoff."""
+"""Tracks outages of the server: logs the start and the end of each, and computes the pauses between retries."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAG
 def is_passing(exc: BaseException) -> bool:
     """Return whether `exc` reports a lack of system resources, so that the same call may succeed later.
 
-    An import without a free file descriptor raises an `ImportError` with the error text of the system; it
-    counts too.
+    An `ImportError` counts too if its text is that of such an error: an import fails so without a free file
+    descriptor.
     """
     if isinstance(exc, ImportError):
         return any(os.strerror(number) in str(exc) for number in _PASSING)
@@ -53,7 +53,10 @@ class Outage:
     """Counts consecutive failures, logs the first of them, and computes the pause before the next attempt."""
 
     def __init__(self, timing: Timing, *, is_refusal_logged: bool = False) -> None:
-        """Start without an outage; `is_refusal_logged` is True if another process logs the server's refusal."""
+        """Initialize without an outage.
+
+        If `is_refusal_logged`, another process warns of a refusal by the server.
+        """
         self._is_refusal_logged = is_refusal_logged
         self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
         self._failures = 0

@@ -1,4 +1,7 @@
-"""Pickles runs: restored in the same process or a fork it is the same run, elsewhere a new run of the same job."""
+"""Supports `pickle` and `copy` for runs.
+
+A pickle loaded in the same process or in a fork gives the same run, elsewhere a new run of the same job.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _runs: WeakValueDictionary[str, Run] = WeakValueDictionary()
 
 
 class SharedRun:
-    """Mixin of `Run`: `copy` returns the run itself, and `pickle` restores it or a run of the same job."""
+    """Mixin of `Run`: `copy` returns the run itself; `pickle` restores it, or a new run of the same job."""
 
     job_id: int
     attempt: int

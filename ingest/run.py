@@ -182,8 +182,8 @@ class Run(RunEnd):
     ) -> None:
         """Start the session, and register the functions that finish the run when the process ends.
 
-        `joined_run_of_ns` is the start, in nanoseconds since 1970, of a run of another process that this run
-        joins.
+        If this run joins the run of another process, `joined_run_of_ns` is the start of the latter, in nanoseconds
+        since 1970.
         """
         self._place = {
             "rank": place.rank,
@@ -217,7 +217,7 @@ class Run(RunEnd):
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> Run:
-        """Return a run, unpickled from `handle`, by which this process reports to a run of another process."""
+        """Return a run restored from the pickled `handle`: it reports to the job of the other process's run."""
         run = cls.__new__(cls)
         run.job_id, run.attempt, run.rank = handle["job_id"], handle["attempt"], handle["rank"]
         run._begin(settings, History(), Place(run.rank), handle["started_at"], handle["token"])  # noqa: SLF001
@@ -234,7 +234,7 @@ class Run(RunEnd):
         settings: TrainerSettings | None = None,
         **overrides: Unpack[RunOptions],
     ) -> Self:
-        """Create a run of the job in TRAINWIRE_JOB_ID, also if this process has had a run of that job before.
+        """Create a run of the job in TRAINWIRE_JOB_ID, even if this process has had a run of that job before.
 
         Without the variable this is the same as `Run(...)`. `overrides` are further arguments of `Run`.
         """
@@ -286,7 +286,7 @@ class Run(RunEnd):
         self._session.relieve()
 
     def log_traceback(self, text: str) -> None:
-        """Log a traceback, unless all of its lines were captured as output before."""
+        """Log the lines of a traceback, unless all of them were already captured as output."""
         if not self._session.printed.contain(text):
             self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
 
@@ -427,7 +427,7 @@ class Run(RunEnd):
             self._session.take_checkpoint(described, arguments.upload(upload))
 
     def record_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Report a checkpoint that is already described, without an upload."""
+        """Report the checkpoint in the message body `checkpoint` as it is, without an upload."""
         self._session.take_checkpoint(checkpoint, "none")
 
     @forgiving()
@@ -454,7 +454,7 @@ class Run(RunEnd):
         return self._capture
 
     def hook(self, *libraries: str) -> None:
-        """Report to this run the values that the training logs to `libraries`, by default to all supported ones.
+        """Copy to this run what the training logs to `libraries`, by default to all supported ones.
 
         Supported libraries are "tensorboard", "wandb" and "mlflow"; others raise `ValueError`. TensorBoard and
         W&B still work as usual. MLflow without a configured address keeps its runs in memory.
@@ -495,7 +495,7 @@ class Run(RunEnd):
         return self._checked(self._finish(end, results, arguments.timeout_s(timeout_s)))
 
     def _note_misuse(self, call: str, text: str) -> None:
-        """Log a warning about a call with wrong arguments, once for each method."""
+        """Log `text`, a warning that a method was called with wrong arguments, once for each method."""
         self._session.warn_once(call, text)
 
 

@@ -37,9 +37,9 @@ class RunEnd(SharedRun):
 
     @property
     def should_stop(self) -> bool:
-        """Whether a user has asked this training to stop (docs/stop.md); it costs no request.
+        """Whether a user has asked this training to stop (docs/stop.md); reading it makes no network request.
 
-        A loop that reads it ends by itself: `if run.should_stop: break`. Then the job is `stopped`.
+        A training loop can end on it: `if run.should_stop: break`. The status of the job is then `stopped`.
         """
         if self._traceback_folder is not None and not self._has_read_stop:
             leave_end_to_training(self._traceback_folder)
@@ -47,14 +47,14 @@ class RunEnd(SharedRun):
         return self._session.stop.received.is_set()
 
     def _is_stopped_by(self, end: Ending) -> bool:
-        """Return whether a run that ends like this has been stopped by a request."""
+        """Return whether a run with the ending `end` ended because a user asked it to stop."""
         if not self._session.stop.received.is_set():
             return False
         is_success = end.status != "failed" and not end.exit_code
         return self._is_terminated or end.error_message == TERMINATED or (self._has_read_stop and is_success)
 
     def renew_after_fork(self) -> None:
-        """In a forked child of multiprocessing, arrange that the run is finished at the child's end."""
+        """In a child process that multiprocessing forked, arrange that the run is finished when the child ends."""
         finish_with_multiprocessing(self, RunEnd._finish_at_exit)
 
     def __enter__(self) -> Self:
@@ -102,7 +102,10 @@ class RunEnd(SharedRun):
         return receipt
 
     def _logged_once(self, end: Ending) -> Ending:
-        """Return `end`, without its traceback if that was captured as output or the launcher will log it."""
+        """Return `end`; if its traceback is logged elsewhere, without this traceback.
+
+        It is logged elsewhere if it was captured as output, or if the launcher will log it.
+        """
         text, folder = end.traceback, self._traceback_folder
         if text is None:
             return end

@@ -68,7 +68,10 @@ class StackFolders:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Return the folders by the XDG base directory variables; TRAINWIRE_DATA_DIR names the chosen one."""
+        """Return the folders that the XDG base directory variables in `environ` name.
+
+        The chosen data folder is TRAINWIRE_DATA_DIR, if that is set.
+        """
         named = environ.get(DATA_DIR_VARIABLE)
         return cls(
             registry=_xdg(environ, "XDG_STATE_HOME", ".local/state") / "stacks",
@@ -106,7 +109,7 @@ class StackFolders:
         return RunningStack(folder, found[folder])
 
     def registered(self) -> Iterator[Path]:
-        """Yield the data folders in the registry, including those whose `trainwire up` was killed."""
+        """Yield all data folders in the registry; the `trainwire up` of some may have been killed."""
         names = []
         with suppress(OSError):
             names = sorted(name for name in os.listdir(self.registry) if len(name) == ENTRY_NAME_LENGTH)
@@ -118,7 +121,7 @@ class StackFolders:
     def owner_of(self, redis_url: str) -> Path | None:
         """Return the data folder of the `trainwire up` that runs the Redis at `redis_url`; None for other servers.
 
-        It is recognized by the random password in the address, because the port can change.
+        The folder is found by the random password in `redis_url`, because the port can change.
         """
         try:
             parts = urlsplit(redis_url)
@@ -133,7 +136,7 @@ class StackFolders:
 
 
 def running_record(data_dir: Path) -> Mapping[str, Any] | None:
-    """Return the record of the `trainwire up` that runs in a folder; None if there is none that can be trusted.
+    """Return the record of the `trainwire up` that runs with this data folder; None without a trustworthy one.
 
     A record that other users can write to is not trusted.
     """

@@ -1,4 +1,4 @@
-"""Converts values of trainers (numpy, torch, paths, odd text) to the types of messages."""
+"""Converts values from trainings (numpy, torch, paths, invalid text) to the types that messages can contain."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 60
 def number(value: object) -> float | None:
     """Return `value` as a float if it is one real number of any library, else None.
 
-    An array or a tensor with one element counts as that number; a string, a complex number and an integer beyond
+    An array or a tensor with one element counts as that number; a string, a complex number and an integer above
     the range of a float do not.
     """
     if type(value) is float:
@@ -100,7 +100,7 @@ def exit_status(value: object) -> int | None:
 
 
 def truth(value: object) -> bool | None:
-    """Return `value` as a bool; None if it has no truth value, as an array."""
+    """Return `value` as a bool; return None if Python cannot convert it, such as an array of several elements."""
     try:
         return None if value is None else bool(value)
     except Exception as exc:  # noqa: BLE001 - foreign code
@@ -121,7 +121,7 @@ def plain_text(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a short representation of any value, for a warning."""
+    """Return a short representation of `value`, of any type, for a warning."""
     try:
         return _repr.repr(value)
     except Exception as exc:  # noqa: BLE001 - foreign code
@@ -147,7 +147,7 @@ def level_name(level: object) -> str | None:
 
 
 def plain_mapping(name: str, values: Mapping[Any, object]) -> dict[str, Any]:
-    """Return params or tags with values that JSON can represent; other values become strings.
+    """Return `values`, such as params or tags, as a dictionary; values that JSON cannot represent become strings.
 
     Raises `ValueError` if `values` is not a mapping.
     """
@@ -157,7 +157,7 @@ def plain_mapping(name: str, values: Mapping[Any, object]) -> dict[str, Any]:
 
 
 def repaired(body: StructT) -> StructT:
-    """Return a message body, or a part of one, with lone surrogates, which UTF-8 does not allow, as U+FFFD."""
+    """Return a message body, or a part of one, with U+FFFD for each lone surrogate, which UTF-8 does not allow."""
     return msgspec.convert(_repaired(msgspec.to_builtins(body)), type(body))
 
 

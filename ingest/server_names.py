@@ -24,7 +24,7 @@ def shown_server(address: str | None) -> str:
 
 
 def public_address(address: str) -> str:
-    """Return an address without user, password and parameters, except the parameters for TLS."""
+    """Return an address without user and password, and without URL parameters other than those for TLS."""
     if is_gateway(address):
         ca_file = ca_file_of(address)
         return base_of(address) + (f"?ssl_ca_certs={ca_file}" if ca_file else "")
@@ -35,7 +35,7 @@ def public_address(address: str) -> str:
 
 
 def server_of(address: str) -> str:
-    """Return the name of a server in the spool: host:port/db of Redis, or the address of a gateway."""
+    """Return the server's name as stored in the spool: host:port/db of Redis, or the address of a gateway."""
     if is_gateway(address):
         return base_of(address)
     if is_cluster(address):

@@ -280,9 +280,10 @@ class TrainerSettings:
 
     @classmethod
     def from_valid(cls, environ: dict[str, str]) -> tuple[TrainerSettings, list[str]]:
-        """Read the settings without the invalid variables; return them, and an error text for each invalid one.
+        """Read the settings, ignoring invalid variables.
 
-        Invalid variables are removed from `environ`, or set to a value that sends less. If one address is
+        Return the settings, and an error text for each invalid variable. Invalid variables are removed from
+        `environ`, or set to a value that disables the optional data (provenance, uploads). If one address is
         invalid, all addresses are removed: messages never go to a server that the user has not named.
         """
         errors: list[str] = []
@@ -305,8 +306,9 @@ class TrainerSettings:
     def named(self, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
         """Return the name of a run of job `job_id`, and the settings for this run.
 
-        If `name` is None and the settings are those of this job, the run has the name in the settings. For
-        another job or name, `is_refused_alike` becomes False.
+        If `name` is None and the settings are those of this job, the run has the name in the settings. For another
+        job or name, `is_refused_alike` becomes False: this process then warns of a refusal itself, and does not
+        rely on the launcher.
         """
         if self.job_id not in (None, job_id) or name not in (None, self.job_name):
             return name, replace(self, is_refused_alike=False)
@@ -336,7 +338,7 @@ class TrainerSettings:
         return self if strict is None or self.is_disabled else replace(self, strict=strict)
 
     def as_launcher(self) -> TrainerSettings:
-        """Return a copy for a launcher, whose claims do not conflict with those of its trainers."""
+        """Return a copy for a launcher: its claims do not conflict with those of the trainers that it starts."""
         return replace(self, vitals=replace(self.vitals, is_launcher=True))
 
     def at(self, redis_url: str | None, url: str | None = None) -> TrainerSettings:
@@ -361,7 +363,10 @@ class TrainerSettings:
         return replace(self, streams_url=address, url=None)
 
     def at_stack(self, data_dir: Path | None) -> TrainerSettings:
-        """Return a copy that sends to the `trainwire up` with this data folder; these settings for None."""
+        """Return a copy that sends to the `trainwire up` with this data folder.
+
+        Return these settings if it is None.
+        """
         if data_dir is None:
             return self
         stacks = (self.stacks or StackFolders.from_env()).at(data_dir)

@@ -27,7 +27,7 @@ class StrictError(RuntimeError):
 
 
 class RedisAway(StrictError):  # noqa: N818 - a public name
-    """Redis, or the gateway, does not answer or refuses the trainer at the start of the run."""
+    """Redis or the gateway does not respond at the start of a strict run, or refuses this trainer."""
 
 
 class RankTaken(StrictError):  # noqa: N818

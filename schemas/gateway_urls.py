@@ -1,4 +1,4 @@
-"""URLs of a gateway for trainers: `https://host[:port][/path]`, or `http://` in a trusted network."""
+"""Checks and parses gateway URLs for trainers: `https://host[:port][/path]`, or `http://` in a trusted network."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def read_claim(claim: object) -> Heartbeat | None:
 def shows_progress(body: Body) -> bool:
     """Return whether a message proves that the training makes progress.
 
-    A message with only metrics of the machine does not.
+    A message with nothing but system metrics (CPU, memory, GPU of the machine) does not.
     """
     if not isinstance(body, Metrics) or body.progress is not None or not body.points:
         return True

@@ -113,7 +113,7 @@ def ordered_key(stream: str) -> str:
 
 
 def trials_key(stream: str) -> str:
-    """Return the key of the hash that counts the drain transactions of `stream` that began and did not end.
+    """Return the key of the hash that counts the transactions that drains of `stream` began and did not end.
 
     Trainers have no write permission for it.
     """
@@ -121,7 +121,7 @@ def trials_key(stream: str) -> str:
 
 
 def ahead_key(stream: str) -> str:
-    """Return the key with the state of the look-ahead in `stream` (`trainwire.workers.drain.lookahead`).
+    """Return the key with the state of the look-ahead: how far a drain has read `stream` ahead of its cursor.
 
     Trainers have no write permission for it.
     """
@@ -184,9 +184,9 @@ def alive_key(shard: int) -> str:
 
 
 def listening_key(shard: int) -> str:
-    """Return the key of a hash about the reads of a shard's heartbeats.
+    """Return the key of the hash in which workers record when they read the heartbeats of a shard.
 
-    Its fields are the time of the last read, and the time since which reads have had no gap.
+    Its fields are the time of the last read, and the start of the period in which reads have been regular.
     """
     return f"ingest:{{{shard}}}:listening"
 
@@ -197,7 +197,10 @@ def alive_field(job_id: int, source: str) -> str:
 
 
 def claim_key(job_id: int, attempt: int, rank: int, launcher: str) -> str:
-    """Return the key of the claim of a rank, or of a launcher if `launcher` is given; its value is a heartbeat."""
+    """Return the key of the claim of a rank, or of a launcher if `launcher` is not empty.
+
+    Its value is a heartbeat.
+    """
     return f"ingest:claims:{job_id}:{attempt}:{rank}:{launcher}"
 
 
@@ -215,7 +218,7 @@ def callback_answer_key(shard: int, job_id: int, digest: str) -> str:
 
 
 def new_name_key(shard: int, job_id: int) -> str:
-    """Return the key with the name of a job that may not be in Postgres yet; only the gateway uses it."""
+    """Return the key in which the gateway stores the name of a new job that may not be in Postgres yet."""
     return f"ingest:{{{shard}}}:name:{job_id}"
 
 

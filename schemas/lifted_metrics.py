@@ -1,4 +1,4 @@
-"""The metrics that have columns of their own in `training_metrics`."""
+"""Names of the metrics, such as `loss`, that have their own columns in the table `training_metrics`."""
 
 from __future__ import annotations
 

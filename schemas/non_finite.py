@@ -14,7 +14,10 @@ Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
 
 
 def shown_float(value: float | str) -> Number:
-    """Return `value` for JSON: NaN and infinities become their names; names and finite numbers do not change."""
+    """Return `value` for JSON: NaN and infinities become names (`NaN`, `Infinity`, `-Infinity`).
+
+    Other values are unchanged.
+    """
     if isinstance(value, str):
         return cast("Number", value)
     if math.isfinite(value):
@@ -23,7 +26,7 @@ def shown_float(value: float | str) -> Number:
 
 
 def with_floats(value: object) -> object:
-    """Replace names of NaN and infinities by floats in those fields of a JSON body that map names to numbers."""
+    """Replace texts such as `NaN` by floats in the fields of a JSON body that map metric names to numbers."""
     if isinstance(value, dict):
         return {
             key: _floats(inner) if key in _NUMBER_MAPS else _with_points(key, inner)

@@ -55,7 +55,7 @@ class SinkEntry(NamedTuple):
 
     @property
     def rows(self) -> RowNames:
-        """The table and columns of the rows that the sink receives."""
+        """The names of the table and columns of the rows that the sink receives."""
         return ROWS[self.kind]
 
 

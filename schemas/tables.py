@@ -43,13 +43,16 @@ def _created_at() -> Column[object]:
 
 
 def _settled_by_older(name: str) -> Column[bool]:
-    """Return a column that `settled` has replaced; workers still write it during upgrades from older versions."""
+    """Return an obsolete column, replaced by `settled`.
+
+    Workers still write it, for workers of older versions that run during an upgrade.
+    """
     comment = "its sink has all of these rows, and the job is quiet"
     return Column(name, Boolean, nullable=False, server_default=text("false"), comment=comment)
 
 
 def _key(name: str, kind: type[TypeEngine[Any]], comment: str | None = None) -> Column[Any]:
-    """Return a column of the primary key, without a sequence."""
+    """Return a column of the primary key whose values Postgres does not generate."""
     return Column(name, kind, primary_key=True, autoincrement=False, comment=comment)
 
 

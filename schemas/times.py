@@ -21,7 +21,7 @@ def to_ns(at: datetime) -> int:
 
 
 def seconds_to_ns(seconds: float) -> int:
-    """Convert seconds since 1970 to nanoseconds, rounded to a microsecond: today's times have no finer float.
+    """Convert seconds since 1970 to nanoseconds, rounded to a microsecond, the precision of such floats.
 
     Raises `ValueError` for NaN and `OverflowError` for an infinity.
     """

@@ -140,7 +140,7 @@ def _check_text(name: str, text: str | None, most: int) -> None:
 
 
 def check_amount(name: str, amount: int, most: int, unit: str = "items") -> None:
-    """Raise `InvalidMessage` with the reason `too-large` if `amount` is greater than `most`."""
+    """Raise `InvalidMessage` (`too-large`) if `amount`, the size of the field `name`, exceeds the limit `most`."""
     if amount > most:
         raise InvalidMessage("too-large", f"{name}: {amount:,} {unit}, at most {most:,} are allowed")
 

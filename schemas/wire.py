@@ -62,7 +62,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Loss(msgspec.Struct, omit_defaults=True, kw_only=True, frozen=True):
-    """Declares that the source will never send the messages with the numbers from the entry's `seq` to `last`.
+    """Body of an entry that declares messages lost: its source will never send the entry's `seq` to `last`.
 
     `reason` is a slug by which losses are counted. `started_at` is the start time of the source, as in messages.
     """
@@ -311,7 +311,7 @@ def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
 
 
 def _present_fields(undecoded: msgspec.Struct) -> dict[str, msgspec.Raw]:
-    """Return the fields that are present in the body, still encoded."""
+    """Return the fields that are present in a partly decoded body, by name, as encoded bytes."""
     fields = msgspec.structs.asdict(undecoded)
     return {name: value for name, value in fields.items() if memoryview(value).nbytes}
 

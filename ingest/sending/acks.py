@@ -27,7 +27,7 @@ def parse_report(acked: bytes | None, missing: bytes | None, lost: bytes | None 
 
 
 class AckWatch:
-    """Decides when to send messages of one kind again. An unneeded resend is harmless: workers skip duplicates."""
+    """Decides when to send unacknowledged messages of one kind again. Workers skip duplicates."""
 
     def __init__(self, timing: Timing, now: float) -> None:
         self._timing = timing
@@ -77,7 +77,7 @@ class AckWatch:
         return report.missing
 
     def _probe(self, awaited: int, now: float) -> tuple[Range, ...]:
-        """Return the range of the newest message only: when it arrives, the workers report the gap before it."""
+        """Return a range of only the newest message: when it arrives, the workers report the gap before it."""
         if now - self._quiet_since < self._probe_wait_s:
             return ()
         self._quiet_since = now

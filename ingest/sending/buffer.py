@@ -44,13 +44,13 @@ class Line(NamedTuple):
 
 
 class Buffer:
-    """Holds values in memory until the sender makes messages from them, and limits the memory for both.
+    """Collects lines, points and checkpoints in memory until the sender makes messages from them.
 
-    Any thread may add values, in microseconds. Above `limit_bytes` of values and unacknowledged messages, new
-    log lines are dropped and counted. Points, checkpoints and headers (a `Metrics` without points) have twice
-    this limit. A dropped value gets no sequence number, so it leaves no gap. The event `wake` is set when there
-    is enough for a full message. With `must_wait`, calls wait for room instead, until `stop_waiting`; the
-    sender's own threads never wait.
+    Limits the memory of both. Any thread may add values; this takes microseconds. Above `limit_bytes` of values
+    and unacknowledged messages, new log lines are dropped and counted. Points, checkpoints and headers (a
+    `Metrics` without points) have twice this limit. A dropped value gets no sequence number, so it leaves no gap.
+    The event `wake` is set when there is enough for a full message. With `must_wait`, calls wait for room instead,
+    until `stop_waiting`; the sender's own threads never wait.
     """
 
     def __init__(self, limit_bytes: int, wake: threading.Event, *, must_wait: bool = False) -> None:
@@ -74,7 +74,7 @@ class Buffer:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether every value has become part of a message."""
+        """Return whether no value waits to become part of a message."""
         return not self.buffered_bytes
 
     @property
@@ -91,10 +91,10 @@ class Buffer:
     def add_lines(
         self, texts: Sequence[str], log_type: LogType, ts: int, levels: Iterable[str | None] = repeat(None)
     ) -> bool:
-        """Add lines printed at `ts`, each with its level; return False if any of them was dropped.
+        """Add to the buffer lines printed at `ts`, each with its log level.
 
-        Each line gets a time one nanosecond after the previous one, so that stores that sort by time keep the
-        order.
+        Return False if any of them was dropped. Each line gets a time one nanosecond after the previous one, so
+        that stores that sort by time keep the order.
         """
         are_taken = True
         with self._lock:
@@ -112,7 +112,7 @@ class Buffer:
         return are_taken
 
     def add_metric(self, metric: Point | Metrics) -> bool:
-        """Add a point, or a header (a `Metrics` without points); return False if it was dropped."""
+        """Add to the buffer a point, or a header (a `Metrics` without points); return False if it was dropped."""
         with self._lock:
             is_taken = self._admit("metrics", _metric_bytes(metric), 2 * self._limit_bytes)
             if is_taken:
@@ -120,7 +120,7 @@ class Buffer:
         return is_taken
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> bool:
-        """Add a checkpoint; return False if it was dropped."""
+        """Add a checkpoint to the buffer; return False if it was dropped."""
         with self._lock:
             is_taken = self._admit("checkpoints", CHECKPOINT_BYTES, 2 * self._limit_bytes)
             if is_taken:
@@ -128,7 +128,7 @@ class Buffer:
         return is_taken
 
     def close(self, completion: Completion | None) -> None:
-        """Add the completion, even if the buffer is full, and reject all later values."""
+        """Add the completion of the source to the buffer, even if it is full, and reject all later values."""
         with self._lock:
             if not self.is_closed:
                 self.is_closed = True
@@ -138,7 +138,7 @@ class Buffer:
     def take_bodies(self, rank: int | None) -> Iterator[tuple[Body, int]]:
         """Empty the buffer; yield its values as message bodies, the completion last.
 
-        Each body comes with the bytes that its values took in the buffer. They count as buffered until
+        Each body comes with the size of its values in bytes, which counts as buffered until the sender calls
         `note_message`.
         """
         with self._lock:
@@ -157,10 +157,10 @@ class Buffer:
         )
 
     def note_message(self, buffered_bytes: int, unacked_bytes: int) -> None:
-        """Move a body from the buffered to the unacknowledged bytes.
+        """Update the memory accounting after a body became a message, or after an acknowledgement.
 
-        Subtracts `buffered_bytes` from the former and adds `unacked_bytes`, which is negative after an
-        acknowledgement, to the latter.
+        Subtracts `buffered_bytes` from the size of the buffered values. Adds `unacked_bytes`, which is negative
+        after an acknowledgement, to the size of the unacknowledged messages.
         """
         with self._lock:
             self.buffered_bytes -= buffered_bytes
@@ -179,7 +179,10 @@ class Buffer:
             self._dropped.update(dropped)
 
     def stop_waiting(self) -> None:
-        """Wake all calls that wait for room; from now on values without room are dropped and counted."""
+        """Wake all calls that wait for free memory.
+
+        From now on, values for which there is no memory are dropped and counted.
+        """
         with self._lock:
             self._must_wait = False
             self._room.notify_all()
@@ -188,7 +191,10 @@ class Buffer:
         return not self.is_closed and self.buffered_bytes + self.unacked_bytes + size_bytes <= limit_bytes
 
     def _admit(self, kind: str, size_bytes: int, limit_bytes: int) -> bool:
-        """Count the bytes of a value and return True; if there is no room, count the value as dropped."""
+        """Count the bytes of a value and return True.
+
+        If that would exceed the limit, count the value as dropped and return False.
+        """
         if self._must_wait and threading.current_thread().name != SENDER_THREAD:
             self._room.wait_for(lambda: not self._must_wait or self.size_bytes + size_bytes <= limit_bytes)
         if not self._has_room(size_bytes, limit_bytes):
@@ -202,7 +208,7 @@ class Buffer:
 
 
 def log_bodies(lines: Iterable[Line], rank: int | None) -> Iterator[tuple[Logs, int]]:
-    """Yield message bodies of log lines, each with the bytes that its lines took in the buffer.
+    """Make message bodies from log lines; yield each with the size of its lines in the buffer, in bytes.
 
     A change between stdout and stderr begins a new body, so that sequence numbers keep the order of the lines.
     """
@@ -226,7 +232,7 @@ def log_bodies(lines: Iterable[Line], rank: int | None) -> Iterator[tuple[Logs, 
 
 
 def _metric_bodies(metrics: Iterable[Point | Metrics], rank: int | None) -> Iterator[tuple[Metrics, int]]:
-    """Yield message bodies of points and headers, each with the bytes that these took in the buffer.
+    """Make message bodies from points and headers; yield each with the size of its values in the buffer, in bytes.
 
     The headers of one body are merged.
     """

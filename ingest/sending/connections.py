@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def open_transport(url: str, token: str | None, origin: Origin) -> Transport:
-    """Return the transport for an address; it connects at its first use. Its imports take up to 100 ms."""
+    """Return the transport for `url`, which connects at its first use.
+
+    The first call may take 100 ms, because of imports.
+    """
     if is_gateway(url):
         from trainwire.ingest.sending.gateway_connection import GatewayConnection  # noqa: PLC0415
 

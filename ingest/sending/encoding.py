@@ -1,4 +1,4 @@
-"""Encodes message bodies as stream entries, without the lines, points and fields that cannot be encoded."""
+"""Encodes message bodies as stream entries; lines, points and fields that cannot be encoded are left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("trainwire.ingest")
 
 
 class BodyEncoder:
-    """Encodes the bodies of one source.
+    """Encodes the message bodies of one source as stream entries.
 
     Values that exceed the limits of the wire format are shortened; lines, points and fields that cannot be
     encoded are left out. Both are counted with `count_dropped` (kind, number), and cause a warning.
@@ -34,7 +34,7 @@ class BodyEncoder:
         self._shortened_kinds: set[Kind] = set()
 
     def encode(self, kind: Kind, seq: int, body: Body) -> Entry | None:
-        """Return the entry for a body, or for the part of it that can be encoded; None if no part can."""
+        """Return the stream entry for `body`, or for the part of it that can be encoded; None if no part can."""
         body = self._shortened(kind, body)
         entry = self._encoded(kind, seq, body)
         if entry is not None:
@@ -84,7 +84,7 @@ def item_count(body: Body) -> int:
 
 
 def sanitized(body: Body) -> tuple[Body | None, int]:
-    """Return the body with text repaired and unencodable parts left out, and the number of these parts.
+    """Return `body` with invalid Unicode replaced, without unencodable parts, and the number of these parts.
 
     The parts are single lines, points or optional fields. The body is None if nothing is left.
     """
@@ -144,7 +144,7 @@ def _sanitized_fields(body: StructT) -> tuple[StructT | None, int]:
 
 
 def _encodable(part: StructT) -> StructT | None:
-    """Return a body, or a part of one, with its text repaired; None if it cannot be encoded."""
+    """Return a body, or a part of one, with invalid Unicode replaced; None if it still cannot be encoded."""
     try:
         fixed = repaired(part)
         msgspec.msgpack.encode(fixed)

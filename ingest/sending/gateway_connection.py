@@ -36,7 +36,10 @@ _decode_problem: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class GatewayConnection:
-    """Connects one source to the gateway. Every failure raises `Unavailable`, a rejected token `Refused`."""
+    """Connects one source to the gateway.
+
+    Raises `Refused` for a rejected token, and `Unavailable` for other failures.
+    """
 
     least_interval_s = 0.1
     """Shortest interval between exchanges in seconds: a request costs more than a Redis command."""
@@ -96,7 +99,10 @@ class GatewayConnection:
     def _send_some(
         self, batches: Mapping[Kind, Sequence[EncodedMessage]], fields: Mapping[str, Any]
     ) -> tuple[dict[Kind, list[EncodedMessage]], ExchangeAnswer]:
-        """Send as many messages as fit into one request; return these messages and the response."""
+        """Send as many messages of `batches` as fit into one request, with `fields`.
+
+        Return these messages and the response.
+        """
         while True:
             part = shares(batches, self._request_bytes)
             count = sum(map(len, part.values()))
@@ -157,7 +163,7 @@ def is_readable_on_the_way(url: str) -> bool:
 def shares(
     batches: Mapping[Kind, Sequence[EncodedMessage]], budget_bytes: int
 ) -> dict[Kind, list[EncodedMessage]]:
-    """Return the first messages of each kind, together about `budget_bytes`, and at least one message.
+    """Select the messages of one request: the first of each kind, about `budget_bytes` in total, at least one.
 
     Unless the budget is small, there is at least one message of each kind. Kinds with few bytes to send are
     served first, so that a completion does not wait behind log lines.

@@ -34,7 +34,7 @@ LEAST_USUAL_PAUSE_S: Final = 600.0
 
 
 class UnsentCounts(NamedTuple):
-    """Number of messages of a source that Redis does not have, size of its spool, and number of dropped items."""
+    """Counts of one source: messages that Redis does not have, bytes in the spool, and dropped items."""
 
     unsent: int
     spooled_bytes: int
@@ -42,7 +42,7 @@ class UnsentCounts(NamedTuple):
 
 
 class Activity:
-    """Measures the pauses between reports of a training; the resolution is the interval of the calls of `note`."""
+    """Measures the pauses between a training's reports; the precision is the interval of the calls of `note`."""
 
     def __init__(self, now: float) -> None:
         self._count = 0
@@ -51,7 +51,7 @@ class Activity:
         self._longest_s = 0.0
 
     def note(self, count: int, now: float) -> None:
-        """Record that `count` reports have been made up to time `now`."""
+        """Record that the training has made `count` reports in total up to the time `now`."""
         if count == self._count:
             return
         if self._count:
@@ -73,7 +73,7 @@ class Activity:
 
 
 class StopSignal:
-    """The request to stop a source, once it has arrived; `received` is set then."""
+    """Holds a user's request to stop this source; the event `received` is set once the request has arrived."""
 
     def __init__(self) -> None:
         self.request: StopRequest | None = None
@@ -81,7 +81,7 @@ class StopSignal:
         self._listeners: list[Callable[[], object]] = []
 
     def note(self, job_id: int, request: StopRequest) -> None:
-        """Store the request, log it, and call the listeners; later ones change nothing."""
+        """Store and log the first request to stop, and call the listeners; later requests are ignored."""
         if self.received.is_set():
             return
         self.request = request
@@ -93,7 +93,10 @@ class StopSignal:
             listener()
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Call `listener`, which must not raise, when the request arrives, or now; from whichever thread."""
+        """Call `listener` when a request to stop arrives, or now if one has.
+
+        It may run in any thread, and must not raise.
+        """
         self._listeners.append(listener)
         if self.received.is_set():
             listener()
@@ -102,8 +105,8 @@ class StopSignal:
 class SourceHeartbeat:
     """Makes the heartbeats of one source, and warns if another live process has the same job, attempt and rank.
 
-    `activity` returns the number of reports so far, `unsent_counts` the numbers of messages that are not sent
-    yet. `may_claim` is False in a forked child, because it has the rank of its parent.
+    `activity` returns the number of reports so far, and `unsent_counts` the `UnsentCounts`. `may_claim` is False
+    in a forked child, because it has the rank of its parent.
     """
 
     def __init__(
@@ -190,10 +193,10 @@ class SourceHeartbeat:
         )
 
     def may_take(self, claim: object) -> bool:
-        """Return whether the claim in Redis allows to claim the rank; warn once if a live process has the rank.
+        """Return whether this process may claim its rank, given the `claim` in Redis.
 
-        A process counts as live once it has renewed its claim between two calls. The claim of a killed process
-        expires.
+        Warn once if a live process has the rank. A process counts as live once it has renewed its claim between
+        two calls. The claim of a killed process expires.
         """
         holder = read_claim(claim)
         if holder is None or holder.source == self.claimant:

@@ -27,7 +27,7 @@ _ERRORS: Final = (OSError, http.client.HTTPException, ValueError)
 
 
 class Response(NamedTuple):
-    """The response to a request, with its whole body."""
+    """An HTTP response; its body was read completely."""
 
     status: int
     media_type: str

@@ -47,12 +47,12 @@ _HEAD: Final = (
 
 
 def levels_of(lines: Iterable[str]) -> list[str | None]:
-    """Return the level of each line, None for a line without one."""
+    """Return for each printed line the log level at its beginning; None for a line without a level."""
     return [level_of(line) if line[:1] in _FIRST else None for line in lines]
 
 
 def level_of(line: str) -> str | None:
-    """Return the name of the level at the beginning of a line; None if there is none."""
+    """Return the name of the log level at the beginning of a printed line; None if there is none."""
     head = line[:_HEAD_CHARS]
     if "\x1b" in head:
         head = re.sub(_COLOUR, "", head)

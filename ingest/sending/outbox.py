@@ -1,4 +1,4 @@
-"""The numbered messages of one source until they are acknowledged, in the spool and in memory."""
+"""Stores the numbered messages of one source, in the spool and in memory, until they are acknowledged."""
 
 from __future__ import annotations
 
@@ -69,20 +69,23 @@ class Outbox:
         """Number of bodies that show progress of the training, and not only metrics of the machine."""
 
     def resume(self, spans: Mapping[Kind, Range]) -> None:
-        """Continue with the messages that another process has left in the spool; `spans` are their numbers."""
+        """Load the messages that another process has left in the spool.
+
+        `spans` has first and last number of each kind.
+        """
         self._spool.open()
         for kind, (first, last) in spans.items():
             self._messages[kind].resume(first, last)
 
     def cut(self) -> bool:
-        """Make messages from some of the buffered values; return whether there may be more values."""
+        """Make messages from some of the values in the buffer; return whether there may be more values in it."""
         with self._lock:
             has_more = self._cut_some()
             self._spool.note_drops(self._buffer.dropped)
         return has_more
 
     def open_spool(self) -> None:
-        """Try to open the spool if it is not open, without the pause after earlier failures."""
+        """Try to open the spool at once if it is not open, even if this has just failed."""
         with self._lock:
             self._open(at_once=True)
 
@@ -166,7 +169,7 @@ class Outbox:
         return self._is_all(lambda messages: messages.acked == messages.last)
 
     def receipt(self) -> Receipt:
-        """Return the counts of messages by state."""
+        """Return the receipt: the counts of this source's messages by state (stored, sent, spooled, lost ...)."""
         with self._lock:
             receipt = Receipt(dropped=self._buffer.dropped, is_job_deleted=self._is_job_deleted)
             is_kept = self._spool.exists
@@ -199,7 +202,7 @@ class Outbox:
         self._spool.close(is_needed=True)
 
     def _is_all(self, is_done: Callable[[UnackedMessages], bool]) -> bool:
-        """Return whether no value is buffered and `is_done` returns True for each kind."""
+        """Return whether no value is buffered and `is_done` returns True for the messages of each kind."""
         with self._lock:
             return self._buffer.is_empty and all(map(is_done, self._messages.values()))
 

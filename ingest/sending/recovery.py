@@ -45,7 +45,7 @@ class Leftover:
 
     @property
     def is_done(self) -> bool:
-        """Return whether its folder was deleted, because every message is stored, lost or discarded."""
+        """Return whether the source's folder was deleted: all its messages are stored, lost or discarded."""
         return not self.receipt.unsettled or self.is_discarded
 
     @property
@@ -134,10 +134,10 @@ def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeou
 
 
 def resumed(spool: Spool) -> tuple[Outbox, Completion | None]:
-    """Return an outbox with the messages in the spool of an ended process, and its inferred completion.
+    """Return an outbox with the messages in an ended process's spool, and a completion inferred for this process.
 
-    The completion is None if the process has sent its own, or has left no messages. It states the numbers of
-    messages that the spool shows. It is sent as a message of another source (`outbox_of_inferred_end`), so that
+    The completion is None if the process has sent its own, or has left no messages. It contains the numbers of
+    messages according to the spool. It is sent as a message of another source (`outbox_of_inferred_end`), so that
     its number stays free for the completion of the process itself.
     """
     about, spans = spool.folder.about, spool.spans()
@@ -173,7 +173,7 @@ def outbox_of_inferred_end(origin: Origin, end: Completion) -> Outbox:
 
 
 def _joined(receipts: Sequence[Receipt]) -> Receipt:
-    """Merge the receipts of outboxes that have no kind in common."""
+    """Merge receipts into one; no kind of messages may occur in two of them."""
     joined = Receipt(is_job_deleted=any(receipt.is_job_deleted for receipt in receipts))
     for receipt in receipts:
         for name, counts in vars(joined).items():

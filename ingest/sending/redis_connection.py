@@ -79,7 +79,7 @@ class RedisConnection:
     def send_heartbeat(self, source: SourceHeartbeat) -> StopRequest | None:
         """Send a heartbeat and renew the claim; return the request to stop, or None if there is none.
 
-        It is no error if Redis refuses the heartbeat: it may still accept messages.
+        No error is raised if Redis refuses the heartbeat, because it may still accept messages.
         """
         with self._translated():
             reply = self._streams.write_heartbeat(

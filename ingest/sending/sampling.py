@@ -16,10 +16,10 @@ SECOND_NS: Final = 10**9
 
 @dataclass(frozen=True, slots=True)
 class LineSample:
-    """A sample of log lines.
+    """The `lines` to log of some printed lines.
 
-    `left_out` is the number of the other lines. `notice` is a line to log: how many lines were left out in an
-    earlier second; None if there were none.
+    `left_out` is the number of lines that are not logged. `notice` is an additional line to log: it says how many
+    lines were left out in an earlier second; None if there were none.
     """
 
     lines: Sequence[str]
@@ -29,7 +29,7 @@ class LineSample:
 
 @dataclass(slots=True)
 class _Second:
-    """The numbers of lines printed and left out on one output within the second from `began_ns`."""
+    """Counts of lines printed to stdout or stderr, and of those left out, in the second from `began_ns` on."""
 
     began_ns: int
     seen: int = 0
@@ -38,7 +38,7 @@ class _Second:
 
 @dataclass(slots=True)
 class LineSampler:
-    """Passes `lines_per_s` lines per second of each output, and above that one line in `SAMPLE_EVERY`.
+    """Selects the lines to log: the first `lines_per_s` of each second, and one in `SAMPLE_EVERY` of the rest.
 
     stdout and stderr are counted separately, so that many lines on one do not suppress an error on the other.
     """
@@ -66,7 +66,7 @@ class LineSampler:
             return LineSample(kept, len(lines) - len(kept), notice)
 
     def close(self) -> dict[LogType, str]:
-        """Return a notice for each log type that has left out lines since its last notice."""
+        """Return, by log type, a last line to log: how many lines were left out since the previous notice."""
         with self._lock:
             notices = {log_type: self._notice(second) for log_type, second in self._seconds.items()}
             self._seconds.clear()

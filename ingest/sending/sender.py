@@ -95,7 +95,10 @@ class Sender:
         return self._thread is not None
 
     def start(self) -> bool:
-        """Start the thread and return True. If the system refuses one, return False: the next call tries again."""
+        """Start the thread and return True.
+
+        Return False if the system refuses a thread: the next call tries again.
+        """
         if monotonic_s() < self._start_at:
             return False
         try:
@@ -219,7 +222,10 @@ class Sender:
                 break
 
     def _cut(self) -> bool:
-        """Make messages from buffered values; an error is logged, and ends neither the thread nor the training."""
+        """Make messages from buffered values, and return whether there may be more.
+
+        Errors are logged, not raised.
+        """
         try:
             return self._outbox.cut()
         except Exception as exc:
@@ -294,12 +300,15 @@ class Sender:
         return monotonic_s() - self._acks_read_at >= interval_s
 
     def _at_least(self, interval_s: float) -> float:
-        """Return `interval_s`, or a shorter interval while the run ends, but at least the transport's minimum."""
+        """Return `interval_s`, or less while the run ends, but not less than the transport's minimum interval."""
         least_s = 0.0 if self._connection is None else self._connection.least_interval_s
         return max(FINISHING_INTERVAL_S if self._is_finishing else interval_s, least_s)
 
     def _release(self, acks: Mapping[Kind, AckReport]) -> set[Kind]:
-        """Release acknowledged messages; return the kinds whose acknowledged number is lower than before."""
+        """Delete acknowledged messages from the outbox.
+
+        Return the kinds whose acknowledged number is lower than before.
+        """
         if acks:
             self._acks_read_at = monotonic_s()
         stepped_back = set()

@@ -73,12 +73,10 @@ class Session:
         joined_run_of_ns: int | None = None,
         resume_step: int | None = None,
     ) -> None:
-        """Start to accept values.
+        """Begin a session, which accepts values from now on.
 
-        `joined_run_of_ns` is the start, in nanoseconds since 1970, of a run of another process that this run
-        joins.
-
-        With a `resume_step` the attempt is a new one, even if the one before has not ended.
+        If this run joins the run of another process, `joined_run_of_ns` is the start of the latter, in nanoseconds
+        since 1970. If `resume_step` is set, the attempt is a new one, even if the previous one has not ended.
         """
         self._job_id = job_id
         self._attempt = attempt
@@ -165,7 +163,10 @@ class Session:
         self._outputs += 1
 
     def relieve(self) -> None:
-        """Wait while lines are printed faster than the disk writes them; some seconds at most if it hangs."""
+        """Wait while lines are printed faster than the disk writes them.
+
+        If the disk hangs, wait a few seconds at most.
+        """
         if self.buffer.buffered_bytes > RELIEF_BYTES:
             self._sender.relieve(lambda: self.buffer.buffered_bytes <= RELIEF_BYTES)
 
@@ -177,19 +178,22 @@ class Session:
             self._warn_of_drop()
 
     def take_metric_late(self, metric: Point | Metrics) -> None:
-        """Queue a value from a thread of trainwire; ignore it without a warning if the run is finished."""
+        """Queue a `Metrics` that a background thread of trainwire made.
+
+        Ignore it without a warning if the run is finished.
+        """
         if not self.buffer.is_closed:
             self.take_metric(metric)
 
     def take_checkpoint(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
-        """Queue a checkpoint. If its file is to be uploaded, this happens after the upload."""
+        """Queue a checkpoint to be sent; if its file is to be uploaded, queue it after the upload."""
         if self._uploads is None:
             self._publish_checkpoint(checkpoint)
         else:
             self._uploads.take(checkpoint, choice)
 
     def report_wrong(self, argument: WrongArgument) -> None:
-        """Count an invalid argument if its value is left out, and warn once for each argument name."""
+        """Warn of an invalid argument, once for each name; if its value is left out, count it as dropped."""
         if argument.is_dropped:
             self.buffer.count_dropped("values")
         self.warn_once(argument.name, argument)
@@ -286,7 +290,10 @@ class Session:
             self._warn_of_drop()
 
     def _sampled(self, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
-        """Return those of `texts` to log; log a notice if lines of an earlier second were left out."""
+        """Return those lines of `texts` that are to be logged.
+
+        Log a notice if lines of an earlier second were left out.
+        """
         if self._sampler is None:
             return texts
         sample = self._sampler.sample(texts, log_type, monotonic_ns())

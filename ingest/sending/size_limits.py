@@ -30,7 +30,10 @@ _MAPS: Final = ("metrics", "final_metrics", "best_metrics")
 
 
 def fitted(body: Body) -> tuple[Body, list[str]]:
-    """Return `body` within all limits, and a description of each value that was shortened or left out."""
+    """Reduce `body` to the limits of the wire format.
+
+    Return it, and a description of each value shortened or left out.
+    """
     cuts: list[str] = []
     changed: dict[str, Any] = {}
     for name in body.__struct_fields__:
@@ -58,7 +61,7 @@ def _longest(levels: list[str | None]) -> int:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return `text`, cut to at most `most` characters; a cut text ends with an ellipsis."""
+    """Return `text`, cut to a maximum of `most` characters; a cut text ends with an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -69,7 +72,10 @@ def line_pieces(text: str) -> list[str]:
 
 
 def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> dict[str, float]:
-    """Return the values whose names are short enough; if there are too many values, only the newest."""
+    """Return the entries of `numbers` with names within the length limit.
+
+    If there are too many entries, return only the newest.
+    """
     kept = numbers
     if max(map(len, kept)) > MAX_METRIC_NAME_CHARS:
         kept = {key: value for key, value in kept.items() if len(key) <= MAX_METRIC_NAME_CHARS}
@@ -84,7 +90,10 @@ def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> di
 
 
 def _fitted_points(points: list[Point], cuts: list[str]) -> list[Point]:
-    """Return points within the limits: a point with too many values for one is split into several."""
+    """Return `points` within the limits of the wire format.
+
+    A point with too many values is split into several points.
+    """
     fitting: list[Point] = []
     room = MAX_VALUES
     longest_path = MAX_TEXT_CHARS["checkpoint_path"]
@@ -109,7 +118,7 @@ def _fitted_points(points: list[Point], cuts: list[str]) -> list[Point]:
 
 
 def _fitted_free(field: str, values: dict[str, Any], cuts: list[str]) -> dict[str, Any]:
-    """Return params or tags within the limits: long texts are shortened, and the largest values left out."""
+    """Return params or tags within the wire format's limits: shorten long texts, leave out the largest values."""
     sizes = {name: _size(name, value) for name, value in values.items()}
     bytes_left, elements_left = MAX_FREE_BYTES - 8, MAX_FREE_ELEMENTS - 1
     if (
@@ -135,7 +144,10 @@ def _fitted_free(field: str, values: dict[str, Any], cuts: list[str]) -> dict[st
 
 
 def _size(name: str, value: object) -> tuple[int, int]:
-    """Return the number of bytes and of elements of one item. A value that cannot be encoded counts as 0 bytes."""
+    """Return the number of bytes and of elements of one param or tag.
+
+    A value that cannot be encoded counts as 0 bytes.
+    """
     try:
         size = len(msgspec.msgpack.encode(value))
     except Exception as exc:  # noqa: BLE001 - it is left to `trainwire.ingest.sending.encoding`

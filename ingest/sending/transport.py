@@ -57,7 +57,7 @@ class Transport(Protocol):
         kinds: Sequence[Kind],
         heartbeat: SourceHeartbeat | None = None,
     ) -> Answer:
-        """Send a heartbeat, read the acknowledgements of `kinds`, and append messages, perhaps not all of them.
+        """Send a heartbeat, read acknowledgements of `kinds`, and append messages to streams, perhaps not all.
 
         A server that refuses the heartbeat may still accept messages. Messages in `batches` that it has not
         accepted can be sent again, and so can those for which the response was lost.

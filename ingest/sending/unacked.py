@@ -1,4 +1,4 @@
-"""The messages of one kind that are not acknowledged yet."""
+"""Tracks the unacknowledged messages of one kind: which of them are sent, spooled, or only in memory."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ class UnackedMessages:
         self._resend: list[Range] = []  # in order, disjoint
 
     def append(self, message: EncodedMessage, *, in_memory: bool = True) -> None:
-        """Add the next message. If `in_memory` is False it is not kept, and `load` must be able to read it."""
+        """Add the message with the next number.
+
+        If `in_memory` is False, only its number is kept, and `load` reads the message.
+        """
         self.last = message.seq
         if in_memory:
             self._in_memory[message.seq] = message
@@ -76,7 +79,7 @@ class UnackedMessages:
                 self._in_memory[seq] = message._replace(is_spooled=append(seq, message.items, message.entry))
 
     def resume(self, first: int, last: int) -> None:
-        """Start with messages `first` to `last` of another process; `load` reads them."""
+        """Start with the messages `first` to `last` that another process left in the spool; `load` reads them."""
         self.acked = self.sent = self._began_at = self._deleted = first - 1
         self.last = last
 
@@ -173,12 +176,12 @@ class UnackedMessages:
 
 
 def _above(seq: int, ranges: Iterable[Range]) -> Iterator[Range]:
-    """Yield the parts of the ranges that are above `seq`."""
+    """Yield the parts of `ranges` (pairs of first and last message number) that are above `seq`."""
     return ((max(first, seq + 1), last) for first, last in ranges if last > seq)
 
 
 def _joined(ranges: Iterable[Range]) -> list[Range]:
-    """Return the same numbers as sorted ranges that do not overlap or touch."""
+    """Merge `ranges` of message numbers: return sorted ranges that neither overlap nor touch."""
     joined: list[Range] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""Opens the spool of a source for its first message, and retries if the system refuses it."""
+"""Opens the spool of a source at its first message, retries after failures, and logs disk errors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SpoolAccess:
 
     @property
     def is_full(self) -> bool:
-        """Return whether the spool has reached its limit."""
+        """Return whether the spool has reached its size limit."""
         return self.spool is not None and self.spool.is_full
 
     @property
@@ -79,7 +79,7 @@ class SpoolAccess:
     def open(self, *, at_once: bool = False) -> bool:
         """Open the spool if it is not open; return whether this call has opened it.
 
-        After a failure it is tried again every `REOPEN_S`, or in each call with `at_once`.
+        After a failure, a call tries again only if `REOPEN_S` has passed or `at_once` is True.
         """
         if self.spool is not None or self._open_spool is None:
             return False
@@ -96,7 +96,7 @@ class SpoolAccess:
         return True
 
     def append(self, kind: Kind, seq: int, items: int, entry: Entry) -> bool:
-        """Write a message of `items` lines or points to the spool; return whether it was written."""
+        """Write message `seq`, which has `items` lines or points, to the spool; return whether it was written."""
         if self.spool is None:
             return False
         try:
@@ -108,7 +108,10 @@ class SpoolAccess:
         return True
 
     def note_drops(self, drops: Mapping[str, int]) -> None:
-        """Write the counts of dropped lines and points; after a disk error the next call writes them."""
+        """Write the counts of dropped lines and points to the spool.
+
+        After a disk error, the next call writes them.
+        """
         if self.spool is not None:
             with suppress(OSError):
                 self.spool.note_drops(drops)

@@ -1,4 +1,4 @@
-"""Lists the sources in a spool for display. It changes nothing, and works while they are being written."""
+"""Lists the sources in a spool for display. Changes no file, and works while sources write messages."""
 
 from __future__ import annotations
 

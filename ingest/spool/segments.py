@@ -38,7 +38,10 @@ class Damage:
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
-    """One message with its body, encoded as in a stream entry; `items` is the number of its lines or points."""
+    """One message in a file; its body is encoded as in a stream entry.
+
+    `items` is the number of its lines or points.
+    """
 
     seq: int
     items: int
@@ -48,7 +51,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(slots=True)
 class Segment:
-    """One file, with messages `first` to `last`; some of them may be missing."""
+    """Describes one file of messages `first` to `last`; some of these may not be in it."""
 
     path: Path
     first: int
@@ -85,21 +88,24 @@ class Segments:
 
     @property
     def first(self) -> int:
-        """Return the lowest sequence number; 0 if there are no messages."""
+        """Return the lowest sequence number of a message in the files; 0 if there are none."""
         return self._segments[0].first if self._segments else 0
 
     @property
     def last(self) -> int:
-        """Return the highest sequence number; 0 if there are no messages."""
+        """Return the highest sequence number of a message in the files; 0 if there are none."""
         return self._segments[-1].last if self._segments else 0
 
     @property
     def count(self) -> int:
-        """Return the number of readable messages."""
+        """Return the number of messages in the files that can be read."""
         return sum(segment.count for segment in self._segments)
 
     def append(self, record: Record) -> None:
-        """Append one message; it survives a kill of this process, but not a power failure."""
+        """Append one message to the newest file.
+
+        It survives a kill of this process, but not a power failure.
+        """
         data = framed(_encode(record))
         if self._file is None or self._segments[-1].size_bytes >= SEGMENT_BYTES:
             self._begin(record.seq)
@@ -116,7 +122,7 @@ class Segments:
         self.size_bytes += len(data)
 
     def read(self, seq: int) -> list[Record]:
-        """Return messages from `seq` on: those in the file that has `seq`, or else in the next file with any."""
+        """Return messages from number `seq` on: those in the file with `seq`, or else in the next file."""
         at = bisect_right(self._segments, seq, key=lambda segment: segment.first) - 1
         for segment in self._segments[max(at, 0) :]:
             with suppress(FileNotFoundError):
@@ -184,7 +190,7 @@ def _records(path: Path) -> Iterator[Record]:
 
 
 def framed(payload: bytes) -> bytes:
-    """Return `payload` as a record: after a header with its length and checksum."""
+    """Return `payload` as a record of a file: a header with length and checksum, then `payload`."""
     return _HEADER.pack(MAGIC, len(payload), _checksum(payload)) + payload
 
 

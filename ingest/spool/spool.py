@@ -1,4 +1,4 @@
-"""The messages of one source on the disk, until they are acknowledged."""
+"""Stores the messages of one source on the disk until they are acknowledged."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Spool:
 
     @property
     def is_full(self) -> bool:
-        """Return whether the spool has reached its limit."""
+        """Return whether the spool has reached its size limit."""
         return self.size_bytes >= self._limit_bytes
 
     def spans(self) -> dict[Kind, Span]:
-        """Return first and last number for each kind that has messages, dropped messages included."""
+        """Return first and last message number of each kind that has messages; dropped messages count too."""
         found: dict[Kind, Span] = {}
         for kind, segments in self._segments.items():
             ends = [(dropped.first, dropped.last) for dropped in self._dropped if dropped.kind == kind]
@@ -103,7 +103,10 @@ class Spool:
         self._segments[kind].release(acked)
 
     def drop_oldest(self, kind: Kind, above: int) -> Dropped | None:
-        """Drop the oldest file of `kind` with all its messages above number `above`; None if there is none."""
+        """Delete the oldest file of `kind` that has only messages above number `above`.
+
+        Return the range of its messages, or None if there is no such file.
+        """
         segment = self._segments[kind].drop_oldest(above)
         if segment is None:
             return None

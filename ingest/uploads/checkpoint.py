@@ -103,7 +103,7 @@ MAX_NAME_CHARS: Final = 60
 
 
 class Slot(NamedTuple):
-    """Identifies checkpoints of one source that replace each other: a newer one supersedes an older one."""
+    """Fields that say which older checkpoints of a source a new one replaces: those with an equal slot."""
 
     kind: str
     epoch: int | None
@@ -112,17 +112,18 @@ class Slot(NamedTuple):
 
 
 def slot_of(checkpoint: Checkpoint, is_folder: bool) -> Slot:
-    """Return the slot of a checkpoint: a newer checkpoint of this slot supersedes it before its upload begins.
+    """Return the slot of a checkpoint.
 
-    For the kinds `best`, `last` and `final`, the step is not part of the slot. Retention deletes superseded
-    uploads by the same rule (`trainwire.workers.checkpoints.surplus`).
+    A newer checkpoint of the same slot supersedes it if its upload has not begun. For the kinds `best`, `last` and
+    `final`, the step is not part of the slot. Retention deletes superseded uploads by the same rule
+    (`trainwire.workers.checkpoints.surplus`).
     """
     step = None if checkpoint.kind in NEWEST_KINDS else checkpoint.step
     return Slot(checkpoint.kind, checkpoint.epoch, step, _ending(checkpoint, is_folder))
 
 
 def object_key(prefix: str, origin: Origin, checkpoint: Checkpoint, is_folder: bool) -> str:
-    """Return `{prefix}/{job_id}/{attempt}/{upload}/{kind}[-{epoch}][-step{step}][-rank{rank}]{suffix}`.
+    """Return a new key: `{prefix}/{job_id}/{attempt}/{upload}/{kind}[-{epoch}][-step{step}][-rank{rank}]{suffix}`.
 
     `upload` is new for each call, so that no object is overwritten. The key of a folder ends with a slash. If
     the attempt is not known, the unique name of the source takes its place.
@@ -139,7 +140,7 @@ def _ending(checkpoint: Checkpoint, is_folder: bool) -> str:
 
 
 def _word(kind: str) -> str:
-    """Return a kind, quoted as one part of a key; for an artifact, return the name of its file."""
+    """Return a checkpoint's kind, or the file name of an artifact or model, quoted for use in an object key."""
     if kind.startswith((ARTIFACT, MODEL)):
         kind = os.path.splitext(os.path.basename(kind.partition(":")[2]))[0][:MAX_NAME_CHARS]
     return quote(kind, safe="", errors="replace").replace(".", "%2E")

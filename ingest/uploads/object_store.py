@@ -88,7 +88,7 @@ class ObjectStore:
         return answer["UploadId"]
 
     def put_part(self, uri: S3Uri, upload_id: str, number: int, data: bytes) -> UploadedPart:
-        """Write one part of a multipart upload; `number` is counted from 1."""
+        """Write one part of a multipart upload; parts are numbered from 1."""
         digest = hashlib.sha256(data).digest()
         with _translated(f"part {number} of {uri}"):
             answer = self._client.upload_part(
@@ -131,14 +131,15 @@ def encoded(digest: Digest) -> str:
 
 
 def composite(digests: Sequence[Digest]) -> str:
-    """Return the checksum that S3 gives a multipart object: the SHA-256 of all parts' digests, and `-<parts>`."""
+    """Return a multipart object's checksum as S3 makes it: SHA-256 of the parts' digests, then `-<part count>`."""
     return f"{encoded(hashlib.sha256(b''.join(digests)).digest())}-{len(digests)}"
 
 
 def _checked(uri: S3Uri, ours: str, theirs: str | None) -> str:
-    """Return the checksum from the store, or ours if it returned none. Raises `StoreUnavailable` if they differ.
+    """Return `theirs`, the checksum from the store, or `ours` if it is absent.
 
-    The number of parts is ignored, because some S3-compatible servers leave it out.
+    Raises `StoreUnavailable` if they differ. The number of parts is ignored, because some S3-compatible servers
+    leave it out.
     """
     if theirs is not None and theirs.partition("-")[0] != ours.partition("-")[0]:
         raise StoreUnavailable(f"{uri} arrived damaged: its SHA-256 is {theirs} there and {ours} here")

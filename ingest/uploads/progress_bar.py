@@ -24,7 +24,7 @@ class ProgressBar:
         self._terminal = stream if stream is not None and _is_terminal(stream) else None
 
     def advance(self, size_bytes: int) -> None:
-        """Add the number of bytes sent since the last call, and redraw the bar if it is time."""
+        """Add `size_bytes`, the bytes sent since the last call, to the progress; redraw the bar if it is time."""
         self._done_bytes = min(self._total_bytes, self._done_bytes + size_bytes)
         if self._terminal is not None and monotonic_s() - self._drawn_at >= _EVERY_S:
             self._drawn_at = monotonic_s()

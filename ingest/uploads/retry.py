@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """The request failed, but may succeed later."""
+    """A request to the object store failed, but may succeed later."""
 
 
 class UploadAbandoned(Exception):  # noqa: N818 - named after its message
-    """The upload is not retried any more; the message is the reason."""
+    """An upload has failed and is not retried any more; the message is the reason."""
 
 
 class UploadRetry:
-    """Retries requests until the store has failed for `retry_s` seconds, or the run ends.
+    """Retries requests to the object store until it has failed for `retry_s` seconds, or the run ends.
 
-    All uploads share this time. Once an outage has lasted `retry_s`, further uploads are tried only once each
-    until the store works again, so that snapshots do not fill the disk.
+    The time counts from the start of an outage, not from that of an upload. Once an outage has lasted `retry_s`,
+    each further upload is tried only once until the store works again, so that snapshots do not fill the disk.
     """
 
     def __init__(self, timing: Timing, retry_s: float) -> None:
@@ -40,7 +40,7 @@ class UploadRetry:
 
     @property
     def is_failing(self) -> bool:
-        """Return whether the last request failed."""
+        """Return whether the last request to the object store failed."""
         return self._failing_since is not None
 
     def stop(self) -> None:
@@ -53,7 +53,10 @@ class UploadRetry:
             raise UploadAbandoned("the run ended before it was uploaded")
 
     def attempt(self, request: Callable[[], T]) -> T:
-        """Call `request` until it succeeds, and return its result. Raises `UploadAbandoned` when it gives up."""
+        """Call `request` until it succeeds, and return its result.
+
+        Raises `UploadAbandoned` when no retries are left.
+        """
         failures = 0
         while True:
             self.check()

@@ -1,4 +1,4 @@
-"""Snapshots of checkpoint files: uploads read them, so that the training may change the files meanwhile."""
+"""Takes snapshots (hard links or copies) of checkpoint files, which the training may then change."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class SnapshotFile:
         return self.version.size_bytes
 
     def is_intact(self) -> bool:
-        """Return whether the snapshot is unchanged. A copy never changes, but a hard link may."""
+        """Return whether the file is unchanged since the snapshot. A copy never changes, but a hard link may."""
         return _version(self.path) == self.version
 
 
@@ -76,7 +76,7 @@ class Snapshot:
         return sum(file.size_bytes for file in self.files)
 
     def discard(self) -> None:
-        """Delete the snapshot."""
+        """Delete the files of this snapshot."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -108,7 +108,7 @@ class SnapshotFolder:
         return Path(tempfile.mkdtemp(dir=self._path))
 
     def exists(self) -> bool:
-        """Return whether the folder still exists."""
+        """Return whether the snapshot folder still exists."""
         return self._path.is_dir()
 
     def remove(self) -> None:

@@ -40,7 +40,7 @@ class Uploaded(NamedTuple):
 
 
 class Transfer:
-    """Uploads one file after the other, with its parts in parallel: each thread of `pool` sends one part."""
+    """Uploads files one after the other, the parts of a file in parallel: each thread of `pool` sends one part."""
 
     def __init__(self, store: ObjectStore, retry: UploadRetry, pool: DaemonPool[UploadedPart]) -> None:
         self._store = store
@@ -48,7 +48,7 @@ class Transfer:
         self._pool = pool
 
     def upload(self, snapshot: Snapshot, uri: S3Uri, advance: Advance) -> Uploaded:
-        """Upload the files of a snapshot to `uri`, those of a folder with a manifest.
+        """Upload the files of a snapshot to `uri`; for a folder, also upload a manifest that lists its files.
 
         Raises `UploadAbandoned` after the retries; `StoreRefused` and `OSError` are not retried.
         """

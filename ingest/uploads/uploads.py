@@ -121,7 +121,10 @@ class Uploads:
             self._snapshots.remove()
 
     def _prepared(self, checkpoint: Checkpoint, bucket: str, taken: Path | None) -> _Pending:
-        """Return a checkpoint with its snapshot, or with the reason why none can be taken."""
+        """Take a snapshot of `checkpoint` and return both.
+
+        If this fails, the checkpoint has the reason as its upload error.
+        """
         error = self._upload_error()
         if error is not None:
             return _Pending(_with_error(checkpoint, error))

@@ -50,7 +50,7 @@ class In:
 
 @dataclass(frozen=True, slots=True)
 class Is:
-    """The condition that the field has no value (`null`), or that its value is NaN (`nan`)."""
+    """The condition `field is null` (the job has no value of the field) or `field is nan` (the value is NaN)."""
 
     field: Field
     what: str

@@ -35,7 +35,7 @@ def age_of(text: str) -> timedelta | None:
 
 
 def number_in(token: Token) -> Decimal:
-    """Parse the token as a number; raise `WrongFilter`."""
+    """Parse the token as a number; raise `WrongFilter` if it is not one."""
     number = number_of(token.text)
     if number is None:
         raise WrongFilter(f"`{shown(token.text)}` is not a number; write for example 0.01", token.column)
@@ -43,7 +43,10 @@ def number_in(token: Token) -> Decimal:
 
 
 def duration_of(token: Token) -> timedelta:
-    """Parse the token as a duration, such as `1h30m` or a plain number of seconds; raise `WrongFilter`."""
+    """Parse the token as a duration, such as `1h30m` or a plain number of seconds.
+
+    Raise `WrongFilter` if it is not one.
+    """
     age, number = age_of(token.text), number_of(token.text)
     if age is None and number is not None and abs(number) < 10**12:
         age = timedelta(seconds=float(number))
@@ -53,14 +56,14 @@ def duration_of(token: Token) -> timedelta:
 
 
 def truth_of(token: Token) -> bool:
-    """Parse the token as a boolean, `true` or `false` in any case; raise `WrongFilter`."""
+    """Parse the token as a boolean, `true` or `false` in any case; raise `WrongFilter` if it is not one."""
     if token.text.lower() not in ("true", "false"):
         raise WrongFilter(f"`{shown(token.text)}` is neither true nor false", token.column)
     return token.text.lower() == "true"
 
 
 def status_of(token: Token) -> str:
-    """Parse the token as a status of a job, in any case; raise `WrongFilter`."""
+    """Parse the token as a status of a job, in any case; raise `WrongFilter` if it is not one."""
     if token.text.lower() in STATUSES:
         return token.text.lower()
     near = get_close_matches(token.text.lower(), STATUSES, 1)

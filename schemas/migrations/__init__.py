@@ -77,7 +77,7 @@ def is_newer(revision: str | None) -> bool:
 
 
 def _faults(connection: Connection) -> list[str]:
-    """Return why a newer database cannot be used: missing columns, and new NOT NULL columns without a default."""
+    """Return why a newer database cannot be used: missing columns, or new NOT NULL columns without a default."""
     found = {
         name: {column["name"]: column for column in columns}
         for (_, name), columns in inspect(connection).get_multi_columns().items()

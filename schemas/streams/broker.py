@@ -20,8 +20,8 @@ class Broker(NamedTuple):
 def broker_at(redis_url: str) -> Broker:
     """Return the broker URL and TLS parameters for kombu, equivalent to `redis_url` in redis-py.
 
-    Without them kombu does not verify the certificate of a plain `rediss://`, and fails on parameters that it does
-    not know. Raises `ValueError` for a URL that redis-py cannot parse.
+    Without TLS parameters kombu does not verify the certificate of a `rediss://` URL; it fails on URL parameters
+    it does not know. Raises `ValueError` for a URL that redis-py cannot parse.
     """
     parts = urlsplit(redis_url)
     if parts.scheme not in {"redis", "rediss"}:

@@ -59,7 +59,7 @@ class Cluster:
         return getattr(self._client, name)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections to the servers of the cluster."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -85,5 +85,8 @@ def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
 
 
 def beside(client: redis.Redis, key: str) -> dict[str, Any]:
-    """Return redis-py options that send a command without a key to the server of `key`; {} for a single Redis."""
+    """Return redis-py options that send a keyless command, such as TIME, to the cluster server that has `key`.
+
+    Return {} for a single Redis.
+    """
     return {"target_nodes": [cast("Any", client).get_node_from_key(key)]} if isinstance(client, Cluster) else {}

@@ -62,7 +62,7 @@ class HeartbeatReply(NamedTuple):
 
 @dataclass
 class Appended:
-    """The result of an append.
+    """The result of appending entries to streams.
 
     `counts` is the number of entries of each kind that Redis accepted, from the first one on. `refusal` is Redis'
     first error.
@@ -73,7 +73,7 @@ class Appended:
 
 
 class SourceStreams:
-    """Reads and writes the Redis keys of one source; raises the errors of the Redis client."""
+    """Reads and writes the Redis keys of one source; does not translate redis-py's errors."""
 
     def __init__(self, client: redis.Redis, job_id: int, source: str) -> None:
         self._client = client
@@ -189,7 +189,10 @@ class SourceStreams:
             pipe.execute()
 
     def _read_time(self, pipe: Any) -> None:
-        """Queue a TIME command for the server that has the heartbeats, whose clock workers compare them with."""
+        """Queue a TIME command in `pipe` for the server that has the heartbeats.
+
+        Workers compare the times in heartbeats with the clock of this server.
+        """
         pipe.execute_command("TIME", **beside(self._client, alive_key(self.shard)))
 
     def _pipeline(self) -> Any:
@@ -202,7 +205,7 @@ def _claim_key(claim: RankClaim) -> str:
 
 
 def _get_claim(pipe: Any, claim: RankClaim) -> None:
-    """Queue a read of the claim, limited to MAX_CLAIM_BYTES: any trainer can write a larger value to the key."""
+    """Queue a read of the claim in `pipe`, up to MAX_CLAIM_BYTES: any trainer can write a larger value."""
     pipe.getrange(_claim_key(claim), 0, MAX_CLAIM_BYTES - 1)
 
 

@@ -81,7 +81,10 @@ def _missing_tls(exc: BaseException, url: str) -> str | None:
 
 
 def s3_trouble(exc: BaseException) -> str:
-    """Return the text of a botocore error; if TLS is the cause, the server and the remedy instead."""
+    """Return the text of a botocore error.
+
+    If TLS is the cause, return the server's name and the remedy instead.
+    """
     trouble = tls_trouble(exc, S3_CA)
     if trouble is None:
         return str(exc)

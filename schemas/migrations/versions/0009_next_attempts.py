@@ -1,4 +1,4 @@
-"""The time of the next attempt to deliver a job whose deliveries fail although its sink responds."""
+"""A column with the time of a job's next delivery, after its deliveries failed although the sink responds."""
 
 import sqlalchemy as sa
 from alembic import op

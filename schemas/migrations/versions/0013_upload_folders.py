@@ -1,4 +1,4 @@
-"""The time when the deletion of a checkpoint's object began, and of a job's last search for unrecorded uploads."""
+"""Columns for two times: start of a checkpoint's deletion, and last search for a job's unrecorded uploads."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""A column with the names of the sinks that have all rows of a job, and one with a sink's state of a delivery.
+"""A column with the names of the sinks that have all rows of a job, and one for state that a sink's code keeps.
 
 Older versions still use `logs_settled`, `metrics_settled` and `newest_ns`; a trigger resets the new column when
 they reset theirs. The next release can drop these columns and the trigger.

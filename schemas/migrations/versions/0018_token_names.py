@@ -1,4 +1,4 @@
-"""Trainer tokens that are restricted to jobs with certain names."""
+"""A column that restricts a trainer's access token to jobs with certain names."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
 """Makes updates of jobs and positions heap-only (HOT): they stay in their page and add no index entries.
 
-Each message updates both rows. Postgres keeps an update in its page if the page has room, and if no column of an
-index or of an index predicate has changed.
+Each message updates the row of its job and the position of its source. Postgres keeps an update in its page if the
+page has room, and if no column of an index or of an index predicate has changed.
 """
 
 from alembic import op
