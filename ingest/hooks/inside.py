@@ -1,4 +1,7 @@
-"""Installs the hooks in a process that has a `Run`, and reports this `Run` to the hooks of the launcher."""
+"""Installs hooks into TensorBoard, W&B and MLflow in a process that has a `Run` (`run.hook()`).
+
+It also tells the launcher that the process has a `Run`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ LIBRARIES: Final = ("tensorboard", "wandb", "mlflow")
 
 
 def announce_run() -> None:
-    """Report to the launcher, if any, that this process has a `Run`: the hooks' records are then ignored."""
+    """Report to the launcher, if any, that this process has a `Run`.
+
+    The launcher then ignores the values that hooks in this process report.
+    """
     hooks = sys.modules.get(_NAME)
     if hooks is not None:
         hooks.announce_run()

@@ -25,8 +25,8 @@ _EPOCH: Final = "epoch"
 class PrintedMetrics:
     """Finds metrics in printed lines, and adds them to the job.
 
-    With patterns, only their matches are used. Without, JSON objects and dicts are used until a library or the SDK
-    reports a metric, because most trainings print the same numbers that they log.
+    If the user has given patterns, only their matches are used. Otherwise JSON objects and dicts are used
+    until a library or the SDK reports a metric, because most trainings print the same numbers that they log.
     """
 
     def __init__(self, caught: Caught, patterns: Sequence[str] = ()) -> None:
@@ -51,16 +51,17 @@ class PrintedMetrics:
             self._caught.metrics(PRINTED, numbers, ts=ts, step=each.step, epoch=epoch)
 
     def close(self) -> None:
-        """Kill the process that matches patterns."""
+        """Kill the child process that matches the user's patterns, if there is one."""
         if self._matcher is not None:
             self._matcher.close()
 
     def _with_fraction(
         self, values: dict[str, float], epoch: float | None
     ) -> tuple[dict[str, float], float | None]:
-        """Return the metrics, and the epoch as a whole number counted from 1, as in the Transformers integration.
+        """Return the metrics and the epoch.
 
-        If the training prints epochs as fractions, the fraction is also returned as the metric `epoch`.
+        If the training prints epochs as fractions, return the epoch rounded up, as in the Transformers
+        integration, and add the fraction as the metric `epoch`.
         """
         if epoch is None or not math.isfinite(epoch):
             return values, None
@@ -103,14 +104,14 @@ def dict_values(line: str) -> PrintedValues | None:
 
 
 class PatternTooSlowError(RuntimeError):
-    """A pattern took too long for a line; no further lines are matched."""
+    """A regular expression of the user took too long for a line; no further lines are matched."""
 
 
 class PatternMatcher:
     """Matches the user's regular expressions in a child process.
 
-    Some patterns take practically forever for one line, and Python's `re` holds the global interpreter lock
-    meanwhile: the child process is then killed.
+    A pattern may take practically forever for a line, while `re` holds the global interpreter lock. A thread would
+    then block the launcher; a child process can be killed.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -124,9 +125,9 @@ class PatternMatcher:
         )
 
     def values(self, lines: Sequence[str]) -> list[PrintedValues]:
-        """Return the metrics in `lines`.
+        """Return the metrics that the patterns find in `lines`.
 
-        Raise `PatternTooSlowError` after a timeout; later calls return an empty list.
+        Raise `PatternTooSlowError` after `MATCH_TIMEOUT_S` seconds; later calls return an empty list.
         """
         if self._pool is None:
             return []
@@ -158,8 +159,8 @@ def checked_pattern(pattern: str) -> str:
 
     Raises `ValueError` if it is not a regular expression with a named group.
 
-    Each named group is a metric, except `step` and `epoch`. With the groups `name` and `value`, each match is one
-    metric, whose name is in the text.
+    Each named group is the value of a metric of that name, except `step` and `epoch`. A pattern with the groups
+    `name` and `value` finds both the name and the value of a metric in the text.
     """
     try:
         groups = re.compile(pattern).groupindex
@@ -179,14 +180,14 @@ def checked_pattern(pattern: str) -> str:
 
 
 def names_metrics(pattern: str) -> bool:
-    """Return whether a pattern has a group for a metric, and not only groups for the step or the epoch."""
+    """Return whether a pattern has a named group for a metric, not only the groups `step` and `epoch`."""
     return bool(re.compile(pattern).groupindex.keys() - {*_STEPS, _EPOCH})
 
 
 def values_of_lines(patterns: Sequence[str], lines: Sequence[str]) -> list[PrintedValues]:
-    """Return the metrics in each line that matches a pattern.
+    """Return one `PrintedValues` for each line that matches a pattern.
 
-    The matches of all patterns in one line are merged.
+    If several patterns match a line, their metrics are merged.
     """
     found = (_pattern_values(patterns, line) for line in lines)
     return [values for values in found if values is not None]
@@ -226,9 +227,9 @@ def _split(numbers: dict[str, float]) -> PrintedValues | None:
 
 
 def _number(value: object, are_texts_numbers: bool) -> float | None:
-    """Return a number, or None for any other value.
+    """Return `value` if it is a number (or a text of one, if `are_texts_numbers`), else None.
 
-    Integers keep all digits, because a step may exceed the precision of a float.
+    Integers are not converted to float, because a step may exceed the precision of a float.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | (str if are_texts_numbers else float)):
         return None

@@ -1,4 +1,4 @@
-"""Converts the fields stored in `mlflow_journal` to the entities and errors of MLflow 2 and 3."""
+"""Builds entities and errors of MLflow 2 and 3, such as `Run` and `MlflowException`, from stored fields."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LARGEST = 1.7976931348623157e308
 
 
 def experiment(key: str, fields: Fields) -> Any:
-    """Return an MLflow `Experiment` with id `key`."""
+    """Build the MLflow `Experiment` with id `key` from its stored fields."""
     tags = [entities.ExperimentTag(name, value) for name, value in fields["tags"].items()]
     return made(entities.Experiment, experiment_id=key, **{**fields, "tags": tags})
 
 
 def run(state: State, run_id: str) -> Any:
-    """Return an MLflow `Run` with the latest value of each metric."""
+    """Build the MLflow `Run` with id `run_id`, with the latest value of each metric."""
     fields = state.runs[run_id]
     info = made(entities.RunInfo, run_id=run_id, run_uuid=run_id, **fields)
     metrics = []
@@ -95,7 +95,7 @@ def is_in(view_type: int, stage: str) -> bool:
 
 
 def finite(metric: Any) -> float:
-    """Return the metric's value, with infinity replaced by the largest float, as MLflow's SQL store does."""
+    """Return the metric's value; infinity is replaced by the largest float, as MLflow's SQL store does."""
     value = float(metric.value)
     return math.copysign(LARGEST, value) if math.isinf(value) else value
 

@@ -19,7 +19,7 @@ MAX_RESULTS = 100
 
 
 class LoggedModels:
-    """Mixin with the logged-model methods of `TrainwireStore`."""
+    """Mixin of `TrainwireStore`: the methods for MLflow's logged models."""
 
     _journal: Journal
 
@@ -56,7 +56,7 @@ class LoggedModels:
             return _model(state, model_id)
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> Any:
-        """Return a model; a deleted one only with `allow_deleted`."""
+        """Return the model with this id; raise MLflow's error if it is deleted, unless `allow_deleted` is set."""
         with self._journal.open() as state:
             fields = _find(state, model_id)
             if fields["lifecycle_stage"] == LifecycleStage.DELETED and not allow_deleted:
@@ -119,7 +119,7 @@ class LoggedModels:
             self._journal.change(MODELS, model_id, fields)
 
     def _log_of_models(self, run_id: str, metrics: list[Any]) -> None:
-        """Copy each metric that belongs to a model (it has a `model_id`) to that model."""
+        """Add each metric that has a `model_id`, so that it belongs to a model, to that model too."""
         for metric in metrics:
             if getattr(metric, "model_id", None) is None:
                 continue
