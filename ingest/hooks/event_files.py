@@ -76,7 +76,7 @@ class EventFile:
 
 
 class EventFiles:
-    """Thread that searches `folders` every second for event files, and reads those created since its start."""
+    """Searches `folders` every second, in a thread, for new event files, and reads them until `close`."""
 
     def __init__(self, folders: Sequence[Path], caught: Caught) -> None:
         self._folders = folders
