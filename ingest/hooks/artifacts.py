@@ -1,4 +1,4 @@
-"""Uploads the files that a training logs with MLflow to the bucket, and records them as checkpoints of its job."""
+"""Uploads files that a training logs with MLflow to the bucket, and sends a checkpoint message for each."""
 
 from __future__ import annotations
 
@@ -40,10 +40,7 @@ _HASH_CHARS: Final = 12
 
 
 class ArtifactUploads:
-    """Uploads the files that one command under `trainwire run` logs with MLflow.
-
-    It works in the background and is thread-safe.
-    """
+    """Uploads the files that a command under `trainwire run` logs with MLflow, in the background; thread-safe."""
 
     def __init__(self, run: Run, settings: TrainerSettings, fallback: Path | None) -> None:
         """Create the artifact folder in the checkpoint spool, or else in `fallback`.
@@ -112,10 +109,10 @@ class ArtifactUploads:
 
 
 def _kind(name: str) -> str:
-    """Return `name` as a checkpoint kind.
+    """Return `name`, shortened if it is too long, for the field `kind` of a checkpoint message.
 
-    A name that is too long is cut and ends in a hash, so that two long names differ: a newer checkpoint replaces
-    an older one of the same kind.
+    A shortened name ends in a hash of the name, because two files must not have the same kind: a newer checkpoint
+    replaces an older one of the same kind.
     """
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_HASH_CHARS]
     return name if len(name) <= _MOST_CHARS else f"{name[: _MOST_CHARS - _HASH_CHARS - 1]}-{digest}"

@@ -30,7 +30,7 @@ def announce_run() -> None:
 
 
 def hook_into(run: Run, libraries: tuple[str, ...]) -> Callable[[], None]:
-    """Add the values that this process logs to `libraries` (if empty: to all in `LIBRARIES`) to `run`.
+    """Send all values that this process logs with `libraries` (if empty: all in `LIBRARIES`) to `run` as well.
 
     Returns a function to call at the end of the run, which logs a summary. Raises `ValueError` for an unknown
     library.

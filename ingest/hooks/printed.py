@@ -79,7 +79,7 @@ class PrintedMetrics:
 
 
 class PrintedValues(NamedTuple):
-    """The metrics found in one line, with step and epoch if the line has them."""
+    """The metrics found in one printed line, and the step and epoch; None if the line does not give them."""
 
     values: dict[str, float]
     step: float | None

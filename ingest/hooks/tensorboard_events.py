@@ -31,7 +31,7 @@ class DamagedEventError(ValueError):
 
 @dataclass
 class Event:
-    """The decoded content of one event; `ts` is in nanoseconds since 1970."""
+    """The decoded content of one TensorBoard event; `ts` is its time in nanoseconds since 1970."""
 
     ts: int = 0
     step: int = 0

@@ -27,7 +27,7 @@ _LONGEST: Final = 60
 
 
 def default_name(script: str, job_id: int) -> str:
-    """Return the default name of a job, such as `train-brisk-otter-42`, the same in all its processes.
+    """Return the default name of a job, such as `train-brisk-otter-42`, the same in all processes of the job.
 
     Words are easier to read and remember than hex digits. Of 100 jobs of a script, two have the same name with
     a probability of 1.2%.

@@ -1,15 +1,18 @@
-"""Child process that keeps reading a command's output when its launcher is killed or stopped.
+"""Child process of the launcher that keeps reading the command's output when the launcher is killed or suspended.
 
-A command ends by SIGPIPE at its next print when no process has its output open for reading; it blocks when the
-pipe is full and no process reads. `Keeper` runs this file as a script, so it imports the standard library alone.
+Without this process, a command would be killed by SIGPIPE at its next print after the launcher was killed, and
+would block on a full pipe while the launcher is suspended. `Keeper` runs this file as a script, so it imports the
+standard library alone.
+
 Its arguments are two file descriptors (a control pipe to read from, a report pipe to write to), the process ids of
 the launcher and of the command, then two file descriptors `source:shown` for each output: output of the command is
 read from `source` and written to `shown` (if empty: discarded).
 
-The script does not read while the launcher does. When the launcher has ended, it reads until the end of the
+The script does not read while the launcher runs. When the launcher has ended, it reads until the end of the
 output. If the launcher has ended normally (it has written a byte to the control pipe), the output is discarded; if
-it was killed, the output is written to `shown`. If the launcher is suspended (ctrl-Z) for longer than `STOPPED_S`
-seconds and a pipe is filling up, the script writes its content to `shown`, and reports the number of bytes.
+it was killed, the output is written to `shown`. If a signal suspends the launcher alone for longer than
+`STOPPED_S` seconds and a pipe is filling up, the script writes its content to `shown`, and reports the number of
+bytes.
 """
 
 from __future__ import annotations
@@ -126,7 +129,7 @@ class Output:
 
 
 def watch(control: int, launcher: int, command: int, outputs: Sequence[Output]) -> tuple[bytes, int]:
-    """Wait until the launcher ends; while it is suspended (ctrl-Z), show the command's output in its place.
+    """Wait until the launcher ends; while it is suspended but the command is not, show the output in its place.
 
     Return the byte that the launcher wrote to `control` before its end (empty if it was killed), and the number of
     bytes shown.

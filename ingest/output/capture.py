@@ -1,4 +1,4 @@
-"""Logs the output of this process and its child processes, and still shows it."""
+"""Logs what this process and its child processes print, while it still appears on the terminal or in the file."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class _Relay:
         await_ends([output.pipe for output in self._outputs], STOP_TIMEOUT_S)
 
     def abandon(self) -> None:
-        """Close the inherited descriptors in a forked child, so that the relay notices the end of the parent."""
+        """Close the inherited descriptors in a forked child, so that the relay notices the parent's end."""
         for output in self._outputs:
             output.abandon()
         if self._outputs:
@@ -167,7 +167,7 @@ class _Output:
         return self._source, self._saved, self._copy
 
     def redirect(self, run: Run) -> None:
-        """Redirect the descriptor to the relay."""
+        """Redirect the descriptor to the relay process, and start a thread that logs the copy to `run`."""
         for stream in self._streams:
             stream.flush()
         for stream in self._buffered:

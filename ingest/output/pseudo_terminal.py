@@ -13,7 +13,7 @@ DEFAULT_SIZE: Final = os.terminal_size((80, 24))
 
 
 class Terminal:
-    """A pseudo-terminal for the output of a command, with the size of the user's terminal.
+    """A pseudo-terminal for the output of a command; its window has the size of the user's terminal.
 
     Input is not redirected: the user's terminal stays the command's controlling terminal, so that ctrl-C, ctrl-Z
     and password prompts work as usual.

@@ -5,8 +5,8 @@ lock: a pipe that only a thread reads would fill, and the training would block. 
 runs this file as a script, so it imports the standard library alone.
 
 Its arguments are file descriptors: a control pipe to read from, then `source:shown:copy` for each output. Bytes
-are read from `source` until its end and written to `shown`. They are also written to `copy` (a pipe that the training
-reads), until the training writes a byte to the control pipe.
+are read from `source` until its end and written to `shown`. They are also written to `copy`, a pipe that the
+training reads, until the training writes a byte to the control pipe.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Tee:
         return written
 
     def writelines(self, lines: Sequence[str]) -> None:
-        """Write all texts, as `write` does."""
+        """Call `write` for each of the texts in `lines`."""
         for line in lines:
             self.write(line)
 

@@ -1,4 +1,4 @@
-"""Daemon threads: the interpreter does not wait for them, and they receive no signals meant for the training."""
+"""Daemon threads: the interpreter does not wait for them at its exit, and they do not receive signals."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Identifies the distributed launch (by torchrun, srun or mpirun) that this process is a rank of.
 
-All ranks of a launch must compute the same identity. No other launch may have it, not even the same command a
-year later.
+All ranks of a launch must compute the same identity (a string). No other launch may have the same identity, not
+even the same command a year later.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _warned: set[str] = set()
 
 
 class Place(NamedTuple):
-    """Rank and world size of a process; each is None if it is unknown."""
+    """Rank and world size (number of ranks) of a process; each is None if it is unknown."""
 
     rank: int | None = None
     world_size: int | None = None

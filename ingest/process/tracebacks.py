@@ -1,4 +1,4 @@
-"""Prevents that a traceback is logged twice: by the run that failed, and as captured output."""
+"""Prevents a traceback from being logged twice: by the run that failed, and as captured output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PrintedLines:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
 
     def add(self, lines: Sequence[str]) -> None:
-        """Record lines that were printed."""
+        """Append captured lines; only the last ones are kept."""
         self._lines.extend(line[-KEPT_CHARS:] for line in lines[-KEPT_LINES:])
 
     def contain(self, traceback: str) -> bool:
@@ -84,7 +84,7 @@ class TracebackFolder:
 
 
 def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
-    """Write a traceback for the launcher to log; return False if the launcher has ended."""
+    """Write a traceback to `folder`, so that the launcher logs it; return False if the launcher has ended."""
     try:
         with (folder / _LOCK_NAME).open("rb") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -56,9 +56,9 @@ def run(state: State, run_id: str) -> Any:
 
 
 def made(entity: Any, **fields: Any) -> Any:
-    """Build an MLflow entity from `fields`.
+    """Return an object of class `entity` (of MLflow) with the attributes `fields`.
 
-    Fields that the installed version of MLflow does not have are ignored.
+    Attributes that the installed version of MLflow does not have are ignored.
     """
     names = _parameters(entity)
     return entity(**{name: value for name, value in fields.items() if name in names})
@@ -135,7 +135,7 @@ def find_experiment(state: State, experiment_id: Any, *, active: bool = False) -
 
 
 def no_experiment(key: str) -> MlflowException:
-    """Return MLflow's error for an experiment that does not exist."""
+    """Return the exception that MLflow raises for an experiment that does not exist."""
     return missing(f"No Experiment with id={key} exists")
 
 
@@ -159,12 +159,12 @@ def check_max_results(value: Any) -> None:
 
 
 def invalid(message: str) -> MlflowException:
-    """Return MLflow's error for an invalid argument."""
+    """Return the exception that MLflow raises for an invalid argument."""
     return MlflowException(message, INVALID_PARAMETER_VALUE)
 
 
 def missing(message: str) -> MlflowException:
-    """Return MLflow's error for an entity that does not exist."""
+    """Return the exception that MLflow raises for an entity that does not exist."""
     return MlflowException(message, RESOURCE_DOES_NOT_EXIST)
 
 

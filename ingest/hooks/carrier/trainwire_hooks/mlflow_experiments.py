@@ -1,4 +1,4 @@
-"""The experiment methods of trainwire's MLflow tracking store; experiment ids count from 0 in each launch."""
+"""Methods for experiments of trainwire's MLflow tracking store; in each launch, experiment ids count from 0."""
 
 from __future__ import annotations
 

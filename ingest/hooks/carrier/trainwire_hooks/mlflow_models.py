@@ -69,22 +69,22 @@ class LoggedModels:
         return self.get_logged_model(model_id, allow_deleted=True)
 
     def delete_logged_model(self, model_id: str) -> None:
-        """Mark a model as deleted."""
+        """Mark a logged model as deleted."""
         self._change(model_id, {"lifecycle_stage": LifecycleStage.DELETED, "last_updated_timestamp": now()})
 
     def set_logged_model_tags(self, model_id: str, tags: Any) -> None:
-        """Set tags of a model."""
+        """Add tags to a logged model, or replace their values."""
         self._change(model_id, {"tags": as_map(tags)})
 
     def delete_logged_model_tag(self, model_id: str, key: str) -> None:
-        """Remove a tag of a model."""
+        """Remove a tag of a logged model."""
         with self._journal.open(writing=True) as state:
             if key not in _find(state, model_id)["tags"]:
                 raise missing(f"No tag with key {key!r} found for model with ID {model_id!r}.")
             self._journal.change(MODELS, model_id, {"tags": {key: None}})
 
     def log_logged_model_params(self, model_id: str, params: Any) -> None:
-        """Add parameters to a model."""
+        """Add parameters to a logged model."""
         self._change(model_id, {"params": as_map(params)})
 
     def search_logged_models(  # noqa: PLR0917

@@ -39,13 +39,13 @@ _RANKS = frozenset(("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"))
 
 
 def started(run_id: str, run: Fields) -> None:
-    """Log to the job that a run in MLflow has started."""
+    """Add a log line to the job: a run in MLflow has started."""
     values = f", whose values are below {run['prefix']}" if run["prefix"] else ""
     _log(f"MLflow run {run['run_name']} ({run_id}) started{values}")
 
 
 def ended(run_id: str, run: Fields) -> None:
-    """Log to the job that a run in MLflow has ended. The job itself ends with its command."""
+    """Add a log line to the job: a run in MLflow has ended. The job itself ends with its command."""
     _log(f"MLflow run {run['run_name']} ({run_id}) ended: {run['status']}")
 
 
