@@ -62,7 +62,7 @@ class Caught:
         return self.has_sdk or bool(self._values.keys() - {by})
 
     def skip(self, folder: str) -> None:
-        """Ignore event files in this TensorBoard folder from now on."""
+        """Do not read event files in this TensorBoard folder: a process with its own `Run` writes them."""
         self._folders.prefix_of(folder)
 
     def is_hooked(self, folder: str) -> bool:
@@ -79,7 +79,7 @@ class Caught:
         epoch: float | None = None,
         rank: int | None = None,
     ) -> None:
-        """Add values of one step that library `by` reports, measured at `ts` (nanoseconds since 1970).
+        """Add metric values of one step that library `by` has logged, measured at `ts` (nanoseconds since 1970).
 
         If several libraries report a metric, only the values of the first library are used, because each counts
         steps differently. A library always replaces printed lines, which may have arrived first.
@@ -113,11 +113,11 @@ class Caught:
         self._run.describe(tags=tags)
 
     def log(self, text: str) -> None:
-        """Log a line about an action of a library, such as the start of a run in MLflow."""
+        """Add a log line to the job about an action of a library, such as the start of a run in MLflow."""
         self._run.log(text, level="INFO")
 
     def event(self, folder: str, event: Event, rank: int | None) -> None:
-        """Add the values of a TensorBoard event. A metric's name is the prefix of `folder`, then its tag."""
+        """Add the values of a TensorBoard event to the job; a metric name is prefix of `folder` plus tag."""
         prefix = self._folders.prefix_of(folder)
         if event.scalars:
             values = {prefix + tag: number for tag, number in event.scalars.items()}
@@ -195,9 +195,9 @@ class HookedProcess:
         self._rank: int | None = None
         self._has_sdk = False
         self._replaced = {"mlflow"}
-        """Libraries that store their values nowhere else.
+        """Libraries that store the logged values nowhere else.
 
-        Their records are used even if the process has a `Run`.
+        Their values are used even if the process has a `Run`.
         """
         self._decoders: dict[str, EventDecoder] = {}
 

@@ -25,7 +25,7 @@ WandbMode = Literal["mirror", "replace", "off"]
 WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)
 WITHOUT_WANDB: Final = {"WANDB_MODE": "disabled"}
 TIMEOUT_S: Final = 5.0
-"""Maximum time in seconds to read the records that are still unread when the command has ended."""
+"""Maximum time in seconds, after the command has ended, to read values that hooks have sent before."""
 
 
 def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = os.environ) -> str:
@@ -130,7 +130,7 @@ class Hooks:
         return variables
 
     def take_printed(self, lines: Sequence[str], ts: int) -> None:
-        """Add the metrics in lines that were printed at `ts` (nanoseconds since 1970)."""
+        """Find metrics in lines printed at `ts` (nanoseconds since 1970), and add them to the job."""
         if self._takes_printed:
             self._printed.take(lines, ts)
 

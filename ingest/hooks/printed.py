@@ -36,7 +36,7 @@ class PrintedMetrics:
         """Whether epochs are printed as fractions, such as 0.5 in the middle of the first one."""
 
     def take(self, lines: Sequence[str], ts: int) -> None:
-        """Add the metrics in lines that were printed at `ts` (nanoseconds since 1970)."""
+        """Find metrics in lines printed at `ts` (nanoseconds since 1970), and add them to the job."""
         if self._matcher is not None:
             found = self._by_pattern(self._matcher, lines)
         else:

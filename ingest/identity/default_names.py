@@ -41,7 +41,10 @@ def default_name(script: str, job_id: int) -> str:
 
 
 def script_of_process() -> str:
-    """Return the name of this process's script; `notebook` in a notebook, `python` if there is no script."""
+    """Return the name of this process's script (without folder and suffix).
+
+    Return `notebook` in a notebook, and `python` if there is no script.
+    """
     return _stem(sys.argv[0] if sys.argv else "")
 
 

@@ -80,7 +80,7 @@ class OpenRuns:
         return JobNumber(number_of(f"{launch}#{self._derived}"), is_made=True)
 
     def begin(self, run: object, job_id: int, attempt: int, started_at_ns: int) -> None:
-        """Export the job number of `run` to child processes, in environment variables."""
+        """Set environment variables that give child processes the job number, attempt and start time of `run`."""
         if not self._open:
             self._before = {name: os.environ.get(name) for name in _OF_ONE_JOB}
         self._used.add(job_id)

@@ -47,7 +47,10 @@ DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0
 """Seconds for which output is read after the command has ended, if a process that it started has the pipe open."""
 STOPPED_GRACE_S: Final = 60.0
-"""The same after a request to stop: the processes of a shell script save their checkpoints."""
+"""Seconds for which output is read after a user has asked the job to stop and the command has ended.
+
+It is longer, because processes that a shell script has started may still save checkpoints.
+"""
 _BACKGROUND: Final = "the command has ended; processes that it started still run, and their output is not logged"
 _SHOWN_WHILE_STOPPED: Final = "bytes of output came while the launcher was stopped: shown, and not logged"
 _LAST_STANDARD: Final = 2

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STOP_MODES: Final = ("sigterm", "none")
 DEFAULT_STOP_GRACE_S: Final = 300.0
-"""Time for a training that reads `run.should_stop`: it may save a checkpoint before it ends."""
+"""Seconds that a training that reads `run.should_stop` has to save a checkpoint and end, before SIGTERM."""
 POLL_S: Final = 0.2
 
 

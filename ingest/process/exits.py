@@ -141,7 +141,7 @@ RunT = TypeVar("RunT")
 
 
 def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> None:
-    """Call `finish(run)` at the end of each forked child of multiprocessing, which runs no atexit functions."""
+    """Call `finish(run)` at the end of each forked child of multiprocessing; atexit functions do not run there."""
     util = sys.modules.get("multiprocessing.util")
     if util is None:
         return

@@ -31,9 +31,9 @@ A file system that does not respond has none.
 """
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 OF_INTERPRETER: Final = ("python", "packages")
-"""Items about the Python of the training.
+"""Provenance items about the Python of the training.
 
-A training under the launcher sends only these: the launcher sends the others.
+Under `trainwire run`, the training sends only these items; the launcher sends all others.
 """
 
 Provenance = dict[str, Any]

@@ -1,6 +1,6 @@
 """Patches TensorBoard, W&B and MLflow when a training imports them, and sends the values they log to the launcher.
 
-The launcher (`trainwire run`) listens on a Unix socket. No exception in this package's code is raised in the
+The launcher (`trainwire run`) listens on a Unix socket. Exceptions in this package's code never reach the
 training. Every Python process of the training imports this module at startup, so it imports others lazily.
 """
 

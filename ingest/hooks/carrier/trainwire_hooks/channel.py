@@ -1,4 +1,4 @@
-"""Sends what the hooks report (records, one dict each) to the launcher, as lines of JSON over a Unix socket.
+"""Sends the values that hooks collect to the launcher: dicts, as lines of JSON over a Unix socket.
 
 Sending never blocks the training, and never raises an exception in it.
 """
@@ -94,7 +94,7 @@ class Channel:
         self.send({"type": "process", "pid": self._pid, "environ": ranks})
 
     def _is_lost(self) -> bool:
-        """Return whether the training has closed the socket's file descriptor, for example with all others.
+        """Return whether the training has closed the socket's file descriptor, such as by `os.closerange`.
 
         The descriptor number may belong to another file by now.
         """

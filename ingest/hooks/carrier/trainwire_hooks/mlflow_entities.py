@@ -101,7 +101,7 @@ def finite(metric: Any) -> float:
 
 
 def whole(value: Any) -> int:
-    """Return a value as a 64-bit integer; raise MLflow's INVALID_PARAMETER_VALUE error if it is not one."""
+    """Return `value` as a 64-bit integer; raise MLflow's INVALID_PARAMETER_VALUE error if that is impossible."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError) as exc:

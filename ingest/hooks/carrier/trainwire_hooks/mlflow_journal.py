@@ -46,7 +46,7 @@ class History:
 
 
 class State:
-    """The MLflow entities of a launch, after all changes read so far."""
+    """The MLflow entities (experiments, runs, models) of a launch, after the changes read so far."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, Fields] = {}
@@ -113,7 +113,7 @@ class Journal:
 
     @contextmanager
     def open(self, *, writing: bool = False) -> Iterator[State]:
-        """Yield the current state.
+        """Yield the current state, including the changes of other processes.
 
         With `writing`, a file lock prevents changes by other processes until the block ends.
         """

@@ -32,7 +32,7 @@ class LoggedModels:
         params: Any = None,
         model_type: str | None = None,
     ) -> Any:
-        """Create a model with status PENDING; MLflow uploads its files later."""
+        """Create a logged model with status PENDING; MLflow uploads its files later."""
         validation._validate_logged_model_name(name)
         with self._journal.open(writing=True) as state:
             key, experiment = find_experiment(state, experiment_id, active=True)
@@ -119,7 +119,7 @@ class LoggedModels:
             self._journal.change(MODELS, model_id, fields)
 
     def _log_of_models(self, run_id: str, metrics: list[Any]) -> None:
-        """Add each metric that has a `model_id`, so that it belongs to a model, to that model too."""
+        """Add each metric that has a `model_id` to the logged model with this id, too."""
         for metric in metrics:
             if getattr(metric, "model_id", None) is None:
                 continue
