@@ -1,4 +1,4 @@
-"""Uploads the files that a training logs with MLflow to the bucket, and records them as checkpoints of its job."""
+"""Uploads files that a training logs with MLflow to the bucket, and sends a checkpoint message for each."""
 
 from __future__ import annotations
 
@@ -40,15 +40,13 @@ _HASH_CHARS: Final = 12
 
 
 class ArtifactUploads:
-    """Uploads the files that one command under `trainwire run` logs with MLflow.
-
-    It works in the background and is thread-safe.
-    """
+    """Uploads the files that a command under `trainwire run` logs with MLflow, in the background; thread-safe."""
 
     def __init__(self, run: Run, settings: TrainerSettings, fallback: Path | None) -> None:
         """Create the artifact folder in the checkpoint spool, or else in `fallback`.
 
-        Without a checkpoint spool the first choice is the working folder. Raises `OSError` if neither is writable.
+        If no checkpoint spool is configured, the working folder is tried in its place. Raises `OSError` if neither
+        folder is writable.
         """
         self._run = run
         self._timeout_s = settings.checkpoints.finish_s
@@ -63,10 +61,10 @@ class ArtifactUploads:
         return {FOLDER_VARIABLE: str(self._folder.path)}
 
     def take(self, record: Mapping[str, Any], rank: int | None) -> None:
-        """Queue a file or folder that MLflow logged for upload.
+        """Queue the file or folder in `record`, which the training has logged with MLflow, for upload.
 
-        `record["snapshot"]` names its copy in the artifact folder. Without one, record a checkpoint that is not
-        uploaded, with `record["error"]` as the reason.
+        `record["snapshot"]` is the name of a copy in the artifact folder. If there is no copy, add a checkpoint
+        message without an upload, with `record["error"]` as the reason.
         """
         prefix = (MODEL if record.get("is_model") else ARTIFACT) + (f"rank_{rank}/" if rank else "")
         uri = location(str(record["path"]))
@@ -83,9 +81,9 @@ class ArtifactUploads:
             self._uploads.take(described, "auto", self._folder.path / os.path.basename(str(snapshot)))
 
     def close(self, is_interrupted: Callable[[], bool]) -> None:
-        """Wait for the uploads until their timeout or an interruption, then delete the artifact folder.
+        """Wait for the uploads, then delete the artifact folder.
 
-        The timeout is the setting `checkpoints.finish_s`.
+        The wait ends after `checkpoints.finish_s` seconds (a setting), or when `is_interrupted()` returns True.
         """
         deadline_s = monotonic_s() + self._timeout_s
         while not self._uploads.is_idle and monotonic_s() < deadline_s and not is_interrupted():
@@ -94,7 +92,7 @@ class ArtifactUploads:
         self._folder.remove()
 
     def sentence(self) -> str | None:
-        """Return the number of uploaded files and the most frequent upload errors, as text; None without files."""
+        """Return the number of uploaded files and the most frequent errors; None if there were no files."""
         with self._lock:
             parts = [f"uploaded: {_files(self._uploaded)}"] if self._uploaded else []
             parts += [f"not uploaded: {_files(count)} ({why})" for why, count in self._failed.most_common(_SHOWN)]
@@ -111,10 +109,10 @@ class ArtifactUploads:
 
 
 def _kind(name: str) -> str:
-    """Return `name` as a checkpoint kind.
+    """Return `name`, shortened if it is too long, for the field `kind` of a checkpoint message.
 
-    A name that is too long is cut and ends in a hash, so that two long names differ: a newer checkpoint replaces
-    an older one of the same kind.
+    A shortened name ends in a hash of the name, because two files must not have the same kind: a newer checkpoint
+    replaces an older one of the same kind.
     """
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_HASH_CHARS]
     return name if len(name) <= _MOST_CHARS else f"{name[: _MOST_CHARS - _HASH_CHARS - 1]}-{digest}"

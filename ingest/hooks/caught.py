@@ -1,4 +1,4 @@
-"""Adds the metrics that hooks report to a job, and counts the values that are stored and those that are not."""
+"""Adds the metrics that hooks in the training report to the job, and counts stored and unsupported values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _SHOWN: Final = 5
 
 
 class Caught:
-    """Adds the values that hooks report to the `Run` of their rank, and counts the stored values; thread-safe."""
+    """Adds each value that a hook reports to the `Run` of the reporting process's rank, and counts the values.
+
+    Values that trainwire does not store, such as images, are counted too. Thread-safe.
+    """
 
     def __init__(
         self, run: Run, run_of_rank: Callable[[int], Run], artifacts: ArtifactUploads | None = None
@@ -59,11 +62,11 @@ class Caught:
         return self.has_sdk or bool(self._values.keys() - {by})
 
     def skip(self, folder: str) -> None:
-        """Ignore event files in this TensorBoard folder from now on."""
+        """Do not read event files in this TensorBoard folder: a process with its own `Run` writes them."""
         self._folders.prefix_of(folder)
 
     def is_hooked(self, folder: str) -> bool:
-        """Return whether a hook reports the events of this TensorBoard folder, so that files need not be read."""
+        """Return whether a hook reports the events of this TensorBoard folder; its files are then not read."""
         return self._folders.knows(folder)
 
     def metrics(
@@ -76,7 +79,7 @@ class Caught:
         epoch: float | None = None,
         rank: int | None = None,
     ) -> None:
-        """Add values of one step that library `by` reports, measured at `ts` (nanoseconds since 1970).
+        """Add metric values of one step that library `by` has logged, measured at `ts` (nanoseconds since 1970).
 
         If several libraries report a metric, only the values of the first library are used, because each counts
         steps differently. A library always replaces printed lines, which may have arrived first.
@@ -110,11 +113,11 @@ class Caught:
         self._run.describe(tags=tags)
 
     def log(self, text: str) -> None:
-        """Log a line about an action of a library, such as the start of a run in MLflow."""
+        """Add a log line to the job about an action of a library, such as the start of a run in MLflow."""
         self._run.log(text, level="INFO")
 
     def event(self, folder: str, event: Event, rank: int | None) -> None:
-        """Add the values of a TensorBoard event. A metric's name is the prefix of `folder`, then its tag."""
+        """Add the values of a TensorBoard event to the job; a metric name is prefix of `folder` plus tag."""
         prefix = self._folders.prefix_of(folder)
         if event.scalars:
             values = {prefix + tag: number for tag, number in event.scalars.items()}
@@ -129,7 +132,7 @@ class Caught:
     def artifact(self, record: Mapping[str, Any], rank: int | None) -> None:
         """Upload a file or folder that the training has logged with MLflow.
 
-        Without an uploader, count it as not stored.
+        If uploads are not enabled, only count the file as not stored.
         """
         if self._artifacts is None:
             self.not_taken("mlflow", "files to upload")
@@ -137,17 +140,17 @@ class Caught:
             self._artifacts.take(record, rank)
 
     def not_taken(self, by: str, kind: str, count: int = 1) -> None:
-        """Count values of this kind that library `by` reported and trainwire does not store."""
+        """Count values of type `kind` that library `by` has logged and trainwire does not store."""
         with self._lock:
             self._not_taken[by, kind] += count
 
     def failed(self, by: str, text: str) -> None:
-        """Record the failure of a hook for the summary; of each library only the first failure is kept."""
+        """Keep error `text` of `by` (a hook, file or option) for the summary; only the first error of each."""
         with self._lock:
             self._failures.setdefault(by, text)
 
     def finish(self, exit_code: int) -> None:
-        """Log the summary of the collected values, and finish the runs of the other ranks."""
+        """Log the summary of the collected values, and finish the `Run` of each rank except the launcher's own."""
         sentence = self.sentence()
         if sentence is not None:
             self._run.log(f"trainwire: {sentence}", log_type="stderr", level="INFO")
@@ -182,9 +185,9 @@ class Caught:
 
 
 class HookedProcess:
-    """Processes the hooks' records of one process of the training.
+    """Processes the values that the hooks in one process of the training report.
 
-    Ignores them if the process has its own `Run`.
+    If this process of the training has its own `Run`, the values are ignored.
     """
 
     def __init__(self, caught: Caught) -> None:
@@ -192,14 +195,17 @@ class HookedProcess:
         self._rank: int | None = None
         self._has_sdk = False
         self._replaced = {"mlflow"}
-        """Libraries that store their values nowhere else.
+        """Libraries that store the logged values nowhere else.
 
-        Their records are used even if the process has a `Run`.
+        Their values are used even if the process has a `Run`.
         """
         self._decoders: dict[str, EventDecoder] = {}
 
     def take(self, record: Mapping[str, Any]) -> None:
-        """Process one record of `trainwire_hooks`. A record of an unknown type is counted as not stored."""
+        """Process what a hook has reported: `record["type"]` is `metrics`, for example.
+
+        A value of an unknown type is counted as not stored.
+        """
         kind = str(record.get("type"))
         if kind == "process":
             environ = record.get("environ")
@@ -248,8 +254,9 @@ class HookedProcess:
 class _Folders:
     """Assigns a prefix of metric names to each folder of TensorBoard's event files.
 
-    The root is the folder of the first event, or its parent if the folder has a name such as `train`. A folder
-    below the root has its path from the root as prefix, the root has none, and any other folder has its own name.
+    The root is the folder of the first event, or the parent folder if the name is one such as `train`. The root's
+    metrics have no prefix. The prefix of a folder below the root is its path from the root; that of any other
+    folder is its name.
     """
 
     def __init__(self) -> None:

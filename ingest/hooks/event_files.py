@@ -1,4 +1,4 @@
-"""Reads TensorBoard event files while a training writes them, for writers without a hook, such as TensorFlow's."""
+"""Reads TensorBoard event files while a training writes them, if a library without a hook (TensorFlow) does so."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class EventFile:
 
 
 class EventFiles:
-    """Searches `folders` once a second for event files created after its start, and reads them, until `close`."""
+    """Searches `folders` every second, in a thread, for new event files, and reads them until `close`."""
 
     def __init__(self, folders: Sequence[Path], caught: Caught) -> None:
         self._folders = folders
@@ -87,7 +87,7 @@ class EventFiles:
         self._thread = start_daemon(self._follow, "trainwire-event-files")
 
     def close(self, timeout_s: float) -> None:
-        """Stop after a last search, and wait for it at most `timeout_s`."""
+        """Search and read once more, then end the thread; wait for this at most `timeout_s` seconds."""
         self._closing.set()
         self._thread.join(timeout_s)
 

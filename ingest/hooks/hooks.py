@@ -25,13 +25,13 @@ WandbMode = Literal["mirror", "replace", "off"]
 WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)
 WITHOUT_WANDB: Final = {"WANDB_MODE": "disabled"}
 TIMEOUT_S: Final = 5.0
-"""Maximum time in seconds to read the records that are still unread when the command has ended."""
+"""Maximum time in seconds, after the command has ended, to read values that hooks have sent before."""
 
 
 def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the mode for W&B, which is `chosen` or else TRAINWIRE_WANDB or else `mirror`.
+    """Return how W&B is treated (see `CatchOptions.wandb`): `chosen`, else TRAINWIRE_WANDB, else `mirror`.
 
-    An invalid value of the variable is ignored with a warning.
+    An invalid value of the environment variable is ignored with a warning.
     """
     named = environ.get(WANDB_VARIABLE) or "mirror"
     if chosen is not None:
@@ -47,10 +47,10 @@ def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = 
 
 @dataclass(frozen=True)
 class CatchOptions:
-    """Options of `trainwire run` for collecting metrics. Raises `ValueError` if they are invalid.
+    """Options of `trainwire run` for collecting metrics; the constructor raises `ValueError` if they are invalid.
 
-    Without `hooks`, metrics come only from printed lines that match `patterns` and from event files in the
-    `tensorboard` folders.
+    With `hooks=False`, metrics come only from printed lines that match `patterns` and from event files in the
+    folders `tensorboard`.
     """
 
     hooks: bool = True
@@ -82,7 +82,7 @@ class CatchOptions:
 
 
 class Hooks:
-    """Collects metrics from the start of a command to its end."""
+    """Collects the metrics of a command, while it runs, from hooks, TensorBoard event files and printed lines."""
 
     def __init__(
         self,
@@ -94,10 +94,10 @@ class Hooks:
         *,
         settings: TrainerSettings | None = None,
     ) -> None:
-        """Start to collect metrics.
+        """Start to collect metrics: hooks in the command send values to a socket in `folder`.
 
-        Listen for hooks on a socket in `folder`. If a listener or reader cannot start, call `warn` and continue
-        without it. `settings` are needed only to upload artifacts.
+        If the socket or a thread cannot be created, call `warn` with the reason and continue without this source
+        of metrics. `settings` are needed only for `options.upload_artifacts`.
         """
         wanted = settings if options.upload_artifacts else None
         self._artifacts = None if wanted is None else _artifact_uploads(run, wanted, folder, warn)
@@ -130,17 +130,15 @@ class Hooks:
         return variables
 
     def take_printed(self, lines: Sequence[str], ts: int) -> None:
-        """Add the metrics in lines that were printed at `ts` (nanoseconds since 1970)."""
+        """Find metrics in lines printed at `ts` (nanoseconds since 1970), and add them to the job."""
         if self._takes_printed:
             self._printed.take(lines, ts)
 
     def close(self, exit_code: int, is_interrupted: Callable[[], bool]) -> dict[str, float] | None:
-        """Read the remaining records and log a summary.
+        """Read the values that hooks have already sent, and log a summary of all collected values.
 
-        Return the values that the training set in W&B's summary.
-
-        Returns None if there are none. Waits for uploads of artifacts until `is_interrupted()` is true or their
-        timeout has elapsed.
+        Return the values that the training has set in W&B's `run.summary`, None if there are none. Waits for
+        uploads of artifacts until their timeout, or until `is_interrupted()` returns True.
         """
         if self._listener is not None:
             self._listener.close(TIMEOUT_S)

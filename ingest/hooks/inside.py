@@ -1,4 +1,7 @@
-"""Installs the hooks in a process that has a `Run`, and reports this `Run` to the hooks of the launcher."""
+"""Installs hooks into TensorBoard, W&B and MLflow in a process that has a `Run` (`run.hook()`).
+
+It also tells the launcher that the process has a `Run`.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,17 @@ LIBRARIES: Final = ("tensorboard", "wandb", "mlflow")
 
 
 def announce_run() -> None:
-    """Report to the launcher, if any, that this process has a `Run`: the hooks' records are then ignored."""
+    """Report to the launcher, if any, that this process has a `Run`.
+
+    The launcher then ignores the values that hooks in this process report.
+    """
     hooks = sys.modules.get(_NAME)
     if hooks is not None:
         hooks.announce_run()
 
 
 def hook_into(run: Run, libraries: tuple[str, ...]) -> Callable[[], None]:
-    """Add the values that this process logs to `libraries` (if empty: to all in `LIBRARIES`) to `run`.
+    """Send all values that this process logs with `libraries` (if empty: all in `LIBRARIES`) to `run` as well.
 
     Returns a function to call at the end of the run, which logs a summary. Raises `ValueError` for an unknown
     library.

@@ -1,4 +1,4 @@
-"""Listens on the Unix socket to which the hooks in the training's processes send their records."""
+"""Listens on the Unix socket to which hooks in the processes of the training send the values that they collect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _IDLE_S: Final = 0.05
 
 
 class HookListener:
-    """Reads the records of all processes with hooks in one thread, until `close`."""
+    """Accepts connections of the training's processes, and reads the values that their hooks send, until `close`.
+
+    One thread serves all connections.
+    """
 
     def __init__(self, folder: Path, caught: Caught) -> None:
         """Listen on a socket in `folder`, which must be accessible to this user alone.
@@ -49,12 +52,12 @@ class HookListener:
             raise
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment variables with which a Python process of the training installs the hooks."""
+        """Return the environment variables that make a Python process install the hooks and use this socket."""
         path = os.pathsep.join(filter(None, [str(CARRIER), environ.get("PYTHONPATH", "")]))
         return {"PYTHONPATH": path, SOCKET_VARIABLE: str(self._path)}
 
     def close(self, timeout_s: float) -> None:
-        """Read the records that were already sent, for at most `timeout_s`; then disconnect all processes."""
+        """Read the values that were already sent, for at most `timeout_s` seconds; then close all connections."""
         self._wake_up.close()
         self._thread.join(timeout_s)
 
@@ -87,7 +90,7 @@ class HookListener:
 
 
 class _Connection:
-    """The connection of one process, which sends records as JSON lines."""
+    """The connection of one process of the training, whose hooks send values as lines of JSON."""
 
     def __init__(self, connection: socket.socket, caught: Caught) -> None:
         self._connection = connection
@@ -96,9 +99,9 @@ class _Connection:
         self._rest = b""
 
     def read(self) -> bool:
-        """Process the records received so far.
+        """Process the lines of JSON received so far; return whether the connection is still open.
 
-        Return False after closing the connection, at its end or after a record that is too long.
+        It is closed when the process has closed its end, or when a line exceeds `MAX_RECORD_BYTES`.
         """
         try:
             chunk = self._connection.recv(_CHUNK_BYTES)

@@ -26,8 +26,8 @@ _NON_FINITE: Final = re.compile(r"(?<=: )(nan|-?inf)(?=[,}])")
 class PrintedMetrics:
     """Finds metrics in printed lines, and adds them to the job.
 
-    With patterns, only their matches are used. Without, JSON objects and dicts are used until a library or the SDK
-    reports a metric, because most trainings print the same numbers that they log.
+    If the user has given patterns, only their matches are used. Otherwise JSON objects and dicts are used
+    until a library or the SDK reports a metric, because most trainings print the same numbers that they log.
     """
 
     def __init__(self, caught: Caught, patterns: Sequence[str] = ()) -> None:
@@ -37,7 +37,7 @@ class PrintedMetrics:
         """Whether epochs are printed as fractions, such as 0.5 in the middle of the first one."""
 
     def take(self, lines: Sequence[str], ts: int) -> None:
-        """Add the metrics in lines that were printed at `ts` (nanoseconds since 1970)."""
+        """Find metrics in lines printed at `ts` (nanoseconds since 1970), and add them to the job."""
         if self._matcher is not None:
             found = self._by_pattern(self._matcher, lines)
         else:
@@ -52,16 +52,17 @@ class PrintedMetrics:
             self._caught.metrics(PRINTED, numbers, ts=ts, step=each.step, epoch=epoch)
 
     def close(self) -> None:
-        """Kill the process that matches patterns."""
+        """Kill the child process that matches the user's patterns, if there is one."""
         if self._matcher is not None:
             self._matcher.close()
 
     def _with_fraction(
         self, values: dict[str, float], epoch: float | None
     ) -> tuple[dict[str, float], float | None]:
-        """Return the metrics, and the epoch as a whole number counted from 1, as in the Transformers integration.
+        """Return the metrics and the epoch.
 
-        If the training prints epochs as fractions, the fraction is also returned as the metric `epoch`.
+        If the training prints epochs as fractions, return the epoch rounded up, as in the Transformers
+        integration, and add the fraction as the metric `epoch`.
         """
         if epoch is None or not math.isfinite(epoch):
             return values, None
@@ -79,7 +80,7 @@ class PrintedMetrics:
 
 
 class PrintedValues(NamedTuple):
-    """The metrics found in one line, with step and epoch if the line has them."""
+    """The metrics found in one printed line, and the step and epoch; None if the line does not give them."""
 
     values: dict[str, float]
     step: float | None
@@ -109,14 +110,14 @@ def _literal(text: str) -> Any:
 
 
 class PatternTooSlowError(RuntimeError):
-    """A pattern took too long for a line; no further lines are matched."""
+    """A regular expression of the user took too long for a line; no further lines are matched."""
 
 
 class PatternMatcher:
     """Matches the user's regular expressions in a child process.
 
-    Some patterns take practically forever for one line, and Python's `re` holds the global interpreter lock
-    meanwhile: the child process is then killed.
+    A pattern may take practically forever for a line, while `re` holds the global interpreter lock. A thread would
+    then block the launcher; a child process can be killed.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -130,9 +131,9 @@ class PatternMatcher:
         )
 
     def values(self, lines: Sequence[str]) -> list[PrintedValues]:
-        """Return the metrics in `lines`.
+        """Return the metrics that the patterns find in `lines`.
 
-        Raise `PatternTooSlowError` after a timeout; later calls return an empty list.
+        Raise `PatternTooSlowError` after `MATCH_TIMEOUT_S` seconds; later calls return an empty list.
         """
         if self._pool is None:
             return []
@@ -164,8 +165,8 @@ def checked_pattern(pattern: str) -> str:
 
     Raises `ValueError` if it is not a regular expression with a named group.
 
-    Each named group is a metric, except `step` and `epoch`. With the groups `name` and `value`, each match is one
-    metric, whose name is in the text.
+    Each named group is the value of a metric of that name, except `step` and `epoch`. A pattern with the groups
+    `name` and `value` finds both the name and the value of a metric in the text.
     """
     try:
         groups = re.compile(pattern).groupindex
@@ -185,14 +186,14 @@ def checked_pattern(pattern: str) -> str:
 
 
 def names_metrics(pattern: str) -> bool:
-    """Return whether a pattern has a group for a metric, and not only groups for the step or the epoch."""
+    """Return whether a pattern has a named group for a metric, not only the groups `step` and `epoch`."""
     return bool(re.compile(pattern).groupindex.keys() - {*_STEPS, _EPOCH})
 
 
 def values_of_lines(patterns: Sequence[str], lines: Sequence[str]) -> list[PrintedValues]:
-    """Return the metrics in each line that matches a pattern.
+    """Return one `PrintedValues` for each line that matches a pattern.
 
-    The matches of all patterns in one line are merged.
+    If several patterns match a line, their metrics are merged.
     """
     found = (_pattern_values(patterns, line) for line in lines)
     return [values for values in found if values is not None]
@@ -232,9 +233,9 @@ def _split(numbers: dict[str, float]) -> PrintedValues | None:
 
 
 def _number(value: object, are_texts_numbers: bool) -> float | None:
-    """Return a number, or None for any other value.
+    """Return `value` if it is a number (or a text of one, if `are_texts_numbers`), else None.
 
-    Integers keep all digits, because a step may exceed the precision of a float.
+    Integers are not converted to float, because a step may exceed the precision of a float.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | (str if are_texts_numbers else float)):
         return None

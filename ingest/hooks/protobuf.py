@@ -40,12 +40,12 @@ def fields(data: bytes) -> list[tuple[int, Any]]:
 
 
 def signed(number: int) -> int:
-    """Return the signed value of an `int64` field, whose varint is the two's complement."""
+    """Convert the unsigned varint of an `int64` field, which is in two's complement, to a signed integer."""
     return number - (1 << 64) if number >> 63 else number
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Decode the varint at offset `at`; return its value and the offset after it."""
+    """Decode the varint at offset `at` of `data`; return its value and the offset of the next byte."""
     number = shift = 0
     while True:
         try:

@@ -31,7 +31,7 @@ class DamagedEventError(ValueError):
 
 @dataclass
 class Event:
-    """The decoded content of one event; `ts` is in nanoseconds since 1970."""
+    """The decoded content of one TensorBoard event; `ts` is its time in nanoseconds since 1970."""
 
     ts: int = 0
     step: int = 0
@@ -43,9 +43,9 @@ class Event:
 
 
 class EventDecoder:
-    """Decodes the events of one writer in order.
+    """Decodes the events of one TensorBoard writer, in the order in which they were written.
 
-    It stores the plugin of each tag, as only the first value of a tag names it.
+    Only the first value of a tag names the TensorBoard plugin that shows the tag, so the decoder remembers it.
     """
 
     def __init__(self) -> None:
@@ -89,8 +89,8 @@ class EventDecoder:
 def metric_prefix(folder: str | PurePath) -> str:
     """Return the prefix of metric names for a folder of event files, given relative to the training's root folder.
 
-    `train` has the prefix `train/`, the root folder none. A last part that is a timestamp is ignored:
-    `add_hparams` writes into such a subfolder.
+    The prefix of `train` is `train/`, that of the root folder is empty. If the path ends in a timestamp, as in
+    the subfolders that `SummaryWriter.add_hparams` creates, that part is ignored.
     """
     parts = PurePath(folder).parts
     if parts and _TIME.fullmatch(parts[-1]):
@@ -133,9 +133,9 @@ def _strings(tensor: bytes) -> Iterator[str]:
 
 
 def _hparams(data: bytes) -> dict[str, Any]:
-    """Return the hyperparameters in the hparams plugin's `session_start_info`.
+    """Return the hyperparameters in `data`, a message of TensorBoard's hparams plugin.
 
-    Return an empty dict for its other messages.
+    Only the message `session_start_info` contains hyperparameters; return an empty dict for any other one.
     """
     params = {}
     for number, session_start in fields(data):

@@ -1,1 +1,1 @@
-"""Job numbers and names that trainwire chooses, and the variables by which child processes find them."""
+"""Job numbers and names that trainwire chooses, and environment variables that pass them to child processes."""

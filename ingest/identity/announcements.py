@@ -20,8 +20,8 @@ def page_of_job(settings: TrainerSettings, job_id: int) -> str | None:
 def announce(settings: TrainerSettings, number: JobNumber, name: str | None, rank: int | None) -> None:
     """Print the name of a job and the address of its page to stderr.
 
-    Nothing is printed if `quiet` is set or the rank is above 0. If the address of the page is unknown, the name
-    is printed only by a launcher that has made the job number.
+    Nothing is printed if the setting `quiet` is on or the rank is above 0. If the address of the page is unknown,
+    only `trainwire run` prints the name, and only if trainwire has made the job number.
     """
     if settings.quiet or rank:
         return
@@ -34,7 +34,7 @@ def announce(settings: TrainerSettings, number: JobNumber, name: str | None, ran
 
 
 def one_line(name: str) -> str:
-    """Return a name with control characters replaced, because a terminal would interpret them."""
+    """Return `name` with control characters, which a terminal would interpret, replaced by U+FFFD."""
     return "".join(char if char.isprintable() else "\ufffd" for char in name)
 
 

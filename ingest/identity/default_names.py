@@ -27,7 +27,7 @@ _LONGEST: Final = 60
 
 
 def default_name(script: str, job_id: int) -> str:
-    """Return the default name of a job, such as `train-brisk-otter-42`, the same in all its processes.
+    """Return the default name of a job, such as `train-brisk-otter-42`, the same in all processes of the job.
 
     Words are easier to read and remember than hex digits. Of 100 jobs of a script, two have the same name with
     a probability of 1.2%.
@@ -41,7 +41,10 @@ def default_name(script: str, job_id: int) -> str:
 
 
 def script_of_process() -> str:
-    """Return the name of this process's script; `notebook` in a notebook, `python` if there is no script."""
+    """Return the name of this process's script (without folder and suffix).
+
+    Return `notebook` in a notebook, and `python` if there is no script.
+    """
     return _stem(sys.argv[0] if sys.argv else "")
 
 

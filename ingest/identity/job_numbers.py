@@ -26,7 +26,7 @@ STEP_BITS: Final = 24
 
 
 class NumberMaker:
-    """Makes numbers that ascend within a process; a forked child starts from new random bits."""
+    """Makes job numbers that ascend within a process; a forked child does not continue the parent's sequence."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -34,7 +34,7 @@ class NumberMaker:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Forget the last number: only the parent continues from it."""
+        """In a forked child, forget the last number, so that parent and child do not make equal numbers."""
         self._last = 0
         self._lock = threading.Lock()
 
@@ -49,15 +49,14 @@ class NumberMaker:
 
 
 def slot_at(now_s: float) -> int:
-    """Return the slot for a time in seconds since 1970; at least 1, at most `LAST_SLOT`."""
+    """Return the number of the two-hour slot at `now_s` (seconds since 1970), limited to 1 ... `LAST_SLOT`."""
     return min(max(1, int((now_s - EPOCH_S) // SLOT_S)), LAST_SLOT)
 
 
 def number_of(identity: str) -> int:
-    """Return a number computed from `identity`, such as that of a launch: the same one in each process.
+    """Return a job number that is a hash of `identity`, so that all ranks of a launch compute the same number.
 
-    Unlike the numbers of `NumberMaker` it does not depend on the time, because clocks of different machines
-    differ.
+    It does not contain the time, because clocks of different machines differ.
     """
     digest = hashlib.blake2b(identity.encode(errors="surrogatepass"), digest_size=8).digest()
     return LEAST_MADE_ID + int.from_bytes(digest) % (MAX_ID - LEAST_MADE_ID + 1)

@@ -1,4 +1,4 @@
-"""Checks from which step a run resumes its job, or from which step of which job it is forked (docs/resume.md)."""
+"""Validates the arguments with which a `Run` resumes its job or forks another job at a step (docs/resume.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainwire.schemas.validation import MAX_ID
 
 
 class Lineage(NamedTuple):
-    """The step from which an attempt resumes, or the job and the step from which a job is forked."""
+    """The step from which an attempt resumes its job, or the other job and the step from which a job is forked."""
 
     resume_step: int | None = None
     parent_id: int | None = None
@@ -18,7 +18,10 @@ class Lineage(NamedTuple):
 
 
 def checked_lineage(number: JobNumber, resume_from_step: object, parent: object, fork_step: object) -> Lineage:
-    """Return the lineage of a run of this job. Raises `ValueError` for values that do not belong together."""
+    """Validate the arguments of a `Run` of job `number`, and return them as a `Lineage`.
+
+    Raises `ValueError` for an invalid combination, such as a parent without a step.
+    """
     if resume_from_step is not None:
         resume_step = whole_number("resume_from_step", resume_from_step, 0, MAX_ID)
         if parent is not None or fork_step is not None:

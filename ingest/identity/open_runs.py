@@ -46,9 +46,10 @@ class _OpenRun(msgspec.Struct):
 
 
 class OpenRuns:
-    """Chooses the job number of each run of this process, and exports it to child processes while the run is open.
+    """Chooses the job number of each `Run` in this process, and sets it in the environment while the run is open.
 
-    The first run has the number in TRAINWIRE_JOB_ID. A later run, as in a loop over parameters, is a new job.
+    The first run gets the number in TRAINWIRE_JOB_ID, if that is set. Each later run, as in a loop over
+    parameters, is a new job with a new number.
     """
 
     def __init__(self) -> None:
@@ -56,16 +57,16 @@ class OpenRuns:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Forget the parent's runs; the number that the parent has exported stays in the environment."""
+        """In a forked child, forget the parent's runs; environment variables set by the parent stay unchanged."""
         self._used: set[int] = set()
         self._open: dict[int, _OpenRun] = {}
         self._before: dict[str, str | None] = {}
         self._derived = 0
 
     def number_for(self, settings: TrainerSettings, place: Place) -> JobNumber:
-        """Return the job number for a run that is given none.
+        """Return the job number for a `Run` that was created without a number.
 
-        Raises `UnknownLaunch` if this process is one of several ranks, and they cannot agree on a number.
+        Raises `UnknownLaunch` if this process is one of several ranks that cannot compute the same number.
         """
         configured = settings.job_id
         if configured is not None and configured not in self._used:
@@ -79,7 +80,7 @@ class OpenRuns:
         return JobNumber(number_of(f"{launch}#{self._derived}"), is_made=True)
 
     def begin(self, run: object, job_id: int, attempt: int, started_at_ns: int) -> None:
-        """Export the job number of `run` to child processes, in environment variables."""
+        """Set environment variables that give child processes the job number, attempt and start time of `run`."""
         if not self._open:
             self._before = {name: os.environ.get(name) for name in _OF_ONE_JOB}
         self._used.add(job_id)
@@ -87,13 +88,16 @@ class OpenRuns:
         self._export()
 
     def note_capture(self, run: object, source: str) -> None:
-        """Export that `source` logs the output of child processes, so that these do not capture it again."""
+        """Set an environment variable that tells child processes not to capture their output: `source` logs it."""
         if id(run) in self._open:
             self._open[id(run)].capturing_source = source
             self._export()
 
     def end(self, run: object) -> None:
-        """Export the newest other open run in place of `run`; if there is none, restore the former environment."""
+        """Set the environment variables to the newest run that is still open.
+
+        If no run is open, restore the values from before the first run.
+        """
         if self._open.pop(id(run), None) is not None:
             self._export()
 

@@ -29,7 +29,7 @@ TYPED: Final = (signal.SIGINT, signal.SIGQUIT)
 
 
 class Signals:
-    """Forwards the signals that this process receives to the command, until the `with` block ends."""
+    """Context manager that forwards signals received by this process (the launcher) to the command."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -40,9 +40,9 @@ class Signals:
         """Whether a signal to end came after the command had ended: the launcher then stops waiting."""
 
     def forward_to(self, process: subprocess.Popen[bytes], terminal: Terminal | None = None) -> None:
-        """Forward signals to this process from now on, and send it those received before.
+        """Forward signals to `process`, first those received before it was started.
 
-        The pseudo-terminal `terminal`, if any, is resized with the user's terminal.
+        If a pseudo-terminal `terminal` is given, it is resized when the user's terminal is.
         """
         self._process = process
         self._terminal = terminal
@@ -91,7 +91,7 @@ class Signals:
 
 
 class MemoryKills:
-    """Counts the processes in the cgroup of this process that the kernel's OOM killer ended since construction.
+    """Counts the processes in this process's cgroup that the kernel's OOM killer has killed since construction.
 
     Reads `memory.events` of cgroup v2 or `memory.oom_control` of v1; if neither can be read, the count stays 0.
     """
@@ -118,7 +118,7 @@ def exit_code_of(return_code: int) -> int:
 
 
 def error_message(return_code: int, last_error_line: str | None) -> str | None:
-    """Return the cause of a failure in one line; None if the command succeeded."""
+    """Return exit code or signal and `last_error_line` as one line of text; None if the command succeeded."""
     if return_code == 0:
         return None
     cause = f"exit code {return_code}" if return_code > 0 else f"killed by signal {_signal_name(-return_code)}"
@@ -133,7 +133,10 @@ def _signal_name(signum: int) -> str:
 
 
 def _is_typed_at_terminal() -> bool:
-    """Return whether this process is in the foreground of its terminal: ctrl-C then reaches the command too."""
+    """Return whether this process is in the foreground of its terminal.
+
+    If so, the terminal sends the SIGINT of ctrl-C to the command too, and it must not be forwarded.
+    """
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
@@ -147,7 +150,10 @@ def _is_typed_at_terminal() -> bool:
 
 
 def _counters(root: str, own: str) -> Iterator[str]:
-    """Yield the paths of files that may count OOM kills. A container may see its own cgroup as the root."""
+    """Yield paths of files in which the kernel may count OOM kills of this process's cgroup.
+
+    The root cgroup is included, because a container may see its own cgroup as the root.
+    """
     for line in _lines(own):
         _, controllers, path = line.rstrip("\n").split(":", 2)
         for group in (path, "/"):

@@ -1,14 +1,18 @@
-"""Child process that keeps reading a command's output when its launcher is killed or stopped.
+"""Child process of the launcher that keeps reading the command's output when the launcher is killed or suspended.
 
-A command ends by SIGPIPE at its next print when no process has its output open for reading; it blocks when the
-pipe is full and no process reads. `Keeper` runs this file as a script, so it imports the standard library alone.
-Its arguments are the file descriptors for control and report, the process ids of the launcher and of the command,
-then `source:shown` for each output (`shown` may be empty).
+Without this process, a command would be killed by SIGPIPE at its next print after the launcher was killed, and
+would block on a full pipe while the launcher is suspended. `Keeper` runs this file as a script, so it imports the
+standard library alone.
 
-The script does not read while the launcher does. When the launcher has ended, it reads until the end of the
-output: after a byte on the control descriptor (a normal end) it discards the output, otherwise (a kill) it writes
-it to the terminal. While the launcher is stopped by a signal and the command waits for room in a pipe, the script
-shows output after `STOPPED_S` seconds, and reports its size.
+Its arguments are two file descriptors (a control pipe to read from, a report pipe to write to), the process ids of
+the launcher and of the command, then two file descriptors `source:shown` for each output: output of the command is
+read from `source` and written to `shown` (if empty: discarded).
+
+The script does not read while the launcher runs. When the launcher has ended, it reads until the end of the
+output. If the launcher has ended normally (it has written a byte to the control pipe), the output is discarded; if
+it was killed, the output is written to `shown`. If a signal suspends the launcher alone for longer than
+`STOPPED_S` seconds and a pipe is filling up, the script writes its content to `shown`, and reports the number of
+bytes.
 """
 
 from __future__ import annotations
@@ -36,14 +40,13 @@ END_TIMEOUT_S = 1.0
 
 
 class Keeper:
-    """Starts the process described above, and stops its monitoring when the launcher ends normally."""
+    """Starts this file as a child process, and tells the child when the launcher ends normally."""
 
     def __init__(self, command: int, outputs: Sequence[tuple[int, int | None]]) -> None:
-        """Start the process.
+        """Start the child process.
 
-        `command` is the command's process id. Each output is a file descriptor to read from and one to write to.
-
-        Raises `OSError` if the process cannot be started; the command then runs without it.
+        `command` is the process id of the command. Each item of `outputs` is a pair of file descriptors: one to
+        read from, and one to write to (None: discard). Raises `OSError` if the process cannot be started.
         """
         import subprocess  # noqa: PLC0415 - would slow the start of the script
 
@@ -70,7 +73,7 @@ class Keeper:
             os.close(report)
 
     def close(self) -> int:
-        """Make the process discard further output, and return the number of bytes that it has shown so far."""
+        """Make the child process discard further output; return the number of bytes that it has shown so far."""
         try:
             os.write(self._control, b".")
             os.close(self._control)
@@ -97,7 +100,7 @@ class Output:
             pass
 
     def pass_on(self) -> int:
-        """Read a chunk and write it to `shown`; return its size in bytes, 0 at the end of the output."""
+        """Read a chunk of the output and write it to `shown`; return its size in bytes (0 at the end)."""
         try:
             chunk = os.read(self._source, CHUNK_BYTES)
         except OSError:  # EIO on Linux: no process has the terminal open
@@ -115,7 +118,7 @@ class Output:
     def is_full(self) -> bool:
         """Return whether the pipe is at least half full.
 
-        Its writer may already block, because small writes leave gaps.
+        The command may then already block, because small writes do not fill the pages of a pipe.
         """
         waiting = array.array("i", [0])
         room_bytes = TERMINAL_ROOM_BYTES
@@ -126,12 +129,10 @@ class Output:
 
 
 def watch(control: int, launcher: int, command: int, outputs: Sequence[Output]) -> tuple[bytes, int]:
-    """Wait until the launcher ends.
+    """Wait until the launcher ends; while it is suspended but the command is not, show the output in its place.
 
-    While the launcher is stopped by a signal, show the command's output in its place.
-
-    Returns the byte that the launcher wrote before its end (empty if it was killed), and the number of bytes
-    shown.
+    Return the byte that the launcher wrote to `control` before its end (empty if it was killed), and the number of
+    bytes shown.
     """
     shown_bytes, since_s, pause_s = 0, None, CHECK_S
     while not select.select([control], [], [], pause_s)[0]:
@@ -160,7 +161,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the script: watch the launcher, then read the outputs until no process writes to them."""
+    """Run the script: wait until the launcher ends, then read the outputs until no process has them open."""
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # a scheduler may signal the whole control group
     control, report, launcher, command = map(int, arguments[:4])

@@ -47,7 +47,10 @@ DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0
 """Seconds for which output is read after the command has ended, if a process that it started has the pipe open."""
 STOPPED_GRACE_S: Final = 60.0
-"""The same after a request to stop: the processes of a shell script save their checkpoints."""
+"""Seconds for which output is read after a user has asked the job to stop and the command has ended.
+
+It is longer, because processes that a shell script has started may still save checkpoints.
+"""
 _BACKGROUND: Final = "the command has ended; processes that it started still run, and their output is not logged"
 _SHOWN_WHILE_STOPPED: Final = "bytes of output came while the launcher was stopped: shown, and not logged"
 _LAST_STANDARD: Final = 2
@@ -80,12 +83,12 @@ def launch(
 ) -> int:
     """Run `command`, show and log its output, and return its exit code: 128+n when signal n ended it.
 
-    Without `job_id`, the job's number is that of TRAINWIRE_JOB_ID, or a new one.
+    If `job_id` is None, the job number is TRAINWIRE_JOB_ID, or a new number if this variable is not set.
 
-    With `tty`, the command has a terminal with a single output: all its lines are logged as stdout. With
+    With `tty`, stdout and stderr of the command are one pseudo-terminal, and all lines are logged as stdout. With
     `fold_repeats`, equal lines in a row are logged once, followed by a line with the number of repetitions.
 
-    `resume_from_step`, `parent` and `fork_step` are those of `Run`.
+    `resume_from_step`, `parent` and `fork_step` have the same meaning as for `Run`.
 
     When a user asks the training to stop, the command gets a SIGTERM. If one of its processes reads
     `run.should_stop`, it gets the SIGTERM only if it still runs `stop_grace_s` seconds later; with
@@ -176,7 +179,10 @@ def _run_logged(
     fold_repeats: bool,
     stop_grace_s: float | None,
 ) -> int:
-    """Run the command, log its output and end the run; return the exit code. Without `stop_grace_s` no SIGTERM."""
+    """Run the command, log its output, finish `run`, and return the exit code.
+
+    If `stop_grace_s` is None, the command gets no SIGTERM when a user asks the job to stop.
+    """
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
         environment = _environment(environ, run, settings, tracebacks, has_terminal=terminal is not None)
@@ -227,10 +233,10 @@ def _variables(job_id: int | None, attempt: int | None) -> dict[str, str]:
 
 
 def _number(job_id: int | None, settings: TrainerSettings) -> JobNumber:
-    """Return the number of the job, which is `job_id` or else TRAINWIRE_JOB_ID or else a new one.
+    """Return the job number: `job_id`, else TRAINWIRE_JOB_ID, else a new number.
 
-    A launcher that was started inside an open run gets a new number, because its command has a completion of its
-    own.
+    If this launcher was started by a process with an open run, the number of that run's job is not used, because
+    the command has a completion of its own.
 
     Raises `UnknownLaunch` if the ranks cannot agree on a number.
     """
@@ -324,7 +330,10 @@ def _environment(
     *,
     has_terminal: bool,
 ) -> dict[str, str]:
-    """Return the environment of the command, in which a `Run` joins the launcher's job and captures no output."""
+    """Return the environment variables for the command.
+
+    They make a `Run` in it send to the launcher's job, and not capture output.
+    """
     environment: dict[str, str | None] = {
         **({"TERM": "xterm"} if has_terminal else {}),  # unless the environment names another
         "PYTHONUNBUFFERED": "1",  # else Python buffers output to a pipe

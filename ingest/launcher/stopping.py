@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 STOP_MODES: Final = ("sigterm", "none")
 DEFAULT_STOP_GRACE_S: Final = 300.0
-"""Time for a training that reads `run.should_stop`: it may save a checkpoint before it ends."""
+"""Seconds that a training that reads `run.should_stop` has to save a checkpoint and end, before SIGTERM."""
 POLL_S: Final = 0.2
 
 
 class _Process(NamedTuple):
-    """A process and its start, which tells it from a later one with the same number."""
+    """A process id and the start time of the process, which differs for a later process with the same id."""
 
     pid: int
     started: str
 
 
 def stop_when_asked(run: Run, signals: Signals, tracebacks: TracebackFolder, grace_s: float) -> None:
-    """Send SIGTERM to the command once a request to stop arrives; never a SIGKILL.
+    """Start a thread that sends SIGTERM (never SIGKILL) to the command when a user asks the job to stop.
 
-    A command with a process that reads `run.should_stop` has `grace_s` seconds before. If the command ends by the
-    signal and leaves processes behind, as a shell script does, they get the signal too.
+    If a process of the command reads `run.should_stop`, the signal is sent only if the command still runs
+    `grace_s` seconds later. Child processes that outlive the command, as those of a shell script do, get it too.
     """
 
     def watch() -> None:
@@ -70,7 +70,7 @@ def _terminate(run: Run, signals: Signals) -> None:
 
 
 def _descendants(pid: int) -> list[_Process]:
-    """Return the processes that a process has started, and theirs; none where there is no /proc."""
+    """Return all descendants of process `pid`; an empty list on a system without /proc."""
     children: dict[int, list[_Process]] = {}
     for number in _numbers():
         process, parent = _read(number)
@@ -91,7 +91,7 @@ def _numbers() -> Iterator[int]:
 
 
 def _read(pid: int) -> tuple[_Process | None, int]:
-    """Return a process and the number of its parent; None if it does not run."""
+    """Return process `pid` with its start time, and the id of its parent; (None, 0) if it does not run."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b") ")[2].split()  # proc(5): state, ppid, ..., starttime is field 22

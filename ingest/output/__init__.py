@@ -1,1 +1,1 @@
-"""Capture of output: pipes, terminals, Python streams, and the relay process."""
+"""Captures and logs what a process or command prints: to pipes, pseudo-terminals and Python streams."""

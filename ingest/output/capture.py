@@ -1,4 +1,4 @@
-"""Logs the output of this process and its child processes, and still shows it."""
+"""Logs what this process and its child processes print, while it still appears on the terminal or in the file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ class Capture:
         ]
 
     def stop(self) -> None:
-        """Restore streams and descriptors; return once the earlier output is logged, or after `STOP_TIMEOUT_S`."""
+        """Stop logging output, and restore stdout and stderr.
+
+        Wait until everything printed so far is logged, at most `STOP_TIMEOUT_S` seconds.
+        """
         for tee in self._tees:
             tee.stop()
         if self._relay is not None:
@@ -69,9 +72,9 @@ class Capture:
             self._relay = None
 
     def renew_after_fork(self) -> None:
-        """Renew the tees in a forked child, and close its descriptors of the relay.
+        """Renew each `Tee` in a forked child, and close the inherited descriptors of the relay process.
 
-        The parent still logs the child's output.
+        The parent still logs what the child writes to descriptors 1 and 2.
         """
         for tee in self._tees:
             tee.renew()
@@ -95,7 +98,7 @@ class NoCapture(Capture):
 
 
 class _Relay:
-    """Starts and stops the relay process, and redirects this process's descriptors to it."""
+    """Starts and stops the relay process, and redirects descriptors 1 and 2 of this process to it."""
 
     def __init__(self, run: Run) -> None:
         self._control = -1
@@ -120,7 +123,7 @@ class _Relay:
         return {output.descriptor for output in self._outputs}
 
     def stop(self) -> None:
-        """Restore the descriptors, and wait until everything printed before is logged, or for `STOP_TIMEOUT_S`."""
+        """Restore descriptors 1 and 2; wait until earlier output is logged, at most `STOP_TIMEOUT_S` seconds."""
         _flush_c_streams()
         for output in self._outputs:
             output.restore()
@@ -131,7 +134,7 @@ class _Relay:
         await_ends([output.pipe for output in self._outputs], STOP_TIMEOUT_S)
 
     def abandon(self) -> None:
-        """Close the inherited descriptors in a forked child, so that the relay notices the end of the parent."""
+        """Close the inherited descriptors in a forked child, so that the relay notices the parent's end."""
         for output in self._outputs:
             output.abandon()
         if self._outputs:
@@ -160,11 +163,11 @@ class _Output:
 
     @property
     def relayed(self) -> tuple[int, int, int]:
-        """The descriptors that the relay inherits: to read from, to show on, and to write the copy to."""
+        """The three descriptors that the relay process inherits: `source`, `shown` and `copy` (see `relay`)."""
         return self._source, self._saved, self._copy
 
     def redirect(self, run: Run) -> None:
-        """Redirect the descriptor to the relay."""
+        """Redirect the descriptor to the relay process, and start a thread that logs the copy to `run`."""
         for stream in self._streams:
             stream.flush()
         for stream in self._buffered:
@@ -196,7 +199,7 @@ class _Output:
         self.pipe.abandon()
 
     def close(self) -> None:
-        """Close all descriptors opened so far, if the relay could not be started."""
+        """Close all descriptors opened for this output, after the relay process could not be started."""
         for descriptor in self._opened:
             os.close(descriptor)
 
@@ -206,7 +209,7 @@ class _Output:
 
 
 def _start_relay(outputs: Sequence[_Output]) -> int:
-    """Start the relay process; return a descriptor on which a byte stops it.
+    """Start the relay process; return a file descriptor: a byte written to it makes the relay stop copying.
 
     Raises `OSError` or `SubprocessError`.
     """
@@ -235,9 +238,9 @@ def _start_relay(outputs: Sequence[_Output]) -> int:
 
 
 def _text_streams() -> list[io.TextIOWrapper]:
-    """Return the current and the original stdout and stderr, without duplicates.
+    """Return `sys.stdout`, `sys.stderr`, `sys.__stdout__` and `sys.__stderr__`, without duplicates.
 
-    A replacement that is not a `TextIOWrapper`, as in a notebook, is left out.
+    A stream that is not a `TextIOWrapper`, as in a notebook, is left out.
     """
     streams = {id(stream): stream for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)}
     return [stream for stream in streams.values() if isinstance(stream, io.TextIOWrapper)]
@@ -260,6 +263,6 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _flush_c_streams() -> None:
-    """Flush the stdio buffers of C code."""
+    """Flush the output buffers of the C library (stdio)."""
     with suppress(OSError, AttributeError):  # no C library to be found
         ctypes.CDLL(None).fflush(None)

@@ -27,7 +27,7 @@ COUNT_EVERY_S: Final = 10.0
 
 
 class OutputPipe:
-    """Reads one output of the command, a pipe or a terminal, in its own thread until the end."""
+    """Reads one output of the command (stdout or stderr) in a thread until its end; shows and logs it."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class OutputPipe:
 
 
 class RepeatFolder:
-    """Replaces equal lines in a row by the first one and a line with the number of repetitions."""
+    """Replaces equal consecutive lines by the first of them and a line with the number of repetitions."""
 
     def __init__(self) -> None:
         self._line: str | None = None
@@ -129,7 +129,7 @@ class RepeatFolder:
         self._counted_s = 0.0
 
     def feed(self, lines: Sequence[str], now_s: float) -> list[str]:
-        """Return the lines to log for `lines`, which were printed at `now_s` (seconds of a monotonic clock)."""
+        """Return the lines to log in place of `lines`, printed at `now_s` (seconds of a monotonic clock)."""
         kept: list[str] = []
         for line, group in groupby(lines):
             count = sum(1 for _ in group)
@@ -144,9 +144,9 @@ class RepeatFolder:
         return kept
 
     def close(self) -> list[str]:
-        """Return the line with the number of repetitions of the last line.
+        """Return a list with the line that gives the number of repetitions of the last printed line.
 
-        Return an empty list if it was not repeated.
+        The list is empty if the last line was not repeated.
         """
         repeats, self._repeats = self._repeats, 0
         times = "time" if repeats == 1 else "times"
@@ -154,12 +154,10 @@ class RepeatFolder:
 
 
 def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
-    """Wait up to `timeout_s` until all pipes have ended, then close them.
+    """Wait until all pipes are read to their ends, then close them; return whether all were.
 
-    Return whether all have ended.
-
-    Time in which a pipe is blocked by a slow reader of the shown output, or by a slow search for metrics, does not
-    count.
+    The wait ends after `timeout_s` seconds. Time during which a slow reader of the shown output, such as a pager,
+    or a slow search for metrics blocks a pipe is not counted.
     """
     while timeout_s > 0 and (unread := [pipe for pipe in pipes if not pipe.has_ended()]):
         began_s = monotonic_s()

@@ -13,7 +13,7 @@ DEFAULT_SIZE: Final = os.terminal_size((80, 24))
 
 
 class Terminal:
-    """A pseudo-terminal for the output of a command, with the size of the user's terminal.
+    """A pseudo-terminal for the output of a command; its window has the size of the user's terminal.
 
     Input is not redirected: the user's terminal stays the command's controlling terminal, so that ctrl-C, ctrl-Z
     and password prompts work as usual.
@@ -28,13 +28,13 @@ class Terminal:
         self.fit()
 
     def fit(self) -> None:
-        """Set the window size to that of the user's terminal."""
+        """Set the window size of the pseudo-terminal to that of the user's terminal."""
         size = _window_size()
         with suppress(OSError, ValueError, termios.error):  # the command has ended
             termios.tcsetwinsize(self.output.fileno(), (size.lines, size.columns))
 
     def close_writer(self) -> None:
-        """Close this process's write end, so that the output ends when no process of the command has it open."""
+        """Close this process's write end, so that reading ends when no process of the command has it open."""
         os.close(self.writer)
 
 

@@ -1,12 +1,12 @@
-"""Process that reads the output of a training, writes it to the original output, and copies it to the training.
+"""Process that writes the output of a training to the terminal or file, and a copy to a pipe for logging.
 
 It is a process, not a thread, because C code may print for minutes while it holds Python's global interpreter
 lock: a pipe that only a thread reads would fill, and the training would block. `trainwire.ingest.output.capture`
 runs this file as a script, so it imports the standard library alone.
 
-Its arguments are the control descriptor, then `source:shown:copy` (file descriptors) for each output. Bytes are
-read from `source` until its end and written to `shown`, and to `copy` until the training writes a byte to the
-control descriptor.
+Its arguments are file descriptors: a control pipe to read from, then `source:shown:copy` for each output. Bytes
+are read from `source` until its end and written to `shown`. They are also written to `copy`, a pipe that the
+training reads, until the training writes a byte to the control pipe.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONGEST_SETTLE_S = 1.0
 
 
 class Relay(threading.Thread):
-    """Thread that writes one output of the training to its original descriptor, and a copy to the training."""
+    """Thread that copies one output of the training (stdout or stderr) from `source` to `shown` and `copy`."""
 
     def __init__(self, source: int, shown: int, copy: int, stopping: threading.Event, wake: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Relay(threading.Thread):
         os.set_blocking(copy, False)
 
     def run(self) -> None:
-        """Relay until no process has the output open for writing."""
+        """Copy the output until no process has it open for writing."""
         is_open = True
         while is_open:
             if self._copy is not None and self._stopping.is_set():
@@ -68,7 +68,7 @@ class Relay(threading.Thread):
         return self._source not in ready or self._pass_on()
 
     def _settle(self) -> bool:
-        """Relay the output written before the stop request; return False at the end of the output."""
+        """Copy what was printed before the training asked to stop; return False at the end of the output."""
         deadline = time.monotonic() + LONGEST_SETTLE_S  # other processes may print without end
         poll = select.poll()
         poll.register(self._source, select.POLLIN)
@@ -122,7 +122,7 @@ class Relay(threading.Thread):
             self._copy = None
 
     def _is_terminal(self) -> bool:
-        """Return whether the output is a terminal; if so, copy its window size to the pseudo-terminal."""
+        """Return whether `shown` is a terminal; if so, copy its window size to the training's pseudo-terminal."""
         with suppress(OSError, termios.error, TypeError):
             size = termios.tcgetwinsize(self._shown)  # type: ignore[arg-type]
             if size != self._size:
@@ -140,7 +140,7 @@ def _read(source: int) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Fork into the background, in a new session (no signal of the terminal ends it), and relay the outputs."""
+    """Fork into the background and copy the outputs; the new session keeps ctrl-C from ending this process."""
     if os.fork():
         os._exit(0)  # an orphan: os.wait() in the training never returns it
     os.setsid()

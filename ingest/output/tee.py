@@ -20,10 +20,10 @@ NoteOutput = Callable[[], None]
 
 
 class Tee:
-    """Replaces the `write` method of a stream by one that also logs complete lines, until `stop`.
+    """Replaces `write` of `sys.stdout` or `sys.stderr` by a method that also logs complete lines, until `stop`.
 
-    The stream stays the same object, so that handlers that already refer to it are logged too. If its `write`
-    cannot be replaced, the stream in `sys` is. Bytes written to its `buffer` are not logged.
+    The stream stays the same object, so that output of log handlers that refer to it is logged too. If `write` is
+    read-only, the stream itself is replaced in `sys`. Bytes written to the stream's `buffer` are not logged.
     """
 
     def __init__(self, log_type: LogType, take_lines: TakeLines, note_output: NoteOutput = lambda: None) -> None:
@@ -40,7 +40,7 @@ class Tee:
             setattr(sys, log_type, self)
 
     def renew(self) -> None:
-        """Make a new lock and line buffer in a forked child: a thread of the parent may hold the lock."""
+        """Create a new lock and line buffer, for a forked child: a copied lock may never be released."""
         self._lock = threading.RLock()
         self._cutter = LineCutter()
         self._is_taking = False
@@ -56,7 +56,7 @@ class Tee:
         return written
 
     def writelines(self, lines: Sequence[str]) -> None:
-        """Write all texts, as `write` does."""
+        """Call `write` for each of the texts in `lines`."""
         for line in lines:
             self.write(line)
 

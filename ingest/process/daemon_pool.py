@@ -1,4 +1,4 @@
-"""Daemon threads: the interpreter does not wait for them, and they receive no signals meant for the training."""
+"""Daemon threads: the interpreter does not wait for them at its exit, and they do not receive signals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _ASYNCHRONOUS: Final = signal.valid_signals() - {
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block signals for the threads started in this block, as the training may wait for signals with `sigwait`."""
+    """Block signals in the threads that are started in this `with` block.
+
+    The training may wait for signals with `sigwait`; such a thread would receive them in its place.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ASYNCHRONOUS)
     try:
         yield
@@ -92,7 +95,7 @@ class DaemonPool(Generic[T]):
         return future
 
     def close(self) -> None:
-        """End each thread once the queue is empty."""
+        """Make each thread end when all queued functions have run; do not wait for this."""
         for _ in range(self.size):
             self._work.put(None)
 

@@ -1,4 +1,4 @@
-"""Detects how a process ends, which Python does not report to atexit functions: by an exit code or by SIGTERM."""
+"""Detects how this process ends (exit code, exception or SIGTERM), which Python does not tell atexit functions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class ProcessEnd(NamedTuple):
 class _Released:
     """An object attached to a SystemExit; its `__del__` runs when the exception is freed.
 
-    If no frame is left by then, nothing has caught the exception, and the process exits with its code.
+    If no Python frame is on the stack at that time, nothing has caught the exception, and the process exits with
+    the code of the exception.
     """
 
     def __init__(self, exits: Exits, code: object) -> None:
@@ -63,7 +64,7 @@ class Exits:
         self._codes: list[object] = []
 
     def watch(self) -> None:
-        """Watch the main program, and from now on the calls of `sys.exit`, `exit` and `quit`."""
+        """Remember the outermost frame of the main program, and wrap `sys.exit`, `exit` and `quit`."""
         self._codes.clear()
         frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - documented
         while frame is not None and frame.f_back is not None:
@@ -80,7 +81,7 @@ class Exits:
         self._codes[:] = [code]
 
     def process_end(self) -> ProcessEnd:
-        """Return how the process ends. Call it when the interpreter exits."""
+        """Return how the process ends; to be called from an atexit function."""
         if self._codes and not sys.flags.inspect:  # with `python -i` a SystemExit is shown, and a prompt follows
             return ProcessEnd(SystemExit(self._codes[0]))
         shown = getattr(sys, "last_value", None)  # set by the interpreter at its end, or by a prompt long before
@@ -140,7 +141,7 @@ RunT = TypeVar("RunT")
 
 
 def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> None:
-    """Call `finish(run)` at the end of each forked child of multiprocessing, which runs no atexit functions."""
+    """Call `finish(run)` at the end of each forked child of multiprocessing; atexit functions do not run there."""
     util = sys.modules.get("multiprocessing.util")
     if util is None:
         return
@@ -187,7 +188,7 @@ class Terminations:
             signal.signal(signal.SIGTERM, self._on_signal)
 
     def forget(self, run: object) -> None:
-        """Remove a run. After the last one, restore the default action of SIGTERM."""
+        """Do not finish `run` on SIGTERM any more. After the last run, restore the default action of SIGTERM."""
         if self._finishers.pop(run, None) is not None and not self._finishers:
             self._restore()
 

@@ -1,4 +1,7 @@
-"""Renews runs in forked children: a child begins without messages, and the parent is not affected."""
+"""Renews locks, buffers and threads in forked children.
+
+A child begins without the parent's unsent messages; the parent is not affected.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from weakref import WeakSet
 
 
 class Renewable(Protocol):
-    """An object with locks or threads, which do not work in a forked child."""
+    """An object with locks or threads, which must be replaced in a forked child because they do not work there."""
 
     def renew_after_fork(self) -> None:
         """Replace the locks, buffers and threads; called in the child."""

@@ -1,8 +1,8 @@
 """Recognizes exceptions that a signal handler of the training raises during a call of trainwire.
 
-These calls catch all exceptions of foreign code, such as the `__float__` of a value. A signal handler that
-raises (a timeout by SIGALRM, a pre-emption by SIGTERM) can interrupt this code anywhere, and its exception must
-reach the training.
+trainwire catches all exceptions of the code of others, such as the `__float__` of a logged value. A signal handler
+that raises (a timeout by SIGALRM, a pre-emption by SIGTERM) can interrupt trainwire anywhere, and its exception
+must not be caught.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import CodeType
 
 
 def raise_interruption(exc: BaseException) -> None:
-    """Raise `exc` again if the handler of a signal has raised it."""
+    """Raise `exc` again if its traceback contains a signal handler, so that the training gets it."""
     if threading.current_thread() is not threading.main_thread():  # Python runs handlers there alone
         return
     trace, codes = exc.__traceback__, None

@@ -1,7 +1,7 @@
 """Identifies the distributed launch (by torchrun, srun or mpirun) that this process is a rank of.
 
-All ranks of a launch must compute the same identity. No other launch may have it, not even the same command a
-year later.
+All ranks of a launch must compute the same identity (a string). No other launch may have the same identity, not
+even the same command a year later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEEPEST: Final = 64
 
 
 class UnknownLaunch(ValueError):  # noqa: N818 - a wrong setting, as the other ValueErrors of `Run`
-    """The ranks of a launch cannot compute a common job number; the text names the remedy."""
+    """The ranks of a launch cannot compute the same job number; the error text tells how to set one."""
 
     def __init__(self, place: Place) -> None:
         size = "several" if place.world_size is None else place.world_size
@@ -46,14 +46,20 @@ def is_one_of_several(place: Place) -> bool:
 
 
 def find_launch(environ: Mapping[str, str], place: Place, proc: Path = Path("/proc")) -> str | None:
-    """Return the identity of the launch of this process; None if it is unknown, or if there is only one rank."""
+    """Return a string that is the same in all ranks of this launch only.
+
+    Return None if it cannot be determined, or if there is only one rank.
+    """
     if not is_one_of_several(place):
         return None
     return _torch_uuid(environ) or _launcher_process(environ, proc) or _slurm_step(environ)
 
 
 def _torch_uuid(environ: Mapping[str, str]) -> str | None:
-    """Return torchrun's rendezvous id if it is random, as with `--standalone`; others may be the same again."""
+    """Return torchrun's rendezvous id if it is random, as with `--standalone`; None otherwise.
+
+    An id chosen by the user may be the same in another launch.
+    """
     run_id = environ.get("TORCHELASTIC_RUN_ID", "").strip()
     return f"torch:{run_id.lower()}" if re.fullmatch(_UUID, run_id, re.IGNORECASE) else None
 
@@ -61,8 +67,8 @@ def _torch_uuid(environ: Mapping[str, str]) -> str | None:
 def _slurm_step(environ: Mapping[str, str]) -> str | None:
     """Return the identity of a Slurm step. A requeued job keeps it, and becomes the next attempt of the same job.
 
-    mpirun starts ranks on other nodes in steps of its own: its PMIx namespace then replaces the step. The id of
-    torchrun is added, because one step may run torchrun several times.
+    mpirun starts the ranks of each node in a different step, so its PMIx namespace is used in place of the step.
+    The rendezvous id of torchrun is added, because one step may run torchrun several times.
     """
     job, step = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_STEP_ID", "")
     namespace = environ.get("PMIX_NAMESPACE") if "OMPI_COMM_WORLD_RANK" in environ else None
@@ -96,7 +102,7 @@ def _launcher_process(environ: Mapping[str, str], proc: Path) -> str | None:
 
 
 def _multiprocessing_parent() -> list[str]:
-    """Return the process id of the parent, in a list; an empty list if multiprocessing did not start us."""
+    """Return a list with the parent's process id; empty if this process was not started by multiprocessing."""
     module = sys.modules.get("multiprocessing.process")
     parent = None if module is None else module.parent_process()
     return [] if parent is None else [str(parent.pid)]

@@ -19,9 +19,9 @@ def is_own_thread() -> bool:
 
 
 def quiet_libraries() -> None:
-    """Suppress records of libraries below WARNING in trainwire's threads, but not in those of the training.
+    """Suppress log records below WARNING that libraries write in trainwire's own threads.
 
-    This affects existing loggers only: call it after the imports, and again after the first use.
+    Only existing loggers are affected: call it after importing the libraries, and again after their first use.
     """
     for name in _LAZY_LOGGERS:
         logging.getLogger(name)
@@ -31,7 +31,7 @@ def quiet_libraries() -> None:
 
 
 def quiet_ours() -> None:
-    """Suppress trainwire's own records below INFO, unless a level is set for their logger or for `trainwire`."""
+    """Suppress trainwire's log records below INFO, unless a level is set for their logger or for `trainwire`."""
     for name in OURS:
         logging.getLogger(name).addFilter(_is_asked_for)
 

@@ -28,7 +28,7 @@ _warned: set[str] = set()
 
 
 class Place(NamedTuple):
-    """Rank and world size of a process; each is None if it is unknown."""
+    """Rank and world size (number of ranks) of a process; each is None if it is unknown."""
 
     rank: int | None = None
     world_size: int | None = None
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 def find_place(environ: Mapping[str, str], rank: int | None = None, world_size: int | None = None) -> Place:
     """Return the rank and world size set by the innermost launcher; the arguments, if given, override them.
 
-    The world size of a launcher that gives this process no rank is ignored, because it counts other processes.
+    The world size of a launcher that sets no rank for this process is ignored, because it counts other processes.
     An invalid number, or a world size that is not above the rank, is ignored with a warning.
     """
     places = list(_places(environ))
@@ -49,7 +49,7 @@ def find_place(environ: Mapping[str, str], rank: int | None = None, world_size: 
 
 
 def checked_place(rank: int | None, world_size: int | None) -> Place:
-    """Return rank and world size; if the rank is not below the size, warn once and leave the size unknown."""
+    """Return rank and world size. If the rank is not below the world size, warn once and set the size to None."""
     if rank is None or world_size is None or rank < world_size:
         return Place(rank, world_size)
     _warn_once(
@@ -79,7 +79,10 @@ def _slurm_place(environ: Mapping[str, str]) -> Place:
 
 
 def _number(environ: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    """Return the value of a variable; None if it is not set. If it is invalid, warn once and return None."""
+    """Return an environment variable as an integer; None if it is not set.
+
+    If it is no number from `least` to `most`, warn once and return None.
+    """
     text = environ.get(name, "").strip()
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""Keeps a traceback from being logged twice, in the completion and as captured output."""
+"""Prevents a traceback from being logged twice: by the run that failed, and as captured output."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MARKS: Final = frozenset(" ^~|+-")
 
 
 class PrintedLines:
-    """Keeps the last captured lines, in order to find a traceback among them."""
+    """Stores the last captured lines of output, and checks whether they contain a traceback."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
 
     def add(self, lines: Sequence[str]) -> None:
-        """Record lines that were printed."""
+        """Append captured lines; only the last ones are kept."""
         self._lines.extend(line[-KEPT_CHARS:] for line in lines[-KEPT_LINES:])
 
     def contain(self, traceback: str) -> bool:
@@ -44,14 +44,14 @@ class PrintedLines:
 
 
 class TracebackFolder:
-    """A folder in which scripts leave tracebacks for their launcher to log, while the launcher runs."""
+    """A temporary folder through which scripts pass tracebacks to their launcher, which logs them."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
         self._lock: IO[bytes] | None = None
 
     def take(self) -> list[str]:
-        """Remove and return the tracebacks in the folder. Scripts that end later log their tracebacks."""
+        """Return the tracebacks in the folder; scripts that end later log their tracebacks themselves."""
         if self._lock is None or self.path is None:
             return []
         self._lock.close()
@@ -62,7 +62,7 @@ class TracebackFolder:
 
     @property
     def has_reader_of_stop(self) -> bool:
-        """Whether a script asks for requests to stop, and ends by itself."""
+        """Whether a script reads `run.should_stop`, so that it ends by itself when a user asks the job to stop."""
         return self.path is not None and (self.path / _READS_STOP).exists()
 
     def __enter__(self) -> Self:
@@ -84,7 +84,7 @@ class TracebackFolder:
 
 
 def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
-    """Write a traceback for the launcher to log; return False if the launcher has ended."""
+    """Write a traceback to `folder`, so that the launcher logs it; return False if the launcher has ended."""
     try:
         with (folder / _LOCK_NAME).open("rb") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -98,13 +98,13 @@ def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
 
 
 def leave_end_to_training(folder: Path) -> None:
-    """Report to the launcher that this script ends by itself when it is asked to stop."""
+    """Tell the launcher that this script reads `run.should_stop`, by a file in `folder`."""
     with suppress(OSError):
         (folder / _READS_STOP).touch()
 
 
 def _wanted(traceback: str) -> Iterable[str]:
-    """Return the lines of a traceback that each version of Python prints, in the form in which they are logged."""
+    """Return the lines of a traceback as they are logged, without lines such as `^^^^` of some Python versions."""
     cutter = LineCutter()
     lines = [*cutter.feed(traceback), *cutter.close()]
     return [line.rstrip()[-KEPT_CHARS:] for line in lines if not _MARKS.issuperset(line)]

@@ -4,8 +4,8 @@ It runs as a separate process, started by `trainwire.ingest.provenance.recording
 (git, nvidia-smi) are not children of the training and do not delay it. It runs under the Python of the training,
 version 3.8 or newer, and imports nothing outside the standard library.
 
-Fields of the request: `items`, the names of the values to collect; `command`; `folder`, the working folder;
-`sys_path`, or null for that of this Python.
+Fields of the request: `items`, the names of the values to collect; `command`, the arguments of the training;
+`folder`, the working folder; `sys_path`, the import path of the training (null: that of this process).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _diff(request: dict[str, Any]) -> str | None:
 def _git_output(folder: str, *arguments: str, limit: int = 1024 * 1024) -> str:
     """Return the output of a git command, at most `limit` bytes; empty if it fails or takes too long.
 
-    Git takes no locks.
+    Git is told to take no optional locks, so that it does not disturb other git commands in the repository.
     """
     git = shutil.which("git")
     if git is None:
@@ -155,9 +155,9 @@ def _python(_: dict[str, Any]) -> dict[str, str]:
 
 
 def _packages(request: dict[str, Any]) -> dict[str, str]:
-    """Return name -> version of the installed distributions, from the folder names on `sys.path`.
+    """Return the versions of the installed Python packages by name.
 
-    No file is read.
+    They are taken from names of folders such as `numpy-2.1.0.dist-info` on `sys.path`; no file is read.
     """
     packages: dict[str, str] = {}
     for folder in request["sys_path"] if request["sys_path"] is not None else sys.path:

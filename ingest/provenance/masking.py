@@ -52,9 +52,9 @@ def is_secret(name: str) -> bool:
 
 
 def masked_text(text: str) -> str:
-    """Return `text` with passwords in URLs masked, and the values that follow a secret's name, as in `api_key=X`.
+    """Return `text` with passwords in URLs masked, and the values after names of secrets, as in `api_key=X`.
 
-    A name with a leading dash and a space after it is an option: `--password X`.
+    After a name with a leading dash the value may also follow a space, as in `--password X`.
     """
     text = _URL.sub(_masked_url, _FORMS.sub(MASK, text))
     text = _ASSIGNED.sub(_masked_value, _BEARER.sub(rf"\1 {MASK}", text))
@@ -62,7 +62,7 @@ def masked_text(text: str) -> str:
 
 
 def masked_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return command arguments with secrets masked: `--api-key X`, `--password=X`, `WANDB_API_KEY=X`."""
+    """Return command arguments with secrets masked, such as X in `--api-key X`, `--password=X`, `API_KEY=X`."""
     masked: list[str] = []
     is_next_secret = False
     for argument in arguments:

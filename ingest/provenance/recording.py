@@ -31,9 +31,9 @@ A file system that does not respond has none.
 """
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 OF_INTERPRETER: Final = ("python", "packages")
-"""Items about the Python of the training.
+"""Provenance items about the Python of the training.
 
-A training under the launcher sends only these: the launcher sends the others.
+Under `trainwire run`, the training sends only these items; the launcher sends all others.
 """
 
 Provenance = dict[str, Any]
@@ -54,11 +54,10 @@ class Recorder:
     def record(
         self, items: frozenset[str], send: Callable[[Provenance], object], command: Sequence[str] | None = None
     ) -> threading.Event:
-        """Pass the provenance to `send`, from a thread if it must still be collected.
+        """Call `send` with the provenance values named in `items`, from a thread if they are not yet collected.
 
-        Return an event that is set when this is done or has failed.
-
-        `command` is the command of the launcher; without it, the provenance is that of this process.
+        Return an event that is set after the call, or when the collection has failed. In the launcher, `command`
+        is the command that it runs; if it is None, the provenance of this process is collected.
         """
         wanted = tuple(item for item in PROVENANCE_ITEMS if item in items)
         with self._lock:
@@ -67,7 +66,7 @@ class Recorder:
 
 
 class _Collection:
-    """One execution of the collector, and the callbacks that wait for its result."""
+    """One execution of the collector (a process), and the callbacks that wait for its result."""
 
     def __init__(self, items: Sequence[str], command: Sequence[str] | None) -> None:
         self._items, self._command = items, command
@@ -77,9 +76,9 @@ class _Collection:
         self._waiting: list[tuple[Callable[[Provenance], object], threading.Event]] = []
 
     def deliver(self, send: Callable[[Provenance], object]) -> threading.Event:
-        """Call `send` with the result: now if the collector has finished, or else later.
+        """Call `send` with the result of the collector: at once if it has finished, or else from a thread.
 
-        Return an event that is set afterwards.
+        Return an event that is set after the call, or when the collector has failed.
         """
         done = threading.Event()
         with self._lock:
@@ -116,7 +115,7 @@ class _Collection:
 
 
 def collected(items: Sequence[str], command: Sequence[str] | None) -> Provenance:
-    """Run the collector and return its result; raise `OSError` or `ValueError` if it fails."""
+    """Run the collector, and return the collected values by item; raise `OSError` or `ValueError` if it fails."""
     with importing():  # in a thread: see trainwire.ingest.process.forks
         import json  # noqa: PLC0415 - costs the training its start
         import subprocess  # noqa: PLC0415
@@ -164,7 +163,7 @@ def _read(descriptor: int) -> bytes:
 
 
 def interpreter_of(command: Sequence[str]) -> str | None:
-    """Return the Python that runs a command: the program itself, or the interpreter in its script's `#!` line.
+    """Return the path of the Python that runs a command: the program, or the interpreter in its `#!` line.
 
     Returns None if the command does not run under Python or is not found.
     """

@@ -1,12 +1,16 @@
 // The state of a view in the page's URL, so that a reload, the back button and a copied link restore the same view.
 
 const PAUSE_MS = 150; // browsers limit how often an address may change
+const PRESSES = ["pointerdown", "keydown"];
 
 /** The parameters in the URL of a view; `path` is like `#/jobs/42`, `query` has the initial parameters. */
 export class AddressState {
   constructor(path, query) {
     this.path = path;
     this.query = query;
+    // A press may open another view: the history keeps this one as it is.
+    this.flush = () => this.timer && this.write();
+    for (const kind of PRESSES) addEventListener(kind, this.flush, true);
   }
 
   /** Return the value of a parameter, null if it is absent. */
@@ -46,6 +50,7 @@ export class AddressState {
   /** Stop updating the URL, because another view uses it now. */
   close() {
     clearTimeout(this.timer);
+    for (const kind of PRESSES) removeEventListener(kind, this.flush, true);
     this.isClosed = true;
   }
 }

@@ -1,7 +1,7 @@
 """Patches TensorBoard, W&B and MLflow when a training imports them, and sends the values they log to the launcher.
 
-The launcher (`trainwire run`) listens on a Unix socket. No exception of a hook reaches the training. Every Python
-process of the training imports this module at startup, so it imports other modules only when they are needed.
+The launcher (`trainwire run`) listens on a Unix socket. Exceptions in this package's code never reach the
+training. Every Python process of the training imports this module at startup, so it imports others lazily.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class ImportHook:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find a module of `names` with the later finders.
+        """Find a module of `names` with the other finders of `sys.meta_path`, and return its spec.
 
-        Return its spec with a loader that patches the module.
+        The loader in the spec patches the module after executing it. Return None for a module not in `names`.
         """
         if fullname in URI_READERS and self._has_mlflow:
             _set_mlflow_uri()
@@ -97,10 +97,10 @@ def _patch(module: ModuleType) -> None:
 
 
 def _set_mlflow_uri() -> None:
-    """Set MLFLOW_TRACKING_URI to trainwire's store, unless the user has configured another one.
+    """Set MLFLOW_TRACKING_URI to trainwire's store, unless the user has configured another store.
 
-    If the launcher has ended, its socket is gone: remove the variable instead, so that MLflow uses its default
-    store.
+    If the launcher has ended (its socket does not exist), remove trainwire's URI instead, so that MLflow uses its
+    default store.
     """
     has_own = os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("DATABRICKS_RUNTIME_VERSION")
     socket = os.environ.get(SOCKET_VARIABLE)
@@ -131,9 +131,9 @@ def _wanted() -> list[str]:
 
 
 def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]) -> None:
-    """Install the hooks for `libraries`, and pass each record to `take`.
+    """Install the hooks for `libraries`; each calls `take` with a dict of the values that the training logs.
 
-    Libraries that are already imported are patched at once.
+    Libraries that are already imported are patched at once, the others when the training imports them.
     """
     from . import channel  # noqa: PLC0415
 
@@ -149,9 +149,9 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
 
 
 def announce_run() -> None:
-    """Report to the launcher that this process has a `Run`, so that it ignores the hooks' records of this process.
+    """Tell the launcher to ignore the values that hooks in this process report, because it has its own `Run`.
 
-    MLflow uses its default store from now on, unless it has already logged to trainwire's store.
+    MLflow uses its default store from now on, unless trainwire's store is already in use in this process.
     """
     from . import channel  # noqa: PLC0415
 
@@ -161,7 +161,7 @@ def announce_run() -> None:
 
 
 def note_failure(where: str, error: BaseException) -> None:
-    """Report a hook that could not be installed; the launcher prints it when the command has ended."""
+    """Report to the launcher that the hook into module `where` failed; shown in the summary after the command."""
     from . import channel  # noqa: PLC0415
 
     channel.send({"type": "failure", "by": where, "text": f"{type(error).__name__}: {error}"})

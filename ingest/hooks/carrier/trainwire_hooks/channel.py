@@ -1,4 +1,7 @@
-"""Sends records to the launcher as JSON lines over a Unix socket; never blocks on it and never raises."""
+"""Sends the values that hooks collect to the launcher: dicts, as lines of JSON over a Unix socket.
+
+Sending never blocks the training, and never raises an exception in it.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ Record = dict[str, Any]
 
 
 class Channel:
-    """The connection of one process to the launcher.
+    """The connection of this process to the launcher.
 
-    A background thread sends the records that do not fit into the socket's buffer.
+    A background thread sends what does not fit into the socket's buffer at once.
     """
 
     def __init__(self, path: str) -> None:
@@ -45,7 +48,7 @@ class Channel:
         self._connect()
 
     def send(self, record: Record) -> None:
-        """Send a record; if the socket's buffer is full, queue the record for the background thread."""
+        """Send a dict to the launcher; if the socket's buffer is full, queue it for the background thread."""
         if self._pid != os.getpid():  # forked: the connection is the parent's, and so may be its lock
             self._lock = threading.RLock()
             self._connect()
@@ -91,9 +94,9 @@ class Channel:
         self.send({"type": "process", "pid": self._pid, "environ": ranks})
 
     def _is_lost(self) -> bool:
-        """Return whether the training has closed the socket's file descriptor.
+        """Return whether the training has closed the socket's file descriptor, such as by `os.closerange`.
 
-        Another file may have its number now.
+        The descriptor number may belong to another file by now.
         """
         if self._socket is None or _identity_of(self._socket.fileno()) == self._identity:
             return False
@@ -149,15 +152,18 @@ _receivers: list[Callable[[Record], None]] = []
 
 
 def send_to(take: Callable[[Record], None]) -> None:
-    """Pass all further records to `take` in this process instead of to the launcher, and notify the launcher."""
+    """Make `send` call `take` from now on instead of sending to the launcher.
+
+    The launcher is told that this process has its own `Run`.
+    """
     send({"type": "sdk"})
     _receivers[:] = [take]
 
 
 def send(record: Record) -> None:
-    """Send a record to the function of `send_to`, if set, or else to the launcher.
+    """Pass a dict of logged values to the function set by `send_to`, or else send it to the launcher.
 
-    Do nothing if there is neither.
+    Do nothing if no function is set and no launcher runs.
     """
     try:
         if _receivers:

@@ -78,13 +78,16 @@ def _register_tags(module: ModuleType) -> None:
 
 
 class JobTags:
-    """Gives runs on the training's own MLflow server two tags: the number and the attempt of trainwire's job.
+    """MLflow plugin that adds two tags to runs on the user's MLflow server: job number and attempt.
 
-    By these tags trainwire's MLflow sink finds the run.
+    With these tags, trainwire's MLflow sink finds the run of a job on the server.
     """
 
     def in_context(self) -> bool:
-        """Return whether to tag a new run in MLflow: not if it is nested, or stored in trainwire's own store."""
+        """Return whether a new run in MLflow gets the tags: only a run of a trainwire job on another store.
+
+        Nested runs get none.
+        """
         mlflow = sys.modules["mlflow"]
         return (
             bool(os.environ.get("TRAINWIRE_JOB_ID"))

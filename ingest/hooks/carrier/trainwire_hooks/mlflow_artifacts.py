@@ -59,7 +59,7 @@ class RecordedArtifacts(LocalArtifactRepository):
             self._upload(path, artifact_path, "", names)
 
     def _upload(self, path: str, artifact_path: str | None, name: str, names: list[str]) -> None:
-        """Send the file at `path`, or the files `names` below it, to the launcher for upload; never raises."""
+        """Make the launcher upload the file at `path`, or the files `names` in the folder `path`; never raises."""
         root = os.environ.get(FOLDER_VARIABLE)
         if not root:
             return
@@ -83,7 +83,7 @@ class RecordedArtifacts(LocalArtifactRepository):
 def _snapshot(path: str, names: list[str], size: int, root: str) -> Fields:
     """Hard-link (or copy) the files into a new folder in `root`, so that later changes do not affect the upload.
 
-    Return the folder's name as `snapshot`, or the reason for a failure as `error`.
+    Return a dict with the name of the new folder as `snapshot`, or with the reason for a failure as `error`.
     """
     if len(names) > MAX_FILES:
         return {"error": f"it has {len(names):,} files, and at most {MAX_FILES:,} are uploaded"}
@@ -111,7 +111,7 @@ def _joined(path: str, name: str) -> str:
 def _unlink_old(source: Any, target: str) -> None:
     """Delete the file `target` before MLflow overwrites it.
 
-    A snapshot of it is a hard link, and so keeps the old content.
+    The hard link that the launcher is still to upload then keeps the old content.
     """
     try:
         if os.environ.get(FOLDER_VARIABLE) and os.path.isfile(source) and not os.path.samefile(source, target):

@@ -1,4 +1,4 @@
-"""Converts the fields stored in `mlflow_journal` to the entities and errors of MLflow 2 and 3."""
+"""Builds entities and errors of MLflow 2 and 3, such as `Run` and `MlflowException`, from stored fields."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LARGEST = 1.7976931348623157e308
 
 
 def experiment(key: str, fields: Fields) -> Any:
-    """Return an MLflow `Experiment` with id `key`."""
+    """Build the MLflow `Experiment` with id `key` from its stored fields."""
     tags = [entities.ExperimentTag(name, value) for name, value in fields["tags"].items()]
     return made(entities.Experiment, experiment_id=key, **{**fields, "tags": tags})
 
 
 def run(state: State, run_id: str) -> Any:
-    """Return an MLflow `Run` with the latest value of each metric."""
+    """Build the MLflow `Run` with id `run_id`, with the latest value of each metric."""
     fields = state.runs[run_id]
     info = made(entities.RunInfo, run_id=run_id, run_uuid=run_id, **fields)
     metrics = []
@@ -56,9 +56,9 @@ def run(state: State, run_id: str) -> Any:
 
 
 def made(entity: Any, **fields: Any) -> Any:
-    """Build an MLflow entity from `fields`.
+    """Return an object of class `entity` (of MLflow) with the attributes `fields`.
 
-    Fields that the installed version of MLflow does not have are ignored.
+    Attributes that the installed version of MLflow does not have are ignored.
     """
     names = _parameters(entity)
     return entity(**{name: value for name, value in fields.items() if name in names})
@@ -95,13 +95,13 @@ def is_in(view_type: int, stage: str) -> bool:
 
 
 def finite(metric: Any) -> float:
-    """Return the metric's value, with infinity replaced by the largest float, as MLflow's SQL store does."""
+    """Return the metric's value; infinity is replaced by the largest float, as MLflow's SQL store does."""
     value = float(metric.value)
     return math.copysign(LARGEST, value) if math.isinf(value) else value
 
 
 def whole(value: Any) -> int:
-    """Return a value as a 64-bit integer; raise MLflow's INVALID_PARAMETER_VALUE error if it is not one."""
+    """Return `value` as a 64-bit integer; raise MLflow's INVALID_PARAMETER_VALUE error if that is impossible."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError) as exc:
@@ -135,7 +135,7 @@ def find_experiment(state: State, experiment_id: Any, *, active: bool = False) -
 
 
 def no_experiment(key: str) -> MlflowException:
-    """Return MLflow's error for an experiment that does not exist."""
+    """Return the exception that MLflow raises for an experiment that does not exist."""
     return missing(f"No Experiment with id={key} exists")
 
 
@@ -159,12 +159,12 @@ def check_max_results(value: Any) -> None:
 
 
 def invalid(message: str) -> MlflowException:
-    """Return MLflow's error for an invalid argument."""
+    """Return the exception that MLflow raises for an invalid argument."""
     return MlflowException(message, INVALID_PARAMETER_VALUE)
 
 
 def missing(message: str) -> MlflowException:
-    """Return MLflow's error for an entity that does not exist."""
+    """Return the exception that MLflow raises for an entity that does not exist."""
     return MlflowException(message, RESOURCE_DOES_NOT_EXIST)
 
 

@@ -1,4 +1,4 @@
-"""The experiment methods of trainwire's MLflow tracking store; experiment ids count from 0 in each launch."""
+"""Methods for experiments of trainwire's MLflow tracking store; in each launch, experiment ids count from 0."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .mlflow_journal import EXPERIMENTS, RUNS, Journal, State
 
 
 class Experiments:
-    """Mixin with the experiment methods of `TrainwireStore`."""
+    """Mixin of `TrainwireStore`: the methods that create, read, search, change and delete experiments."""
 
     _journal: Journal
 
@@ -65,9 +65,9 @@ class Experiments:
             raise MlflowException(f"Experiment(name={name}) already exists.", RESOURCE_ALREADY_EXISTS)
 
     def add_experiment(self, state: State, name: str, location: str | None, tags: dict[str, str]) -> str:
-        """Add an experiment with the next free id, and return the id.
+        """Add an experiment to `state` under the next free id, and return the id.
 
-        By default its artifacts are in `mlruns` below the working folder.
+        If `location` is None, its artifacts are stored in `mlruns` in the working folder.
         """
         key = str(len(state.experiments))
         created = now()
@@ -83,12 +83,12 @@ class Experiments:
         return key
 
     def get_experiment(self, experiment_id: str) -> Any:
-        """Return an experiment; it may be a deleted one."""
+        """Return the experiment with this id, even if it is marked as deleted."""
         with self._journal.open() as state:
             return experiment(*find_experiment(state, experiment_id))
 
     def get_experiment_by_name(self, experiment_name: str) -> Any:
-        """Return the experiment of this name, which may be a deleted one; None if there is none."""
+        """Return the experiment of this name, even if it is marked as deleted; None if there is none."""
         with self._journal.open() as state:
             for key, fields in state.experiments.items():
                 if fields["name"] == experiment_name:

@@ -1,4 +1,4 @@
-"""Stores experiments, runs and models of MLflow for one launch, in an append-only file shared by its processes."""
+"""Stores MLflow's experiments, runs and models of one launch, in an append-only file shared by its processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Point = tuple[str, float, int, int]
 
 
 class History:
-    """All points of one metric of a run in MLflow, at 24 bytes each."""
+    """All values of one metric of a run in MLflow, with step and time; each uses 24 bytes of memory."""
 
     def __init__(self) -> None:
         self._values, self._times, self._steps = array("d"), array("q"), array("q")
@@ -28,7 +28,7 @@ class History:
         """Step, time, value for the comparison (0 for NaN) and value of the point with the largest step."""
 
     def add(self, value: float, ts: int, step: int) -> None:
-        """Add a point; `ts` is its time in milliseconds since 1970."""
+        """Add a value, logged at `ts` (milliseconds since 1970)."""
         self._values.append(value)
         self._times.append(ts)
         self._steps.append(step)
@@ -46,7 +46,7 @@ class History:
 
 
 class State:
-    """The MLflow entities of a launch, after all changes read so far."""
+    """The MLflow entities (experiments, runs, models) of a launch, after the changes read so far."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, Fields] = {}
@@ -55,9 +55,10 @@ class State:
         self.histories: dict[tuple[str, str], History] = {}
 
     def apply(self, kind: str, key: str, fields: Fields) -> None:
-        """Apply a change to the entity `key` of a kind.
+        """Change the entity with id `key`; `kind` is `experiments`, `runs` or `models`.
 
-        A dict is merged (None removes a name), a list or points are appended, any other value is replaced.
+        A dict in `fields` is merged into the stored one (the value None removes a name), a list and `points`
+        (metric values) are appended, and any other value replaces the stored one.
         """
         entity = getattr(self, kind).setdefault(key, {})
         for name, value in fields.items():
@@ -83,10 +84,10 @@ class State:
 
 
 class Journal:
-    """The state of MLflow's entities, shared by all processes of a launch.
+    """The state of MLflow's entities, shared by all processes of a launch through a file in `folder`.
 
-    Each process appends its changes to a file and reads those of the others. Without a folder, or if the file
-    cannot be opened or written, the state is that of this process alone.
+    Each process appends its changes to the file, and reads those of the other processes. If `folder` is None, or
+    the file cannot be opened or written, each process has a state of its own.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -94,9 +95,9 @@ class Journal:
         self._begin()
 
     def _begin(self) -> None:
-        """Reset the state and open the file.
+        """Reset the state to empty, and open the file.
 
-        This is also done in a forked child, which may inherit a partial change.
+        A forked child does this too, because the fork may have happened in the middle of a change.
         """
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -112,7 +113,7 @@ class Journal:
 
     @contextmanager
     def open(self, *, writing: bool = False) -> Iterator[State]:
-        """Yield the current state.
+        """Yield the current state, including the changes of other processes.
 
         With `writing`, a file lock prevents changes by other processes until the block ends.
         """
@@ -137,7 +138,10 @@ class Journal:
                     fcntl.flock(locked, fcntl.LOCK_UN)
 
     def change(self, kind: str, key: str, fields: Fields) -> None:
-        """Change an entity; call it only inside a block of `open(writing=True)`."""
+        """Change an entity (see `State.apply`) and append the change to the file.
+
+        Call it only inside a block of `open(writing=True)`.
+        """
         self._state.apply(kind, key, fields)
         if self._file is None:
             return

@@ -19,7 +19,7 @@ MAX_RESULTS = 100
 
 
 class LoggedModels:
-    """Mixin with the logged-model methods of `TrainwireStore`."""
+    """Mixin of `TrainwireStore`: the methods for MLflow's logged models."""
 
     _journal: Journal
 
@@ -32,7 +32,7 @@ class LoggedModels:
         params: Any = None,
         model_type: str | None = None,
     ) -> Any:
-        """Create a model with status PENDING; MLflow uploads its files later."""
+        """Create a logged model with status PENDING; MLflow uploads its files later."""
         validation._validate_logged_model_name(name)
         with self._journal.open(writing=True) as state:
             key, experiment = find_experiment(state, experiment_id, active=True)
@@ -56,7 +56,7 @@ class LoggedModels:
             return _model(state, model_id)
 
     def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> Any:
-        """Return a model; a deleted one only with `allow_deleted`."""
+        """Return the model with this id; raise MLflow's error if it is deleted, unless `allow_deleted` is set."""
         with self._journal.open() as state:
             fields = _find(state, model_id)
             if fields["lifecycle_stage"] == LifecycleStage.DELETED and not allow_deleted:
@@ -69,22 +69,22 @@ class LoggedModels:
         return self.get_logged_model(model_id, allow_deleted=True)
 
     def delete_logged_model(self, model_id: str) -> None:
-        """Mark a model as deleted."""
+        """Mark a logged model as deleted."""
         self._change(model_id, {"lifecycle_stage": LifecycleStage.DELETED, "last_updated_timestamp": now()})
 
     def set_logged_model_tags(self, model_id: str, tags: Any) -> None:
-        """Set tags of a model."""
+        """Add tags to a logged model, or replace their values."""
         self._change(model_id, {"tags": as_map(tags)})
 
     def delete_logged_model_tag(self, model_id: str, key: str) -> None:
-        """Remove a tag of a model."""
+        """Remove a tag of a logged model."""
         with self._journal.open(writing=True) as state:
             if key not in _find(state, model_id)["tags"]:
                 raise missing(f"No tag with key {key!r} found for model with ID {model_id!r}.")
             self._journal.change(MODELS, model_id, {"tags": {key: None}})
 
     def log_logged_model_params(self, model_id: str, params: Any) -> None:
-        """Add parameters to a model."""
+        """Add parameters to a logged model."""
         self._change(model_id, {"params": as_map(params)})
 
     def search_logged_models(  # noqa: PLR0917
@@ -119,7 +119,7 @@ class LoggedModels:
             self._journal.change(MODELS, model_id, fields)
 
     def _log_of_models(self, run_id: str, metrics: list[Any]) -> None:
-        """Copy each metric that belongs to a model (it has a `model_id`) to that model."""
+        """Add each metric that has a `model_id` to the logged model with this id, too."""
         for metric in metrics:
             if getattr(metric, "model_id", None) is None:
                 continue

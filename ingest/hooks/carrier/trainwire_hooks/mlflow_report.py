@@ -1,6 +1,6 @@
-"""Sends the values of runs in MLflow to the launcher.
+"""Sends the values that the training logs to runs in MLflow to the launcher, which adds them to the job.
 
-Those of the first run become the job's; other runs have a prefix.
+Metric and parameter names of the first run in MLflow are unchanged; those of later runs get a prefix.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Fields = dict[str, Any]
 
 
 def place_of(runs: dict[str, Fields], name: str, tags: dict[str, str]) -> Fields:
-    """Return the fields `prefix` (of its metric names) and `rank` (of the process) of a new run in MLflow.
+    """Return two fields of a new run in MLflow: `prefix`, for its metric names, and `rank`, of this process.
 
-    The first run of a rank has no prefix. Others have their name as prefix, after the prefix of the parent if they
-    are nested, with a number added if another run has the same one.
+    The prefix is empty for the first run of a rank. For a later run it is the name of the run, after the prefix of
+    its parent if it is nested; a number is added if the prefix is already in use.
     """
     rank = " ".join(f"{key}={value}" for key, value in sorted(os.environ.items()) if key in _RANKS)
     same_rank = [run for run in runs.values() if run["rank"] == rank]
@@ -39,18 +39,18 @@ _RANKS = frozenset(("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"))
 
 
 def started(run_id: str, run: Fields) -> None:
-    """Log to the job that a run in MLflow has started."""
+    """Add a log line to the job: a run in MLflow has started."""
     values = f", whose values are below {run['prefix']}" if run["prefix"] else ""
     _log(f"MLflow run {run['run_name']} ({run_id}) started{values}")
 
 
 def ended(run_id: str, run: Fields) -> None:
-    """Log to the job that a run in MLflow has ended. The job itself ends with its command."""
+    """Add a log line to the job: a run in MLflow has ended. The job itself ends with its command."""
     _log(f"MLflow run {run['run_name']} ({run_id}) ended: {run['status']}")
 
 
 def values(run: Fields, metrics: list[Any]) -> None:
-    """Send metric values to the launcher, in one record per step and time."""
+    """Send metric values of a run in MLflow to the launcher, those of the same step and time together."""
     steps: dict[tuple[int, int], dict[str, float]] = {}
     for metric in metrics:
         at = int(metric.step), int(metric.timestamp)
@@ -60,14 +60,17 @@ def values(run: Fields, metrics: list[Any]) -> None:
 
 
 def params(run: Fields, new: dict[str, str]) -> None:
-    """Send parameters to the launcher."""
+    """Send new parameters of a run in MLflow to the launcher, with the prefix of the run."""
     if new:
         named = {f"{run['prefix']}{name}": value for name, value in new.items()}
         channel.send({"type": "params", "by": BY, "values": named})
 
 
 def tags(run: Fields, new: dict[str, str]) -> None:
-    """Send the tags that the training has set on the first run to the launcher, except MLflow's own `mlflow.*`."""
+    """Send tags that the training has set to the launcher, if the run in MLflow is the first one of its rank.
+
+    MLflow's own tags (`mlflow.*`) are left out.
+    """
     own = {name: value for name, value in new.items() if not name.startswith("mlflow.")}
     if own and not run["prefix"]:
         channel.send({"type": "tags", "by": BY, "values": own})

@@ -1,6 +1,6 @@
-"""MLflow tracking store for the URI `trainwire:`, which also sends all values to the launcher.
+"""MLflow tracking store for the URI `trainwire:`, which also sends all logged values to the launcher.
 
-Names, limits and errors are those of MLflow's SQL store, whose validation functions it calls.
+Valid names, limits and errors are the same as in MLflow's SQL store: both call the same validation functions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .mlflow_models import LoggedModels
 
 
 def open_store() -> Any:
-    """Return a new store, whose state is shared with the other processes of the launch (if any)."""
+    """Return a new store. Under `trainwire run`, it shares runs and experiments with the other processes."""
     socket = os.environ.get(SOCKET_VARIABLE)
     store = TrainwireStore(Journal(os.path.dirname(socket) if socket else None))
     _stores[:] = [store]
@@ -52,7 +52,10 @@ _stores: list[Any] = []
 
 
 def place_of_files(folder: str) -> str:
-    """Return the name prefix of the artifacts in `folder`: that of their run, then a model's name and id."""
+    """Return the prefix for names of artifacts in `folder`: the metric prefix of their run in MLflow.
+
+    For the folder of a logged model, the name and the id of the model follow.
+    """
     key = os.path.basename(os.path.dirname(folder))
     for store in _stores:
         with store._journal.open() as state:
@@ -63,7 +66,7 @@ def place_of_files(folder: str) -> str:
 
 
 class TrainwireStore(Experiments, LoggedModels, AbstractStore):
-    """MLflow tracking store of one launch; methods of `AbstractStore` that it lacks raise a helpful error."""
+    """MLflow tracking store of one launch; unsupported methods of `AbstractStore` raise an error with advice."""
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
                 self.add_experiment(state, "Default", None, {})
 
     def create_run(self, experiment_id: str, user_id: str, start_time: int, tags: Any, run_name: str) -> Any:
-        """Create a run in MLflow; the metrics of all but the first run of a rank get a prefix."""
+        """Create a run in MLflow. If it is not the first one of its rank, its metrics have a prefix in the job."""
         given = as_map(tags)
         tagged = given.get(MLFLOW_RUN_NAME)
         if run_name and tagged and run_name != tagged:
@@ -108,7 +111,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             return mlflow_entities.run(state, run_id)
 
     def get_run(self, run_id: str) -> Any:
-        """Return a run in MLflow, which may be a deleted one, with the latest values of its metrics."""
+        """Return a run in MLflow, even if it is marked as deleted, with the latest value of each metric."""
         with self._journal.open() as state:
             find_run(state, run_id)
             return mlflow_entities.run(state, run_id)
@@ -162,7 +165,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         return SearchUtils.paginate(found, page_token, max_results)
 
     def log_metric(self, run_id: str, metric: Any) -> None:
-        """Log one metric value."""
+        """Add one metric value to a run in MLflow."""
         validation._validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
         self._log(run_id, [metric], {}, {})
 
@@ -185,7 +188,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
         self._log(run_id, [], {}, {checked.key: checked.value})
 
     def log_batch(self, run_id: str, metrics: Any, params: Any, tags: Any) -> None:
-        """Log metric values, parameters and tags; if one of them is invalid, log none."""
+        """Add metric values, parameters and tags to a run in MLflow; if one of them is invalid, add none."""
         validation._validate_run_id(run_id)
         checked = validation._validate_batch_log_data(metrics, params, tags)
         metrics, params, tags = checked or (metrics, params, tags)

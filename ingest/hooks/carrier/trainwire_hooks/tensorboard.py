@@ -1,4 +1,4 @@
-"""Sends the events that the writers of TensorBoard and tensorboardX write; the launcher decodes them."""
+"""Sends the events that TensorBoard's and tensorboardX's writers write to the launcher, which decodes them."""
 
 from __future__ import annotations
 

@@ -27,9 +27,10 @@ def patch(module: ModuleType) -> None:
 
 
 def _wrap(owner: Any, name: str, prepare: Callable[..., Callable[[], None]]) -> None:
-    """Wrap a method: call `prepare` with its arguments, then the method, then the function that `prepare` returns.
+    """Replace the method `name` of class `owner` by one that also reports its calls.
 
-    An error in `prepare` or in that function is reported to the launcher, and not raised.
+    It calls `prepare` with the arguments, then the method, then the function that `prepare` has returned. Errors
+    of the two functions are reported to the launcher, and not raised.
     """
     original = getattr(owner, name)
 
@@ -54,16 +55,16 @@ def harmless(call: Callable[[], Any]) -> Any:
 
 
 def _log(run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], None]:
-    """Return a function that sends the numbers of one call of `Run.log`, with the step that W&B assigns."""
+    """Return a function that sends the numbers of one call of `wandb.Run.log` and their step to the launcher."""
     data = args[0] if args else kwargs["data"]
     step = args[1] if len(args) > 1 else kwargs.get("step")
     return report_of(data, step, int(getattr(run, "_local_step", 0)))
 
 
 def report_of(data: Mapping[str, Any], step: Any, local_step: int) -> Callable[[], None]:
-    """Return a function that sends the numbers of `data`, logged at `step`.
+    """Return a function that sends the numbers of `data`, logged at `step`, to the launcher.
 
-    If it is None, their step is `local_step`, the current step of the run in W&B.
+    If `step` is None, `local_step` is used, the current step of the run in W&B.
     """
     at = local_step if step is None else int(step) if int(step) == step else float(step)
     if at < local_step:  # W&B leaves it out, with a warning
@@ -87,12 +88,12 @@ def report_of(data: Mapping[str, Any], step: Any, local_step: int) -> Callable[[
 
 
 def send_not_taken(kind: str) -> None:
-    """Report to the launcher one value of this kind that trainwire does not store."""
+    """Report to the launcher that the training logged a value of type `kind`, which trainwire does not store."""
     channel.send({"type": "not taken", "by": BY, "kind": kind})
 
 
 def report_config(run: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> Callable[[], None]:
-    """Return a function that sends the run's parameters (`run.config`), read when it is called."""
+    """Return a function that reads `run.config`, the parameters, and sends them to the launcher."""
 
     def send() -> None:
         params = {str(name): value for name, value in dict(run.config).items() if not str(name).startswith("_")}
@@ -102,7 +103,7 @@ def report_config(run: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) 
 
 
 def report_summary(_run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], None]:
-    """Return a function that sends the numbers that the training has set in `run.summary`."""
+    """Return a function that sends the numbers that the training sets in W&B's `run.summary` to the launcher."""
     record = args[0] if args else kwargs["summary_record"]
     found = {".".join(item.key): _number(item.value) for item in record.update}
     values = {name: number for name, number in found.items() if number is not None}
@@ -110,7 +111,7 @@ def report_summary(_run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 
 def _flat(prefix: str, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of nested mappings, with names joined by dots, as in W&B."""
+    """Yield (name, value) of each item in nested mappings; keys of the levels are joined by dots, as in W&B."""
     for name, value in data.items():
         if isinstance(value, Mapping):
             yield from _flat(f"{prefix}{name}.", value)

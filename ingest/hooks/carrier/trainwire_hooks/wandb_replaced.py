@@ -1,7 +1,7 @@
 """Replaces W&B by trainwire, for trainings without a W&B account.
 
-W&B runs in its disabled mode: no network, no login, no files in the working folder. A disabled `wandb.Run` ignores
-its values, so each one gets methods that count its steps and send its values to the launcher.
+W&B runs in its disabled mode: no network, no login, no files in the working folder. In this mode a `wandb.Run`
+ignores logged values, so its methods are replaced by ones that count steps and send the values to the launcher.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GLOBALS = ("log", "summary", "config", *COUNTED)
 
 
 def patch(module: ModuleType) -> None:
-    """Disable W&B, and replace `init` or `login` in the module that defines it."""
+    """Disable W&B: replace `wandb.init` or `wandb.login` in `module`, which defines one of the two functions."""
     os.environ["WANDB_MODE"] = "disabled"
     name = module.__name__.rpartition("_")[2]
     function = _init(module.init) if name == "init" else _login(module.login)
@@ -62,7 +62,7 @@ def _init(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _replace(run: Any) -> None:
-    """Give a disabled `wandb.Run` methods that send values to the launcher, and send its parameters."""
+    """Replace methods of a disabled `wandb.Run` by ones that send values to the launcher; send its parameters."""
     import wandb  # noqa: PLC0415 - of the training
     from wandb.sdk.wandb_summary import Summary  # noqa: PLC0415
 
@@ -88,7 +88,7 @@ def _send(prepare: Callable[..., Callable[[], None]], *arguments: Any) -> None:
 
 
 def _log(current: dict[str, Any]) -> dict[str, Any]:
-    """Return the members `log`, which counts steps as W&B does when it is enabled, and `step`."""
+    """Return replacements for `log` and `step` of `wandb.Run`; `log` counts steps as W&B does when enabled."""
     next_step = 0
 
     def log(_self: Any, data: Any, step: Any = None, commit: Any = None, *_args: Any, **_kwargs: Any) -> None:
@@ -124,7 +124,10 @@ def _ends() -> dict[str, Any]:
 
 
 def _summary(kind: Any, current: dict[str, Any]) -> property:
-    """Return the property `summary`: it reads from `current`, and sends the values that the training sets."""
+    """Return a replacement for `wandb.Run.summary`, which contains the values in `current`.
+
+    Values that the training sets in it are sent to the launcher.
+    """
 
     def update(record: Any) -> None:
         harmless(functools.partial(_send, report_summary, None, (record,), {}))
@@ -142,7 +145,7 @@ def _summary(kind: Any, current: dict[str, Any]) -> property:
 
 
 def _folder(path: str) -> property:
-    """Return the property `dir`: a folder below the system's temporary folder, created when it is first read."""
+    """Return a replacement for the property `wandb.Run.dir`: `path`, a folder created at the first read."""
 
     def folder(_self: Any) -> str:
         os.makedirs(path, exist_ok=True)
