@@ -97,7 +97,7 @@ def test_only_the_best_is_reported(run: RecordedRun, tmp_path: Path) -> None:
 def test_keras_does_not_wait_for_batches() -> None:
     """The callback has no hooks for batches, so Keras does not wait for the device after each."""
     hooks = {name for name in vars(TrainwireCallback) if name.startswith("on_")}
-    assert hooks == {"on_train_begin", "on_epoch_end"}
+    assert hooks == {"on_train_begin", "on_train_end", "on_epoch_end"}
 
 
 def test_a_request_to_stop_ends_fit_after_the_batch(run: RecordedRun) -> None:
