@@ -31,7 +31,7 @@ frameworks: $(VENV)/.test $(FRAMEWORKS) ## test the integrations with the real L
 	TRAINWIRE_TEST_FRAMEWORKS=1 PYTHONPATH=$(FRAMEWORKS) $(BIN)/python -m pytest tests/integrations -n 2 --dist worksteal
 
 system: $(VENV)/.test ## run the tests of whole worker processes, killed and restarted
-	$(BIN)/python -m pytest tests/system -n 3 --dist worksteal
+	$(BIN)/python -m pytest tests/system -n 2 --dist worksteal
 
 browser: $(VENV)/.test ## run the tests of the page, in a headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser
