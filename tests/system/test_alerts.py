@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy import text
+
 from tests.processes import ROOT, wait_until, workers_running
 from tests.webhook_receiver import Received, receiving
+from trainwire.workers.alerts.alert_rows import CURSOR
 from trainwire.workers.resources import Resources
 
 TRAINER: Final = """
@@ -38,6 +41,7 @@ def test_a_training_reports_and_fails(resources: Resources, tmp_path: Path) -> N
     with receiving() as receiver:
         rules.write_text(RULES.format(url=receiver.url))
         with workers_running(resources.settings, tmp_path, ALERT_RULES=str(rules)) as (worker,):
+            wait_until(lambda: _are_in_force(resources), "the rules are in force")
             subprocess.run([sys.executable, "-c", TRAINER], cwd=ROOT, env=env, check=False, timeout=60)
             wait_until(lambda: receiver.requests, "the first alert", timeout_s=60)
             worker.kill()
@@ -51,6 +55,15 @@ def test_a_training_reports_and_fails(resources: Resources, tmp_path: Path) -> N
     }
     ids = {request.headers["webhook-id"] for request in receiver.requests}
     assert len(ids) == 3
+
+
+def _are_in_force(resources: Resources) -> bool:
+    """Return whether workers have evaluated the rules once: what was stored before is not reported."""
+    with resources.engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT count(*) FROM delivery_cursors WHERE sink = :sink"), {"sink": CURSOR}
+        )
+        return bool(found.scalar_one())
 
 
 def _titles(requests: Sequence[Received]) -> set[str]:
