@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from tests.processes import ROOT, wait_until, workers_running
 from tests.webhook_receiver import Received, receiving
-from trainwire.workers.alerts.alert_rows import CURSOR
+from trainwire.stores.postgres.alerts import CURSOR
 from trainwire.workers.resources import Resources
 
 TRAINER: Final = """
