@@ -52,7 +52,8 @@ from trainwire.stores.postgres.job_pages import (
 from trainwire.stores.postgres.job_pages import JobQuery as PlaceQuery
 from trainwire.stores.postgres.job_references import find_referenced
 from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
-from trainwire.stores.postgres.stop_requests import AlreadyEnded, UnknownJob, WrongText, request_stop
+from trainwire.stores.postgres.stop_requests import AlreadyEnded, UnknownJob, request_stop
+from trainwire.stores.postgres.user_texts import WrongText
 from trainwire.stores.rows import metric_names
 from trainwire.stores.rows.field_names import field_names
 from trainwire.stores.rows.log_pages import LineFilter, newest_page, next_page, seq_at

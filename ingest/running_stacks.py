@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from trainwire.ingest.process.proc_stat import START_TIME, proc_stat
+
 DATA_DIR_VARIABLE: Final = "TRAINWIRE_DATA_DIR"
 RECORD_NAME: Final = "stack.json"
 SECRETS_NAME: Final = "secrets.json"
 ENTRY_NAME_LENGTH: Final = 16
 MAX_FILE_BYTES: Final = 64 * 1024
-START_TIME_FIELD: Final = 22
-"""Number of the field of /proc/PID/stat with the start time of the process, see proc_pid_stat(5)."""
 
 
 class NoStack(Exception):  # noqa: N818 - shown to people
@@ -206,11 +206,8 @@ def _own_json(path: Path) -> Mapping[str, Any]:
 
 def _start_time(pid: int) -> int | None:
     """Return the start time of a process in clock ticks since the boot; None if it has ended or is unknown."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b") ")[2].split()[START_TIME_FIELD - 3])
-    except (OSError, ValueError, IndexError):
-        return None
+    fields = proc_stat(pid)
+    return int(fields[START_TIME]) if fields else None
 
 
 def _text_of(path: str) -> str | None:

@@ -23,7 +23,8 @@ from trainwire.ingest.settings import URL_VARIABLE
 from trainwire.schemas.gateway_urls import base_of
 from trainwire.stack.database import reading, writing
 from trainwire.stack.errors import Problem, as_problem
-from trainwire.stores.postgres.job_edits import JobEdit, WrongEdit, save_edit
+from trainwire.stores.postgres.job_edits import JobEdit, save_edit
+from trainwire.stores.postgres.user_texts import WrongText
 
 Jobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Numbers or names of jobs, or `last`.")]
 
@@ -128,10 +129,8 @@ def _edit(data_dir: Path | None, reference: str, edit: JobEdit) -> int:
             return remote.edit(reference, edit)
     with writing(servers(data_dir)) as connection:
         job_id = named_job(connection, reference).id
-        try:
+        with as_problem(WrongText):
             save_edit(connection, job_id, edit)
-        except WrongEdit as exc:
-            raise Problem(str(exc)) from exc
     return job_id
 
 

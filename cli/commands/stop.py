@@ -12,7 +12,8 @@ from trainwire.cli.commands.options import AsJson, DataDir, JobReference, server
 from trainwire.cli.terminal import one_line, say
 from trainwire.stack.database import writing
 from trainwire.stack.errors import as_problem
-from trainwire.stores.postgres.stop_requests import AlreadyEnded, UnknownJob, WrongText, request_stop
+from trainwire.stores.postgres.stop_requests import AlreadyEnded, UnknownJob, request_stop
+from trainwire.stores.postgres.user_texts import WrongText
 
 
 def stop(

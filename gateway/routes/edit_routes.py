@@ -16,7 +16,8 @@ from trainwire.gateway.documents.response_types import JobItem
 from trainwire.gateway.http.problems import unknown_job, wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.routes.parameters import JobId, ResourcesDep
-from trainwire.stores.postgres.job_edits import JobEdit, WrongEdit, save_edit
+from trainwire.stores.postgres.job_edits import JobEdit, save_edit
+from trainwire.stores.postgres.user_texts import WrongText
 
 log = structlog.get_logger("trainwire.gateway.edits")
 router = APIRouter(tags=["jobs"])
@@ -50,7 +51,7 @@ def edit_job(
             if not save_edit(connection, job_id, wanted):
                 raise unknown_job(job_id)
             items = job_items_of(connection, [job_id])
-    except WrongEdit as exc:
+    except WrongText as exc:
         raise wrong_value(exc.field, exc.value, exc.detail) from exc
     log.info("job.edited", job_id=job_id, token_id=identity.token_id, parts=sorted(edit.model_fields_set))
     return json_response(items[0])

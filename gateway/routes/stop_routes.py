@@ -19,9 +19,9 @@ from trainwire.schemas.tables import gateway_tokens
 from trainwire.stores.postgres.stop_requests import (
     AlreadyEnded,
     UnknownJob,
-    WrongText,
     request_stop,
 )
+from trainwire.stores.postgres.user_texts import WrongText
 
 log = structlog.get_logger("trainwire.gateway.stops")
 router = APIRouter(tags=["jobs"])

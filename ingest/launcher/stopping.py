@@ -10,6 +10,7 @@ from signal import SIGTERM
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trainwire.ingest.process.daemon_pool import start_daemon
+from trainwire.ingest.process.proc_stat import PARENT, START_TIME, proc_stat
 
 if TYPE_CHECKING:
     from trainwire.ingest.launcher.command import Signals
@@ -92,9 +93,5 @@ def _numbers() -> Iterator[int]:
 
 def _read(pid: int) -> tuple[_Process | None, int]:
     """Return process `pid` with its start time, and the id of its parent; (None, 0) if it does not run."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            fields = stat.read().rpartition(b") ")[2].split()  # proc(5): state, ppid, ..., starttime is field 22
-        return _Process(pid, fields[19].decode()), int(fields[1])
-    except (OSError, IndexError, ValueError):
-        return None, 0
+    fields = proc_stat(pid)
+    return (_Process(pid, fields[START_TIME].decode()), int(fields[PARENT])) if fields else (None, 0)

@@ -12,19 +12,12 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from trainwire.schemas.limits import MAX_TEXT_CHARS
 from trainwire.schemas.tables import training_jobs
+from trainwire.stores.postgres.user_texts import WrongText, check_text
 
 MAX_NOTE_CHARS: Final = 10_000
 MAX_TAGS: Final = 100
 MAX_TAG_CHARS: Final = 200
 MAX_NAME_CHARS: Final = MAX_TEXT_CHARS["name"]
-
-
-class WrongEdit(ValueError):  # noqa: N818 - its text is sent to clients
-    """The edit is not valid; `field` names the invalid part of it."""
-
-    def __init__(self, field: str, value: str, detail: str) -> None:
-        super().__init__(f"{field} {value[:100]!r}: {detail}")
-        self.field, self.value, self.detail = field, value, detail
 
 
 class JobEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,7 +34,7 @@ class JobEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def save_edit(connection: Connection, job_id: int, edit: JobEdit) -> bool:
-    """Apply an edit in the caller's transaction; return False if there is no such job. Raises `WrongEdit`."""
+    """Apply an edit in the caller's transaction; return False if there is no such job. Raises `WrongText`."""
     values = _checked(edit)
     jobs = training_jobs.c
     wanted = select(jobs.given_tags).where(jobs.id == job_id)
@@ -64,28 +57,21 @@ def _checked(edit: JobEdit) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if edit.name is not msgspec.UNSET:
         name = edit.name.strip()
-        _check_text("name", name, MAX_NAME_CHARS)
+        check_text("name", name, MAX_NAME_CHARS)
         values["given_name"] = name or None
     if edit.note is not msgspec.UNSET:
         note = edit.note.strip()
-        _check_text("note", note, MAX_NOTE_CHARS)
+        check_text("note", note, MAX_NOTE_CHARS)
         values["note"] = note or None
     if edit.tags is not msgspec.UNSET:
         for name, value in edit.tags.items():
             if not name.strip():
-                raise WrongEdit("tags", name, 'has no name: send for example {"team": "vision"}')
-            _check_text("tags", name, MAX_TAG_CHARS)
-            _check_text("tags", value or "", MAX_TAG_CHARS)
+                raise WrongText("tags", name, 'has no name: send for example {"team": "vision"}')
+            check_text("tags", name, MAX_TAG_CHARS)
+            check_text("tags", value or "", MAX_TAG_CHARS)
     return values
-
-
-def _check_text(field: str, text: str, most: int) -> None:
-    if len(text) > most:
-        raise WrongEdit(field, text, f"has {len(text):,} characters: use at most {most:,}")
-    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise WrongEdit(field, text, "has NUL or an invalid character: remove it")
 
 
 def _check_count(tags: Mapping[str, str | None]) -> None:
     if len(tags) > MAX_TAGS:
-        raise WrongEdit("tags", json.dumps([*tags][-1]), f"would be tag {len(tags)}: a job has at most {MAX_TAGS}")
+        raise WrongText("tags", json.dumps([*tags][-1]), f"would be tag {len(tags)}: a job has at most {MAX_TAGS}")

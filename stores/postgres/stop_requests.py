@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.tables import stop_requests, training_jobs
 from trainwire.stores.postgres.columns import columns_of
+from trainwire.stores.postgres.user_texts import check_text
 
 MAX_BY_CHARS: Final = 200
 MAX_REASON_CHARS: Final = 1000
@@ -35,14 +36,6 @@ class AlreadyEnded(Exception):  # noqa: N818 - shown to users
     """The job has ended, so there is no training to stop."""
 
 
-class WrongText(ValueError):  # noqa: N818 - shown to users
-    """The author or the reason of a request cannot be stored; `field` names which."""
-
-    def __init__(self, field: str, value: str, detail: str) -> None:
-        super().__init__(f"{field} {value[:100]!r}: {detail}")
-        self.field, self.value, self.detail = field, value, detail
-
-
 def request_stop(connection: Connection, job_id: int, by: str, reason: str | None) -> StopRequested:
     """Store a request to stop the job's current attempt, in the caller's transaction, and return it.
 
@@ -50,8 +43,8 @@ def request_stop(connection: Connection, job_id: int, by: str, reason: str | Non
     `AlreadyEnded` and `WrongText`.
     """
     by, reason = by.strip(), (reason or "").strip() or None
-    _check("by", by, MAX_BY_CHARS)
-    _check("reason", reason or "", MAX_REASON_CHARS)
+    check_text("by", by, MAX_BY_CHARS)
+    check_text("reason", reason or "", MAX_REASON_CHARS)
     jobs = training_jobs.c
     # Locked: its completion may be stored now.
     wanted = select(jobs.status, jobs.attempt).where(jobs.id == job_id).with_for_update()
@@ -67,10 +60,3 @@ def request_stop(connection: Connection, job_id: int, by: str, reason: str | Non
         requests.job_id == job_id, requests.attempt == job.attempt
     )
     return StopRequested(**connection.execute(stored).mappings().one())
-
-
-def _check(field: str, text: str, most: int) -> None:
-    if len(text) > most:
-        raise WrongText(field, text, f"has {len(text):,} characters: use at most {most:,}")
-    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise WrongText(field, text, "has NUL or an invalid character: remove it")

@@ -19,9 +19,6 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import zstandard
 
-from trainwire.schemas.tables import ROLLUPS_CURSOR
-
-CURSOR: Final = ROLLUPS_CURSOR
 BLOCK_POINTS: Final = 128
 FAN_OUT: Final = 4
 """Number of blocks of one level that one block of the next level covers."""

@@ -16,8 +16,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from trainwire.schemas.tables import LIFTED
-from trainwire.stores.rows.metric_blocks import CURSOR
+from trainwire.schemas.tables import LIFTED, ROLLUPS_CURSOR
 
 MOST_JOBS: Final = 1000
 MOST_NAMES: Final = 250_000
@@ -126,7 +125,7 @@ def names_within(names: Sequence[str], most: int) -> list[str]:
 
 def _with_series(connection: Connection, job_id: int, known: JobNames) -> JobNames:
     """Return a copy of `known` with the names in all rows that have blocks, which are listed in metric_series."""
-    through = connection.execute(_THROUGH, {"job_id": job_id, "cursor": CURSOR}).scalar_one_or_none() or 0
+    through = connection.execute(_THROUGH, {"job_id": job_id, "cursor": ROLLUPS_CURSOR}).scalar_one_or_none() or 0
     if through <= known.covered:
         return known
     # Read after the cursor: the series of at least the rows up to there.

@@ -10,8 +10,8 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.non_finite import Number, shown_float
-from trainwire.schemas.tables import INDEXED_CHARS
-from trainwire.stores.rows.metric_blocks import ABSENT, CURSOR, Points, equal_cuts, extremes, joined
+from trainwire.schemas.tables import INDEXED_CHARS, ROLLUPS_CURSOR
+from trainwire.stores.rows.metric_blocks import ABSENT, Points, equal_cuts, extremes, joined
 from trainwire.stores.rows.metric_columns import Key, MetricColumns
 from trainwire.stores.rows.metric_frontier import PointFilter, read_blocks
 from trainwire.stores.rows.sparklines import spread
@@ -73,7 +73,7 @@ def read_series(
     if not wanted.names:
         return {}, False
     with _snapshot(connection):
-        covered = connection.execute(_COVERED, {"job_id": wanted.job_id, "cursor": CURSOR}).one_or_none()
+        covered = connection.execute(_COVERED, {"job_id": wanted.job_id, "cursor": ROLLUPS_CURSOR}).one_or_none()
         if covered is None:
             return {}, False
         after = max(wanted.after, covered.removed)

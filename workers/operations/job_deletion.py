@@ -19,11 +19,11 @@ from sqlalchemy import Connection, Engine, text
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.tables import ROLLUPS_CURSOR
 from trainwire.stores.files.s3 import S3Store
 from trainwire.stores.postgres.alerts import CURSOR as ALERT_CURSOR
 from trainwire.stores.postgres.deletion import Deletion, DeletionPart, PartName, find_deletion, save_part
 from trainwire.stores.postgres.deletion_plan import DERIVED, TABLES
-from trainwire.stores.rows.metric_blocks import CURSOR
 from trainwire.workers.checkpoints import orphans
 from trainwire.workers.checkpoints.runs import s3_errors
 from trainwire.workers.checkpoints.surplus import shared_addresses
@@ -165,7 +165,7 @@ class JobDeleter:
         None begins later, because the job has no row in `training_jobs`.
         """
         with self._engine.begin() as connection:
-            for sink in (*SINKS, CURSOR, ALERT_CURSOR):
+            for sink in (*SINKS, ROLLUPS_CURSOR, ALERT_CURSOR):
                 cursors.await_lease(connection, sink, job_id)
 
     def _delete_copies(self, sink: str, deletion: Deletion, _run: DeletionRun) -> DeletionPart:

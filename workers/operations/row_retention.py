@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Engine, TextClause, text
 
 from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.sinks import ROWS
-from trainwire.stores.rows.metric_blocks import CURSOR, TAIL
+from trainwire.schemas.tables import ROLLUPS_CURSOR
+from trainwire.stores.rows.metric_blocks import TAIL
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks import cursors
@@ -131,7 +132,7 @@ def _remove_blocks(connection: Connection, job_id: int, through: int) -> None:
 
     This is done after the last batch of rows. Until then, charts omit the points of deleted rows.
     """
-    cursors.await_lease(connection, CURSOR, job_id)
+    cursors.await_lease(connection, ROLLUPS_CURSOR, job_id)
     gone = {"job_id": job_id, "through": through, "tail": TAIL}
     connection.execute(_REMOVE_BLOCKS, gone)
     for statement in _REMOVE_SERIES:

@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, Engine, text
 
-from trainwire.stores.rows.metric_blocks import CURSOR, Points
+from trainwire.schemas.tables import ROLLUPS_CURSOR
+from trainwire.stores.rows.metric_blocks import Points
 from trainwire.stores.rows.metric_columns import Key, MetricColumns
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.rollups.series_blocks import BlockTable, Series
@@ -55,7 +56,7 @@ class RollupFollower:
                     if self._clock() - began >= slice_s:
                         return self._clock() - began
             with self._engine.begin() as connection:
-                cursors.settle(connection, CURSOR, "metrics")
+                cursors.settle(connection, ROLLUPS_CURSOR, "metrics")
         return self._clock() - began
 
     def follow(self, job_id: int, until: float = float("inf")) -> bool | None:
@@ -66,23 +67,23 @@ class RollupFollower:
         """
         began = self._clock()
         with self._engine.begin() as connection:
-            if not cursors.lease_jobs(connection, CURSOR, [job_id]):
+            if not cursors.lease_jobs(connection, ROLLUPS_CURSOR, [job_id]):
                 return None
-            cursor = cursors.read_cursors(connection, CURSOR, [job_id])[job_id]
+            cursor = cursors.read_cursors(connection, ROLLUPS_CURSOR, [job_id])[job_id]
             last = connection.execute(_LAST_SEQ, {"job_id": job_id}).scalar_one()
             columns, through = self._read(connection, job_id, cursor.confirmed_seq, last, until)
             used = _write(connection, job_id, columns, int(cursor.state.get("series", 0)))
             rest_s = REST_SHARE * (self._clock() - began)
             pause_s = 0.0 if through < last else max(rest_s, LATER_S if columns.rows < FEW_ROWS else 0.0)
             state = msgspec.json.encode({"series": used, "rest_s": round(rest_s, 3)}).decode()
-            moved = {"job_id": job_id, "seq": through, "state": state, "pause_s": pause_s, "sink": CURSOR}
+            moved = {"job_id": job_id, "seq": through, "state": state, "pause_s": pause_s, "sink": ROLLUPS_CURSOR}
             connection.execute(_MOVE, moved)
         return bool(through == last)
 
     def _due(self) -> list[int]:
         with self._engine.begin() as connection:
-            unsettled = cursors.unsettled(connection, CURSOR)
-            wanted = {"sink": CURSOR, "unsettled": unsettled, "many": FEW_ROWS, "limit": JOBS_AT_ONCE}
+            unsettled = cursors.unsettled(connection, ROLLUPS_CURSOR)
+            wanted = {"sink": ROLLUPS_CURSOR, "unsettled": unsettled, "many": FEW_ROWS, "limit": JOBS_AT_ONCE}
             return list(connection.execute(_DUE, wanted).scalars())
 
     def _read(

@@ -28,9 +28,9 @@ from trainwire.stores.postgres.stop_requests import (
     AlreadyEnded,
     StopRequested,
     UnknownJob,
-    WrongText,
     request_stop,
 )
+from trainwire.stores.postgres.user_texts import WrongText
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.liveness.stop_publisher import publish_stops
 from trainwire.workers.resources import Resources
