@@ -111,6 +111,7 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
     app.conf.broker_transport = "trainwire.workers.orders.broker_transport:Transport"
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
     signals.worker_process_init.connect(_die_with_parent, weak=False)
+    signals.worker_process_init.connect(_collect_less, weak=False)
     # By default a pool process waits half a minute for the worker to confirm its last order, which a worker that
     # is ending may never do. Executing an order twice is harmless.
     pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = CONFIRMATION_TENTHS_S
