@@ -18,7 +18,6 @@ from redis.exceptions import OutOfMemoryError
 from trainwire.schemas.keys import ALERT_QUEUE, INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.stores.settings import WrongSettings
-from trainwire.workers.alerts.rules_file import load_rules
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
@@ -98,6 +97,8 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
 
     queues = options.queues.split(",")
     if ALERT_QUEUE in queues and resources.settings.alert_rules is not None:
+        from trainwire.workers.alerts.rules_file import load_rules  # noqa: PLC0415 - not needed without rules
+
         load_rules(resources.settings.alert_rules)
     name = f"{options.name}@{socket.gethostname()}"
     with redis_errors(resources.settings.streams_address):
