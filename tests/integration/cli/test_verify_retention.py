@@ -129,7 +129,10 @@ def test_removed_lines_are_read_from_loki(connected: Trainwire) -> None:
 
 def test_removed_points_are_reported(connected: Trainwire, removed: Engine) -> None:
     """A job whose points retention has removed is distinguished from one without points."""
-    assert connected("metrics", "42").out == "no metrics of job 42 yet\n"
+    assert connected("metrics", "42").out == (
+        "job 42 logged no metrics: for a training that prints them see `trainwire run --metrics-regex` "
+        "(docs/hooks.md)\n"
+    )
     _run(removed, "UPDATE training_jobs SET last_metric_seq = 1200, removed_metric_seq = 1200")
     shown = connected("metrics", "42")
     assert (shown.out, shown.err) == (
