@@ -13,7 +13,7 @@ FRAMEWORKS := $(CACHE)/frameworks-$(shell $(PYTHON) -c 'import hashlib, sys; pri
 # tests start would compile all that it imports: three times the CPU time of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test frameworks system browser check docs kubernetes audit bench chaos hostile format clean
+.PHONY: help demo up test frameworks system browser check docs kubernetes audit licenses bench chaos hostile format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,11 @@ docs: $(VENV)/.docs ## build the site of docs/ into build/site; a broken link or
 kubernetes: $(VENV)/.kubernetes ## render deploy/kubernetes with kubectl, and check it against the published schemas
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m pytest tests/unit/test_kubernetes.py
 
-audit: $(VENV)/.pip-audit ## look up known vulnerabilities of every version in constraints.txt; needs PyPI itself
+audit: $(VENV)/.auditors ## look up known vulnerabilities of every version in constraints.txt; needs PyPI itself
 	$(VENV)/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --no-deps -r constraints.txt
+
+licenses: $(VENV)/.auditors $(VENV)/.test ## list the licence of each installed package
+	$(VENV)/audit/bin/pip-licenses --python=$(BIN)/python --from=mixed --order=license
 
 bench: $(VENV)/.test ## measure; prints the tables of docs/benchmarks.md (about six minutes)
 	$(BIN)/python -m benchmarks
@@ -66,10 +69,10 @@ format: $(VENV)/.test ## bring the code into form
 clean: ## remove the virtual environment and caches; data of `trainwire up` stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-# Its own environment: an auditor whose needs move the versions that it audits would be none.
-$(VENV)/.pip-audit:
+# Their own environment: an auditor whose needs move the versions that it audits would be none.
+$(VENV)/.auditors:
 	$(PYTHON) -m venv $(VENV)/audit
-	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3' 'pip-licenses>=5.5,<6'
 	@touch $@
 
 $(VENV)/.kubernetes: | $(VENV)/.test

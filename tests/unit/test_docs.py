@@ -56,6 +56,12 @@ def test_the_page_of_commands_is_the_output_of_help() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == page()
 
 
+def test_the_public_interfaces_are_those_that_are_promised() -> None:
+    """docs/interfaces.txt equals the output of `python docs/site/interfaces.py`."""
+    page = runpy.run_path(str(ROOT / "docs" / "site" / "interfaces.py"))["page"]
+    assert (ROOT / "docs" / "interfaces.txt").read_text() == page()
+
+
 def test_the_readme_is_short() -> None:
     """The README has at most 500 words, and the glossary at most 40 terms."""
     assert len((ROOT / "README.md").read_text().split()) <= 500
