@@ -64,7 +64,7 @@ class HttpSource:
         return JobPage([self._record(JobInfo, item) for item in page["items"]], page["next"], page.get("total"))
 
     def fields(self) -> dict[str, list[str]]:
-        """Return the names of the fields that filters can use, including the names in the newest jobs."""
+        """Return the names that filters can use, by kind (`jobs`, `params`, `tags`, `metrics`)."""
         return self._json("/jobs/fields")
 
     def find(self, reference: str) -> Candidates:

@@ -24,7 +24,6 @@ from trainwire.client.source import (
     LogQuery,
     MetricNames,
 )
-from trainwire.schemas.filters.job_fields import COLUMNS
 from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.metric_download import MetricBlock
@@ -109,9 +108,9 @@ class PostgresSource:
         return JobPage(infos, following, total)
 
     def fields(self) -> dict[str, list[str]]:
-        """Return the names of the fields that filters can use, including the names in the newest jobs."""
+        """Return the names that filters can use, by kind (`jobs`, `params`, `tags`, `metrics`)."""
         with self._reading() as connection:
-            return {"jobs": list(COLUMNS), **field_names(connection)}
+            return field_names(connection)
 
     def find(self, reference: str) -> Candidates:
         """Return the jobs that match `reference`: a number, a name, the beginning of either, or `last`."""

@@ -82,7 +82,7 @@ class Source(Protocol):
         """Return one page of the jobs that match `query`, from `cursor` on."""
 
     def fields(self) -> dict[str, list[str]]:
-        """Return the names of the fields that filters can use, including the names in the newest jobs."""
+        """Return the names that filters can use, by kind (`jobs`, `params`, `tags`, `metrics`)."""
 
     def find(self, reference: str) -> Candidates:
         """Return the jobs that match `reference`: a number, a name, the beginning of either, or `last`."""

@@ -39,7 +39,6 @@ from trainwire.gateway.routes.parameters import (
     encode_cursor,
     wrong_cursor,
 )
-from trainwire.schemas.filters.job_fields import COLUMNS, TAGGED
 from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.messages import Status
@@ -150,7 +149,7 @@ def groups(
 def fields(resources: ResourcesDep) -> Response:
     """Return the fields that filters, sort orders and columns of jobs can use."""
     with resources.reading() as connection:
-        return json_response(FieldNames(jobs=[*COLUMNS, *TAGGED], **field_names(connection)))
+        return json_response(FieldNames(**field_names(connection)))
 
 
 @router.get("/jobs/{job_id}", responses=described(JobDetail, 404))

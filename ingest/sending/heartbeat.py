@@ -89,16 +89,24 @@ class StopSignal:
         logger.warning(
             "job %s: %s asks this training to stop%s", job_id, _printable(request.by), _reason(request.reason)
         )
-        for listener in self._listeners:
-            listener()
+        self._call_listeners()
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Call `listener` when a request to stop arrives, or now if one has.
+        """Call `listener` once when a request to stop arrives, or at once if one has already arrived.
 
-        It may run in any thread, and must not raise.
+        `listener` may be called in any thread, and must not raise.
         """
         self._listeners.append(listener)
         if self.received.is_set():
+            self._call_listeners()
+
+    def _call_listeners(self) -> None:
+        # A request may arrive in another thread while `listen` runs: the thread that removes a listener calls it.
+        while self._listeners:
+            try:
+                listener = self._listeners.pop()
+            except IndexError:
+                return
             listener()
 
 

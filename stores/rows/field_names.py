@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, Text, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 
+from trainwire.schemas.filters.job_fields import COLUMNS, TAGGED
 from trainwire.schemas.tables import training_jobs
 from trainwire.stores.postgres.job_values import shown_tags
 from trainwire.stores.rows.sparklines import last_values
@@ -18,7 +19,11 @@ MAX_NAMES: Final = 1000
 
 
 def field_names(connection: Connection) -> dict[str, list[str]]:
-    """Return the sorted names in `params`, `tags` and `metrics` of the newest jobs."""
+    """Return the names that filters, sort orders and columns of jobs can use.
+
+    `jobs` has the fields of every job; `params`, `tags` and `metrics` have the names that occur in the newest
+    `NEWEST_JOBS` jobs, sorted, at most `MAX_NAMES` each.
+    """
     jobs = training_jobs.c
     newest = (
         select(jobs.id, jobs.params, cast(shown_tags, JSONB).label("tags"), jobs.final_metrics, jobs.best_metrics)
@@ -40,4 +45,4 @@ def field_names(connection: Connection) -> dict[str, list[str]]:
     ids = connection.execute(select(newest.c.id)).scalars().all()
     for values in last_values(connection, ids, NEWEST_ROWS).values():
         found["metrics"].update(values)
-    return {kind: sorted(names)[:MAX_NAMES] for kind, names in found.items()}
+    return {"jobs": [*COLUMNS, *TAGGED]} | {kind: sorted(names)[:MAX_NAMES] for kind, names in found.items()}

@@ -12,10 +12,17 @@ import pytest
 from tests.factories import checkpoint, completion, logs, metrics
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.origin import Origin
-from trainwire.ingest.sending.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, SourceHeartbeat, UnsentCounts
+from trainwire.ingest.sending.heartbeat import (
+    LEAST_PAUSES,
+    LEAST_USUAL_PAUSE_S,
+    SourceHeartbeat,
+    StopSignal,
+    UnsentCounts,
+)
 from trainwire.ingest.settings import Vitals
 from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, shows_progress
 from trainwire.schemas.messages import Metrics, Point, Progress
+from trainwire.schemas.stop_requests import StopRequest
 from trainwire.schemas.validation import InvalidMessage
 
 
@@ -158,3 +165,14 @@ def test_the_longest_pause_is_a_number_of_seconds() -> None:
     assert (
         TrainerSettings.from_env({"TRAINWIRE_STALL_AFTER_S": "90"}).with_stall_after(30).vitals.stall_after_s == 30
     )
+
+
+def test_each_listener_of_a_stop_request_is_called_once() -> None:
+    """A listener that is added while the request arrives is called once, as are earlier and later ones."""
+    stop, calls = StopSignal(), list[str]()
+    stop.listen(lambda: stop.listen(lambda: calls.append("during")))
+    stop.listen(lambda: calls.append("before"))
+    stop.note(1, StopRequest(by="ada"))
+    stop.note(1, StopRequest(by="ada"))
+    stop.listen(lambda: calls.append("after"))
+    assert sorted(calls) == ["after", "before", "during"]
