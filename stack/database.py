@@ -22,7 +22,11 @@ UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 
 
 def settings_for(address: Address, *, with_redis: bool = False) -> Settings:
-    """Return the workers' settings with the URLs of `address`; raise `Problem` if a URL is missing or invalid."""
+    """Return the workers' settings from the environment, with the URLs of `address`.
+
+    Raises `Problem` if a setting is invalid, if the URL of Postgres is unknown, or if that of Redis is unknown and
+    `with_redis` is True. Otherwise `UNUSED_REDIS_URL` replaces an unknown URL of Redis; commands must not use it.
+    """
     # The settings require both servers; a command that only reads Postgres does not need Redis.
     redis_url = address.need_redis_url() if with_redis else address.redis_url or UNUSED_REDIS_URL
     with as_problem(WrongSettings):

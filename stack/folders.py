@@ -101,7 +101,11 @@ def published(data_dir: Path) -> dict[str, Any] | None:
 
 
 def running_data_dirs(environ: Mapping[str, str]) -> list[Path]:
-    """Return the data folders of this user's stacks that are running or starting on this machine."""
+    """Return the data folders of this user's stacks that run on this machine and are registered.
+
+    A stack registers itself once its workers have started, and removes its entry when it is stopped. One that
+    starts again after it was killed is still registered.
+    """
     return [folder for folder in StackFolders.from_env(environ).registered() if _is_of_this_machine(folder)]
 
 

@@ -18,7 +18,10 @@ PART: Final = Part("alerts")
 
 
 def check(path: Path, connection: Connection) -> Findings:
-    """Yield whether the rules file can be parsed, and whether alerts to each of its destinations have failed."""
+    """Yield findings about the rules file, apprise (if a destination needs it) and the alerts to each destination.
+
+    If the file cannot be loaded, only that is reported.
+    """
     try:
         rules = load_rules(path)
     except UnsetVariable as exc:

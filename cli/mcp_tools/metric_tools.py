@@ -143,9 +143,9 @@ def _named(series: Series, at: int) -> dict[str, Any]:
 
 
 def _pieces(series: Series, wanted: Sequence[int], count: int) -> list[list[Any]]:
-    """Divide the points at the indexes `wanted` into about `count` equal pieces; return a row for each.
+    """Divide the points at the indexes `wanted` into at most `count` consecutive pieces; return one row per piece.
 
-    The constant `PIECE` names the columns of the rows.
+    All pieces but the last are of one length. The rows have the columns `PIECE`.
     """
     size = max(1, math.ceil(len(wanted) / count))
     found = []

@@ -287,7 +287,7 @@ class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=T
 
 
 class CheckpointPage(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest 1000 checkpoints of a job, in the order in which they were stored."""
+    """Up to 1000 checkpoints of a job, the newest (before the `seq` in `before`), in the order of storage."""
 
     items: list[CheckpointItem]
 

@@ -19,7 +19,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Frame:
-    """One event as JSON, and a client's position after it (None in the list of jobs, which has no positions)."""
+    """One event, encoded once for all WebSockets (`wire`) and once for all server-sent events (`sse`).
+
+    It includes the client's position after the event: None for events of the job list, which has no positions,
+    and for `resync`.
+    """
 
     def __init__(self, kind: str, event: bytes, position: str | None = None) -> None:
         self.kind = kind

@@ -38,7 +38,7 @@ def checkpoints(
     job_id: JobId,
     before: Annotated[Seq | None, Query(description="The newest of those before this `seq`.")] = None,
 ) -> Response:
-    """Return the newest 1000 checkpoints of a job, in the order in which they were stored."""
+    """Return up to 1000 checkpoints of a job: the newest (before the `seq` in `before`), in stored order."""
     with resources.reading() as connection:
         job = job_or_404(connection, job_id)
         files = find_checkpoints(connection, job_id, newest=MAX_CHECKPOINTS, before=before)

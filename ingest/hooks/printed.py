@@ -161,12 +161,13 @@ def _ignore_interrupts() -> None:
 
 
 def checked_pattern(pattern: str) -> str:
-    """Validate a pattern of the user and return it.
+    """Return the user's `pattern` if it is valid.
 
-    Raises `ValueError` if it is not a regular expression with a named group.
+    Raises `ValueError` if it is no regular expression with a named group, or has a group `name` without `value`.
 
-    Each named group is the value of a metric of that name, except `step` and `epoch`. A pattern with the groups
-    `name` and `value` finds both the name and the value of a metric in the text.
+    Each named group is a metric, and the text that it matches the value. The groups `step`, `global_step`,
+    `iteration` and `iter` are the step, of which the first that matches counts, and `epoch` is the epoch. In a
+    pattern with the groups `name` and `value`, the text that `name` matches is the metric's name.
     """
     try:
         groups = re.compile(pattern).groupindex

@@ -19,11 +19,11 @@ class Renewable(Protocol):
 
 
 class _Forks:
-    """Delays forks while a thread of trainwire imports modules.
+    """Delays forks while a thread of trainwire imports modules, and renews registered objects in forked children.
 
     A child forked during an import would inherit a module that is only half initialized, and an import lock
     that no thread releases. The same import in the child would hang, or lack names of the module. So threads
-    hold the lock `importing()` while they import, and a fork waits for it.
+    hold the lock that `importing()` returns while they import, and a fork waits for it, for 5 seconds at most.
     """
 
     def __init__(self) -> None:

@@ -146,7 +146,7 @@ class Session:
         return Uploads(self._settings, origin, self._publish_checkpoint, can_upload=self.is_creator)
 
     def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
-        """Queue log lines to be sent, all with the level `level`."""
+        """Queue log lines to be sent, all with one `level`; lines above the limit per second are sampled."""
         self._take_lines(self._sampled(texts, log_type, ts), log_type, ts, repeat(level))
 
     def take_printed(self, texts: Sequence[str], log_type: LogType, ts: int) -> None:
