@@ -71,7 +71,8 @@ class Sources:
     def attempt_of(self, message: Message) -> int:
         """Return the attempt under which to store a message, and record it for the source.
 
-        A completion that reports the end of another source does not change the attempt of that source.
+        A completion that reports the end of another source does not change the attempt of that source, if it is
+        known.
         """
         sender = message.job_id, message.source
         of = (message.job_id, _subject(message)) if self._kind == "completions" else sender

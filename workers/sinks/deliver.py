@@ -46,7 +46,7 @@ PUSHES_AT_ONCE: Final = 4
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """The result of a delivery: how many rows were refused, and whether its time ended before all were sent."""
+    """The result of a delivery: the number of refused rows, and whether rows may be left as its time ended."""
 
     refused: int = 0
     more: bool = False
