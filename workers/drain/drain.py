@@ -41,7 +41,7 @@ The search for several poison entries causes fewer.
 
 @dataclass(slots=True)
 class Drained:
-    """The numbers of entries that one drain took from the stream, stored, counted as duplicates and dead-lettered.
+    """The numbers of entries that one drain took, stored, recognized as duplicates, and dead-lettered.
 
     `leased_elsewhere` is True if another worker had the lease; `more` if the drain's time ended before the stream
     was empty.
