@@ -21,7 +21,7 @@ class Settings(StoreSettings):
     drain_batch_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
     """Maximum estimated memory in bytes of the entries of one transaction; the last entry may exceed it."""
     drain_max_invalid_ratio: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """If a larger share of 100 or more new entries of a batch is invalid, the drain stops; with 1 it never does."""
+    """If a larger share of 100 or more new entries in a batch is invalid, the drain stops; with 1 never."""
     redis_high_water: Annotated[float, Field(gt=0, le=1)] = 0.75
     """Share of Redis' maxmemory above which trainers keep their messages in their spools."""
 
@@ -29,7 +29,7 @@ class Settings(StoreSettings):
     """A worker whose orders to itself are not executed for this time exits, so that its supervisor restarts it."""
 
     alive_file: Path | None = None
-    """File for health checks: beat, and workers that receive their own orders, touch it every ten seconds or so."""
+    """File for health checks: beat, and workers that receive their own orders, touch it every few seconds."""
 
     lost_after_s: Annotated[float, Field(ge=6, le=86_400)] = 60.0
     """Seconds without heartbeats after which a job gets the status `lost`."""
@@ -39,7 +39,7 @@ class Settings(StoreSettings):
     mlflow_experiment: Annotated[str, Field(min_length=1, max_length=250)] = "trainwire"
     """Name of the MLflow experiment for the runs that workers create; it is created if it does not exist."""
     delivery_slice_s: Annotated[float, Field(gt=0, le=60)] = 10.0
-    """Seconds after which a delivery or verification sends no more; another order is sent for what remains."""
+    """Seconds after which a delivery or verification begins nothing new; another order is sent for the rest."""
 
     delivery_backoff_cap_s: Annotated[float, Field(ge=0.1, le=3600)] = 300.0
     """Longest delay in seconds of our own choice before an unavailable store or destination is tried again."""

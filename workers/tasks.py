@@ -142,7 +142,7 @@ def _rest(stream: IngestStream, seconds: int) -> None:
 
 @task(keys.SWEEP_TASK, "sweep")
 def sweep(resources: Resources) -> None:
-    """Order overdue drains, and set the number of shards and the hold, which trainers read from Redis."""
+    """Order overdue drains, and set the number of shards, if it is missing, and the hold: trainers read both."""
     shards = resources.settings.ingest_shards
     publish_shards(resources.streams, shards)
     publish_hold(resources.streams, resources.settings.redis_high_water)

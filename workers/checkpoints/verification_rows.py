@@ -51,8 +51,8 @@ def due_files(connection: Connection, limit: int) -> list[UnverifiedFile]:
 def record(connection: Connection, results: Sequence[VerificationResult]) -> None:
     """Store the results in the rows of the files, and update the best and last paths of their jobs.
 
-    A path of a file that is missing or different is replaced by that of a usable file, or cleared; it is restored
-    if a later verification finds the file.
+    A path of a file that is missing or different is replaced by that of a usable file, or cleared; it may be
+    restored if a later verification finds the file.
     """
     if not results:
         return

@@ -137,7 +137,7 @@ def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[
 def load_spans(
     connection: Connection, job_ids: Collection[int]
 ) -> list[tuple[int, int, datetime | None, datetime | None]]:
-    """Return (job, attempt, start time, end time) for all attempts of the jobs `job_ids`."""
+    """Return (job, attempt, start time, end time) for all attempts of `job_ids`; a time may be None."""
     return [tuple(row) for row in connection.execute(_SPANS, {"ids": list(job_ids)})] if job_ids else []
 
 

@@ -62,7 +62,7 @@ class State(msgspec.Struct):
     They are kept when a look-ahead starts again, so that it does not decode those again.
     """
     is_partial: bool = False
-    """Whether entries were skipped only because a limit of number or size was reached."""
+    """Whether entries were skipped for another reason than invalid entries of their source, such as a limit."""
     is_done: bool = False
     """Whether the look-ahead has reached the end of the stream."""
     held: str = ""
@@ -192,7 +192,7 @@ class LookAhead:
 
     @property
     def is_partial(self) -> bool:
-        """Whether entries were skipped only because a limit of number or size was reached.
+        """Whether entries were skipped for another reason than invalid entries of their source, such as a limit.
 
         A look-ahead that starts again from `START` would return them.
         """

@@ -170,7 +170,7 @@ def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
 def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the metrics that the feed would read from Postgres: the first `MOST_SHOWN_NAMES` in JSONB's order.
 
-    JSONB sorts shorter names first.
+    JSONB sorts shorter names first. Returns None for None.
     """
     if values is None or len(values) <= MOST_SHOWN_NAMES:
         return values

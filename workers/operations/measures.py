@@ -39,7 +39,7 @@ class Sample:
 
 
 def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis | None = None) -> Iterator[Sample]:
-    """Yield the lengths of queues, the age of beat's last tick, and the samples of `_stream_samples`.
+    """Yield the lengths of queues, the age of beat's last tick, memory use, the hold, and the state of streams.
 
     `client` is that of work orders; `streams_client` is given if the streams are on another Redis.
     """

@@ -51,7 +51,7 @@ class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
     """Reads the rows that a sink has not confirmed, and moves its cursors. A subclass implements `read`."""
 
     kind: ClassVar[RowKind]
-    """The kind of rows that the sink receives."""
+    """The kind of row that the sink receives."""
 
     def __init__(self, sink: str) -> None:
         self._sink = sink
@@ -158,7 +158,7 @@ class SinkPlugin(ABC):
         return "it has no comparison"
 
     def replayed(self, connection: Connection, job_id: int) -> None:
-        """Reset what Postgres stores about a job for this sink outside of the sink's cursor.
+        """Reset the data about a job that Postgres stores for this sink besides the sink's cursor.
 
         Called in the transaction in which an operator has the rows of the job delivered again. By default, nothing
         is reset.

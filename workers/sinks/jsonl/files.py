@@ -161,7 +161,8 @@ class FileComparison:
 def compare(rows: Iterable[JsonLine], folder: Path, confirmed_seq: int = 0) -> FileComparison:
     """Compare the rows of a job, in the order of `seq`, with the lines in its files.
 
-    Rows after `confirmed_seq` that are not in the files count as waiting. Raises `OSError`.
+    Rows after `confirmed_seq` that are not in the files count as waiting. Raises `OSError` if a file cannot be
+    read.
     """
     found = FileComparison()
     lines = read_lines(folder)

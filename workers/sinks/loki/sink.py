@@ -155,7 +155,7 @@ class LokiSink:
         return None
 
     def _push_with_retry(self, job_id: int, push: Push, retry_s: float) -> str | None:
-        """Push entries, and retry for up to `retry_s` seconds if Loki's rate limit is exceeded."""
+        """Push entries, and retry for about `retry_s` seconds at Loki's rate limit; returns like `_push_all`."""
         deadline = self._clock() + retry_s
         while True:
             try:

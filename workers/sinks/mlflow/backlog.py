@@ -70,7 +70,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
         }
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
-        """Record what MLflow has confirmed: rows, runs of attempts, and the number of changes of each attempt."""
+        """Record confirmed rows and, for each attempt, its MLflow run and how many changes MLflow received."""
         super().confirm(connection, delivered)
         mirrored = [
             {"job_id": job_id, **_values(attempt)}

@@ -98,7 +98,7 @@ class RunMirror:
             self._update(status="RUNNING")  # the attempt was lost and has resumed
 
     def log(self, metrics: Sequence[MetricValue]) -> list[RefusedRow]:
-        """Send the metric values of one request; return the rows whose values MLflow refused.
+        """Send the metric values of one request; return one `RefusedRow` for each value that MLflow refused.
 
         Raises `RunGone` if the run was deleted in MLflow, and `ManyRefused` if the caller has to send fewer rows
         so that the refused ones can be found.
