@@ -38,7 +38,7 @@ def evaluate_and_send(resources: Resources, path: Path) -> None:
 def apply_rules(resources: Resources, rules: AlertRules) -> None:
     """Evaluate all rules on data that was not evaluated yet, and write the resulting alerts to Postgres.
 
-    For metrics this takes about `METRIC_SLICE_S` seconds at most; the next call continues.
+    The evaluation of metrics ends after about `METRIC_SLICE_S` seconds; the next call continues it.
     """
     with resources.engine.begin() as connection:
         period = reported_period(connection, rules.max_age_h)

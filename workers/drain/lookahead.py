@@ -131,7 +131,7 @@ class LookAhead:
     def read(self, after_id: str, heavy: Collection[SourceDigest]) -> list[RawEntry]:
         """Return entries behind `after_id` of sources that are neither heavy nor skipped, oldest first.
 
-        Takes about `MAX_TAKEN_BYTES` at most, and reads for about a second, in a halted stream for two; the next
+        Ends when the entries have `MAX_TAKEN_BYTES`, or after about a second, in a halted stream two; the next
         call continues from there.
 
         Args:

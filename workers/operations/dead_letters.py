@@ -22,7 +22,8 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
 
     Deletes the dead letter. Raises `LookupError` if there is no such dead letter, or if it is a row that a sink
     refused: such a row is in Postgres and has no entry. Raises `Unavailable` if Postgres or Redis does not answer:
-    the dead letter is then not deleted, unless only the last step failed, which orders the drain at once.
+    the dead letter is then not deleted, unless Redis failed after the commit, when a mark is removed so that a
+    drain is ordered at once.
     """
     with store.postgres_errors(), engine.begin() as connection:
         letter = _take(connection, letter_id)

@@ -109,7 +109,7 @@ def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> Non
 def drain_jammed(resources: Resources, stream: IngestStream, on_commit: OnCommit = None) -> None:
     """Drain the entries of `stream` that lie under another key since it was renamed, if there are any.
 
-    Takes about `SLICE_S` seconds at most; errors are only logged. A stream is renamed if its last id is in the
+    Ends after about `SLICE_S` seconds. Errors are only logged. A stream is renamed if its last id is in the
     future.
     """
     jammed = stream.jammed()
@@ -168,7 +168,7 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
-    """Drain a stray stream for about `SLICE_S` seconds at most.
+    """Drain a stray stream until it is empty or `SLICE_S` seconds have passed.
 
     Once the stream is empty, delete its cursor and record the repair. Errors are only logged, so that the next
     stream is drained.
@@ -184,7 +184,7 @@ def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit
 
 
 def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> int | None:
-    """Drain a stream for about `SLICE_S` seconds at most.
+    """Drain a stream until it is empty or `SLICE_S` seconds have passed.
 
     If the stream is then empty, delete its key and return the number of drained entries; else return None.
     """

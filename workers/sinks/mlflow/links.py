@@ -48,7 +48,8 @@ def link_runs(engine: Engine, api: MlflowApi) -> int:
 def _is_of(run: MlflowRun, attempt: int, started_at: datetime | None) -> bool:
     """Return whether a run that is tagged with the job was created by the trainer for this attempt.
 
-    A run without an attempt tag belongs to attempt 1, or to one that had not begun long after the run.
+    For a run without an attempt tag this is assumed if it is attempt 1, or if the run began at most `EARLIEST`
+    before the attempt.
     """
     if run.is_mirror:
         return False
