@@ -31,7 +31,7 @@ FEW_ROWS: Final = 1000
 LATER_S: Final = 60.0
 """Minimum pause in seconds after a job had few new rows."""
 REST_SHARE: Final = 9
-"""A job is paused for this multiple of its last transaction's duration, so it takes a tenth of a process's time."""
+"""A job is paused for this multiple of its last transaction's time: so it takes a tenth of a process's time."""
 
 
 class RollupFollower:
