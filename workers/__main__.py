@@ -39,7 +39,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one process, chosen by the first argument; return its exit code."""
+    """Run one process, chosen by the first argument; return its exit code.
+
+    If the settings or the schema are wrong, or a store does not answer at the start, prints the reason to stderr
+    and returns `EXIT_NOT_READY`.
+    """
     options = parser().parse_args(argv)
     configure_logging()
     try:

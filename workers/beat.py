@@ -87,7 +87,7 @@ class BeatLease:
         return claimed or None
 
     def last_ticks(self) -> dict[str, datetime]:
-        """Return the time of the last tick of each schedule entry, by whichever beat it was sent."""
+        """Return the time of the last tick of each schedule entry, also if another beat sent it."""
         with redis_errors():
             found = cast("dict[bytes, bytes]", self._client.hgetall(BEAT_TICKS_KEY))
         return {name.decode(): datetime.fromtimestamp(int(at_ms) / 1000, UTC) for name, at_ms in found.items()}
@@ -116,7 +116,7 @@ class LeasedScheduler(Scheduler):
         super().__init__(*arguments, **options)
 
     def tick(self, *arguments: Any, **options: Any) -> float:
-        """Send one due task if this beat has the lease; return the number of seconds to sleep."""
+        """Send one due task if this beat has the lease; return the seconds to sleep, at most `HOLD_EVERY_S`."""
         try:
             if not self._is_active():
                 return HOLD_EVERY_S
@@ -126,7 +126,10 @@ class LeasedScheduler(Scheduler):
         return min(float(super().tick(*arguments, **options)), HOLD_EVERY_S)
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        """Send the task of a schedule entry with an id of its own. Errors of Redis are logged once and ignored."""
+        """Send the task of a schedule entry with an id of its own, unless its tick was sent just before.
+
+        Errors of Redis are ignored; only the first of several in a row is logged.
+        """
         try:
             every_s = entry.schedule.run_every.total_seconds()
             claimed_ms = self.lease.claim(entry.name, MIN_GAP_SHARE * every_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class Unavailable(Exception):  # noqa: N818 - the term of the whole project
-    """A store did not answer, or requested a retry later."""
+    """The work cannot be done now, usually because a store does not answer or requests a retry later."""
 
 
 class WrongPooler(Unavailable):
@@ -23,7 +23,7 @@ class Refused(Exception):  # noqa: N818 - the term of the whole project
 
 
 class MostlyInvalid(Exception):  # noqa: N818 - a state of the stream
-    """Nearly all entries of a stream are invalid, probably because of a bad deploy: the drain stops."""
+    """Nearly all entries of a batch are invalid, probably because of a bad deploy: the drain stops."""
 
 
 class DrainsEnd(MostlyInvalid):

@@ -19,7 +19,8 @@ def execute_all(client: redis.Redis, commands: Sequence[Command]) -> None:
 
     If any command fails, the first error is raised once all replies are read. Errors are those of redis-py, and
     commands are sent again after a lost connection, as in a pipeline. This takes a third of the processor time of
-    a pipeline, which would be most of the time of a transaction with thousands of jobs.
+    a pipeline, which would be most of the time of a transaction with thousands of jobs. In a cluster a pipeline is
+    used.
     """
     if isinstance(client, Cluster):
         pipeline: Any = client.pipeline(transaction=False)

@@ -1,6 +1,6 @@
 """The schedule of Celery beat.
 
-Orders expire after a few intervals, so that they do not accumulate for a stopped worker.
+Orders expire after three intervals or earlier, so that they do not accumulate for a stopped worker.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ class Settings(StoreSettings):
     ingest_shards: Annotated[int, Field(ge=1, le=1024)] = DEFAULT_SHARDS
     """Number of streams per kind; change it only while the streams are empty."""
     drain_slice_s: Annotated[float, Field(gt=0, le=30)] = 5.0
-    """Maximum duration in seconds of one work order to drain; another order is sent for remaining entries."""
+    """Seconds after which a drain begins no further transaction; another order is sent for remaining entries."""
     drain_batch_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
-    """Maximum size in bytes of the entries of one transaction; a single larger entry is stored nevertheless."""
+    """Maximum estimated memory in bytes of the entries of one transaction; the last entry may exceed it."""
     drain_max_invalid_ratio: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """If a larger share of the entries of a batch is invalid, the drain stops; with 1 it never stops."""
+    """If a larger share of 100 or more new entries in a batch is invalid, the drain stops; with 1 never."""
     redis_high_water: Annotated[float, Field(gt=0, le=1)] = 0.75
     """Share of Redis' maxmemory above which trainers keep their messages in their spools."""
 
@@ -29,7 +29,7 @@ class Settings(StoreSettings):
     """A worker whose orders to itself are not executed for this time exits, so that its supervisor restarts it."""
 
     alive_file: Path | None = None
-    """File for health checks: beat, and workers that receive their own orders, touch it every ten seconds."""
+    """File for health checks: beat, and workers that receive their own orders, touch it every few seconds."""
 
     lost_after_s: Annotated[float, Field(ge=6, le=86_400)] = 60.0
     """Seconds without heartbeats after which a job gets the status `lost`."""
@@ -39,23 +39,23 @@ class Settings(StoreSettings):
     mlflow_experiment: Annotated[str, Field(min_length=1, max_length=250)] = "trainwire"
     """Name of the MLflow experiment for the runs that workers create; it is created if it does not exist."""
     delivery_slice_s: Annotated[float, Field(gt=0, le=60)] = 10.0
-    """Maximum duration in seconds of one work order to deliver; another order is sent for remaining rows."""
+    """Seconds after which a delivery or verification begins nothing new; another order is sent for the rest."""
 
     delivery_backoff_cap_s: Annotated[float, Field(ge=0.1, le=3600)] = 300.0
-    """Longest time in seconds before an unavailable store is tried again."""
+    """Longest delay in seconds of our own choice before an unavailable store or destination is tried again."""
 
     alert_rules: Path | None = None
     """Absolute path of the file with the alert rules; if unset, no alerts are sent."""
 
     metrics_max_jobs: Annotated[int, Field(ge=0, le=10_000)] = 100
-    """Number of running jobs whose newest metric values the exporter shows: those with the newest messages."""
+    """Maximum number of running jobs whose metrics the exporter shows: those with the newest messages."""
     metrics_max_series: Annotated[int, Field(ge=0, le=100_000)] = 1000
-    """Maximum number of training metrics that the exporter shows."""
+    """Maximum number of values of training metrics that the exporter shows."""
 
     checkpoint_retention: Literal["off", "dry-run", "on"] = "off"
     """Whether surplus checkpoints of finished jobs are deleted; in a dry run they are only logged."""
     checkpoint_keep_last: Annotated[int, Field(ge=1)] = 3
-    """Number of last checkpoints to keep for each job besides its best one."""
+    """Number of last checkpoints to keep for each finished job besides its best one."""
 
     checkpoint_remove_superseded: Literal["off", "dry-run", "on"] = "on"
     """Whether an upload is deleted once a newer one that replaces it is verified, also while the job runs."""

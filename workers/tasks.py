@@ -76,8 +76,8 @@ _liveness_outages: Final = OutageLog("liveness")
 def task(name: str, log_name: str, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a Celery task; its first argument is the `Resources` of the process.
 
-    `Unavailable` is logged as the event `<log_name>.unavailable` and ends the task; beat sends another order
-    later.
+    `Unavailable` is logged as the event `<log_name>.unavailable` and ends the task. Except for `notify`, beat
+    sends another order later.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -96,7 +96,7 @@ def task(name: str, log_name: str, **options: Any) -> Callable[[Callable[..., No
 
 @app.task(name=keys.DRAIN_TASK, soft_time_limit=DRAIN_SOFT_LIMIT_S, time_limit=DRAIN_HARD_LIMIT_S)
 def drain(kind: Kind, shard: int) -> None:
-    """Drain one stream. After an error, no drain of this stream is ordered for a few seconds."""
+    """Drain one stream. After an error, no drain of this stream is ordered for one or two seconds."""
     resources = process_resources()
     stream = IngestStream(resources.streams, kind, shard)
     try:
@@ -116,7 +116,7 @@ def drain(kind: Kind, shard: int) -> None:
 
 
 def _drain(resources: Resources, stream: IngestStream) -> None:
-    """Drain one stream, and order the deliveries of its rows.
+    """Drain one stream, and order the deliveries of its rows and the verification of its checkpoints.
 
     If the time slice of the drain ended before the stream was empty, order another drain.
     """
@@ -142,7 +142,7 @@ def _rest(stream: IngestStream, seconds: int) -> None:
 
 @task(keys.SWEEP_TASK, "sweep")
 def sweep(resources: Resources) -> None:
-    """Order overdue drains, and set the number of shards and the hold, which trainers read from Redis."""
+    """Order overdue drains, and set the number of shards, if it is missing, and the hold: trainers read both."""
     shards = resources.settings.ingest_shards
     publish_shards(resources.streams, shards)
     publish_hold(resources.streams, resources.settings.redis_high_water)
@@ -154,7 +154,7 @@ def sweep(resources: Resources) -> None:
 
 @task(keys.STRAYS_TASK, "strays")
 def drain_strays(resources: Resources) -> None:
-    """Drain streams of shards that do not exist, and set a TTL for claims that have none.
+    """Drain streams of shards that do not exist, move heartbeats from such shards, and limit the TTL of claims.
 
     A claim is the Redis key by which a source reserves its job and rank.
     """
@@ -163,7 +163,10 @@ def drain_strays(resources: Resources) -> None:
 
 @task(keys.LIVENESS_TASK, "liveness")
 def watch_trainers(resources: Resources) -> None:
-    """Set the status of jobs that are stalled, lost or alive again, and order events about the changes."""
+    """Set the status of jobs that are stalled, lost or alive again, and publish open requests to stop in Redis.
+
+    Also orders the events about both.
+    """
     rule = LostRule(resources.settings.lost_after_s)
     heartbeats = read_heartbeats(resources.streams, resources.settings.ingest_shards, rule.longest_gap_s)
     _liveness_outages.note(heartbeats.away)
@@ -189,7 +192,10 @@ def deliver(sink: str) -> None:
 
 
 def _deliver(resources: Resources, sink: str) -> None:
-    """Deliver rows until the time slice of one delivery ends; if rows are left then, order another delivery."""
+    """Wait for more rows (`linger_s`), then deliver until none is left or the time slice of one delivery ends.
+
+    If rows may be left then, order another delivery.
+    """
     # Collects rows for one delivery: while the key exists no other is ordered.
     time.sleep(plugin(sink).linger_s(resources.settings))
     with redis_errors():
@@ -272,7 +278,7 @@ def verify_checkpoints(resources: Resources) -> None:
 
 @task(keys.RETENTION_TASK, "retention")
 def retain_checkpoints(resources: Resources) -> None:
-    """Delete checkpoints according to the retention policy, or in a dry run only log them."""
+    """Delete checkpoints and orphans according to the settings of retention, or in a dry run only log them."""
     retain(resources, object_store)
 
 
@@ -289,9 +295,10 @@ def retain_rows(resources: Resources) -> None:
 
 @task(keys.ROLLUP_TASK, "rollups")
 def roll_up_metrics(resources: Resources) -> None:
-    """Add new metric rows to the blocks for charts.
+    """Extend the metric blocks that charts are read from by the new metric rows.
 
-    While drains have a backlog, rollups use at most a tenth of the time.
+    While drains have a backlog, and for `CALM_S` seconds after, each worker process spends about a tenth of its
+    time on this.
     """
     is_busy = has_backlog(resources.streams, resources.settings.ingest_shards)
     if slice_s := _rollup_pace.slice_s(is_busy=is_busy):
@@ -300,7 +307,7 @@ def roll_up_metrics(resources: Resources) -> None:
 
 @task(keys.DELETE_TASK, "deletion")
 def delete_jobs(resources: Resources) -> None:
-    """Continue the deletions of jobs that are not complete."""
+    """Continue the deletions of jobs that are due."""
     JobDeleter(resources, object_store).run_due()
 
 
@@ -318,5 +325,8 @@ def echo(worker: str) -> None:
 
 @cache
 def object_store() -> S3Store:
-    """Return the client of the object store for this process. Raises `trainwire.stores.files.s3.S3Unavailable`."""
+    """Return the client of the object store for this process.
+
+    Raises `trainwire.stores.files.s3.S3Unavailable` if the client cannot be made.
+    """
     return open_s3()

@@ -83,7 +83,10 @@ class StuckStreams:
 
 
 class Watchdog:
-    """Runs the checks every two seconds in a thread of the worker's main process, which itself runs no tasks."""
+    """Runs the checks every two seconds in a thread of the worker's main process, which itself runs no tasks.
+
+    Also repairs streams, and writes the Redis keys that trainers and the liveness check read (hold, shards).
+    """
 
     def __init__(self, settings: Settings, worker: str, send_echo: Callable[[], None]) -> None:
         self._settings = settings
@@ -125,7 +128,7 @@ class Watchdog:
                 log.warning("watchdog.unavailable", reason=str(exc))
 
     def _drain_without_orders(self, stuck: list[str]) -> None:
-        """Drain all streams in a new process.
+        """Drain all streams in a new process, and wait for it, at most `SWEEP_TIMEOUT_S` seconds.
 
         This process forks pool processes, which must not inherit connections to Postgres.
         """
@@ -138,7 +141,10 @@ class Watchdog:
             log.warning("watchdog.sweep_too_slow", timeout_s=SWEEP_TIMEOUT_S)
 
     def _check_echo(self, now: float) -> None:
-        """Send an order to this worker every few seconds; exit if none of them was executed for too long."""
+        """Send an order to this worker every few seconds; exit if none of them was executed for too long.
+
+        After each one that was executed, touch the file for health checks.
+        """
         if self._redis.delete(echo_key(self._worker)):
             self._unanswered_since = None
             if self._settings.alive_file is not None:

@@ -117,10 +117,10 @@ class SeriesPoints:
 
 @dataclass(slots=True)
 class _Frontier:
-    """The blocks to read of one series.
+    """The blocks of one series that are to be read.
 
-    All points of the blocks in `whole` are selected, but only some points of those in `partial`. `tail` has the
-    selected points after the last complete block.
+    The filter selects all points of the blocks in `whole`, and only some points of those in `partial`. `tail` has
+    the selected points after the last full block of level 0.
     """
 
     tail: Points

@@ -43,7 +43,7 @@ def lease_evaluation(connection: Connection) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """Which data rules evaluate: what was stored since the time `began`, and happened since the time `oldest`."""
+    """The data that rules evaluate: data that was stored since `began`, and has a time since `oldest`."""
 
     began: datetime
     oldest: datetime
@@ -59,9 +59,10 @@ def reported_period(connection: Connection, max_age_h: float) -> Period:
 
 
 def names_of_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, str]:
-    """Return display names such as `Job 42 (digits)` by job number; jobs that do not exist are omitted.
+    """Return display names such as `Job 42 (digits)` by job number.
 
-    The jobs are locked, so that none of them is deleted within this transaction.
+    The jobs are locked, so that none of them is deleted within this transaction. Jobs that do not exist, or that
+    another transaction has locked, are omitted.
     """
     leased = cursors.lease_jobs(connection, CURSOR, set(job_ids))
     found = connection.execute(_NAMES, {"ids": leased}) if leased else ()
@@ -72,7 +73,7 @@ def save_alerts(connection: Connection, found: Sequence[Finding]) -> int:
     """Write alerts about the findings that are new, for all destinations of their rules; return their number.
 
     A destination gets at most `at_most_per_h` alerts of a rule per hour; further ones are stored as suppressed and
-    not sent.
+    not sent, but are included in the number.
     """
     if not found:
         return 0

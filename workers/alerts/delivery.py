@@ -1,4 +1,4 @@
-"""Sends waiting alerts: to all destinations concurrently, and to each of them in the order of its alerts.
+"""Sends waiting alerts: to several destinations concurrently, and to each of them one alert after another.
 
 An alert is marked as `sending` before it is sent, and as `sent` after the destination has confirmed it, in two
 transactions. During both, the worker has the lease of the destination, a lock that ends with the process. So if a
@@ -31,7 +31,7 @@ UNCERTAIN: Final = "its worker ended while it was sent: it may have arrived"
 
 
 def sender_of(destination: Destination) -> AlertSender:
-    """Return an object that sends alerts to this destination."""
+    """Return an object that sends alerts to this destination. Raises `NotSent` if Apprise cannot do that."""
     if destination.webhook is not None:
         return Webhook(destination.webhook, destination.secret_bytes)
     return Notifications(str(destination.apprise))
@@ -60,9 +60,8 @@ class AlertDelivery:
     def run(self) -> None:
         """Send the alerts that are due.
 
-        Alerts that have waited for over `max_age_h` hours are marked as failed.
-
-        Raises `Unavailable`.
+        Alerts that have waited for over `max_age_h` hours are marked as failed. Raises `Unavailable` if Postgres
+        does not answer; a destination that does not confirm an alert is only logged and tried again later.
         """
         deadline = self._clock() + self._slice_s
         with postgres_errors():
@@ -75,7 +74,10 @@ class AlertDelivery:
                     done.result()
 
     def _deliver(self, name: str, deadline: float) -> None:
-        """Send the waiting alerts of one destination, until one of them fails or the time is up."""
+        """Send the waiting alerts of one destination, until one of them fails or the time is up.
+
+        Sends none while another worker does this, or while the destination is paused after a failure.
+        """
         destination = self._rules.destinations[name]
         with self._engine.begin() as lease:
             if not lease.execute(_LEASE, {"name": health_key(name)}).scalar_one():

@@ -21,7 +21,7 @@ CAUSES: Final = ("no_progress", "spool")
 
 
 def apply_to_heartbeats(connection: Connection, rules: AlertRules, beats: Sequence[Heartbeat]) -> None:
-    """Write alerts for the rules that use heartbeats; `beats` are recent ones."""
+    """Write alerts about running and stalled jobs for the rules that use heartbeats; `beats` are recent ones."""
     by_job: dict[int, list[Heartbeat]] = defaultdict(list)
     for beat in beats:
         by_job[beat.job].append(beat)

@@ -57,14 +57,18 @@ class MetricWatch:
     def run(self, slice_s: float) -> None:
         """Read new metric rows and write alerts about them, in one transaction after another.
 
-        At least one transaction is executed; none begins when `slice_s` seconds have passed.
+        If there are rules about metrics, at least one transaction is executed. None begins after `slice_s`
+        seconds; the next call continues.
         """
         deadline = self._clock() + slice_s
         while self._rules and self._next_part() and self._clock() < deadline:
             pass
 
     def _next_part(self) -> bool:
-        """Evaluate the next rows of some jobs in one transaction; return whether further rows may exist."""
+        """Evaluate the next rows of up to `JOBS_AT_ONCE` jobs in one transaction; return whether more may exist.
+
+        Returns False as well if another worker evaluates rules.
+        """
         with self._engine.begin() as connection:
             behind = cursors.jobs_behind(connection, CURSOR, "metrics", JOBS_AT_ONCE)
             if not behind or not lease_evaluation(connection):
@@ -79,7 +83,7 @@ class MetricWatch:
         return bool(moved)
 
     def _parts(self, connection: Connection, job_ids: Sequence[int]) -> list[Part]:
-        """Return, for each job, which rows to evaluate next.
+        """Return the rows to evaluate next for each job, up to `ROWS_AT_ONCE` in total.
 
         If a job sent nothing in the period that rules evaluate, all its rows are skipped.
         """
@@ -95,7 +99,7 @@ class MetricWatch:
     def _find(
         self, connection: Connection, rule: Rule, parts: Sequence[Part], names: Mapping[int, str]
     ) -> Iterator[Finding]:
-        """Yield a finding for the first row of each attempt that the rule matches.
+        """Yield a finding for the first row of each attempt that the rule matches, for each of its conditions.
 
         Nothing is yielded for an attempt about which the rule has already reported.
         """

@@ -59,7 +59,10 @@ class Occurrence:
 
 
 def apply_to_recorded(connection: Connection, rules: AlertRules, period: Period) -> bool:
-    """Delete the oldest occurrences from the table, and write alerts about them; return whether there were any."""
+    """Delete the oldest `AT_ONCE` occurrences or fewer, and write alerts about them; return whether any existed.
+
+    No alerts are written about occurrences outside of `period`, or of jobs that `names_of_jobs` omits.
+    """
     taken = [Occurrence(*row) for row in connection.execute(_TAKE, {"limit": AT_ONCE})]
     new = [each for each in taken if each.created_at >= period.began and each.occurred_at >= period.oldest]
     names = names_of_jobs(connection, {each.job_id for each in new if each.job_id is not None})
@@ -72,16 +75,16 @@ def apply_to_recorded(connection: Connection, rules: AlertRules, period: Period)
 
 
 def forget_occurrences(engine: Engine) -> None:
-    """Delete old occurrences that no worker has processed because none is configured with alert rules.
+    """Delete occurrences that no worker has processed for a week, because none is configured with alert rules.
 
-    Raises `Unavailable`.
+    Raises `Unavailable` if Postgres does not answer.
     """
     with postgres_errors(), engine.begin() as connection:
         connection.execute(_FORGET, {"age_s": FORGET_AFTER_S})
 
 
 def selected(connection: Connection, rule: Rule, found: Sequence[Occurrence]) -> list[Occurrence]:
-    """Return those occurrences in `found` whose jobs match the filter of the rule."""
+    """Return those occurrences in `found` whose jobs match the rule's filter; all of them if it has none."""
     where = parse_filter(rule.jobs)
     if where is None or not found:
         return list(found)

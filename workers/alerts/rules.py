@@ -28,7 +28,7 @@ SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the prefix of Standard Webhooks
 
 MAX_AGE_H: Final = 1e6
 MAX_AFTER_S: Final = 1e9
-"""More is no time that Postgres and Python can subtract from now."""
+"""Upper bound of `after_s`; Postgres and Python cannot subtract a much longer time from now."""
 
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 Hours: TypeAlias = Annotated[float, Meta(gt=0, le=MAX_AGE_H)]

@@ -1,4 +1,4 @@
-"""Reads the alert rules of operators from a TOML file. Each error names the line and the remedy."""
+"""Reads the alert rules of operators from a TOML file. Errors name the line, if it is known, and the remedy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _RULE_HEADER: Final = r"\s*\[\[\s*rules\s*\]\]"
 
 
 class WrongRules(WrongSettings):
-    """The file of alert rules cannot be used. The text names the file, the line and the remedy."""
+    """The file of alert rules cannot be used. The text names the file, the remedy and, if known, the line."""
 
 
 class UnsetVariable(WrongRules):
@@ -56,9 +56,8 @@ TableT = TypeVar("TableT", bound=msgspec.Struct)
 def load_rules(path: Path, environ: Mapping[str, str] = os.environ) -> AlertRules:
     """Read the rules from the file.
 
-    `${NAME}` in an address or secret is replaced by the variable in `environ`.
-
-    Raises `WrongRules`.
+    `${NAME}` in the texts of a destination is replaced by the variable in `environ`. Raises `WrongRules` if the
+    file cannot be read or has a mistake, and its subclass `UnsetVariable` if there is no such variable.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -73,7 +72,7 @@ def load_rules(path: Path, environ: Mapping[str, str] = os.environ) -> AlertRule
 
 
 class _RulesFile:
-    """Checks the content of a file of rules. Each error names the line."""
+    """Checks the content of a file of rules, and converts it to `AlertRules`; raises `WrongRules`."""
 
     def __init__(self, path: Path, text: str, environ: Mapping[str, str]) -> None:
         self._path = path

@@ -22,7 +22,10 @@ ANSWER_TIMEOUT_S: Final = 10.0
 
 
 class NotSent(Exception):  # noqa: N818 - a state
-    """The destination did not confirm the alert. The text contains no part of its address, which is a secret."""
+    """The destination did not confirm the alert. The text contains no part of its address, which is a secret.
+
+    `retry_after_s` is the delay in seconds that the destination requested, or None.
+    """
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)

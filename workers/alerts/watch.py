@@ -1,4 +1,4 @@
-"""Evaluates the alert rules on everything that is new, then sends waiting alerts."""
+"""Evaluates the alert rules on new data, then sends waiting alerts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ METRIC_SLICE_S: Final = 3.0
 
 
 def evaluate_and_send(resources: Resources, path: Path) -> None:
-    """Evaluate the rules in the file at `path`, and send waiting alerts. Raises `WrongRules` and `Unavailable`."""
+    """Evaluate the rules in the file at `path`, and send waiting alerts.
+
+    Raises `WrongRules` if the file cannot be used, and `Unavailable` if Postgres or Redis does not answer.
+    """
     rules = load_rules(path)
     settings = resources.settings
     with postgres_errors():
@@ -33,7 +36,10 @@ def evaluate_and_send(resources: Resources, path: Path) -> None:
 
 
 def apply_rules(resources: Resources, rules: AlertRules) -> None:
-    """Evaluate all rules on what was stored since the last call, and write the resulting alerts to Postgres."""
+    """Evaluate all rules on data that was not evaluated yet, and write the resulting alerts to Postgres.
+
+    The evaluation of metrics ends after about `METRIC_SLICE_S` seconds; the next call continues it.
+    """
     with resources.engine.begin() as connection:
         period = reported_period(connection, rules.max_age_h)
     has_more = True
@@ -48,7 +54,10 @@ def apply_rules(resources: Resources, rules: AlertRules) -> None:
 
 
 def _beats(resources: Resources) -> list[Heartbeat] | None:
-    """Return the recent heartbeats of all trainers; return None if a Redis server that has heartbeats is down."""
+    """Return the heartbeats of the last `lost_after_s` seconds; None if one of several Redis servers is down.
+
+    Raises `Unavailable` if a single Redis does not answer.
+    """
     settings = resources.settings
     with redis_errors():
         return recent_heartbeats(resources.streams, settings.ingest_shards, settings.lost_after_s)

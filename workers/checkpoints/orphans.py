@@ -81,7 +81,7 @@ def sweep(
 ) -> Swept:
     """Delete the orphans of a job whose last write was before `before`; stop when `is_late` returns True.
 
-    Raises `S3Unavailable`.
+    Raises `S3Unavailable` if the object store does not answer.
     """
     swept = Swept()
     try:
@@ -99,7 +99,10 @@ def sweep(
 
 
 class OrphanSweep:
-    """Deletes the orphans of jobs that ended long ago. Each job is examined once after it has ended."""
+    """Deletes the orphans of jobs that ended `checkpoint_orphan_days` ago or earlier.
+
+    Each job is examined completely once after it has ended; in a dry run, each time.
+    """
 
     def __init__(self, resources: Resources, open_store: Callable[[], S3Store]) -> None:
         self._engine = resources.engine
@@ -108,10 +111,10 @@ class OrphanSweep:
         self._age = timedelta(days=resources.settings.checkpoint_orphan_days)
 
     def run(self, *, dry_run: bool) -> int:
-        """Delete the orphans of some of the jobs that were not examined yet; return the number of orphans.
+        """Delete the orphans of up to `JOBS_AT_ONCE` jobs that were not examined yet; return their number.
 
-        In a dry run, orphans are only logged. Raises `Unavailable` if the object store or Postgres does not
-        answer.
+        In a dry run, orphans are only logged. Ends after about `RUN_S` seconds, or at once, with 0, if another
+        worker does this. Raises `Unavailable` if the object store or Postgres does not answer.
         """
         deadline = time.monotonic() + RUN_S
         count = 0
@@ -158,7 +161,10 @@ class OrphanSweep:
 
 
 def _written(store: S3Store, job_folder: S3Uri) -> Iterator[Orphan]:
-    """Yield the upload folders of a job that contain objects, then those that have open multipart uploads."""
+    """Yield the upload folders of a job that contain objects, then those that have open multipart uploads.
+
+    The latter are omitted if the workers' keys may not list them.
+    """
     for folder, objects in groupby(store.objects(job_folder), lambda found: _folder(job_folder, found.uri)):
         if folder is not None:
             yield Orphan(folder, list(objects), [])

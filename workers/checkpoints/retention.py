@@ -33,7 +33,7 @@ from trainwire.workers.resources import Resources
 log = structlog.get_logger("trainwire.workers.checkpoints.retention")
 
 RUN_S: Final = 20.0
-"""Time limit in seconds of one run. A task has three runs, well within its own time limit."""
+"""Seconds after which a run deletes no further checkpoint. A task has up to three runs, within its time limit."""
 MAX_REFUSALS: Final = 10
 """Number of responses 403 after which a run ends: the workers' keys probably do not allow any deletion."""
 DELETES_AT_ONCE: Final = 8
@@ -41,7 +41,10 @@ DELETES_AT_ONCE: Final = 8
 
 
 def retain(resources: Resources, open_store: Callable[[], S3Store]) -> None:
-    """Delete checkpoints by all retention rules that the settings switch on. Raises `Unavailable`."""
+    """Delete checkpoints and orphans by all retention rules that the settings switch on.
+
+    Does nothing if no bucket is set. Raises `Unavailable` if the object store or Postgres does not answer.
+    """
     settings = resources.settings
     if not settings.trainwire_checkpoint_bucket:
         return
@@ -55,10 +58,7 @@ def retain(resources: Resources, open_store: Callable[[], S3Store]) -> None:
 
 
 class Retention:
-    """Deletes checkpoints that a rule does not retain.
-
-    Only one worker at a time does this, for about twenty seconds.
-    """
+    """Deletes checkpoints that a rule does not retain; only one worker at a time does this."""
 
     def __init__(
         self,
@@ -71,9 +71,11 @@ class Retention:
         self._policy = policy
 
     def run(self, *, dry_run: bool, rule: Rule = "surplus") -> list[Surplus]:
-        """Delete the checkpoints that `rule` selects, or in a dry run only log them; return them.
+        """Delete up to `RUN_FILES` checkpoints that `rule` selects, or in a dry run only log them; return them.
 
-        Raises `Unavailable` if the object store or Postgres does not answer; the next run continues.
+        Deletions that were interrupted are completed first. Ends after about `RUN_S` seconds, or at once, with an
+        empty list, if another worker does this. Raises `Unavailable` if the object store or Postgres does not
+        answer; the next run continues.
         """
         with exclusive_run(self._engine, "retention") as lease:
             if lease is None:
@@ -104,12 +106,10 @@ class Retention:
         return deleted
 
     def _delete(self, store: S3Store, surplus: Surplus) -> bool:
-        """Delete one checkpoint; return False if it must not be deleted.
-
-        Raises `NotAllowed`.
+        """Delete one checkpoint; return False if it must not be deleted because its manifest is wrong.
 
         Its row is marked before the first object is deleted, so that an incomplete checkpoint is never listed as
-        verified.
+        verified. Raises `NotAllowed` if the workers' keys do not allow the deletion, and `S3Unavailable`.
         """
         where = _where(surplus)
         self._execute(_MARK, where)
@@ -143,8 +143,9 @@ def _where(surplus: Surplus) -> dict[str, object]:
 def delete_objects(store: S3Store, address: str, sha256: str | None, deleted: list[S3Uri]) -> None:
     """Delete the object at `address`, or all objects of a folder; append each deleted URI to `deleted`.
 
-    The manifest of a folder is deleted last, so that a later run can delete the rest after an interruption. Raises
-    the errors of the store, and `WrongManifest`.
+    The manifest of a folder is deleted last, so that a later run can delete the rest after an interruption. A
+    folder without a manifest counts as deleted. Raises the errors of the store, and `WrongManifest` if the
+    manifest is not valid or does not have the checksum `sha256`.
     """
 
     def delete(uri: S3Uri) -> None:

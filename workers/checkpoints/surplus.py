@@ -98,20 +98,21 @@ def surplus_files(connection: Connection, policy: RetentionPolicy, rule: Rule) -
 
 
 def begun_files(connection: Connection, policy: RetentionPolicy) -> list[Surplus]:
-    """Return the checkpoints whose deletion was interrupted; some of their objects may be deleted already."""
+    """Return up to `RUN_FILES` checkpoints whose deletion was interrupted; some of their objects may be gone."""
     return _files(connection.execute(_BEGUN, {"root": policy.root, "limit": RUN_FILES}), "surplus")
 
 
 def plan(connection: Connection, policy: RetentionPolicy, rule: Rule = "surplus") -> list[Surplus]:
-    """Return the checkpoints that the next run would delete according to `rule`."""
+    """Return up to `RUN_FILES` checkpoints that `rule` selects: those that the next run would delete."""
     return list(islice(surplus_files(connection, policy, rule), RUN_FILES))
 
 
 def shared_addresses(connection: Connection, job_id: int, uris: list[str]) -> set[str]:
     """Return those `uris` that are in use besides the checkpoint rows of their own job.
 
-    They occur in checkpoint rows of other jobs or as the best or last path of any job (as the same URI, as a
-    folder above it, or as a file in it), or in params or tags of a pending, running or stalled job.
+    They occur in checkpoint rows of other jobs that are not deleted, or as the best or last path of any job (as
+    the same URI, as a folder above it, or as a file in it), or in params or tags of a pending, running or stalled
+    job.
     """
     return set(connection.execute(_SHARED, {"job_id": job_id, "uris": uris}).scalars())
 

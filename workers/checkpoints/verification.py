@@ -97,7 +97,11 @@ class Verification:
         self._clock = clock
 
     def run(self) -> VerificationReport:
-        """Verify the files that are due. Raises `Unavailable` if the object store or Postgres does not answer."""
+        """Verify the files that are due until the time slice ends; return the counts.
+
+        Verifies none if another worker does this, or while the object store is marked as down and no probe is due.
+        Raises `Unavailable` if the object store or Postgres does not answer.
+        """
         report = VerificationReport()
         deadline = self._clock() + self._slice_s
         with exclusive_run(self._engine, "verify") as lease:
@@ -125,7 +129,10 @@ class Verification:
         return True
 
     def _round(self, limit: int, report: VerificationReport) -> bool:
-        """Verify up to `limit` files that are due; return False if no file is due."""
+        """Verify up to `limit` files that are due, and record the results; return False if no file is due.
+
+        An error of the object store is recorded, and raised as `S3Unavailable`.
+        """
         files = self._next_files(limit, report)
         if not files:
             return False
@@ -141,7 +148,7 @@ class Verification:
         return True
 
     def _next_files(self, limit: int, report: VerificationReport) -> Sequence[UnverifiedFile]:
-        """Return the next files to verify.
+        """Return up to `limit` files to verify next.
 
         Files whose URI begins with none of the allowed prefixes are recorded as not served, and omitted.
         """
@@ -205,8 +212,8 @@ class Verification:
 def find_fault(store: S3Store, file: UnverifiedFile, is_late: Callable[[], bool]) -> str | None:
     """Return a description of the fault of a checkpoint's object, or None if the object is as recorded.
 
-    Without a recorded size or checksum, the object only has to exist. Raises the errors of the store, and
-    `TooSlow` if `is_late` returns True before all files of a folder are checked.
+    Without a recorded size and checksum, the object only has to exist. Raises `NotAllowed` and `S3Unavailable`,
+    and `TooSlow` if `is_late` returns True before all files of a folder are checked.
     """
     try:
         uri = S3Uri.parse(file.uri)

@@ -16,9 +16,8 @@ from trainwire.workers.drain.decoding import visible
 class UnverifiedFile:
     """A checkpoint file to verify.
 
-    `attempts` is the number of earlier verifications.
-
-    `is_overwritten` is True if a newer row of the job has the same URI.
+    `attempts` is the number of earlier verifications. `is_overwritten` is True if a newer row of the job has the
+    same URI.
     """
 
     job_id: int
@@ -45,12 +44,16 @@ class VerificationResult:
 
 
 def due_files(connection: Connection, limit: int) -> list[UnverifiedFile]:
-    """Return files that are due for verification; files that were never verified come first."""
+    """Return at most `limit` files that are due for verification; files that were never verified come first."""
     return [UnverifiedFile(*row) for row in connection.execute(_DUE, {"limit": limit})]
 
 
 def record(connection: Connection, results: Sequence[VerificationResult]) -> None:
-    """Store the results in the rows of the files, and update the best and last paths of their jobs."""
+    """Store the results in the rows of the files, and update the best and last paths of their jobs.
+
+    A path of a file that is missing or different is replaced by that of a usable file, or cleared; it may be
+    restored if a later verification finds the file.
+    """
     if not results:
         return
     values = [_values(result) for result in results]

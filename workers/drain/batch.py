@@ -41,7 +41,10 @@ class Arrival:
 
 
 class Batch:
-    """Stores decoded entries (`arrivals`) of one kind in a transaction that its caller commits."""
+    """Stores decoded entries (`arrivals`) of one kind in a transaction that its caller commits.
+
+    The constructor locks the jobs of the entries, and creates missing ones.
+    """
 
     def __init__(self, connection: Connection, kind: Kind, arrivals: Sequence[Arrival]) -> None:
         self._connection = connection
@@ -67,7 +70,8 @@ class Batch:
     def store(self, stream: str, max_invalid_ratio: float) -> None:
         """Write rows, job states, positions and dead letters.
 
-        Raises `MostlyInvalid` if more than `max_invalid_ratio` of the new entries cannot be stored.
+        Raises `MostlyInvalid` if a larger share than `max_invalid_ratio` of at least `MOSTLY_INVALID_FROM` new
+        entries cannot be stored.
         """
         self._store(self._new_messages())
         if self._kind == "completions":
@@ -89,7 +93,7 @@ class Batch:
     def acks(self) -> list[Ack]:
         """Return the acknowledgements to publish once the caller has committed.
 
-        They include the positions of all kinds of a source whose completion is in the batch: after a restore of
+        They include the positions of all kinds for which a stored completion has counts: after a restore of
         Postgres to an older state, these may be lower than the acknowledgements that the trainer has. Messages of
         deleted jobs are acknowledged as well, so that trainers do not send them again.
         """
@@ -124,7 +128,7 @@ class Batch:
     def _new_messages(self) -> list[Arrival]:
         """Add the message number of each entry to the position of its source; return the entries to store.
 
-        Duplicates are counted and omitted. So are declarations of lost messages, which are recorded as ranges, and
+        Omitted are duplicates, which are counted, declarations of lost messages, which are recorded as ranges, and
         entries that go to the dead letters.
         """
         new = []
@@ -261,7 +265,7 @@ def _rejection(arrival: Arrival, reason: str, detail: str, seq: int | None = Non
 
 
 def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
-    """Return (job number, URI) of every best or last checkpoint path in the completions among `contents`."""
+    """Return (job number, URI) of the best, last and final checkpoint paths in completions among `contents`."""
     return {
         (content.job_id, visible(uri))
         for content in contents

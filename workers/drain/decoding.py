@@ -69,7 +69,7 @@ class RawEntry:
     size_bytes: int = field(init=False)
     """Total size of the values in bytes."""
     held_bytes: int = field(init=False)
-    """Estimated memory in bytes: field names, values, and an overhead for each field beyond those of a message."""
+    """Estimated memory in bytes: field names, values, and overheads for the entry and for surplus fields."""
 
     def __post_init__(self) -> None:
         """Compute `size_bytes` and `held_bytes` once, because they are needed several times for each entry."""
@@ -84,7 +84,7 @@ class RawEntry:
 class Rejected:
     """An entry that can never be stored, with the reason.
 
-    Job, attempt, source and number are set if they are readable.
+    Job, attempt, source and number are set if all of them are readable.
     """
 
     raw: RawEntry
@@ -99,7 +99,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A source's declaration that its messages from number `seq` to `last` (inclusive) are lost."""
+    """A source's declaration that its messages from number `seq` to `last` (inclusive) are lost.
+
+    `began_ns` is the start time of the source in nanoseconds since 1970, or None.
+    """
 
     job_id: int
     attempt: int
@@ -117,8 +120,8 @@ Content: TypeAlias = Message | Lost | Rejected
 def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
     """Decode an entry; return the result and the size of its body in bytes after decompression.
 
-    Invalid input is returned as `Rejected`. Exceptions are raised only for causes that may lie outside the entry,
-    such as a task's time limit or a `MemoryError`.
+    Invalid input is returned as `Rejected`, with the size that was decompressed before it was rejected. Exceptions
+    are raised only for causes that may lie outside the entry, such as a task's time limit or a `MemoryError`.
     """
     size_bytes = 0
     try:
@@ -143,7 +146,7 @@ def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
 def rejected(raw: RawEntry, reason: str, detail: str) -> Rejected:
     """Return a `Rejected` for an entry without decoding its body.
 
-    Job, attempt, source and number are set if all of them are valid.
+    `detail` is truncated to `MAX_DETAIL_CHARS`. Job, attempt, source and number are set if all of them are valid.
     """
     detail = detail[:MAX_DETAIL_CHARS]
     try:
@@ -182,7 +185,7 @@ def _decode_body(kind: Kind, encoding: str, plain: bytes) -> Body:
 def _decode_leniently(encoding: str, plain: bytes) -> object | None:
     """Decode a body and replace invalid text.
 
-    Return None if the body is not valid JSON or msgpack, or is too large.
+    Return None if the body is not valid JSON or msgpack, is too large, or has too many elements.
     """
     if len(plain) > MAX_REPAIRED_BYTES:
         return None

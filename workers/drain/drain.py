@@ -28,9 +28,9 @@ from trainwire.workers.settings import Settings
 log = structlog.get_logger("trainwire.workers.drain.drain")
 
 _TRIES = 3
-"""Maximum number of tries of a transaction that Postgres aborted (deadlock, serialization failure)."""
+"""Maximum number of tries of a transaction after `Unavailable`, for example if Postgres aborts it (deadlock)."""
 LONGEST_BATCH_S = 0.7
-"""If a transaction takes longer than this, the next batch is smaller: messages behind a long transaction wait."""
+"""If a transaction takes more seconds, the next batch is smaller: messages behind a long transaction wait."""
 _SMALLEST_READ_BYTES = 64 * 1024
 _MAX_CRASHES = 40
 """Maximum number of unexpected exceptions in one `Drain.run`.
@@ -41,7 +41,7 @@ The search for several poison entries causes fewer.
 
 @dataclass(slots=True)
 class Drained:
-    """The numbers of entries that one drain read, stored, recognized as duplicates, and dead-lettered.
+    """The numbers of entries that one drain took, stored, recognized as duplicates, and dead-lettered.
 
     `leased_elsewhere` is True if another worker had the lease; `more` if the drain's time ended before the stream
     was empty.
@@ -87,8 +87,10 @@ class Drain:
         """Drain the stream, and return the counts.
 
         Raises `Unavailable` if Postgres or Redis does not answer, and `MostlyInvalid` if nearly all entries are
-        invalid. After any other exception the drain continues with smaller transactions until it has found the
-        entry that causes it (`trainwire.workers.drain.poison_entries`).
+        invalid, or if all entries of a transaction end it (`DrainsEnd`). After any other exception the drain
+        continues with smaller transactions until it has found the entry that causes it
+        (`trainwire.workers.drain.poison_entries`); after `_MAX_CRASHES` exceptions, or once its time has passed,
+        it raises the exception.
         """
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()
@@ -116,8 +118,8 @@ class Drain:
     def _transaction(self, total: Drained, deadline: float) -> bool:
         """Drain one batch, with retries; return whether the end of the stream is reached.
 
-        If nearly all entries are invalid, store valid messages from behind them, mark the stream as halted, and
-        raise `MostlyInvalid`.
+        If nearly all entries are invalid, store valid messages from behind them until `deadline`, mark the stream
+        as halted, and raise `MostlyInvalid`. After `DrainsEnd`, only mark it and raise.
         """
         for attempt in range(1, _TRIES + 1):
             try:
@@ -245,7 +247,7 @@ class Drain:
         store.move_cursor(connection, self._stream.name, last_id, counts)
 
     def _count(self, total: Drained, batch: Batch, entries: int) -> None:
-        """Add the counts of a committed batch to `total`, and call `on_commit` with the changes of the batch."""
+        """Add the counts of a committed batch to `total`; call `on_commit` if the batch stored messages."""
         total.entries += entries
         total.stored += batch.stored
         total.duplicates += batch.duplicates
@@ -285,7 +287,8 @@ class Drain:
     def _check_poison(self, limits: TransactionLimits, arrivals: int) -> None:
         """Raise `DrainsEnd` if the transaction contains nothing but entries that crash or kill their drain.
 
-        As long as no other entry can be stored, the cause may lie in our code or servers instead of the entries.
+        `arrivals` is the number of its entries; with 0, `DrainsEnd` is raised if any such entry is known. As long
+        as no other entry can be stored, the cause may lie in our code or servers instead of the entries.
         """
         poison_ids = limits.poison_ids
         if not poison_ids or arrivals > len(poison_ids):

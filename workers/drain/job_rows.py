@@ -37,7 +37,7 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
 
     Deleted jobs are neither created nor returned. All inserts come before all locks, so that drains with the same
     jobs do not deadlock: a transaction that waits for an insert of another transaction has locked no row that
-    existed before.
+    existed before. Raises `Unavailable` if a job is deleted meanwhile.
     """
     ids = sorted(set(job_ids))
     created = set(connection.execute(_CREATE, {"ids": numbers_array(ids)}).scalars())  # locked by their insert
@@ -77,7 +77,10 @@ def note_discarded(connection: Connection, stream: str, messages: Mapping[int, i
 
 
 def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, JobState]) -> dict[int, JobState]:
-    """Return the jobs that have no tombstone. Delete the rows that `lock_jobs` created for deleted jobs."""
+    """Return the jobs that have no tombstone. Delete the rows that `lock_jobs` created for deleted jobs.
+
+    Raises `Unavailable` if one of `ids` has neither a row nor a tombstone.
+    """
     deleted = set(connection.execute(_TOMBSTONES, {"ids": ids}).scalars())
     if gone := set(ids) - jobs.keys() - deleted:
         raise Unavailable(f"the rows of jobs {sorted(gone)} were deleted by another process: try again")
@@ -113,7 +116,7 @@ def _is_equal_but(name: str, job: JobState, before: JobState) -> bool:
 
 
 def save_statuses(connection: Connection, jobs: Collection[JobState]) -> None:
-    """Write the statuses of `jobs`, without changing the time of their last message."""
+    """Write status, `status_reason` and `quiet_since` of `jobs`; the time of their last message is not changed."""
     if jobs:
         connection.execute(_SAVE_STATUSES, {"rows": encoded(_OF_STATUS, map(attrgetter(*_OF_STATUS), jobs))})
 
@@ -134,7 +137,7 @@ def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[
 def load_spans(
     connection: Connection, job_ids: Collection[int]
 ) -> list[tuple[int, int, datetime | None, datetime | None]]:
-    """Return (job, attempt, start time, end time) for all attempts of the jobs `job_ids`."""
+    """Return (job, attempt, start time, end time) for all attempts of `job_ids`; a time may be None."""
     return [tuple(row) for row in connection.execute(_SPANS, {"ids": list(job_ids)})] if job_ids else []
 
 
@@ -145,7 +148,11 @@ def missing_checkpoints(connection: Connection, named: Collection[tuple[int, str
 
 
 def save_attempts(connection: Connection, states: Iterable[JobState]) -> None:
-    """Write the states of attempts, and increment the column `changes` of those that differ from their rows."""
+    """Write the states of attempts, and increment the column `changes` of those that differ from their rows.
+
+    Changes to a status other than `pending` and `running` are recorded as occurrences for alert rules; to `lost`
+    only for the newest attempt of a job.
+    """
     values = [_attempt_values(state) for state in sorted(states, key=attrgetter("id", "attempt"))]
     if values:
         connection.execute(_SAVE_ATTEMPTS, {"rows": encoded(_OF_ATTEMPT, values)})
@@ -171,7 +178,7 @@ class EarlierAttempts:
             self._superseded[job.id, job.attempt] = _as_earlier(job)
 
     def fold(self, connection: Connection) -> list[JobState]:
-        """Return the states of the recorded attempts after their late messages are applied."""
+        """Return the states of the recorded attempts, with their late messages applied, for `save_attempts`."""
         unknown = self._late.keys() - self._superseded.keys()
         states = self._superseded | (load_attempts(connection, unknown) if unknown else {})
         for (job_id, attempt), bodies in self._late.items():

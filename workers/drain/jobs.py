@@ -73,9 +73,8 @@ class JobState(msgspec.Struct):
     provenance: dict[str, Any] | None = None
     """New items about the code and machine of the attempt.
 
-    Saving merges them with those that are stored.
-
-    `training_jobs` has no such column: they are stored in `training_attempts`.
+    Saving merges them with those that are stored. `training_jobs` has no such column: they are stored in
+    `training_attempts`.
     """
 
     @property
@@ -91,11 +90,12 @@ class JobState(msgspec.Struct):
         Args:
             stated: the attempt in the messages of the source, or 0 if its trainer does not know the attempt.
             known: the attempt to which the source was assigned earlier, or None. An assignment does not change.
-            began_ns: when the source began. A new source belongs to the newest attempt, or to a new attempt if the
-                newest one had ended by then. (`trainwire.workers.drain.sources.AttemptSpans` finds the attempts
-                of sources that are older than the newest one.)
-            resume_step: the step from which the source resumes, or None. Such a source begins a new attempt
-                even if the newest one has not ended, unless another rank has just resumed from the same step.
+            began_ns: when the source began, or None. A new source belongs to the newest attempt, or to a new
+                attempt if the newest one had ended by then. (`trainwire.workers.drain.sources.AttemptSpans` finds
+                the attempts of sources that are older than the newest one.)
+            resume_step: the step from which the source resumes, or None. If such a source began after the newest
+                attempt, it begins a new one even if that has not ended, unless another rank has just resumed from
+                the same step.
         """
         if stated:
             return stated
@@ -237,8 +237,9 @@ class JobState(msgspec.Struct):
     def _is_decided_by(self, body: Completion) -> bool:
         """Return whether a completion sets the status of the job.
 
-        An exit code takes precedence over a completion without one, a failure over a success, and `stopped` over
-        both, because processes fail when other processes of their training stop.
+        `stopped` always replaces `completed`. Otherwise a completion with an exit code takes precedence over one
+        without; then a failure over a success, and `stopped` over both, because processes fail when other
+        processes of their training stop.
         """
         if body.outcome != "failed" and body.rank:
             return False  # the job ends with the completion of rank 0, or with a failure of any rank

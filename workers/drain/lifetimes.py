@@ -34,8 +34,8 @@ class Lifetime:
     def of(cls, body: Body) -> Lifetime | None:
         """Return the lifetime of the source of a message; None if the message does not contain its start time.
 
-        Only a completion contains the end time. `RANK_SKEW` is added to it if the job has several ranks. An end
-        before the start is ignored, because the clock was set back.
+        Only a source's own completion contains its end time. `RANK_SKEW` is added to it if the job has several
+        ranks. An end before the start is ignored, because the clock was set back.
         """
         if body.started_at is None:
             return None

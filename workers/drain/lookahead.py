@@ -62,7 +62,7 @@ class State(msgspec.Struct):
     They are kept when a look-ahead starts again, so that it does not decode those again.
     """
     is_partial: bool = False
-    """Whether entries were skipped only because a limit of number or size was reached."""
+    """Whether entries were skipped for another reason than invalid entries of their source, such as a limit."""
     is_done: bool = False
     """Whether the look-ahead has reached the end of the stream."""
     held: str = ""
@@ -131,7 +131,8 @@ class LookAhead:
     def read(self, after_id: str, heavy: Collection[SourceDigest]) -> list[RawEntry]:
         """Return entries behind `after_id` of sources that are neither heavy nor skipped, oldest first.
 
-        Returns after a second or two at most; the next call continues from there.
+        Ends when the entries have `MAX_TAKEN_BYTES`, or after about a second, in a halted stream two; the next
+        call continues from there.
 
         Args:
             after_id: id of the last entry of the batch, or `START` in a halted stream. There, once the end is
@@ -191,7 +192,7 @@ class LookAhead:
 
     @property
     def is_partial(self) -> bool:
-        """Whether entries were skipped only because a limit of number or size was reached.
+        """Whether entries were skipped for another reason than invalid entries of their source, such as a limit.
 
         A look-ahead that starts again from `START` would return them.
         """
@@ -216,7 +217,8 @@ class LookAhead:
     def save(self, taken: Iterable[RawEntry]) -> None:
         """Delete the committed entries `taken` from the stream, and save the state in Redis.
 
-        Does nothing if `read` was not called since the last `save`.
+        The last entry that was read is deleted by a later call (`State.held`). A full Redis does not save the
+        state: then the same entries are read again. Does nothing if `read` was not called since the last `save`.
         """
         if not self._is_unsaved:
             return
@@ -231,7 +233,11 @@ class LookAhead:
             self._client.set(self._key, msgspec.json.encode(self._state), ex=_TTL_S)
 
     def _resumed(self, after_id: str) -> State:
-        """Return the state from Redis, without sources whose skipped entries all lie before `after_id`."""
+        """Return the state from Redis, without sources whose skipped entries all lie before `after_id`.
+
+        Returns a new state if there is none, if the stream was repaired or flushed, or if a look-ahead in a halted
+        stream has reached the end and has to start again.
+        """
         with redis_errors():
             saved = self._client.get(self._key)
         state = _decode(saved) if isinstance(saved, bytes) else State()

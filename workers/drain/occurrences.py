@@ -41,7 +41,10 @@ def save_reported_alerts(
 
 
 def insert_dead_letters(connection: Connection, letters: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows into `dead_letters` unless they exist, and record one occurrence per job and reason."""
+    """Insert rows into `dead_letters` unless they exist, and record one occurrence per job and reason.
+
+    Occurrences are also recorded for rows that exist. `letters` must not be empty.
+    """
     connection.execute(postgresql.insert(dead_letters).on_conflict_do_nothing(), list(letters))
     newest = {(letter["job_id"], letter["reason"]): letter for letter in letters}
     values = [

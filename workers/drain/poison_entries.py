@@ -30,7 +30,7 @@ PIECE_DIVISOR: Final = 8
 MAX_BATCH_ENTRIES: Final = 40_000
 """Upper bound for the entries of a batch.
 
-Once as many are committed, the poison entry is no longer in the stream.
+Once as many are committed without a poison entry, the search ends: none is in the stream any more.
 """
 TRIES_ALONE: Final = 2
 MAX_POISON_ENTRIES: Final = 5
@@ -176,7 +176,8 @@ class PoisonEntry:
 def find_poison_entry(kind: Kind, entries: Sequence[RawEntry]) -> PoisonEntry | None:
     """Decode entries in a child process; return the first one that ends its child twice, or None.
 
-    The second time, it is decoded alone.
+    The second time, it is decoded alone. After `_MAX_ROUNDS` entries that ended their child only once, the rest is
+    not examined.
     """
     start = 0
     for _ in range(_MAX_ROUNDS):

@@ -83,7 +83,10 @@ class Position:
         return self._fill(seq)
 
     def lose(self, first: int, last: int, reason: str) -> int:
-        """Move those of the numbers `first` to `last` that are missing to `lost`; return how many were moved."""
+        """Move those of the numbers `first` to `last` that are missing to `lost`; return how many were moved.
+
+        Numbers above `last_seq` count as missing.
+        """
         self.only_advanced = False
         self._extend(last)
         start, end = _overlapping(self.missing, first, last)
@@ -188,7 +191,10 @@ class SourceRow:
         return self.position.only_advanced and _others(self) == self.saved
 
     def note_place(self, body: Body) -> None:
-        """Copy rank, world size and start time from a message, if it contains them."""
+        """Copy rank, world size, start time and launcher from a message, if it contains them.
+
+        The last three only come from metrics and completions that contain a world size.
+        """
         if isinstance(body, Checkpoint):
             return
         if body.rank is not None:
@@ -212,9 +218,8 @@ def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -
 def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) -> None:
     """Write the changed rows.
 
-    The caller has locked their jobs, so the order of the writes does not matter.
-
-    Raises `Unavailable` if a row that was loaded has been deleted meanwhile.
+    The caller has locked their jobs, so the order of the writes does not matter. Raises `Unavailable` if a row of
+    which only `last_seq` has changed was deleted meanwhile.
     """
     advanced = {key: row for key, row in changed.items() if row.only_advanced}
     if advanced:

@@ -50,7 +50,10 @@ def rows_of(origin: Origin, first_seq: int, body: Logs | Metrics | Checkpoint) -
 
 
 def log_lines(body: Body) -> Logs | None:
-    """Return the lines that a message adds to the logs: those of a log message, or a completion's traceback."""
+    """Return the lines that a message adds to the logs: those of a log message, or a completion's traceback.
+
+    Returns None if it adds none.
+    """
     if isinstance(body, Logs):
         return body
     if not isinstance(body, Completion) or body.traceback is None:
@@ -136,7 +139,8 @@ def as_stored(values: Mapping[str, float]) -> dict[str, float]:
 def jsonb_text(value: object) -> bytes:
     """Return `value` as JSON that a JSONB column accepts.
 
-    Non-finite numbers become strings, and invalid characters are replaced.
+    Non-finite numbers and very large integers become strings, and invalid characters are replaced. Raises
+    `InvalidMessage` if `value` is nested too deeply.
     """
     try:
         return msgspec.json.encode(_storable(value))

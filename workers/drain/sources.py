@@ -62,7 +62,7 @@ class Sources:
         return self.rows[key]
 
     def changed_rows(self) -> dict[SourceKey, SourceRow]:
-        """Return the changed rows, with the attempt of each source set."""
+        """Return the rows to save, with the attempt of each source set: of all senders, and other changed ones."""
         changed = {key: self.row(*key) for key in self._changed}
         for (job_id, source, _), row in changed.items():
             row.attempt = self.attempts.get((job_id, source), self._jobs[job_id].attempt)
@@ -71,7 +71,8 @@ class Sources:
     def attempt_of(self, message: Message) -> int:
         """Return the attempt under which to store a message, and record it for the source.
 
-        A completion that reports the end of another source does not change the attempt of that source.
+        A completion that reports the end of another source does not change the attempt of that source, if it is
+        known.
         """
         sender = message.job_id, message.source
         of = (message.job_id, _subject(message)) if self._kind == "completions" else sender

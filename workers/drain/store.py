@@ -57,7 +57,10 @@ def postgres_errors() -> Iterator[None]:
 
 
 def take_lease(connection: Connection, stream: str) -> bool:
-    """Lock the cursor row of the stream for this transaction; return False if another drain has locked it."""
+    """Lock the cursor row of the stream for this transaction; return False if another drain has locked it.
+
+    A missing row is created first.
+    """
     lease = text("SELECT 1 FROM ingest_cursors WHERE stream = :stream FOR UPDATE SKIP LOCKED")
     if connection.execute(lease, {"stream": stream}).first():
         return True
@@ -72,10 +75,10 @@ def take_lease(connection: Connection, stream: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TransactionCounts:
-    """What one transaction of a drain has processed; `move_cursor` adds it to the totals of the stream.
+    """The counts of one transaction of a drain, which `move_cursor` adds to the totals of the stream.
 
-    `entries` is the number of entries read from the stream, `rows` the number of table rows written, `seconds` the
-    duration so far.
+    `entries` is the number of entries taken from the stream, `rows` the number of table rows written, `size_bytes`
+    the size of the entries' values, `seconds` the duration so far.
     """
 
     entries: int
@@ -98,7 +101,7 @@ def last_id_of(connection: Connection, stream: str) -> str:
 
 
 def save_dead_letters(connection: Connection, stream: str, kind: Kind, letters: Sequence[Rejected]) -> None:
-    """Insert entries with their raw bytes into `dead_letters`; entries that are there already are not changed."""
+    """Insert entries with their raw bytes into `dead_letters`; see `insert_dead_letters`."""
     if letters:
         insert_dead_letters(connection, [_letter_values(stream, kind, letter) for letter in letters])
 

@@ -45,9 +45,9 @@ Ack = tuple[int, str, Kind, Position]
 def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
     """Yield the Redis commands that publish acknowledgements to trainers.
 
-    For a position in which only the last number has advanced, one number is written. Otherwise, its missing and
-    lost ranges are written or removed, and the TTL of the hash is renewed: at the first message of a source, at a
-    gap or resend, once an hour, and at the completion.
+    For a position in which only the last number has advanced, one number is written. Otherwise, its missing ranges
+    and its count of lost messages are written or removed, and the TTL of the hash is renewed: at the first message
+    of a source, at a gap or resend, once an hour, and at the completion.
     """
     by_job: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
     for job_id, source, kind, position in acks:
@@ -120,7 +120,9 @@ class IngestStream:
         self._read_ids: list[str] = []
 
     def read(self, max_bytes: int, max_entries: int | None = None) -> tuple[list[RawEntry], bool]:
-        """Return the oldest entries, about `max_bytes` in total, and whether these are all entries of the stream.
+        """Return the oldest entries, and whether these are certainly all entries of the stream.
+
+        Returns about `max_bytes` in total, and at most `max_entries` entries.
 
         Reads from the start of the stream, not from the cursor: committed entries were trimmed, and a resend is
         recognized by its message number. This also reads a stream that was deleted and created again, with ids
@@ -160,7 +162,7 @@ class IngestStream:
         return found[0][0].decode() if found else "0-0"
 
     def keep_ordered(self) -> None:
-        """Set the key that marks the stream as ordered, so that no second drain is ordered while this one runs."""
+        """Mark the stream as ordered for `DRAIN_ORDERED_TTL_MS`, so that no second drain is ordered meanwhile."""
         with redis_errors(), suppress(OutOfMemoryError):  # without the mark another drain finds the lease taken
             self.client.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
 
@@ -204,9 +206,9 @@ class IngestStream:
     def settle(self, acks: Iterable[Ack], through_id: str) -> None:
         """Publish acknowledgements after a commit, and delete the entries up to `through_id` from the stream.
 
-        A full Redis refuses the acknowledgements but accepts the deletion, which makes room for them. If they
-        cannot be written at all (in a cluster their server may be unavailable), the trainer sends its messages
-        again and receives them then.
+        Also removes the mark of a halted stream. A full Redis refuses the acknowledgements but accepts the
+        deletion, which makes room for them. If they cannot be written at all (in a cluster their server may be
+        unavailable), the trainer sends its messages again and receives them then.
         """
         acks = list(acks)
         with redis_errors():

@@ -4,7 +4,7 @@ Such a stream is called jammed: at the highest id Redis refuses every XADD, and 
 that. An empty jammed stream is deleted. Any other is renamed (`jammed_key`), so that trainers can append to a new
 stream at once. The renamed stream is drained separately (`trainwire.workers.streams.stray_streams`), because
 entries that cannot be stored would keep it from ever becoming empty. Trainers resend messages that are not
-acknowledged.
+acknowledged. A key of the wrong type is renamed, and expires a week later.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def is_ahead(entry_id: str) -> bool:
 def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
     """Repair the streams and heartbeat hashes of all shards; return a description of each repair by key.
 
-    Keys that need no repair are omitted. Raises redis-py's errors.
+    Keys that need no repair, or whose server in a cluster does not answer, are omitted. Raises redis-py's errors.
     """
     commands = {
         keys.stream_key(kind, shard): _stream_command(kind, shard)

@@ -40,12 +40,12 @@ def rows_of_event(change: Change, kind: RowKind) -> list[EventRow] | None:
 
 
 def text(value: str | None) -> str | None:
-    """Return `value` as Postgres stores it, with invalid characters replaced."""
+    """Return `value` as Postgres stores it, with invalid characters replaced; None for None."""
     return None if value is None else visible(value)
 
 
 def numbers(values: Mapping[str, Any] | None) -> dict[str, Number] | None:
-    """Return a map of numbers for JSON; non-finite numbers are strings."""
+    """Return a map of numbers for JSON, in which non-finite numbers are strings; None for None."""
     return None if values is None else {visible(name): shown_float(value) for name, value in values.items()}
 
 

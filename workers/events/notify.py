@@ -66,8 +66,8 @@ def status_events(changes: Iterable[StatusChange]) -> list[Event]:
 def payloads(events: Iterable[Event]) -> list[bytes]:
     """Return the events as JSON arrays of at most `MAX_ORDER_BYTES` each.
 
-    Lists and maps are removed from events larger than `MAX_EVENT_BYTES`. If all events together do not fit into
-    one array, lines, points and checkpoints are removed from all of them.
+    From events larger than `MAX_EVENT_BYTES`, lists and maps are removed, and long texts in them are truncated. If
+    all events together do not fit into one array, lines, points and checkpoints are removed from all of them.
     """
     bounded = [_bounded(event) for event in events]
     encoded = [data for _, data in bounded]
@@ -86,7 +86,10 @@ def payloads(events: Iterable[Event]) -> list[bytes]:
 
 
 def publish(client: redis.Redis, events: Iterable[Event]) -> None:
-    """Publish each event on the channel of its job and, except for log lines, on the channel of all jobs."""
+    """Publish each event on the channel of its job and, except for log lines, on the channel of all jobs.
+
+    Raises `Unavailable` if Redis does not answer.
+    """
     commands: list[Command] = []
     for event in events:
         data = encode_event(event)
@@ -165,9 +168,9 @@ def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
 
 
 def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the metrics that the feed would read from Postgres: the first in the key order of JSONB.
+    """Return the metrics that the feed would read from Postgres: the first `MOST_SHOWN_NAMES` in JSONB's order.
 
-    JSONB sorts shorter names first.
+    JSONB sorts shorter names first. Returns None for None.
     """
     if values is None or len(values) <= MOST_SHOWN_NAMES:
         return values
@@ -181,14 +184,17 @@ def _head(change: Change) -> dict[str, Any]:
 
 
 def _new_rows(change: Change, kind: RowKind, *, has_rows: bool) -> dict[str, Any]:
-    """Return the fields of an event for the rows of `kind` that the transaction wrote."""
+    """Return the fields of an event for the rows of `kind` that the transaction wrote.
+
+    The rows themselves are included if `has_rows` is True and they are not too large.
+    """
     first, last = change.new_rows(kind) or (None, None)
     rows = rows_of_event(change, kind) if has_rows else None
     return {"kind": kind, "first_seq": first, "last_seq": last, ROW_KINDS[kind].items: rows}
 
 
 def _newest_point(change: Change) -> Point | None:
-    """Return the last point of the job's newest attempt; points of earlier attempts may arrive late."""
+    """Return the last point of the job's newest attempt, or None. Points of earlier attempts may arrive late."""
     for message in reversed(change.messages):
         points = message.body.points if isinstance(message.body, Metrics) else []
         if points and change.attempt_of(message) == change.after.attempt:

@@ -26,7 +26,7 @@ _SINCE: Final = "since"
 
 @dataclass(frozen=True)
 class Heartbeats:
-    """The newest heartbeats of all jobs, and for each shard the period in which its server accepted heartbeats.
+    """The newest heartbeat of each source, and for each shard the period in which its server accepted heartbeats.
 
     Times are in milliseconds by the clock of the shard's server. `away` contains the servers that did not answer
     (host:port -> reason); all times of their shards are 0.
@@ -62,7 +62,7 @@ class Heartbeats:
         return (self.now_ms[shard] - self.since_ms[shard]) / 1000
 
     def unread_s(self, job_id: int) -> float:
-        """Return for how many seconds the oldest message in the streams of the job's shard has waited."""
+        """Return for how many seconds the oldest unread message in the streams of the job's shard has waited."""
         return self.unread_ms[self._shard(job_id)] / 1000 if self.unread_ms else 0.0
 
     def _shard(self, job_id: int) -> int:
@@ -74,7 +74,7 @@ def read_heartbeats(client: redis.Redis, shards: int, longest_gap_s: float) -> H
 
     The period in which heartbeats could be written begins again now if the last read was more than `longest_gap_s`
     seconds ago (Redis, the workers or beat were down), is not recorded, or lies in the future (the clock was set
-    back).
+    back). Raises `Unavailable` if Redis does not answer or is full.
     """
     gap_ms = int(longest_gap_s * 1000)
     with redis_errors():
@@ -117,11 +117,9 @@ def record_writable(client: redis.Redis, shards: int, longest_gap_s: float) -> N
 
 
 def recent_heartbeats(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat] | None:
-    """Return the heartbeats of all jobs that are at most `within_s` seconds old.
+    """Return the heartbeats of all jobs that are at most `within_s` seconds old. Changes nothing in Redis.
 
-    Changes nothing in Redis.
-
-    Returns None if the server of a shard does not answer.
+    Returns None if the server of a shard in a cluster does not answer; raises redis-py's errors of a single Redis.
     """
     found = ask_each(client, {shard: [("HVALS", alive_key(shard))] for shard in range(shards)})
     if len(found.replies) < shards:

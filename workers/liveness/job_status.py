@@ -25,7 +25,7 @@ _LEAST_GAP_S: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedJob:
-    """The columns of an unfinished job from which its status is computed."""
+    """The columns of a running, stalled or lost job from which its status is computed."""
 
     id: int
     attempt: int
@@ -38,7 +38,10 @@ class UnfinishedJob:
 
 @dataclass(frozen=True, slots=True)
 class NewStatus:
-    """The status to set for a job, the seconds since it last sent anything, and the reason."""
+    """The status to set for a job; for `stalled` and `lost`, the seconds since it last sent anything.
+
+    `reason` describes why a status changes.
+    """
 
     status: Status
     quiet_s: float | None = None
@@ -116,9 +119,11 @@ class LostRule:
 
 
 def update_statuses(engine: Engine, heartbeats: Heartbeats, rule: LostRule) -> list[StatusChange]:
-    """Set the status of each unfinished job from its heartbeats; return the committed changes.
+    """Set the status of each running, stalled or lost job from its heartbeats; return the committed changes.
 
-    Also records in `watched_attempt` which attempts send heartbeats, when the first one is found.
+    Jobs are examined if they have heartbeats or, except lost ones, are known to send them. Also records in
+    `watched_attempt` which attempts send heartbeats, when the first one is found. Raises `Unavailable` if Postgres
+    does not answer.
     """
     with store.postgres_errors(), engine.begin() as connection:
         jobs = _read_jobs(connection, list(heartbeats.beats))

@@ -24,8 +24,9 @@ OPEN_DAYS: Final = 7
 def publish_stops(engine: Engine, client: redis.Redis) -> list[Event]:
     """Write all open requests to Redis, for each process of their attempts; return the events of new requests.
 
-    They are written again each time: Redis may have lost them, and processes may have joined. Raises
-    `Unavailable`.
+    Requests that no process of their attempt needs any more are closed first. The others are written again each
+    time: Redis may have lost them, and processes may have joined. Raises `Unavailable` if Postgres or Redis does
+    not answer.
     """
     with store.postgres_errors(), engine.begin() as connection:
         if not connection.execute(_HAS_OPEN).scalar_one():

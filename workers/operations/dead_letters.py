@@ -20,8 +20,10 @@ SINK_PREFIX: Final = "sink:"
 def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
     """Append the unchanged entry of a dead letter to its stream again; the drain then stores or dead-letters it.
 
-    Raises `LookupError` if there is no such dead letter, or if it is a row that a sink refused: such a row is in
-    Postgres and has no entry. Raises `Unavailable`; the dead letter is then not deleted.
+    Deletes the dead letter. Raises `LookupError` if there is no such dead letter, or if it is a row that a sink
+    refused: such a row is in Postgres and has no entry. Raises `Unavailable` if Postgres or Redis does not answer:
+    the dead letter is then not deleted, unless Redis failed after the commit, when a mark is removed so that a
+    drain is ordered at once.
     """
     with store.postgres_errors(), engine.begin() as connection:
         letter = _take(connection, letter_id)
@@ -41,8 +43,8 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
 def discard(engine: Engine, letter_id: int) -> None:
     """Delete a dead letter.
 
-    The sum of the job (produced = stored + dead-lettered + …) still counts the message as dead-lettered. Raises
-    `LookupError` if there is no such dead letter, and `Unavailable`.
+    The job's sum (produced = stored + dead-lettered + …) still counts the message as dead-lettered. Raises
+    `LookupError` if there is no such dead letter, and `Unavailable` if Postgres does not answer.
     """
     with store.postgres_errors(), engine.begin() as connection:
         _take(connection, letter_id)
@@ -69,7 +71,10 @@ def _resending(letter: RowMapping) -> str:
 
 
 def _reopen(connection: Connection, letter: RowMapping) -> None:
-    """Mark the message of a dead letter as missing, so that the drain does not take the replay for a duplicate."""
+    """Mark the message of a dead letter as missing, so that the drain does not take the replay for a duplicate.
+
+    Does nothing for a deleted job, or if the source's position does not count the message as dead-lettered.
+    """
     job_id, source, kind, seq = letter["job_id"], letter["source"], letter["kind"], letter["seq"]
     if not job_rows.lock_jobs(connection, [job_id]):
         return  # the job was deleted: the drain discards the entry

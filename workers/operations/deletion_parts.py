@@ -25,11 +25,9 @@ _SCANNED_AT_ONCE: Final = 1000
 
 
 def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
-    """Delete the Redis keys of the job, and publish that it was deleted.
+    """Delete the job's Redis keys and heartbeats, and publish that it was deleted.
 
-    Raises `Unavailable`.
-
-    Entries in the streams remain until a drain discards them.
+    Entries in the streams remain until a drain discards them. Raises `Unavailable` if Redis does not answer.
     """
     client, job_id, deleted = resources.streams, deletion.job_id, 0
     with redis_errors():
@@ -50,7 +48,10 @@ def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A checkpoint file of the job to delete, from the newest row with its URI."""
+    """A checkpoint file of the job to delete, from the newest row with its URI.
+
+    `is_deleted` is True if the file was deleted earlier.
+    """
 
     uri: str
     sha256: str | None
@@ -58,7 +59,7 @@ class JobFile:
 
 
 class JobFiles:
-    """The checkpoint files of one job that is being deleted."""
+    """Reads and deletes the checkpoint files, and their rows, of one job that is being deleted."""
 
     def __init__(self, settings: Settings, job_id: int, open_store: Callable[[], S3Store]) -> None:
         self._job_id = job_id
@@ -74,16 +75,18 @@ class JobFiles:
         return S3Uri.parse(f"{self._root}{self._job_id}/") if self._bucket else None
 
     def page(self, connection: Connection, after: str) -> list[JobFile]:
-        """Return the next files in the order of their URIs, after the URI `after`."""
+        """Return the first `PAGE_FILES` files, or fewer, whose URIs are after `after`, sorted by URI.
+
+        Returns an empty list if there are none.
+        """
         names = {"job_id": self._job_id, "after": after, "limit": PAGE_FILES}
         return [JobFile(*row) for row in connection.execute(_FILES, names)]
 
     def delete(self, file: JobFile, *, is_shared: bool) -> Outcome:
-        """Delete a file, or return the reason why it stays.
+        """Delete a file unless it has to stay; the note in the result is the reason why it stays.
 
-        Raises `S3Unavailable`.
-
-        `is_shared` is True if another job refers to the file.
+        `is_shared` is True if another job refers to the file: then it stays. Raises `S3Unavailable` if the object
+        store does not answer.
         """
         if file.is_deleted:
             return Outcome()

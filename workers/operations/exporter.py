@@ -1,6 +1,7 @@
-"""Exports Prometheus metrics for all workers in one process.
+"""One process that exports the Prometheus metrics of all workers.
 
-It reads only committed data, so that a killed worker cannot make a figure wrong.
+It computes them from Postgres and Redis at each scrape instead of counting in the workers, so that a killed worker
+cannot make a figure wrong.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ FAMILIES: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
 
 
 class Exporter(Collector):
-    """Reads Postgres and Redis at each scrape. The metric `STORE_UP` shows whether they answered."""
+    """Computes the metrics from Postgres and Redis at each scrape, for prometheus_client.
+
+    The metrics of a store that does not answer have no values, and `STORE_UP` is 0 for it.
+    """
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -53,7 +57,7 @@ class Exporter(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Read Postgres and Redis, and yield all metrics."""
+        """Read Postgres and Redis, and yield all metrics. Concurrent scrapes read one after another."""
         with self._one_at_a_time:
             samples = [
                 *self._read("postgres", self._from_postgres, (SQLAlchemyError,)),

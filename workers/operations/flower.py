@@ -19,9 +19,10 @@ COLUMNS: Final = "name,args,uuid,state,received,runtime,worker"
 
 
 def prepare(address: str, environ: Mapping[str, str]) -> None:
-    """Configure Flower to listen on `address`, with the user and password from the environment.
+    """Restrict Flower, which is to listen on `address`, to the user and password from the environment.
 
-    Raises `WrongSettings` if other machines could use it without a password, because Flower can stop workers.
+    Without them, it accepts only requests to names like `localhost`. Raises `WrongSettings` if other machines
+    could use it without a password, because Flower can stop workers, and if only one of user and password is set.
     """
     credentials = credentials_for(address, environ)
     if credentials is None:
@@ -36,7 +37,7 @@ def prepare(address: str, environ: Mapping[str, str]) -> None:
 def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
     """Return `user:password` from the environment, or None if they are not set and the address is a loopback one.
 
-    Raises `WrongSettings` otherwise.
+    Raises `WrongSettings` otherwise, and if the user contains a colon.
     """
     user, password = environ.get("FLOWER_USER", ""), environ.get("FLOWER_PASSWORD", "")
     if ":" in user:

@@ -64,8 +64,8 @@ class DeletionRun:
 class JobDeleter:
     """Deletes the data of jobs that have a tombstone, each job by one process at a time.
 
-    With `is_worker=False` (in a command) nothing is logged, and stores that are not configured are left to
-    workers.
+    With `is_worker=False` (in a command) results are not logged, and stores that are not configured are left to
+    workers. Rows are deleted in batches of `batch_rows`.
     """
 
     def __init__(
@@ -86,7 +86,10 @@ class JobDeleter:
         self._backoff = Backoff(first_s=5, cap_s=300)
 
     def run_due(self, run_s: float = RUN_S) -> None:
-        """Continue all deletions that are due. Raises `Unavailable` if Postgres does not answer."""
+        """Continue the deletions that are due, up to `JOBS_AT_ONCE` of them, for about `run_s` seconds.
+
+        The next run continues the rest. Raises `Unavailable` if Postgres does not answer.
+        """
         deadline = self._clock() + run_s
         with postgres_errors(), self._engine.begin() as connection:
             due = list(connection.execute(_DUE, {"limit": JOBS_AT_ONCE}).scalars())
@@ -106,8 +109,10 @@ class JobDeleter:
     ) -> bool:
         """Delete the remaining data of one job, for about `run_s` seconds.
 
-        Returns False if another process is deleting the job. Stores that are unavailable are retried later. Raises
-        `Unavailable` if Postgres does not answer, or if a delivery of the job does not end.
+        Calls `on_progress` after each step. Returns False if another process is deleting the job, else True, also
+        if data is left. Stores that are unavailable are retried later. Raises `Unavailable` if Postgres does not
+        answer, or if a delivery of the job does not end within `lock_timeout`; `LookupError` if the job has no
+        tombstone.
         """
         run = DeletionRun(self._clock() + run_s, on_progress)
         with postgres_errors(), self._engine.begin() as lease:
@@ -137,7 +142,7 @@ class JobDeleter:
         delete: Callable[[Deletion, DeletionRun], DeletionPart],
         run: DeletionRun,
     ) -> bool:
-        """Delete the job's data in one store; return whether this has to be retried later."""
+        """Delete the job's data in one store; return whether this failed and has to be retried later."""
         deletion = self._read(job_id)
         # A tombstone that is older than a sink has no part for it, and the sink has no copies.
         if name not in deletion.parts or deletion.parts[name].state != "open":
@@ -160,7 +165,7 @@ class JobDeleter:
         return part.state == "open" and self._clock() < run.deadline
 
     def _await_deliveries(self, job_id: int) -> None:
-        """Wait until no delivery of the job runs.
+        """Wait until no delivery, rollup or alert evaluation of the job runs.
 
         None begins later, because the job has no row in `training_jobs`.
         """
@@ -172,7 +177,10 @@ class JobDeleter:
         return plugin(sink).delete(self._resources, deletion, deletion.parts[sink])
 
     def _delete_files(self, deletion: Deletion, run: DeletionRun) -> DeletionPart:
-        """Delete the job's files, each with its rows. If a file cannot be deleted, its rows stay."""
+        """Delete the job's files, each with its rows, then its orphans, until the deadline of `run`.
+
+        If a file cannot be deleted, its rows stay.
+        """
         files = JobFiles(self._resources.settings, deletion.job_id, self._open_store)
         part, is_left, after = deletion.parts["s3"], False, ""
         while True:
@@ -198,7 +206,7 @@ class JobDeleter:
     def _delete_orphans(
         self, job_id: int, folder: S3Uri | None, part: DeletionPart, run: DeletionRun
     ) -> DeletionPart:
-        """Delete uploads in the job's folder that no row refers to, because their trainers were killed."""
+        """Delete uploads in the job's folder that no row refers to, for example because a trainer was killed."""
         if folder is None:
             return part
         swept = orphans.sweep(
@@ -217,7 +225,10 @@ class JobDeleter:
         return replace(part, state="left") if swept.refusals else part
 
     def _delete_rows(self, deletion: Deletion, run: DeletionRun) -> DeletionPart:
-        """Delete the job's rows from all tables in batches, except rows that are needed for another store."""
+        """Delete the job's rows from all tables in batches, until the deadline of `run`.
+
+        Rows that are needed for another store stay until that store is done.
+        """
         part, job_id = deletion.parts["postgres"], deletion.job_id
         needed: dict[str, str] = {}
         for state in ("left", "open"):

@@ -39,7 +39,10 @@ class Sample:
 
 
 def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis | None = None) -> Iterator[Sample]:
-    """Yield the lag of each stream, the lengths of queues, the age of beat's last tick, and memory use."""
+    """Yield the lengths of queues, the age of beat's last tick, memory use, the hold, and the state of streams.
+
+    `client` is that of work orders; `streams_client` is given if the streams are on another Redis.
+    """
     broker = client.pipeline(transaction=False)
     broker.time()
     broker.hvals(BEAT_TICKS_KEY)
@@ -55,7 +58,10 @@ def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis 
 
 
 def _stream_samples(client: redis.Redis, shards: int) -> Iterator[Sample]:
-    """Yield memory use, whether trainers hold messages back, and the lag of each stream whose server answers."""
+    """Yield memory use, whether trainers hold messages back, and which shards have a server that answers.
+
+    For the streams of these shards, also yield their lag and whether they are halted.
+    """
     used, limit = fullest_memory(client)
     yield Sample(names.REDIS_USED_BYTES, (), float(used))
     yield Sample(names.REDIS_LIMIT_BYTES, (), float(limit))
@@ -93,10 +99,10 @@ def unreachable_shards(samples: Iterable[Sample]) -> dict[str, list[str]]:
 
 
 def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterator[Sample]:
-    """Yield the unsent messages and spools of trainers whose last heartbeat is at most `within_s` seconds old.
+    """Yield the number of trainers whose last heartbeat is at most `within_s` seconds old, and sums over them.
 
-    Only sums and the maximum, because there may be thousands of trainers. Yields nothing if a server of heartbeats
-    does not answer.
+    These are sums of unsent messages, spools and dropped items, and the largest spool, because there may be
+    thousands of trainers. Yields nothing if a server of heartbeats in a cluster does not answer.
     """
     beats = recent_heartbeats(client, shards, within_s)
     if beats is None:
@@ -110,7 +116,10 @@ def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterat
 
 
 def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sample]:
-    """Yield ingestion counters, missing and lost messages, dead letters, jobs by status, and the lag of sinks."""
+    """Yield ingestion counters, missing and lost messages, dead letters, and jobs by status.
+
+    Also yields the durations of drains and deliveries, and the lag of each of the `sinks`.
+    """
     for stream, entries, duplicates, discarded, rows, size_bytes, counts, busy_s in connection.execute(_CURSORS):
         labels = _stream_labels(stream)
         yield Sample(names.INGEST_ENTRIES, labels, entries)
@@ -139,7 +148,11 @@ def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sampl
 
 
 def training_samples(connection: Connection, max_jobs: int, max_series: int) -> Iterator[Sample]:
-    """Yield the newest value of each training metric of running jobs, at most `max_series` values."""
+    """Yield the newest value of each training metric of running and stalled jobs, at most `max_series` values.
+
+    Examines the last `NEWEST_POINTS` points of the `max_jobs` jobs that sent messages last. Also yields how many
+    values were left out.
+    """
     newest: dict[tuple[str, str], float] = {}
     limits = {"jobs": max_jobs, "points": NEWEST_POINTS}
     for row in connection.execute(_TRAINING, limits).mappings():

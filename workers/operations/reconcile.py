@@ -46,7 +46,7 @@ def reconcile(engine: Engine, client: redis.Redis) -> Iterator[LostMessages]:
 
     A running trainer sends missing messages again, or declares them lost. Messages of callbacks, which have no
     spool, are marked as lost. Without a restore nothing is found, because acknowledgements are written after the
-    commit. Raises `Unavailable`.
+    commit. Raises `Unavailable` if Postgres or Redis does not answer.
     """
     for job_id, acked in _acknowledged(client):
         with store.postgres_errors(), engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Deletes old log and metric rows of finished jobs in small batches, oldest first.
+"""Deletes old log and metric rows of finished jobs in small batches, a job's oldest rows first.
 
 Rows that a sink has not confirmed are kept, and all rows of jobs that have not finished.
 """
@@ -25,7 +25,7 @@ from trainwire.workers.sinks.plugin import sinks_on
 log = structlog.get_logger("trainwire.workers.operations.row_retention")
 
 BATCH_ROWS: Final = 2000
-"""Number of rows per transaction. It locks the job, and a drain may wait for that lock."""
+"""Maximum number of rows per transaction, which locks the job: a drain may wait for that lock."""
 RUN_S: Final = 30.0
 PLANNED_JOBS: Final = 200
 """Maximum number of jobs in the result of a dry run."""
@@ -33,7 +33,7 @@ PLANNED_JOBS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class RowPolicy:
-    """How many days the rows of one table are kept, and the sinks that must have confirmed them."""
+    """The retention of one table: the number of days to keep rows, and the sinks that must have confirmed them."""
 
     table: str
     last_seq: str
@@ -70,7 +70,10 @@ def plan(connection: Connection, policy: RowPolicy) -> list[OldRows]:
 
 
 class RowRetention:
-    """Deletes old rows for about half a minute. Concurrent workers process different jobs."""
+    """Deletes old rows according to one policy, in batches of up to `batch_rows`, or counts them in a dry run.
+
+    Concurrent workers process different jobs.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,10 @@ class RowRetention:
         self._clock = clock
 
     def run(self, *, dry_run: bool) -> int:
-        """Delete old rows, or in a dry run count them; return their number. Raises `Unavailable`."""
+        """Delete old rows for about `RUN_S` seconds, or in a dry run count them; return their number.
+
+        A dry run examines at most `PLANNED_JOBS` jobs. Raises `Unavailable` if Postgres does not answer.
+        """
         with postgres_errors():
             if dry_run:
                 return self._count()
@@ -128,9 +134,10 @@ class RowRetention:
 
 
 def _remove_blocks(connection: Connection, job_id: int, through: int) -> None:
-    """Delete the metric blocks of a job whose rows are all deleted.
+    """Delete those metric blocks of a job of which all rows are deleted; without any rows left, also its series.
 
-    This is done after the last batch of rows. Until then, charts omit the points of deleted rows.
+    This is done after the last batch of rows. Until then, charts omit the points of deleted rows. Waits until no
+    rollup of the job runs.
     """
     cursors.await_lease(connection, ROLLUPS_CURSOR, job_id)
     gone = {"job_id": job_id, "through": through, "tail": TAIL}

@@ -1,7 +1,8 @@
 """Sends work orders.
 
-For each waiting order there is a Redis key with a TTL, so that the order is not sent twice. Beat starts a search
-for overdue work every second: it sends an order again that could not be sent, or was lost.
+For each waiting order of a drain, delivery, verification or alert evaluation there is a Redis key with a TTL, so
+that the order is not sent twice. Beat searches for such overdue work every few seconds, and so replaces orders
+that could not be sent, or were lost. Orders that publish events are not replaced.
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
     """Order the drain of a stream unless it is ordered or running; return whether an order was sent.
 
     No order is sent while many orders wait: workers are busy, and an order for this stream is probably among them.
-    If it was lost, a later call sends one.
+    If it was lost, a later call sends one. Raises `Unavailable` if Redis does not answer.
 
     Args:
         resources: the connections and settings of this process.
         kind: the kind of messages in the stream.
         shard: the shard of the stream.
-        is_rest: True if the caller is the running drain, whose time slice ended before the stream was empty.
+        is_rest: True if the caller is the running drain, whose time slice ended before the stream was empty. Then
+            an order is always sent.
     """
     key = keys.ordered_key(keys.stream_key(kind, shard))
     most_waiting = max(MIN_WAITING_DRAINS, 2 * len(keys.KINDS) * resources.settings.ingest_shards)
@@ -72,7 +74,7 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
 
 
 def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
-    """Order deliveries to all sinks that are on, or only to those that receive rows of `kind`."""
+    """Order deliveries to all sinks that are on or, with `kind`, to those that messages of this kind concern."""
     for sink in sinks_on(resources.settings):
         if kind in {None, sink.kind, "completions"}:  # a completion has a traceback, and ends an attempt
             order_delivery(resources, sink.name)
@@ -102,21 +104,19 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Send the work order that publishes events about the changes of a drain's transaction."""
+    """Send the work orders that publish events about the changes of a drain's transaction; see `announce`."""
     announce(resources, partial(events_of, changes), len(changes))
 
 
 def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs: int) -> None:
-    """Order that events about a committed transaction are published.
+    """Send the work orders that publish events about a committed transaction.
 
-    Never raises.
-
-    If events are lost, a client detects this by the row numbers in the next event, and reads the rows from
-    Postgres.
+    Never raises: if Redis does not answer, or too many orders wait, the events are dropped with a log message. A
+    client detects this by the row numbers in the next event, and reads the rows from Postgres.
 
     Args:
         resources: the connections and settings of this process.
-        make_events: returns the events; called only if an order can be sent.
+        make_events: function that returns the events; not called if too many orders wait.
         jobs: number of jobs, for the log.
     """
     try:
@@ -137,7 +137,10 @@ def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs:
 
 
 def send_order(task: str, args: list[object], queue: str, **options: Any) -> None:
-    """Send a work order that expires after `ORDER_TTL_S`. Raises `Unavailable` if Redis does not accept it."""
+    """Send a work order that expires after `ORDER_TTL_S`; `options` are those of Celery's `send_task`.
+
+    Raises `Unavailable` if Redis does not accept it.
+    """
     try:
         app.send_task(task, args=args, queue=queue, expires=keys.ORDER_TTL_S, ignore_result=True, **options)
     except OperationalError as exc:

@@ -29,22 +29,23 @@ MOST_VALUES: Final = 4_000_000
 FEW_ROWS: Final = 1000
 """A job with fewer new rows than this is not urgent: charts read so many rows quickly from `training_metrics`."""
 LATER_S: Final = 60.0
-"""Pause in seconds after a job had few new rows."""
+"""Minimum pause in seconds after a job had few new rows."""
 REST_SHARE: Final = 9
-"""A job is paused for this multiple of the duration of its last transaction: it takes a tenth of the time."""
+"""A job is paused for this multiple of its last transaction's time: so it takes a tenth of a process's time."""
 
 
 class RollupFollower:
-    """Adds new metric rows of all jobs to blocks, in transactions of about `MOST_VALUES` values or fewer."""
+    """Adds new metric rows to blocks, in transactions of one job and about `MOST_VALUES` values or fewer."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._clock = clock
 
     def run(self, slice_s: float) -> float:
-        """Process due jobs until `slice_s` seconds have passed or no job is due; return the seconds spent.
+        """Process due jobs until `slice_s` seconds have passed; return the seconds spent.
 
-        At least one transaction is executed. Raises `Unavailable`.
+        Ends earlier if no job is due, or if other workers have the leases of all due jobs. If a job is due, at
+        least one transaction is executed. Raises `Unavailable` if Postgres does not answer.
         """
         began = self._clock()
         with postgres_errors():
@@ -60,7 +61,7 @@ class RollupFollower:
         return self._clock() - began
 
     def follow(self, job_id: int, until: float = float("inf")) -> bool | None:
-        """Process one job in one transaction; return whether its blocks now include all its rows.
+        """Process new rows of one job in one transaction; return whether its blocks now include all its rows.
 
         Returns None if another worker has the lease of the job. Reads at least one page of rows, and begins no
         other page after the time `until`.
@@ -91,7 +92,8 @@ class RollupFollower:
     ) -> tuple[MetricColumns, int]:
         """Return the rows after row number `after`, and the number of the last row that was examined.
 
-        That number is `last` if all rows up to `last` were read.
+        That number is `last` if all rows up to `last` were read. Ends earlier after about `MOST_VALUES` values, or
+        after the page that is read at the time `until`.
         """
         columns = MetricColumns()
         bounds = {"job_id": job_id, "after": after, "last": last, "rows": PAGE_ROWS}

@@ -1,4 +1,4 @@
-"""Limits the time that is spent on rollups to a tenth of the worker's time while drains have a backlog."""
+"""Limits rollups to about a tenth of the time of each worker process while drains have a backlog."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RollupPace:
     def slice_s(self, *, is_busy: bool) -> float:
         """Return for how many seconds rollups may run now, or 0 if they have to pause.
 
-        `is_busy` states whether drains have a backlog now.
+        `is_busy` states whether drains have a backlog now; they count as busy for `CALM_S` seconds after.
         """
         now = self._clock()
         if is_busy:
@@ -50,11 +50,9 @@ class RollupPace:
 
 
 def has_backlog(client: redis.Redis, shards: int) -> bool:
-    """Return whether drains of log lines or metrics do not keep up.
+    """Return whether a stream of log lines or metrics has more than `BACKLOG_ENTRIES` entries.
 
-    Servers that do not answer are ignored.
-
-    Raises `Unavailable`.
+    Servers of a cluster that do not answer are ignored. Raises `Unavailable` if a single Redis does not answer.
     """
     streams = [stream_key(kind, shard) for shard in range(shards) for kind in ("logs", "metrics")]
     with redis_errors():

@@ -115,7 +115,7 @@ class BlockTable:
         return found
 
     def write(self, series: Sequence[Series], blocks: Mapping[int, Mapping[Place, Block]]) -> None:
-        """Write new series and blocks; replace the newest block and the extreme values of each series."""
+        """Write new series and blocks, replace the blocks of newest points, and update extreme values."""
         found = [extremes_of(each.new.values) for each in series]
         names = {
             "series": [each.number for each in series],

@@ -86,8 +86,9 @@ class Sink(Protocol[BatchT_contra, DeliveredT_co]):
     def deliver(self, job_id: int, batch: BatchT_contra) -> Iterator[DeliveredT_co]:
         """Send a prefix of the batch in parts, in order; yield a result once the sink has acknowledged a part.
 
-        The caller requests the next part only after it has committed the cursor for the previous one. Raises
-        `SinkUnavailable` if the delivery is to be retried later; rows that are not confirmed are then sent again,
-        unchanged. Several threads call this method concurrently, each for another job.
+        The caller requests the next part only if `Delivered.more` is True, and after it has committed the cursor
+        for the previous one. Raises `SinkUnavailable` if the delivery is to be retried later; rows that are not
+        confirmed are then sent again, unchanged. Several threads call this method concurrently, each for another
+        job.
         """
         ...

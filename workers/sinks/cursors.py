@@ -37,7 +37,7 @@ class SinkState:
     """Whether a sink is reachable, and when to try it again.
 
     `next_probe_at` is None if the sink is reachable, else the time of the next probe. `attempts` is the number of
-    consecutive failures. `is_due` is True if a probe may be sent now.
+    consecutive failures. `is_due` is True if the sink is reachable, or if the time of the next probe has come.
     """
 
     attempts: int
@@ -46,10 +46,10 @@ class SinkState:
 
 
 def lease_jobs(connection: Connection, sink: str, job_ids: Collection[int]) -> list[int]:
-    """Lock those of the jobs that no other worker is delivering, until this transaction ends; return their ids.
+    """Lock those of the jobs that no other transaction has locked for this sink; return their ids in order.
 
-    The locks are advisory, because cursors are written in other transactions while they are held. Jobs that do not
-    exist (any more) are omitted, so that no cursor of a deleted job is written.
+    The locks end with this transaction. They are advisory, because cursors are written in other transactions while
+    they are held. Jobs that do not exist (any more) are omitted, so that no cursor of a deleted job is written.
     """
     ids = "unnest(CAST(:ids AS bigint[])) AS id"
     leased = text(f"SELECT id FROM {ids} WHERE pg_try_advisory_xact_lock({_LEASE}) ORDER BY id")  # noqa: S608
@@ -60,14 +60,18 @@ def lease_jobs(connection: Connection, sink: str, job_ids: Collection[int]) -> l
 
 
 def await_lease(connection: Connection, sink: str, job_id: int) -> None:
-    """Lock a job for this sink until the transaction ends. Waits up to the session's `lock_timeout`."""
+    """Lock a job for this sink until the transaction ends.
+
+    Waits up to the session's `lock_timeout`, and then raises an error that `postgres_errors` translates to
+    `Unavailable`.
+    """
     job = "(SELECT CAST(:job_id AS bigint) AS id) AS job"
     waiting = text(f"SELECT pg_advisory_xact_lock({_LEASE}) FROM {job}")  # noqa: S608
     connection.execute(waiting, {"sink": sink, "job_id": job_id})
 
 
 def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> dict[int, DeliveryCursor]:
-    """Return the cursors of the jobs `job_ids`. A job that has no cursor gets a new one, at row 0."""
+    """Return the cursors of `job_ids` by job; for a job that has none, a cursor at row 0, which is not stored."""
     found = connection.execute(
         text(
             "SELECT job_id, confirmed_seq, state FROM delivery_cursors "
@@ -80,7 +84,7 @@ def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> d
 
 
 def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) -> list[int]:
-    """Return jobs that are due and have rows after the sink's cursor, least recently delivered first."""
+    """Return at most `limit` jobs that are due and have rows after the cursor, least recently delivered first."""
     behind = text(
         "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608 - our own column
         f"WHERE settled = ANY(:unsettled) AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
@@ -99,7 +103,10 @@ def unsettled(connection: Connection, sink: str) -> list[str]:
 
 
 def confirm(connection: Connection, sink: str, kind: RowKind, delivered: Mapping[int, Delivered]) -> None:
-    """Move the cursors of jobs to the rows that the sink confirmed, and insert dead letters for refused rows."""
+    """Move the cursors of jobs to the rows that the sink confirmed, and insert dead letters for refused rows.
+
+    Also clears the jobs' earlier failures.
+    """
     _dead_letter(connection, sink, kind, delivered)
     moves = {
         "sink": sink,
@@ -139,7 +146,7 @@ def note_failure(
 
 
 def try_again(connection: Connection, sink: str) -> int:
-    """Make all jobs due whose delivery to this sink waits for a retry; return how many there were."""
+    """Make all jobs due whose delivery to this sink waits for a retry; return how many were changed."""
     # A locked row is being confirmed, or has just failed again: it needs no update.
     waiting = (
         "SELECT job_id FROM delivery_cursors WHERE sink = :sink AND next_attempt_at > now() FOR UPDATE SKIP LOCKED"
@@ -151,7 +158,10 @@ def try_again(connection: Connection, sink: str) -> int:
 
 
 def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> None:
-    """Move the cursor of a job back, so that all rows from `from_seq` on are delivered again."""
+    """Move the cursor of a job back, so that all rows from `from_seq` on are delivered again.
+
+    A cursor that is not after `from_seq` keeps its row. The state of the sink and earlier failures are cleared.
+    """
     connection.execute(
         text(
             "UPDATE delivery_cursors SET confirmed_seq = least(confirmed_seq, :seq), state = '{}', "
@@ -166,9 +176,10 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
 
 
 def settle(connection: Connection, sink: str, kind: RowKind) -> None:
-    """Mark jobs that send no messages and have all rows delivered; `jobs_behind` then skips them.
+    """Mark jobs that have all rows delivered and sent no message for `QUIET_S` seconds; `jobs_behind` skips them.
 
-    A job is not marked if, after it was selected, it received a new row or its cursor was moved back.
+    At most `SETTLED_AT_ONCE` jobs are marked. A job is not marked if, after it was selected, it received a new row
+    or its cursor was moved back.
     """
     is_done = (
         f"{ROWS[kind].last_seq} <= coalesce(confirmed_seq, 0) "

@@ -1,7 +1,7 @@
 """Delivers rows to a sink.
 
-Jobs take turns. While the rows of a batch are being sent, the next batch is read. A cursor moves only when the
-sink has confirmed the rows before it.
+Jobs take turns. While the rows of a batch are being sent, the next ones are read, if the sink's backlog reads
+ahead. A cursor moves only when the sink has confirmed the rows before it.
 """
 
 from __future__ import annotations
@@ -23,34 +23,40 @@ from trainwire.workers.sinks.base import BatchT, Delivered, DeliveredT, RowBatch
 from trainwire.workers.sinks.plugin import SinkBacklog
 
 ROUND_JOBS: Final = 200
-"""Number of jobs in a round, in which each has one turn: so jobs with many rows do not delay the others."""
+"""Maximum number of jobs in a round. Each has one turn in it: so jobs with many rows do not delay the others."""
 PROBE_TIMEOUT_S: Final = 30.0
 
 MOST_CHUNK_JOBS: Final = 32
 """Maximum number of jobs whose rows are read, and whose cursors are moved, in one transaction (a chunk)."""
 CHUNK_ROWS: Final = 40_000
 FIRST_ROWS: Final = 8_000
-"""Rows in the first read of a chunk: fewer than in later reads, because the sink is idle until it has ended."""
+"""Rows in the first read of a chunk: fewer than in later reads, because the sink is idle until it has ended.
+
+With many jobs there are more, because up to `FIRST_ROWS_PER_JOB` rows are read for each.
+"""
 FIRST_ROWS_PER_JOB: Final = 1000
 CHUNK_BYTES: Final = 8 * 1024 * 1024
 CHUNKS_AT_ONCE: Final = 2
-"""Number of concurrent chunks: one can send while the other commits."""
+"""Maximum number of concurrent chunks: one can send while the other commits."""
 ROUND_READS: Final = 16
-"""Number of reads in a round, divided among its chunks; each chunk has at least one."""
+"""Maximum number of reads in a round, divided among its chunks; each chunk has at least one."""
 PUSHES_AT_ONCE: Final = 4
-"""Number of concurrent requests to the sink, each for another job."""
+"""Maximum number of jobs of a round whose rows are sent concurrently."""
 
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """The result of a delivery: how many rows were refused, and whether rows are left because its time ended."""
+    """The result of a delivery: the number of refused rows, and whether rows may be left as its time ended."""
 
     refused: int = 0
     more: bool = False
 
 
 class Delivery(Generic[BatchT, DeliveredT]):
-    """Delivers the rows of all jobs that are behind to one sink."""
+    """Delivers the rows of all jobs that are behind to one sink, for about `slice_s` seconds per `run`.
+
+    `backoff` computes the delays before the sink, or a single job, is tried again.
+    """
 
     def __init__(
         self,
@@ -70,11 +76,13 @@ class Delivery(Generic[BatchT, DeliveredT]):
         self._clock = clock
 
     def run(self) -> DeliveryReport:
-        """Deliver rows until none is left or the time slice of this delivery ends.
+        """Deliver rows until none is left, the time slice ends, or other workers have the leases on all jobs.
 
-        While the sink is marked as down, only one probe is sent each time its backoff has elapsed. The first
-        failure that the job's own data may have caused also marks the sink as down. Once the delivery of another
-        job has succeeded, only the failed job is retried later. Raises `SinkUnavailable`.
+        While the sink is marked as down, only one probe is sent each time its backoff has elapsed; if the sink
+        accepts it, the delivery continues. The first failure that the job's own data may have caused also marks
+        the sink as down. Once the delivery of another job has succeeded, only the failed job is retried later.
+        Raises `SinkUnavailable` after a failure that marks the sink as down, and `Unavailable` if Postgres does
+        not answer.
         """
         report = DeliveryReport()
         deadline = self._clock() + self._slice_s
@@ -110,7 +118,10 @@ class Delivery(Generic[BatchT, DeliveredT]):
         return True
 
     def _probe(self, probed: Sequence[int], report: DeliveryReport, deadline: float) -> bool:
-        """Deliver the jobs one by one until a request was sent; return whether the sink accepted it."""
+        """Deliver the jobs one by one until a request was sent; return whether the sink accepted it.
+
+        Returns False as well if another worker has the lease of a job, or if no job needs a request.
+        """
         for job_id in probed:
             delivered = self._round([job_id], report, deadline)
             if delivered is None or delivered.has_failed:
@@ -120,7 +131,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
         return False
 
     def _least_failed_first(self, connection: Connection) -> list[int]:
-        """Return jobs that are behind, those with the fewest failures first, because they are the best probes."""
+        """Return up to `ROUND_JOBS` jobs that are behind; those with the fewest failures come first."""
         job_ids = self._backlog.jobs_behind(connection, ROUND_JOBS)
         failed = cursors.failed_attempts(connection, self._sink.name, job_ids)
         return sorted(job_ids, key=lambda job_id: failed.get(job_id, 0))
@@ -132,7 +143,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
     def _round(
         self, job_ids: Sequence[int], report: DeliveryReport, deadline: float
     ) -> DeliveryRound[BatchT, DeliveredT] | None:
-        """Deliver each of the jobs once; return None if other workers have the leases on all of them."""
+        """Deliver one round of those jobs whose leases are free; return None if there are none."""
         # The leases end with this transaction, or with this process, whichever is first.
         with self._engine.begin() as leases:
             leased = cursors.lease_jobs(leases, self._sink.name, job_ids)
@@ -159,14 +170,16 @@ class Delivery(Generic[BatchT, DeliveredT]):
 
 
 class DeliveryRound(Generic[BatchT, DeliveredT]):
-    """Delivers the next rows of some jobs to a sink, once per job; this worker must have the leases of the jobs.
+    """Delivers the next rows of some jobs to a sink, in one turn per job; this worker must have their leases.
 
-    After a request that found the sink unavailable, no other is sent. `failed` is the number of earlier failures
-    by job. If one of these jobs fails again, and its own data may be the cause, only this job is retried later
-    with a growing backoff; the other jobs continue.
+    `failed` is the number of earlier failures by job. If one of these jobs fails again, and its own data may be
+    the cause, only this job is retried later with a growing backoff; the other jobs continue. After any other
+    failure no further part is sent.
 
-    `is_late` returns whether the time slice has ended. Then no further job begins; but the first job always
-    begins, so that a slow sink makes progress too. Jobs that did not begin come first in the next round.
+    `is_late` returns whether the time slice has ended. Then no further part is sent; but the first one always is,
+    so that a slow sink makes progress too. Jobs that did not begin come first in the next round.
+
+    After `run`, `has_answer` is True if the sink has confirmed a request, and `has_failed` if a request failed.
     """
 
     def __init__(
@@ -195,7 +208,8 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
     def run(self, leased: Sequence[int]) -> int:
         """Deliver the next rows of the leased jobs; return how many rows the sink refused.
 
-        Raises `SinkUnavailable`, after the cursors of the rows that the sink accepted are moved.
+        Raises `SinkUnavailable` after a failure that may concern the whole sink, once the cursors of the rows that
+        the sink accepted are moved.
         """
         size = max(1, min(MOST_CHUNK_JOBS, ceil(len(leased) / CHUNKS_AT_ONCE)))
         parts = [leased[begin : begin + size] for begin in range(0, len(leased), size)]
@@ -226,7 +240,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         return refused
 
     def _read_ahead(self, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int) -> Mapping[int, BatchT]:
-        """Read the rows that follow `batches`, which are still being sent."""
+        """Read the rows that follow those `batches` whose `is_followed` is True, while they are being sent."""
         followed = {job_id: batch for job_id, batch in batches.items() if batch.is_followed}
         if not followed:
             return {}
@@ -234,7 +248,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
             return self._backlog.read_on(connection, followed, most_rows, most_bytes)
 
     def _send_batches(self, batches: Mapping[int, BatchT]) -> Iterator[Mapping[int, DeliveredT]]:
-        """Send all batches concurrently, part by part; yield the results of each confirmed part by job."""
+        """Send all batches concurrently, part by part; yield the results of the confirmed parts, by job."""
         turns = {job_id: self._sink.deliver(job_id, batch) for job_id, batch in batches.items()}
         while turns:
             delivered = self._send_parts(turns)
@@ -242,7 +256,11 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
             turns = {job_id: turns[job_id] for job_id, done in delivered.items() if done.more}
 
     def _send_parts(self, turns: Mapping[int, Iterator[DeliveredT]]) -> Mapping[int, DeliveredT]:
-        """Send the next part of each job, then confirm all parts that the sink accepted in one transaction."""
+        """Send the next part of each job, then confirm all parts that the sink accepted in one transaction.
+
+        Returns the results of these parts, by job. The transaction also records failures; one that may concern the
+        whole sink is raised as `SinkUnavailable`.
+        """
         sending = {job_id: self._pushes.submit(self._send, job_id, turn) for job_id, turn in turns.items()}
         delivered: dict[int, DeliveredT] = {}
         failures: dict[int, SinkUnavailable] = {}
@@ -288,5 +306,8 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
 
 
 def _continues(batch: RowBatch, before: Delivered) -> bool:
-    """Return whether `batch`, which was read ahead, follows the rows of `before`, of which none was refused."""
+    """Return whether `batch`, which was read ahead, follows the part `before`, of which no row was refused.
+
+    `before` is the last part that was sent of the batch before.
+    """
     return before.confirmed_seq == batch.confirmed_seq and not before.refused

@@ -29,7 +29,8 @@ class NotSetUp(Exception):  # noqa: N818 - shown to users
 class Outcome:
     """The result of deleting one file, or one MLflow run.
 
-    If `is_left`, it could not be deleted, and the job's rows in Postgres stay as well.
+    If `is_left` is True, it could not be deleted, and the rows that refer to it stay in Postgres. If `is_deleted`
+    is False too, it was gone already, or is not to be deleted. `note` is the reason, for operators, or None.
     """
 
     is_deleted: bool = False
@@ -47,30 +48,34 @@ class SinkVerification:
 
 
 class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
-    """Reads the rows that a sink has not confirmed. A subclass implements `read`."""
+    """Reads the rows that a sink has not confirmed, and moves its cursors. A subclass implements `read`."""
 
     kind: ClassVar[RowKind]
-    """The kind of rows that the sink receives."""
+    """The kind of row that the sink receives."""
 
     def __init__(self, sink: str) -> None:
         self._sink = sink
 
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return jobs that are due and have rows after the sink's cursor, least recently delivered first."""
+        """Return at most `limit` jobs that are due and have rows to deliver, least recently delivered first."""
         return cursors.jobs_behind(connection, self._sink, self.kind, limit)
 
     @abstractmethod
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> Mapping[int, BatchT]:
-        """Return the next rows of each job: at most `most_rows` and `most_bytes` per job, but at least one row."""
+        """Return the next rows of each job: at most `most_rows`, up to the row that reaches `most_bytes`.
+
+        Both limits are per job. Jobs that have nothing to deliver may be omitted.
+        """
 
     def read_on(
         self, connection: Connection, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int, /
     ) -> Mapping[int, BatchT]:
-        """Return the rows that follow `batches`; they are used if `batches` are confirmed without a refused row.
+        """Read ahead: return the rows that follow `batches`, while these are still being sent.
 
-        Called only for batches with `is_followed`. By default nothing is read ahead, which suits a slow sink.
+        The result for a job is discarded unless its batch is confirmed to the end and the sink refused no row of
+        the last part. Called only for batches whose `is_followed` is True. The default reads nothing.
         """
         del connection, batches, most_rows, most_bytes
         return {}
@@ -80,7 +85,10 @@ class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
         cursors.confirm(connection, self._sink, self.kind, delivered)
 
     def settle(self, connection: Connection) -> None:
-        """Mark jobs of which all rows are delivered, so that `jobs_behind` omits them until they have new rows."""
+        """Mark quiet jobs of which all rows are delivered, so that `jobs_behind` need not examine them.
+
+        The mark lasts until the job's next message; for the conditions see `cursors.settle`.
+        """
         cursors.settle(connection, self._sink, self.kind)
 
     def last_seqs(self, connection: Connection, job_ids: Sequence[int]) -> dict[int, int]:
@@ -96,7 +104,7 @@ class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
 class SinkSettings(BaseSettings):
     """Base class for settings that only one sink uses.
 
-    Each field is read from the environment variable of its name.
+    Each field is read from the environment variable of its name in capitals.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
@@ -126,32 +134,34 @@ class SinkPlugin(ABC):
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
         """Delete all data of a job from the sink; return the updated state of this `part` of the deletion.
 
-        Raises `NotSetUp`, and `SinkUnavailable` if the deletion is to be retried later.
+        Raises `NotSetUp` if the sink may have data of the job but is not configured in this process, and
+        `SinkUnavailable` if the deletion is to be retried later.
         """
 
     def linger_s(self, settings: Settings) -> float:
-        """Return how many seconds a delivery waits for more rows before it begins."""
+        """Return how many seconds a delivery waits for more rows before it begins; by default half a second."""
         del settings
         return 0.5
 
     def examine(self, settings: Settings) -> Iterable[Finding]:
-        """Yield what `trainwire doctor` reports about the store of the sink."""
+        """Yield findings of `trainwire doctor` about the store of the sink; by default none."""
         del settings
         return ()
 
     def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification | str:
         """Compare the data of a job in the sink with its rows in Postgres.
 
-        A sink that cannot be compared returns a text instead: the reason, or another command to use. Raises
-        `SinkUnavailable`.
+        A sink that cannot be compared returns a text instead, as by default: the reason, or another command to
+        use. Raises `SinkUnavailable` if the sink cannot be read.
         """
         del settings, connection, job_id
         return "it has no comparison"
 
     def replayed(self, connection: Connection, job_id: int) -> None:
-        """Reset what Postgres stores about a job for this sink outside of the sink's cursor.
+        """Reset the data about a job that Postgres stores for this sink besides the sink's cursor.
 
-        Called in the transaction in which an operator has the rows of the job delivered again.
+        Called in the transaction in which an operator has the rows of the job delivered again. By default, nothing
+        is reset.
         """
         del connection, job_id
 
@@ -170,5 +180,8 @@ def sink_settings() -> list[type[SinkSettings]]:
 
 
 def sinks_on(settings: Settings) -> list[SinkEntry]:
-    """Return the sinks that `settings` switch on, in the order of `trainwire.schemas.sinks`."""
+    """Return the sinks that `settings` switch on, in the order of `trainwire.schemas.sinks`.
+
+    Raises `WrongSettings` if the own settings of a sink are wrong.
+    """
     return [sink for sink in SINKS.values() if plugin(sink.name).is_on(settings)]

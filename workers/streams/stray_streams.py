@@ -41,7 +41,7 @@ OnCommit = Callable[[list[Change]], None] | None
 SLICE_S: Final = 2.0
 """Time slice in seconds for the drain of one stream."""
 TIME_S: Final = 5.0
-"""Time limit in seconds for all streams; the next call drains the rest."""
+"""Seconds after which no drain of a further stray stream begins; the next call drains the rest."""
 MAX_CLAIM_BYTES: Final = 4096
 MAX_CLAIM_MS: Final = 3600 * 1000
 """Longest TTL of a claim in milliseconds; its trainer renews it every few seconds."""
@@ -64,7 +64,7 @@ class Strays:
 def find_strays(client: redis.Redis, shards: int) -> Strays:
     """Search the keys of all Redis servers that answer for stray streams, stray heartbeats, and claims.
 
-    Raises an error of redis-py if no server answers.
+    Raises an error of redis-py if a single Redis does not answer, or if no server of a cluster is found.
     """
     found = Strays()
     for key in _keys(client):
@@ -85,9 +85,10 @@ def find_strays(client: redis.Redis, shards: int) -> Strays:
 
 
 def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> None:
-    """Drain stray streams, move stray heartbeats to existing shards, and limit the TTL of claims.
+    """Drain stray streams, move stray heartbeats to existing shards, and limit the size and TTL of claims.
 
-    Raises `Unavailable` if Redis does not answer.
+    Stops after about `TIME_S` seconds; the next call continues. Errors of drains are only logged. Raises
+    `Unavailable` if Redis does not answer.
     """
     client, shards = resources.streams, resources.settings.ingest_shards
     deadline = time.monotonic() + TIME_S
@@ -108,7 +109,8 @@ def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> Non
 def drain_jammed(resources: Resources, stream: IngestStream, on_commit: OnCommit = None) -> None:
     """Drain the entries of `stream` that lie under another key since it was renamed, if there are any.
 
-    A stream is renamed if its last id is in the future. Errors are only logged.
+    Ends after about `SLICE_S` seconds. Errors are only logged. A stream is renamed if its last id is in the
+    future.
     """
     jammed = stream.jammed()
     with errors_logged(jammed):
@@ -166,7 +168,7 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
-    """Drain a stray stream for at most about `SLICE_S` seconds.
+    """Drain a stray stream until it is empty or `SLICE_S` seconds have passed.
 
     Once the stream is empty, delete its cursor and record the repair. Errors are only logged, so that the next
     stream is drained.
@@ -182,7 +184,7 @@ def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit
 
 
 def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> int | None:
-    """Drain a stream for at most about `SLICE_S` seconds.
+    """Drain a stream until it is empty or `SLICE_S` seconds have passed.
 
     If the stream is then empty, delete its key and return the number of drained entries; else return None.
     """

@@ -40,8 +40,8 @@ class Overdue:
 def overdue(client: redis.Redis, shards: int) -> Overdue:
     """Return the streams that have entries and no ordered drain.
 
-    A stream is also returned if it was renamed because its last id was in the future, and still has entries under
-    its new key.
+    A stream counts as having entries also if it was renamed because its last id was in the future, and still has
+    entries under its new key. Raises `Unavailable` if Redis does not answer.
     """
     questions = {}
     for kind, shard in all_streams(shards):
@@ -58,7 +58,8 @@ def overdue(client: redis.Redis, shards: int) -> Overdue:
 def publish_shards(client: redis.Redis, shards: int) -> None:
     """Set the Redis key with the number of shards if it is missing, for example after FLUSHALL.
 
-    Without it trainers use the default number.
+    Without it trainers use the default number. A full Redis does not set it. Raises `Unavailable` if Redis does
+    not answer.
     """
     with redis_errors(), suppress(redis.OutOfMemoryError):
         client.set(SHARDS_KEY, shards, nx=True)
@@ -68,7 +69,8 @@ def publish_hold(client: redis.Redis, high_water: float) -> None:
     """Set the hold if the memory of Redis is above its high-water mark; delete it once memory is clearly below.
 
     While the hold exists, trainers keep messages back. If the server of the hold in a cluster does not answer,
-    nothing is set: trainers cannot read the hold, and keep messages back anyway.
+    nothing is set: trainers cannot read the hold, and keep messages back anyway. Raises `Unavailable` if Redis
+    does not answer.
     """
     with redis_errors():
         used, limit = fullest_memory(client)
@@ -82,7 +84,8 @@ def publish_hold(client: redis.Redis, high_water: float) -> None:
 def drain_everything(resources: Resources, on_commit: OnCommit = None) -> None:
     """Drain all streams once without work orders, for a Redis that does not accept orders.
 
-    Streams that cannot be drained are logged and skipped. `on_commit` is passed to each drain.
+    Each drain ends after its time slice (`drain_slice_s`). Streams that cannot be drained are logged and skipped.
+    `on_commit` is passed to each drain.
     """
     for kind, shard in all_streams(resources.settings.ingest_shards):
         stream = IngestStream(resources.streams, kind, shard)

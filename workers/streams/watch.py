@@ -66,7 +66,7 @@ class StreamWatch:
             thread.start()
 
     def stop(self) -> None:
-        """Request the threads to stop; they need at most `BLOCK_S` seconds."""
+        """Request the threads to stop; they need about `BLOCK_S` seconds if their server answers."""
         self._stop.set()
 
     def _run(self, streams: Sequence[Stream], order: Order) -> None:
@@ -127,7 +127,10 @@ class Watcher:
             self._resume_at[key] = self._clock() + max(pause_s, size_bytes / BYTES_PER_S)
 
     def _read(self, keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:
-        """Return (key, size in bytes of the first entry) for each stream that has entries."""
+        """Wait up to `wait_s` seconds for entries in the streams `keys`.
+
+        Returns (key, size in bytes of the first entry) for each stream that has entries.
+        """
         try:
             # Not by `xread`: on a cluster redis-py sends two commands before each read to find the keys in it.
             found = cast("Any", self._client).execute_command(

@@ -28,7 +28,7 @@ class JsonlBatch:
     """The next lines to append to the files of a job.
 
     If there are no lines, all rows up to `last_seq` were deleted from Postgres. `note` states, for operators,
-    which rows are written again because they were removed from the newest file.
+    which rows were last written again because they had been removed from the newest file; None if there are none.
     """
 
     confirmed_seq: int
@@ -41,10 +41,7 @@ class JsonlBatch:
 
 @dataclass(slots=True)
 class JsonlDelivered(Delivered):
-    """The result of a delivery to files: `tail` is the newest file.
-
-    `note` is set if rows of that file were removed and have been written again.
-    """
+    """The result of a delivery to files: `tail` is the newest file, `note` that of `JsonlBatch`."""
 
     tail: Tail | None = None
     note: str | None = None
@@ -71,7 +68,10 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, JsonlBatch]:
-        """Return the next lines of each job. Rows that were removed from its newest file come first."""
+        """Return the next lines of each job; for the limits see `SinkBacklog.read`.
+
+        If a job has new rows, those that were removed from its newest file come first. Other jobs are omitted.
+        """
         last_seqs = self.last_seqs(connection, job_ids)
         folders = {row.id: folder_name(*row) for row in connection.execute(JOBS, {"jobs": list(job_ids)})}
         known = read_cursors(connection, NAME, job_ids)
@@ -98,7 +98,7 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
         }
 
     def _first_lost(self, folder: str, cursor: DeliveryCursor, next_day: str) -> int | None:
-        """Return `seq` of the first row that was removed from the newest file of a job, or None."""
+        """Return `seq` of the first row that was removed from the newest file of a job; None if none is known."""
         if "tail" not in cursor.state:  # the cursor was written by an older version, or moved by a replay
             return None
         try:

@@ -1,9 +1,9 @@
 """Writes and reads the files of one job: `<folder>/<day>.jsonl`, then `<day>.2.jsonl` and so on.
 
-A new file begins each day, and when a file has reached its maximum size. Lines are only appended, in the order of
-`seq`, and only to the newest file. Lines after the last confirmed row come from a delivery that was interrupted
-before its confirmation. The next delivery truncates them and writes these rows again, so that each row is in the
-files exactly once.
+A new file begins at the first line of a later day, and before a line that would make a file too large. Lines are
+appended in the order of `seq`, and only to the newest file. Lines after the last confirmed row come from a
+delivery that was interrupted before its confirmation. The next delivery truncates them and writes these rows
+again, so that each row is in the files exactly once.
 """
 
 from __future__ import annotations
@@ -65,13 +65,12 @@ _decode_number = msgspec.json.Decoder(_Numbered).decode
 
 
 def append(folder: Path, lines: Sequence[JsonLine], most_bytes: int) -> Tail | None:
-    """Append lines in the order of `seq`, and flush them to the disk.
+    """Append lines in the order of `seq`, and flush them to the disk; return the newest file.
 
-    Raises `OSError`.
-
-    Lines from the first `seq` on that are in the files already are truncated before. A new file begins where one
-    would become larger than `most_bytes`; a line that is longer has a file of its own. Returns the newest file, or
-    None if its first line has no `seq`.
+    `lines` must not be empty. Lines from its first `seq` on that are in the files already are truncated before. A
+    new file begins at a line of a later day, and where a file would become larger than `most_bytes`; a line that
+    is longer has a file of its own. Returns None if the first line of the newest file has no `seq`. Raises
+    `OSError`, also if another process has the lock on the folder.
     """
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +105,7 @@ def first_lost(folder: Path, tail: Tail, next_day: str) -> int | None:
 
 
 def file_names(folder: Path) -> list[FileName]:
-    """Return the names of a job's files in order; an empty list if the folder does not exist."""
+    """Return the names of a job's files, oldest first; an empty list if the folder does not exist."""
     with suppress(FileNotFoundError):
         found = [_NAME.fullmatch(name) for name in os.listdir(folder)]
         return sorted(FileName(match[1], int(match[2] or 1)) for match in found if match)
@@ -125,7 +124,7 @@ class FileComparison:
     """The result of comparing the rows of a job with the lines in its files.
 
     Each row is in the files, waiting for its delivery, or missing. `twice` are rows with several lines,
-    `different` rows whose line has other content. `without_row` are the `seq` of lines without a row: retention
+    `different` rows with a line of other content. `without_row` are the `seq` of lines without a row: retention
     may have deleted it, or it is newer than `last_seq`, the last row that was read.
     """
 
@@ -162,7 +161,8 @@ class FileComparison:
 def compare(rows: Iterable[JsonLine], folder: Path, confirmed_seq: int = 0) -> FileComparison:
     """Compare the rows of a job, in the order of `seq`, with the lines in its files.
 
-    Rows after `confirmed_seq` that are not in the files count as waiting. Raises `OSError`.
+    Rows after `confirmed_seq` that are not in the files count as waiting. Raises `OSError` if a file cannot be
+    read.
     """
     found = FileComparison()
     lines = read_lines(folder)
@@ -184,13 +184,16 @@ def compare(rows: Iterable[JsonLine], folder: Path, confirmed_seq: int = 0) -> F
 
 
 def remove(folder: Path) -> None:
-    """Delete the folder of a job with all its content."""
+    """Delete the folder of a job with all its content, if it exists; raise `OSError` like `append`."""
     with suppress(FileNotFoundError), locked(folder):
         shutil.rmtree(folder)
 
 
 def remove_before(folder: Path, day: date) -> int:
-    """Delete the files of days before `day`, and the folder if it is then empty; return the number of files."""
+    """Delete the files of days before `day`, and the folder if it is then empty; return the number of files.
+
+    Raises `OSError` like `append`.
+    """
     names = file_names(folder)
     old = [name for name in names if name.day < day.isoformat()]
     if not old:
@@ -224,7 +227,7 @@ def _tail(folder: Path) -> Tail | None:
 
 
 def _cut(folder: Path, seq: int) -> FileName | None:
-    """Truncate the files at the first line with `seq` or higher; return the newest file that is left."""
+    """Delete all lines after the last one whose row is before `seq`; return the newest file left, or None."""
     for name in reversed(file_names(folder)):
         path = folder / str(name)
         with path.open("r+b") as file:
@@ -269,7 +272,11 @@ def _seq_of(line: bytes) -> int | None:
 def _by_file(
     newest: FileName | None, size: int, lines: Iterable[JsonLine], most_bytes: int
 ) -> Iterator[tuple[FileName, list[JsonLine]]]:
-    """Group lines by the file to append them to. A line of an earlier day is appended to the newest file."""
+    """Yield consecutive lines grouped by the file to append them to, beginning with `newest` of `size` bytes.
+
+    A new file begins at a line of a later day, and before a line that would make the file larger than
+    `most_bytes`. A line of an earlier day goes into the current file.
+    """
     name, part = newest, list[JsonLine]()
     for line in lines:
         next_name = name

@@ -83,7 +83,10 @@ class JsonlSink:
         self._sweep_at = 0.0
 
     def deliver(self, _job_id: int, batch: JsonlBatch) -> Iterator[Delivered]:
-        """Append the lines of the batch to the job's files, and flush them to the disk; see `Sink`."""
+        """Append the lines of the batch to the job's files, and flush them to the disk; see `Sink`.
+
+        Also deletes old files of all jobs, at most once an hour.
+        """
         if not batch.lines:
             yield Delivered(batch.last_seq, is_answer=False)
             return
@@ -116,7 +119,7 @@ class JsonlPlugin(SinkPlugin):
 
     @cached_property
     def settings(self) -> JsonlSettings:
-        """The settings of this sink, read from the environment once. Raises `WrongSettings`."""
+        """The settings of this sink, read from the environment once. Raises `WrongSettings` if one is wrong."""
         return read_settings(JsonlSettings)
 
     @cached_property
@@ -162,7 +165,10 @@ class JsonlPlugin(SinkPlugin):
         yield part.ok("writable", f"{folder} can be written")
 
     def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification:
-        """Compare each line in the files with the row of the job. Raises `SinkUnavailable`."""
+        """Compare each line in the files with the row of the job.
+
+        Raises `SinkUnavailable` if the files cannot be read, or if JSONL_DIR is not set.
+        """
         if not self.is_on(settings):
             raise SinkUnavailable("JSONL_DIR is not set here")
         # Read before the files, which then have all rows up to it.

@@ -44,16 +44,16 @@ class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, LogBatch]:
-        """Return the next rows of each job, grouped into windows of time.
+        """Return the next rows of each job, grouped into windows of time; for the limits see `SinkBacklog.read`.
 
-        The rows of one window fit into one Loki stream.
+        Normally the rows of one window and log type fit into one Loki stream. Jobs without new rows are omitted.
         """
         return self._read(connection, cursors.read_cursors(connection, self._sink, job_ids), most_rows, most_bytes)
 
     def read_on(
         self, connection: Connection, batches: Mapping[int, LogBatch], most_rows: int, most_bytes: int
     ) -> dict[int, LogBatch]:
-        """Return the rows that follow `batches`, which are not delivered yet."""
+        """Return the rows that follow `batches`, as `read` would if these were delivered without a refused row."""
         return self._read(
             connection, {job_id: _cursor_after(batch) for job_id, batch in batches.items()}, most_rows, most_bytes
         )
@@ -102,7 +102,10 @@ def _cursor_after(batch: LogBatch) -> DeliveryCursor:
 
 
 def read_rows(connection: Connection, job_id: int, after: int, most_rows: int, most_bytes: int) -> list[LogRow]:
-    """Return a job's log rows after the row `after`: up to `most_rows` and `most_bytes`, at least one row."""
+    """Return a job's log rows after the row `after`: at most `most_rows`, up to the row that reaches `most_bytes`.
+
+    Returns an empty list if there are none.
+    """
     wanted = {"job_id": job_id, "after": after, "most_rows": most_rows, "most_bytes": most_bytes}
     return [LogRow(*row) for row in connection.execute(_READ_ROWS, wanted)]
 

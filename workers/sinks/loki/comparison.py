@@ -22,7 +22,10 @@ MANY: Final = 2
 
 
 class Copies:
-    """Counts the copies that Loki has of each line of a job, for the line numbers 1 to `last_seq`."""
+    """Counts the copies that Loki has of each line of a job, for the line numbers 1 to `last_seq`.
+
+    `unknown` are the other numbers that Loki has, `unnumbered` is its count of lines without a number.
+    """
 
     def __init__(self, last_seq: int, lines: Iterable[LokiLine]) -> None:
         self.complete = bytearray(last_seq + 1)
@@ -106,7 +109,7 @@ class LokiComparison:
 
     @property
     def document(self) -> dict[str, object]:
-        """The comparison as a JSON document."""
+        """The comparison as a JSON document; each list of numbers is an object with `count` and `ranges`."""
         fields = {
             name: {"count": value.total, "ranges": value} if isinstance(value, Ranges) else value
             for name, value in vars(self).items()
@@ -115,7 +118,10 @@ class LokiComparison:
 
 
 def verify_loki(connection: Connection, http: LokiHttp, job_id: int) -> LokiComparison:
-    """Compare the lines of a job in Loki with its rows in Postgres. Raises `LokiUnavailable`."""
+    """Compare the lines of a job in Loki with its rows in Postgres.
+
+    Raises `LokiUnavailable` if Loki does not answer.
+    """
     # This order allows deliveries and retention meanwhile: lines before the cursor are in Loki when it is read
     # later, and rows that were removed before the rows are read are covered by `removed_seq`, read later.
     confirmed_seq = read_cursors(connection, "loki", [job_id])[job_id].confirmed_seq
@@ -146,8 +152,8 @@ def compare(
 ) -> LokiComparison:
     """Compare the row numbers in Postgres (`stored`, as ranges) with the copies in Loki.
 
-    Rows up to `removed_seq` that are not stored were removed by retention. Stored rows after `confirmed_seq` that
-    are not in Loki count as waiting.
+    Rows up to `removed_seq` that are not stored were removed by retention. Of the rows that are not in Loki, those
+    in `dead_lettered` count as dead-lettered, and stored ones after `confirmed_seq` as waiting.
     """
     found = LokiComparison(len(copies.complete) - 1, unknown=copies.unknown, unnumbered=copies.unnumbered)
     is_stored = bytearray(found.rows + 1)

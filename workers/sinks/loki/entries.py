@@ -73,7 +73,7 @@ class Push:
 
 @dataclass(slots=True)
 class PushPlan:
-    """The push requests (one per Loki stream) for the first of some rows, and the rows that Loki would refuse.
+    """The entries to push for the first of some rows, by Loki stream, and the rows that Loki would refuse.
 
     `confirmed_seq` is the last row that the plan covers, `newest_ns` the newest time by log type after it is sent.
     """
@@ -87,7 +87,7 @@ class PushPlan:
 def can_send_packed(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], now_ns: int) -> bool:
     """Return whether the packs of a window can be sent unchanged.
 
-    This is the case if `plan` would put all their rows, unchanged, into the normal stream of their log type.
+    If so, `plan` would put all their rows, unchanged, into the normal stream of their log type.
     """
     earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS
     newest = newest_after(packs, newest_ns)
@@ -111,11 +111,13 @@ def newest_after(packs: Sequence[PackedLines], newest_ns: Mapping[str, int]) -> 
 
 
 def plan(rows: Sequence[LogRow], newest_ns: Mapping[str, int], now_ns: int) -> PushPlan:
-    """Assign a prefix of `rows` to streams.
+    """Assign a prefix of `rows`, which must not be empty, to streams.
 
-    The prefix ends before a row that Loki does not accept yet.
+    The prefix ends before a row that Loki does not accept yet: its time is too far ahead, or earlier rows must be
+    confirmed first. Rows that are too old for Loki are listed as refused. `newest_ns` is the newest time sent
+    before, by log type, `now_ns` the present time.
 
-    The decision for a row depends only on the rows before it, never on where a batch begins, so that a resend is
+    The stream of a row depends only on the rows before it, never on where a batch begins, so that a resend is
     identical byte for byte.
     """
     made = PushPlan(rows[0].seq - 1, dict(newest_ns))
@@ -201,10 +203,8 @@ def shown_time(ts_ns: int) -> str:
 class LogRow:
     """One row of `training_logs`.
 
-    `ts_ns` is the time to send to Loki, in nanoseconds since 1970.
-
-    `logged_at` is the trainer's own time (RFC 3339); it is set only if the trainer's clock was too far ahead, so
-    that `ts_ns` differs from it.
+    `ts_ns` is the time to send to Loki, in nanoseconds since 1970. `logged_at` is the trainer's own time
+    (RFC 3339); it is set only if the trainer's clock was too far ahead, so that `ts_ns` differs from it.
     """
 
     seq: int
@@ -238,9 +238,9 @@ class PackedLines:
 class LogBatch:
     """The log rows of one job after the row `confirmed_seq`, grouped into windows of time.
 
-    A window contains packs of consecutive rows, and is sent after the previous window is confirmed. `newest_ns` is
-    the newest time in Loki by log type. `last_seq` is the last row that the job has ever had; if there are no
-    windows, all rows up to it were deleted.
+    The rows of a window are consecutive and are packed by log type; it is sent after the previous window is
+    confirmed. `newest_ns` is the newest time in Loki by log type. `last_seq` is the last row that the job has ever
+    had; if there are no windows, all rows up to it were deleted.
     """
 
     confirmed_seq: int
@@ -258,7 +258,7 @@ class LogBatch:
 
 @dataclass(slots=True)
 class DeliveredLines(Delivered):
-    """The result of sending a part, with the newest time that was sent, by log type."""
+    """The result of sending a part, with the newest time that was sent up to its end, by log type."""
 
     newest_ns: Mapping[str, int] = field(default_factory=dict)
 

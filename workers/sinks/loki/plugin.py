@@ -72,8 +72,8 @@ class LokiPlugin(SinkPlugin):
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
         """Request that Loki deletes the lines of the job.
 
-        Raises `SinkUnavailable` while the time of a line is in the future, because Loki deletes only lines of the
-        past.
+        Raises `NotSetUp` if Loki is switched off here, and `SinkUnavailable` if it does not answer, but may have
+        lines of the job, or while the newest line's time is in the future: Loki deletes only lines of the past.
         """
         if not resources.settings.loki_enabled:
             if part.planned:
@@ -117,7 +117,7 @@ class LokiPlugin(SinkPlugin):
             yield _late_lines(config)
 
     def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification:
-        """Compare the lines of the job in Loki with its rows. Raises `SinkUnavailable`."""
+        """Compare the lines of the job in Loki with its rows. Raises `SinkUnavailable` if Loki does not answer."""
         try:
             http = loki_http(settings)
             found = verify_loki(connection, http, job_id)
@@ -132,7 +132,8 @@ def request_deletion(http: LokiHttp, job_id: int, start_ns: int) -> None:
     """Request the deletion of all lines of a job from `start_ns` (nanoseconds since 1970) until now.
 
     Loki's compactor executes it later: queries omit the lines within minutes, and the chunks are rewritten after
-    `delete_request_cancel_period`, a day by default. Raises `LokiKeepsLines` and `LokiUnavailable`.
+    `delete_request_cancel_period`, a day by default. Raises `LokiKeepsLines` if Loki does not accept deletions,
+    and `LokiUnavailable` if it does not answer.
     """
     # Loki parses seconds of ten digits only, and refuses an end in the future.
     start_s = min(max(start_ns // 10**9, 10**9), int(time.time()) - 1)

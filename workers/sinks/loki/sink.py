@@ -41,7 +41,10 @@ AHEAD: Final = (
 The cause is not a trainer's clock, because `LogBacklog` limits times by the clock of Postgres.
 """
 REFUSAL_SEARCH_S: Final = 5.0
-"""Time limit for finding the refused rows of a batch by halving; the rest waits for the job's next turn."""
+"""Seconds after which no further window of a job is sent, and the search for refused rows by halving ends.
+
+The rest waits for the job's next turn.
+"""
 RATE_LIMIT_RETRY_S: Final = 15.0
 """For how long a push is retried at Loki's rate limit, if earlier pushes of the same plan have succeeded.
 
@@ -71,7 +74,8 @@ class LokiSink:
     def deliver(self, job_id: int, batch: LogBatch) -> Iterator[DeliveredLines]:
         """Push the batch, window by window; see `Sink`.
 
-        Ends early if Loki refuses rows or if it takes long, so that other jobs do not wait.
+        Ends early after a window with refused rows, and after `REFUSAL_SEARCH_S` seconds, so that other jobs do
+        not wait.
         """
         if not batch.windows:
             yield DeliveredLines(batch.last_seq, newest_ns=batch.newest_ns)
@@ -102,11 +106,13 @@ class LokiSink:
     def deliver_rows(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> DeliveredLines:
         """Push a prefix of `rows` according to `plan`; `newest_ns` is the newest time sent before, by log type.
 
-        Raises `SinkUnavailable` if the time of the first row is too far ahead of this worker's clock.
+        Raises `SinkUnavailable` if the time of the first row is too far ahead of this worker's clock, and
+        `LokiUnavailable` if Loki cannot store rows now.
 
         If Loki refuses some rows, the rows are halved until each refused row is alone. Loki has then stored the
         other rows of such a push; when they are sent again they are identical, and Loki keeps one copy. If Loki
-        refuses every line, each takes two requests, so rows that are left at the deadline wait for the next turn.
+        refuses every line, each takes two requests, so rows that are left after `REFUSAL_SEARCH_S` seconds wait
+        for the next turn.
         """
         deadline = self._clock() + REFUSAL_SEARCH_S
         now_ns = self._now_ns()
@@ -139,7 +145,7 @@ class LokiSink:
         return True
 
     def _push_all(self, job_id: int, planned: PushPlan) -> str | None:
-        """Push all entries of a plan; return Loki's message if it refuses some of them, else None."""
+        """Push the entries of a plan until Loki refuses some; return its message, or None if it accepts all."""
         retry_s = 0.0
         for chunk in (chunk for push in planned.pushes.values() for chunk in push.chunks()):
             refusal = self._push_with_retry(job_id, chunk, retry_s)
@@ -149,7 +155,7 @@ class LokiSink:
         return None
 
     def _push_with_retry(self, job_id: int, push: Push, retry_s: float) -> str | None:
-        """Push entries, and retry for up to `retry_s` seconds if Loki's rate limit is exceeded."""
+        """Push entries, and retry for about `retry_s` seconds at Loki's rate limit; returns like `_push_all`."""
         deadline = self._clock() + retry_s
         while True:
             try:
@@ -169,8 +175,8 @@ class LokiSink:
     def _push_late(self, job_id: int, push: Push) -> str | None:
         """Push those entries that are not in Loki yet to a separate stream for each hour, with the label `late`.
 
-        This is needed after a replay, or if another client writes to the job's stream. In other cases `plan`
-        recognizes late lines.
+        Returns Loki's message if it refuses some of them, else None. This is needed after a replay, or if another
+        client writes to the job's stream. In other cases `plan` recognizes late lines.
         """
         times = [row.ts_ns for row in push.rows]
         stored = {

@@ -23,7 +23,7 @@ from trainwire.workers.sinks.mlflow.rules import STOPPED
 from trainwire.workers.sinks.plugin import SinkBacklog
 
 GRACE_S: Final = 60.0
-"""An attempt that has ended and sent no metrics for this time is complete, even if some metrics are missing."""
+"""An attempt of which no message arrived for this time counts as complete, even if some metrics are missing."""
 
 
 class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
@@ -38,7 +38,8 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
         """Return jobs that are due and have rows or changed attempts to deliver, least recently delivered first.
 
-        The end of an attempt is delivered once all its metrics are stored, or none arrived for `grace_s` seconds.
+        At most `limit` jobs are returned. The end of an attempt is delivered once all its metrics are stored, or
+        no message of it arrived for `grace_s` seconds.
         """
         wanted = {"sink": self._sink, "limit": limit, "grace_s": self._grace_s}
         unsettled = cursors.unsettled(connection, self._sink)
@@ -69,7 +70,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
         }
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
-        """Record what MLflow has confirmed: rows, runs of attempts, and the number of changes of each attempt."""
+        """Record confirmed rows and, for each attempt, its MLflow run and how many changes MLflow received."""
         super().confirm(connection, delivered)
         mirrored = [
             {"job_id": job_id, **_values(attempt)}
@@ -87,7 +88,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
 def mirror_again(connection: Connection, job_id: int) -> None:
     """Mark all attempts of a job to be sent to MLflow again.
 
-    If the MLflow run of an attempt was deleted there, the next delivery creates a new run.
+    If a delivery has found that the run of an attempt was deleted in MLflow, the next one creates a new run.
     """
     connection.execute(_FORGET_LINK, {"job_id": job_id, "stopped": STOPPED})
     connection.execute(_MIRROR_AGAIN, {"job_id": job_id, "stopped": STOPPED})
@@ -96,7 +97,10 @@ def mirror_again(connection: Connection, job_id: int) -> None:
 def read_rows(
     connection: Connection, after: Mapping[int, int], most_rows: int, most_bytes: int
 ) -> Mapping[int, list[MetricRow]]:
-    """Return the next metric rows of each job; `after` is the `seq` of the last row before them, by job."""
+    """Return the next metric rows of each job; `after` is the `seq` of the last row before them, by job.
+
+    For the limits see `SinkBacklog.read`; the size of a row is an estimate.
+    """
     wanted = {"jobs": list(after), "after": list(after.values()), "most_rows": most_rows, "most_bytes": most_bytes}
     rows: dict[int, list[MetricRow]] = defaultdict(list)
     for job_id, seq, attempt, rank, source, ts_ms, step, *lifted, extra in connection.execute(_READ_ROWS, wanted):

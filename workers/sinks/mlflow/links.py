@@ -19,13 +19,15 @@ SEEN_WITHIN: Final = timedelta(days=1)
 """Jobs that have sent no message for longer than this are skipped."""
 RUNS_OF_A_JOB: Final = 50
 EARLIEST: Final = timedelta(minutes=10)
-"""A run without an attempt tag may have begun this long before its attempt (from attempt 2 on)."""
+"""A run without an attempt tag may have begun at most this long before its attempt (from attempt 2 on)."""
 
 
 def link_runs(engine: Engine, api: MlflowApi) -> int:
     """Find MLflow runs for jobs that have no run of their trainer yet; return how many jobs were linked.
 
-    Sends no request while MLflow is marked as down. Raises `trainwire.stores.mlflow.http.MlflowUnavailable`.
+    Examines at most `JOBS_AT_ONCE` jobs, chosen at random among those that sent a message within `SEEN_WITHIN`.
+    Sends no request while MLflow is marked as down. Raises the errors of `trainwire.stores.mlflow.http`, and
+    `Unavailable` if Postgres does not answer.
     """
     with postgres_errors(), engine.begin() as connection:
         if cursors.sink_state(connection, MlflowSink.name).next_probe_at is not None:
@@ -44,7 +46,11 @@ def link_runs(engine: Engine, api: MlflowApi) -> int:
 
 
 def _is_of(run: MlflowRun, attempt: int, started_at: datetime | None) -> bool:
-    """Return whether a run that is tagged with the job was created by the trainer for this attempt."""
+    """Return whether a run that is tagged with the job was created by the trainer for this attempt.
+
+    For a run without an attempt tag this is assumed if it is attempt 1, or if the run began at most `EARLIEST`
+    before the attempt.
+    """
     if run.is_mirror:
         return False
     if ATTEMPT_TAG in run.tags:

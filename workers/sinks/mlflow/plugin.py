@@ -69,7 +69,7 @@ class MlflowPlugin(SinkPlugin):
             raise SinkUnavailable(str(exc)) from exc
 
     def examine(self, settings: Settings) -> Iterator[Finding]:
-        """Yield findings about whether MLflow is reachable, and whether its experiment can be written."""
+        """Yield findings about whether MLflow is reachable, and whether its experiment was deleted."""
         api, experiment = MlflowApi(plain_send(settings.mlflow_tracking_uri or "")), settings.mlflow_experiment
         try:
             found = api.get("experiments/get-by-name", experiment_name=experiment)
@@ -106,8 +106,8 @@ class MlflowPlugin(SinkPlugin):
 def mlflow_api(url: str) -> MlflowApi:
     """Return the client of the MLflow server `url`; it supports all types of credentials that MLflow supports.
 
-    It sends requests by MLflow's own client, without that client's retries, which last minutes. One client per
-    process is cached.
+    It sends requests by MLflow's own client, without that client's retries, which last minutes. One client per URL
+    is cached in each process.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import
     # The import takes seconds and a hundred megabytes: only workers that deliver to MLflow do it.
@@ -142,9 +142,9 @@ def mlflow_api(url: str) -> MlflowApi:
 
 
 def _delete_runs(resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-    """Mark the MLflow runs that workers created for the job as deleted.
+    """Mark the MLflow runs that workers created for the job as deleted; see `SinkPlugin.delete`.
 
-    Raises `NotSetUp` and the errors of `trainwire.stores.mlflow.http`.
+    Raises `NotSetUp`, and the errors of `trainwire.stores.mlflow.http` if the deletion is to be retried later.
     """
     settings = resources.settings
     with resources.engine.begin() as connection:
@@ -185,7 +185,7 @@ def _delete_run(api: MlflowApi, job_id: int, run_id: str) -> Outcome:
 
 
 def _tagged_runs(api: MlflowApi, deletion: Deletion) -> list[str]:
-    """Return the ids of runs whose tags state that workers created them for this job."""
+    """Return the ids of runs whose tags state that workers created them for this job, at most `MAX_RUNS`."""
     tags = {
         JOB_TAG: str(deletion.job_id),
         CREATED_TAG: deletion.job_created_at.isoformat(),

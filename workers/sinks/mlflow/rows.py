@@ -30,8 +30,9 @@ class MetricRow:
 class AttemptState:
     """One attempt of a job, and the state of the run that workers create for it in MLflow (its mirror).
 
-    `params`, `tags` and `provenance` are read only if `has_changed`. `is_settled` is True if no more metrics of
-    the attempt are expected. `mlflow_run_id` is the id of a run that the trainer itself created, or None.
+    `params`, `tags` and `provenance` are read only if `has_changed`. `is_settled` is True if the attempt has
+    changed and no more metrics of it are expected. `mlflow_run_id` is the id of a run that the trainer itself
+    created, or None.
     """
 
     attempt: int
@@ -60,7 +61,7 @@ class AttemptState:
 class MetricBatch:
     """The attempts of a job, and its next metric rows after the row `confirmed_seq`.
 
-    `last_seq` is the number of the last metric row of the job, which may be behind this batch.
+    `last_seq` is the number of the last metric row that the job has ever had; it may be after this batch.
     """
 
     confirmed_seq: int
@@ -76,10 +77,10 @@ class MetricBatch:
 
 @dataclass(frozen=True, slots=True)
 class MirroredAttempt:
-    """What a delivery has changed in the MLflow run that workers create for the attempt `before`.
+    """The state, after a delivery, of the MLflow run that workers create for the attempt `before`.
 
-    Its fields are the id of the run, the number of changes that MLflow has received, and the notes about adapted
-    names and values.
+    Its fields are the id of the run or None, the number of changes that MLflow has received, and the notes about
+    adapted names and values.
     """
 
     before: AttemptState

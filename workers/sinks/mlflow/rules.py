@@ -117,7 +117,7 @@ def metrics_of(row: MetricRow, notes: Notes) -> Iterator[MetricValue]:
 
 
 def metric_requests(metrics: Iterable[MetricValue]) -> Iterator[list[MetricValue]]:
-    """Yield lists of metric values, one per request, sorted in the order that MLflow requires.
+    """Yield lists of up to `MOST_METRICS` metric values, one per request, in the order that MLflow requires.
 
     Each request is smaller than a million bytes, however long the names are.
     """
@@ -142,7 +142,10 @@ def text_requests(texts: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
 
 
 def params_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
-    """Return the params for the run of an attempt, with values as text like those of MLflow's own client."""
+    """Return the params for the run of an attempt, with values as text like those of MLflow's own client.
+
+    They are adapted to MLflow's limits; at most `MOST_OF_AN_ATTEMPT` are returned.
+    """
     params = {}
     for name, value in _first(attempt.params, "params", notes):
         key = safe_name(name)
@@ -153,7 +156,10 @@ def params_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
 
 
 def tags_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
-    """Return the trainer's tags for the run of an attempt. Reserved names get the prefix `user.`."""
+    """Return the trainer's tags for the run of an attempt. Reserved names get the prefix `user.`.
+
+    They are adapted to MLflow's limits; at most `MOST_OF_AN_ATTEMPT` are returned.
+    """
     tags = {}
     for name, value in _first(attempt.tags, "tags", notes):
         own = f"user.{name}" if name in OURS or name.startswith((RESERVED_PREFIX, "trainwire.")) else name
@@ -181,7 +187,7 @@ def provenance_tags(attempt: AttemptState, notes: Notes) -> dict[str, str]:
 
 
 def run_name(job_id: int, attempt: AttemptState) -> str:
-    """Return the name of the MLflow run of an attempt."""
+    """Return the name of the MLflow run of an attempt: the job's name or, without one, `job` and its number."""
     name = " ".join((attempt.name or f"job {job_id}").split()) or f"job {job_id}"
     return name[:MAX_RUN_NAME_CHARS]
 
@@ -194,7 +200,7 @@ def text_of(value: Any) -> str:
 def cut(name: str, text: str, limit: int, notes: Notes) -> str:
     """Return `text`, truncated to `limit` characters if it is longer.
 
-    Truncated text ends with a mark, and a note about it is added.
+    Truncated text ends with a mark, and a note under `name` is added to `notes`.
     """
     if len(text) <= limit:
         return text

@@ -52,7 +52,10 @@ class ManyRefused(Exception):  # noqa: N818 - a state of the turn
 
 
 class RunMirror:
-    """The MLflow run that workers create for one attempt and keep equal to it."""
+    """Creates the MLflow run that workers write for one attempt, and updates and ends it.
+
+    Adapted names and values, and refused params and tags, are recorded in `notes`.
+    """
 
     def __init__(self, api: MlflowApi, job_id: int, attempt: AttemptState, notes: Notes) -> None:
         self._api = api
@@ -62,14 +65,21 @@ class RunMirror:
         self._run_id = attempt.mirror_run_id or ""
 
     def open(self, experiment_id: str) -> str:
-        """Return the id of the MLflow run; create the run if no worker has created it before."""
+        """Return the id of the MLflow run; create the run if no worker has created it before.
+
+        Call this before the other methods, unless Postgres has the id already.
+        """
         if not self._run_id:
             found = search_runs(self._api, [experiment_id], tag_filter(self._identity()), limit=1)
             self._run_id = found[0].run_id if found else self._create(experiment_id)
         return self._run_id
 
     def describe(self) -> None:
-        """Update the name, params and tags of the run in MLflow. Raises `RunGone`."""
+        """Update the name, params and tags of the run in MLflow.
+
+        A changed param keeps its first value, and the new one becomes a tag. A run that had ended is reopened if
+        its attempt has resumed. Raises `RunGone` if the run was deleted in MLflow.
+        """
         run = self._existing()
         params, tags = params_of(self._attempt, self._notes), tags_of(self._attempt, self._notes)
         tags |= provenance_tags(self._attempt, self._notes)
@@ -88,10 +98,10 @@ class RunMirror:
             self._update(status="RUNNING")  # the attempt was lost and has resumed
 
     def log(self, metrics: Sequence[MetricValue]) -> list[RefusedRow]:
-        """Send the metric values of one request; return the rows whose values MLflow refused.
+        """Send the metric values of one request; return one `RefusedRow` for each value that MLflow refused.
 
-        Raises `RunGone`, and `ManyRefused` if the caller has to send fewer rows so that the refused ones can be
-        found.
+        Raises `RunGone` if the run was deleted in MLflow, and `ManyRefused` if the caller has to send fewer rows
+        so that the refused ones can be found.
         """
         may_search = len(metrics) <= SEARCHED_VALUES or len({metric.row.seq for metric in metrics}) == 1
         refused = self._log("metrics", metrics, MetricValue.document, may_halve=may_search)
@@ -101,14 +111,20 @@ class RunMirror:
         ]
 
     def end(self) -> None:
-        """End the run with the status of the attempt, if the attempt has ended. Raises `RunGone`."""
+        """End the run with the status of the attempt, if the attempt has ended.
+
+        Raises `RunGone` if the run was deleted in MLflow.
+        """
         status = FINAL_STATUS.get(self._attempt.status)
         if status is not None:
             at = self._attempt.completed_at
             self._update(status=status, **({} if at is None else {"end_time": milliseconds(at)}))
 
     def supersede(self, run_id: str) -> None:
-        """End the run because the trainer logs to `run_id`, a run that it created itself. Raises `RunGone`."""
+        """End the run because the trainer logs to `run_id`, a run that it created itself.
+
+        Raises `RunGone` if the run was deleted in MLflow.
+        """
         self._log_tags({"superseded_by": run_id})
         self._update(status="KILLED")
 
@@ -159,7 +175,7 @@ class RunMirror:
         """Send `items` in one request; return the refused items, each with MLflow's message.
 
         If MLflow refuses the request, its items are halved to find the refused ones. Without `may_halve`,
-        `ManyRefused` is raised instead.
+        `ManyRefused` is raised instead. Raises `RunGone` if the run was deleted in MLflow.
         """
         if not items:
             return []

@@ -20,7 +20,10 @@ from trainwire.workers.sinks.mlflow.rules import STOPPED, Notes, metric_requests
 from trainwire.workers.sinks.mlflow.run import SEARCHED_VALUES, ManyRefused, RunGone, RunMirror
 
 MOST_VALUES: Final = 2000
-"""Maximum number of values of one job in a turn: two requests, half a second on a server with SQLite."""
+"""Maximum number of values of one job in a turn: two requests, half a second on a server with SQLite.
+
+A single row may have more.
+"""
 
 
 class MlflowSink:
@@ -74,9 +77,9 @@ class MlflowSink:
     ) -> MirroredAttempt:
         """Update the MLflow run that workers create for an attempt; return its new state.
 
-        The run is not updated if it was deleted in MLflow, or if the trainer logs to a run that it created itself.
-        Rows that MLflow refuses are appended to `refused`. `is_all` is True if no later metric of the attempt is
-        expected.
+        The run is not updated if it was deleted in MLflow. If the trainer logs to a run that it created itself, no
+        other is created, and one that workers had created before is ended. Rows that MLflow refuses are appended
+        to `refused`. `is_all` is True if no later metric of the attempt is expected.
         """
         notes = Notes(attempt.mirror_notes)
         run = RunMirror(self._api, job_id, attempt, notes)
@@ -99,7 +102,10 @@ class MlflowSink:
         return MirroredAttempt(attempt, run_id, _mirrored_changes(attempt, is_all, notes), notes.texts)
 
     def open_experiment(self) -> str:
-        """Return the id of the experiment; create the experiment if it does not exist."""
+        """Return the id of the experiment; create the experiment if it does not exist.
+
+        Raises the errors of `trainwire.stores.mlflow.http`, also if the experiment was deleted in MLflow.
+        """
         with self._lock:
             if self._experiment_id is None:
                 self._experiment_id = self._find_experiment() or self._create_experiment()
@@ -130,7 +136,7 @@ class MlflowSink:
 
 
 def _first(rows: Sequence[MetricRow], most_values: int) -> Sequence[MetricRow]:
-    """Return as many of the first rows as have at most `most_values` values together, but at least one row."""
+    """Return as many of the first rows as have at most `most_values` values together, but at least one if any."""
     values = 0
     for number, row in enumerate(rows):
         values += len(row.values)
