@@ -59,13 +59,18 @@ class Occurrence:
 
 
 def apply_to_recorded(connection: Connection, rules: AlertRules, period: Period) -> bool:
-    """Delete the oldest `AT_ONCE` occurrences or fewer, and write alerts about them; return whether any existed.
+    """Delete up to `AT_ONCE` occurrences, the oldest, and write alerts about them; return whether any was deleted.
 
-    No alerts are written about occurrences outside of `period`, or of jobs that `names_of_jobs` omits.
+    No alerts are written about occurrences outside of `period`, or of deleted jobs. Occurrences of jobs that
+    another transaction has locked remain for the next call.
     """
-    taken = [Occurrence(*row) for row in connection.execute(_TAKE, {"limit": AT_ONCE})]
+    oldest = [Occurrence(*row) for row in connection.execute(_OLDEST, {"limit": AT_ONCE})]
+    jobs = {each.job_id for each in oldest if each.job_id is not None}
+    names = names_of_jobs(connection, jobs)
+    locked = set(connection.execute(_EXISTING, {"ids": list(jobs - names.keys())}).scalars())
+    taken = [each for each in oldest if each.job_id not in locked]
+    connection.execute(_DELETE, {"ids": [each.id for each in taken]})
     new = [each for each in taken if each.created_at >= period.began and each.occurred_at >= period.oldest]
-    names = names_of_jobs(connection, {each.job_id for each in new if each.job_id is not None})
     found: list[Finding] = []
     for rule in rules.rules:
         reported = [each for each in new if _is_reported(rule, each)]
@@ -125,8 +130,10 @@ def _texts(occurrence: Occurrence, job: str) -> tuple[str, str]:
     return f"{job} {_VERBS[occurrence.value]}{attempt}", content
 
 
-_TAKE: Final = text(
-    "DELETE FROM alert_occurrences WHERE id IN (SELECT id FROM alert_occurrences ORDER BY id LIMIT :limit "
-    "FOR UPDATE SKIP LOCKED) RETURNING id, kind, value, job_id, attempt, title, content, occurred_at, created_at"
+_OLDEST: Final = text(
+    "SELECT id, kind, value, job_id, attempt, title, content, occurred_at, created_at FROM alert_occurrences "
+    "ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED"
 )
+_EXISTING: Final = text("SELECT id FROM training_jobs WHERE id = ANY(:ids)")
+_DELETE: Final = text("DELETE FROM alert_occurrences WHERE id = ANY(:ids)")
 _FORGET: Final = text("DELETE FROM alert_occurrences WHERE created_at < now() - make_interval(secs => :age_s)")

@@ -17,10 +17,12 @@ from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import alive_field, alive_key, shard_of
 from trainwire.schemas.messages import Alert, Metrics, Outcome
 from trainwire.schemas.tables import alert_occurrences
+from trainwire.stores.postgres.alerts import CURSOR
 from trainwire.workers.alerts.recorded import forget_occurrences
 from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.cursors import await_lease
 
 
 @pytest.fixture
@@ -52,6 +54,19 @@ def test_each_end_is_reported_once(alerts: Alerts, resources: Resources, sender:
     (alert,) = alerts.log
     assert (alert.title, alert.content, alert.level) == ("Job 1 (digits) failed", "CUDA out of memory", "error")
     assert (alert.job_id, alert.attempt, alert.state) == (1, 1, "waiting")
+
+
+def test_an_occurrence_of_a_locked_job_waits(alerts: Alerts, resources: Resources, sender: Sender) -> None:
+    """An end is reported later, and not lost, if another transaction holds the lock of the job at that moment."""
+    alerts.begin('on = ["failed"]')
+    sender.send(completion("failed", ts=now_ns()), job=1)
+    drain(resources, "completions")
+    with resources.engine.begin() as other:
+        await_lease(other, CURSOR, 1)
+        alerts.apply()
+        assert alerts.log == []
+    alerts.apply()
+    assert alerts.column("job_id") == [1]
 
 
 def test_every_attempt_and_every_change_counts(alerts: Alerts, resources: Resources, sender: Sender) -> None:
