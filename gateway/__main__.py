@@ -13,6 +13,7 @@ from trainwire.gateway.app import create_app
 from trainwire.gateway.feed.protocol import FrameProtocol
 from trainwire.gateway.http.timeouts import http_protocol
 from trainwire.gateway.settings import load_gateway_settings
+from trainwire.stores.sentry import report_errors, report_event
 from trainwire.stores.settings import WrongSettings
 
 GRACE_S = 5
@@ -30,6 +31,7 @@ def main() -> None:
     configure_logging()
     try:
         settings = load_gateway_settings()
+        report_errors(settings, "gateway")
     except WrongSettings as exc:
         sys.exit(str(exc))
     _allow_many_sockets()
@@ -64,6 +66,7 @@ def configure_logging() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
+            report_event,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

@@ -67,6 +67,9 @@ class StoreSettings(BaseSettings):
     Each is `s3://bucket/` or `s3://bucket/folder/`.
     """
 
+    sentry_dsn: SecretStr | None = None
+    """Address of a Sentry project to which unexpected errors are reported; None reports none."""
+
     @field_validator("checkpoint_lend_also")
     @classmethod
     def _are_prefixes(cls, value: str) -> str:

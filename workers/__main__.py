@@ -17,6 +17,7 @@ from redis.exceptions import OutOfMemoryError
 
 from trainwire.schemas.keys import ALERT_QUEUE, INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
+from trainwire.stores.sentry import report_errors
 from trainwire.stores.settings import WrongSettings
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.drain.stream import redis_errors
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     configure_logging()
     try:
         resources = process_resources()
+        report_errors(resources.settings, options.process)
         log.info("process.starting", process=options.process, settings=resources.settings.model_dump(mode="json"))
         if options.process in {"worker", "metrics", "sweep"}:
             _check_schema(resources)

@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 
+from trainwire.stores.sentry import report_event
+
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
@@ -42,7 +44,7 @@ def configure_logging(level: int = logging.INFO) -> None:
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
     structlog.configure(
-        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[report_event, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
