@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from trainwire.ingest.arguments import Arguments, description, grouped, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import History
-from trainwire.ingest.environment import whole_number
 from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.identity.announcements import announce
 from trainwire.ingest.identity.default_names import default_name, script_of_process
 from trainwire.ingest.identity.lineage import checked_lineage
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.line_splitting import split_lines
-from trainwire.ingest.origin import Origin
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, address_of, register
 from trainwire.ingest.process.daemon_pool import message_of
@@ -36,11 +35,12 @@ from trainwire.ingest.sanitize import Number, level_name, plain_text, shown
 from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.sending.size_limits import shortened
-from trainwire.ingest.settings import TrainerSettings, checked_settings
+from trainwire.ingest.settings.environment import whole_number
+from trainwire.ingest.settings.trainer_settings import TrainerSettings, checked_settings
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
-from trainwire.schemas.limits import MAX_ALERT_TEXT_CHARS, MAX_ALERT_TITLE_CHARS
-from trainwire.schemas.messages import MAX_WORLD_SIZE, Alert, Checkpoint, Metrics, Point, Progress
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+from trainwire.schemas.wire.limits import MAX_ALERT_TEXT_CHARS, MAX_ALERT_TITLE_CHARS
+from trainwire.schemas.wire.messages import MAX_WORLD_SIZE, Alert, Checkpoint, Metrics, Point, Progress
+from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 
 if TYPE_CHECKING:
     from trainwire.ingest.output.capture import Capture

@@ -17,11 +17,11 @@ from trainwire.ingest.sending.buffer import Line
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.sending.session import Session
-from trainwire.ingest.settings import CheckpointSettings, SpoolSettings, TrainerSettings
+from trainwire.ingest.settings.trainer_settings import CheckpointSettings, SpoolSettings, TrainerSettings
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.messages import Alert, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
-from trainwire.schemas.stop_requests import StopRequest
-from trainwire.schemas.wire import Entry, decode_body, open_envelope
+from trainwire.schemas.wire.entries import Entry, decode_body, open_envelope
+from trainwire.schemas.wire.messages import Alert, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.schemas.wire.stop_requests import StopRequest
 
 BodyT = TypeVar("BodyT", bound=Body)
 

@@ -20,9 +20,9 @@ from trainwire.gateway.documents.response_types import (
 )
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import training_jobs
-from trainwire.stores.postgres.attempts import Attempt, find_attempts, renaming
 from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, RESULTS, job_columns
-from trainwire.stores.postgres.jobs import Job, find_job
+from trainwire.stores.postgres.jobs.attempts import Attempt, find_attempts, renaming
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
 from trainwire.stores.rows.metric_names import MetricNames, names_within
 from trainwire.stores.rows.sparklines import (
     LAST_ROWS,

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from trainwire.schemas.events import LogLine, SavedCheckpoint
-from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number
+from trainwire.schemas.wire.messages import Status
 from trainwire.stores.postgres.alerts import AlertEntry
 from trainwire.stores.postgres.completeness import State
 from trainwire.stores.postgres.deletion import DeletionPart, PartName

@@ -23,7 +23,7 @@ from trainwire.gateway.feed.feed_state import with_metrics_of
 from trainwire.gateway.feed.frames import Frame, FrameBatch, event_frame, gateway_frame, type_of
 from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool, SharedResult
 from trainwire.schemas.events import Event, TrainingDeleted
-from trainwire.schemas.kinds import without_rows
+from trainwire.schemas.tables.kinds import without_rows
 
 PAUSE_S: Final = 0.25
 """Seconds between batches of frames; a batch has only the last event of each type and job."""

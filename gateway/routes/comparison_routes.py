@@ -15,8 +15,8 @@ from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.metric_routes import MAX_NAMES, shown_points, wanted_names
 from trainwire.gateway.routes.parameters import VIEWER, Names, ResourcesDep
-from trainwire.stores.postgres.job_references import number_in
-from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.jobs.job_lookup import Job
+from trainwire.stores.postgres.jobs.job_references import number_in
 from trainwire.stores.rows.metric_series import MOST_POINTS, SeriesFilter, XAxis, read_series
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)

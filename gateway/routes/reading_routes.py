@@ -13,8 +13,8 @@ from trainwire.gateway.http.responses import described, described_problems, json
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, JobId, Names, ResourcesDep, Text
 from trainwire.schemas.metric_download import MEDIA_TYPE, MetricBlock, encode_frame, split_names
-from trainwire.stores.postgres.job_references import find_referenced
-from trainwire.stores.postgres.jobs import removed_rows
+from trainwire.stores.postgres.jobs.job_lookup import removed_rows
+from trainwire.stores.postgres.jobs.job_references import find_referenced
 from trainwire.stores.rows.packed_metrics import read_packed_metrics
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)

@@ -11,7 +11,7 @@ from trainwire.ingest.identity.job_numbers import make_number, number_of
 from trainwire.ingest.process.forks import renew_in_children
 from trainwire.ingest.process.launches import UnknownLaunch, is_one_of_several
 from trainwire.ingest.process.ranks import Place
-from trainwire.ingest.settings import (
+from trainwire.ingest.settings.trainer_settings import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     JOB_ID_VARIABLE,

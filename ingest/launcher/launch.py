@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Final, TextIO
 
 from trainwire.ingest.destinations import page_url_of, variables_of
-from trainwire.ingest.environment import whole_number
 from trainwire.ingest.hooks.hooks import WITHOUT_WANDB, CatchOptions, Hooks
 from trainwire.ingest.identity.announcements import announce, print_note
 from trainwire.ingest.identity.default_names import default_name, script_of_command
@@ -26,7 +25,8 @@ from trainwire.ingest.process.ranks import Place
 from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run
 from trainwire.ingest.sending.buffer import LogType
-from trainwire.ingest.settings import (
+from trainwire.ingest.settings.environment import whole_number
+from trainwire.ingest.settings.trainer_settings import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     DISABLED_VARIABLE,
@@ -39,9 +39,9 @@ from trainwire.ingest.settings import (
     TrainerSettings,
 )
 from trainwire.ingest.strict import StrictError
-from trainwire.schemas.limits import MAX_TEXT_CHARS
-from trainwire.schemas.messages import ATTEMPT_UNKNOWN
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+from trainwire.schemas.wire.limits import MAX_TEXT_CHARS
+from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN
+from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 
 DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0

@@ -17,13 +17,13 @@ from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckReport, AckWatch
 from trainwire.ingest.sending.buffer import SENDER_THREAD
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.trainer_settings import Timing
 from trainwire.schemas.keys import KINDS, Kind
 
 if TYPE_CHECKING:
     from trainwire.ingest.destinations import Destination
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
-    from trainwire.ingest.sending.transport import Transport
+    from trainwire.ingest.sending.transports.transport import Transport
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -340,7 +340,7 @@ class Sender:
         if self._connection is None:
             assert self._address is not None  # noqa: S101 - just located
             with importing():  # here, not at the top: redis takes 100 ms to import
-                from trainwire.ingest.sending.connections import open_transport  # noqa: PLC0415
+                from trainwire.ingest.sending.transports.connections import open_transport  # noqa: PLC0415
 
                 quiet_libraries()
                 self._connection = open_transport(self._address, self._destination.token, self._outbox.origin)

@@ -15,7 +15,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.destinations import ANY_STACK, NamedServer, destination_of
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.outage import NoServer
 from trainwire.ingest.process.clock import monotonic_ns, monotonic_s
 from trainwire.ingest.process.daemon_pool import message_of, start_daemon
@@ -28,9 +28,9 @@ from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.server_names import shown_server
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.ingest.spool.access import spool_opener
-from trainwire.schemas.messages import Checkpoint, Completion, Metrics, Point
+from trainwire.schemas.wire.messages import Checkpoint, Completion, Metrics, Point
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -274,7 +274,7 @@ class Session:
         return Completion(ts=time.time_ns(), status="ended", rank=self._rank)
 
     def _check_start(self) -> None:
-        from trainwire.ingest.sending.connections import open_transport  # noqa: PLC0415 - slow to import
+        from trainwire.ingest.sending.transports.connections import open_transport  # noqa: PLC0415 - slow to import
         from trainwire.ingest.strict import RedisAway, check_start  # noqa: PLC0415
 
         try:

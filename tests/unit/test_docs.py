@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from trainwire.gateway.settings import GatewaySettings
-from trainwire.ingest import settings as ingest_settings
 from trainwire.ingest.process import ranks as ingest_ranks
 from trainwire.ingest.provenance import collector
+from trainwire.ingest.settings import trainer_settings as ingest_settings
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.plugin import sink_settings
 

@@ -19,11 +19,7 @@ import structlog
 import zstandard
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
-from trainwire.schemas.messages import FREE_MAPS, Body, Logs, Message, Metrics
-from trainwire.schemas.structure import json_elements, msgpack_elements
-from trainwire.schemas.validation import InvalidMessage, free_elements
-from trainwire.schemas.wire import (
+from trainwire.schemas.wire.entries import (
     LOST,
     body_from_object,
     decode_loss,
@@ -31,6 +27,10 @@ from trainwire.schemas.wire import (
     open_envelope,
     plain_body,
 )
+from trainwire.schemas.wire.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
+from trainwire.schemas.wire.messages import FREE_MAPS, Body, Logs, Message, Metrics
+from trainwire.schemas.wire.structure import json_elements, msgpack_elements
+from trainwire.schemas.wire.validation import InvalidMessage, free_elements
 
 log = structlog.get_logger("trainwire.workers.drain.decoding")
 

@@ -11,9 +11,9 @@ import pytest
 
 import trainwire.workers.drain.decoding
 from tests.factories import Sender, drain, logs, rows
-from trainwire.schemas import wire
 from trainwire.schemas.keys import HALTED_KEY, stream_key, trials_key
 from trainwire.schemas.tables import dead_letters, training_logs
+from trainwire.schemas.wire import entries as wire
 from trainwire.workers.drain import poison_entries
 from trainwire.workers.drain.batch import Batch
 from trainwire.workers.drain.drain import Drain, Drained

@@ -8,7 +8,7 @@ import pytest
 
 from trainwire import TrainerSettings
 from trainwire.ingest.launcher.launch import launch
-from trainwire.schemas.messages import Metrics
+from trainwire.schemas.wire.messages import Metrics
 from trainwire.testing import RecordedRun
 
 

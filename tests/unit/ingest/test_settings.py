@@ -9,7 +9,7 @@ import pytest
 
 from trainwire import TrainerSettings
 from trainwire.ingest.server_names import shown_host
-from trainwire.ingest.settings import CheckpointSettings, checked_redis_url
+from trainwire.ingest.settings.trainer_settings import CheckpointSettings, checked_redis_url
 
 
 def test_an_empty_environment_has_defaults() -> None:

@@ -1,0 +1,1 @@
+"""The settings of a trainer, and the sources they come from."""
