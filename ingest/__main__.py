@@ -10,7 +10,7 @@ from pathlib import Path
 from trainwire.ingest.hooks.hooks import WANDB_MODES, CatchOptions, wandb_mode
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S, STOP_MODES
-from trainwire.ingest.settings.trainer_settings import JOB_ID_VARIABLE, WANDB_VARIABLE
+from trainwire.ingest.settings.variables import JOB_ID_VARIABLE, WANDB_VARIABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

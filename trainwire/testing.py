@@ -17,7 +17,8 @@ from trainwire.ingest.sending.buffer import Line
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.sending.session import Session
-from trainwire.ingest.settings.trainer_settings import CheckpointSettings, SpoolSettings, TrainerSettings
+from trainwire.ingest.settings.setting_groups import CheckpointSettings, SpoolSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.wire.entries import Entry, decode_body, open_envelope
 from trainwire.schemas.wire.messages import Alert, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress

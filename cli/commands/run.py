@@ -12,7 +12,7 @@ from trainwire.cli.numbers import seconds_option, whole_option
 from trainwire.ingest.hooks.hooks import CatchOptions, wandb_mode
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S
-from trainwire.ingest.settings.trainer_settings import JOB_ID_VARIABLE, WANDB_VARIABLE
+from trainwire.ingest.settings.variables import JOB_ID_VARIABLE, WANDB_VARIABLE
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 from trainwire.stack.errors import Problem
 

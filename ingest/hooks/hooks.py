@@ -14,7 +14,7 @@ from trainwire.ingest.hooks.listener import HookListener
 from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern, names_metrics
 from trainwire.ingest.identity.announcements import print_note
 from trainwire.ingest.settings.environment import absolute_path
-from trainwire.ingest.settings.trainer_settings import WANDB_VARIABLE
+from trainwire.ingest.settings.variables import WANDB_VARIABLE
 
 if TYPE_CHECKING:
     from trainwire.ingest.hooks.artifacts import ArtifactUploads

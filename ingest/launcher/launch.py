@@ -26,7 +26,8 @@ from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run
 from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.settings.environment import whole_number
-from trainwire.ingest.settings.trainer_settings import (
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
+from trainwire.ingest.settings.variables import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     DISABLED_VARIABLE,
@@ -36,7 +37,6 @@ from trainwire.ingest.settings.trainer_settings import (
     PARENT_VARIABLE,
     RESUME_VARIABLE,
     TRACEBACKS_VARIABLE,
-    TrainerSettings,
 )
 from trainwire.ingest.strict import StrictError
 from trainwire.schemas.wire.limits import MAX_TEXT_CHARS

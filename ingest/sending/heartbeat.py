@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec.structs import replace
 
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.settings.trainer_settings import Vitals
+from trainwire.ingest.settings.setting_groups import Vitals
 from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim, read_claim
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN
 

@@ -14,7 +14,7 @@ from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.encoding import BodyEncoder, item_count
 from trainwire.ingest.sending.heartbeat import UnsentCounts
 from trainwire.ingest.sending.unacked import EncodedMessage, Range, UnackedMessages
-from trainwire.ingest.settings.trainer_settings import FullPolicy
+from trainwire.ingest.settings.setting_groups import FullPolicy
 from trainwire.ingest.spool.access import SpoolAccess
 from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.wire.entries import Entry, Loss, encode_loss

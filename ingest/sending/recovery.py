@@ -20,7 +20,7 @@ from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.server_names import server_of
-from trainwire.ingest.settings.trainer_settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.wire.entries import INFERRED_END

@@ -17,7 +17,7 @@ from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckReport, AckWatch
 from trainwire.ingest.sending.buffer import SENDER_THREAD
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.settings.trainer_settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import KINDS, Kind
 
 if TYPE_CHECKING:

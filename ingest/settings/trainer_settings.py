@@ -1,4 +1,4 @@
-"""The settings of a trainer, from environment variables that no other module of `ingest` reads."""
+"""The settings of a trainer, read from its environment variables."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from trainwire.ingest.process.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
-from trainwire.ingest.settings.environment import absolute_path, optional_whole, parsed, seconds, word
+from trainwire.ingest.settings.environment import optional_whole, word
 from trainwire.ingest.settings.running_stacks import StackFolders
-from trainwire.schemas.gateway_urls import base_of, gateway_url_problem, is_gateway
-from trainwire.schemas.redis_urls import redis_url_problem, shown_url
-from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
+from trainwire.ingest.settings.server_addresses import checked_redis_url, checked_url, streams_url_of, token_of
+from trainwire.ingest.settings.setting_groups import (
+    CheckpointSettings,
+    SpoolSettings,
+    Timing,
+    Vitals,
+    checked_pause_s,
+)
+from trainwire.ingest.settings.variables import (
+    ATTEMPT_VARIABLE,
+    CAPTURED_VARIABLE,
+    DISABLED_VARIABLE,
+    JOB_ID_VARIABLE,
+    JOB_NAME_VARIABLE,
+    PAGE_URL_VARIABLE,
+    PARENT_VARIABLE,
+    PROVENANCE_VARIABLE,
+    REDIS_URL_VARIABLE,
+    RESUME_VARIABLE,
+    STREAMS_URL_VARIABLE,
+    TRACEBACKS_VARIABLE,
+    URL_VARIABLE,
+)
+from trainwire.schemas.gateway_urls import base_of, is_gateway
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, MAX_WORLD_SIZE, PROVENANCE_ITEMS
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
-
-JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
-JOB_NAME_VARIABLE: Final = "TRAINWIRE_JOB_NAME"
-RESUME_VARIABLE: Final = "TRAINWIRE_RESUME_FROM_STEP"
-ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
-PARENT_VARIABLE: Final = "TRAINWIRE_PARENT_RUN"
-CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
-TRACEBACKS_VARIABLE: Final = "TRAINWIRE_TRACEBACKS"
-URL_VARIABLE: Final = "TRAINWIRE_URL"
-TOKEN_VARIABLE: Final = "TRAINWIRE_TOKEN"  # noqa: S105 - a name
-REDIS_URL_VARIABLE: Final = "REDIS_URL"
-STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
-PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
-WANDB_VARIABLE: Final = "TRAINWIRE_WANDB"
-"""Name of the variable with the W&B mode, for a launcher without `--wandb` and for the hooks in a training."""
-PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
-DISABLED_VARIABLE: Final = "TRAINWIRE_DISABLED"
 
 _ADDRESSES: Final = (URL_VARIABLE, STREAMS_URL_VARIABLE, REDIS_URL_VARIABLE)
 _CAUTIOUS: Final = {PROVENANCE_VARIABLE: "off", "TRAINWIRE_CHECKPOINT_UPLOAD": "none"}
@@ -41,121 +45,6 @@ _CAUTIOUS: Final = {PROVENANCE_VARIABLE: "off", "TRAINWIRE_CHECKPOINT_UPLOAD": "
 
 DEFAULT_BUFFER_BYTES: Final = 256 * 1024 * 1024
 LEAST_BUFFER_BYTES: Final = 64 * 1024
-SPOOL_VARIABLE: Final = "TRAINWIRE_SPOOL_DIR"
-SPOOL_OFF: Final = "off"
-LEAST_SPOOL_BYTES: Final = 4 * 1024 * 1024
-LEAST_PAUSE_S: Final = 1
-MOST_PAUSE_S: Final = 30 * 86_400
-
-
-@dataclass(frozen=True)
-class Vitals:
-    """Settings of the heartbeats of a process.
-
-    `stall_after_s` is the pause between messages after which the job counts as stalled; None: it follows from
-    earlier pauses. `launcher` is the name of the launcher that has started this process, empty without one;
-    `is_launcher` is True for a launcher.
-    """
-
-    interval_s: float = 10.0
-    stall_after_s: float | None = None
-    launcher: str = ""
-    is_launcher: bool = False
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Intervals and timeouts of the sender, in seconds."""
-
-    flush_interval_s: float = 0.05
-    ack_interval_s: float = 0.2
-    idle_ask_interval_s: float = 10.0
-    """Interval of reading acknowledgements while all messages are acknowledged: a restore may lower them."""
-    resend_after_s: float = 2.0
-    """First pause between resends of messages that are reported missing; doubles while reports stay the same."""
-    probe_after_s: float = 5.0
-    """Seconds without a new message or acknowledgement until the newest message is sent again.
-
-    Redis may have lost it. The time doubles with each resend.
-    """
-    longest_resend_s: float = 120.0
-    """The longest pause between two resends of messages of one kind."""
-    settle_s: float = 2.0
-    """Time without a new acknowledgement after which `finish` returns, once everything is in Redis."""
-    away_s: float = 2.0
-    """Time for which `finish` tries to reach a Redis that has never answered, once everything is in the spool."""
-    first_backoff_s: float = 0.1
-    longest_backoff_s: float = 5.0
-
-
-@dataclass(frozen=True)
-class CheckpointSettings:
-    """Settings of checkpoint uploads. boto3 reads the server and the credentials from its AWS_* variables."""
-
-    bucket: str | None = None
-    prefix: str = "checkpoints"
-    upload: Literal["auto", "none"] = "auto"
-    snapshot: Literal["copy", "link"] = "copy"
-    spool: Path | None = None
-    """The folder for snapshots until their upload; None: a folder beside the checkpoint."""
-    retry_s: float = 600.0
-    """Duration of an outage of the object store after which a checkpoint is reported as not uploaded."""
-    finish_s: float = 300.0
-    """Time for which the end of the run waits for uploads if `finish` was called without a timeout."""
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> CheckpointSettings:
-        """Read the settings from `environ`.
-
-        Raises `ValueError` with the variable, its value and the allowed values.
-        """
-        spool = environ.get("TRAINWIRE_CHECKPOINT_SPOOL")
-        prefix = environ.get("TRAINWIRE_CHECKPOINT_PREFIX", cls.prefix).strip("/")
-        return cls(
-            bucket=_bucket(environ),
-            prefix=prefix,
-            upload=word(environ, "TRAINWIRE_CHECKPOINT_UPLOAD", ("auto", "none")),
-            snapshot=word(environ, "TRAINWIRE_CHECKPOINT_SNAPSHOT", ("copy", "link")),
-            spool=absolute_path(spool) if spool else None,
-            retry_s=seconds(environ, "TRAINWIRE_CHECKPOINT_RETRY_S", cls.retry_s, 0, 86_400),
-            finish_s=seconds(environ, "TRAINWIRE_CHECKPOINT_FINISH_S", cls.finish_s, 0, 86_400),
-        )
-
-
-FullPolicy = Literal["drop_oldest_logs", "drop_newest", "block"]
-"""The policy for a full spool: drop the oldest unsent lines, drop new values, or let calls wait for room."""
-
-
-@dataclass(frozen=True)
-class SpoolSettings:
-    """Settings of the spool, which holds messages on the disk until they are committed in Postgres."""
-
-    folder: Path | None = None
-    """The folder of the spool; None: no spool, messages are kept in memory only."""
-    limit_bytes: int = 4 * 1024**3
-    when_full: FullPolicy = "drop_oldest_logs"
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> SpoolSettings:
-        """Read the settings from `environ`.
-
-        Raises `ValueError` with the variable, its value and the allowed values.
-        """
-        return cls(
-            folder=None if environ.get(SPOOL_VARIABLE) == SPOOL_OFF else default_spool_dir(environ),
-            limit_bytes=optional_whole(environ, "TRAINWIRE_SPOOL_BYTES", LEAST_SPOOL_BYTES, MAX_ID)
-            or cls.limit_bytes,
-            when_full=word(environ, "TRAINWIRE_SPOOL_FULL", ("drop_oldest_logs", "drop_newest", "block")),
-        )
-
-
-def default_spool_dir(environ: Mapping[str, str]) -> Path:
-    """Return TRAINWIRE_SPOOL_DIR, or else a folder in the state directory of the XDG specification."""
-    named = environ.get(SPOOL_VARIABLE)
-    if named and named != SPOOL_OFF:
-        return absolute_path(named)
-    state = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME") or os.sep, ".local", "state")
-    return Path(state, "trainwire", "spool")
 
 
 @dataclass(frozen=True)
@@ -209,9 +98,9 @@ class TrainerSettings:
     """The folder in which tracebacks are left for the launcher to log."""
     log_lines_per_s: int | None = None
     """The number of log lines per second beyond which they are sampled; None: no limit."""
-    timing: Timing = Timing()
-    checkpoints: CheckpointSettings = CheckpointSettings()
-    spool: SpoolSettings = SpoolSettings()
+    timing: Timing = field(default_factory=Timing)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    spool: SpoolSettings = field(default_factory=SpoolSettings)
     vitals: Vitals = field(default_factory=Vitals)
     stacks: StackFolders | None = None
     """The folders in which a running `trainwire up` is searched; None: those of the process environment."""
@@ -259,23 +148,14 @@ class TrainerSettings:
             is_captured=bool(environ.get(CAPTURED_VARIABLE)),
             is_refused_alike=bool(environ.get(CAPTURED_VARIABLE)),
             traceback_folder=Path(folder) if (folder := environ.get(TRACEBACKS_VARIABLE)) else None,
-            timing=Timing(
-                flush_interval_s=seconds(
-                    environ, "TRAINWIRE_FLUSH_INTERVAL_S", Timing.flush_interval_s, 0.001, 60
-                ),
-                settle_s=seconds(environ, "TRAINWIRE_SETTLE_S", Timing.settle_s, 0, 600),
-            ),
+            timing=Timing.from_env(environ),
             checkpoints=CheckpointSettings.from_env(environ),
             spool=SpoolSettings.from_env(environ),
             strict=word(environ, "TRAINWIRE_STRICT", ("off", "on")) == "on",
             page_url=environ.get(PAGE_URL_VARIABLE) or None,
             quiet=word(environ, "TRAINWIRE_QUIET", ("off", "on")) == "on",
             provenance=_provenance(environ.get(PROVENANCE_VARIABLE) or "all"),
-            vitals=Vitals(
-                interval_s=seconds(environ, "TRAINWIRE_HEARTBEAT_S", Vitals.interval_s, 0.05, 20),
-                stall_after_s=_stall_after_s(environ),
-                launcher=environ.get(CAPTURED_VARIABLE, ""),
-            ),
+            vitals=Vitals.from_env(environ),
         )
 
     @classmethod
@@ -373,37 +253,6 @@ class TrainerSettings:
         return replace(self, url=None, redis_url=None, streams_url=None, stacks=stacks)
 
 
-def checked_pause_s(value: object, name: str = "stall_after_s") -> float:
-    """Return `value` as a float if it is valid for `stall_after_s`.
-
-    Raises a `ValueError` that begins with `name`, the argument or environment variable that has the value.
-    """
-    if not isinstance(value, int | float) or value is True or not LEAST_PAUSE_S <= value <= MOST_PAUSE_S:
-        raise ValueError(f"{name}={value!r} is not a number of seconds from {LEAST_PAUSE_S} to {MOST_PAUSE_S}")
-    return float(value)
-
-
-def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
-    """Return `url` if it is a valid Redis URL; raise `ValueError`, which never shows a password, otherwise."""
-    _check_text(url, name)
-    if (problem := redis_url_problem(url)) is not None:
-        raise ValueError(f"{name}={shown_url(url)!r} {problem}")
-    return url
-
-
-def checked_url(url: str, name: str = URL_VARIABLE) -> str:
-    """Return `url` if it is a valid gateway URL; raise `ValueError` otherwise."""
-    _check_text(url, name)
-    if (problem := gateway_url_problem(url)) is not None:
-        raise ValueError(f"{name}={shown_url(url)!r} {problem}")
-    return url
-
-
-def _check_text(url: object, name: str) -> None:
-    if not isinstance(url, str):
-        raise ValueError(f"{name}={url!r} is not an address: give a string")  # noqa: TRY004 - as for other addresses
-
-
 def checked_settings(settings: object) -> TrainerSettings:
     """Return `settings`; for None, read them from the environment. Raises `ValueError` for any other object."""
     if settings is None:
@@ -413,48 +262,9 @@ def checked_settings(settings: object) -> TrainerSettings:
     return settings
 
 
-def token_of(environ: Mapping[str, str]) -> str | None:
-    """Return TRAINWIRE_TOKEN without surrounding whitespace, None if it is not set.
-
-    Raises `ValueError` for an invalid token; the error does not show it.
-    """
-    token = (environ.get(TOKEN_VARIABLE) or "").strip()
-    if not (token.isascii() and token.isprintable()) or " " in token:
-        raise ValueError(f"{TOKEN_VARIABLE} is no token: copy the line that `trainwire token create` has printed")
-    return token or None
-
-
-def streams_url_of(environ: Mapping[str, str]) -> str | None:
-    """Return STREAMS_URL, None if it is not set. Raises `ValueError` for an invalid one."""
-    url = environ.get(STREAMS_URL_VARIABLE) or None
-    if url is None or not is_cluster(url):
-        return None if url is None else checked_redis_url(url, STREAMS_URL_VARIABLE)
-    try:
-        cluster_nodes(url)
-    except ValueError as exc:
-        raise ValueError(
-            f"{STREAMS_URL_VARIABLE}={shown_url(url)!r} {exc}: write redis+cluster://host:6379,host:6379"
-        ) from exc
-    return url
-
-
 def _attempt(environ: Mapping[str, str]) -> int:
     attempt = optional_whole(environ, ATTEMPT_VARIABLE, 0, MAX_ATTEMPT)
     return ATTEMPT_UNKNOWN if attempt is None else attempt
-
-
-def _stall_after_s(environ: Mapping[str, str]) -> float | None:
-    text = environ.get("TRAINWIRE_STALL_AFTER_S")
-    return checked_pause_s(parsed(float, text), "TRAINWIRE_STALL_AFTER_S") if text else None
-
-
-def _bucket(environ: Mapping[str, str]) -> str | None:
-    name = environ.get("TRAINWIRE_CHECKPOINT_BUCKET") or None
-    if name is not None and "/" in name:
-        raise ValueError(
-            f"TRAINWIRE_CHECKPOINT_BUCKET={name!r} is not a bucket's name: give it without s3:// and path"
-        )
-    return name
 
 
 def _provenance(text: str) -> frozenset[str]:

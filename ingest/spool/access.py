@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.forks import importing
-from trainwire.ingest.settings.trainer_settings import SpoolSettings
+from trainwire.ingest.settings.setting_groups import SpoolSettings
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire.entries import Entry
 

@@ -25,7 +25,7 @@ from trainwire.ingest import outage
 from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.sending.transports import redis_connection as link
 from trainwire.ingest.sending.transports.redis_connection import RedisConnection
-from trainwire.ingest.settings.trainer_settings import SpoolSettings, Timing
+from trainwire.ingest.settings.setting_groups import SpoolSettings, Timing
 from trainwire.schemas.keys import INGEST_QUEUE, stream_key
 from trainwire.schemas.streams.broker import broker_at
 from trainwire.schemas.wire.entries import decode_body, open_envelope

@@ -19,7 +19,7 @@ from trainwire.cli.terminal import one_line, print_table, say
 from trainwire.client.client import Client
 from trainwire.client.errors import ClientError
 from trainwire.client.records import JobInfo
-from trainwire.ingest.settings.trainer_settings import URL_VARIABLE
+from trainwire.ingest.settings.variables import URL_VARIABLE
 from trainwire.schemas.gateway_urls import base_of
 from trainwire.stack.database import reading, writing
 from trainwire.stack.errors import Problem, as_problem

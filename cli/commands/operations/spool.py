@@ -16,14 +16,9 @@ from trainwire.ingest.destinations import ANY_STACK, name_of
 from trainwire.ingest.sending.recovery import NO_LIMIT, Leftover, send_leftovers
 from trainwire.ingest.server_names import server_of, shown_server
 from trainwire.ingest.settings.running_stacks import StackFolders
-from trainwire.ingest.settings.trainer_settings import (
-    REDIS_URL_VARIABLE,
-    URL_VARIABLE,
-    Timing,
-    checked_url,
-    default_spool_dir,
-    token_of,
-)
+from trainwire.ingest.settings.server_addresses import checked_url, token_of
+from trainwire.ingest.settings.setting_groups import Timing, default_spool_dir
+from trainwire.ingest.settings.variables import REDIS_URL_VARIABLE, URL_VARIABLE
 from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
 from trainwire.ingest.spool.listing import Spooled, list_spool
 from trainwire.ingest.spool.spool import Spool

@@ -27,7 +27,7 @@ from trainwire import Run, TrainerSettings
 from trainwire.ingest.outage import Refused, Unavailable
 from trainwire.ingest.sending.transports.gateway_connection import REQUEST_BYTES, GatewayConnection, shares
 from trainwire.ingest.sending.unacked import EncodedMessage
-from trainwire.ingest.settings.trainer_settings import SpoolSettings, Timing
+from trainwire.ingest.settings.setting_groups import SpoolSettings, Timing
 from trainwire.ingest.strict import RedisAway
 from trainwire.schemas.wire.entries import Entry, decode_body, open_envelope
 from trainwire.schemas.wire.exchange import CONTENT_TYPE, ExchangeAnswer, encode_exchange

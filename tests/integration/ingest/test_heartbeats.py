@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.settings.trainer_settings import SpoolSettings, Vitals
+from trainwire.ingest.settings.setting_groups import SpoolSettings, Vitals
 from trainwire.schemas.keys import HOLD_KEY, alive_key
 from trainwire.schemas.wire.heartbeats import Heartbeat, decode_heartbeat
 

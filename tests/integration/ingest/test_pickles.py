@@ -19,7 +19,7 @@ from trainwire import Run, TrainerSettings
 from trainwire.ingest.pickling import restored
 from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.server_names import public_address
-from trainwire.ingest.settings.trainer_settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import Kind, stream_key
 from trainwire.schemas.wire.entries import decode_body, open_envelope
 from trainwire.testing import RecordedRun

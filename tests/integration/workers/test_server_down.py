@@ -19,7 +19,7 @@ from trainwire.cli.top.snapshot import take
 from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.transports.redis_connection import RedisConnection
-from trainwire.ingest.settings.trainer_settings import Vitals
+from trainwire.ingest.settings.setting_groups import Vitals
 from trainwire.schemas.keys import ORDERED_TTL_S, alive_field, alive_key, claim_key, ordered_key, stream_key
 from trainwire.schemas.streams import servers as stream_servers
 from trainwire.schemas.tables import training_jobs

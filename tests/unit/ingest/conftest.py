@@ -9,7 +9,7 @@ import pytest
 
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.settings.trainer_settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire.entries import decode_body, open_envelope
 from trainwire.schemas.wire.messages import Body

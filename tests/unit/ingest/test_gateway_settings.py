@@ -12,7 +12,7 @@ from trainwire.ingest.destinations import NamedServer, destination_of, page_url_
 from trainwire.ingest.pickling import restored
 from trainwire.ingest.sending.transports.gateway_connection import is_readable_on_the_way
 from trainwire.ingest.server_names import public_address, server_of, shown_server
-from trainwire.ingest.settings.trainer_settings import checked_url
+from trainwire.ingest.settings.server_addresses import checked_url
 
 URL = "https://trainwire.example/team"
 

@@ -13,7 +13,7 @@ from tests.factories import checkpoint, completion, logs, metrics
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, SourceHeartbeat, UnsentCounts
-from trainwire.ingest.settings.trainer_settings import Vitals
+from trainwire.ingest.settings.setting_groups import Vitals
 from trainwire.schemas.wire.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, shows_progress
 from trainwire.schemas.wire.messages import Metrics, Point, Progress
 from trainwire.schemas.wire.validation import InvalidMessage

@@ -19,7 +19,7 @@ from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
-from trainwire.ingest.settings.trainer_settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
 
 Tell = Callable[..., Any]

@@ -15,7 +15,7 @@ from trainwire.ingest.sending import outbox as outbox_module
 from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.recovery import outbox_of_inferred_end, resumed
-from trainwire.ingest.settings.trainer_settings import FullPolicy
+from trainwire.ingest.settings.setting_groups import FullPolicy
 from trainwire.ingest.spool.folder import About, SourceFolder
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.keys import Kind
