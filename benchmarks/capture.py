@@ -14,7 +14,8 @@ from typing import Any, cast
 from benchmarks import load
 from benchmarks.processes import ROOT
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of, stream_key
-from trainwire.schemas.wire.entries import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
 from trainwire.schemas.wire.messages import Completion
 from trainwire.workers.resources import Resources
 

@@ -20,7 +20,8 @@ from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings.setting_groups import CheckpointSettings, SpoolSettings
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.wire.entries import Entry, decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import Entry, open_envelope
 from trainwire.schemas.wire.messages import Alert, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
 from trainwire.schemas.wire.stop_requests import StopRequest
 

@@ -12,17 +12,8 @@ import zstandard
 
 from trainwire.gateway.http.problems import ProblemError, problem, wrong_value
 from trainwire.schemas.keys import CALLBACK_SOURCE, Kind
-from trainwire.schemas.wire.entries import (
-    INFERRED_END,
-    LOST,
-    WIRE_VERSION,
-    Encoding,
-    Envelope,
-    decode_loss,
-    decode_plain,
-    plain_body,
-    read_zstd,
-)
+from trainwire.schemas.wire.body_decoding import decode_plain, plain_body, read_zstd
+from trainwire.schemas.wire.entries import INFERRED_END, LOST, WIRE_VERSION, Encoding, Envelope, decode_loss
 from trainwire.schemas.wire.exchange import CONTENT_TYPE, ExchangeRequest, WireEntry
 from trainwire.schemas.wire.messages import Body, Completion, Metrics
 

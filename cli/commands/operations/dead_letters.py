@@ -16,7 +16,8 @@ from trainwire.cli.numbers import whole
 from trainwire.cli.redis_clients import stream_client
 from trainwire.cli.terminal import one_line, print_table, safe, say, warn
 from trainwire.schemas.tables import dead_letters
-from trainwire.schemas.wire.entries import open_envelope, plain_body
+from trainwire.schemas.wire.body_decoding import plain_body
+from trainwire.schemas.wire.entries import open_envelope
 from trainwire.schemas.wire.validation import MAX_ID, InvalidMessage
 from trainwire.stack.database import open_database, reading, settings_for
 from trainwire.stack.errors import Problem, as_problem

@@ -23,7 +23,8 @@ from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
 from trainwire.ingest.spool.listing import Spooled, list_spool
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.wire.entries import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
 from trainwire.schemas.wire.messages import Logs
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import streams_url

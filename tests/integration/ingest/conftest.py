@@ -21,7 +21,8 @@ from trainwire import TrainerSettings
 from trainwire.ingest.settings.setting_groups import CheckpointSettings, Timing
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.keys import Kind, ack_field, acks_key, missing_field, stream_key
-from trainwire.schemas.wire.entries import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
 from trainwire.schemas.wire.messages import Body
 
 JOB = 42

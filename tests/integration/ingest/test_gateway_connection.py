@@ -29,7 +29,8 @@ from trainwire.ingest.sending.transports.gateway_connection import REQUEST_BYTES
 from trainwire.ingest.sending.unacked import EncodedMessage
 from trainwire.ingest.settings.setting_groups import SpoolSettings, Timing
 from trainwire.ingest.strict import RedisAway
-from trainwire.schemas.wire.entries import Entry, decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import Entry, open_envelope
 from trainwire.schemas.wire.exchange import CONTENT_TYPE, ExchangeAnswer, encode_exchange
 from trainwire.schemas.wire.messages import Metrics
 

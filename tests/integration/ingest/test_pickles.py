@@ -21,7 +21,8 @@ from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.server_names import public_address
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import Kind, stream_key
-from trainwire.schemas.wire.entries import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
 from trainwire.testing import RecordedRun
 
 SCRIPT = """

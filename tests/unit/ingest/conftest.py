@@ -11,7 +11,8 @@ from trainwire import Run, TrainerSettings
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.wire.entries import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
 from trainwire.schemas.wire.messages import Body
 
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -12,7 +12,8 @@ from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending.buffer import Buffer, Line, log_bodies
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.size_limits import fitted
-from trainwire.schemas.wire.entries import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
 from trainwire.schemas.wire.limits import MAX_ITEMS, MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS, MAX_TEXT_CHARS
 from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Logs, Metrics, Point
 from trainwire.schemas.wire.validation import check_body

@@ -19,7 +19,8 @@ from trainwire.ingest.settings.setting_groups import FullPolicy
 from trainwire.ingest.spool.folder import About, SourceFolder
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.wire.entries import LOST, decode_body, decode_loss, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import LOST, decode_loss, open_envelope
 from trainwire.schemas.wire.messages import Checkpoint, Completion, Logs, Point
 
 ORIGIN = Origin(42, 1, "0-test", 0, since_ns=5)
