@@ -10,14 +10,8 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, select, text
 
-from trainwire.gateway.documents.response_types import (
-    AttemptItem,
-    JobDetail,
-    JobItem,
-    Rows,
-    Sparkline,
-    document_from,
-)
+from trainwire.gateway.documents.job_types import AttemptItem, JobDetail, JobItem, Rows, Sparkline
+from trainwire.gateway.documents.response_types import document_from
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import training_jobs
 from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, RESULTS, job_columns

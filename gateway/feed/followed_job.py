@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import structlog
 from sqlalchemy import Connection
 
-from trainwire.gateway.documents.response_types import JobDetail
+from trainwire.gateway.documents.job_types import JobDetail
 from trainwire.gateway.feed.client_queues import ClientQueue, MustReconnect
 from trainwire.gateway.feed.feed_queries import read_job_row, read_newest
 from trainwire.gateway.feed.feed_rows import FeedPosition, InvalidPosition, RowGap

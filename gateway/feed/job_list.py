@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection
 
 from trainwire.gateway.documents.job_documents import job_items_of
-from trainwire.gateway.documents.response_types import JobItem
+from trainwire.gateway.documents.job_types import JobItem
 from trainwire.gateway.feed.client_queues import ClientQueue
 from trainwire.gateway.feed.feed_queries import ListedColumns, read_deleted, read_listed
 from trainwire.gateway.feed.feed_state import with_metrics_of

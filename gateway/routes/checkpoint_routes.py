@@ -8,7 +8,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from trainwire.gateway.documents.response_types import CheckpointItem, CheckpointPage, Loan, document_from
+from trainwire.gateway.documents.response_types import document_from
+from trainwire.gateway.documents.row_types import CheckpointItem, CheckpointPage, Loan
 from trainwire.gateway.http.problems import not_found
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404

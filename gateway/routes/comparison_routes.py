@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from trainwire.gateway.documents.job_documents import job_items
-from trainwire.gateway.documents.response_types import Comparison, JobSeries
+from trainwire.gateway.documents.row_types import Comparison, JobSeries
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources, job_or_404

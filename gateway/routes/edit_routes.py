@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import Identity, require
 from trainwire.gateway.documents.job_documents import job_items_of
-from trainwire.gateway.documents.response_types import JobItem
+from trainwire.gateway.documents.job_types import JobItem
 from trainwire.gateway.http.problems import unknown_job, wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.routes.parameters import JobId, ResourcesDep

@@ -11,18 +11,20 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from trainwire.gateway.documents.job_documents import job_detail, job_items
-from trainwire.gateway.documents.response_types import (
-    CompletenessReport,
-    Deliveries,
-    DeliveryItem,
+from trainwire.gateway.documents.job_types import (
     FieldNames,
-    Gap,
     JobDetail,
     JobGroupItem,
     JobGroups,
     JobPage,
-    Loss,
     Provenance,
+)
+from trainwire.gateway.documents.response_types import (
+    CompletenessReport,
+    Deliveries,
+    DeliveryItem,
+    Gap,
+    Loss,
     RankGap,
     document_from,
 )

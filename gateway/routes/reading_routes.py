@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response, StreamingResponse
 
-from trainwire.gateway.documents.response_types import JobReference, JobReferences, document_from
+from trainwire.gateway.documents.job_types import JobReference, JobReferences
+from trainwire.gateway.documents.response_types import document_from
 from trainwire.gateway.http.responses import described, described_problems, json_response
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, JobId, Names, ResourcesDep, Text

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, select
 from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import Identity, require
-from trainwire.gateway.documents.response_types import StopReceipt, document_from
+from trainwire.gateway.documents.job_types import StopReceipt
+from trainwire.gateway.documents.response_types import document_from
 from trainwire.gateway.http.problems import ProblemError, problem, unknown_job, wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.routes.parameters import JobId, ResourcesDep

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
@@ -14,9 +12,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    DateTime,
-    Double,
-    Numeric,
     Text,
     and_,
     any_,
@@ -32,10 +27,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from trainwire.schemas.filters.job_fields import Field
-from trainwire.schemas.filters.job_filter import All, AnyOf, Compare, Expression, In, Is, Not, fields_in
+from trainwire.schemas.filters.job_filter import Expression, fields_in
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import training_jobs
 from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, job_columns
+from trainwire.stores.postgres.jobs.filter_conditions import Condition, sql_condition
 from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.postgres.jobs.job_values import (
     as_number,
@@ -47,7 +43,6 @@ from trainwire.stores.postgres.jobs.job_values import (
     without_nan,
 )
 
-Condition: TypeAlias = ColumnElement[bool]
 Sort: TypeAlias = tuple[Field, bool]
 """A field, and whether the order is descending."""
 Key: TypeAlias = Decimal | float | int | datetime | str | bool | None
@@ -174,7 +169,7 @@ def find_groups(connection: Connection, query: JobQuery, field: Field, limit: in
 
 def matching_jobs(connection: Connection, where: Expression, job_ids: Iterable[int]) -> set[int]:
     """Return the numbers in `job_ids` whose jobs match the filter `where`."""
-    wanted = select(_jobs.id).where(_is_one_of(list(job_ids)), _sql(where, datetime.now(UTC)))
+    wanted = select(_jobs.id).where(_is_one_of(list(job_ids)), sql_condition(where, datetime.now(UTC)))
     return set(connection.execute(wanted).scalars())
 
 
@@ -234,7 +229,7 @@ def _finite(value: Any) -> Any:
 
 
 def _condition(query: JobQuery) -> Condition:
-    conditions = [true() if query.where is None else _sql(query.where, query.now)]
+    conditions = [true() if query.where is None else sql_condition(query.where, query.now)]
     if query.statuses:
         conditions.append(_jobs.status.in_(query.statuses))
     if query.name is not None:
@@ -255,78 +250,6 @@ def _search(text: str) -> Condition:
         shown_name.icontains(text, autoescape=True),
         select(literal(1)).select_from(tags).where(has_tag).correlate(training_jobs).exists(),
     )
-
-
-def _sql(expression: Expression, now: datetime) -> Condition:
-    match expression:
-        case All():
-            return and_(*(_sql(part, now) for part in expression.parts))
-        case AnyOf():
-            return or_(*(_sql(part, now) for part in expression.parts))
-        case Not():
-            return _sql(expression.of, now).is_not(true())
-        case Is():
-            value = value_of(expression.field, now)
-            return value.is_(None) if expression.what == "null" else value == literal(math.nan, Double)
-        case In():
-            return or_(*(_compare(Compare(expression.field, "=", value), now) for value in expression.values))
-        case Compare():
-            return _compare(expression, now)
-
-
-def _compare(condition: Compare, now: datetime) -> Condition:
-    value, given = value_of(condition.field, now), condition.value
-    if condition.operator == "~":
-        return _matches(value, str(given))
-    if condition.field.type == "free":
-        return _compare_free(value, condition.operator, given)
-    if condition.field.space == "metrics":
-        value = without_nan(value)
-    return _OPERATORS[condition.operator](value, _bound(condition.field, given))
-
-
-def _bound(field: Field, given: Any) -> ColumnElement[Any]:
-    """Return the value of a filter as an SQL parameter that is comparable with the field.
-
-    A number may be larger than the type of the field allows.
-    """
-    if isinstance(given, timedelta):
-        return literal(given.total_seconds(), Double)
-    if isinstance(given, Decimal):
-        return literal(float(given), Double) if is_float(field) else literal(given, Numeric)
-    return literal(given, DateTime(timezone=True)) if isinstance(given, datetime) else literal(given)
-
-
-def _compare_free(text: ColumnElement[Any], sign: str, given: Any) -> Condition:
-    compare = _OPERATORS[sign]
-    if isinstance(given, Decimal):
-        result: Condition = compare(as_number(text), literal(given, Numeric))
-        # A text that is no number differs from every number.
-        return func.coalesce(result, text.is_not(None)) if sign == "!=" else result
-    if given.lower() in ("true", "false"):
-        return compare(func.lower(text), given.lower())
-    return compare(text, given)
-
-
-def _matches(text: ColumnElement[Any], pattern: str) -> Condition:
-    """Return the condition that a text matches a pattern with `*` and `?`; case is ignored.
-
-    A pattern without `*` and `?` matches if the text contains it.
-    """
-    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    if not set("*?") & set(pattern):
-        return text.ilike(f"%{escaped}%", escape="\\")
-    return text.ilike(escaped.replace("*", "%").replace("?", "_"), escape="\\")
-
-
-_OPERATORS: Final[Mapping[str, Callable[[Any, Any], Condition]]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 
 def _sort_keys(query: JobQuery) -> tuple[list[ColumnElement[Any]], bool]:
