@@ -12,7 +12,7 @@ from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import Handle
 from trainwire.ingest.process.exits import terminations
 from trainwire.ingest.run import Run
-from trainwire.ingest.run_options import RunOptions
+from trainwire.ingest.run_start import RunOptions
 from trainwire.ingest.sending.buffer import Line
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
