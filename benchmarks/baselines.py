@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from trainwire.schemas.kinds import ROW_KINDS
+from trainwire.schemas.tables.kinds import ROW_KINDS
 from trainwire.workers.resources import Resources
 
 _COLUMNS = ", ".join(ROW_KINDS["logs"].columns)

@@ -14,8 +14,9 @@ from typing import Any, cast
 from benchmarks import load
 from benchmarks.processes import ROOT
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of, stream_key
-from trainwire.schemas.messages import Completion
-from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
+from trainwire.schemas.wire.messages import Completion
 from trainwire.workers.resources import Resources
 
 _PRINT = "date +%s.%N >{began}; yes '{line}' | head -c {size_bytes}; date +%s.%N >{ended}"

@@ -10,7 +10,8 @@ from sqlalchemy import text
 
 from benchmarks.processes import running
 from trainwire import Run
-from trainwire.ingest.settings import Timing, TrainerSettings
+from trainwire.ingest.settings.setting_groups import Timing
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.workers.resources import Resources
 
 LINES = 200

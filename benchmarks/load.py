@@ -9,8 +9,8 @@ from typing import Any, cast
 import redis
 
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of, stream_key
-from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point
-from trainwire.schemas.wire import encode_entry
+from trainwire.schemas.wire.entries import encode_entry
+from trainwire.schemas.wire.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point
 
 JOB = 1
 LINE = "epoch 12 step 004711 loss=0.123456 acc=0.98 lr=0.001 throughput=1234 img/s gpu=78% mem=12G eta=00:12"

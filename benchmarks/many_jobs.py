@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from benchmarks.load import LINE, log_entry
 from benchmarks.processes import drain_with_a_worker
-from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import DEFAULT_SHARDS, alive_field, alive_key, shard_of, stream_key
+from trainwire.schemas.wire.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.resources import Resources

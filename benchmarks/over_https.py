@@ -21,7 +21,7 @@ from benchmarks.processes import running_gateway, wait_until
 from benchmarks.stores import empty
 from benchmarks.trainer import STEP_S, products_in, report_step, timed_block
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.settings import SpoolSettings
+from trainwire.ingest.settings.setting_groups import SpoolSettings
 from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
 

@@ -10,8 +10,8 @@ from celery import Celery
 from sqlalchemy import Engine, create_engine, make_url
 
 from benchmarks.load import LINE
-from trainwire.schemas.kinds import ROW_KINDS
-from trainwire.schemas.messages import Logs
+from trainwire.schemas.tables.kinds import ROW_KINDS
+from trainwire.schemas.wire.messages import Logs
 from trainwire.workers.drain import rows, store
 
 app = Celery("task_per_message", broker=os.environ["REDIS_URL"])

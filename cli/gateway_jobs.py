@@ -22,8 +22,8 @@ from trainwire.stack.errors import Problem
 from trainwire.stack.locate import locate
 from trainwire.stores.postgres.deletion import Choice, Deletion
 from trainwire.stores.postgres.deletion_plan import DeletionPlan
-from trainwire.stores.postgres.job_edits import JobEdit
-from trainwire.stores.postgres.job_references import LAST, number_in
+from trainwire.stores.postgres.jobs.job_edits import JobEdit
+from trainwire.stores.postgres.jobs.job_references import LAST, number_in
 
 POLL_S: Final = 0.5
 MOST_WAIT_S: Final = 60.0

@@ -8,8 +8,8 @@ from sqlalchemy import Connection
 
 from trainwire.cli.terminal import local, one_line, warn
 from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.job_references import LAST, find_referenced, number_in
-from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.jobs.job_lookup import Job
+from trainwire.stores.postgres.jobs.job_references import LAST, find_referenced, number_in
 
 
 def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = True) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from trainwire.client.errors import ClientError
-from trainwire.ingest.running_stacks import NoStack, StackFolders
-from trainwire.ingest.settings import TOKEN_VARIABLE, URL_VARIABLE, checked_url, token_of
+from trainwire.ingest.settings.running_stacks import NoStack, StackFolders
+from trainwire.ingest.settings.server_addresses import checked_url, token_of
+from trainwire.ingest.settings.variables import TOKEN_VARIABLE, URL_VARIABLE
 
 URL_VARIABLES = (URL_VARIABLE, "GATEWAY_URL")
 DATABASE_VARIABLE = "DATABASE_URL"

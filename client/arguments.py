@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 
 from trainwire.client.errors import ClientError
-from trainwire.ingest.environment import whole_number
 from trainwire.ingest.sanitize import shown
-from trainwire.schemas.validation import MAX_ID
+from trainwire.ingest.settings.environment import whole_number
+from trainwire.schemas.wire.validation import MAX_ID
 
 
 def check_text(name: str, value: object, words: tuple[str, ...] = ()) -> None:

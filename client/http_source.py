@@ -26,7 +26,6 @@ from trainwire.client.source import (
     MetricNames,
 )
 from trainwire.schemas.events import LogLine
-from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.metric_download import (
     LENGTH_BYTES,
     MetricBlock,
@@ -35,6 +34,7 @@ from trainwire.schemas.metric_download import (
     joined_names,
     split_names,
 )
+from trainwire.schemas.wire.messages import FINISHED
 
 PAGE_NAMES: Final = 10_000
 PAGE_CHECKPOINTS: Final = 1000

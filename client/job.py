@@ -16,7 +16,7 @@ from trainwire.client.source import PAGE_LINES, LogPage, LogQuery, MetricNames, 
 from trainwire.ingest.sanitize import shown
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.lifted_metrics import COLUMN_OF
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 
 
 class Job:

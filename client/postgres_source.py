@@ -29,7 +29,6 @@ from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.metric_download import MetricBlock
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.schemas.times import to_ns
-from trainwire.stores.postgres.attempts import find_provenance
 from trainwire.stores.postgres.checkpoints import (
     CheckpointFile,
     NotFetchable,
@@ -39,7 +38,9 @@ from trainwire.stores.postgres.checkpoints import (
 )
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.connections import open_engine, postgres_trouble
-from trainwire.stores.postgres.job_pages import (
+from trainwire.stores.postgres.jobs.attempts import find_provenance
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job, removed_rows
+from trainwire.stores.postgres.jobs.job_pages import (
     JobPlace,
     count_jobs,
     find_places,
@@ -48,11 +49,10 @@ from trainwire.stores.postgres.job_pages import (
     read_columns,
     read_jobs,
 )
-from trainwire.stores.postgres.job_pages import JobQuery as PlaceQuery
-from trainwire.stores.postgres.job_references import find_referenced
-from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
-from trainwire.stores.postgres.stop_requests import AlreadyEnded, UnknownJob, request_stop
-from trainwire.stores.postgres.user_texts import WrongText
+from trainwire.stores.postgres.jobs.job_pages import JobQuery as PlaceQuery
+from trainwire.stores.postgres.jobs.job_references import find_referenced
+from trainwire.stores.postgres.jobs.stop_requests import AlreadyEnded, UnknownJob, request_stop
+from trainwire.stores.postgres.jobs.user_texts import WrongText
 from trainwire.stores.rows import metric_names
 from trainwire.stores.rows.field_names import field_names
 from trainwire.stores.rows.log_pages import LineFilter, newest_page, next_page, seq_at

@@ -23,7 +23,7 @@ from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.stores.loki.http import LokiHttp, loki_http
 from trainwire.stores.mlflow.http import MlflowApi, plain_send
 from trainwire.stores.postgres.connections import open_engine, open_redis, open_stream_client
-from trainwire.stores.postgres.jobs import Job, find_job
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
 from trainwire.stores.rows.metric_names import MetricNames
 
 STATEMENT_TIMEOUT_S = 20

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainwire.ingest.hooks.hooks import WANDB_MODES, CatchOptions, wandb_mode
-from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, LaunchOptions, launch
 from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S, STOP_MODES
-from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
+from trainwire.ingest.settings.variables import JOB_ID_VARIABLE, WANDB_VARIABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             upload_artifacts=options.pop("upload_artifacts"),
             wandb=wandb_mode(options.pop("wandb"), hooks=hooks),
         )
-        return launch(command[1:] if command[:1] == ["--"] else command, **options, catch=catch)
+        return launch(command[1:] if command[:1] == ["--"] else command, LaunchOptions(**options, catch=catch))
     except ValueError as exc:
         parser.error(str(exc))
 

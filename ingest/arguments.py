@@ -25,8 +25,8 @@ from trainwire.ingest.sanitize import (
     whole_of,
 )
 from trainwire.ingest.sending.buffer import LogType
-from trainwire.schemas.messages import ALERT_LEVELS, AlertLevel
-from trainwire.schemas.validation import MAX_TIME_NS, MIN_TIME_NS
+from trainwire.schemas.wire.messages import ALERT_LEVELS, AlertLevel
+from trainwire.schemas.wire.validation import MAX_TIME_NS, MIN_TIME_NS
 
 if TYPE_CHECKING:
     from trainwire.ingest.uploads.uploads import UploadChoice

@@ -13,7 +13,7 @@ from trainwire.ingest.process.exits import exits
 from trainwire.ingest.process.interruptions import raise_interruption
 from trainwire.ingest.sanitize import plain_text
 from trainwire.schemas.checkpoint_keys import ARTIFACT
-from trainwire.schemas.messages import Checkpoint, Completion, Outcome, Progress
+from trainwire.schemas.wire.messages import Checkpoint, Completion, Outcome, Progress
 
 MAX_TRACEBACK_CHARS: Final = 100_000
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from trainwire.ingest.outage import NoServer
-from trainwire.ingest.running_stacks import DATA_DIR_VARIABLE, NoStack, RunningStack, StackFolders
 from trainwire.ingest.server_names import public_address, server_of
-from trainwire.ingest.settings import REDIS_URL_VARIABLE, STREAMS_URL_VARIABLE, URL_VARIABLE, TrainerSettings
+from trainwire.ingest.settings.running_stacks import DATA_DIR_VARIABLE, NoStack, RunningStack, StackFolders
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
+from trainwire.ingest.settings.variables import REDIS_URL_VARIABLE, STREAMS_URL_VARIABLE, URL_VARIABLE
 from trainwire.schemas.gateway_urls import base_of
 
 ANY_STACK: Final = "trainwire up"

@@ -9,7 +9,7 @@ from typing import Final
 
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.server_names import shown_server
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")

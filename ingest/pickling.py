@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from trainwire.ingest.destinations import ANY_STACK, STACK_IN, destination_of
 from trainwire.ingest.server_names import server_of
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 if TYPE_CHECKING:
     from trainwire.ingest.output.capture import Capture

@@ -4,52 +4,46 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # noqa: F401 - libraries import it later: too late when the interpreter ends
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
-from trainwire.ingest.arguments import Arguments, description, grouped, line_texts, moment_ns
-from trainwire.ingest.call_guard import forgiving, log_call, metric_call
+from trainwire.ingest.arguments import Arguments, description, grouped
+from trainwire.ingest.call_guard import forgiving
 from trainwire.ingest.completion import History
-from trainwire.ingest.environment import whole_number
 from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.identity.announcements import announce
 from trainwire.ingest.identity.default_names import default_name, script_of_process
 from trainwire.ingest.identity.lineage import checked_lineage
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
-from trainwire.ingest.line_splitting import split_lines
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, address_of, register
 from trainwire.ingest.process.daemon_pool import message_of
 from trainwire.ingest.process.exits import at_end_of_target, exits, finish_with_multiprocessing, terminations
 from trainwire.ingest.process.forks import renew_in_children
 from trainwire.ingest.process.log_filter import quiet_ours
-from trainwire.ingest.process.ranks import Place, checked_place
-from trainwire.ingest.provenance.recording import OF_INTERPRETER, recorder
+from trainwire.ingest.process.ranks import Place
+from trainwire.ingest.provenance.recording import OF_INTERPRETER
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.run_end import RunEnd
-from trainwire.ingest.run_options import RunOptions
-from trainwire.ingest.sanitize import Number, level_name, plain_text, shown
-from trainwire.ingest.sending.buffer import LogType
+from trainwire.ingest.run_reports import RunReports
+from trainwire.ingest.run_start import RunOptions, checked_id, given_place, start_of
+from trainwire.ingest.sanitize import Number
 from trainwire.ingest.sending.session import Session
-from trainwire.ingest.sending.size_limits import shortened
-from trainwire.ingest.settings import TrainerSettings, checked_settings
-from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
-from trainwire.schemas.limits import MAX_ALERT_TEXT_CHARS, MAX_ALERT_TITLE_CHARS
-from trainwire.schemas.messages import MAX_WORLD_SIZE, Alert, Checkpoint, Metrics, Point, Progress
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+from trainwire.ingest.settings.environment import whole_number
+from trainwire.ingest.settings.trainer_settings import TrainerSettings, checked_settings
+from trainwire.schemas.wire.messages import Metrics, Progress
+from trainwire.schemas.wire.validation import MAX_ID
 
 if TYPE_CHECKING:
     from trainwire.ingest.output.capture import Capture
-    from trainwire.ingest.uploads.uploads import UploadChoice
 
 quiet_ours()
 
 
-class Run(RunEnd):
+class Run(RunReports, RunEnd):
     """Reports the logs, metrics and checkpoints of one process of a job, and its completion.
 
     Without a `job_id`, the run belongs to the job in TRAINWIRE_JOB_ID, which `trainwire run` and the run of a
@@ -111,45 +105,40 @@ class Run(RunEnd):
     ) -> None:
         settings = checked_settings(settings).at(redis_url, url)
         settings = settings.with_stall_after(stall_after_s).strictly(strict)
-        place = checked_place(
-            settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
-            settings.world_size
-            if world_size is None
-            else whole_number("world_size", world_size, 1, MAX_WORLD_SIZE),
-        )
+        place = given_place(settings, rank, world_size)
         self.rank: int | None = place.rank
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         about = description(name, params, grouped(tags, project, group), mlflow_run_id)
-        number = open_runs.number_for(settings, place) if job_id is None else JobNumber(_checked_id(job_id))
+        number = open_runs.number_for(settings, place) if job_id is None else JobNumber(checked_id(job_id))
         self.job_id: int = number.job_id
         about["name"], settings = settings.named(about["name"], self.job_id)
         lineage = checked_lineage(number, resume_from_step, parent, fork_step)
-        joined = settings.parent if job_id is None and not number.is_made else None
-        if joined is not None and joined.job_id != self.job_id:
-            joined = None
-        # Attempts of the environment are those of its own job.
-        known = joined or (TrainerSettings() if number.is_made and settings.job_id is not None else settings)
-        self.attempt = known.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
-        is_of_environment = joined is None and not number.is_made and settings.job_id in (None, self.job_id)
-        exported = settings.resume_step if is_of_environment else None
-        resume_step = exported if lineage.resume_step is None else lineage.resume_step
+        start = start_of(settings, number, attempt, lineage.resume_step, is_job_given=job_id is not None)
+        self.attempt = start.attempt
+        joined = start.joined
         self._begin(
             settings,
             History(epochs),
             place,
             None if joined is None else joined.started_at_ns,
-            # The attempt of a script is its launcher's, which exports that it resumes.
-            resume_step=exported if settings.is_captured and is_of_environment else resume_step,
+            resume_step=start.own_resume_step,
         )
         if joined is not None:
             self._join(about)
             return
         if number.is_made and about["name"] is None:
             about["name"] = default_name(script_of_process(), self.job_id)
-        if not settings.vitals.is_launcher:
+        running = Progress(status="running", total_epochs=epochs, resume_step=start.resume_step)
+        self._open(settings, running, {**about, "parent_id": lineage.parent_id, "fork_step": lineage.fork_step})
+        is_of_launcher = self._is_launched and not number.is_made
+        if not settings.vitals.is_launcher and not is_of_launcher:  # a launcher prints the link itself
+            announce(settings, number, about["name"], self.rank)
+
+    def _open(self, settings: TrainerSettings, running: Progress, about: Mapping[str, Any]) -> None:
+        """Report the start of the attempt with the header fields `about`, and prepare the end of the process."""
+        is_launcher = settings.vitals.is_launcher
+        if not is_launcher:
             open_runs.begin(self, self.job_id, self.attempt, self._started_at)
-        running = Progress(status="running", total_epochs=epochs, resume_step=resume_step)
-        about |= {"parent_id": lineage.parent_id, "fork_step": lineage.fork_step}
         beat_s = settings.vitals.interval_s
         self._session.take_metric(
             Metrics(ts=self._started_at, progress=running, heartbeat_s=beat_s, **about, **self._place)
@@ -157,11 +146,9 @@ class Run(RunEnd):
         announce_run()
         exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
-        if not settings.vitals.is_launcher:
+        if not is_launcher:
             wanted = settings.provenance
             self.record_provenance(wanted.intersection(OF_INTERPRETER) if self._is_launched else wanted)
-        if not settings.vitals.is_launcher and (number.is_made or not self._is_launched):
-            announce(settings, number, about["name"], self.rank)
 
     def _join(self, about: Mapping[str, Any]) -> None:
         """Join the run of the parent process: report to its job, and send only the params and tags of `about`."""
@@ -254,182 +241,6 @@ class Run(RunEnd):
         """Return the random name under which this process sends messages."""
         return self.origin.source
 
-    @forgiving(log_call)
-    def log(
-        self,
-        text: object,
-        *,
-        log_type: LogType = "stdout",
-        level: str | None = None,
-        epoch: float | None = None,
-        step: int | None = None,
-    ) -> None:
-        """Log a text as one line, or as several lines if it contains newlines.
-
-        A mapping is reported as metrics, for users of other trackers: `run.log({"loss": 0.3}, step=3)` is the
-        same as `run.metric(values={"loss": 0.3}, step=3)`.
-        """
-        if type(text) is not str and isinstance(text, Mapping):
-            self.metric(values=text, epoch=epoch, step=step)
-            return
-        ts = time.time_ns()
-        line = plain_text(text)
-        lines = split_lines(line) if "\n" in line else (line,)
-        self._session.take_lines(lines, self._arguments.log_type(log_type), ts, level_name(level))
-
-    def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
-        """Log lines that were printed at `ts` (nanoseconds since 1970), with the log levels found in them.
-
-        The call blocks while lines are printed faster than the disk can write them.
-        """
-        self._session.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
-        self._session.relieve()
-
-    def log_traceback(self, text: str) -> None:
-        """Log the lines of a traceback, unless all of them were already captured as output."""
-        if not self._session.printed.contain(text):
-            self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
-
-    def record_provenance(self, items: frozenset[str], command: Sequence[str] | None = None) -> None:
-        """Collect and send the provenance `items`, such as `git` and `packages`; ranks above 0 do nothing.
-
-        `command` is the command that a launcher has started.
-        """
-        if items and not self.rank:
-
-            def send(answer: dict[str, Any]) -> None:
-                self._session.take_metric_late(Metrics(ts=time.time_ns(), provenance=answer))
-
-            self._provenance_sent = recorder.record(items, send, command)
-
-    def note_output(self) -> None:
-        """Count output of the training as activity, so that the job is not shown as stalled.
-
-        Output without a complete line counts too, such as a progress bar.
-        """
-        self._session.note_output()
-
-    @forgiving(metric_call)
-    def metric(
-        self,
-        /,
-        *,
-        epoch: float | None = None,
-        step: int | None = None,
-        values: Mapping[str, Number] | None = None,
-        checkpoint_path: str | os.PathLike[str] | None = None,
-        **named: Number,
-    ) -> None:
-        """Report metrics measured now, as keyword arguments or in `values`; None values are left out.
-
-        A value that is not a number is dropped and counted, with one warning. Never raises.
-        """
-        ts = time.time_ns()
-        given = named if values is None else {**self._arguments.mapping("values", values), **named}
-        self._take_values(ts, given, epoch, step, location(checkpoint_path) or None)
-
-    def metric_at(
-        self, ts: int, values: Mapping[str, Number], *, step: float | None = None, epoch: float | None = None
-    ) -> None:
-        """Report metrics that were measured at `ts` (nanoseconds since 1970); like `metric`, never raises."""
-        self._take_values(moment_ns(ts), values, epoch, step, None)
-
-    def _take_values(self, ts: int, values: object, epoch: object, step: object, path: str | None) -> None:
-        arguments = self._arguments
-        numbers = arguments.numbers("values", values)
-        at_epoch, at_step = arguments.count("epoch", epoch), arguments.count("step", step)
-        if numbers:
-            self._history.metrics.update(numbers)
-            self._session.take_metric(
-                Point(ts=ts, values=numbers, epoch=at_epoch, step=at_step, checkpoint_path=path)
-            )
-        if at_epoch is not None and at_epoch != self._history.epoch:
-            self._session.take_metric(Metrics(ts=ts, progress=self._history.progress_to(at_epoch)))
-
-    def describe(self, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> None:
-        """Replace the parameters of the job's attempt, or its tags, or both."""
-        try:
-            described = description(None, params, tags, None)
-        except ValueError as exc:
-            self._session.warn_once("describe", f"{exc}; left out")
-        else:
-            self._session.take_metric(Metrics(ts=time.time_ns(), **described))
-
-    @forgiving()
-    def progress(
-        self, epoch: int | None = None, total_epochs: int | None = None, percent: float | None = None
-    ) -> None:
-        """Report the progress of the training. If `percent` is None, it is computed from the epochs."""
-        arguments = self._arguments
-        epochs = arguments.count("total_epochs", total_epochs)
-        if epochs is not None:
-            self._history.total_epochs = epochs
-        progress = self._history.progress_to(arguments.count("epoch", epoch), arguments.number("percent", percent))
-        self._session.take_metric(Metrics(ts=time.time_ns(), progress=progress))
-
-    @forgiving()
-    def alert(self, title: object, text: object = "", level: str = "info") -> None:
-        """Send a notification by the operators' rules (docs/alerts.md), and log it as a line.
-
-        Args:
-            title: one line, cut to 250 characters.
-            text: the details, cut to 10,000 characters.
-            level: `info`, `warning` or `error`.
-        """
-        ts, severity = time.time_ns(), self._arguments.alert_level(level)
-        heading = shortened(" ".join(plain_text(title).split()) or "Alert", MAX_ALERT_TITLE_CHARS)
-        details = shortened(plain_text(text).strip(), MAX_ALERT_TEXT_CHARS)
-        alert = Alert(ts=ts, title=heading, text=details, level=severity)
-        self._session.take_metric(Metrics(ts=ts, alerts=[alert]))
-        line = f"ALERT: {heading}: {details}" if details else f"ALERT: {heading}"
-        self._session.take_lines(split_lines(line), "stderr", ts, severity.upper())
-
-    @forgiving()
-    def link_mlflow(self, mlflow_run_id: str) -> None:
-        """Report the id of a run in MLflow to which the training itself logs.
-
-        The workers link the job to this run, and write nothing into it.
-        """
-        run_id = self._arguments.mlflow_run_id(mlflow_run_id)
-        if run_id is not None:
-            self._session.take_metric(Metrics(ts=time.time_ns(), mlflow_run_id=run_id))
-
-    @forgiving()
-    def checkpoint(
-        self,
-        path: str | os.PathLike[str],
-        kind: str = "last",
-        *,
-        epoch: int | None = None,
-        step: int | None = None,
-        metrics: Mapping[str, Number] | None = None,
-        is_best: bool | None = None,
-        upload: UploadChoice | None = None,
-    ) -> None:
-        """Record a checkpoint: a local file or folder (as an absolute path), or a URI such as s3://bucket/best.pt.
-
-        If a bucket is configured (docs/checkpoints.md), the current content of a local file or folder is
-        uploaded in the background, and the checkpoint is reported after the upload. `upload="none"` only
-        records the path.
-        """
-        arguments = self._arguments
-        described = checkpoint_at(
-            path,
-            kind=arguments.kind(kind),
-            epoch=arguments.count("epoch", epoch),
-            step=arguments.count("step", step),
-            metrics=arguments.numbers("metrics", metrics),
-            is_best=arguments.truth("is_best", is_best),
-        )
-        if described is None:
-            arguments.leave_out_path(path)
-        else:
-            self._session.take_checkpoint(described, arguments.upload(upload))
-
-    def record_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Report the checkpoint in the message body `checkpoint` as it is, without an upload."""
-        self._session.take_checkpoint(checkpoint, "none")
-
     @forgiving()
     def capture_output(self) -> Capture:
         """Log the output of this process and its subprocesses, until the run or the returned context manager ends.
@@ -493,13 +304,3 @@ class Run(RunEnd):
         }
         end = arguments.ending(status, exit_code, error)
         return self._checked(self._finish(end, results, arguments.timeout_s(timeout_s)))
-
-    def _note_misuse(self, call: str, text: str) -> None:
-        """Log `text`, a warning that a method was called with wrong arguments, once for each method."""
-        self._session.warn_once(call, text)
-
-
-def _checked_id(job_id: object) -> int:
-    if isinstance(job_id, str) and not job_id.isdecimal():
-        raise ValueError(f"job_id={shown(job_id)} is not a whole number: a name is written Run(name=...)")
-    return whole_number("job_id", job_id, 1, MAX_ID)

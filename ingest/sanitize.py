@@ -14,7 +14,7 @@ import msgspec
 
 from trainwire.ingest.process.interruptions import raise_interruption
 from trainwire.schemas.non_finite import shown_float
-from trainwire.schemas.validation import MAX_ATTEMPT
+from trainwire.schemas.wire.validation import MAX_ATTEMPT
 
 Number: TypeAlias = SupportsFloat | SupportsIndex | None
 """A value of a metric: a number of any library, or None, which is left out."""

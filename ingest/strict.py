@@ -13,7 +13,7 @@ from trainwire.schemas.gateway_urls import is_gateway
 if TYPE_CHECKING:
     from trainwire.ingest.receipt import Receipt
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
-    from trainwire.ingest.sending.transport import Transport
+    from trainwire.ingest.sending.transports.transport import Transport
 
 MISSED_BEATS: Final = 2
 """Number of heartbeat intervals without renewal of its claim after which a process counts as ended."""

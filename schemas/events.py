@@ -12,9 +12,9 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import FinalStatus, Status
 from trainwire.schemas.non_finite import Number
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.schemas.wire.messages import FinalStatus, Status
+from trainwire.schemas.wire.validation import InvalidMessage
 
 EVENTS_VERSION: Final = 1
 

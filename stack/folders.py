@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.ingest.running_stacks import (
+from trainwire.ingest.settings.running_stacks import (
     DATA_DIR_VARIABLE,
     ENTRY_NAME_LENGTH,
     RECORD_NAME,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.ingest.running_stacks import StackFolders, is_held
-from trainwire.ingest.settings import streams_url_of
+from trainwire.ingest.settings.running_stacks import StackFolders, is_held
+from trainwire.ingest.settings.server_addresses import streams_url_of
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.folders import chosen_data_dir, published, running_data_dirs
 from trainwire.stack.persisted_config import is_embedded_url

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from trainwire.ingest.running_stacks import SECRETS_NAME
+from trainwire.ingest.settings.running_stacks import SECRETS_NAME
 from trainwire.stack.errors import PartEnded, Problem
 
 PORTS: Final = range(15_000, 32_000)

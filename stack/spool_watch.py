@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from trainwire.ingest.sending.recovery import Leftover, send_leftovers
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 
 SEND_EVERY_S: Final = 10.0
 SOURCE_TIMEOUT_S: Final = 600.0

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.ingest.settings import STREAMS_URL_VARIABLE
+from trainwire.ingest.settings.variables import STREAMS_URL_VARIABLE
 from trainwire.schemas.keys import ALERT_QUEUE, BEAT_QUEUE, CHECKPOINT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
 from trainwire.schemas.sinks import SINKS
 from trainwire.stack.child import Child, stop_leftover

@@ -10,8 +10,17 @@ import redis
 from sqlalchemy import Engine, RowMapping, Table, select
 
 from trainwire.schemas.keys import DEFAULT_SHARDS, Kind, shard_of, stream_key
-from trainwire.schemas.messages import KIND_OF_BODY, Body, Checkpoint, Completion, Logs, Message, Metrics, Point
-from trainwire.schemas.wire import Entry, Loss, encode_entry, encode_loss
+from trainwire.schemas.wire.entries import Entry, Loss, encode_entry, encode_loss
+from trainwire.schemas.wire.messages import (
+    KIND_OF_BODY,
+    Body,
+    Checkpoint,
+    Completion,
+    Logs,
+    Message,
+    Metrics,
+    Point,
+)
 from trainwire.workers.drain.drain import Drain, Drained
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.resources import Resources

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.processes import wait_until
-from trainwire.ingest.running_stacks import SECRETS_NAME
+from trainwire.ingest.settings.running_stacks import SECRETS_NAME
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.streams.clients import open_streams
 from trainwire.stack.persisted_config import free_port, write_private

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trainwire.client.errors import ClientError, JobNotFound
     from trainwire.ingest.receipt import Receipt
     from trainwire.ingest.run import Run
-    from trainwire.ingest.settings import TrainerSettings
+    from trainwire.ingest.settings.trainer_settings import TrainerSettings
     from trainwire.ingest.strict import NotStored, RankTaken, RedisAway, StrictError
 else:
     from importlib import import_module
@@ -27,7 +27,7 @@ else:
         "RedisAway": "trainwire.ingest.strict",
         "Run": "trainwire.ingest.run",
         "StrictError": "trainwire.ingest.strict",
-        "TrainerSettings": "trainwire.ingest.settings",
+        "TrainerSettings": "trainwire.ingest.settings.trainer_settings",
     }
 
     def __getattr__(name):

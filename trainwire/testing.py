@@ -12,16 +12,18 @@ from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import Handle
 from trainwire.ingest.process.exits import terminations
 from trainwire.ingest.run import Run
-from trainwire.ingest.run_options import RunOptions
+from trainwire.ingest.run_start import RunOptions
 from trainwire.ingest.sending.buffer import Line
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.sending.session import Session
-from trainwire.ingest.settings import CheckpointSettings, SpoolSettings, TrainerSettings
+from trainwire.ingest.settings.setting_groups import CheckpointSettings, SpoolSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.messages import Alert, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
-from trainwire.schemas.stop_requests import StopRequest
-from trainwire.schemas.wire import Entry, decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import Entry, open_envelope
+from trainwire.schemas.wire.messages import Alert, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.schemas.wire.stop_requests import StopRequest
 
 BodyT = TypeVar("BodyT", bound=Body)
 

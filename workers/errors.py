@@ -1,7 +1,7 @@
 """The exceptions of the workers.
 
-`trainwire.schemas.validation.InvalidMessage` and `Refused` lead to a dead letter, `Unavailable` to a retry. Any
-other exception is a bug, and is logged with its traceback.
+`trainwire.schemas.wire.validation.InvalidMessage` and `Refused` lead to a dead letter, `Unavailable` to a retry.
+Any other exception is a bug, and is logged with its traceback.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import psutil
 
 from trainwire.cli.transfer.readers.wandb_runs import QUIET_S, wandb_runs
 from trainwire.cli.transfer.runs import End, SourceRun, Tally
-from trainwire.schemas.messages import Point
+from trainwire.schemas.wire.messages import Point
 
 ROOT: Final = Path(__file__).parents[2]
 _SERVER_START_S: Final = 90.0

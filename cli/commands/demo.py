@@ -16,8 +16,8 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.jobs import shown_rows, shown_values
-from trainwire.cli.commands.logs import has_ended
+from trainwire.cli.commands.jobs.jobs import shown_rows, shown_values
+from trainwire.cli.commands.jobs.logs import has_ended
 from trainwire.cli.terminal import console, one_line, say
 from trainwire.ingest.identity.job_numbers import make_number
 from trainwire.stack.database import reading
@@ -26,7 +26,7 @@ from trainwire.stack.folders import chosen_data_dir, default_data_dir
 from trainwire.stack.locate import Address, locate
 from trainwire.stack.stack import python_command
 from trainwire.stores.postgres.completeness import find_completeness
-from trainwire.stores.postgres.jobs import Job, find_job
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
 UP_TIMEOUT_S = 120.0

@@ -15,7 +15,7 @@ import typer
 from trainwire.cli.numbers import whole
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.sinks import SINKS
-from trainwire.schemas.validation import MAX_ID
+from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stack.locate import Address, adopt, locate
 
 DataDir = Annotated[

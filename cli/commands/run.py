@@ -10,10 +10,10 @@ import typer
 from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
 from trainwire.ingest.hooks.hooks import CatchOptions, wandb_mode
-from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, LaunchOptions, launch
 from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S
-from trainwire.ingest.settings import JOB_ID_VARIABLE, WANDB_VARIABLE
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+from trainwire.ingest.settings.variables import JOB_ID_VARIABLE, WANDB_VARIABLE
+from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 from trainwire.stack.errors import Problem
 
 
@@ -97,8 +97,14 @@ def run(
     COMMAND also runs while Redis is not available: its messages wait in the spool until `trainwire up` runs.
     """
     try:
-        code = launch(
-            command,
+        catch = CatchOptions(
+            hooks=hooks,
+            patterns=tuple(metrics_regex or ()),
+            tensorboard=tuple(tensorboard or ()),
+            upload_artifacts=upload_artifacts,
+            wandb=wandb_mode(wandb, hooks=hooks),
+        )
+        options = LaunchOptions(
             job_id=job_id,
             name=name,
             attempt=attempt,
@@ -106,19 +112,14 @@ def run(
             finish_timeout_s=finish_timeout_s,
             tty=tty,
             fold_repeats=fold_repeats,
-            catch=CatchOptions(
-                hooks=hooks,
-                patterns=tuple(metrics_regex or ()),
-                tensorboard=tuple(tensorboard or ()),
-                upload_artifacts=upload_artifacts,
-                wandb=wandb_mode(wandb, hooks=hooks),
-            ),
+            catch=catch,
             resume_from_step=resume_from_step,
             parent=parent,
             fork_step=fork_step,
             on_stop=on_stop,
             stop_grace_s=stop_grace_s,
         )
+        code = launch(command, options)
     except ValueError as exc:
         raise Problem(str(exc)) from exc
     raise typer.Exit(code)

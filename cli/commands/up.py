@@ -19,9 +19,9 @@ import typer
 from trainwire.cli.numbers import whole_option
 from trainwire.cli.terminal import say
 from trainwire.ingest.destinations import ANY_STACK, name_of
-from trainwire.ingest.running_stacks import NoStack, StackFolders
 from trainwire.ingest.server_names import server_of
-from trainwire.ingest.settings import default_spool_dir
+from trainwire.ingest.settings.running_stacks import NoStack, StackFolders
+from trainwire.ingest.settings.setting_groups import default_spool_dir
 from trainwire.stack.database import settings_for
 from trainwire.stack.errors import KILLED_BY_CTRL_C, Problem
 from trainwire.stack.folders import chosen_data_dir, default_data_dir, hold

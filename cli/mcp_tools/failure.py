@@ -17,8 +17,8 @@ from trainwire.client.client import Client
 from trainwire.client.job import Job
 from trainwire.client.records import JobInfo
 from trainwire.schemas.events import LogLine
-from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.wire.messages import FINISHED
 
 ERROR_LEVELS: Final = ("ERROR", "CRITICAL", "FATAL")
 MOST_NOT_FINITE: Final = 10

@@ -13,7 +13,7 @@ from trainwire.client.client import Client
 from trainwire.client.job import Job
 from trainwire.client.records import JobInfo
 from trainwire.schemas.times import to_datetime
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 
 LISTED: Final = ("status_reason", "started_at", "completed_at", "error_message")
 STATE: Final = (

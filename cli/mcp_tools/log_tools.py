@@ -13,7 +13,7 @@ from trainwire.client.client import Client
 from trainwire.client.errors import ClientError
 from trainwire.client.job import Job
 from trainwire.schemas.events import LogLine
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 
 SEARCH_S: Final = 20.0
 """A search that takes longer answers with what it has, and where to go on."""

@@ -17,7 +17,7 @@ from trainwire.client.errors import ClientError
 from trainwire.client.job import Job
 from trainwire.client.metrics import Series
 from trainwire.schemas.times import to_datetime
-from trainwire.schemas.validation import MAX_ATTEMPT
+from trainwire.schemas.wire.validation import MAX_ATTEMPT
 
 POINT: Final = ("seq", "step", "epoch", "time", "value")
 PIECE: Final = ("first_seq", "first_step", "last_step", "points", "first", "min", "max", "last", "not_finite")

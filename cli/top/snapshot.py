@@ -18,8 +18,8 @@ from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stack.database import sinks_for
 from trainwire.stores.postgres.connections import postgres_trouble
-from trainwire.stores.postgres.job_pages import find_jobs
-from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.jobs.job_lookup import Job
+from trainwire.stores.postgres.jobs.job_pages import find_jobs
 from trainwire.workers.operations.measures import Sample, postgres_samples, redis_samples, unreachable_shards
 from trainwire.workers.settings import Settings
 

@@ -14,7 +14,7 @@ from trainwire.cli.terminal import cell, one_line, table
 from trainwire.cli.top.snapshot import Snapshot
 from trainwire.schemas import prometheus_metrics as names
 from trainwire.schemas.keys import KINDS
-from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.jobs.job_lookup import Job
 
 LATE_S: Final = 60.0
 BEAT_LATE_S: Final = 30.0

@@ -9,7 +9,7 @@ from typing import Any, Final
 from trainwire.cli.transfer.runs import End, Header, Item, Line, Params, SourceRun, Tally
 from trainwire.ingest.sending.size_limits import fitted
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import KIND_OF_BODY, Body, Completion, Logs, Message, Metrics, Point
+from trainwire.schemas.wire.messages import KIND_OF_BODY, Body, Completion, Logs, Message, Metrics, Point
 
 # A second import finds the stored messages by their numbers. Other sizes would give the same numbers to
 # other contents: changing one of these needs another name of the source (`SourceRun.source`).

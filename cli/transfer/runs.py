@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from trainwire.ingest.identity.job_numbers import number_of
-from trainwire.schemas.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
-from trainwire.schemas.messages import Outcome, Point
+from trainwire.schemas.wire.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
+from trainwire.schemas.wire.messages import Outcome, Point
 from trainwire.stack.errors import Problem
 
 Counted = Literal["points", "lines", "files"]

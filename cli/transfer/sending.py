@@ -12,10 +12,10 @@ import redis
 from sqlalchemy import Connection, select
 
 from trainwire.schemas.keys import HOLD_KEY, SHARDS_KEY, Kind, read_shards, shard_of, stream_key
-from trainwire.schemas.messages import Message
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.tables import source_positions
-from trainwire.schemas.wire import Entry, encode_entry
+from trainwire.schemas.wire.entries import Entry, encode_entry
+from trainwire.schemas.wire.messages import Message
 from trainwire.stack.errors import Problem
 
 WINDOW_BYTES: Final = 16 * 1024 * 1024

@@ -17,7 +17,14 @@ ROOT = Path(__file__).parents[2]
 PAGES = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Documents beside docs/ that are pages of the site too."""
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)")
-FROM_THE_CODE = re.compile(r"^<!-- from the code: ([\w.]+)(, without members)? -->$", re.MULTILINE)
+OPTIONS = {
+    None: "",
+    ", without members": "\n    options: {members: false, show_root_full_path: true}",
+    ", with inherited members": "\n    options: {inherited_members: true}",
+}
+FROM_THE_CODE = re.compile(
+    r"^<!-- from the code: ([\w.]+)(, (?:without|with inherited) members)? -->$", re.MULTILINE
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -42,7 +49,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"]({posixpath.relpath(target, posixpath.dirname(here) or '.')}{link[2] or ''})"
 
     def said(name: re.Match[str]) -> str:
-        return f"::: {name[1]}" + ("\n    options: {members: false, show_root_full_path: true}" if name[2] else "")
+        return f"::: {name[1]}" + OPTIONS[name[2]]
 
     return FROM_THE_CODE.sub(said, LINK.sub(moved, markdown))
 

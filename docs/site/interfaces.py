@@ -15,8 +15,8 @@ import msgspec
 import trainwire
 from trainwire.gateway.app import create_app
 from trainwire.gateway.settings import GatewaySettings
-from trainwire.schemas.messages import BODY_TYPES
 from trainwire.schemas.tables import metadata
+from trainwire.schemas.wire.messages import BODY_TYPES
 
 PAGE = Path(__file__).parents[1] / "interfaces.txt"
 ROOT = Path(__file__).parents[2]

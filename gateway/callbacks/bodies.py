@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from trainwire.gateway.callbacks.callback_streams import NewMessage
-from trainwire.schemas.messages import (
+from trainwire.schemas.wire.messages import (
     ATTEMPT_UNKNOWN,
     Body,
     Checkpoint,
@@ -18,7 +18,7 @@ from trainwire.schemas.messages import (
     Point,
     Progress,
 )
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS
+from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS
 
 
 def _not_bool(value: object) -> object:

@@ -37,11 +37,11 @@ from trainwire.schemas.keys import (
     shard_of,
     stream_key,
 )
-from trainwire.schemas.limits import MAX_FREE_BYTES
-from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs
 from trainwire.schemas.non_finite import shown_float
-from trainwire.schemas.validation import InvalidMessage, check_body
-from trainwire.schemas.wire import WIRE_VERSION
+from trainwire.schemas.wire.entries import WIRE_VERSION
+from trainwire.schemas.wire.limits import MAX_FREE_BYTES
+from trainwire.schemas.wire.messages import KIND_OF_BODY, Body, Logs
+from trainwire.schemas.wire.validation import InvalidMessage, check_body
 
 COUNTERS_TTL_S: Final = 30 * 24 * 3600
 IDEMPOTENCY_TTL_S: Final = 24 * 3600

@@ -10,19 +10,13 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, select, text
 
-from trainwire.gateway.documents.response_types import (
-    AttemptItem,
-    JobDetail,
-    JobItem,
-    Rows,
-    Sparkline,
-    document_from,
-)
+from trainwire.gateway.documents.job_types import AttemptItem, JobDetail, JobItem, Rows, Sparkline
+from trainwire.gateway.documents.response_types import document_from
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import training_jobs
-from trainwire.stores.postgres.attempts import Attempt, find_attempts, renaming
 from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, RESULTS, job_columns
-from trainwire.stores.postgres.jobs import Job, find_job
+from trainwire.stores.postgres.jobs.attempts import Attempt, find_attempts, renaming
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
 from trainwire.stores.rows.metric_names import MetricNames, names_within
 from trainwire.stores.rows.sparklines import (
     LAST_ROWS,

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from trainwire.gateway.documents.response_types import AttemptItem, DeletionReport, JobDetail, JobItem
+from trainwire.gateway.documents.job_types import AttemptItem, JobDetail, JobItem
+from trainwire.gateway.documents.response_types import DeletionReport
 
 _AT: Final = "2026-09-21T14:13:20.123456Z"
 _TS: Final = 1_790_000_000_123_456_000

@@ -11,9 +11,9 @@ from trainwire.gateway.feed.feed_rows import MAX_ROWS, FeedPosition, Row, RowBat
 from trainwire.gateway.feed.feed_state import FeedState
 from trainwire.gateway.feed.job_feed import JobRow
 from trainwire.schemas.events import LogLine, MetricPoint, SavedCheckpoint
-from trainwire.schemas.kinds import ROW_KINDS, RowKind
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import deleted_jobs, training_jobs
+from trainwire.schemas.tables.kinds import ROW_KINDS, RowKind
 from trainwire.schemas.times import to_ns
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, job_columns
 from trainwire.stores.rows.event_rows import lines_within, log_line, select_lines, values_of

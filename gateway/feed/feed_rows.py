@@ -18,8 +18,8 @@ from trainwire.schemas.events import (
     SavedCheckpoint,
     TrainingLog,
 )
-from trainwire.schemas.kinds import ROW_KINDS, RowEvent, RowKind
 from trainwire.schemas.non_finite import Number
+from trainwire.schemas.tables.kinds import ROW_KINDS, RowEvent, RowKind
 
 MAX_ROWS: Final = 1000
 """Maximum number of rows in one event."""

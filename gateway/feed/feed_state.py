@@ -16,8 +16,8 @@ from trainwire.schemas.events import (
     TrainingProgress,
     TrainingStatus,
 )
-from trainwire.schemas.messages import FINISHED, Status
 from trainwire.schemas.non_finite import Number
+from trainwire.schemas.wire.messages import FINISHED, Status
 
 _EPOCHS: Final = ("current_epoch", "total_epochs", "progress_percent")
 _PROGRESS: Final = ("status", *_EPOCHS, "best_checkpoint_path")

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import structlog
 from sqlalchemy import Connection
 
-from trainwire.gateway.documents.response_types import JobDetail
+from trainwire.gateway.documents.job_types import JobDetail
 from trainwire.gateway.feed.client_queues import ClientQueue, MustReconnect
 from trainwire.gateway.feed.feed_queries import read_job_row, read_newest
 from trainwire.gateway.feed.feed_rows import FeedPosition, InvalidPosition, RowGap
@@ -17,7 +17,7 @@ from trainwire.gateway.feed.frames import Frame, FrameBatch, encode_events, gate
 from trainwire.gateway.feed.job_feed import FeedEvent, JobFeed, JobRow
 from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool, SharedResult, SharedRows
 from trainwire.schemas.events import Event
-from trainwire.schemas.kinds import RowKind
+from trainwire.schemas.tables.kinds import RowKind
 
 PAUSE_PER_CLIENT_S: Final = 25e-6
 MAX_PAUSE_S: Final = 0.1

@@ -25,7 +25,7 @@ from trainwire.gateway.feed.feed_rows import (
 )
 from trainwire.gateway.feed.feed_state import FeedState, change_events, with_metrics_of
 from trainwire.schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
-from trainwire.schemas.kinds import ROW_KINDS, RowEvent, RowKind
+from trainwire.schemas.tables.kinds import ROW_KINDS, RowEvent, RowKind
 
 MAX_QUEUED: Final = 1000
 """Number of queued items at which the queue is cleared, because Postgres has been unavailable for long.

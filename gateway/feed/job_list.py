@@ -16,14 +16,14 @@ import structlog
 from sqlalchemy import Connection
 
 from trainwire.gateway.documents.job_documents import job_items_of
-from trainwire.gateway.documents.response_types import JobItem
+from trainwire.gateway.documents.job_types import JobItem
 from trainwire.gateway.feed.client_queues import ClientQueue
 from trainwire.gateway.feed.feed_queries import ListedColumns, read_deleted, read_listed
 from trainwire.gateway.feed.feed_state import with_metrics_of
 from trainwire.gateway.feed.frames import Frame, FrameBatch, event_frame, gateway_frame, type_of
 from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool, SharedResult
 from trainwire.schemas.events import Event, TrainingDeleted
-from trainwire.schemas.kinds import without_rows
+from trainwire.schemas.tables.kinds import without_rows
 
 PAUSE_S: Final = 0.25
 """Seconds between batches of frames; a batch has only the last event of each type and job."""

@@ -24,7 +24,7 @@ from trainwire.gateway.feed.subscription import Subscription
 from trainwire.gateway.settings import GatewaySettings
 from trainwire.schemas.events import TrainingDeleted, decode_event
 from trainwire.schemas.keys import JOBS_CHANNEL, events_channel
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.schemas.wire.validation import InvalidMessage
 from trainwire.stores.postgres.connections import open_engine
 from trainwire.stores.rows.metric_names import MetricNames
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from trainwire.gateway.feed.feed_queries import read_rows
 from trainwire.gateway.feed.feed_rows import RowBatch, RowGap
-from trainwire.schemas.kinds import RowKind
+from trainwire.schemas.tables.kinds import RowKind
 
 THREADS: Final = 4
 KEPT_BATCHES: Final = 4

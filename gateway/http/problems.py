@@ -21,7 +21,7 @@ from starlette.responses import Response
 from trainwire.gateway.auth.authorization import Forbidden, Unauthorized
 from trainwire.schemas.migrations import WrongSchemaRevision
 from trainwire.schemas.streams.tls import redis_trouble
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.schemas.wire.validation import InvalidMessage
 from trainwire.stores.files.presign_policy import NotServed
 from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Unavailable
 from trainwire.stores.loki.http import LokiUnavailable

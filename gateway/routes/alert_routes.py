@@ -10,7 +10,7 @@ from starlette.responses import Response
 from trainwire.gateway.documents.response_types import AlertPage
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.routes.parameters import VIEWER, ResourcesDep
-from trainwire.schemas.validation import MAX_ID
+from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stores.postgres.alerts import AlertState, find_alerts
 
 router = APIRouter(tags=["alerts"], dependencies=VIEWER)

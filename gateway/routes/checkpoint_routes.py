@@ -8,13 +8,14 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from trainwire.gateway.documents.response_types import CheckpointItem, CheckpointPage, Loan, document_from
+from trainwire.gateway.documents.response_types import document_from
+from trainwire.gateway.documents.row_types import CheckpointItem, CheckpointPage, Loan
 from trainwire.gateway.http.problems import not_found
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, JobId, ResourcesDep, Seq
 from trainwire.schemas.times import to_ns
-from trainwire.schemas.validation import MAX_ID
+from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stores.files.presign_policy import check_served
 from trainwire.stores.files.s3 import MAX_PRESIGN_S
 from trainwire.stores.postgres.checkpoints import (

@@ -9,14 +9,14 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from trainwire.gateway.documents.job_documents import job_items
-from trainwire.gateway.documents.response_types import Comparison, JobSeries
+from trainwire.gateway.documents.row_types import Comparison, JobSeries
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.metric_routes import MAX_NAMES, shown_points, wanted_names
 from trainwire.gateway.routes.parameters import VIEWER, Names, ResourcesDep
-from trainwire.stores.postgres.job_references import number_in
-from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.jobs.job_lookup import Job
+from trainwire.stores.postgres.jobs.job_references import number_in
 from trainwire.stores.rows.metric_series import MOST_POINTS, SeriesFilter, XAxis, read_series
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)

@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import Identity, require
 from trainwire.gateway.documents.job_documents import job_items_of
-from trainwire.gateway.documents.response_types import JobItem
+from trainwire.gateway.documents.job_types import JobItem
 from trainwire.gateway.http.problems import unknown_job, wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.routes.parameters import JobId, ResourcesDep
-from trainwire.stores.postgres.job_edits import JobEdit, save_edit
-from trainwire.stores.postgres.user_texts import WrongText
+from trainwire.stores.postgres.jobs.job_edits import JobEdit, save_edit
+from trainwire.stores.postgres.jobs.user_texts import WrongText
 
 log = structlog.get_logger("trainwire.gateway.edits")
 router = APIRouter(tags=["jobs"])

@@ -11,18 +11,20 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from trainwire.gateway.documents.job_documents import job_detail, job_items
-from trainwire.gateway.documents.response_types import (
-    CompletenessReport,
-    Deliveries,
-    DeliveryItem,
+from trainwire.gateway.documents.job_types import (
     FieldNames,
-    Gap,
     JobDetail,
     JobGroupItem,
     JobGroups,
     JobPage,
-    Loss,
     Provenance,
+)
+from trainwire.gateway.documents.response_types import (
+    CompletenessReport,
+    Deliveries,
+    DeliveryItem,
+    Gap,
+    Loss,
     RankGap,
     document_from,
 )
@@ -41,13 +43,13 @@ from trainwire.gateway.routes.parameters import (
 )
 from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
-from trainwire.schemas.messages import Status
 from trainwire.schemas.sinks import SINKS
-from trainwire.schemas.validation import MAX_ID
-from trainwire.stores.postgres.attempts import find_provenance
+from trainwire.schemas.wire.messages import Status
+from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
-from trainwire.stores.postgres.job_pages import (
+from trainwire.stores.postgres.jobs.attempts import find_provenance
+from trainwire.stores.postgres.jobs.job_pages import (
     JobPlace,
     JobQuery,
     count_jobs,

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response, StreamingResponse
 
-from trainwire.gateway.documents.response_types import LogPage, Scanned
+from trainwire.gateway.documents.row_types import LogPage, Scanned
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, described_problems, json_response
 from trainwire.gateway.resources import Resources, job_or_404

@@ -33,7 +33,7 @@ from trainwire.stores.mlflow.runs import (
     run_id_in_mlflow,
     run_url,
 )
-from trainwire.stores.postgres.attempts import find_attempts
+from trainwire.stores.postgres.jobs.attempts import find_attempts
 
 router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 

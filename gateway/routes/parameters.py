@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from trainwire.gateway.auth.authorization import Identity, require
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.resources import Resources, resources_of
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 
 MAX_TEXT_CHARS: Final = 1000
 VIEWER: Final = [Depends(require("viewer"))]

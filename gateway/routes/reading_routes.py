@@ -8,13 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response, StreamingResponse
 
-from trainwire.gateway.documents.response_types import JobReference, JobReferences, document_from
+from trainwire.gateway.documents.job_types import JobReference, JobReferences
+from trainwire.gateway.documents.response_types import document_from
 from trainwire.gateway.http.responses import described, described_problems, json_response
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, JobId, Names, ResourcesDep, Text
 from trainwire.schemas.metric_download import MEDIA_TYPE, MetricBlock, encode_frame, split_names
-from trainwire.stores.postgres.job_references import find_referenced
-from trainwire.stores.postgres.jobs import removed_rows
+from trainwire.stores.postgres.jobs.job_lookup import removed_rows
+from trainwire.stores.postgres.jobs.job_references import find_referenced
 from trainwire.stores.rows.packed_metrics import read_packed_metrics
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)

@@ -11,17 +11,18 @@ from sqlalchemy import Connection, select
 from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import Identity, require
-from trainwire.gateway.documents.response_types import StopReceipt, document_from
+from trainwire.gateway.documents.job_types import StopReceipt
+from trainwire.gateway.documents.response_types import document_from
 from trainwire.gateway.http.problems import ProblemError, problem, unknown_job, wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.routes.parameters import JobId, ResourcesDep
 from trainwire.schemas.tables import gateway_tokens
-from trainwire.stores.postgres.stop_requests import (
+from trainwire.stores.postgres.jobs.stop_requests import (
     AlreadyEnded,
     UnknownJob,
     request_stop,
 )
-from trainwire.stores.postgres.user_texts import WrongText
+from trainwire.stores.postgres.jobs.user_texts import WrongText
 
 log = structlog.get_logger("trainwire.gateway.stops")
 router = APIRouter(tags=["jobs"])

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from trainwire.gateway.routes.parameters import JobId, ResourcesDep, TrainerOfNames
 from trainwire.gateway.trainers.exchange import run_exchange
 from trainwire.gateway.trainers.request_bodies import check_request, decode_request
-from trainwire.schemas.exchange import CONTENT_TYPE, MESSAGES_PATH, encode_exchange
+from trainwire.schemas.wire.exchange import CONTENT_TYPE, MESSAGES_PATH, encode_exchange
 
 router = APIRouter()
 

@@ -7,9 +7,9 @@ from typing import Final
 import redis
 from msgspec.structs import asdict
 
-from trainwire.schemas.exchange import ExchangeAnswer, ExchangeRequest
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.streams.source_streams import SourceStreams
+from trainwire.schemas.wire.exchange import ExchangeAnswer, ExchangeRequest
 
 _SOME_KIND: Final = KINDS[:1]
 """One kind, read if a request wants no acknowledgements: the flag of a deleted job is read with them."""

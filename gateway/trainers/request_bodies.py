@@ -11,20 +11,11 @@ import msgspec
 import zstandard
 
 from trainwire.gateway.http.problems import ProblemError, problem, wrong_value
-from trainwire.schemas.exchange import CONTENT_TYPE, ExchangeRequest, WireEntry
 from trainwire.schemas.keys import CALLBACK_SOURCE, Kind
-from trainwire.schemas.messages import Body, Completion, Metrics
-from trainwire.schemas.wire import (
-    INFERRED_END,
-    LOST,
-    WIRE_VERSION,
-    Encoding,
-    Envelope,
-    decode_loss,
-    decode_plain,
-    plain_body,
-    read_zstd,
-)
+from trainwire.schemas.wire.body_decoding import decode_plain, plain_body, read_zstd
+from trainwire.schemas.wire.entries import INFERRED_END, LOST, WIRE_VERSION, Encoding, Envelope, decode_loss
+from trainwire.schemas.wire.exchange import CONTENT_TYPE, ExchangeRequest, WireEntry
+from trainwire.schemas.wire.messages import Body, Completion, Metrics
 
 CONTENT_TYPES: Final = (CONTENT_TYPE, "application/msgpack", "application/x-msgpack")
 MAX_DECODED_BYTES: Final = 64 * 1024 * 1024

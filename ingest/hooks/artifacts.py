@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from trainwire.ingest.environment import absolute_path
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.sanitize import plain_text
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.environment import absolute_path
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.ingest.uploads.checkpoint import location
 from trainwire.ingest.uploads.snapshots import SnapshotFolder
 from trainwire.ingest.uploads.uploads import Uploads
 from trainwire.schemas.checkpoint_keys import ARTIFACT, MODEL
-from trainwire.schemas.limits import MAX_TEXT_CHARS
-from trainwire.schemas.messages import Checkpoint
+from trainwire.schemas.wire.limits import MAX_TEXT_CHARS
+from trainwire.schemas.wire.messages import Checkpoint
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from trainwire.ingest.environment import absolute_path
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
 from trainwire.ingest.hooks.printed import PrintedMetrics, checked_pattern, names_metrics
 from trainwire.ingest.identity.announcements import print_note
-from trainwire.ingest.settings import WANDB_VARIABLE
+from trainwire.ingest.settings.environment import absolute_path
+from trainwire.ingest.settings.variables import WANDB_VARIABLE
 
 if TYPE_CHECKING:
     from trainwire.ingest.hooks.artifacts import ArtifactUploads
     from trainwire.ingest.run import Run
-    from trainwire.ingest.settings import TrainerSettings
+    from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 WandbMode = Literal["mirror", "replace", "off"]
 WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from trainwire.ingest.destinations import page_url_of
 from trainwire.ingest.identity.open_runs import JobNumber
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 
 def page_of_job(settings: TrainerSettings, job_id: int) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from trainwire.ingest.process.forks import renew_in_children
-from trainwire.schemas.validation import LEAST_MADE_ID, MAX_ID
+from trainwire.schemas.wire.validation import LEAST_MADE_ID, MAX_ID
 
 EPOCH_S: Final = 1_767_225_600
 """2026-01-01 UTC, in seconds since 1970."""

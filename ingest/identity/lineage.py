@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trainwire.ingest.environment import whole_number
 from trainwire.ingest.identity.open_runs import JobNumber
-from trainwire.schemas.validation import MAX_ID
+from trainwire.ingest.settings.environment import whole_number
+from trainwire.schemas.wire.validation import MAX_ID
 
 
 class Lineage(NamedTuple):

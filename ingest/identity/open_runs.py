@@ -11,14 +11,14 @@ from trainwire.ingest.identity.job_numbers import make_number, number_of
 from trainwire.ingest.process.forks import renew_in_children
 from trainwire.ingest.process.launches import UnknownLaunch, is_one_of_several
 from trainwire.ingest.process.ranks import Place
-from trainwire.ingest.settings import (
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
+from trainwire.ingest.settings.variables import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     JOB_ID_VARIABLE,
     JOB_NAME_VARIABLE,
     PARENT_VARIABLE,
     TRACEBACKS_VARIABLE,
-    TrainerSettings,
 )
 
 _OF_ONE_JOB: Final = (

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-from trainwire.schemas.messages import MAX_WORLD_SIZE
-from trainwire.schemas.validation import MAX_ATTEMPT
+from trainwire.schemas.wire.messages import MAX_WORLD_SIZE
+from trainwire.schemas.wire.validation import MAX_ATTEMPT
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing, renew_in_children
-from trainwire.schemas.messages import PROVENANCE_ITEMS
+from trainwire.schemas.wire.messages import PROVENANCE_ITEMS
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from trainwire.ingest.sending.unacked import Range
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 
 
 class AckReport(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from trainwire.ingest.sending.size_limits import line_pieces
-from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
 
 LogType: TypeAlias = Literal["stdout", "stderr"]
 

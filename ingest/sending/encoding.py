@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from trainwire.ingest.sanitize import StructT, repaired
 from trainwire.ingest.sending.size_limits import fitted
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Body, Logs, Message, Metrics
-from trainwire.schemas.wire import Entry, encode_entry
+from trainwire.schemas.wire.entries import Entry, encode_entry
+from trainwire.schemas.wire.messages import Body, Logs, Message, Metrics
 
 if TYPE_CHECKING:
-    from trainwire.ingest.origin import Origin
+    from trainwire.ingest.identity.origin import Origin
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec.structs import replace
 
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.settings import Vitals
-from trainwire.schemas.heartbeats import Heartbeat, RankClaim, read_claim
-from trainwire.schemas.messages import ATTEMPT_UNKNOWN
+from trainwire.ingest.settings.setting_groups import Vitals
+from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim, read_claim
+from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN
 
 if TYPE_CHECKING:
-    from trainwire.ingest.origin import Origin
-    from trainwire.schemas.stop_requests import StopRequest
+    from trainwire.ingest.identity.origin import Origin
+    from trainwire.schemas.wire.stop_requests import StopRequest
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.encoding import BodyEncoder, item_count
 from trainwire.ingest.sending.heartbeat import UnsentCounts
 from trainwire.ingest.sending.unacked import EncodedMessage, Range, UnackedMessages
-from trainwire.ingest.settings import FullPolicy
+from trainwire.ingest.settings.setting_groups import FullPolicy
 from trainwire.ingest.spool.access import SpoolAccess
-from trainwire.schemas.heartbeats import shows_progress
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.messages import ATTEMPT_UNKNOWN, KIND_OF_BODY, Body, Completion
-from trainwire.schemas.wire import Entry, Loss, encode_loss
+from trainwire.schemas.wire.entries import Entry, Loss, encode_loss
+from trainwire.schemas.wire.heartbeats import shows_progress
+from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, KIND_OF_BODY, Body, Completion
 
 if TYPE_CHECKING:
     from trainwire.ingest.spool.spool import Spool  # imported by the sender's thread: it is slow to import

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from trainwire.ingest.destinations import NamedServer
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.receipt import Receipt
@@ -20,11 +20,11 @@ from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.server_names import server_of
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
 from trainwire.ingest.spool.spool import Spool
-from trainwire.schemas.messages import Completion
-from trainwire.schemas.wire import INFERRED_END
+from trainwire.schemas.wire.entries import INFERRED_END
+from trainwire.schemas.wire.messages import Completion
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -16,14 +16,15 @@ from trainwire.ingest.process.forks import importing
 from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckReport, AckWatch
 from trainwire.ingest.sending.buffer import SENDER_THREAD
+from trainwire.ingest.sending.cutter import Cutter
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import KINDS, Kind
 
 if TYPE_CHECKING:
     from trainwire.ingest.destinations import Destination
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
-    from trainwire.ingest.sending.transport import Transport
+    from trainwire.ingest.sending.transports.transport import Transport
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -36,10 +37,6 @@ FINISHING_INTERVAL_S: Final = 0.02
 FINISHING_BACKOFF_S: Final = 0.5
 RESTART_S: Final = 1.0
 """Pause in seconds before the next attempt, after the system has refused to start a thread."""
-LATE_S: Final = 0.1
-"""Age in seconds at which a second thread spools buffered values: a killed trainer loses at most 200 ms."""
-HUNG_DISK_S: Final = 10.0
-DISK_POLL_S: Final = 0.05
 FINISH_POLL_S: Final = 0.05
 
 
@@ -48,6 +45,9 @@ class Sender:
 
     `heartbeat` is None if the messages are those of a process that has ended.
     """
+
+    is_refused = False
+    """Whether the server has refused this trainer, so that nothing more is sent."""
 
     def __init__(
         self,
@@ -72,17 +72,11 @@ class Sender:
         self._failed_at = 0.0
         self._backoff_s = 0.0
         self._acks_read_at = 0.0
-        self._cut_at = 0.0
         self._has_answered = False
         self._acked_at = 0.0
         self._is_finishing = False
-        self.is_refused = False
-        """Whether the server has refused this trainer, so that nothing more is sent."""
-        self._cuts = 0
-        self._stuck_at = -1
-        self._cut_now = threading.Event()
-        self._has_cut = threading.Event()
         self._stopped = threading.Event()
+        self._cutter = Cutter(outbox, self._stopped)
         self._all_sent = threading.Event()
         self._all_acked = threading.Event()
         self._thread: threading.Thread | None = None
@@ -104,7 +98,7 @@ class Sender:
         try:
             self._thread = start_daemon(self._run, SENDER_THREAD)
             if self._heartbeat is not None:
-                start_daemon(self._cut_when_late, SENDER_THREAD)
+                start_daemon(self._cutter.cut_when_late, SENDER_THREAD)
         except RuntimeError as exc:
             if self._thread is None:
                 self._start_at = monotonic_s() + RESTART_S
@@ -112,23 +106,8 @@ class Sender:
         return self._thread is not None
 
     def relieve(self, is_enough: Callable[[], bool]) -> None:
-        """Wait until `is_enough` returns True, so that callers do not report faster than the disk can write.
-
-        If the disk writes nothing for `HUNG_DISK_S`, this and later calls return at once, until it writes
-        again.
-        """
-        began, cuts = monotonic_s(), self._cuts
-        while not is_enough() and self._stuck_at != self._cuts and not self._stopped.is_set():
-            self._cut_now.set()
-            self._has_cut.wait(DISK_POLL_S)
-            self._has_cut.clear()
-            if self._cuts != cuts:
-                began, cuts = monotonic_s(), self._cuts
-            elif monotonic_s() - began >= HUNG_DISK_S:
-                self._stuck_at = cuts
-                logger.warning(
-                    "the disk has taken nothing for %.0f s: output is no longer held up for it", HUNG_DISK_S
-                )
+        """Wait until `is_enough` returns True, so that callers do not report faster than the disk can write."""
+        self._cutter.relieve(is_enough)
 
     def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:
         """Wait until everything is acknowledged, at most `timeout_s`, then stop the thread.
@@ -147,7 +126,7 @@ class Sender:
         if self._thread is None:
             self._end()
         self._wake.set()
-        while self._cut() and _left_s(deadline) > 0:
+        while self._cutter.try_to_cut() and _left_s(deadline) > 0:
             pass  # the thread may wait for a socket: the receipt counts everything nevertheless
         while not self._all_sent.wait(min(FINISH_POLL_S, _left_s(deadline))):
             if not _left_s(deadline) or self.is_refused or (may_leave and self._is_hopeless(began, timeout_s)):
@@ -155,7 +134,7 @@ class Sender:
         else:
             self._await_acks(deadline)
         self._stopped.set()
-        self._cut_now.set()
+        self._cutter.wake()
         self._wake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(min(1.0, _left_s(deadline)))
@@ -187,15 +166,6 @@ class Sender:
         finally:
             self._end()
 
-    def _cut_when_late(self) -> None:
-        """Write values to the spool while the sending thread waits for imports or for the server."""
-        while not self._stopped.is_set():
-            is_asked = self._cut_now.wait(LATE_S)
-            self._cut_now.clear()
-            if is_asked or monotonic_s() - self._cut_at >= LATE_S:
-                while self._cut() and not self._stopped.is_set():
-                    pass
-
     def _work(self) -> None:
         try:
             self._send_all()
@@ -205,7 +175,7 @@ class Sender:
             # The thread must not end with messages in memory: it logs the error and tries again.
             logger.debug("unexpected in the sender", exc_info=True)
             self._note_failure(Unavailable(message_of(exc)))
-        while self._backoff_left_s() > 0 and self._cut():
+        while self._backoff_left_s() > 0 and self._cutter.try_to_cut():
             pass  # encoded and compressed, values take less memory while they wait
         if self._is_finishing and self._outbox.is_all_sent:
             self._all_sent.set()
@@ -214,30 +184,10 @@ class Sender:
 
     def _send_all(self) -> None:
         while self._backoff_left_s() <= 0 and not self._stopped.is_set():
-            has_more = self._outbox.cut()
-            self._note_cut()
-            self._cut_at = monotonic_s()
+            has_more = self._cutter.cut()
             if not self._exchange() and not has_more:
                 self._backoff_s = 0.0
                 break
-
-    def _cut(self) -> bool:
-        """Make messages from buffered values, and return whether there may be more.
-
-        Errors are logged, not raised.
-        """
-        try:
-            return self._outbox.cut()
-        except Exception as exc:
-            self._warn("messages cannot be cut now (%s): tried again", message_of(exc))
-            logger.debug("unexpected while messages were cut", exc_info=True)
-            return False
-        finally:
-            self._note_cut()
-
-    def _note_cut(self) -> None:
-        self._cuts += 1
-        self._has_cut.set()
 
     def _warn(self, text: str, cause: object) -> None:
         """Log a warning, each text only once."""
@@ -340,7 +290,7 @@ class Sender:
         if self._connection is None:
             assert self._address is not None  # noqa: S101 - just located
             with importing():  # here, not at the top: redis takes 100 ms to import
-                from trainwire.ingest.sending.connections import open_transport  # noqa: PLC0415
+                from trainwire.ingest.sending.transports.connections import open_transport  # noqa: PLC0415
 
                 quiet_libraries()
                 self._connection = open_transport(self._address, self._destination.token, self._outbox.origin)

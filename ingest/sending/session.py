@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.destinations import ANY_STACK, NamedServer, destination_of
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.destinations import destination_of
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.outage import NoServer
 from trainwire.ingest.process.clock import monotonic_ns, monotonic_s
-from trainwire.ingest.process.daemon_pool import message_of, start_daemon
-from trainwire.ingest.process.forks import importing, renew_in_children
+from trainwire.ingest.process.forks import renew_in_children
 from trainwire.ingest.process.tracebacks import PrintedLines
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.buffer import Buffer, LogType
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat, StopSignal
 from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
+from trainwire.ingest.sending.recovery_thread import start_recovery
 from trainwire.ingest.sending.sender import Sender
-from trainwire.ingest.server_names import shown_server
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.sending.session_warnings import SessionWarnings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.ingest.spool.access import spool_opener
-from trainwire.schemas.messages import Checkpoint, Completion, Metrics, Point
+from trainwire.schemas.wire.messages import Checkpoint, Completion, Metrics, Point
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trainwire.ingest.arguments import WrongArgument
     from trainwire.ingest.sending.sampling import LineSampler
     from trainwire.ingest.uploads.uploads import UploadChoice, Uploads
 
-logger = logging.getLogger("trainwire.ingest")
-
 SOURCE_BYTES: Final = 12
 """Number of random bytes in a source name: a process that guesses the name could send as this source."""
-RECOVERY_DELAY_S: Final = 5.0
-RECOVERY_TIMEOUT_S: Final = 600.0
-"""Time limit for sending the spool of one ended source; also the longest pause after an error."""
-
 RELIEF_BYTES: Final = 16 * 1024 * 1024
 """Bytes of lines not yet written to the disk above which calls that log printed lines wait."""
 
@@ -133,7 +123,7 @@ class Session:
         if settings.is_disabled:
             self.buffer.close(None)
         self._receipt: Receipt | None = None
-        self._warned_of: set[str] = set()
+        self._warnings = SessionWarnings(self._job_id, settings)
         self._outputs = 0
         self.printed = PrintedLines()
 
@@ -175,7 +165,7 @@ class Session:
         if not self._sender.is_started:
             self._start()
         if not self.buffer.add_metric(metric):
-            self._warn_of_drop()
+            self._warnings.of_drop(self.buffer)
 
     def take_metric_late(self, metric: Point | Metrics) -> None:
         """Queue a `Metrics` that a background thread of trainwire made.
@@ -200,9 +190,7 @@ class Session:
 
     def warn_once(self, subject: str, text: object) -> None:
         """Log a warning, unless one about the same subject was logged before."""
-        if subject not in self._warned_of:
-            self._warned_of.add(subject)
-            logger.warning("job %s: %s", self._job_id, text)
+        self._warnings.once(subject, text)
 
     def finish(
         self,
@@ -251,7 +239,7 @@ class Session:
                     self._sender.finish(timeout_s, may_leave=not self._settings.strict)
                     self.outbox.open_spool()
                 self._receipt = self.outbox.receipt()
-                self._warn_of_unsent(self._receipt)
+                self._warnings.of_unsent(self._receipt, self.destination, is_refused=self._sender.is_refused)
                 self.outbox.close()
             return self._receipt
 
@@ -274,7 +262,7 @@ class Session:
         return Completion(ts=time.time_ns(), status="ended", rank=self._rank)
 
     def _check_start(self) -> None:
-        from trainwire.ingest.sending.connections import open_transport  # noqa: PLC0415 - slow to import
+        from trainwire.ingest.sending.transports.connections import open_transport  # noqa: PLC0415 - slow to import
         from trainwire.ingest.strict import RedisAway, check_start  # noqa: PLC0415
 
         try:
@@ -287,7 +275,7 @@ class Session:
         if not self._sender.is_started:
             self._start()
         if not self.buffer.add_lines(texts, log_type, ts, levels):
-            self._warn_of_drop()
+            self._warnings.of_drop(self.buffer)
 
     def _sampled(self, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
         """Return those lines of `texts` that are to be logged.
@@ -308,77 +296,20 @@ class Session:
             self._start()
         self._note_checkpoint(checkpoint)
         if not self.buffer.add_checkpoint(checkpoint):
-            self._warn_of_drop()
+            self._warnings.of_drop(self.buffer)
 
     def _start(self) -> None:
         with self._starting:
             if self._settings.is_disabled or self._sender.is_started or not self._sender.start():
                 return
         if self.is_creator and self._settings.spool.folder is not None:
-            with suppress(RuntimeError):  # the system refuses a thread: the next run recovers the spool
-                start_daemon(partial(self._recover_spool, self._settings.spool.folder), "trainwire-recovery")
-
-    def _warn_of_drop(self) -> None:
-        if self._settings.is_disabled:
-            return
-        if self.buffer.is_closed:
-            self.warn_once("finished", "the run is finished: later calls are left out")
-        else:
-            size_bytes = self._settings.buffer_bytes
-            self.warn_once(
-                "full", f"the buffer of {size_bytes} bytes is full: log lines are left out, and counted"
+            start_recovery(
+                self._settings.spool.folder,
+                self.destination,
+                self._settings.timing,
+                stop=self.finished,
+                warn=partial(self.warn_once, "recovery"),
             )
-
-    def _warn_of_unsent(self, receipt: Receipt) -> None:
-        unsent, spooled = sum(receipt.unsent.values()), sum(receipt.spooled.values())
-        if not unsent:
-            return
-        is_kept = spooled >= unsent
-        if is_kept and self._sender.is_refused and self._settings.is_refused_alike:
-            return  # the launcher logs the same of its messages
-        if isinstance(self.destination, NamedServer):
-            host = shown_server(self.destination.locate())
-            remedy = (
-                "the next run that reaches this server sends them; "
-                "`trainwire spool send --any-server` sends them to a running `trainwire up`"
-            )
-        else:
-            host, remedy = self.destination.server, "a `trainwire up` sends them as soon as it runs"
-            if is_kept and host == ANY_STACK:
-                return  # logged when the run began
-        kept = f"they are kept in {self._settings.spool.folder}: {remedy}"
-        logger.warning(
-            "job %s: %s messages (each has a batch of log lines, or of points) could not be sent to %s; %s",
-            *(self._job_id, unsent, host, kept if is_kept else "those that are not in a spool are lost"),
-        )
-
-    def _recover_spool(self, folder: Path) -> None:
-        """Send what earlier processes on this machine left in the spool for this server; retry after errors."""
-        wait_s = RECOVERY_DELAY_S
-        while not self.finished.wait(wait_s):
-            try:
-                with importing():
-                    from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
-                recovered = send_leftovers(
-                    folder,
-                    self.destination.locate(),
-                    self._settings.timing,
-                    RECOVERY_TIMEOUT_S,
-                    servers={self.destination.server},
-                    stop=self.finished,
-                    token=self.destination.token,
-                )
-                for found in recovered:
-                    logger.info("job %s: %s", found.about.job_id, found.receipt)
-            except NoServer:
-                return  # the `trainwire up` that is started later sends them
-            except Exception as exc:
-                text = f"messages of earlier runs in {folder} cannot be sent now ({message_of(exc)})"
-                self.warn_once("recovery", f"{text}: tried again")
-                logger.debug("messages of earlier runs stay in the spool", exc_info=True)
-                wait_s = min(2 * wait_s, RECOVERY_TIMEOUT_S)
-            else:
-                return
 
 
 def _new_sampler(lines_per_s: int | None) -> LineSampler | None:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from trainwire.ingest.process.interruptions import raise_interruption
-from trainwire.schemas.limits import (
+from trainwire.schemas.wire.limits import (
     MAX_FREE_BYTES,
     MAX_FREE_ELEMENTS,
     MAX_ITEMS,
@@ -21,8 +21,8 @@ from trainwire.schemas.limits import (
     MAX_TEXT_CHARS,
     MAX_VALUES,
 )
-from trainwire.schemas.messages import FREE_MAPS, Body, Logs, Metrics, Point
-from trainwire.schemas.validation import free_elements
+from trainwire.schemas.wire.messages import FREE_MAPS, Body, Logs, Metrics, Point
+from trainwire.schemas.wire.validation import free_elements
 
 SHORTENED_CHARS: Final = 1000
 """Number of characters to which a long text in params or tags is shortened."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import Final, NamedTuple, TypeAlias
 
-from trainwire.schemas.wire import Entry
+from trainwire.schemas.wire.entries import Entry
 
 Range: TypeAlias = tuple[int, int]
 """First and last sequence number, both inclusive."""

@@ -9,12 +9,12 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.forks import importing
-from trainwire.ingest.settings import SpoolSettings
+from trainwire.ingest.settings.setting_groups import SpoolSettings
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.wire import Entry
+from trainwire.schemas.wire.entries import Entry
 
 if TYPE_CHECKING:
     from pathlib import Path

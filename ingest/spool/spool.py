@@ -13,8 +13,8 @@ import msgspec
 from trainwire.ingest.spool.folder import SourceFolder
 from trainwire.ingest.spool.segments import Damage, Record, Segments, framed, unframed
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.messages import Logs, Metrics
-from trainwire.schemas.wire import WIRE_VERSION, Entry
+from trainwire.schemas.wire.entries import WIRE_VERSION, Entry
+from trainwire.schemas.wire.messages import Logs, Metrics
 
 RecordT = TypeVar("RecordT")
 

@@ -9,10 +9,10 @@ from pathlib import PurePath
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sanitize import path_text, plain_text
 from trainwire.schemas.checkpoint_keys import ARTIFACT, MODEL, NEWEST_KINDS, new_upload_folder
-from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Checkpoint
+from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Checkpoint
 
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 """Matches a URI. Its scheme has at least two characters, because `C:` is a drive of Windows."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import DaemonPool, start_daemon
 from trainwire.ingest.process.forks import importing
 from trainwire.ingest.process.log_filter import quiet_libraries
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.ingest.uploads.checkpoint import Slot, is_uri, object_key, slot_of
 from trainwire.ingest.uploads.progress_bar import ProgressBar
 from trainwire.ingest.uploads.retry import UploadAbandoned, UploadRetry
 from trainwire.ingest.uploads.snapshots import NoSnapshot, Snapshot, Snapshots, adopted
 from trainwire.schemas.checkpoint_keys import S3Uri
-from trainwire.schemas.messages import Checkpoint
+from trainwire.schemas.wire.messages import Checkpoint
 
 if TYPE_CHECKING:
     from trainwire.ingest.uploads.object_store import UploadedPart

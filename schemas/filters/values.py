@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 from trainwire.schemas.filters.job_fields import Type, shown
 from trainwire.schemas.filters.tokens import Token, WrongFilter
-from trainwire.schemas.messages import Status
+from trainwire.schemas.wire.messages import Status
 
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 _NUMBER: Final = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")

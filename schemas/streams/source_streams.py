@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 import redis
 from msgspec.structs import replace
 
-from trainwire.schemas.heartbeats import Heartbeat, RankClaim, encode_heartbeat, read_claim
 from trainwire.schemas.keys import (
     HOLD_KEY,
     JOB_DELETED_FIELD,
@@ -30,7 +29,8 @@ from trainwire.schemas.keys import (
     stream_key,
 )
 from trainwire.schemas.streams.clients import beside
-from trainwire.schemas.wire import Entry
+from trainwire.schemas.wire.entries import Entry
+from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim, encode_heartbeat, read_claim
 
 MAX_CLAIM_BYTES: Final = 4096
 

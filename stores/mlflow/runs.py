@@ -11,7 +11,7 @@ import msgspec
 
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 from trainwire.stores.mlflow.http import MISSING, MlflowApi, MlflowRefused
-from trainwire.stores.postgres.attempts import Attempt
+from trainwire.stores.postgres.jobs.attempts import Attempt
 
 MIRROR_SOURCE: Final = "trainwire"
 """Value of the tag `mlflow.source.name` in MLflow runs that workers created."""

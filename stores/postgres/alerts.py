@@ -9,8 +9,8 @@ from typing import Final, Literal, get_args
 import msgspec
 from sqlalchemy import Connection, select, text
 
-from trainwire.schemas.messages import AlertLevel
 from trainwire.schemas.tables import alerts
+from trainwire.schemas.wire.messages import AlertLevel
 from trainwire.stores.postgres.columns import columns_of
 
 AlertState = Literal["waiting", "sending", "sent", "failed", "uncertain", "suppressed"]

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Table, literal_column
 from sqlalchemy.dialects.postgresql import JSONB
 
-from trainwire.stores.postgres.job_values import shown_name, shown_tags
+from trainwire.stores.postgres.jobs.job_values import shown_name, shown_tags
 
 MOST_LISTED_NAMES: Final = 20
 MOST_SHOWN_NAMES: Final = 1000

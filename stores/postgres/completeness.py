@@ -12,8 +12,8 @@ from typing import Final, Literal
 
 from sqlalchemy import Connection
 
-from trainwire.schemas.messages import FINISHED, Status
-from trainwire.stores.postgres.jobs import Job
+from trainwire.schemas.wire.messages import FINISHED, Status
+from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.postgres.source_positions import (
     AbsentRanks,
     SourcePosition,

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from trainwire.schemas.filters.job_fields import COLUMNS, TAGGED
 from trainwire.schemas.tables import training_jobs
-from trainwire.stores.postgres.job_values import shown_tags
+from trainwire.stores.postgres.jobs.job_values import shown_tags
 from trainwire.stores.rows.sparklines import last_values
 
 NEWEST_JOBS: Final = 200

@@ -9,10 +9,10 @@ from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, text
 
-from trainwire.schemas.heartbeats import SYSTEM_PREFIX
 from trainwire.schemas.non_finite import Number
 from trainwire.schemas.tables import LIFTED, LIFTED_SQL
-from trainwire.stores.postgres.jobs import Job
+from trainwire.schemas.wire.heartbeats import SYSTEM_PREFIX
+from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.rows.event_rows import values_of
 
 LAST_ROWS: Final = 100

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.jobs.job_lookup import Job
 
 MAX_TRACEBACK_CHARS: Final = 100_000
 _LINE_CHARS: Final = 1000

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from tests.factories import NOW_NS, Sender, completion, drain, logs
-from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.workers.resources import Resources
 
 STEP_NS = 1_000_000_000

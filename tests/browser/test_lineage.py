@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.seeds import Seeds
 from tests.browser.test_charts import LOSS, described
 from tests.factories import NOW_NS, Sender, drain
-from trainwire.schemas.messages import Metrics, Progress
+from trainwire.schemas.wire.messages import Metrics, Progress
 from trainwire.workers.resources import Resources
 
 pytestmark = pytest.mark.timeout(200)

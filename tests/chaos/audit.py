@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 from tests.chaos.honest_trainer import LINES_PER_CHECKPOINT, LINES_PER_POINT
 from trainwire.schemas.events import Event, TrainingComplete, TrainingError, TrainingStatus, decode_event
 from trainwire.schemas.keys import events_channel
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.schemas.wire.validation import InvalidMessage
 
 LOOK_EVERY_S: Final = 0.5
 ITEMS: Final = {"logs": "content", "metrics": "step", "checkpoints": "uri"}

@@ -14,8 +14,9 @@ import psutil
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
 from trainwire.ingest.spool.segments import Damage, Record, unframed
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Body, Logs, Metrics
-from trainwire.schemas.wire import Envelope, decode_body
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import Envelope
+from trainwire.schemas.wire.messages import Body, Logs, Metrics
 
 _KINDS: Final[tuple[Kind, ...]] = ("logs", "metrics")
 """The kinds whose segments are damaged."""

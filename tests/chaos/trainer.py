@@ -19,7 +19,8 @@ from typing import Final
 
 from trainwire import Run
 from trainwire.ingest.sending import outbox
-from trainwire.ingest.settings import Timing, TrainerSettings, Vitals
+from trainwire.ingest.settings.setting_groups import Timing, Vitals
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.ingest.spool import segments
 
 TIMING = Timing(probe_after_s=2.0, longest_resend_s=5.0, settle_s=120.0, longest_backoff_s=1.0)

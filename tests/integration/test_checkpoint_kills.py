@@ -16,7 +16,7 @@ import pytest
 from tests.factories import drain
 from tests.integration.conftest import Bucket
 from tests.processes import ROOT
-from trainwire.cli.commands.checkpoints import download
+from trainwire.cli.commands.jobs.checkpoints import download
 from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
 from trainwire.stores.files.s3 import open_s3
 from trainwire.stores.postgres.checkpoints import find_checkpoints, find_source
@@ -207,7 +207,7 @@ DOWNLOADER: Final = (
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.stores.postgres.checkpoints import CheckpointSource
 from trainwire.stores.files.s3 import open_s3
-from trainwire.cli.commands.checkpoints import download
+from trainwire.cli.commands.jobs.checkpoints import download
 
 rename = Path.rename
 def renamed(self, target):

@@ -45,7 +45,7 @@ def empty(database_url: str) -> Iterator[Engine]:
 
 
 def test_an_empty_database_gets_the_tables_of_the_code(empty: Engine) -> None:
-    """After the migrations the tables equal schemas/tables.py, and a second run changes nothing."""
+    """After the migrations the tables equal schemas/tables, and a second run changes nothing."""
     for _ in range(2):
         with empty.begin() as connection:
             upgrade(connection)

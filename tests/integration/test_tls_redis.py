@@ -22,13 +22,14 @@ from tests.tcp_proxy import TcpProxy
 from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
 from trainwire import Run, TrainerSettings
 from trainwire.ingest import outage
-from trainwire.ingest.sending import redis_connection as link
 from trainwire.ingest.sending.recovery import send_leftovers
-from trainwire.ingest.sending.redis_connection import RedisConnection
-from trainwire.ingest.settings import SpoolSettings, Timing
+from trainwire.ingest.sending.transports import redis_connection as link
+from trainwire.ingest.sending.transports.redis_connection import RedisConnection
+from trainwire.ingest.settings.setting_groups import SpoolSettings, Timing
 from trainwire.schemas.keys import INGEST_QUEUE, stream_key
 from trainwire.schemas.streams.broker import broker_at
-from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
 from trainwire.stores.postgres.connections import open_redis
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable

@@ -22,8 +22,8 @@ from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
 from trainwire.cli.transfer.runs import SourceRun, Tally
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.listener import HookListener
-from trainwire.schemas.messages import Completion, Metrics
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
+from trainwire.schemas.wire.messages import Completion, Metrics
 from trainwire.testing import RecordedRun
 from trainwire.workers.resources import Resources
 

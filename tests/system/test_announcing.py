@@ -17,7 +17,7 @@ from redis.client import PubSub
 from tests.factories import Sender, logs, rows
 from tests.processes import Process, wait_until, workers_running
 from trainwire import Run
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas.events import (
     Event,
     TrainingCheckpoint,

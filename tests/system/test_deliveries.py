@@ -16,8 +16,8 @@ from sqlalchemy import func, update
 from tests.factories import Sender, rows
 from tests.processes import Process, kill_one, wait_until, workers_running
 from tests.twins.loki import Fault, Limits, LokiTwin
-from trainwire.schemas.messages import Logs
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs
+from trainwire.schemas.wire.messages import Logs
 from trainwire.workers.resources import Resources
 
 JOBS = range(1, 201)

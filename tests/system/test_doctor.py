@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.processes import wait_until, workers_running
-from trainwire.cli.commands.doctor import run_checks
+from trainwire.cli.commands.operations.doctor import run_checks
 from trainwire.cli.doctor import processes
 from trainwire.schemas.keys import BEAT_QUEUE
 from trainwire.workers.findings import worst

@@ -22,7 +22,7 @@ from tests.tcp_proxy import TcpProxy
 from trainwire import Run, TrainerSettings
 from trainwire.gateway.auth.tokens import create_token
 from trainwire.ingest.receipt import Receipt
-from trainwire.ingest.settings import SpoolSettings, Timing
+from trainwire.ingest.settings.setting_groups import SpoolSettings, Timing
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
 from trainwire.stack.valkey import EmbeddedValkey
 from trainwire.stores.postgres.completeness import assess

@@ -17,8 +17,8 @@ from tests.mlflow_server import MlflowServer
 from tests.processes import Process, kill_one, wait_until, workers_running
 from tests.twins.loki import LokiTwin
 from trainwire.schemas.keys import BEAT_QUEUE, INGEST_QUEUE
-from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import delivery_cursors, training_attempts, training_jobs, training_metrics
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.stores.mlflow.runs import get_run, get_run_metrics
 from trainwire.workers.resources import Resources
 

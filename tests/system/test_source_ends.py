@@ -21,7 +21,7 @@ from tests.tcp_proxy import TcpProxy
 from trainwire.ingest.spool.folder import read_about
 from trainwire.schemas.tables import training_jobs, training_logs
 from trainwire.stores.postgres.completeness import Completeness, find_completeness
-from trainwire.stores.postgres.jobs import find_job
+from trainwire.stores.postgres.jobs.job_lookup import find_job
 from trainwire.workers.resources import Resources
 
 CHILDREN = """
@@ -206,7 +206,7 @@ COPIED = """
 import os, sys, time
 from dataclasses import replace
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.trainer_settings import Timing
 # Until now it has reached no Redis: its end waits for one, as it would for one that has answered before.
 run = Run(job_id=5, settings=replace(TrainerSettings.from_env(), timing=Timing(away_s=30)))
 run.log("before the copy")

@@ -18,9 +18,9 @@ from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
 from trainwire.ingest.spool.folder import About, SourceFolder
 from trainwire.ingest.spool.spool import Spool
-from trainwire.schemas.messages import Logs, Message
 from trainwire.schemas.tables import training_jobs, training_logs
-from trainwire.schemas.wire import encode_entry
+from trainwire.schemas.wire.entries import encode_entry
+from trainwire.schemas.wire.messages import Logs, Message
 from trainwire.stack.spool_watch import SpoolWatch
 from trainwire.stores.postgres.completeness import assess
 from trainwire.stores.postgres.source_positions import find_positions

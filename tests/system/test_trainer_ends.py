@@ -18,7 +18,7 @@ from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
 from tests.system.ends import ENDS, HEAD, End, missing_requirement
 from trainwire.ingest.sending.recovery import send_leftovers
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.tables import training_jobs, training_logs
 from trainwire.workers.resources import Resources
 

@@ -14,7 +14,7 @@ import yaml
 
 from tests.twins.loki_rules import HOUR_NS, SECOND_NS, Limits
 from trainwire.gateway.settings import GatewaySettings, load_gateway_settings
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas.keys import QUEUES
 from trainwire.schemas.sinks import SINKS
 from trainwire.stack.locate import streams_url

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from trainwire.gateway.settings import GatewaySettings
-from trainwire.ingest import settings as ingest_settings
 from trainwire.ingest.process import ranks as ingest_ranks
 from trainwire.ingest.provenance import collector
+from trainwire.ingest.settings import setting_groups, trainer_settings, variables
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.plugin import sink_settings
 
@@ -34,9 +34,8 @@ def test_every_setting_is_documented() -> None:
     documented = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text()))
     of_sinks = [name for kind in sink_settings() for name in kind.model_fields]
     workers = {name.upper() for name in (*Settings.model_fields, *GatewaySettings.model_fields, *of_sinks)}
-    source = "".join(
-        Path(str(module.__file__)).read_text() for module in (ingest_settings, ingest_ranks, collector)
-    )
+    of_trainers = (trainer_settings, setting_groups, variables, ingest_ranks, collector)
+    source = "".join(Path(str(module.__file__)).read_text() for module in of_trainers)
     names = "TRAINWIRE|REDIS|STREAMS|RANK|WORLD_SIZE|OMPI|PMI|SLURM"
     trainers = set(re.findall(rf'"((?:{names})[A-Z_]*)"', source))
     others = {"TRAINWIRE_DATA_DIR", "FLOWER_USER", "FLOWER_PASSWORD"}

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from trainwire.gateway.settings import GatewaySettings
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.stores.settings import read_settings
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.plugin import sink_settings

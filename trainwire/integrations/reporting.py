@@ -11,7 +11,7 @@ from typing import Any, ParamSpec
 
 from trainwire.ingest.run import Run
 from trainwire.ingest.sanitize import plain_mapping
-from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.wire.messages import Metrics, Point
 
 P = ParamSpec("P")
 

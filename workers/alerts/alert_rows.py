@@ -11,8 +11,8 @@ from typing import Final
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
-from trainwire.schemas.messages import AlertLevel
 from trainwire.schemas.tables import alerts
+from trainwire.schemas.wire.messages import AlertLevel
 from trainwire.stores.postgres.alerts import CURSOR
 from trainwire.workers.alerts.rules import Rule
 from trainwire.workers.drain.decoding import visible

@@ -11,9 +11,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.filters.job_filter import parse_filter
-from trainwire.schemas.heartbeats import Heartbeat
-from trainwire.schemas.messages import ATTEMPT_UNKNOWN
-from trainwire.stores.postgres.job_pages import matching_jobs
+from trainwire.schemas.wire.heartbeats import Heartbeat
+from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN
+from trainwire.stores.postgres.jobs.job_pages import matching_jobs
 from trainwire.workers.alerts.alert_rows import Finding, names_of_jobs, save_alerts
 from trainwire.workers.alerts.rules import AlertRules, Rule
 

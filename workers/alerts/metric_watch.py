@@ -18,7 +18,7 @@ from trainwire.schemas.lifted_metrics import COLUMN_OF, LIFTED
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED_SQL
 from trainwire.stores.postgres.alerts import CURSOR
-from trainwire.stores.postgres.job_pages import matching_jobs
+from trainwire.stores.postgres.jobs.job_pages import matching_jobs
 from trainwire.workers.alerts.alert_rows import Finding, Period, lease_evaluation, names_of_jobs, save_alerts
 from trainwire.workers.alerts.rules import AlertRules, Rule
 from trainwire.workers.sinks import cursors

@@ -10,8 +10,8 @@ from typing import Final, cast
 from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.filters.job_filter import parse_filter
-from trainwire.schemas.messages import ALERT_LEVELS, AlertLevel
-from trainwire.stores.postgres.job_pages import matching_jobs
+from trainwire.schemas.wire.messages import ALERT_LEVELS, AlertLevel
+from trainwire.stores.postgres.jobs.job_pages import matching_jobs
 from trainwire.workers.alerts.alert_rows import Finding, Period, names_of_jobs, save_alerts
 from trainwire.workers.alerts.rules import AlertRules, Rule
 from trainwire.workers.drain.store import postgres_errors

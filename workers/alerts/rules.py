@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
-from trainwire.schemas.messages import AlertLevel
+from trainwire.schemas.wire.messages import AlertLevel
 
 StatusCause = Literal["completed", "failed", "ended", "stopped", "lost", "stalled"]
 OtherCause = Literal["alert", "metric", "nan", "no_progress", "spool", "dead_letters"]

@@ -18,7 +18,7 @@ import msgspec
 
 from trainwire.schemas.filters.job_filter import parse_filter
 from trainwire.schemas.filters.tokens import WrongFilter
-from trainwire.schemas.messages import ALERT_LEVELS
+from trainwire.schemas.wire.messages import ALERT_LEVELS
 from trainwire.stores.settings import WrongSettings
 from trainwire.workers.alerts.rules import CAUSES, SECRET_PREFIX, AlertRules, Destination, Hours, Rule
 

@@ -15,7 +15,7 @@ import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError, SSLError
 
 from trainwire.schemas.backoff import retry_after_s
-from trainwire.schemas.messages import AlertLevel
+from trainwire.schemas.wire.messages import AlertLevel
 
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 10.0

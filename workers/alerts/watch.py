@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from trainwire.schemas.backoff import Backoff
-from trainwire.schemas.heartbeats import Heartbeat
+from trainwire.schemas.wire.heartbeats import Heartbeat
 from trainwire.workers.alerts.alert_rows import lease_evaluation, reported_period
 from trainwire.workers.alerts.delivery import AlertDelivery
 from trainwire.workers.alerts.heartbeat_watch import CAUSES, apply_to_heartbeats

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.kinds import ROW_KINDS
-from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Completion, Message
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.schemas.tables.kinds import ROW_KINDS
+from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Completion, Message
+from trainwire.schemas.wire.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, occurrences, positions, rows, store
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import Content, Lost, RawEntry, Rejected, visible

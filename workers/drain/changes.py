@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.kinds import ROW_KINDS, RowKind
-from trainwire.schemas.messages import Message
+from trainwire.schemas.tables.kinds import ROW_KINDS, RowKind
+from trainwire.schemas.wire.messages import Message
 from trainwire.workers.drain.jobs import JobState
 
 

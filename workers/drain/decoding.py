@@ -19,18 +19,12 @@ import structlog
 import zstandard
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
-from trainwire.schemas.messages import FREE_MAPS, Body, Logs, Message, Metrics
-from trainwire.schemas.structure import json_elements, msgpack_elements
-from trainwire.schemas.validation import InvalidMessage, free_elements
-from trainwire.schemas.wire import (
-    LOST,
-    body_from_object,
-    decode_loss,
-    decode_plain,
-    open_envelope,
-    plain_body,
-)
+from trainwire.schemas.wire.body_decoding import body_from_object, decode_plain, plain_body
+from trainwire.schemas.wire.entries import LOST, decode_loss, open_envelope
+from trainwire.schemas.wire.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
+from trainwire.schemas.wire.messages import FREE_MAPS, Body, Logs, Message, Metrics
+from trainwire.schemas.wire.structure import json_elements, msgpack_elements
+from trainwire.schemas.wire.validation import InvalidMessage, free_elements
 
 log = structlog.get_logger("trainwire.workers.drain.decoding")
 

@@ -13,9 +13,9 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, text
 
-from trainwire.schemas.kinds import ROW_KINDS
-from trainwire.schemas.messages import FREE_MAPS, Body
 from trainwire.schemas.tables import training_attempts, training_jobs
+from trainwire.schemas.tables.kinds import ROW_KINDS
+from trainwire.schemas.wire.messages import FREE_MAPS, Body
 from trainwire.stores.postgres.checkpoints import UNUSABLE
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, first_names
 from trainwire.workers.drain import rows

@@ -8,8 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from trainwire.schemas.checkpoint_keys import ARTIFACT
-from trainwire.schemas.heartbeats import shows_progress
-from trainwire.schemas.messages import (
+from trainwire.schemas.times import to_datetime
+from trainwire.schemas.wire.heartbeats import shows_progress
+from trainwire.schemas.wire.messages import (
     FINISHED,
     PROVENANCE_ITEMS,
     Body,
@@ -21,8 +22,7 @@ from trainwire.schemas.messages import (
     Progress,
     Status,
 )
-from trainwire.schemas.times import to_datetime
-from trainwire.schemas.validation import MAX_ATTEMPT
+from trainwire.schemas.wire.validation import MAX_ATTEMPT
 from trainwire.workers.drain.decoding import visible
 from trainwire.workers.drain.lifetimes import START_SPREAD, Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best

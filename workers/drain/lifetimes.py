@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics
 from trainwire.schemas.times import to_datetime
+from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Logs, Metrics
 
 START_SPREAD: Final = timedelta(minutes=5)
 """The longest time by which a source of an attempt may have begun before the attempt.

@@ -24,7 +24,7 @@ import msgspec
 import redis
 
 from trainwire.schemas.keys import ahead_key
-from trainwire.schemas.wire import read_origin
+from trainwire.schemas.wire.entries import read_origin
 from trainwire.workers.drain.decoding import RawEntry
 from trainwire.workers.drain.stream import FIRST_PAGE, IngestStream, next_page, redis_errors
 from trainwire.workers.drain.stream_repair import is_ahead

@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import Connection, insert
 from sqlalchemy.dialects import postgresql
 
-from trainwire.schemas.messages import Message, Metrics
 from trainwire.schemas.tables import alert_occurrences, dead_letters
 from trainwire.schemas.times import to_datetime
+from trainwire.schemas.wire.messages import Message, Metrics
 from trainwire.workers.drain.decoding import visible
 
 

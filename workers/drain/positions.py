@@ -15,9 +15,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Body, Checkpoint, Completion, Metrics
 from trainwire.schemas.tables import source_positions
 from trainwire.schemas.times import to_datetime
+from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Metrics
 from trainwire.workers.drain.lifetimes import began_at
 from trainwire.workers.drain.store import encoded, numbers_array, recordset, text_array
 from trainwire.workers.errors import Unavailable

@@ -1,4 +1,4 @@
-"""Converts messages into table rows: tuples with the columns of `trainwire.schemas.kinds`, in the same order."""
+"""Converts messages into table rows: tuples in the order of columns of `trainwire.schemas.tables.kinds`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Final
 import msgspec
 from psycopg.types.json import Jsonb
 
-from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED
-from trainwire.schemas.validation import MAX_ID, InvalidMessage
+from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Logs, Metrics
+from trainwire.schemas.wire.validation import MAX_ID, InvalidMessage
 from trainwire.workers.drain.decoding import visible
 
 Row = tuple[object, ...]

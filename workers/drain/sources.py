@@ -8,8 +8,8 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Body, Completion, Message
 from trainwire.schemas.times import to_datetime
+from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Body, Completion, Message
 from trainwire.workers.drain import job_rows
 from trainwire.workers.drain.decoding import Content, Lost, Rejected, visible
 from trainwire.workers.drain.jobs import JobState

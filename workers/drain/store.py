@@ -16,9 +16,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.kinds import RowStorage
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import ingest_cursors
+from trainwire.schemas.tables.kinds import RowStorage
 from trainwire.stores.postgres.connections import (
     ends_session,
     has_lost_statements,

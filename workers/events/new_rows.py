@@ -9,9 +9,9 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from trainwire.schemas.events import LogLine, MetricPoint, SavedCheckpoint
-from trainwire.schemas.kinds import RowKind
-from trainwire.schemas.messages import Checkpoint, Metrics
 from trainwire.schemas.non_finite import Number, shown_float
+from trainwire.schemas.tables.kinds import RowKind
+from trainwire.schemas.wire.messages import Checkpoint, Metrics
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import visible
 from trainwire.workers.drain.rows import as_stored, is_best, log_lines

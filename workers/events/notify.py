@@ -19,9 +19,9 @@ from trainwire.schemas.events import (
     encode_event,
 )
 from trainwire.schemas.keys import JOBS_CHANNEL, events_channel
-from trainwire.schemas.kinds import ROW_KINDS, RowKind, without_rows
-from trainwire.schemas.messages import Completion, FinalStatus, Metrics, Point, Status
 from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.tables.kinds import ROW_KINDS, RowKind, without_rows
+from trainwire.schemas.wire.messages import Completion, FinalStatus, Metrics, Point, Status
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES
 from trainwire.workers.drain.changes import Change, StatusChange
 from trainwire.workers.drain.jobs import JobState

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import redis
 
-from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
 from trainwire.schemas.keys import HALTED_KEY, KINDS, ahead_key, alive_key, listening_key, shard_of, stream_key
 from trainwire.schemas.streams.servers import Answers, Commands, ask_each
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.schemas.wire.heartbeats import Heartbeat, decode_heartbeat
+from trainwire.schemas.wire.validation import InvalidMessage
 from trainwire.workers.drain.lookahead import read_through
 from trainwire.workers.drain.stream import redis_errors
 

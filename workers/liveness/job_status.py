@@ -10,8 +10,8 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from trainwire.schemas.heartbeats import Heartbeat
-from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Status
+from trainwire.schemas.wire.heartbeats import Heartbeat
+from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Status
 from trainwire.workers.drain import job_rows, store
 from trainwire.workers.drain.changes import StatusChange
 from trainwire.workers.drain.decoding import visible

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.events import Event, TrainingStatus
 from trainwire.schemas.keys import acks_key, stop_field
-from trainwire.schemas.stop_requests import StopRequest, encode_stop
+from trainwire.schemas.wire.stop_requests import StopRequest, encode_stop
 from trainwire.workers.drain import store
 from trainwire.workers.drain.stream import ACKS_TTL_S, redis_errors
 

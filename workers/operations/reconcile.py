@@ -9,7 +9,7 @@ import redis
 from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.keys import ACKS_PREFIX, CALLBACK_SOURCE, KINDS, Kind
-from trainwire.schemas.validation import MAX_ID
+from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.workers.drain import job_rows, positions, store
 from trainwire.workers.drain.positions import Position, SourceRow
 from trainwire.workers.drain.stream import Ack, ack_commands, redis_errors

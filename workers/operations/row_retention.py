@@ -13,9 +13,9 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, Engine, TextClause, text
 
-from trainwire.schemas.messages import FINISHED
 from trainwire.schemas.sinks import ROWS
 from trainwire.schemas.tables import ROLLUPS_CURSOR
+from trainwire.schemas.wire.messages import FINISHED
 from trainwire.stores.rows.metric_blocks import TAIL
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.settings import Settings

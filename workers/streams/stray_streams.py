@@ -20,10 +20,10 @@ import redis
 import structlog
 from sqlalchemy import text
 
-from trainwire.schemas.heartbeats import decode_heartbeat
 from trainwire.schemas.keys import KINDS, Kind, alive_field, alive_key, shard_of
 from trainwire.schemas.streams.clients import STREAM_ERRORS, servers_of
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.schemas.wire.heartbeats import decode_heartbeat
+from trainwire.schemas.wire.validation import InvalidMessage
 from trainwire.workers.drain import store
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.drain import Drain

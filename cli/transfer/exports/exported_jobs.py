@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, select
 
 from trainwire.schemas.tables import training_checkpoints
-from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.rows.command_rows import (
     LogFilter,
     StoredLine,

@@ -11,8 +11,8 @@ from typing import Any, Final
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.cli.transfer.parquet_schema import MAX_STEP, SERIES, TEXTS, VALUE_COLUMNS, arrow, schema
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
-from trainwire.schemas.validation import MAX_ID
-from trainwire.stores.postgres.jobs import Job
+from trainwire.schemas.wire.validation import MAX_ID
+from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.rows.command_rows import StoredLine, StoredPoint
 
 BATCH_ROWS: Final = 20_000

@@ -23,10 +23,10 @@ from trainwire.cli.transfer.runs import (
     Tally,
     content_hash,
 )
-from trainwire.schemas.limits import MAX_ITEMS, MAX_METRIC_NAME_CHARS
-from trainwire.schemas.messages import Point
 from trainwire.schemas.times import seconds_to_ns, to_ns
-from trainwire.schemas.validation import MAX_ID
+from trainwire.schemas.wire.limits import MAX_ITEMS, MAX_METRIC_NAME_CHARS
+from trainwire.schemas.wire.messages import Point
+from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stack.errors import Problem
 
 MAX_CELL_CHARS: Final = 64 * 1024 * 1024

@@ -10,7 +10,7 @@ from itertools import islice, repeat
 from operator import gt, itemgetter
 from typing import Final, TypeAlias
 
-from trainwire.schemas.messages import Point
+from trainwire.schemas.wire.messages import Point
 
 WINDOW_VALUES: Final = 50_000
 """Approximate number of values that exist as Python objects at the same time."""

@@ -20,9 +20,9 @@ from trainwire.cli.transfer.runs import (
     SourceRun,
     Tally,
 )
-from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
-from trainwire.schemas.messages import Outcome, Point
 from trainwire.schemas.times import to_ns
+from trainwire.schemas.wire.limits import MAX_METRIC_NAME_CHARS
+from trainwire.schemas.wire.messages import Outcome, Point
 from trainwire.stack.errors import Problem
 from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from trainwire.stores.mlflow.runs import JOB_TAG, MlflowRun, metric_pages, run_of

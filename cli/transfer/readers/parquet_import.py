@@ -27,9 +27,9 @@ from trainwire.cli.transfer.runs import (
     content_hash,
     files_below,
 )
-from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
-from trainwire.schemas.messages import Outcome
 from trainwire.schemas.times import to_ns
+from trainwire.schemas.wire.limits import MAX_METRIC_NAME_CHARS
+from trainwire.schemas.wire.messages import Outcome
 from trainwire.stack.errors import Problem
 
 _FILES: Final = frozenset({"file", "file_set", "file_series", "artifact"})

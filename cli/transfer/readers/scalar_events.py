@@ -10,9 +10,9 @@ from typing import Final
 
 from trainwire.ingest.hooks.protobuf import ProtobufError, signed, varint
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
-from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
-from trainwire.schemas.messages import Point
 from trainwire.schemas.times import seconds_to_ns
+from trainwire.schemas.wire.limits import MAX_METRIC_NAME_CHARS
+from trainwire.schemas.wire.messages import Point
 
 _TIME: Final = Struct("<xd")
 _TIME_KEY, _STEP_KEY = 0x09, 0x10

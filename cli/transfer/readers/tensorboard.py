@@ -35,7 +35,7 @@ from trainwire.ingest.hooks.tensorboard_events import (
     Event,
     metric_prefix,
 )
-from trainwire.schemas.messages import Point
+from trainwire.schemas.wire.messages import Point
 from trainwire.stack.errors import Problem
 
 

@@ -48,10 +48,10 @@ from trainwire.cli.transfer.runs import (
 )
 from trainwire.ingest.hooks.protobuf import fields, signed, varint
 from trainwire.ingest.provenance.masking import masked_fields
-from trainwire.schemas.limits import MAX_RESULTS
-from trainwire.schemas.messages import Outcome, Point
 from trainwire.schemas.times import seconds_to_ns
-from trainwire.schemas.validation import MAX_ID
+from trainwire.schemas.wire.limits import MAX_RESULTS
+from trainwire.schemas.wire.messages import Outcome, Point
+from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stack.errors import Problem
 
 _AXES: Final = ("_step", "_timestamp", "_runtime")

@@ -20,7 +20,7 @@ from trainwire.gateway.feed.frames import FrameBatch
 from trainwire.gateway.feed.live_feed import LiveFeed
 from trainwire.gateway.feed.read_pool import PostgresUnavailable
 from trainwire.gateway.http.problems import ProblemError, deleted_job, problem, unknown_job, wrong_value
-from trainwire.schemas.validation import MAX_ID
+from trainwire.schemas.wire.validation import MAX_ID
 
 MEDIA_TYPE: Final = "text/event-stream"
 PING_EVERY_S: Final = 20.0

@@ -33,7 +33,7 @@ from trainwire.gateway.feed.feed_rows import InvalidPosition, parse_position
 from trainwire.gateway.feed.live_feed import LiveFeed
 from trainwire.gateway.feed.protocol import frame_protocol
 from trainwire.gateway.feed.read_pool import PostgresUnavailable
-from trainwire.schemas.validation import MAX_ID
+from trainwire.schemas.wire.validation import MAX_ID
 
 MAX_REASON_CHARS: Final = 100
 """Maximum length of a close reason; a close frame has room for 123 bytes (RFC 6455, 5.5)."""

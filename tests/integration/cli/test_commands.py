@@ -15,7 +15,7 @@ import redis
 from sqlalchemy import Engine, insert, text, update
 
 from tests.integration.cli.conftest import Trainwire
-from trainwire.cli.commands.jobs import shown_time
+from trainwire.cli.commands.jobs.jobs import shown_time
 from trainwire.schemas import keys as routes
 from trainwire.schemas.tables import (
     source_positions,
@@ -275,7 +275,7 @@ def test_logs_follow_ends_without_missing_messages(
     connected: Trainwire, alone: pytest.MonkeyPatch, engine: Engine, job: int, produced: int
 ) -> None:
     """`logs -f` of a finished job without new rows ends, and warns if messages are missing."""
-    alone.setattr("trainwire.cli.commands.logs.QUIET_S", 0.0)
+    alone.setattr("trainwire.cli.commands.jobs.logs.QUIET_S", 0.0)
     with engine.begin() as connection:
         logs = update(source_positions).where(source_positions.c.kind == "logs")
         connection.execute(logs.values(produced=produced))

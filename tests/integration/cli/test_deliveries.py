@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Table, insert, text
 
 from tests.factories import one, rows
 from tests.integration.cli.conftest import Trainwire
-from trainwire.cli.commands.deliveries import Replayed, replay_rows
+from trainwire.cli.commands.operations.deliveries import Replayed, replay_rows
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs, training_logs
 from trainwire.stack.errors import Problem
 from trainwire.workers.sinks.cursors import lease_jobs

@@ -16,8 +16,8 @@ from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs,
 from tests.integration.cli.conftest import Trainwire
 from trainwire.cli.transfer.parquet_schema import schema
 from trainwire.schemas.keys import KINDS
-from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.workers.resources import Resources
 
 COLUMNS = ("epoch", "step", "loss", "accuracy", "extra_metrics", "logged_at")

@@ -15,7 +15,7 @@ from tests.integration.cli.test_import import make_run
 from tests.mlflow_server import MlflowServer
 from trainwire.cli.transfer.exports import mlflow_export
 from trainwire.schemas.keys import KINDS
-from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.stores.mlflow.http import MlflowUnavailable
 from trainwire.stores.mlflow.runs import MlflowRun, get_run, get_run_metrics
 from trainwire.workers.resources import Resources

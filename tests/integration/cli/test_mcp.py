@@ -30,9 +30,9 @@ from tests.processes import wait_until
 from trainwire.cli.mcp_tools.answers import NOTICE
 from trainwire.cli.mcp_tools.server import TOOLS
 from trainwire.gateway.auth.tokens import create_token
-from trainwire.schemas.messages import Logs, Metrics, Point
 from trainwire.schemas.tables import training_attempts, training_jobs
 from trainwire.schemas.times import to_datetime
+from trainwire.schemas.wire.messages import Logs, Metrics, Point
 from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.factories import NOW_NS, Sender, drain
 from tests.integration.cli.conftest import Trainwire
-from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.workers.resources import Resources
 
 

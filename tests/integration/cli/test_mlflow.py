@@ -13,8 +13,8 @@ from sqlalchemy import text
 from tests.factories import NOW_NS, Sender, completion, drain, one
 from tests.integration.cli.conftest import Trainwire
 from tests.mlflow_server import MlflowServer
-from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import delivery_cursors, training_attempts, training_jobs
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.stores.mlflow.runs import get_run
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.deliver import Delivery

@@ -10,8 +10,8 @@ import pytest
 from tests.integration.cli.conftest import Trainwire
 from trainwire.ingest.spool.folder import About, SourceFolder
 from trainwire.ingest.spool.spool import Spool
-from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.wire import encode_entry
+from trainwire.schemas.wire.entries import encode_entry
+from trainwire.schemas.wire.messages import Logs, Message
 
 
 def leave(spool: Path, job_id: int) -> Path:

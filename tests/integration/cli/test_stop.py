@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from tests.factories import Sender, completion, drain
 from tests.integration.cli.conftest import Trainwire
-from trainwire.schemas.messages import Metrics
+from trainwire.schemas.wire.messages import Metrics
 from trainwire.workers.resources import Resources
 
 

@@ -27,9 +27,9 @@ from tests.tls_servers import Tls
 from trainwire import Client, ClientError, JobNotFound
 from trainwire.client.errors import GatewayUnavailable
 from trainwire.gateway.auth.tokens import create_token
-from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import training_attempts, training_jobs, training_metrics
 from trainwire.schemas.times import to_datetime
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.stores.rows import packed_metrics
 from trainwire.workers.resources import Resources
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs
 from tests.gateway_server import GatewayServer
-from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.workers.resources import Resources
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "client.md"

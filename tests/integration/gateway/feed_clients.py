@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.factories import Sender
 from tests.processes import ROOT, wait_until
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
-from trainwire.schemas.messages import KIND_OF_BODY, Body
+from trainwire.schemas.wire.messages import KIND_OF_BODY, Body
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import IngestStream

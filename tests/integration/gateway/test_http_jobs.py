@@ -11,10 +11,11 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
 from tests.gateway_server import GatewayServer
-from trainwire.gateway.documents.response_types import CompletenessReport, JobDetail, JobPage
+from trainwire.gateway.documents.job_types import JobDetail, JobPage
+from trainwire.gateway.documents.response_types import CompletenessReport
 from trainwire.gateway.routes import comparison_routes
 from trainwire.schemas.keys import KINDS
-from trainwire.schemas.messages import Logs, Metrics, Point, Progress
+from trainwire.schemas.wire.messages import Logs, Metrics, Point, Progress
 from trainwire.stores.rows.metric_names import MetricNames
 from trainwire.workers.resources import Resources
 

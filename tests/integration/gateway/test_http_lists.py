@@ -15,7 +15,7 @@ from tests.factories import NOW_NS, Sender, completion, drain, metrics
 from tests.gateway_server import GatewayServer
 from trainwire.gateway.auth.tokens import create_token
 from trainwire.gateway.routes.parameters import encode_cursor
-from trainwire.schemas.messages import Metrics, Progress
+from trainwire.schemas.wire.messages import Metrics, Progress
 from trainwire.workers.resources import Resources
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)

@@ -12,9 +12,9 @@ from sqlalchemy import text
 from tests.factories import NOW_NS, SECOND_NS, Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.twins.loki import LokiTwin
-from trainwire.gateway.documents.response_types import LogPage
+from trainwire.gateway.documents.row_types import LogPage
 from trainwire.gateway.feed.feed_queries import read_newest, read_rows
-from trainwire.schemas.messages import Logs
+from trainwire.schemas.wire.messages import Logs
 from trainwire.stores.rows import log_pages
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.loki.backlog import LogBacklog

@@ -12,8 +12,8 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, drain
 from tests.gateway_server import GatewayServer
-from trainwire.gateway.documents.response_types import MetricPage
-from trainwire.schemas.messages import Metrics, Point
+from trainwire.gateway.documents.row_types import MetricPage
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.workers.resources import Resources
 from trainwire.workers.rollups.follower import RollupFollower
 

@@ -9,7 +9,7 @@ import pytest
 from tests.factories import Sender, completion, drain
 from tests.gateway_server import GatewayServer
 from trainwire.gateway.auth.tokens import create_token
-from trainwire.schemas.messages import Metrics
+from trainwire.schemas.wire.messages import Metrics
 from trainwire.workers.resources import Resources
 
 

@@ -19,7 +19,7 @@ from tests.gateway_server import GatewayServer, gateway_settings
 from tests.nginx import Nginx
 from trainwire import Run, TrainerSettings
 from trainwire.gateway.auth.tokens import create_token
-from trainwire.ingest.settings import SpoolSettings, Timing
+from trainwire.ingest.settings.setting_groups import SpoolSettings, Timing
 from trainwire.schemas.tables import training_logs
 from trainwire.workers.resources import Resources
 

@@ -17,8 +17,6 @@ from tests.factories import NOW_NS, completion, drain, logs, metrics, one, rows
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.tcp_proxy import TcpProxy
 from trainwire.gateway.auth.tokens import create_token
-from trainwire.schemas.exchange import CONTENT_TYPE, MAX_ENTRIES, ExchangeAnswer, decode_answer
-from trainwire.schemas.heartbeats import Heartbeat, RankClaim
 from trainwire.schemas.keys import (
     DEFAULT_SHARDS,
     HOLD_KEY,
@@ -30,9 +28,11 @@ from trainwire.schemas.keys import (
     claim_key,
     stream_key,
 )
-from trainwire.schemas.messages import KIND_OF_BODY, Body, Message, Metrics
 from trainwire.schemas.tables import training_jobs, training_logs
-from trainwire.schemas.wire import Entry, encode_entry
+from trainwire.schemas.wire.entries import Entry, encode_entry
+from trainwire.schemas.wire.exchange import CONTENT_TYPE, MAX_ENTRIES, ExchangeAnswer, decode_answer
+from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim
+from trainwire.schemas.wire.messages import KIND_OF_BODY, Body, Message, Metrics
 from trainwire.stores.postgres.deletion import forget_acks
 from trainwire.workers.resources import Resources
 

@@ -18,7 +18,7 @@ from tests.integration.gateway.feed_clients import GatewayProcess, Trainer, WebS
 from tests.processes import wait_until
 from trainwire.schemas.events import TrainingLog, encode_event
 from trainwire.schemas.keys import events_channel
-from trainwire.schemas.messages import Metrics, Progress
+from trainwire.schemas.wire.messages import Metrics, Progress
 from trainwire.stack.valkey import EmbeddedValkey
 from trainwire.workers.resources import Resources
 

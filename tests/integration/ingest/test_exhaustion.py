@@ -16,8 +16,8 @@ from trainwire.ingest.spool.folder import source_folders
 
 BEGIN = """
 import logging, os, resource, sys, time
-import trainwire.ingest.sending.session
-trainwire.ingest.sending.session.RECOVERY_DELAY_S = 0.2
+import trainwire.ingest.sending.recovery_thread
+trainwire.ingest.sending.recovery_thread.RECOVERY_DELAY_S = 0.2
 from trainwire import Run
 
 held = []

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.settings import SpoolSettings
+from trainwire.ingest.settings.setting_groups import SpoolSettings
 
 Until = Callable[..., None]
 ROOT = Path(__file__).parents[3]

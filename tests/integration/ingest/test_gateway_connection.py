@@ -25,13 +25,14 @@ from msgspec.msgpack import decode
 from tests.tls_servers import UNTRUSTED, Tls
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.outage import Refused, Unavailable
-from trainwire.ingest.sending.gateway_connection import REQUEST_BYTES, GatewayConnection, shares
+from trainwire.ingest.sending.transports.gateway_connection import REQUEST_BYTES, GatewayConnection, shares
 from trainwire.ingest.sending.unacked import EncodedMessage
-from trainwire.ingest.settings import SpoolSettings, Timing
+from trainwire.ingest.settings.setting_groups import SpoolSettings, Timing
 from trainwire.ingest.strict import RedisAway
-from trainwire.schemas.exchange import CONTENT_TYPE, ExchangeAnswer, encode_exchange
-from trainwire.schemas.messages import Metrics
-from trainwire.schemas.wire import Entry, decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import Entry, open_envelope
+from trainwire.schemas.wire.exchange import CONTENT_TYPE, ExchangeAnswer, encode_exchange
+from trainwire.schemas.wire.messages import Metrics
 
 JOB: Final = 42
 PATH: Final = f"/jobs/{JOB}/messages"

@@ -14,9 +14,9 @@ from typing import Any, Final
 import pytest
 
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.settings import SpoolSettings, Vitals
-from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
+from trainwire.ingest.settings.setting_groups import SpoolSettings, Vitals
 from trainwire.schemas.keys import HOLD_KEY, alive_key
+from trainwire.schemas.wire.heartbeats import Heartbeat, decode_heartbeat
 
 Until = Callable[..., None]
 ROOT: Final = Path(__file__).parents[3]

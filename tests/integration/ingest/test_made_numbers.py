@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from trainwire.schemas.keys import KINDS, stream_key
-from trainwire.schemas.messages import Completion, Metrics
-from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
+from trainwire.schemas.wire.messages import Completion, Metrics
 
 ROOT = Path(__file__).parents[3]
 SAYS = (

@@ -19,9 +19,10 @@ from trainwire import Run, TrainerSettings
 from trainwire.ingest.pickling import restored
 from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.server_names import public_address
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import Kind, stream_key
-from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
 from trainwire.testing import RecordedRun
 
 SCRIPT = """

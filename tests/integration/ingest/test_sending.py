@@ -14,7 +14,7 @@ import pytest
 
 from trainwire import Run, TrainerSettings
 from trainwire.schemas.keys import HOLD_KEY, KINDS, SHARDS_KEY, alive_key, stream_key
-from trainwire.schemas.messages import Logs, Metrics
+from trainwire.schemas.wire.messages import Logs, Metrics
 
 Until = Callable[..., None]
 SHARD = 2  # of job 42, with the default number of shards

@@ -18,7 +18,7 @@ import pytest
 from trainwire import NotStored, RankTaken, RedisAway, Run, StrictError, TrainerSettings
 from trainwire.ingest import strict
 from trainwire.ingest.launcher.launch import STRICT_FAILED
-from trainwire.ingest.settings import Vitals
+from trainwire.ingest.settings.setting_groups import Vitals
 from trainwire.schemas.keys import claim_key
 
 Until = Callable[..., None]

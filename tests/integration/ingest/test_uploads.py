@@ -24,7 +24,7 @@ from tests.processes import ROOT, wait_until
 from tests.s3 import s3_environment, s3_server
 from tests.tcp_proxy import TcpProxy
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.settings import CheckpointSettings
+from trainwire.ingest.settings.setting_groups import CheckpointSettings
 from trainwire.schemas.checkpoint_keys import decode_manifest
 
 MEGABYTE: Final = 1024 * 1024

@@ -13,10 +13,10 @@ from sqlalchemy import func, select
 from tests.factories import Sender, completion, drain, logs, metrics
 from tests.integration.workers.alert_fixtures import Alerts, now_ns
 from tests.webhook_receiver import receiving
-from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import alive_field, alive_key, shard_of
-from trainwire.schemas.messages import Alert, Metrics, Outcome
 from trainwire.schemas.tables import alert_occurrences
+from trainwire.schemas.wire.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.wire.messages import Alert, Metrics, Outcome
 from trainwire.stores.postgres.alerts import CURSOR
 from trainwire.workers.alerts.recorded import forget_occurrences
 from trainwire.workers.liveness.heartbeat_reader import read_heartbeats

@@ -7,7 +7,6 @@ from sqlalchemy import RowMapping
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, metrics, one, rows
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Body, Checkpoint, Metrics, Point, Progress
 from trainwire.schemas.tables import (
     source_positions,
     training_attempts,
@@ -15,6 +14,7 @@ from trainwire.schemas.tables import (
     training_jobs,
     training_logs,
 )
+from trainwire.schemas.wire.messages import Body, Checkpoint, Metrics, Point, Progress
 from trainwire.workers.resources import Resources
 
 

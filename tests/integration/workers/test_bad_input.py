@@ -15,8 +15,8 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
 from trainwire.schemas.keys import KINDS, Kind, stream_key
-from trainwire.schemas.messages import Logs, Metrics, Point
 from trainwire.schemas.tables import dead_letters, training_jobs, training_logs, training_metrics
+from trainwire.schemas.wire.messages import Logs, Metrics, Point
 from trainwire.workers.resources import Resources
 from trainwire.workers.streams.sweep import drain_everything
 

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from tests.factories import Sender, drain, logs, one, rows
 from trainwire.schemas.keys import stream_key
 from trainwire.schemas.tables import dead_letters, source_positions, training_logs
-from trainwire.schemas.wire import Loss, encode_loss
+from trainwire.schemas.wire.entries import Loss, encode_loss
 from trainwire.workers.operations.dead_letters import discard, replay
 from trainwire.workers.resources import Resources
 

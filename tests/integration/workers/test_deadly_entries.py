@@ -11,9 +11,9 @@ import pytest
 
 import trainwire.workers.drain.decoding
 from tests.factories import Sender, drain, logs, rows
-from trainwire.schemas import wire
 from trainwire.schemas.keys import HALTED_KEY, stream_key, trials_key
 from trainwire.schemas.tables import dead_letters, training_logs
+from trainwire.schemas.wire import body_decoding
 from trainwire.workers.drain import poison_entries
 from trainwire.workers.drain.batch import Batch
 from trainwire.workers.drain.drain import Drain, Drained
@@ -42,7 +42,7 @@ def drain_patiently(resources: Resources) -> Drained:
 
 def kill_decoder(monkeypatch: pytest.MonkeyPatch, by: Any) -> None:
     """Have the decoder end by `by` if a body contains `deadly`."""
-    original = wire.decode_plain
+    original = body_decoding.decode_plain
 
     def decode_plain(kind: Any, encoding: str, plain: bytes) -> Any:
         if b"deadly" in plain:

@@ -11,7 +11,6 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one, rows
 from trainwire.schemas.keys import HALTED_KEY, Kind, acks_key, ordered_key, stream_key
-from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.tables import (
     dead_letters,
     ingest_cursors,
@@ -22,6 +21,7 @@ from trainwire.schemas.tables import (
     training_logs,
     training_metrics,
 )
+from trainwire.schemas.wire.messages import Metrics, Point, Progress
 from trainwire.workers.drain import store
 from trainwire.workers.drain.decoding import RawEntry
 from trainwire.workers.drain.drain import Drain

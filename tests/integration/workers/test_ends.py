@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import text
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
-from trainwire.schemas.messages import Body, Completion, Metrics, Progress
 from trainwire.schemas.tables import dead_letters, training_jobs, training_logs
+from trainwire.schemas.wire.messages import Body, Completion, Metrics, Progress
 from trainwire.stores.postgres.completeness import Completeness, find_completeness
-from trainwire.stores.postgres.jobs import find_job
+from trainwire.stores.postgres.jobs.job_lookup import find_job
 from trainwire.stores.postgres.source_positions import find_positions
 from trainwire.workers.resources import Resources
 

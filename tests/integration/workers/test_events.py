@@ -27,8 +27,8 @@ from trainwire.schemas.events import (
     decode_event,
 )
 from trainwire.schemas.keys import DEFAULT_SHARDS, JOBS_CHANNEL, Kind, events_channel, shard_of, stream_key
-from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.tables import training_jobs, training_logs
+from trainwire.schemas.wire.messages import Metrics, Point, Progress
 from trainwire.workers.drain import job_rows, store
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.drain import Drain

@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, drain, logs, metrics
-from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import (
     BEAT_QUEUE,
     BEAT_TICKS_KEY,
@@ -23,8 +22,9 @@ from trainwire.schemas.keys import (
     shard_of,
     stream_key,
 )
-from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.prometheus_metrics import GATEWAY_METRICS, WORKERS_METRICS, Metric
+from trainwire.schemas.wire.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.stores.postgres.connections import open_redis
 from trainwire.workers.durations import timed_delivery
 from trainwire.workers.operations.exporter import Exporter

@@ -12,7 +12,7 @@ import pytest
 from tests.factories import drain, one, rows
 from tests.s3 import free_port
 from trainwire.ingest.sending.recovery import send_leftovers
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.tables import training_attempts, training_jobs, training_logs
 from trainwire.workers.resources import Resources

@@ -20,10 +20,10 @@ from sqlalchemy import RowMapping
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one
 from tests.processes import ROOT, wait_until
-from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import alive_field, alive_key, listening_key, stream_key
-from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import training_attempts, training_jobs
+from trainwire.schemas.wire.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.stack.valkey import EmbeddedValkey
 from trainwire.stores.postgres.connections import open_redis
 from trainwire.workers.drain.changes import StatusChange

@@ -15,8 +15,8 @@ from sqlalchemy import text
 
 from tests.factories import Sender, drain, rows
 from tests.twins.loki import Limits, LokiTwin
-from trainwire.schemas.messages import Logs
 from trainwire.schemas.tables import dead_letters
+from trainwire.schemas.wire.messages import Logs
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.deliver import Delivery

@@ -9,9 +9,9 @@ import pytest
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
 from trainwire.schemas.keys import acks_key
-from trainwire.schemas.messages import Message
 from trainwire.schemas.tables import dead_letters, source_positions, training_jobs, training_logs
-from trainwire.schemas.wire import Loss, encode_entry, encode_loss
+from trainwire.schemas.wire.entries import Loss, encode_entry, encode_loss
+from trainwire.schemas.wire.messages import Message
 from trainwire.stores.postgres.completeness import assess
 from trainwire.stores.postgres.source_positions import find_positions, find_unnumbered
 from trainwire.workers.resources import Resources

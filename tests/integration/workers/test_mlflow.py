@@ -15,8 +15,8 @@ from sqlalchemy import RowMapping, text
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
 from tests.mlflow_server import MlflowServer
 from trainwire.schemas.backoff import Backoff
-from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_attempts, training_jobs
+from trainwire.schemas.wire.messages import Metrics, Point, Progress
 from trainwire.stores.mlflow.http import MlflowApi
 from trainwire.stores.mlflow.runs import MlflowRun, get_run, get_run_metrics, search_runs
 from trainwire.workers.liveness.heartbeat_reader import Heartbeats

@@ -13,8 +13,8 @@ from tests.factories import NOW_NS, Sender, drain, one
 from tests.mlflow_faults import FaultyMlflow, faulty_mlflow
 from tests.mlflow_server import MlflowServer
 from trainwire.schemas.backoff import Backoff
-from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import delivery_cursors, sink_states
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.stores.postgres.deliveries import sink_report
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import SinkUnavailable

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, completion, drain, one
 from tests.mlflow_server import MlflowServer
-from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import training_attempts, training_jobs
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.stores.mlflow.runs import get_run, get_run_by_job_id
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks import cursors

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, metrics, one, rows
-from trainwire.schemas.messages import Metrics
 from trainwire.schemas.tables import dead_letters, training_attempts
-from trainwire.stores.postgres.attempts import find_attempts, find_provenance, renaming
+from trainwire.schemas.wire.messages import Metrics
+from trainwire.stores.postgres.jobs.attempts import find_attempts, find_provenance, renaming
 from trainwire.workers.resources import Resources
 
 

@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from tests.factories import Sender, logs, rows
 from trainwire.schemas.keys import HALTED_KEY, ahead_key, stream_key
-from trainwire.schemas.messages import Message
 from trainwire.schemas.tables import dead_letters, training_logs
-from trainwire.schemas.wire import encode_entry
+from trainwire.schemas.wire.entries import encode_entry
+from trainwire.schemas.wire.messages import Message
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import MostlyInvalid

@@ -15,7 +15,6 @@ from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, 
 from tests.gateway_server import GatewayServer
 from trainwire import Client, Run, TrainerSettings
 from trainwire.schemas.keys import KINDS
-from trainwire.schemas.messages import Metrics, Progress
 from trainwire.schemas.tables import (
     dead_letters,
     training_attempts,
@@ -23,6 +22,7 @@ from trainwire.schemas.tables import (
     training_logs,
     training_metrics,
 )
+from trainwire.schemas.wire.messages import Metrics, Progress
 from trainwire.workers.resources import Resources
 from trainwire.workers.rollups.follower import RollupFollower
 

@@ -21,7 +21,7 @@ from trainwire.schemas.keys import stream_key
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 from trainwire.schemas.tables import delivery_cursors, metric_blocks, metric_series, training_jobs
 from trainwire.schemas.times import to_ns
-from trainwire.stores.postgres.job_pages import read_columns
+from trainwire.stores.postgres.jobs.job_pages import read_columns
 from trainwire.stores.rows.metric_columns import Key
 from trainwire.stores.rows.metric_names import MetricNames
 from trainwire.stores.rows.metric_series import MOST_ROWS, SeriesFilter, SeriesValue, XAxis, XRange, read_series

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from tests.factories import Sender, completion, drain, logs, metrics, one, rows
 from tests.twins.loki import LokiTwin
-from trainwire.cli.commands.deliveries import replay_rows
+from trainwire.cli.commands.operations.deliveries import replay_rows
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.operations.row_retention import RowPolicy, RowRetention, plan, row_policies

@@ -16,14 +16,14 @@ from tests.processes import wait_until
 from tests.valkey_cluster import ValkeyCluster
 from trainwire.cli.doctor.flow import check_streams
 from trainwire.cli.top.snapshot import take
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat
-from trainwire.ingest.sending.redis_connection import RedisConnection
-from trainwire.ingest.settings import Vitals
-from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.ingest.sending.transports.redis_connection import RedisConnection
+from trainwire.ingest.settings.setting_groups import Vitals
 from trainwire.schemas.keys import ORDERED_TTL_S, alive_field, alive_key, claim_key, ordered_key, stream_key
 from trainwire.schemas.streams import servers as stream_servers
 from trainwire.schemas.tables import training_jobs
+from trainwire.schemas.wire.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.stores.postgres.connections import open_stream_client
 from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses

@@ -21,16 +21,16 @@ from tests.processes import wait_until
 from trainwire.gateway.auth.tokens import create_token
 from trainwire.schemas.events import TrainingStatus
 from trainwire.schemas.keys import KINDS, acks_key, stop_field
-from trainwire.schemas.messages import Metrics
-from trainwire.schemas.stop_requests import StopRequest, read_stop
-from trainwire.stores.postgres.jobs import Job, find_job
-from trainwire.stores.postgres.stop_requests import (
+from trainwire.schemas.wire.messages import Metrics
+from trainwire.schemas.wire.stop_requests import StopRequest, read_stop
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
+from trainwire.stores.postgres.jobs.stop_requests import (
     AlreadyEnded,
     StopRequested,
     UnknownJob,
     request_stop,
 )
-from trainwire.stores.postgres.user_texts import WrongText
+from trainwire.stores.postgres.jobs.user_texts import WrongText
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.liveness.stop_publisher import publish_stops
 from trainwire.workers.resources import Resources

@@ -7,11 +7,11 @@ import pytest
 import redis
 
 from tests.factories import logs, rows
-from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import acks_key, alive_field, alive_key
-from trainwire.schemas.messages import Message
 from trainwire.schemas.tables import dead_letters, ingest_cursors, training_logs
-from trainwire.schemas.wire import encode_entry
+from trainwire.schemas.wire.entries import encode_entry
+from trainwire.schemas.wire.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.wire.messages import Message
 from trainwire.workers.drain.stream_repair import recent_repairs
 from trainwire.workers.resources import Resources
 from trainwire.workers.streams.stray_streams import drain_stray_streams

@@ -16,10 +16,10 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain, rows
 from tests.integration.conftest import Bucket
-from trainwire.cli.commands.checkpoints import download
+from trainwire.cli.commands.jobs.checkpoints import download
 from trainwire.schemas.checkpoint_keys import S3Uri, new_upload_folder
-from trainwire.schemas.messages import Metrics
 from trainwire.schemas.tables import training_checkpoints, training_jobs
+from trainwire.schemas.wire.messages import Metrics
 from trainwire.stack.errors import Problem
 from trainwire.stores.files.s3 import S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import NotFetchable, find_checkpoints, find_source

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, text
 from tests.factories import Sender, drain, logs, rows
 from tests.processes import wait_until, workers_running
 from trainwire.schemas.keys import stream_key
-from trainwire.schemas.kinds import ROW_KINDS
 from trainwire.schemas.tables import training_jobs, training_logs
+from trainwire.schemas.tables.kinds import ROW_KINDS
 from trainwire.stores.postgres.connections import open_engine
 from trainwire.workers.drain import store
 from trainwire.workers.errors import Unavailable

@@ -11,7 +11,7 @@ import pytest
 from trainwire.cli.transfer.messages import messages_of
 from trainwire.cli.transfer.readers.csv_file import csv_run
 from trainwire.cli.transfer.runs import Tally
-from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.wire.messages import Metrics, Point
 from trainwire.stack.errors import Problem
 
 

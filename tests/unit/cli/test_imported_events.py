@@ -20,7 +20,7 @@ from trainwire.cli.transfer.readers.scalar_events import ScalarDecoder
 from trainwire.cli.transfer.readers.tensorboard import tensorboard_runs
 from trainwire.cli.transfer.runs import LeftOut, Tally
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
-from trainwire.schemas.messages import Point
+from trainwire.schemas.wire.messages import Point
 
 
 def test_the_checksum_is_that_of_tensorflow() -> None:

@@ -36,7 +36,7 @@ from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
 from trainwire.cli.transfer.readers.wandb_values import item_of, json_value, row_of
 from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
 from trainwire.ingest.hooks.protobuf import ProtobufError, fields
-from trainwire.schemas.messages import Completion, Logs, Metrics, Point
+from trainwire.schemas.wire.messages import Completion, Logs, Metrics, Point
 from trainwire.stack.errors import Problem
 
 

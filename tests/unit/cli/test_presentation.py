@@ -6,8 +6,8 @@ import json
 import math
 from datetime import UTC, datetime
 
-from trainwire.cli.commands.jobs import shown_values
-from trainwire.cli.commands.logs import shown_line
+from trainwire.cli.commands.jobs.jobs import shown_values
+from trainwire.cli.commands.jobs.logs import shown_line
 from trainwire.cli.commands.options import plain
 from trainwire.stores.rows.command_rows import StoredLine
 

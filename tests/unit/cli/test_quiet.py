@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwire.cli.commands.logs import Quiet
-from trainwire.stores.postgres.jobs import Job
+from trainwire.cli.commands.jobs.logs import Quiet
+from trainwire.stores.postgres.jobs.job_lookup import Job
 
 NOTHING: dict[str, Any] = dict.fromkeys(Job.__struct_fields__)
 

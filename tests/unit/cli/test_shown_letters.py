@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.cli.commands.dead_letters import DeadLetter, shown_entry
+from trainwire.cli.commands.operations.dead_letters import DeadLetter, shown_entry
 
 FIELDS = {b"v": b"1", b"job": b"42", b"attempt": b"1", b"source": b"s", b"seq": b"3"}
 LETTER = DeadLetter(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from trainwire.cli.commands.logs import shown_line
+from trainwire.cli.commands.jobs.logs import shown_line
 from trainwire.cli.terminal import cell, local, one_line, safe, shown_clock
 from trainwire.stores.rows.command_rows import StoredLine
 

@@ -22,7 +22,7 @@ from trainwire.schemas.events import (
     decode_event,
     encode_event,
 )
-from trainwire.schemas.kinds import ROW_KINDS, RowKind
+from trainwire.schemas.tables.kinds import ROW_KINDS, RowKind
 
 JOB: Final = 7
 READ_AT_ONCE: Final = 3

@@ -22,7 +22,7 @@ from trainwire.schemas.events import (
     decode_event,
     encode_event,
 )
-from trainwire.schemas.kinds import ROW_KINDS
+from trainwire.schemas.tables.kinds import ROW_KINDS
 
 START = FeedPosition(0, 0, 0)
 

@@ -9,10 +9,11 @@ import pytest
 
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Body
-from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
+from trainwire.schemas.wire.messages import Body
 
 NOWHERE = "redis://127.0.0.1:1/0"
 

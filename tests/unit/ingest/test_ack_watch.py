@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainwire.ingest.sending.acks import AckReport, AckWatch, parse_report
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 
 
 def test_reports_are_read_leniently() -> None:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from trainwire.schemas.limits import MAX_ALERT_TEXT_CHARS, MAX_ALERT_TITLE_CHARS
+from trainwire.schemas.wire.limits import MAX_ALERT_TEXT_CHARS, MAX_ALERT_TITLE_CHARS
 from trainwire.testing import RecordedRun
 
 

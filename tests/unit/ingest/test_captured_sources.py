@@ -19,7 +19,7 @@ BEGIN = """
 import ctypes, faulthandler, json, logging, os, subprocess, sys, threading, time, warnings
 logging.basicConfig(level=logging.INFO, format="%(message)s")  # holds the stderr from before the capture
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.trainer_settings import Timing
 from tests.unit.ingest.conftest import bodies_of
 
 timing = Timing(first_backoff_s=30, longest_backoff_s=30)

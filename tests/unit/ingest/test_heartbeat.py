@@ -11,7 +11,7 @@ import pytest
 
 from tests.factories import checkpoint, completion, logs, metrics
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending.heartbeat import (
     LEAST_PAUSES,
     LEAST_USUAL_PAUSE_S,
@@ -19,11 +19,11 @@ from trainwire.ingest.sending.heartbeat import (
     StopSignal,
     UnsentCounts,
 )
-from trainwire.ingest.settings import Vitals
-from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, shows_progress
-from trainwire.schemas.messages import Metrics, Point, Progress
-from trainwire.schemas.stop_requests import StopRequest
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.ingest.settings.setting_groups import Vitals
+from trainwire.schemas.wire.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, shows_progress
+from trainwire.schemas.wire.messages import Metrics, Point, Progress
+from trainwire.schemas.wire.stop_requests import StopRequest
+from trainwire.schemas.wire.validation import InvalidMessage
 
 
 class Process:

@@ -34,7 +34,7 @@ def test_a_run_imports_nothing_of_the_workers() -> None:
         "run.log('a')\n"
         "run.checkpoint('last.pt')\n"
         "run.finish(timeout_s=1)\n"
-        "import trainwire.ingest.sending.redis_connection, trainwire.ingest.sending.recovery\n"
+        "import trainwire.ingest.sending.transports.redis_connection, trainwire.ingest.sending.recovery\n"
         "import trainwire.ingest.launcher.launch\n"
         "heavy = {'sqlalchemy', 'celery', 'kombu', 'pydantic', 'mlflow', 'psycopg', 'boto3',"
         " 'trainwire.schemas.tables'}\n"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.settings import SpoolSettings
+from trainwire.ingest.settings.setting_groups import SpoolSettings
 from trainwire.integrations.logging import RunHandler
 from trainwire.testing import RecordedRun
 

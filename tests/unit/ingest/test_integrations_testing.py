@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from trainwire import Run
-from trainwire.ingest.run_options import RunOptions
+from trainwire.ingest.run_start import RunOptions
 from trainwire.testing import RecordedRun
 
 

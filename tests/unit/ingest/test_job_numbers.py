@@ -16,7 +16,7 @@ from trainwire.ingest.identity.job_numbers import (
     NumberMaker,
     number_of,
 )
-from trainwire.schemas.validation import LEAST_MADE_ID, MAX_ID
+from trainwire.schemas.wire.validation import LEAST_MADE_ID, MAX_ID
 
 STARTS = 10_000
 

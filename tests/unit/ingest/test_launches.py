@@ -9,7 +9,7 @@ import pytest
 from trainwire.ingest.identity.open_runs import OpenRuns
 from trainwire.ingest.process.launches import UnknownLaunch, find_launch
 from trainwire.ingest.process.ranks import Place, find_place
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 UUID = "3f2a9c1e-7b42-4d0e-9a55-0123456789ab"
 TORCH = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}

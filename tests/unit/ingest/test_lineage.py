@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from trainwire import TrainerSettings
-from trainwire.ingest.launcher.launch import launch
-from trainwire.schemas.messages import Metrics
+from trainwire.ingest.launcher.launch import LaunchOptions, launch
+from trainwire.schemas.wire.messages import Metrics
 from trainwire.testing import RecordedRun
 
 
@@ -74,4 +74,4 @@ def test_the_launcher_needs_the_number_of_a_job_to_resume(monkeypatch: pytest.Mo
     """It does not begin a new job, whose charts would go on from nothing."""
     monkeypatch.delenv("TRAINWIRE_JOB_ID", raising=False)
     with pytest.raises(ValueError, match="trainwire run --job-id 42 --resume-from-step 4000"):
-        launch(["true"], resume_from_step=4000)
+        launch(["true"], LaunchOptions(resume_from_step=4000))

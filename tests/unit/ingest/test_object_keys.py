@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.uploads.checkpoint import object_key, slot_of
 from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
-from trainwire.schemas.messages import Checkpoint
+from trainwire.schemas.wire.messages import Checkpoint
 
 ORIGIN = Origin(42, 3, "0-1a2b", None)
 TS = 1_790_000_000_123_456_789

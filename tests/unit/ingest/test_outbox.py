@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.factories import checkpoint
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.schemas.messages import Checkpoint, Completion, Metrics, Point, Progress
+from trainwire.schemas.wire.messages import Checkpoint, Completion, Metrics, Point, Progress
 
 Read = Callable[[Outbox, Any], list[Any]]
 

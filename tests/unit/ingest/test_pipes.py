@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trainwire.ingest.output.pipes import OutputPipe, await_ends
-from trainwire.ingest.sending import sender
+from trainwire.ingest.sending import cutter
 
 
 def test_a_person_who_watches_slowly_costs_no_line(tell: Callable[..., Any]) -> None:
@@ -82,7 +82,7 @@ def test_a_disk_that_hangs_holds_up_no_output_for_ever(
     tell: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Output waits for it once, for a limited time; when it goes on, everything is logged."""
-    monkeypatch.setattr(sender, "HUNG_DISK_S", 0.3)
+    monkeypatch.setattr(cutter, "HUNG_DISK_S", 0.3)
     told = tell()
     outbox, goes_on = told.run._session.outbox, threading.Event()
     cut = outbox.cut

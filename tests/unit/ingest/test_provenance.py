@@ -17,7 +17,7 @@ from trainwire import TrainerSettings
 from trainwire.ingest.identity import open_runs
 from trainwire.ingest.provenance import collector
 from trainwire.ingest.provenance.recording import Recorder, collected, interpreter_of
-from trainwire.schemas.messages import PROVENANCE_ITEMS
+from trainwire.schemas.wire.messages import PROVENANCE_ITEMS
 
 SECRET = "hunter2hunter2"
 ADDRESS = f"https://me:{SECRET}@example.com/r.git"

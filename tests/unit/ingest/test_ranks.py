@@ -8,7 +8,7 @@ import pytest
 
 from trainwire.ingest.process import ranks
 from trainwire.ingest.process.ranks import Place
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 
 Tell = Callable[..., Any]
 

@@ -22,8 +22,8 @@ from trainwire.ingest.destinations import (
     variables_of,
 )
 from trainwire.ingest.outage import NoServer
-from trainwire.ingest.running_stacks import NoStack, StackFolders, running_record
-from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.settings.running_stacks import NoStack, StackFolders, running_record
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.stack.folders import hold, publish
 from trainwire.stack.persisted_config import new_password
 
@@ -209,7 +209,7 @@ def test_another_user_does_not_find_it(environ: dict[str, str], start: Start, tm
         if str(path).startswith(str(tmp_path.parents[1])):
             path.chmod(0o755 if path.is_dir() else 0o644)
     code = (
-        "import os, sys; from trainwire.ingest.running_stacks import *; os.setuid(65534)\n"
+        "import os, sys; from trainwire.ingest.settings.running_stacks import *; os.setuid(65534)\n"
         "print(running_record(Path(sys.argv[1])), list(StackFolders.from_env().registered()))"
     )
     asked = subprocess.run(

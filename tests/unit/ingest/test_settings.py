@@ -9,7 +9,8 @@ import pytest
 
 from trainwire import TrainerSettings
 from trainwire.ingest.server_names import shown_host
-from trainwire.ingest.settings import CheckpointSettings, checked_redis_url
+from trainwire.ingest.settings.server_addresses import checked_redis_url
+from trainwire.ingest.settings.setting_groups import CheckpointSettings
 
 
 def test_an_empty_environment_has_defaults() -> None:

@@ -8,14 +8,15 @@ import threading
 import pytest
 
 from tests.factories import NOW_NS
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending.buffer import Buffer, Line, log_bodies
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.size_limits import fitted
-from trainwire.schemas.limits import MAX_ITEMS, MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS, MAX_TEXT_CHARS
-from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point
-from trainwire.schemas.validation import check_body
-from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import open_envelope
+from trainwire.schemas.wire.limits import MAX_ITEMS, MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS, MAX_TEXT_CHARS
+from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Logs, Metrics, Point
+from trainwire.schemas.wire.validation import check_body
 
 TOO_LARGE: dict[str, Body] = {
     "params": Metrics(name="run", params={"lr": 0.1, "blob": "x" * 2**21, "rows": [[]] * 200_000}),

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from trainwire.ingest.origin import Origin
+from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending import outbox as outbox_module
 from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.recovery import outbox_of_inferred_end, resumed
-from trainwire.ingest.settings import FullPolicy
+from trainwire.ingest.settings.setting_groups import FullPolicy
 from trainwire.ingest.spool.folder import About, SourceFolder
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Checkpoint, Completion, Logs, Point
-from trainwire.schemas.wire import LOST, decode_body, decode_loss, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import LOST, decode_loss, open_envelope
+from trainwire.schemas.wire.messages import Checkpoint, Completion, Logs, Point
 
 ORIGIN = Origin(42, 1, "0-test", 0, since_ns=5)
 NO_LIMIT = 1 << 40

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from trainwire.ingest.process.daemon_pool import DaemonPool
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.ingest.uploads.object_store import ObjectStore, StoreRefused, UploadedPart, UploadForgotten
 from trainwire.ingest.uploads.retry import StoreUnavailable, UploadAbandoned, UploadRetry
 from trainwire.ingest.uploads.snapshots import Snapshots

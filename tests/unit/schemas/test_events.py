@@ -18,7 +18,7 @@ from trainwire.schemas.events import (
     encode_event,
     schema_text,
 )
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.schemas.wire.validation import InvalidMessage
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trainwire.schemas.events import TrainingLog, TrainingStatus
-from trainwire.schemas.kinds import ROW_KINDS, RowKind, without_rows
 from trainwire.schemas.tables import training_jobs
+from trainwire.schemas.tables.kinds import ROW_KINDS, RowKind, without_rows
 
 ROOT = Path(__file__).parents[3]
 

@@ -13,17 +13,11 @@ from hypothesis import strategies as st
 
 from tests.factories import NOW_NS
 from trainwire.schemas.keys import Kind, shard_of, stream_key
-from trainwire.schemas.messages import Body, Logs, Message, Metrics, Point
 from trainwire.schemas.non_finite import NON_FINITE_NAMES, shown_float
-from trainwire.schemas.validation import MAX_ID, InvalidMessage
-from trainwire.schemas.wire import (
-    COMPRESS_OVER_BYTES,
-    Envelope,
-    body_from_object,
-    decode_body,
-    encode_entry,
-    open_envelope,
-)
+from trainwire.schemas.wire.body_decoding import body_from_object, decode_body
+from trainwire.schemas.wire.entries import COMPRESS_OVER_BYTES, Envelope, encode_entry, open_envelope
+from trainwire.schemas.wire.messages import Body, Logs, Message, Metrics, Point
+from trainwire.schemas.wire.validation import MAX_ID, InvalidMessage
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 LINES = st.lists(TEXT, max_size=200)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.ingest.running_stacks import is_held
+from trainwire.ingest.settings.running_stacks import is_held
 from trainwire.stack.errors import Problem
 from trainwire.stack.folders import hold, publish, published, withdraw
 from trainwire.stack.locate import Address, locate

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainwire.schemas.messages import Status
+from trainwire.schemas.wire.messages import Status
 from trainwire.stores.postgres.completeness import Completeness, State, assess, shown_ranges
 from trainwire.stores.postgres.source_positions import SourcePosition
 

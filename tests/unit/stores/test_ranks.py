@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from trainwire.schemas.messages import MAX_WORLD_SIZE
+from trainwire.schemas.wire.messages import MAX_WORLD_SIZE
 from trainwire.stores.postgres.source_positions import AbsentRanks, SourcePosition, absent_ranks
 
 

@@ -7,7 +7,7 @@ import zstandard
 
 from benchmarks import hostile
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Message
+from trainwire.schemas.wire.messages import Message
 from trainwire.workers.drain import poison_entries
 from trainwire.workers.drain.decoding import RawEntry, Rejected, decode, memory_bytes
 from trainwire.workers.drain.poison_entries import find_poison_entry

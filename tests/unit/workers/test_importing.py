@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
         "trainwire.workers.sinks.mlflow.plugin",
         "trainwire.workers.sinks.mlflow.links",
         "trainwire.workers.drain.drain",
-        "trainwire.cli.commands.mlflow",
+        "trainwire.cli.commands.jobs.mlflow",
     ],
 )
 def test_mlflows_client_is_imported_by_deliveries_alone(module: str) -> None:

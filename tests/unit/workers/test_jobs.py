@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
-from trainwire.schemas.messages import Body, Checkpoint, Metrics, Point, Progress, Status
 from trainwire.schemas.times import to_datetime
+from trainwire.schemas.wire.messages import Body, Checkpoint, Metrics, Point, Progress, Status
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.lifetimes import began_at
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainwire.schemas.heartbeats import Heartbeat
-from trainwire.schemas.messages import Status
+from trainwire.schemas.wire.heartbeats import Heartbeat
+from trainwire.schemas.wire.messages import Status
 from trainwire.workers.liveness.heartbeat_reader import Heartbeats
 from trainwire.workers.liveness.job_status import LostRule, NewStatus, UnfinishedJob
 

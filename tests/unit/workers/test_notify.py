@@ -20,7 +20,7 @@ from trainwire.schemas.events import (
     decode_events,
     encode_event,
 )
-from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point, Progress
+from trainwire.schemas.wire.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point, Progress
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.rows import log_lines

@@ -23,7 +23,7 @@ from typing import Annotated, BinaryIO, Final, NamedTuple
 
 import msgspec
 
-from trainwire.schemas.validation import MAX_ID
+from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.workers.sinks.ranges import Ranges
 
 BLOCK_BYTES: Final = 64 * 1024

@@ -14,7 +14,7 @@ from trainwire.stores.loki.http import LokiHttp
 from trainwire.stores.loki.lines import lines_in_loki, without_newer
 from trainwire.stores.loki.query import LokiLine
 from trainwire.stores.postgres.completeness import shown_ranges
-from trainwire.stores.postgres.jobs import removed_rows
+from trainwire.stores.postgres.jobs.job_lookup import removed_rows
 from trainwire.workers.sinks.cursors import read_cursors
 from trainwire.workers.sinks.ranges import Ranges, ranges_of
 

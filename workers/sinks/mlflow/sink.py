@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from trainwire.schemas.messages import FINISHED
+from trainwire.schemas.wire.messages import FINISHED
 from trainwire.stores.mlflow.http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
 from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
 from trainwire.workers.sinks.mlflow.rows import (

@@ -19,8 +19,9 @@ from trainwire.ingest.spool.listing import list_spool
 from trainwire.ingest.spool.segments import MAGIC, SEGMENT_BYTES, Damage, framed, unframed
 from trainwire.ingest.spool.spool import Span, Spool
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.wire import decode_body, encode_entry, open_envelope
+from trainwire.schemas.wire.body_decoding import decode_body
+from trainwire.schemas.wire.entries import encode_entry, open_envelope
+from trainwire.schemas.wire.messages import Logs, Message
 
 LIMIT = 1 << 40
 NOBODY = 65534

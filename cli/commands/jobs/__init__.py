@@ -1,0 +1,1 @@
+"""Commands that list, show, change, copy or delete jobs."""

@@ -1,0 +1,319 @@
+"""`trainwire jobs` and `trainwire status`: list jobs, and show one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, TypeVar, get_args
+
+import typer
+from rich.text import Text
+from sqlalchemy import Connection
+
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
+from trainwire.cli.job_references import job_id_of
+from trainwire.cli.numbers import MOST_SHOWN, whole_option
+from trainwire.cli.provenance import provenance_lines
+from trainwire.cli.redis_clients import halted_streams
+from trainwire.cli.terminal import cell, console, local, one_line, print_table, say, shown_clock, warn
+from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
+from trainwire.schemas.filters.tokens import WrongFilter
+from trainwire.schemas.non_finite import Number
+from trainwire.schemas.wire.messages import Status
+from trainwire.stack.database import reading
+from trainwire.stack.errors import Problem
+from trainwire.stack.locate import streams_url
+from trainwire.stores.postgres.checkpoints import CheckpointFile, find_problems, last_checkpoint
+from trainwire.stores.postgres.completeness import Completeness, find_completeness
+from trainwire.stores.postgres.deletion import find_deletion
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, counted, job_deliveries, shown_delivery
+from trainwire.stores.postgres.jobs.attempts import find_attempts, find_provenance, renaming
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
+from trainwire.stores.postgres.jobs.job_pages import JobQuery, find_page, read_columns
+from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
+
+P = TypeVar("P")
+MIN_NAME_WIDTH: Final = 12
+EXIT_UNKNOWN = "its process has ended with an unknown exit code (docs/ends.md)"
+ROW_NAMES = {"logs": "log line", "metrics": "metric point", "checkpoints": "checkpoint"}
+STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
+
+
+def jobs(  # noqa: PLR0917 - typer passes options by name
+    status: Annotated[str | None, typer.Option(help=f"Only {', '.join(get_args(Status))}.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Only jobs with TEXT in their name.")] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only jobs with TEXT in number, name or tags.")
+    ] = None,
+    filter: Annotated[  # noqa: A002 - the option's name
+        str,
+        typer.Option(
+            metavar="FILTER", help="Only jobs for which it is true: 'status = failed and params.lr < 1'."
+        ),
+    ] = "",
+    sort: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Sort by a field, descending with a minus: -metrics.loss.")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(metavar="FIELDS", help="Fields to show too, separated by commas: params.lr,duration.")
+    ] = "",
+    archived: Annotated[bool, typer.Option("--archived", help="Archived jobs too.")] = False,
+    limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List jobs, newest first. docs/filters.md lists the fields for --filter, --sort and --columns."""
+    if status is not None and status not in get_args(Status):
+        raise Problem(f"no such status {status!r}: choose one of {', '.join(get_args(Status))}")
+    query = JobQuery(
+        where=_parsed("--filter", filter, parse_filter),
+        statuses=() if status is None else (status,),
+        name=name,
+        search=search,
+        sort=_parsed("--sort", sort, parse_sort) if sort else None,
+        with_archived=archived,
+    )
+    fields = _parsed("--columns", columns, parse_fields)
+    with reading(servers(data_dir)) as connection:
+        found = find_page(connection, query, limit)
+        values = read_columns(connection, [job.id for job in found], fields, query.now)
+    if as_json:
+        of_columns = {job.id: {"columns": values[job.id]} if fields else {} for job in found}
+        write_json([job_document(job) | of_columns[job.id] for job in found])
+    elif found:
+        _show_table(found, values, list(fields))
+    else:
+        _say_none(status, is_narrowed=bool(name or search or filter))
+
+
+def _parsed(option: str, text: str, parse: Callable[[str], P]) -> P:
+    try:
+        return parse(text)
+    except WrongFilter as exc:
+        raise Problem(f"{option}: {exc}") from exc
+
+
+def _say_none(status: str | None, *, is_narrowed: bool) -> None:
+    wanted = "" if status is None else f"{status} "
+    say(f"no such {wanted}jobs" if is_narrowed else "no jobs yet" if status is None else f"no {wanted}jobs")
+
+
+def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Show one job: status, progress, last metrics, row counts, and whether all its messages have arrived."""
+    address = servers(data_dir)
+    with reading(address) as connection:
+        found = named_job(connection, job)
+        job_id = found.id
+        metrics = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
+        completeness = find_completeness(connection, found)
+        checkpoint = found.last_checkpoint_path or last_checkpoint(connection, job_id)
+        deliveries = job_deliveries(connection, job_id)
+        problems = find_problems(connection, job_id)
+        warning = renaming(find_attempts(connection, job_id))
+        provenance = find_provenance(connection, job_id, found.attempt)
+    halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
+    if as_json:
+        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems, "provenance": provenance}
+        write_json(_status_document(found, metrics, completeness, checkpoint) | beside)
+        return
+    sinks = [(sink, shown_delivery(*delivery, shown_clock)) for sink, delivery in deliveries.items()]
+    for name, value in _status_lines(found, metrics, checkpoint) + provenance_lines(provenance) + sinks:
+        say(f"{name:<16}{one_line(value)}")
+    say(one_line(completeness.line))
+    if 0 < completeness.stored < sum(found.rows.values()):
+        say(f"{'':<16}a message is a batch of rows: log lines, or points of metrics, that were sent together")
+    if completeness.absent_ranks:
+        say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
+    if warning:
+        warn(one_line(warning))
+    if problems:
+        warn(one_line(_shown_problems(job_id, problems)))
+    for stream, reason in halted.items():
+        warn(f"the drain of {one_line(stream)} has stopped: {one_line(reason)}")
+
+
+def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
+    counts = Counter(file.state for file in problems)
+    shown = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    newest = problems[-1]
+    return f"checkpoints: {shown}; the newest: {newest.reason}; see `trainwire checkpoints {job_id}`"
+
+
+def named_job(connection: Connection, reference: str) -> Job:
+    """Return the job that `reference` names (see `job_id_of`); raise `Problem` if it does not exist."""
+    return known_job(connection, job_id_of(connection, reference))
+
+
+def known_job(connection: Connection, job_id: int) -> Job:
+    """Return the job with the number `job_id`; raise `Problem` if it does not exist."""
+    job = find_job(connection, job_id)
+    if job is not None:
+        return job
+    if (deletion := find_deletion(connection, job_id)) is not None:
+        at, by = shown_time(deletion.deleted_at), deletion.deleted_by
+        raise Problem(
+            f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` shows the deletion"
+        )
+    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
+
+
+def job_document(job: Job) -> dict[str, Any]:
+    """Return the job as a dictionary for JSON output."""
+    shown = {name: getattr(job, name) for name in Job.__struct_fields__ if not name.endswith("_seq")}
+    return shown | {"rows": job.rows}
+
+
+def _status_document(
+    job: Job,
+    metrics: dict[str, Number],
+    completeness: Completeness,
+    checkpoint: str | None,
+) -> dict[str, Any]:
+    return job_document(job) | {
+        "last_metrics": metrics,
+        "last_checkpoint": checkpoint,
+        "completeness": {
+            "state": completeness.state,
+            "line": completeness.line,
+            "produced": completeness.produced,
+            "stored": completeness.stored,
+            "dead_lettered": completeness.dead_lettered,
+            "missing": completeness.missing,
+            "lost": completeness.lost_by_reason,
+            "dropped": completeness.dropped,
+            "gaps": [{"source": row.source, "kind": row.kind, "ranges": row.gaps} for row in completeness.gaps],
+            "losses": [
+                {"source": row.source, "kind": row.kind, "ranges": row.lost} for row in completeness.losses
+            ],
+            "open_sources": completeness.open_sources,
+            "silent_sources": completeness.silent_sources,
+            "absent_ranks": [
+                {"attempt": ranks.attempt, "world_size": ranks.world_size, "ranges": ranks.ranges}
+                for ranks in completeness.absent_ranks
+            ],
+        },
+    }
+
+
+def _beside(deliveries: dict[str, tuple[JobDelivery, SinkHealth]], halted: dict[str, str]) -> dict[str, Any]:
+    return {
+        # `attempts` and `last_error` are fields of both, the job's and the sink's.
+        "deliveries": {sink: {**plain(job), "sink": plain(health)} for sink, (job, health) in deliveries.items()},
+        "halted": halted,
+    }
+
+
+def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) -> list[tuple[str, str]]:
+    named = f" {job.name}" if job.name else ""
+    lines: list[tuple[str, object]] = [
+        ("job", f"{job.id}{named}"),
+        ("status", f"{shown_status(job)}, attempt {job.attempt}"),
+        ("note", job.note),
+        ("archived", shown_time(job.archived_at)),
+        ("why", EXIT_UNKNOWN if job.status == "ended" else job.status_reason),
+        ("stop", _stop(job)),
+        ("resumed", None if job.resume_step is None else f"from step {job.resume_step:,}"),
+        ("forked", None if job.parent_id is None else f"from job {job.parent_id} at step {job.fork_step or 0:,}"),
+        ("started", shown_time(job.started_at)),
+        ("ended", shown_time(job.completed_at)),
+        ("last seen", None if job.completed_at else shown_time(job.last_seen_at)),
+        ("progress", _progress(job)),
+        ("last metrics", shown_values(metrics)),
+        ("best metrics", _best(job)),
+        ("exit code", job.exit_code),
+        ("error", job.error_message),
+        ("best checkpoint", job.best_checkpoint_path),
+        ("last checkpoint", checkpoint),
+        ("rows", shown_rows(job)),
+    ]
+    return [(name, str(value)) for name, value in lines if value not in (None, "")]
+
+
+def _stop(job: Job) -> str | None:
+    """Format the user's request to stop the job: its author, time and reason; None if there is none."""
+    if job.stop is None:
+        return None
+    at = shown_time(datetime.fromisoformat(job.stop["requested_at"]))
+    why = f": {job.stop['reason']}" if job.stop["reason"] else ""
+    return f"asked by {job.stop['requested_by']} {at}{why}"
+
+
+def shown_rows(job: Job) -> str:
+    """Format the numbers of log, metric and checkpoint rows of the job."""
+    return " · ".join(counted(count, ROW_NAMES[kind]) for kind, count in job.rows.items())
+
+
+def shown_values(values: dict[str, Any]) -> str:
+    """Format metrics as one line, with six significant digits."""
+    return " · ".join(f"{name} {shown_number(value)}" for name, value in values.items())
+
+
+def shown_number(value: object) -> str:
+    """Format a float with six significant digits; other values are converted to text."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _best(job: Job) -> str:
+    epoch = "" if job.best_epoch is None else f" (epoch {job.best_epoch})"
+    return f"{shown_values(job.best_metrics)}{epoch}" if job.best_metrics else ""
+
+
+def _progress(job: Job) -> str | None:
+    parts = []
+    if job.current_epoch is not None:
+        of = "" if job.total_epochs is None else f" of {job.total_epochs}"
+        parts.append(f"epoch {job.current_epoch}{of}")
+    # A percentage of zero epochs has no meaning.
+    if job.progress_percent is not None and (job.total_epochs is None or job.total_epochs > 0):
+        parts.append(f"{shown_number(job.progress_percent)} %")
+    return ", ".join(parts) or None
+
+
+def shown_status(job: Job) -> str:
+    """Format the job's status, such as `stalled since TIME`, `lost since TIME` or `stopped by NAME`."""
+    if job.status == "stopped" and job.stop:
+        return f"stopped by {one_line(job.stop['requested_by'])}"
+    return job.status if job.quiet_since is None else f"{job.status} since {shown_time(job.quiet_since)}"
+
+
+def shown_time(at: datetime | None) -> str | None:
+    """Format a time in the local time zone; return None for None."""
+    return None if at is None else f"{local(at):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _show_table(found: list[Job], values: dict[int, dict[str, Any]], fields: list[str]) -> None:
+    usual = ("attempt", "progress", "started", "log lines", "points", "checkpoints")
+    heads = ("job", "name", "status", *(fields or usual))
+    rows = []
+    for job in found:
+        status_cell = Text(shown_status(job), style=STATUS_COLOURS.get(job.status, ""))
+        rest: Sequence[object] = (job.attempt, _progress(job), shown_time(job.started_at), *job.rows.values())
+        if fields:
+            rest = [_column_value(field, values[job.id][field]) for field in fields]
+        rows.append([cell(job.id), cell(job.name), status_cell, *map(cell, rest)])
+    if sys.stdout.isatty():
+        _cut_names(heads, rows)
+    print_table(heads, rows)
+
+
+def _cut_names(heads: Sequence[str], rows: list[list[Text]]) -> None:
+    """Shorten the job names (the second column) so that each row of the table fits into one line."""
+    widths = [max(len(head), *(cells[index].cell_len for cells in rows)) for index, head in enumerate(heads)]
+    between = 2 * (len(heads) - 1)
+    left = console().width - (sum(widths) - widths[1]) - between
+    for cells in rows:
+        cells[1].truncate(max(MIN_NAME_WIDTH, left), overflow="ellipsis")
+
+
+def _column_value(field: str, value: object) -> object:
+    if isinstance(value, datetime):
+        return shown_time(value)
+    if field == "duration" and isinstance(value, float):
+        return str(timedelta(seconds=round(value)))
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return None if value is None else shown_number(value)

@@ -1,0 +1,165 @@
+"""`trainwire logs`: prints and follows the log lines of a job."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from sqlalchemy import Connection
+
+from trainwire.cli.commands.jobs.jobs import known_job
+from trainwire.cli.commands.options import DataDir, JobReference, servers
+from trainwire.cli.job_references import job_id_of
+from trainwire.cli.numbers import MOST_SHOWN, whole_option
+from trainwire.cli.terminal import local, safe, warn
+from trainwire.schemas.wire.validation import MAX_ATTEMPT
+from trainwire.stack.database import reading, settings_for
+from trainwire.stack.errors import Problem, as_problem
+from trainwire.stack.locate import Address
+from trainwire.stores.loki.http import LokiUnavailable, loki_http
+from trainwire.stores.loki.lines import find_lines
+from trainwire.stores.postgres.completeness import find_completeness
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job, removed_rows
+from trainwire.stores.rows.command_rows import LogFilter, StoredLine, logs_after, newest_logs
+from trainwire.workers.sinks.loki.sink import LokiSink
+
+POLL_EVERY_S = 0.3
+QUIET_S = 10.0
+"""Seconds without a new row after which `logs -f` ends for a finished job; missing messages may never arrive."""
+FOLLOW_BATCH = 5000
+LOG_TYPES = ("stdout", "stderr")
+
+
+def logs(
+    job: JobReference,
+    *,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Continue with new lines.")] = False,
+    log_type: Annotated[str | None, typer.Option(help="Only stdout, or only stderr.")] = None,
+    grep: Annotated[str | None, typer.Option(metavar="TEXT", help="Only lines that contain TEXT.")] = None,
+    limit: Annotated[int, whole_option(0, MOST_SHOWN, "Number of newest lines.")] = 500,
+    attempt: Annotated[int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Only this attempt.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="SINK", help="Read from this store (loki) instead of Postgres.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Print a job's newest lines, oldest first.
+
+    With -f, new lines are printed until ctrl-C, or until the job has finished and either all its messages have
+    arrived or no row has arrived for 10 s.
+    """
+    if log_type not in (None, *LOG_TYPES):
+        raise Problem(f"no such log type {log_type!r}: choose stdout or stderr")
+    if source not in (None, LokiSink.name):
+        raise Problem(f"--from {source}: logs are read from Postgres, or with --from loki from Loki")
+    if source is not None and follow:
+        raise Problem("-f follows a job in Postgres, which has each line first: omit --from loki")
+    address = servers(data_dir)
+    with reading(address) as connection:
+        wanted = LogFilter(job_id=job_id_of(connection, job), log_type=log_type, text=grep, attempt=attempt)
+        if source is not None:
+            _print_from_loki(address, connection, wanted, limit)
+            return
+        known_job(connection, wanted.job_id)
+        try:
+            _print_lines(connection, wanted, limit, follow=follow)
+        except KeyboardInterrupt:
+            return
+
+
+def _print_from_loki(address: Address, connection: Connection, wanted: LogFilter, limit: int) -> None:
+    settings = settings_for(address)
+    with as_problem(LokiUnavailable, hint=f"; LOKI_URL is {settings.loki_url}"):
+        lines = deque(find_lines(connection, loki_http(settings), wanted), maxlen=limit)
+        if not lines and find_job(connection, wanted.job_id) is None:
+            raise Problem(f"no job {wanted.job_id} in the database, and no such line of the last 7 days in Loki")
+    write_lines(list(lines))
+
+
+def _print_lines(connection: Connection, wanted: LogFilter, limit: int, *, follow: bool) -> None:
+    if not follow:
+        lines = newest_logs(connection, wanted, limit)
+        write_lines(lines)
+        removed = removed_rows(connection, wanted.job_id)["logs"]
+        if removed and len(lines) < limit:
+            warn(
+                f"lines 1 to {removed:,} of job {wanted.job_id} were removed by retention: "
+                f"`trainwire logs {wanted.job_id} --from loki` reads their copies in Loki"
+            )
+        return
+    # The job's last row now: with a filter or limit 0 it is not among the lines shown.
+    last_seq = known_job(connection, wanted.job_id).last_log_seq
+    shown = newest_logs(connection, wanted, limit)
+    write_lines(shown)
+    _follow(connection, wanted, max([last_seq, *(line.seq for line in shown[-1:])]))
+
+
+def _follow(connection: Connection, wanted: LogFilter, last_seq: int) -> None:
+    quiet = Quiet()
+    while True:
+        quiet_s = quiet.lasts_s(find_job(connection, wanted.job_id))
+        ended = has_ended(connection, wanted.job_id)
+        lines = logs_after(connection, wanted, last_seq, FOLLOW_BATCH)
+        write_lines(lines)
+        if lines:
+            last_seq = lines[-1].seq
+        elif ended:
+            return
+        elif quiet_s > QUIET_S:
+            warn(_quiet_warning(wanted.job_id))
+            return
+        if len(lines) < FOLLOW_BATCH:
+            time.sleep(POLL_EVERY_S)
+
+
+class Quiet:
+    """Measures how much time has passed since the last new row of a finished job."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._seen: object = None
+
+    def lasts_s(self, job: Job | None) -> float:
+        """Return the seconds since the last new row of the job if it has finished, or 0 while it runs."""
+        seen = None if job is None else (job.status, job.attempt, job.rows)
+        if job is None or not job.is_finished or seen != self._seen:
+            self._seen, self._since = seen, self._clock()
+            return 0.0
+        return self._clock() - self._since
+
+
+def has_ended(connection: Connection, job_id: int) -> bool:
+    """Return whether the job has finished, and no further rows of it are expected."""
+    job = find_job(connection, job_id)
+    if job is None or not job.is_finished:
+        return False
+    return not find_completeness(connection, job).may_grow
+
+
+def _quiet_warning(job_id: int) -> str:
+    return (
+        f"job {job_id} has finished and there was no new row for {QUIET_S:.0f} s; messages of it may still "
+        f"arrive: see `trainwire status {job_id}`"
+    )
+
+
+def write_lines(lines: list[StoredLine]) -> None:
+    """Write log lines to stdout; colour codes in their texts are removed unless stdout is a terminal."""
+    colours = sys.stdout.isatty()
+    sys.stdout.writelines(f"{shown_line(line, colours=colours)}\n" for line in lines)
+    sys.stdout.flush()
+
+
+def shown_line(line: StoredLine, *, colours: bool) -> str:
+    """Format a log line with its time and log type; continuation lines of a multi-line text are indented."""
+    rank = "" if line.rank is None else f" {line.rank}"
+    level = "" if line.level is None else f" {safe(line.level)}"
+    first, *more = line.content.split("\n")
+    head = f"{local(line.logged_at):%H:%M:%S.%f}"[:-3]
+    shown = f"{head} {line.log_type}{rank}{level} {safe(first, colours=colours)}"
+    return "".join([shown, *(f"\n    {safe(text, colours=colours)}" for text in more)])

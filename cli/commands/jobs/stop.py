@@ -1,0 +1,48 @@
+"""`trainwire stop`: requests the trainers of a job to stop."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated
+
+import typer
+
+from trainwire.cli.commands.jobs.jobs import named_job, shown_time
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.terminal import one_line, say
+from trainwire.stack.database import writing
+from trainwire.stack.errors import as_problem
+from trainwire.stores.postgres.jobs.stop_requests import AlreadyEnded, UnknownJob, request_stop
+from trainwire.stores.postgres.jobs.user_texts import WrongText
+
+
+def stop(
+    job: JobReference,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="The reason, which is stored and logged.")] = "",
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who asks; default: the user of this command.")
+    ] = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Request the trainers of a running job to stop; the job then ends with the status `stopped`.
+
+    They receive the request within seconds, or when they can be reached again, and end by themselves: nothing is
+    killed.
+    """
+    errors = as_problem(AlreadyEnded, UnknownJob, WrongText)
+    with writing(servers(data_dir)) as connection, errors:
+        job_id = named_job(connection, job).id
+        request = request_stop(connection, job_id, _user() if by is None else by, reason)
+    if as_json:
+        write_json(request)
+        return
+    at, why = shown_time(request.requested_at), f": {request.reason}" if request.reason else ""
+    say(one_line(f"job {job_id}, attempt {request.attempt}: {request.requested_by} asked it to stop {at}{why}"))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without an entry for the user's number
+        return "unknown"

@@ -1,0 +1,1 @@
+"""Commands that inspect and operate the servers: deliveries, dead letters, retention, alerts, checks."""

@@ -1,0 +1,116 @@
+"""The transport to Redis: reads acknowledgements, appends messages, sends heartbeats and claims."""
+
+from __future__ import annotations
+
+import email.parser  # noqa: F401 - redis-py imports it when it connects; as the next line
+import encodings.idna  # noqa: F401 - Python imports it with the first host name: see trainwire.ingest.process.forks
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from trainwire.ingest.outage import Unavailable
+from trainwire.ingest.sending.heartbeat import SourceHeartbeat
+from trainwire.ingest.sending.transports.transport import Answer, Claim, ack_reports, foreign_claim
+from trainwire.ingest.sending.unacked import EncodedMessage
+from trainwire.schemas.keys import Kind
+from trainwire.schemas.streams.clients import STREAM_ERRORS, drop_connections, open_streams
+from trainwire.schemas.streams.source_streams import SourceStreams
+from trainwire.schemas.streams.tls import redis_trouble
+from trainwire.schemas.wire.heartbeats import read_claim
+from trainwire.schemas.wire.stop_requests import StopRequest, read_stop
+
+CONNECT_TIMEOUT_S: Final = 2
+SOCKET_TIMEOUT_S: Final = 5
+
+_REDIS_ERRORS: Final = (*STREAM_ERRORS, OSError, UnicodeError)  # UnicodeError: a host name too long for DNS
+
+
+class RedisConnection:
+    """Connects one source to the Redis with the streams; every failure raises `Unavailable`."""
+
+    least_interval_s = 0.0
+
+    def __init__(self, redis_url: str, job_id: int, source: str) -> None:
+        self._redis_url = redis_url
+        self._has_answered = False
+        self._client = open_streams(
+            redis_url,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),  # the sender retries, and logs it
+        )
+        self._streams = SourceStreams(self._client, job_id, source)
+
+    def exchange(
+        self,
+        batches: Mapping[Kind, Sequence[EncodedMessage]],
+        kinds: Sequence[Kind],
+        heartbeat: SourceHeartbeat | None = None,
+    ) -> Answer:
+        """Send a heartbeat, read the acknowledgements of `kinds`, and append all messages if Redis has room."""
+        stop = None if heartbeat is None else self.send_heartbeat(heartbeat)
+        if not (batches or kinds):
+            return Answer(stop=stop)
+        answer = self.read_reports(kinds)
+        answer.stop = answer.stop or stop
+        if batches and not answer.must_hold:
+            self._append(batches, answer)
+        return answer
+
+    def read_reports(self, kinds: Sequence[Kind]) -> Answer:
+        """Return the acknowledgements of `kinds`, and whether Redis is too full for new messages."""
+        with self._translated():
+            found = self._streams.read_reports(kinds)
+        acks = ack_reports(kinds, found.acks, is_job_deleted=found.is_job_deleted)
+        return Answer(found.must_hold, found.is_job_deleted, acks, stop=read_stop(found.stop))
+
+    def _append(self, batches: Mapping[Kind, Sequence[EncodedMessage]], answer: Answer) -> None:
+        entries = {kind: [message.entry for message in batch] for kind, batch in batches.items()}
+        with self._translated():
+            result = self._streams.append(entries)
+        answer.seqs = {
+            kind: [message.seq for message in batches[kind][:count]] for kind, count in result.counts.items()
+        }
+        answer.refusal = None if result.refusal is None else Unavailable(result.refusal)
+
+    def send_heartbeat(self, source: SourceHeartbeat) -> StopRequest | None:
+        """Send a heartbeat and renew the claim; return the request to stop, or None if there is none.
+
+        No error is raised if Redis refuses the heartbeat, because it may still accept messages.
+        """
+        with self._translated():
+            reply = self._streams.write_heartbeat(
+                source.heartbeat(0), source.rank_claim() if source.may_claim else None
+            )
+        source.note_answer(reply.claim, is_taken=reply.is_taken)
+        return read_stop(reply.stop)
+
+    def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
+        """Claim the rank if it is free; with `by_force`, replace the claim of another process.
+
+        Returns the claim of the process that has the rank, or None if it is ours now.
+        """
+        with self._translated():
+            claim, now_ms = self._streams.take_claim(source.rank_claim(), by_force=by_force)
+        return foreign_claim(source, read_claim(claim), now_ms)
+
+    def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
+        """Delete the heartbeat and the claim, because this process ends normally."""
+        with self._translated():
+            self._streams.withdraw(source.rank_claim())
+
+    def close(self) -> None:
+        """Close the connection; the next call opens a new one and resolves the host name again."""
+        drop_connections(self._client)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise `Unavailable` for each redis-py error in the block."""
+        try:
+            yield
+        except _REDIS_ERRORS as exc:
+            raise Unavailable(redis_trouble(exc, "" if self._has_answered else self._redis_url)) from exc
+        self._has_answered = True

@@ -1,0 +1,1 @@
+"""The settings of a trainer; no other module of `ingest` reads their environment variables."""

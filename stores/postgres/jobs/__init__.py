@@ -1,0 +1,1 @@
+"""Reads and edits jobs and their attempts in Postgres."""
