@@ -1,0 +1,122 @@
+"""One run of a scenario: its processes with one failing call, until all that it reported is stored."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.certify import steps
+from tests.certify.audit import problems
+from tests.certify.failpoints import Failure
+from tests.certify.scenarios import TROUBLE_AFTER_S, Expected, Scenario
+from tests.certify.world import World
+
+DEADLINE_S: Final = 40.0
+"""Seconds until a run must be complete; it is idle for most of them."""
+TRAINER_S: Final = 20.0
+"""Seconds within which a trainer must have ended: its deadline for `finish`, and what a busy machine needs."""
+
+
+@dataclass
+class Outcome:
+    """The result of a run: the call that failed (None if the run ended before it), and what was wrong."""
+
+    failed_call: str | None = None
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    """(role, call) of all calls with a failpoint."""
+
+
+class ScenarioRun:
+    """The processes of one run."""
+
+    def __init__(self, world: World, scenario: Scenario, failure: Failure | None) -> None:
+        self._world = world
+        self._scenario = scenario
+        self._failure = failure
+        self._recovery: steps.Child | None = None
+        self._recoveries = 0
+        world.reset()
+        settings = steps.trainer_settings(world.redis_url, world.folder, job_id=world.job)
+        self._worker = self._child("worker", steps.worker(world.folder), failure)
+        self._trainers = [
+            self._child(f"trainer{rank}", steps.trainer(world.folder, rank, settings, train), None if rank else failure)
+            for rank, train in enumerate(scenario.trains)
+        ]
+        self._settings = settings
+
+    def run(self) -> Outcome:
+        """Wait until the audit finds nothing wrong, and return the outcome."""
+        began = time.monotonic()
+        try:
+            time.sleep(TROUBLE_AFTER_S)
+            self._scenario.meanwhile(self._world)
+            found = self._await(self._scenario.expected, began)
+            if not found and self._scenario.afterwards is not None and self._scenario.at_end is not None:
+                self._scenario.afterwards(self._world)
+                found = self._await(self._scenario.at_end, time.monotonic())
+            found = found or self._stop()
+        finally:
+            for child in [*self._trainers, self._worker, *filter(None, [self._recovery])]:
+                child.kill()
+        return self._outcome(found, time.monotonic() - began)
+
+    def _await(self, expected: Expected, began: float) -> list[str]:
+        while True:
+            found = self._revive(began)
+            if not found and all(child.poll() for child in self._trainers):
+                found = self._audit(expected)
+                if not found:
+                    return []
+            if time.monotonic() - began > DEADLINE_S:
+                return found or ["the trainer has not ended"]
+            time.sleep(0.1)
+
+    def _audit(self, expected: Expected) -> list[str]:
+        self._expected = expected
+        return problems(self._world, expected, was_killed=self._trainers[0].code == -9)
+
+    def _stop(self) -> list[str]:
+        """End the worker, after it has executed all orders; what is stored must not change."""
+        (self._world.folder / "stop").touch()
+        deadline = time.monotonic() + 10
+        while not self._worker.poll():
+            if time.monotonic() > deadline:
+                return ["the worker does not end"]
+            time.sleep(0.01)
+        return [f"at the end: {text}" for text in self._audit(self._expected)]
+
+    def _revive(self, began: float) -> list[str]:
+        """Start killed processes again, and recover a spool that a trainer has left."""
+        if self._worker.poll():
+            if self._worker.code != -9:
+                raise AssertionError(f"the worker ended with {self._worker.code}: {self._world.folder}/worker.log")
+            self._worker = self._child("worker", steps.worker(self._world.folder), None)
+        for trainer in self._trainers:
+            if trainer.poll() and trainer.code not in (0, -9):
+                return [f"{trainer.name} ended with {trainer.code}: {trainer.output[-2000:]}"]
+            if not trainer.poll() and time.monotonic() - began > TRAINER_S:
+                return [f"{trainer.name} does not end"]
+        spool = self._world.folder / "spool"
+        if all(trainer.poll() for trainer in self._trainers) and (self._recovery is None or self._recovery.poll()):
+            if self._recovery is not None and self._recovery.code not in (0, -9):
+                return [f"the recovery ended with {self._recovery.code}: {self._recovery.output[-2000:]}"]
+            if spool.exists() and any(spool.iterdir()):
+                failure = self._failure if not self._recoveries else None
+                self._recovery = self._child("recovery", steps.recovery(self._settings), failure)
+                self._recoveries += 1
+        return []
+
+    def _child(self, name: str, run: steps.Run, failure: Failure | None) -> steps.Child:
+        return steps.Child(self._world.folder, name, failure, run)
+
+    def _outcome(self, found: list[str], seconds: float) -> Outcome:
+        outcome = Outcome(problems=found, seconds=seconds)
+        for line in self._worker.record.read_text().splitlines():
+            state, role, call = line.split("\t")
+            outcome.calls.append((role, call))
+            if state == "FAILED":
+                outcome.failed_call = call
+        return outcome

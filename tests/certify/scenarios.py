@@ -1,0 +1,116 @@
+"""The scenarios: each is a training, the rows that it must leave, and what happens meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from trainwire import Run
+from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from tests.certify.world import World
+
+LINES: Final = [f"line {number}" for number in range(6)]
+FINISH_S: Final = 12.0
+TROUBLE_AFTER_S: Final = 0.15
+
+Train = Callable[[TrainerSettings], Receipt]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The rows of a job, and the columns of the job itself, when all is stored."""
+
+    lines: list[tuple[str, str]]
+    steps: list[int]
+    checkpoints: list[str]
+    job: Mapping[str, Any]
+    is_deleted: bool = False
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A training, and what it must leave."""
+
+    name: str
+    trains: tuple[Train, ...]
+    """The trainers, of which the first one has the failpoints."""
+    expected: Expected
+    meanwhile: Callable[[World], None] = lambda _: None
+    """Called a moment after the trainers have started."""
+    afterwards: Callable[[World], None] | None = None
+    """Called when all is stored; the rows are then those of `at_end`."""
+    at_end: Expected | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    has_bucket: bool = False
+
+
+def _train(settings: TrainerSettings, rank: int | None = None, world_size: int | None = None) -> Run:
+    run = Run(settings.job_id, "certified", settings=settings, rank=rank, world_size=world_size, params={"lr": 0.1})
+    for number, line in enumerate(LINES):
+        run.log(line, log_type="stderr" if number == 1 else "stdout")
+        run.metric(step=number, loss=1 / (number + 1), f1=float(number))
+        if number % 2:
+            time.sleep(0.05)
+    run.checkpoint("s3://elsewhere/best.pt", kind="best", step=5, metrics={"loss": 0.5})
+    return run
+
+
+def _finished(settings: TrainerSettings) -> Receipt:
+    return _train(settings).finish(timeout_s=FINISH_S)
+
+
+def _failed(settings: TrainerSettings) -> Receipt:
+    run = _train(settings)
+    return run.finish(error="out of memory", exit_code=3, timeout_s=FINISH_S)
+
+
+def _rank(rank: int) -> Train:
+    def train(settings: TrainerSettings) -> Receipt:
+        return _train(settings, rank, 2).finish(timeout_s=FINISH_S)
+
+    return train
+
+
+def _with_folder(settings: TrainerSettings) -> Receipt:
+    run = _train(settings)
+    assert settings.spool.folder is not None
+    folder = Path(settings.spool.folder).parent / "checkpoint"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"shard-{number}.bin").write_bytes(bytes([number]) * 1000)
+    run.checkpoint(folder, kind="last", step=6)
+    return run.finish(timeout_s=FINISH_S)
+
+
+COMPLETED: Final = {"status": "completed", "attempt": 1, "params": {"lr": 0.1}}
+ALL_KINDS: Final = Expected(
+    [("stderr" if number == 1 else "stdout", line) for number, line in enumerate(LINES)],
+    list(range(len(LINES))),
+    ["s3://elsewhere/best.pt"],
+    COMPLETED | {"final_metrics": {"loss": 1 / 6, "f1": 5.0}},
+)
+FAILED: Final = replace(ALL_KINDS, job={"status": "failed", "exit_code": 3, "error_message": "out of memory"})
+TWO_RANKS: Final = Expected(
+    ALL_KINDS.lines * 2, ALL_KINDS.steps * 2, ALL_KINDS.checkpoints * 2, {"status": "completed"}
+)
+DELETED: Final = Expected([], [], [], {}, is_deleted=True)
+
+SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("finished", (_finished,), ALL_KINDS),
+        Scenario("failed", (_failed,), FAILED),
+        Scenario("two-ranks", (_rank(0), _rank(1)), TWO_RANKS),
+        Scenario("checkpoint-folder", (_with_folder,), ALL_KINDS, has_bucket=True),
+        Scenario("loki-away", (_finished,), ALL_KINDS, lambda world: world.take_loki_away()),
+        Scenario("redis-away", (_finished,), ALL_KINDS, lambda world: world.take_redis_away()),
+        Scenario("postgres-away", (_finished,), ALL_KINDS, lambda world: world.take_postgres_away()),
+        Scenario("deleted", (_finished,), ALL_KINDS, afterwards=lambda world: world.delete(), at_end=DELETED),
+    )
+}

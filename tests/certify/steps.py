@@ -1,0 +1,174 @@
+"""The child processes of a run: a trainer, a worker without Celery's pool, and the recovery of a spool."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from base64 import b64decode
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from tests.certify.failpoints import Failpoints, Failure, install
+from trainwire.ingest.sending.recovery import send_leftovers
+from trainwire.ingest.settings import SpoolSettings, Timing, TrainerSettings
+from trainwire.schemas import keys
+from trainwire.workers import tasks
+from trainwire.workers.app import app
+from trainwire.workers.log_events import configure_logging
+
+TIMING: Final = Timing(
+    flush_interval_s=0.01,
+    ack_interval_s=0.03,
+    resend_after_s=0.3,
+    probe_after_s=0.6,
+    settle_s=4.0,
+    first_backoff_s=0.02,
+    longest_backoff_s=0.2,
+)
+TICKS: Final[dict[str, float]] = {
+    keys.SWEEP_TASK: 0.05,
+    keys.DELIVER_TICK_TASK: 0.2,
+    keys.LIVENESS_TASK: 0.5,
+    keys.STRAYS_TASK: 1.0,
+    keys.ROLLUP_TASK: 0.5,
+    keys.VERIFY_TASK: 0.5,
+    keys.DELETE_TASK: 0.3,
+}
+"""The periodic tasks, and their interval in seconds."""
+
+Run = Callable[[Failpoints], None]
+
+
+class Child:
+    """A forked child process that runs one function with failpoints, then exits; its output goes to a file."""
+
+    def __init__(self, folder: Path, name: str, failure: Failure | None, run: Run) -> None:
+        self.name = name
+        self.record = folder / "calls.tsv"
+        self._log = folder / f"{name}.log"
+        self._run = run
+        self.code: int | None = None
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._become(failure)
+
+    def _become(self, failure: Failure | None) -> None:
+        code = 70
+        try:
+            log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            logging.basicConfig(stream=sys.stderr, force=True)
+            points = Failpoints(self.record, failure)
+            install(points)
+            self._run(points)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    @property
+    def output(self) -> str:
+        """What it has written to stdout and stderr."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def poll(self) -> bool:
+        """Return whether it has ended."""
+        if self.code is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is not None
+
+    def kill(self) -> None:
+        """End it at once."""
+        if not self.poll():
+            os.kill(self._pid, 9)
+            _, status = os.waitpid(self._pid, 0)
+            self.code = os.waitstatus_to_exitcode(status)
+
+
+def trainer(folder: Path, rank: int, settings: TrainerSettings, train: Callable[[TrainerSettings], Any]) -> Run:
+    """Return the function of a trainer, which writes its receipt to a file."""
+
+    def run(points: Failpoints) -> None:
+        points.role = "trainer"
+        receipt = train(settings)
+        points.role = ""
+        (folder / f"receipt{rank}.json").write_text(json.dumps(vars(receipt)))
+
+    return run
+
+
+def recovery(settings: TrainerSettings) -> Run:
+    """Return the function that sends what a trainer left in its spool, as the next run does."""
+
+    def run(points: Failpoints) -> None:
+        points.role = "recovery"
+        assert settings.spool.folder is not None and settings.redis_url is not None
+        for _ in send_leftovers(settings.spool.folder, settings.redis_url, settings.timing, 6.0, any_server=True):
+            pass
+
+    return run
+
+
+def worker(folder: Path) -> Run:
+    """Return the function of a worker that executes orders one by one, and sends those of beat."""
+
+    def run(points: Failpoints) -> None:
+        configure_logging()
+        broker = tasks.process_resources().redis
+        due = dict.fromkeys(TICKS, 0.0)
+        stop = folder / "stop"
+        while not stop.exists():
+            for task, at in due.items():
+                if time.monotonic() >= at:
+                    _execute(points, folder, task, [])
+                    due[task] = time.monotonic() + TICKS[task]
+            while (order := _next_order(broker)) is not None:
+                _execute(points, folder, *order)
+            time.sleep(0.01)
+
+    return run
+
+
+def _next_order(broker: Any) -> tuple[str, list[Any]] | None:
+    for queue in keys.QUEUES:
+        if (raw := broker.rpop(queue)) is not None:
+            order = json.loads(raw)
+            return order["headers"]["task"], json.loads(b64decode(order["body"]))[0]
+    return None
+
+
+def _execute(points: Failpoints, folder: Path, task: str, arguments: list[Any]) -> None:
+    points.role = role_of(task, arguments)
+    try:
+        app.tasks[task].run(*arguments)
+    except Exception:
+        with (folder / "crashes").open("a") as crashes:
+            traceback.print_exc(file=crashes)
+    finally:
+        points.role = ""
+
+
+def role_of(task: str, arguments: list[Any]) -> str:
+    """Return the role of a task: its name, with the kind or the sink."""
+    first = f"-{arguments[0]}" if task in (keys.DRAIN_TASK, keys.DELIVER_TASK) else ""
+    return task.removeprefix("trainwire.") + first
+
+
+def trainer_settings(redis_url: str, folder: Path, **options: Any) -> TrainerSettings:
+    """Return settings of a trainer with short intervals and its own spool."""
+    spool = SpoolSettings(folder=folder / "spool")
+    return replace(TrainerSettings(redis_url=redis_url, timing=TIMING, spool=spool, quiet=True), **options)
