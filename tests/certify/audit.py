@@ -11,6 +11,7 @@ import requests
 from sqlalchemy import Connection, text
 
 from tests.certify.scenarios import Expected
+from trainwire.ingest.spool.folder import source_folders
 from trainwire.schemas.keys import KINDS
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.jobs import find_job
@@ -105,7 +106,7 @@ def _of_trainer(world: World, *, was_killed: bool) -> Iterator[str]:
     if crashes.exists():
         yield f"a task raised: {crashes.read_text()}"
     spool = world.folder / "spool"
-    if spool.exists() and (left := sorted(path.name for path in spool.iterdir())):
+    if spool.exists() and (left := [str(path) for path in source_folders(spool)]):
         yield f"the spool has {left}"
     if was_killed:
         return

@@ -10,7 +10,8 @@ from tests.certify import steps
 from tests.certify.audit import problems
 from tests.certify.failpoints import Failure
 from tests.certify.scenarios import TROUBLE_AFTER_S, Expected, Scenario
-from tests.certify.world import World
+from tests.certify.world import BUCKET, World
+from trainwire.ingest.spool.folder import source_folders
 
 DEADLINE_S: Final = 40.0
 """Seconds until a run must be complete; it is idle for most of them."""
@@ -39,7 +40,8 @@ class ScenarioRun:
         self._recovery: steps.Child | None = None
         self._recoveries = 0
         world.reset()
-        settings = steps.trainer_settings(world.redis_url, world.folder, job_id=world.job)
+        bucket = BUCKET if scenario.has_bucket else None
+        settings = steps.trainer_settings(world.redis_url, world.folder, bucket, job_id=world.job)
         self._worker = self._child("worker", steps.worker(world.folder), failure)
         self._trainers = [
             self._child(f"trainer{rank}", steps.trainer(world.folder, rank, settings, train), None if rank else failure)
@@ -103,7 +105,7 @@ class ScenarioRun:
         if all(trainer.poll() for trainer in self._trainers) and (self._recovery is None or self._recovery.poll()):
             if self._recovery is not None and self._recovery.code not in (0, -9):
                 return [f"the recovery ended with {self._recovery.code}: {self._recovery.output[-2000:]}"]
-            if spool.exists() and any(spool.iterdir()):
+            if any(source_folders(spool)):
                 failure = self._failure if not self._recoveries else None
                 self._recovery = self._child("recovery", steps.recovery(self._settings), failure)
                 self._recoveries += 1

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from tests.certify.failpoints import Failpoints, Failure, install
 from trainwire.ingest.sending.recovery import send_leftovers
-from trainwire.ingest.settings import SpoolSettings, Timing, TrainerSettings
+from trainwire.ingest.settings import CheckpointSettings, SpoolSettings, Timing, TrainerSettings
 from trainwire.schemas import keys
 from trainwire.workers import tasks
 from trainwire.workers.app import app
@@ -168,7 +168,11 @@ def role_of(task: str, arguments: list[Any]) -> str:
     return task.removeprefix("trainwire.") + first
 
 
-def trainer_settings(redis_url: str, folder: Path, **options: Any) -> TrainerSettings:
+def trainer_settings(redis_url: str, folder: Path, bucket: str | None, **options: Any) -> TrainerSettings:
     """Return settings of a trainer with short intervals and its own spool."""
     spool = SpoolSettings(folder=folder / "spool")
-    return replace(TrainerSettings(redis_url=redis_url, timing=TIMING, spool=spool, quiet=True), **options)
+    checkpoints = CheckpointSettings(bucket=bucket, retry_s=8, finish_s=8)
+    return replace(
+        TrainerSettings(redis_url=redis_url, timing=TIMING, spool=spool, checkpoints=checkpoints, quiet=True),
+        **options,
+    )

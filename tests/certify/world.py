@@ -22,8 +22,10 @@ from tests.processes import ROOT
 from tests.s3 import s3_client, s3_environment, s3_server
 from trainwire.schemas.tables import metadata
 from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.stores.postgres.deletion import Choice, start_deletion
 
 OUTAGE_S: Final = 0.6
+BUCKET: Final = "certified"
 
 
 class World:
@@ -86,7 +88,16 @@ class World:
 
     def delete(self) -> None:
         """Ask for the deletion of the job, as the gateway does."""
-        raise NotImplementedError
+        start_deletion(
+            self.engine,
+            self.redis,
+            self.job,
+            Choice(with_files=True),
+            by="certification",
+            reason=None,
+            force=False,
+            on_unpublished=lambda _: None,
+        )
 
     def _control(self, method: str, path: str, body: str | None = None) -> None:
         import requests  # noqa: PLC0415
@@ -114,8 +125,8 @@ def world_of(folder: Path, database_url: str, *, has_bucket: bool) -> Iterator[W
             yield World(folder, database_url, valkey.url, loki_url, None)
             return
         with s3_server() as url:
-            os.environ |= s3_environment(url) | {"TRAINWIRE_CHECKPOINT_BUCKET": "certified"}
-            s3_client(url).create_bucket(Bucket="certified")
+            os.environ |= s3_environment(url) | {"TRAINWIRE_CHECKPOINT_BUCKET": BUCKET}
+            s3_client(url).create_bucket(Bucket=BUCKET)
             yield World(folder, database_url, valkey.url, loki_url, url)
 
 
