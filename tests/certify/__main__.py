@@ -13,6 +13,7 @@ import psycopg
 import sqlalchemy
 from sqlalchemy import make_url
 
+from tests.certify.certificate import write_certificate
 from tests.certify.failpoints import MODES
 from tests.certify.lane import Choice, run_lane
 from tests.certify.results import Results
@@ -33,12 +34,21 @@ def main() -> int:
     parser.add_argument("--last", type=int, default=10_000, help="number of the last call to fail")
     parser.add_argument("--sample", metavar="SEED", help="draw runs by this seed")
     parser.add_argument("--seconds", type=float, default=60, help="duration of a sample")
+    parser.add_argument("--certificate", action="store_true", help="write docs/certificate.md from the results")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     results = Results(options.work / "results.jsonl")
+    if options.certificate:
+        write_certificate(results)
+        return 0
     choice = Choice(
-        tuple(options.scenarios), options.roles and tuple(options.roles), tuple(options.modes),
-        options.first, options.last, options.sample, options.seconds,
+        tuple(options.scenarios),
+        options.roles and tuple(options.roles),
+        tuple(options.modes),
+        options.first,
+        options.last,
+        options.sample,
+        options.seconds,
     )
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="certify-"))
@@ -49,7 +59,14 @@ def main() -> int:
             lanes = [
                 context.Process(
                     target=run_lane,
-                    args=(choice, results, number, options.lanes, folder / f"lane{number}", _copy(template, number)),
+                    args=(
+                        choice,
+                        results,
+                        number,
+                        options.lanes,
+                        folder / f"lane{number}",
+                        _copy(template, number),
+                    ),
                 )
                 for number in range(options.lanes)
             ]
@@ -75,7 +92,9 @@ def _template(url: str) -> str:
 def _copy(template: str, number: int) -> str:
     name = f"lane{number}"
     url = make_url(template)
-    with psycopg.connect(url.set(database="postgres").render_as_string(hide_password=False), autocommit=True) as server:
+    with psycopg.connect(
+        url.set(database="postgres").render_as_string(hide_password=False), autocommit=True
+    ) as server:
         server.execute(f"CREATE DATABASE {name} TEMPLATE {url.database}")  # type: ignore[call-overload]
     return url.set(database=name).render_as_string(hide_password=False)
 

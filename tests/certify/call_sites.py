@@ -12,13 +12,37 @@ from tests.certify.failpoints import FILE_CALLS, ROOT
 FOLDERS: Final = ("ingest", "workers", "stores", "schemas/streams")
 """The folders of trainer, launcher, drain, delivery, notifier, beat, retention and deletion."""
 ON_ANYTHING: Final = frozenset(
-    "execute executemany execute_command copy urlopen getresponse endheaders read_bytes read_text write_bytes "
-    "write_text unlink rename mkdir rmdir iterdir rglob glob touch symlink_to flock Popen send_task".split()
+    [
+        "execute",
+        "executemany",
+        "execute_command",
+        "copy",
+        "urlopen",
+        "request",
+        "getresponse",
+        "endheaders",
+        "read_bytes",
+        "read_text",
+        "write_bytes",
+        "write_text",
+        "unlink",
+        "rename",
+        "mkdir",
+        "rmdir",
+        "iterdir",
+        "rglob",
+        "glob",
+        "touch",
+        "symlink_to",
+        "flock",
+        "Popen",
+        "send_task",
+    ]
 )
 """Names of methods and functions that leave the process, whatever they are called on."""
-CLIENTS: Final = frozenset("client redis streams requests session shutil pubsub engine _engine".split())
+CLIENTS: Final = frozenset(["client", "redis", "streams", "requests", "shutil", "pubsub", "engine", "_engine"])
 """Names of variables that hold a client; every call on one of them leaves the process."""
-WITHOUT_CALL: Final = frozenset("pipeline Session close connection_pool get_encoder dispose".split())
+WITHOUT_CALL: Final = frozenset(["pipeline", "Session", "close", "connection_pool", "get_encoder", "dispose"])
 """Methods of clients that make no call themselves."""
 
 

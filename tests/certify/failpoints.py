@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -109,6 +110,7 @@ def _replace(
     name: str,
     edge: str,
     error: Callable[[str], Exception],
+    *,
     break_off: Callable[[Any], object] = lambda _: None,
 ) -> None:
     """Replace a function or method by one with a failpoint; `break_off` ends its connection when it fails."""
@@ -133,6 +135,7 @@ def _replace(
 def install(points: Failpoints) -> None:
     """Install the failpoints in this process."""
     _install_redis(points)
+    _install_async_redis(points)
     _install_postgres(points)
     _install_http(points)
     _install_files(points)
@@ -140,7 +143,7 @@ def install(points: Failpoints) -> None:
 
 def _install_redis(points: Failpoints) -> None:
     from redis import exceptions  # noqa: PLC0415 - a process without Redis does not need it
-    from redis.connection import AbstractConnection, Connection  # noqa: PLC0415
+    from redis.connection import AbstractConnection  # noqa: PLC0415
 
     send, read = AbstractConnection.send_packed_command, AbstractConnection.read_response
 
@@ -166,8 +169,28 @@ def _install_redis(points: Failpoints) -> None:
             raise exceptions.TimeoutError("Timeout reading from socket (failpoint)")
         raise exceptions.ConnectionError(f"Connection closed by server (failpoint: {mode})")
 
-    AbstractConnection.send_packed_command = send_packed_command  # type: ignore[assignment]
-    del Connection
+    AbstractConnection.send_packed_command = send_packed_command  # type: ignore[method-assign]
+
+
+def _install_async_redis(points: Failpoints) -> None:
+    from redis import exceptions  # noqa: PLC0415 - only the gateway has it
+    from redis.asyncio.connection import AbstractConnection  # noqa: PLC0415
+
+    send = AbstractConnection.send_packed_command
+
+    async def send_packed_command(self: Any, command: Any, check_health: bool = True) -> None:
+        mode = points.arrive("redis.async")
+        if mode is None:
+            return await send(self, command, check_health)
+        if mode in ("answer-lost", "killed-after", "hanging"):
+            await send(self, command, check_health)
+            await asyncio.sleep(HANG_S if mode == "hanging" else 0.01)
+        if mode == "killed-after":
+            _die()
+        await self.disconnect()
+        raise exceptions.ConnectionError(f"Connection closed by server (failpoint: {mode})")
+
+    AbstractConnection.send_packed_command = send_packed_command  # type: ignore[method-assign]
 
 
 def _install_postgres(points: Failpoints) -> None:
@@ -183,10 +206,10 @@ def _install_postgres(points: Failpoints) -> None:
         connection = getattr(of, "connection", of)
         connection.close()
 
-    _replace(points, psycopg.Cursor, "execute", "postgres.execute", error, close)
-    _replace(points, psycopg.Cursor, "executemany", "postgres.executemany", error, close)
-    _replace(points, psycopg.Cursor, "copy", "postgres.copy", error, close)
-    _replace(points, psycopg.Connection, "commit", "postgres.commit", error, close)
+    _replace(points, psycopg.Cursor, "execute", "postgres.execute", error, break_off=close)
+    _replace(points, psycopg.Cursor, "executemany", "postgres.executemany", error, break_off=close)
+    _replace(points, psycopg.Cursor, "copy", "postgres.copy", error, break_off=close)
+    _replace(points, psycopg.Connection, "commit", "postgres.commit", error, break_off=close)
     _replace(points, psycopg, "connect", "postgres.connect", error)
 
 
@@ -199,13 +222,26 @@ def _install_http(points: Failpoints) -> None:
     def close(connection: Any) -> None:
         connection.close()
 
-    _replace(points, http.client.HTTPConnection, "endheaders", "http.request", error, close)
-    _replace(points, http.client.HTTPConnection, "getresponse", "http.response", error, close)
+    _replace(points, http.client.HTTPConnection, "endheaders", "http.request", error, break_off=close)
+    _replace(points, http.client.HTTPConnection, "getresponse", "http.response", error, break_off=close)
 
 
-FILE_CALLS: Final = (
-    "open write pwrite fsync fdatasync ftruncate rename replace unlink mkdir rmdir link listdir scandir".split()
-)
+FILE_CALLS: Final = [
+    "open",
+    "write",
+    "pwrite",
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "rename",
+    "replace",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "link",
+    "listdir",
+    "scandir",
+]
 
 
 def _install_files(points: Failpoints) -> None:

@@ -32,11 +32,11 @@ class Choice:
     sample_s: float
 
 
-def run_lane(choice: Choice, results: Results, number: int, lanes: int, folder: Path, database_url: str) -> None:
-    """Make the runs of lane `number` of `lanes`: every call whose number it is, or a sample."""
+def run_lane(choice: Choice, results: Results, place: tuple[int, int], folder: Path, database_url: str) -> None:
+    """Make every n-th run, or a sample of runs; `place` is (number of this lane, number of lanes)."""
     has_bucket = any(SCENARIOS[name].has_bucket for name in choice.scenarios)
     with world_of(folder, database_url, has_bucket=has_bucket) as world:
-        lane = Lane(choice, results, number, lanes, world)
+        lane = Lane(choice, results, place, world)
         if choice.seed is None:
             lane.run_all()
         else:
@@ -46,11 +46,10 @@ def run_lane(choice: Choice, results: Results, number: int, lanes: int, folder: 
 class Lane:
     """Makes runs in its world."""
 
-    def __init__(self, choice: Choice, results: Results, number: int, lanes: int, world: World) -> None:
+    def __init__(self, choice: Choice, results: Results, place: tuple[int, int], world: World) -> None:
         self._choice = choice
         self._results = results
-        self._number = number
-        self._lanes = lanes
+        self._number, self._lanes = place
         self._world = world
 
     def run_all(self) -> None:
@@ -66,11 +65,12 @@ class Lane:
         """Draw runs until the time is up."""
         chance = random.Random(f"{seed}/{self._number}")
         until = time.monotonic() + self._choice.sample_s
-        calls = {scenario: self._calls(scenario) for scenario in self._choice.scenarios}
+        known: dict[str, Counter[str]] = {}
         while time.monotonic() < until:
             scenario = chance.choice(self._choice.scenarios)
-            role = chance.choice(sorted(calls[scenario]))
-            self._fails(scenario, Failure(role, chance.randint(1, calls[scenario][role]), chance.choice(self._choice.modes)))
+            calls = known[scenario] = known.get(scenario) or self._calls(scenario)
+            role = chance.choices(*zip(*sorted(calls.items()), strict=True))[0]
+            self._fails(scenario, Failure(role, chance.randint(1, calls[role]), chance.choice(self._choice.modes)))
 
     def _calls(self, scenario: str) -> Counter[str]:
         """Return the number of calls by role of a run without a failure, which must pass."""
@@ -87,8 +87,13 @@ class Lane:
             return known.failed_call is not None
         outcome = self._run(scenario, failure)
         result = Result(
-            scenario, failure.role, failure.mode, failure.number,
-            outcome.failed_call, outcome.problems, round(outcome.seconds, 2),
+            scenario,
+            failure.role,
+            failure.mode,
+            failure.number,
+            outcome.failed_call,
+            outcome.problems,
+            round(outcome.seconds, 2),
         )
         self._results.add(result)
         if result.problems:

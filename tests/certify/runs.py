@@ -17,6 +17,8 @@ DEADLINE_S: Final = 40.0
 """Seconds until a run must be complete; it is idle for most of them."""
 TRAINER_S: Final = 20.0
 """Seconds within which a trainer must have ended: its deadline for `finish`, and what a busy machine needs."""
+TRAINERS: Final = ("trainer", "launcher", "training")
+"""The roles of a training; what one of them had not written when it was killed is lost."""
 
 
 @dataclass
@@ -40,11 +42,18 @@ class ScenarioRun:
         self._recovery: steps.Child | None = None
         self._recoveries = 0
         world.reset()
+        world.is_watched, world.has_launcher = scenario.has_gateway, scenario.has_launcher
+        self._servers: dict[str, steps.Child] = {}
+        self._serve(failure)
+        url = f"http://127.0.0.1:{world.gateway_port}" if scenario.has_gateway else None
         bucket = BUCKET if scenario.has_bucket else None
-        settings = steps.trainer_settings(world.redis_url, world.folder, bucket, job_id=world.job)
-        self._worker = self._child("worker", steps.worker(world.folder), failure)
+        settings = steps.trainer_settings(world.redis_url, world.folder, bucket, job_id=world.job, url=url)
         self._trainers = [
-            self._child(f"trainer{rank}", steps.trainer(world.folder, rank, settings, train), None if rank else failure)
+            self._child(
+                f"trainer{rank}",
+                steps.trainer(world.folder, rank, settings, train, is_launcher=scenario.has_launcher),
+                None if rank else failure,
+            )
             for rank, train in enumerate(scenario.trains)
         ]
         self._settings = settings
@@ -61,7 +70,7 @@ class ScenarioRun:
                 found = self._await(self._scenario.at_end, time.monotonic())
             found = found or self._stop()
         finally:
-            for child in [*self._trainers, self._worker, *filter(None, [self._recovery])]:
+            for child in [*self._trainers, *self._servers.values(), *filter(None, [self._recovery])]:
                 child.kill()
         return self._outcome(found, time.monotonic() - began)
 
@@ -78,13 +87,19 @@ class ScenarioRun:
 
     def _audit(self, expected: Expected) -> list[str]:
         self._expected = expected
-        return problems(self._world, expected, was_killed=self._trainers[0].code == -9)
+        return problems(self._world, expected, was_killed=self._was_trainer_killed)
+
+    @property
+    def _was_trainer_killed(self) -> bool:
+        failure = self._failure
+        is_kill = failure is not None and failure.mode.startswith("killed") and failure.role in TRAINERS
+        return is_kill and bool(self._world.failed_call)
 
     def _stop(self) -> list[str]:
         """End the worker, after it has executed all orders; what is stored must not change."""
         (self._world.folder / "stop").touch()
         deadline = time.monotonic() + 10
-        while not self._worker.poll():
+        while not self._servers["worker"].poll():
             if time.monotonic() > deadline:
                 return ["the worker does not end"]
             time.sleep(0.01)
@@ -92,12 +107,14 @@ class ScenarioRun:
 
     def _revive(self, began: float) -> list[str]:
         """Start killed processes again, and recover a spool that a trainer has left."""
-        if self._worker.poll():
-            if self._worker.code != -9:
-                raise AssertionError(f"the worker ended with {self._worker.code}: {self._world.folder}/worker.log")
-            self._worker = self._child("worker", steps.worker(self._world.folder), None)
+        for name, server in list(self._servers.items()):
+            if server.poll():
+                if server.code != -9:
+                    return [f"{name} ended with {server.code}: {server.output[-2000:]}"]
+                del self._servers[name]
+                self._serve(None)
         for trainer in self._trainers:
-            if trainer.poll() and trainer.code not in (0, -9):
+            if trainer.poll() and trainer.code not in (0, -9) and not self._was_trainer_killed:
                 return [f"{trainer.name} ended with {trainer.code}: {trainer.output[-2000:]}"]
             if not trainer.poll() and time.monotonic() - began > TRAINER_S:
                 return [f"{trainer.name} does not end"]
@@ -111,12 +128,22 @@ class ScenarioRun:
                 self._recoveries += 1
         return []
 
+    def _serve(self, failure: Failure | None) -> None:
+        """Start the processes that are not running and must: a worker, and a gateway with its client."""
+        world = self._world
+        servers = {"worker": steps.worker(world.folder)}
+        if self._scenario.has_gateway:
+            servers |= {"gateway": steps.gateway(world.gateway_port), "watcher": steps.watcher(world)}
+        for name, run in servers.items():
+            if name not in self._servers:
+                self._servers[name] = self._child(name, run, failure)
+
     def _child(self, name: str, run: steps.Run, failure: Failure | None) -> steps.Child:
         return steps.Child(self._world.folder, name, failure, run)
 
     def _outcome(self, found: list[str], seconds: float) -> Outcome:
         outcome = Outcome(problems=found, seconds=seconds)
-        for line in self._worker.record.read_text().splitlines():
+        for line in (self._world.folder / "calls.tsv").read_text().splitlines():
             state, role, call = line.split("\t")
             outcome.calls.append((role, call))
             if state == "FAILED":

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from websockets.exceptions import WebSocketException
 
 from tests.certify.failpoints import Failpoints, Failure, install
 from trainwire.ingest.sending.recovery import send_leftovers
@@ -22,6 +24,9 @@ from trainwire.schemas import keys
 from trainwire.workers import tasks
 from trainwire.workers.app import app
 from trainwire.workers.log_events import configure_logging
+
+if TYPE_CHECKING:
+    from tests.certify.world import World
 
 TIMING: Final = Timing(
     flush_interval_s=0.01,
@@ -67,10 +72,12 @@ class Child:
             os.dup2(log, 2)
             logging.basicConfig(stream=sys.stderr, force=True)
             points = Failpoints(self.record, failure)
+            given = [failure.role, failure.number, failure.mode] if failure else None
+            os.environ |= {"CERTIFY_RECORD": str(self.record), "CERTIFY_FAILURE": json.dumps(given)}
             install(points)
             self._run(points)
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the audit reads its exit code and its output
             traceback.print_exc()
         finally:
             with suppress(Exception):
@@ -99,11 +106,18 @@ class Child:
             self.code = os.waitstatus_to_exitcode(status)
 
 
-def trainer(folder: Path, rank: int, settings: TrainerSettings, train: Callable[[TrainerSettings], Any]) -> Run:
+def trainer(
+    folder: Path,
+    rank: int,
+    settings: TrainerSettings,
+    train: Callable[[TrainerSettings], Any],
+    *,
+    is_launcher: bool = False,
+) -> Run:
     """Return the function of a trainer, which writes its receipt to a file."""
 
     def run(points: Failpoints) -> None:
-        points.role = "trainer"
+        points.role = "" if is_launcher else "trainer"
         receipt = train(settings)
         points.role = ""
         (folder / f"receipt{rank}.json").write_text(json.dumps(vars(receipt)))
@@ -116,7 +130,8 @@ def recovery(settings: TrainerSettings) -> Run:
 
     def run(points: Failpoints) -> None:
         points.role = "recovery"
-        assert settings.spool.folder is not None and settings.redis_url is not None
+        assert settings.spool.folder is not None
+        assert settings.redis_url is not None
         for _ in send_leftovers(settings.spool.folder, settings.redis_url, settings.timing, 6.0, any_server=True):
             pass
 
@@ -143,6 +158,48 @@ def worker(folder: Path) -> Run:
     return run
 
 
+def gateway(port: int) -> Run:
+    """Return the function of a gateway."""
+
+    def run(points: Failpoints) -> None:
+        from trainwire.gateway import __main__ as main  # noqa: PLC0415 - few scenarios have one
+
+        os.environ["GATEWAY_PORT"] = str(port)
+        points.role = "gateway"
+        main.main()
+
+    return run
+
+
+def watcher(world: World) -> Run:
+    """Return the function of a client that follows the job on a WebSocket, and writes down the received lines."""
+
+    def run(_points: Failpoints) -> None:
+        from tests.integration.gateway.feed_clients import GatewayAddress, WebSocketClient  # noqa: PLC0415
+
+        texts: list[str] = []
+        position = None
+        while True:
+            with suppress(OSError, WebSocketException):
+                client = WebSocketClient(GatewayAddress(world.gateway_port), f"/jobs/{world.job}/ws", position)
+                with client:
+                    while True:
+                        client.take()
+                        texts += client.texts
+                        client.texts.clear()
+                        position = client.position
+                        write_whole(world.folder / "watched.json", json.dumps(texts))
+            time.sleep(0.1)
+
+    return run
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that no reader finds a part of it."""
+    path.with_suffix(".new").write_text(text)
+    path.with_suffix(".new").rename(path)
+
+
 def _next_order(broker: Any) -> tuple[str, list[Any]] | None:
     for queue in keys.QUEUES:
         if (raw := broker.rpop(queue)) is not None:
@@ -155,7 +212,7 @@ def _execute(points: Failpoints, folder: Path, task: str, arguments: list[Any]) 
     points.role = role_of(task, arguments)
     try:
         app.tasks[task].run(*arguments)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the audit reads it
         with (folder / "crashes").open("a") as crashes:
             traceback.print_exc(file=crashes)
     finally:

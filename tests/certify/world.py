@@ -19,19 +19,29 @@ from sqlalchemy import Engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from tests.processes import ROOT
-from tests.s3 import s3_client, s3_environment, s3_server
+from tests.s3 import free_port, s3_client, s3_environment, s3_server
+from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.tables import metadata
 from trainwire.stack.valkey import EmbeddedValkey
 from trainwire.stores.postgres.deletion import Choice, start_deletion
 
 OUTAGE_S: Final = 0.6
+LOKI: Final = """
+import threading
+from tests.twins.loki import Limits, LokiTwin
+with LokiTwin(limits=Limits(deletion="filter-and-delete")) as twin:
+    print(twin.url, flush=True)
+    threading.Event().wait()
+"""
 BUCKET: Final = "certified"
 
 
 class World:
     """The servers and the folder of a lane; `reset` empties all of them."""
 
-    def __init__(self, folder: Path, database_url: str, redis_url: str, loki_url: str, bucket_url: str | None) -> None:
+    def __init__(
+        self, folder: Path, database_url: str, redis_url: str, loki_url: str, bucket_url: str | None
+    ) -> None:
         self.root = folder
         self.folder = folder / "run"
         self.database_url = database_url
@@ -42,14 +52,14 @@ class World:
         self.engine: Engine = sqlalchemy.create_engine(
             make_url(database_url).set(drivername="postgresql+psycopg"), poolclass=NullPool
         )
-        self.had_file_failure = False
+        self.gateway_port = free_port()
         self.job = 0
         """The number of the job of this run; each run has its own."""
+        self.is_watched = self.has_launcher = False
 
     def reset(self) -> None:
         """Empty all stores, and begin a new folder and job."""
         self.job += 1
-        self.had_file_failure = False
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.redis.flushall()
@@ -66,6 +76,22 @@ class World:
             connection.execute(text(f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE"))
             if found := list(connection.execute(text(filled)).scalars()):
                 connection.execute(text(f"TRUNCATE {', '.join(found)}"))
+
+    @property
+    def failed_call(self) -> str:
+        """The call that has failed in this run so far; empty if there is none."""
+        record = self.folder / "calls.tsv"
+        lines = record.read_text().splitlines() if record.exists() else []
+        return next((line.split("\t")[2] for line in lines if line.startswith("FAILED")), "")
+
+    def objects(self, uri: str) -> list[Any]:
+        """Return the objects below the folder of a checkpoint's URI."""
+        assert self.bucket_url is not None
+        place = S3Uri.parse(uri)
+        found = s3_client(self.bucket_url).list_objects_v2(
+            Bucket=place.bucket, Prefix=place.key.rpartition("/")[0]
+        )
+        return list(found.get("Contents", []))
 
     def take_loki_away(self) -> None:
         """Let Loki refuse all pushes for a moment."""
@@ -132,9 +158,7 @@ def world_of(folder: Path, database_url: str, *, has_bucket: bool) -> Iterator[W
 
 @contextmanager
 def _loki_twin() -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.twins.loki"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", LOKI], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
