@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,6 +38,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="duration of a sample")
     parser.add_argument("--certificate", action="store_true", help="write docs/certificate.md from the results")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # stops lanes and servers
     options.work.mkdir(parents=True, exist_ok=True)
     results = Results(options.work / "results.jsonl")
     if options.certificate:
@@ -72,8 +75,13 @@ def main() -> int:
             ]
             for lane in lanes:
                 lane.start()
-            for lane in lanes:
-                lane.join()
+            try:
+                for lane in lanes:
+                    lane.join()
+            finally:
+                for lane in lanes:
+                    lane.terminate()
+                    lane.join()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     results.reload()

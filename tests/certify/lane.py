@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ class Choice:
 
 def run_lane(choice: Choice, results: Results, place: tuple[int, int], folder: Path, database_url: str) -> None:
     """Make every n-th run, or a sample of runs; `place` is (number of this lane, number of lanes)."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # stops its servers
     has_bucket = any(SCENARIOS[name].has_bucket for name in choice.scenarios)
     with world_of(folder, database_url, has_bucket=has_bucket) as world:
         lane = Lane(choice, results, place, world)

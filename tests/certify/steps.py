@@ -21,9 +21,11 @@ from tests.certify.failpoints import Failpoints, Failure, install
 from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.settings import CheckpointSettings, SpoolSettings, Timing, TrainerSettings
 from trainwire.schemas import keys
+from trainwire.schemas.backoff import Backoff
 from trainwire.workers import tasks
 from trainwire.workers.app import app
 from trainwire.workers.log_events import configure_logging
+from trainwire.workers.operations import job_deletion
 
 if TYPE_CHECKING:
     from tests.certify.world import World
@@ -143,6 +145,7 @@ def worker(folder: Path) -> Run:
 
     def run(points: Failpoints) -> None:
         configure_logging()
+        _shorten_waits()
         broker = tasks.process_resources().redis
         due = dict.fromkeys(TICKS, 0.0)
         stop = folder / "stop"
@@ -198,6 +201,13 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file so that no reader finds a part of it."""
     path.with_suffix(".new").write_text(text)
     path.with_suffix(".new").rename(path)
+
+
+def _shorten_waits() -> None:
+    """Let the worker retry sooner, so that a run is idle for less time."""
+    tasks.REST_UNAVAILABLE_S = 1
+    keys.ORDERED_TTL_S = 1  # type: ignore[misc]
+    job_deletion.Backoff = lambda **_: Backoff(0.1, 0.5)  # type: ignore[assignment,misc]
 
 
 def _next_order(broker: Any) -> tuple[str, list[Any]] | None:
