@@ -65,8 +65,7 @@ def main() -> int:
                     args=(
                         choice,
                         results,
-                        number,
-                        options.lanes,
+                        (number, options.lanes),
                         folder / f"lane{number}",
                         _copy(template, number),
                     ),
