@@ -35,11 +35,8 @@ def problems(world: World, expected: Expected, *, was_killed: bool) -> list[str]
         stored = _lines(connection, world.job)
         if expected.shards and not was_killed:
             found += _of_folder(world, connection, expected.shards)
-    watched = world.folder / "watched.json"
-    if world.is_watched:
-        texts = json.loads(watched.read_text()) if watched.exists() else []
-        if texts != [line for _, line in stored]:
-            found.append(f"the browser received {texts}")
+        if world.is_watched and not was_killed:
+            found += _of_browser(world, stored, expected)
     return [*found, *_of_loki(world, stored), *_of_redis(world), *_of_trainer(world, was_killed=was_killed)]
 
 
@@ -106,6 +103,13 @@ def _of_folder(world: World, connection: Connection, shards: int) -> Iterator[st
     names = {each["Key"].rpartition("/")[2]: each["Size"] for each in world.objects(uri)}
     if names.keys() != {"manifest.json", *(f"shard-{number}.bin" for number in range(shards))}:
         yield f"the folder in the bucket has {names}"
+
+
+def _of_browser(world: World, stored: list[tuple[str, str]], expected: Expected) -> Iterator[str]:
+    watched = world.folder / "watched.json"
+    received = json.loads(watched.read_text()) if watched.exists() else None
+    if received != [[line for _, line in stored], expected.job["status"]]:
+        yield f"the browser received {received}"
 
 
 def _lines(connection: Connection, job_id: int) -> list[tuple[str, str]]:

@@ -79,6 +79,7 @@ class Lane:
         """Return the number of calls by role of a run without a failure, which must pass."""
         outcome = self._run(scenario, None)
         if outcome.problems:
+            self._keep_logs((scenario, "without a failure"))
             raise AssertionError(f"{scenario} fails without a failpoint: {outcome.problems}")
         found = Counter(role for role, _ in outcome.calls)
         return Counter({role: found[role] for role in self._choice.roles or found if found[role]})
@@ -101,7 +102,7 @@ class Lane:
         self._results.add(result)
         if result.problems:
             print(f"FAILED {result.key}: {result.failed_call}", *result.problems, sep="\n    ", flush=True)
-            self._keep_logs(result)
+            self._keep_logs(result.key)
         return result.failed_call is not None
 
     def _run(self, scenario: str, failure: Failure | None) -> Outcome:
@@ -109,8 +110,8 @@ class Lane:
 
         return ScenarioRun(self._world, SCENARIOS[scenario], failure).run()
 
-    def _keep_logs(self, result: Result) -> None:
-        kept = self._results.path.parent / "logs" / "-".join(map(str, result.key))
+    def _keep_logs(self, name: tuple[object, ...]) -> None:
+        kept = self._results.path.parent / "logs" / "-".join(map(str, name))
         kept.mkdir(parents=True, exist_ok=True)
         for log in [*self._world.folder.glob("*.log"), *self._world.folder.glob("*.tsv")]:
             (kept / log.name).write_bytes(log.read_bytes())

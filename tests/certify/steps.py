@@ -181,17 +181,18 @@ def watcher(world: World) -> Run:
         from tests.integration.gateway.feed_clients import GatewayAddress, WebSocketClient  # noqa: PLC0415
 
         texts: list[str] = []
-        position = None
+        position = status = None
         while True:
             with suppress(OSError, WebSocketException):
                 client = WebSocketClient(GatewayAddress(world.gateway_port), f"/jobs/{world.job}/ws", position)
                 with client:
                     while True:
-                        client.take()
+                        event = client.take()
                         texts += client.texts
                         client.texts.clear()
                         position = client.position
-                        write_whole(world.folder / "watched.json", json.dumps(texts))
+                        status = event.get("job", event).get("status", status)
+                        write_whole(world.folder / "watched.json", json.dumps([texts, status]))
             time.sleep(0.1)
 
     return run
