@@ -102,7 +102,7 @@ def _copy(template: str, number: int) -> str:
     with psycopg.connect(
         url.set(database="postgres").render_as_string(hide_password=False), autocommit=True
     ) as server:
-        server.execute(f"CREATE DATABASE {name} TEMPLATE {url.database}")  # type: ignore[call-overload]
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {url.database}")
     return url.set(database=name).render_as_string(hide_password=False)
 
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, Literal, get_args
 
 ROOT: Final = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ class Failpoints:
 
 def _site(edge: str) -> str | None:
     """Return module:function of the product that makes the call; None if it is not the product."""
-    frame = sys._getframe(3)
+    frame: FrameType | None = sys._getframe(3)
     while frame is not None:
         name = frame.f_code.co_filename
         parts = name.removeprefix(f"{ROOT}{os.sep}").removeprefix(f"trainwire{os.sep}").split(os.sep)
@@ -96,7 +97,7 @@ def _site(edge: str) -> str | None:
             return f"{'/'.join(parts)}:{frame.f_code.co_qualname}"
         if edge.startswith("file") and not name.endswith(LIBRARIES):
             return None
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
 
 
@@ -145,12 +146,14 @@ def _install_redis(points: Failpoints) -> None:
     from redis import exceptions  # noqa: PLC0415 - a process without Redis does not need it
     from redis.connection import AbstractConnection  # noqa: PLC0415
 
-    send, read = AbstractConnection.send_packed_command, AbstractConnection.read_response
+    send: Any = AbstractConnection.send_packed_command  # without types
+    read: Any = AbstractConnection.read_response
 
     def send_packed_command(self: Any, command: Any, check_health: bool = True) -> None:
         mode = None if getattr(self, "is_read_by_us", False) else points.arrive("redis")
         if mode is None:
-            return send(self, command, check_health)
+            send(self, command, check_health)
+            return
         if mode in ("answer-lost", "killed-after", "hanging"):
             self.is_read_by_us = True
             send(self, command, check_health)
@@ -181,7 +184,8 @@ def _install_async_redis(points: Failpoints) -> None:
     async def send_packed_command(self: Any, command: Any, check_health: bool = True) -> None:
         mode = points.arrive("redis.async")
         if mode is None:
-            return await send(self, command, check_health)
+            await send(self, command, check_health)
+            return
         if mode in ("answer-lost", "killed-after", "hanging"):
             await send(self, command, check_health)
             await asyncio.sleep(HANG_S if mode == "hanging" else 0.01)

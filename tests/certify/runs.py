@@ -13,9 +13,9 @@ from tests.certify.scenarios import TROUBLE_AFTER_S, Expected, Scenario
 from tests.certify.world import BUCKET, World
 from trainwire.ingest.spool.folder import source_folders
 
-DEADLINE_S: Final = 40.0
+DEADLINE_S: Final = 75.0
 """Seconds until a run must be complete; it is idle for most of them."""
-TRAINER_S: Final = 20.0
+TRAINER_S: Final = 60.0
 """Seconds within which a trainer must have ended: its deadline for `finish`, and what a busy machine needs."""
 TRAINERS: Final = ("trainer", "launcher", "training")
 """The roles of a training; what one of them had not written when it was killed is lost."""

@@ -26,6 +26,7 @@ from trainwire.workers import tasks
 from trainwire.workers.app import app
 from trainwire.workers.log_events import configure_logging
 from trainwire.workers.operations import job_deletion
+from trainwire.workers.resources import process_resources
 
 if TYPE_CHECKING:
     from tests.certify.world import World
@@ -146,7 +147,7 @@ def worker(folder: Path) -> Run:
     def run(points: Failpoints) -> None:
         configure_logging()
         _shorten_waits()
-        broker = tasks.process_resources().redis
+        broker = process_resources().redis
         due = dict.fromkeys(TICKS, 0.0)
         stop = folder / "stop"
         while not stop.exists():
@@ -208,7 +209,8 @@ def _shorten_waits() -> None:
     """Let the worker retry sooner, so that a run is idle for less time."""
     tasks.REST_UNAVAILABLE_S = 1
     keys.ORDERED_TTL_S = 1  # type: ignore[misc]
-    job_deletion.Backoff = lambda **_: Backoff(0.1, 0.5)  # type: ignore[assignment,misc]
+    deletions: Any = job_deletion
+    deletions.Backoff = lambda **_: Backoff(0.1, 0.5)
 
 
 def _next_order(broker: Any) -> tuple[str, list[Any]] | None:

@@ -107,10 +107,10 @@ class World:
         name = make_url(self.database_url).database
         server = make_url(self.database_url).set(database="postgres").render_as_string(hide_password=False)
         with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')  # type: ignore[call-overload]
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
             time.sleep(OUTAGE_S)
-            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')  # type: ignore[call-overload]
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
     def delete(self) -> None:
         """Ask for the deletion of the job, as the gateway does."""
