@@ -105,6 +105,7 @@ run.checkpoint("/elsewhere/best.pt", kind="best", step=5)
 def _launched(settings: TrainerSettings) -> Receipt:
     """Replace this process by `trainwire run`."""
     command = ["-m", "trainwire", "run", "--job-id", str(settings.job_id), "--name", "certified", "--"]
+    os.environ.pop("TRAINWIRE_CHECKPOINT_BUCKET", None)
     os.environ |= {
         "TRAINWIRE_SPOOL_DIR": str(settings.spool.folder),
         "TRAINWIRE_SETTLE_S": "4",
