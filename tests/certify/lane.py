@@ -78,6 +78,8 @@ class Lane:
     def _calls(self, scenario: str) -> Counter[str]:
         """Return the number of calls by role of a run without a failure, which must pass."""
         outcome = self._run(scenario, None)
+        if outcome.problems:  # a machine that is too busy for the timeouts of the scenario
+            outcome = self._run(scenario, None)
         if outcome.problems:
             self._keep_logs((scenario, "without a failure"))
             raise AssertionError(f"{scenario} fails without a failpoint: {outcome.problems}")

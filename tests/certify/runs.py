@@ -83,7 +83,7 @@ class ScenarioRun:
                     return []
             if time.monotonic() - began > DEADLINE_S:
                 return found or ["the trainer has not ended"]
-            time.sleep(0.1)
+            time.sleep(0.25)
 
     def _audit(self, expected: Expected) -> list[str]:
         self._expected = expected

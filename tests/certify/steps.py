@@ -41,7 +41,7 @@ TIMING: Final = Timing(
     longest_backoff_s=0.2,
 )
 TICKS: Final[dict[str, float]] = {
-    keys.SWEEP_TASK: 0.05,
+    keys.SWEEP_TASK: 0.1,
     keys.DELIVER_TICK_TASK: 0.2,
     keys.LIVENESS_TASK: 0.5,
     keys.STRAYS_TASK: 1.0,
@@ -157,7 +157,7 @@ def worker(folder: Path) -> Run:
                     due[task] = time.monotonic() + TICKS[task]
             while (order := _next_order(broker)) is not None:
                 _execute(points, folder, *order)
-            time.sleep(0.01)
+            time.sleep(0.03)
 
     return run
 
@@ -241,7 +241,7 @@ def role_of(task: str, arguments: list[Any]) -> str:
 def trainer_settings(redis_url: str, folder: Path, bucket: str | None, **options: Any) -> TrainerSettings:
     """Return settings of a trainer with short intervals and its own spool."""
     spool = SpoolSettings(folder=folder / "spool")
-    checkpoints = CheckpointSettings(bucket=bucket, retry_s=8, finish_s=8)
+    checkpoints = CheckpointSettings(bucket=bucket, retry_s=20, finish_s=20)
     return replace(
         TrainerSettings(redis_url=redis_url, timing=TIMING, spool=spool, checkpoints=checkpoints, quiet=True),
         **options,

@@ -16,7 +16,6 @@ import psycopg
 import redis
 import sqlalchemy
 from sqlalchemy import Engine, make_url, text
-from sqlalchemy.pool import NullPool
 
 from tests.processes import ROOT
 from tests.s3 import free_port, s3_client, s3_environment, s3_server
@@ -50,7 +49,7 @@ class World:
         self.bucket_url = bucket_url
         self.redis: Any = redis.Redis.from_url(redis_url)
         self.engine: Engine = sqlalchemy.create_engine(
-            make_url(database_url).set(drivername="postgresql+psycopg"), poolclass=NullPool
+            make_url(database_url).set(drivername="postgresql+psycopg"), pool_size=1, pool_pre_ping=True
         )
         self.gateway_port = free_port()
         self.job = 0
