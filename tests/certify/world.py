@@ -120,7 +120,7 @@ class World:
             Choice(with_files=True),
             by="certification",
             reason=None,
-            force=False,
+            force=True,  # its trainer may have been killed
             on_unpublished=lambda _: None,
         )
 
