@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, get_args
 
 ROOT: Final = Path(__file__).parents[2]
 PRODUCT: Final = ("ingest", "workers", "gateway", "stores", "schemas", "cli", "stack", "client")
-LIBRARIES: Final = ("pathlib.py", "shutil.py", "tempfile.py", "contextlib.py")
+LIBRARIES: Final = ("pathlib.py", "_local.py", "shutil.py", "tempfile.py", "contextlib.py")
 """Modules between the product and a function for files; calls by other modules are not the product's."""
 
 Mode = Literal["refused", "answer-lost", "hanging", "killed-before", "killed-after"]
