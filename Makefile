@@ -13,10 +13,10 @@ FRAMEWORKS := $(CACHE)/frameworks-$(shell $(PYTHON) -c 'import hashlib, sys; pri
 # tests start would compile all that it imports: three times the CPU time of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test frameworks system browser check docs kubernetes audit licenses bench chaos hostile format clean
+.PHONY: help demo up test frameworks system browser check docs kubernetes audit licenses bench chaos hostile certify certify-sample format clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.embedded ## set everything up and run a real training under trainwire
 	@$(BIN)/trainwire demo
@@ -61,6 +61,12 @@ chaos: $(VENV)/.test ## inject faults for ten minutes; prints its seed (CHAOS_SE
 
 hostile: $(VENV)/.test ## run hostile trainers beside honest ones for ten minutes (AUDIT_SECONDS, AUDIT_SEED)
 	AUDIT_SECONDS=$${AUDIT_SECONDS:-600} $(BIN)/python -m pytest tests/chaos/test_hostile_audit.py -s -p no:randomly
+
+certify: $(VENV)/.test ## let every call that leaves a process fail once, in each way (hours; goes on where it ended)
+	$(BIN)/python -m tests.certify --lanes $${CERTIFY_LANES:-$$(nproc)}
+
+certify-sample: $(VENV)/.test ## a minute of the runs of certify, drawn by the hash of the commit (CERTIFY_SECONDS)
+	$(BIN)/python -m tests.certify --work build/certify-sample --sample $$(git rev-parse HEAD) --seconds $${CERTIFY_SECONDS:-60}
 
 format: $(VENV)/.test ## bring the code into form
 	$(BIN)/ruff check --fix .

@@ -21,7 +21,7 @@ from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.server_names import server_of
 from trainwire.ingest.settings.setting_groups import Timing
-from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
+from trainwire.ingest.spool.folder import About, SourceFolder, read_about, remove_abandoned, source_folders
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.wire.entries import INFERRED_END
 from trainwire.schemas.wire.messages import Completion
@@ -86,6 +86,7 @@ def send_leftovers(
     names = servers or {server_of(url)}
     destination = NamedServer(url, token)
     source_timing = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
+    remove_abandoned(spool)
     for path in source_folders(spool):
         if stop is not None and stop.is_set():
             return

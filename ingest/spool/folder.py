@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +16,11 @@ import msgspec
 
 _LOCK: Final = "lock"
 _ABOUT: Final = "source.json"
+_UNFINISHED: Final = f"{_ABOUT}.new"
+_NAME: Final = re.compile(r"\d+-\d+-[0-9a-f]{24}")
+"""The name of a folder, in a spool that may have folders of other programs beside them."""
+_ABANDONED_S: Final = 3600
+"""Age in seconds after which a folder without a description counts as abandoned; its creation takes far less."""
 
 
 class About(msgspec.Struct, frozen=True):
@@ -53,7 +60,7 @@ class SourceFolder:
         lock = None
         try:
             lock = _locked(path)
-            unfinished = path / f"{_ABOUT}.new"
+            unfinished = path / _UNFINISHED
             unfinished.write_bytes(msgspec.json.encode(about))
             unfinished.rename(path / _ABOUT)
         except OSError:  # the caller tries again later
@@ -125,6 +132,29 @@ def source_folders(spool: Path) -> Iterator[Path]:
                 if _may_be_of_a_source(path):
                     found.append((written_at, path))
     yield from (path for _, path in sorted(found))
+
+
+def remove_abandoned(spool: Path) -> None:
+    """Delete folders without messages that processes left which were killed while they created or deleted them."""
+    with suppress(OSError):
+        for path in spool.iterdir():
+            with suppress(OSError):  # of another user, or its owner has just removed it
+                if _NAME.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    _remove_without_messages(path)
+
+
+def _remove_without_messages(path: Path) -> None:
+    if not {file.name for file in path.iterdir()} <= {_LOCK, _UNFINISHED}:
+        return
+    lock = _locked(path)
+    if lock is None:
+        return
+    try:
+        for name in (_UNFINISHED, _LOCK):
+            (path / name).unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+    path.rmdir()
 
 
 def _may_be_of_a_source(path: Path) -> bool:

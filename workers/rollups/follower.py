@@ -63,15 +63,17 @@ class RollupFollower:
     def follow(self, job_id: int, until: float = float("inf")) -> bool | None:
         """Process new rows of one job in one transaction; return whether its blocks now include all its rows.
 
-        Returns None if another worker has the lease of the job. Reads at least one page of rows, and begins no
-        other page after the time `until`.
+        Returns None if another worker has the lease of the job, and True if the job was deleted. Reads at least
+        one page of rows, and begins no other page after the time `until`.
         """
         began = self._clock()
         with self._engine.begin() as connection:
             if not cursors.lease_jobs(connection, ROLLUPS_CURSOR, [job_id]):
                 return None
             cursor = cursors.read_cursors(connection, ROLLUPS_CURSOR, [job_id])[job_id]
-            last = connection.execute(_LAST_SEQ, {"job_id": job_id}).scalar_one()
+            last = connection.execute(_LAST_SEQ, {"job_id": job_id}).scalar_one_or_none()
+            if last is None:  # deleted since the lease was taken: a cursor or block would stay for ever
+                return True
             columns, through = self._read(connection, job_id, cursor.confirmed_seq, last, until)
             used = _write(connection, job_id, columns, int(cursor.state.get("series", 0)))
             rest_s = REST_SHARE * (self._clock() - began)

@@ -6,14 +6,14 @@ import math
 import random
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from tests.factories import Sender, drain, metrics, one, rows
 from trainwire.schemas.filters.job_filter import parse_fields
@@ -21,6 +21,7 @@ from trainwire.schemas.keys import stream_key
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 from trainwire.schemas.tables import delivery_cursors, metric_blocks, metric_series, training_jobs
 from trainwire.schemas.times import to_ns
+from trainwire.stores.postgres.deletion import Choice, begin_deletion
 from trainwire.stores.postgres.jobs.job_pages import read_columns
 from trainwire.stores.rows.metric_columns import Key
 from trainwire.stores.rows.metric_names import MetricNames
@@ -30,6 +31,7 @@ from trainwire.workers.resources import Resources
 from trainwire.workers.rollups import follower
 from trainwire.workers.rollups.follower import RollupFollower
 from trainwire.workers.rollups.pace import BACKLOG_ENTRIES, BUSY_SLICE_S, CALM_S, SLICE_S, RollupPace, has_backlog
+from trainwire.workers.sinks import cursors
 
 JOB = 1
 DOCUMENT = Path(__file__).parents[3] / "docs" / "decisions" / "0032-rollups-of-metrics.md"
@@ -329,6 +331,29 @@ def test_a_job_is_followed_when_it_is_due(resources: Resources, sender: Sender) 
     assert one(engine, delivery_cursors, sink="rollups", job_id=1)["confirmed_seq"] == 2
     assert one(engine, training_jobs, id=1)["settled"] == "rollups"
     assert rows(engine, metric_series, "series", "name", order=("series",)) == [(1, "loss"), (2, "accuracy")]
+
+
+def test_a_job_that_is_deleted_meanwhile_is_left_out(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion that begins between the lease of a job and the first read of it fails no rollup of other jobs."""
+    engine = resources.engine
+    sender.send(metrics(loss=0.5), job=1)
+    sender.send(metrics(loss=0.5), job=5)
+    drain(resources, "metrics")
+    lease_jobs = cursors.lease_jobs
+
+    def lease_and_delete(connection: Connection, sink: str, job_ids: Collection[int]) -> list[int]:
+        leased = lease_jobs(connection, sink, job_ids)
+        if leased == [1]:
+            with engine.begin() as other:
+                begin_deletion(other, 1, Choice(), by="test", force=True)
+        return leased
+
+    monkeypatch.setattr(cursors, "lease_jobs", lease_and_delete)
+    RollupFollower(engine).run(30)
+    assert rows(engine, metric_series, "job_id", order=("job_id",)) == [5]
+    assert rows(engine, delivery_cursors, "job_id", order=("job_id",)) == [5]
 
 
 def test_removed_rows_are_in_no_chart(training: Training) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
+from trainwire.ingest.spool.folder import About, SourceFolder, remove_abandoned, source_folders
 from trainwire.ingest.spool.listing import list_spool
 from trainwire.ingest.spool.segments import MAGIC, SEGMENT_BYTES, Damage, framed, unframed
 from trainwire.ingest.spool.spool import Span, Spool
@@ -288,6 +289,27 @@ def test_a_living_process_keeps_its_folder(tmp_path: Path) -> None:
         process.wait(10)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def test_folders_without_messages_are_removed_after_an_hour(tmp_path: Path) -> None:
+    """Folders whose creation or deletion was interrupted are deleted: not new, full or foreign ones."""
+    hour_ago = time.time() - 3700
+    contents: dict[str, list[str]] = {
+        "7-0-" + "a" * 24: [],
+        "7-0-" + "b" * 24: ["lock", "source.json.new"],
+        "7-0-" + "c" * 24: ["lock", "logs-00000000000000000001.seg"],
+        "7-0-" + "d" * 24: ["lock", "source.json"],
+        "of another program": [],
+        "7-0-" + "e" * 24: [],
+    }
+    for name, files in contents.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+        if name != "7-0-" + "e" * 24:
+            os.utime(tmp_path / name, (hour_ago, hour_ago))
+    remove_abandoned(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(list(contents)[2:])
 
 
 def test_a_forked_child_does_not_hold_its_parents_folder(folder: SourceFolder) -> None:

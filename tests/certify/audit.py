@@ -1,0 +1,173 @@
+"""The audit after a run: compares Postgres, Loki, Redis, the spool and the receipt with what they must have."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import requests
+from sqlalchemy import Connection, text
+
+from tests.certify.scenarios import Expected
+from trainwire.ingest.spool.folder import source_folders
+from trainwire.schemas.keys import KINDS
+from trainwire.stores.postgres.completeness import find_completeness
+from trainwire.stores.postgres.deletion import find_deletion
+from trainwire.stores.postgres.jobs.job_lookup import find_job
+
+if TYPE_CHECKING:
+    from tests.certify.world import World
+
+TABLES = ("training_jobs", "training_attempts", "training_logs", "training_metrics", "training_checkpoints")
+
+
+def problems(world: World, expected: Expected, *, was_killed: bool) -> list[str]:
+    """Return all differences; of a trainer that was killed, the stored rows may be the first ones only."""
+    with world.engine.connect() as connection:
+        if expected.is_deleted:
+            found = [*_left_of_deleted(connection, world.job)]
+        else:
+            is_ordered = not world.has_launcher
+            rows = _of_postgres(connection, world.job, expected, was_killed=was_killed, is_ordered=is_ordered)
+            found = [*rows]
+        stored = _lines(connection, world.job)
+        if expected.shards and not was_killed:
+            found += _of_folder(world, connection, expected.shards)
+        if world.is_watched and not was_killed:
+            found += _of_browser(world, stored, expected)
+    return [*found, *_of_loki(world, stored), *_of_redis(world), *_of_trainer(world, was_killed=was_killed)]
+
+
+def _of_postgres(
+    connection: Connection, job_id: int, expected: Expected, *, was_killed: bool, is_ordered: bool
+) -> Iterator[str]:
+    job = find_job(connection, job_id)
+    if job is None:
+        if not was_killed:
+            yield "there is no job"
+        return
+    yield from _of_rows(
+        "lines", _lines(connection, job_id), expected.lines, was_killed=was_killed, is_ordered=is_ordered
+    )
+    steps = _values(connection, f"SELECT step FROM training_metrics WHERE job_id = {job_id} ORDER BY seq")
+    yield from _of_rows("steps", steps, expected.steps, was_killed=was_killed)
+    uris = _values(
+        connection,
+        f"SELECT uri FROM training_checkpoints WHERE job_id = {job_id} AND uri LIKE '/elsewhere%' ORDER BY seq",
+    )
+    yield from _of_rows("checkpoints", uris, expected.checkpoints, was_killed=was_killed)
+    for table in TABLES[2:]:
+        seqs = _values(connection, f"SELECT seq FROM {table} WHERE job_id = {job_id} ORDER BY seq")
+        if seqs != list(range(1, len(seqs) + 1)):
+            yield f"{table} has the numbers {seqs}"
+    if letters := _values(connection, "SELECT reason || ': ' || detail FROM dead_letters"):
+        yield f"dead letters: {letters}"
+    complete = find_completeness(connection, job)
+    if was_killed:
+        if complete.state == "complete" and steps != expected.steps:
+            yield f"a part is lost, and the status is {complete.line}"
+        return
+    wrong = {name: getattr(job, name) for name, value in expected.job.items() if getattr(job, name) != value}
+    if wrong:
+        yield f"the job has {wrong}, not {expected.job}"
+    if complete.state != "complete":
+        yield f"status: {complete.line}"
+
+
+def _left_of_deleted(connection: Connection, job_id: int) -> Iterator[str]:
+    deletion = find_deletion(connection, job_id)
+    if deletion is None or not deletion.is_finished:
+        yield f"the deletion has not finished: {deletion}"
+    for table in TABLES:
+        column = "id" if table == "training_jobs" else "job_id"
+        if count := _values(connection, f"SELECT count(*) FROM {table} WHERE {column} = {job_id}")[0]:
+            yield f"{table} has {count} rows of the deleted job"
+
+
+def _of_folder(world: World, connection: Connection, shards: int) -> Iterator[str]:
+    columns = "uri, upload_error, verify_error, verified_at"
+    query = f"SELECT {columns} FROM training_checkpoints WHERE job_id = {world.job} AND step = 6"
+    rows = connection.execute(text(query)).all()
+    if len(rows) != 1:
+        yield f"the folder has the rows {rows}"
+        return
+    uri, upload_error, verify_error, verified_at = rows[0]
+    if upload_error is not None:
+        if "file." not in world.failed_call:
+            yield f"the folder is not uploaded: {upload_error}"
+        return
+    if verified_at is None:
+        yield f"the folder is not verified: {verify_error}"
+    names = {each["Key"].rpartition("/")[2]: each["Size"] for each in world.objects(uri)}
+    if names.keys() != {"manifest.json", *(f"shard-{number}.bin" for number in range(shards))}:
+        yield f"the folder in the bucket has {names}"
+
+
+def _of_browser(world: World, stored: list[tuple[str, str]], expected: Expected) -> Iterator[str]:
+    watched = world.folder / "watched.json"
+    received = json.loads(watched.read_text()) if watched.exists() else None
+    if received != [[line for _, line in stored], expected.job["status"]]:
+        yield f"the browser received {received}"
+
+
+def _lines(connection: Connection, job_id: int) -> list[tuple[str, str]]:
+    query = f"SELECT log_type, content FROM training_logs WHERE job_id = {job_id} ORDER BY seq"
+    return [tuple(row) for row in connection.execute(text(query))]
+
+
+def _values(connection: Connection, query: str) -> list[Any]:
+    return list(connection.execute(text(query)).scalars())
+
+
+def _of_rows(
+    name: str, found: Sequence[Any], expected: Sequence[Any], *, was_killed: bool, is_ordered: bool = True
+) -> Iterator[str]:
+    lacking, more = Counter(expected) - Counter(found), Counter(found) - Counter(expected)
+    if more:
+        yield f"{name}: doubled or foreign {[*more.elements()]}"
+    if lacking and not was_killed:
+        yield f"{name}: lost {[*lacking.elements()]}"
+    is_ordered = is_ordered and len(set(expected)) == len(expected)  # not the rows of two ranks
+    if is_ordered and not more and list(found) != list(expected[: len(found)]):
+        yield f"{name}: {found} are not the first ones in order"
+
+
+def _of_loki(world: World, stored: list[tuple[str, str]]) -> Iterator[str]:
+    answer = requests.get(f"{world.loki_url}/twin/entries", params={"job_id": str(world.job)}, timeout=10).json()
+    found = [(entry["labels"]["log_type"], entry["line"]) for entry in answer]
+    if Counter(found) != Counter(stored):
+        lacking, more = Counter(stored) - Counter(found), Counter(found) - Counter(stored)
+        yield f"Loki lacks {[*lacking.elements()]}, and has {[*more.elements()]} more"
+
+
+def _of_redis(world: World) -> Iterator[str]:
+    left = {key: world.redis.xlen(key) for kind in KINDS for key in world.redis.scan_iter(f"ingest:*:{kind}")}
+    if any(left.values()):
+        yield f"entries left in {left}"
+    if halted := world.redis.hgetall("ingest:halted"):
+        yield f"halted: {halted}"
+
+
+def _of_trainer(world: World, *, was_killed: bool) -> Iterator[str]:
+    crashes = world.folder / "crashes"
+    if crashes.exists():
+        yield f"a task raised: {crashes.read_text()}"
+    spool = world.folder / "spool"
+    if spool.exists() and (left := [str(path) for path in source_folders(spool)]):
+        yield f"the spool has {left}"
+    if was_killed or world.has_launcher:
+        return
+    receipts = sorted(world.folder.glob("receipt*.json"))
+    if not receipts:
+        yield "there is no receipt"
+    for receipt in receipts:
+        counts = json.loads(receipt.read_text())
+        if counts["dropped"] or counts["lost"]:
+            yield f"the receipt has losses: {counts}"
+        kept = {
+            kind: counts["stored"].get(kind, 0) + counts["spooled"].get(kind, 0) for kind in counts["produced"]
+        }
+        if kept != counts["produced"] and counts["sent"] != counts["produced"]:
+            yield f"messages are neither stored, spooled nor sent: {counts}"

@@ -1,0 +1,80 @@
+"""The functions of the product that make calls which leave the process, found in its source text."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.certify.failpoints import FILE_CALLS, ROOT
+
+FOLDERS: Final = ("ingest", "workers", "stores", "schemas/streams")
+"""The folders of trainer, launcher, drain, delivery, notifier, beat, retention and deletion."""
+ON_ANYTHING: Final = frozenset(
+    [
+        "execute",
+        "executemany",
+        "execute_command",
+        "copy",
+        "urlopen",
+        "request",
+        "getresponse",
+        "endheaders",
+        "read_bytes",
+        "read_text",
+        "write_bytes",
+        "write_text",
+        "unlink",
+        "rename",
+        "mkdir",
+        "rmdir",
+        "iterdir",
+        "rglob",
+        "glob",
+        "touch",
+        "symlink_to",
+        "flock",
+        "Popen",
+        "send_task",
+    ]
+)
+"""Names of methods and functions that leave the process, whatever they are called on."""
+CLIENTS: Final = frozenset(["client", "redis", "streams", "requests", "shutil", "pubsub", "engine", "_engine"])
+"""Names of variables that hold a client; every call on one of them leaves the process."""
+WITHOUT_CALL: Final = frozenset(["pipeline", "Session", "close", "connection_pool", "get_encoder", "dispose"])
+"""Methods of clients that make no call themselves."""
+
+
+def call_sites() -> Iterator[str]:
+    """Yield `file.py:function` of each function that makes such a call; a move between folders changes no name."""
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield from _sites_of(path)
+
+
+def _sites_of(path: Path) -> Iterator[str]:
+    def visit(node: ast.AST, names: tuple[str, ...]) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield from visit(child, (*names, child.name))
+            else:
+                if isinstance(child, ast.Call) and _leaves_process(child):
+                    yield f"{path.name}:{'.'.join(names) or '<module>'}"
+                yield from visit(child, names)
+
+    return iter(dict.fromkeys(visit(ast.parse(path.read_text()), ())))
+
+
+def _leaves_process(call: ast.Call) -> bool:
+    match call.func:
+        case ast.Name(id=name):
+            return name in ("open", "execute_all", "http_request")
+        case ast.Attribute(value=ast.Name(id="os"), attr=name):
+            return name in FILE_CALLS
+        case ast.Attribute(value=value, attr=name):
+            if name in ON_ANYTHING:
+                return True
+            holder = value.id if isinstance(value, ast.Name) else getattr(value, "attr", "")
+            return holder.removeprefix("_") in CLIENTS and name not in WITHOUT_CALL
+    return False

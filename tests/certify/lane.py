@@ -1,0 +1,119 @@
+"""A lane: runs scenarios one after the other on servers of its own, each with another failing call."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.certify.failpoints import Failure, Mode
+from tests.certify.results import Result, Results
+from tests.certify.scenarios import SCENARIOS
+from tests.certify.world import World, world_of
+
+if TYPE_CHECKING:
+    from tests.certify.runs import Outcome
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which runs to make."""
+
+    scenarios: tuple[str, ...]
+    roles: tuple[str, ...] | None
+    modes: tuple[Mode, ...]
+    first: int
+    last: int
+    seed: str | None
+    sample_s: float
+
+
+def run_lane(choice: Choice, results: Results, place: tuple[int, int], folder: Path, database_url: str) -> None:
+    """Make every n-th run, or a sample of runs; `place` is (number of this lane, number of lanes)."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # stops its servers
+    has_bucket = any(SCENARIOS[name].has_bucket for name in choice.scenarios)
+    with world_of(folder, database_url, has_bucket=has_bucket) as world:
+        lane = Lane(choice, results, place, world)
+        if choice.seed is None:
+            lane.run_all()
+        else:
+            lane.run_sample(choice.seed)
+
+
+class Lane:
+    """Makes runs in its world."""
+
+    def __init__(self, choice: Choice, results: Results, place: tuple[int, int], world: World) -> None:
+        self._choice = choice
+        self._results = results
+        self._number, self._lanes = place
+        self._world = world
+
+    def run_all(self) -> None:
+        """Let call after call fail, until the scenario ends without reaching the failpoint."""
+        for scenario in self._choice.scenarios:
+            for role in sorted(self._calls(scenario)):
+                for mode in self._choice.modes:
+                    for number in count(self._choice.first + self._number, self._lanes):
+                        if number > self._choice.last or not self._fails(scenario, Failure(role, number, mode)):
+                            break
+
+    def run_sample(self, seed: str) -> None:
+        """Draw runs until the time is up."""
+        chance = random.Random(f"{seed}/{self._number}")
+        until = time.monotonic() + self._choice.sample_s
+        known: dict[str, Counter[str]] = {}
+        while time.monotonic() < until:
+            scenario = chance.choice(self._choice.scenarios)
+            calls = known[scenario] = known.get(scenario) or self._calls(scenario)
+            role = chance.choices(*zip(*sorted(calls.items()), strict=True))[0]
+            self._fails(scenario, Failure(role, chance.randint(1, calls[role]), chance.choice(self._choice.modes)))
+
+    def _calls(self, scenario: str) -> Counter[str]:
+        """Return the number of calls by role of a run without a failure, which must pass."""
+        outcome = self._run(scenario, None)
+        if outcome.problems:  # a machine that is too busy for the timeouts of the scenario
+            outcome = self._run(scenario, None)
+        if outcome.problems:
+            self._keep_logs((scenario, "without a failure"))
+            raise AssertionError(f"{scenario} fails without a failpoint: {outcome.problems}")
+        found = Counter(role for role, _ in outcome.calls)
+        return Counter({role: found[role] for role in self._choice.roles or found if found[role]})
+
+    def _fails(self, scenario: str, failure: Failure) -> bool:
+        """Make a run unless it was made before; return whether its call was reached."""
+        known = self._results.find(scenario, failure.role, failure.mode, failure.number)
+        if known is not None:
+            return known.failed_call is not None
+        outcome = self._run(scenario, failure)
+        result = Result(
+            scenario,
+            failure.role,
+            failure.mode,
+            failure.number,
+            outcome.failed_call,
+            outcome.problems,
+            round(outcome.seconds, 2),
+        )
+        self._results.add(result)
+        if result.problems:
+            print(f"FAILED {result.key}: {result.failed_call}", *result.problems, sep="\n    ", flush=True)
+            self._keep_logs(result.key)
+        return result.failed_call is not None
+
+    def _run(self, scenario: str, failure: Failure | None) -> Outcome:
+        from tests.certify.runs import ScenarioRun  # noqa: PLC0415 - reads the environment that the world has set
+
+        return ScenarioRun(self._world, SCENARIOS[scenario], failure).run()
+
+    def _keep_logs(self, name: tuple[object, ...]) -> None:
+        kept = self._results.path.parent / "logs" / "-".join(map(str, name))
+        kept.mkdir(parents=True, exist_ok=True)
+        for log in [*self._world.folder.glob("*.log"), *self._world.folder.glob("*.tsv")]:
+            (kept / log.name).write_bytes(log.read_bytes())

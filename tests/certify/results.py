@@ -1,0 +1,83 @@
+"""The results of runs, one line of JSON each, so that an interrupted certification goes on where it ended."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One run: which call failed how, and what the audit found."""
+
+    scenario: str
+    role: str
+    mode: str
+    number: int
+    failed_call: str | None
+    problems: list[str]
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What identifies the run."""
+        return self.scenario, self.role, self.mode, self.number
+
+
+class Results:
+    """A file of results, to which several processes append."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[tuple[str, str, str, int], Result] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file."""
+        if self.path.exists():
+            decode = msgspec.json.Decoder(Result).decode
+            self._known = {result.key: result for result in map(decode, self.path.read_bytes().splitlines())}
+
+    def find(self, scenario: str, role: str, mode: str, number: int) -> Result | None:
+        """Return the result of an earlier run; None if there is none, or it failed and has to be repeated."""
+        result = self._known.get((scenario, role, mode, number))
+        return None if result is None or result.problems else result
+
+    def add(self, result: Result) -> None:
+        """Append a result to the file."""
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, msgspec.json.encode(result) + b"\n")
+        finally:
+            os.close(file)
+
+    @property
+    def has_failures(self) -> bool:
+        """Return whether a run has failed, and no later one of the same call has passed."""
+        return any(result.problems for result in self._known.values())
+
+    def summary(self) -> str:
+        """Return the numbers of runs and failures as a sentence."""
+        runs = [result for result in self._known.values() if result.failed_call is not None]
+        failures = sum(bool(result.problems) for result in self._known.values())
+        return f"{len(runs)} runs with a failed call, {len(self.sites())} call sites, {failures} runs failed"
+
+    def sites(self) -> set[str]:
+        """Return all calls that have failed in a run."""
+        return {result.failed_call for result in self._known.values() if result.failed_call is not None}
+
+    def table(self) -> Iterator[tuple[str, int, int, int]]:
+        """Yield (scenario, calls, runs, failures)."""
+        runs: Counter[str] = Counter()
+        failures: Counter[str] = Counter()
+        calls: dict[str, set[tuple[str, str]]] = {}
+        for result in self._known.values():
+            if result.failed_call is not None:
+                runs[result.scenario] += 1
+                failures[result.scenario] += bool(result.problems)
+                calls.setdefault(result.scenario, set()).add((result.role, result.failed_call))
+        for scenario in sorted(runs):
+            yield scenario, len(calls[scenario]), runs[scenario], failures[scenario]

@@ -1,0 +1,151 @@
+"""One run of a scenario: its processes with one failing call, until all that it reported is stored."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.certify import steps
+from tests.certify.audit import problems
+from tests.certify.failpoints import Failure
+from tests.certify.scenarios import TROUBLE_AFTER_S, Expected, Scenario
+from tests.certify.world import BUCKET, World
+from trainwire.ingest.spool.folder import source_folders
+
+DEADLINE_S: Final = 75.0
+"""Seconds until a run must be complete; it is idle for most of them."""
+TRAINER_S: Final = 60.0
+"""Seconds within which a trainer must have ended: its deadline for `finish`, and what a busy machine needs."""
+TRAINERS: Final = ("trainer", "launcher", "training")
+"""The roles of a training; what one of them had not written when it was killed is lost."""
+
+
+@dataclass
+class Outcome:
+    """The result of a run: the call that failed (None if the run ended before it), and what was wrong."""
+
+    failed_call: str | None = None
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    """(role, call) of all calls with a failpoint."""
+
+
+class ScenarioRun:
+    """The processes of one run."""
+
+    def __init__(self, world: World, scenario: Scenario, failure: Failure | None) -> None:
+        self._world = world
+        self._scenario = scenario
+        self._failure = failure
+        self._recovery: steps.Child | None = None
+        self._recoveries = 0
+        world.reset()
+        world.is_watched, world.has_launcher = scenario.has_gateway, scenario.has_launcher
+        self._servers: dict[str, steps.Child] = {}
+        self._serve(failure)
+        url = f"http://127.0.0.1:{world.gateway_port}" if scenario.has_gateway else None
+        bucket = BUCKET if scenario.has_bucket else None
+        settings = steps.trainer_settings(world.redis_url, world.folder, bucket, job_id=world.job, url=url)
+        self._trainers = [
+            self._child(
+                f"trainer{rank}",
+                steps.trainer(world.folder, rank, settings, train, is_launcher=scenario.has_launcher),
+                None if rank else failure,
+            )
+            for rank, train in enumerate(scenario.trains)
+        ]
+        self._settings = settings
+
+    def run(self) -> Outcome:
+        """Wait until the audit finds nothing wrong, and return the outcome."""
+        began = time.monotonic()
+        try:
+            time.sleep(TROUBLE_AFTER_S)
+            self._scenario.meanwhile(self._world)
+            found = self._await(self._scenario.expected, began)
+            if not found and self._scenario.afterwards is not None and self._scenario.at_end is not None:
+                self._scenario.afterwards(self._world)
+                found = self._await(self._scenario.at_end, time.monotonic())
+            found = found or self._stop()
+        finally:
+            for child in [*self._trainers, *self._servers.values(), *filter(None, [self._recovery])]:
+                child.kill()
+        return self._outcome(found, time.monotonic() - began)
+
+    def _await(self, expected: Expected, began: float) -> list[str]:
+        while True:
+            found = self._revive(began)
+            if not found and all(child.poll() for child in self._trainers):
+                found = self._audit(expected)
+                if not found:
+                    return []
+            if time.monotonic() - began > DEADLINE_S:
+                return found or ["the trainer has not ended"]
+            time.sleep(0.25)
+
+    def _audit(self, expected: Expected) -> list[str]:
+        self._expected = expected
+        return problems(self._world, expected, was_killed=self._was_trainer_killed)
+
+    @property
+    def _was_trainer_killed(self) -> bool:
+        failure = self._failure
+        is_kill = failure is not None and failure.mode.startswith("killed") and failure.role in TRAINERS
+        return is_kill and bool(self._world.failed_call)
+
+    def _stop(self) -> list[str]:
+        """End the worker, after it has executed all orders; what is stored must not change."""
+        (self._world.folder / "stop").touch()
+        deadline = time.monotonic() + 10
+        while not self._servers["worker"].poll():
+            if time.monotonic() > deadline:
+                return ["the worker does not end"]
+            time.sleep(0.01)
+        return [f"at the end: {text}" for text in self._audit(self._expected)]
+
+    def _revive(self, began: float) -> list[str]:
+        """Start killed processes again, and recover a spool that a trainer has left."""
+        for name, server in list(self._servers.items()):
+            if server.poll():
+                if server.code != -9:
+                    return [f"{name} ended with {server.code}: {server.output[-2000:]}"]
+                del self._servers[name]
+                self._serve(None)
+        for trainer in self._trainers:
+            if trainer.poll() and trainer.code not in (0, -9) and not self._was_trainer_killed:
+                return [f"{trainer.name} ended with {trainer.code}: {trainer.output[-2000:]}"]
+            if not trainer.poll() and time.monotonic() - began > TRAINER_S:
+                return [f"{trainer.name} does not end"]
+        spool = self._world.folder / "spool"
+        if all(trainer.poll() for trainer in self._trainers) and (self._recovery is None or self._recovery.poll()):
+            if self._recovery is not None and self._recovery.code not in (0, -9):
+                return [f"the recovery ended with {self._recovery.code}: {self._recovery.output[-2000:]}"]
+            if any(source_folders(spool)):
+                failure = self._failure if not self._recoveries else None
+                self._recovery = self._child("recovery", steps.recovery(self._settings), failure)
+                self._recoveries += 1
+        return []
+
+    def _serve(self, failure: Failure | None) -> None:
+        """Start the processes that are not running and must: a worker, and a gateway with its client."""
+        world = self._world
+        servers = {"worker": steps.worker(world.folder)}
+        if self._scenario.has_gateway:
+            servers |= {"gateway": steps.gateway(world.gateway_port), "watcher": steps.watcher(world)}
+        for name, run in servers.items():
+            if name not in self._servers:
+                self._servers[name] = self._child(name, run, failure)
+
+    def _child(self, name: str, run: steps.Run, failure: Failure | None) -> steps.Child:
+        return steps.Child(self._world.folder, name, failure, run)
+
+    def _outcome(self, found: list[str], seconds: float) -> Outcome:
+        outcome = Outcome(problems=found, seconds=seconds)
+        for line in (self._world.folder / "calls.tsv").read_text().splitlines():
+            state, role, call = line.split("\t")
+            outcome.calls.append((role, call))
+            if state == "FAILED":
+                outcome.failed_call = call
+        return outcome

@@ -1,0 +1,32 @@
+"""Every function that makes a call out of its process is known to the certification."""
+
+from __future__ import annotations
+
+from tests.certify.call_sites import call_sites
+from tests.certify.certificate import NOT_YET, listed_sites, name_of
+
+REMEDY = (
+    "run `make certify`, then `python -m tests.certify --certificate`; if no scenario reaches them, extend one in "
+    "tests/certify/scenarios.py"
+)
+MOST_NOT_YET = 300
+"""Number of call sites that no scenario reaches yet; lower it with each scenario, and never raise it."""
+
+
+def test_new_call_sites_have_a_failpoint() -> None:
+    """A function with a new call to Redis, Postgres, HTTP, S3 or a file is not forgotten by the certification."""
+    new = set(call_sites()) - listed_sites().keys()
+    assert not new, f"no failpoint was reached in {sorted(new)}: {REMEDY}"
+
+
+def test_few_call_sites_are_not_certified() -> None:
+    """The part of the product that no scenario reaches does not grow."""
+    present = set(call_sites())
+    not_yet = [site for site, state in listed_sites().items() if state == NOT_YET and site in present]
+    assert len(not_yet) <= MOST_NOT_YET, REMEDY
+
+
+def test_calls_are_named_by_their_function() -> None:
+    """A call in a comprehension or a nested function belongs to the function around it."""
+    recorded = "file.listdir ingest/spool/folder.py:SourceFolder.remove.<locals>.<listcomp>"
+    assert name_of(recorded) == "folder.py:SourceFolder.remove"

@@ -1,0 +1,166 @@
+"""The servers of one lane, and the processes of one run on them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import redis
+import sqlalchemy
+from sqlalchemy import Engine, make_url, text
+
+from tests.processes import ROOT
+from tests.s3 import free_port, s3_client, s3_environment, s3_server
+from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.schemas.tables import metadata
+from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.stores.postgres.deletion import Choice, start_deletion
+
+OUTAGE_S: Final = 0.6
+LOKI: Final = """
+import threading
+from tests.twins.loki import Limits, LokiTwin
+with LokiTwin(limits=Limits(deletion="filter-and-delete")) as twin:
+    print(twin.url, flush=True)
+    threading.Event().wait()
+"""
+BUCKET: Final = "certified"
+
+
+class World:
+    """The servers and the folder of a lane; `reset` empties all of them."""
+
+    def __init__(
+        self, folder: Path, database_url: str, redis_url: str, loki_url: str, bucket_url: str | None
+    ) -> None:
+        self.root = folder
+        self.folder = folder / "run"
+        self.database_url = database_url
+        self.redis_url = redis_url
+        self.loki_url = loki_url
+        self.bucket_url = bucket_url
+        self.redis: Any = redis.Redis.from_url(redis_url)
+        self.engine: Engine = sqlalchemy.create_engine(
+            make_url(database_url).set(drivername="postgresql+psycopg"), pool_size=1, pool_pre_ping=True
+        )
+        self.gateway_port = free_port()
+        self.job = 0
+        """The number of the job of this run; each run has its own."""
+        self.is_watched = self.has_launcher = False
+
+    def reset(self) -> None:
+        """Empty all stores, and begin a new folder and job."""
+        self.job += 1
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.redis.flushall()
+        self._control("DELETE", "faults")
+        names = [table.name for table in metadata.sorted_tables]
+        filled = " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in names)
+        with self.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                    "AND pid <> pg_backend_pid()"
+                )
+            )
+            connection.execute(text(f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE"))
+            if found := list(connection.execute(text(filled)).scalars()):
+                connection.execute(text(f"TRUNCATE {', '.join(found)}"))
+
+    @property
+    def failed_call(self) -> str:
+        """The call that has failed in this run so far; empty if there is none."""
+        record = self.folder / "calls.tsv"
+        lines = record.read_text().splitlines() if record.exists() else []
+        return next((line.split("\t")[2] for line in lines if line.startswith("FAILED")), "")
+
+    def objects(self, uri: str) -> list[Any]:
+        """Return the objects below the folder of a checkpoint's URI."""
+        assert self.bucket_url is not None
+        place = S3Uri.parse(uri)
+        found = s3_client(self.bucket_url).list_objects_v2(
+            Bucket=place.bucket, Prefix=place.key.rpartition("/")[0]
+        )
+        return list(found.get("Contents", []))
+
+    def take_loki_away(self) -> None:
+        """Let Loki refuse all pushes for a moment."""
+        self._control("POST", "faults", '{"status": 503, "times": 3}')
+
+    def take_redis_away(self) -> None:
+        """Let Redis close all connections, and answer nobody for a moment."""
+        self.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        self.redis.execute_command("CLIENT", "PAUSE", int(OUTAGE_S * 1000), "ALL")
+
+    def take_postgres_away(self) -> None:
+        """Let Postgres end all sessions of the database, and refuse new ones for a moment."""
+        name = make_url(self.database_url).database
+        server = make_url(self.database_url).set(database="postgres").render_as_string(hide_password=False)
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            time.sleep(OUTAGE_S)
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+    def delete(self) -> None:
+        """Ask for the deletion of the job, as the gateway does."""
+        start_deletion(
+            self.engine,
+            self.redis,
+            self.job,
+            Choice(with_files=True),
+            by="certification",
+            reason=None,
+            force=True,  # its trainer may have been killed
+            on_unpublished=lambda _: None,
+        )
+
+    def _control(self, method: str, path: str, body: str | None = None) -> None:
+        import requests  # noqa: PLC0415
+
+        requests.request(method, f"{self.loki_url}/twin/{path}", data=body, timeout=10)
+
+
+@contextmanager
+def world_of(folder: Path, database_url: str, *, has_bucket: bool) -> Iterator[World]:
+    """Start the servers of a lane, and set the environment of its processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with EmbeddedValkey(folder, settings={"appendonly": "no"}) as valkey, _loki_twin() as loki_url:
+        os.environ |= {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": valkey.url,
+            "LOKI_URL": loki_url,
+            "LOKI_LINGER_S": "0.01",
+            "DELIVERY_BACKOFF_CAP_S": "0.2",
+            "TRAINWIRE_PROVENANCE": "off",
+            "PYTHONWARNINGS": "ignore",
+        }
+        with suppress(KeyError):
+            del os.environ["STREAMS_URL"]
+        if not has_bucket:
+            yield World(folder, database_url, valkey.url, loki_url, None)
+            return
+        with s3_server() as url:
+            os.environ |= s3_environment(url) | {"TRAINWIRE_CHECKPOINT_BUCKET": BUCKET}
+            s3_client(url).create_bucket(Bucket=BUCKET)
+            yield World(folder, database_url, valkey.url, loki_url, url)
+
+
+@contextmanager
+def _loki_twin() -> Iterator[str]:
+    process = subprocess.Popen([sys.executable, "-c", LOKI], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
