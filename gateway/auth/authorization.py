@@ -39,8 +39,8 @@ class Forbidden(Exception):  # noqa: N818 - its text is sent to clients
 class Identity:
     """The role of an authenticated request, and the jobs to which its token is limited.
 
-    A trainer's token with a `job_id` is for messages of that job only, one with `job_names` only for jobs with
-    such names.
+    A token with a `job_id` is valid for requests about that job only, one with `job_names` only for messages of
+    jobs with such names.
     """
 
     role: Role
@@ -76,10 +76,10 @@ class Authorizer:
         """Whether tokens are required."""
 
     async def identify(self, token: str, needed: Role = "viewer") -> Identity | None:
-        """Return the identity of `token`; None if the token is not valid.
+        """Return the identity of `token`; None if the token is not valid. Without authentication all are admins.
 
-        If `needed` is `trainer`, a cached token is accepted for a while even if Postgres is unavailable. Raises
-        SQLAlchemy's errors.
+        If `needed` is `trainer`, a token that was valid a few minutes ago (`OUTAGE_S`) is accepted even if
+        Postgres is unavailable. Otherwise SQLAlchemy's errors are raised.
         """
         if not self.is_on:
             return UNAUTHENTICATED
@@ -98,8 +98,8 @@ class Authorizer:
     ) -> Identity:
         """Return the identity of a request that needs the role `needed`, on job `job_id` if it is about one job.
 
-        Raises `Unauthorized` without a valid token, `Forbidden` if the token does not allow the request, and
-        SQLAlchemy's errors.
+        If no tokens are required, it is UNAUTHENTICATED. Raises `Unauthorized` without a valid token, `Forbidden`
+        if the token does not allow the request, and SQLAlchemy's errors.
         """
         if not self.is_on:
             return UNAUTHENTICATED

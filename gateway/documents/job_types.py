@@ -29,7 +29,7 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
-    """The request of a user to stop an attempt (docs/stop.md)."""
+    """A user's request to stop an attempt (docs/stop.md)."""
 
     requested_at: datetime
     requested_by: str

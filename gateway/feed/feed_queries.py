@@ -58,7 +58,7 @@ def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
 
 
 def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> dict[int, JobRow]:
-    """Return the rows of training_jobs for the jobs in `state_events`, by job id.
+    """Return job id -> row of training_jobs, for the jobs in `state_events` that exist.
 
     `state_events` has, for each job, the number of events received so far that report the job's state. It is
     copied into the result.
@@ -95,7 +95,10 @@ def read_rows(connection: Connection, job_id: int, kind: RowKind, after: int) ->
 
 
 def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -> list[Row]:
-    """Return the newest rows of one kind up to `last` for a snapshot, oldest first; fewer if they are large."""
+    """Return the newest rows of one kind up to `last` for a snapshot, oldest first.
+
+    There are at most `SNAPSHOT_ROWS[kind]`, and fewer if they exceed MAX_READ_BYTES.
+    """
     seq = ROW_KINDS[kind].table.c.seq
     query = _rows_of_job(kind, job_id).where(seq <= last, seq > last - SNAPSHOT_ROWS[kind]).order_by(seq.desc())
     rows, _ = _read(connection, kind, query, newest_first=True)
@@ -105,7 +108,7 @@ def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -
 def read_listed(connection: Connection) -> dict[int, ListedColumns]:
     """Return, by job id, the columns that the list of all jobs compares to detect changes.
 
-    Only the newest `LISTED_JOBS` jobs are read; the newest one comes first.
+    Only the newest `LISTED_JOBS` jobs are read, including archived ones; the newest one comes first.
     """
     jobs = training_jobs.c
     columns = [jobs.id, *(jobs[name] for name in _LISTED)]

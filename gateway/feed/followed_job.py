@@ -90,7 +90,8 @@ class FollowedJob:
     async def first_frame(self, after: FeedPosition | None) -> FirstFrame:
         """Return a `snapshot` frame, or a `resumed` frame for a client that has the position `after`.
 
-        Raises `InvalidPosition` if the position is after the job's last row, and `PostgresUnavailable`.
+        Raises `InvalidPosition` if the position is after the job's last row, and `PostgresUnavailable` if Postgres
+        cannot be read.
         """
         if after is None:
             return await self._snapshot.get()

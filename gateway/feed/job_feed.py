@@ -70,7 +70,7 @@ class JobFeed:
         self._recent = {kind: RowCache(kind, row.position.of(kind)) for kind in ROW_KINDS}
 
     def receive(self, event: Event) -> None:
-        """Queue an event from Redis."""
+        """Queue an event from Redis; a queue with MAX_QUEUED items is cleared first."""
         self.state_events += not isinstance(event, TrainingLog)
         if len(self._queue) >= MAX_QUEUED:
             self._queue.clear()

@@ -53,7 +53,10 @@ class ReadPool:
 
 
 class SharedResult(Generic[T]):
-    """The result of `make()`, called once for all concurrent callers, and cached for `fresh_s` seconds."""
+    """The result of `make()`, called once for all concurrent callers, and cached for `fresh_s` seconds.
+
+    An error is raised to all of them and not cached.
+    """
 
     def __init__(self, make: Callable[[], Awaitable[T]], fresh_s: float = 0.0) -> None:
         self._make = make
@@ -79,7 +82,10 @@ class SharedResult(Generic[T]):
 
 
 class SharedRows:
-    """Batches of rows of one job; clients that catch up at the same time share them."""
+    """Batches of rows of one job; clients that catch up at the same time share them.
+
+    At most KEPT_BATCHES batches are kept, each for KEPT_S seconds.
+    """
 
     def __init__(self, read: ReadPool, job_id: int) -> None:
         self._read = read

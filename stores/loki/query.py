@@ -123,7 +123,10 @@ def _parts(http: LokiHttp, one_row: str, page: list[LokiLine]) -> Iterator[LokiL
 
 
 def _page(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> tuple[list[LokiLine], bool]:
-    """Return one page of the lines with `start_ns` <= time < `end_ns`, and whether these are all of them."""
+    """Return the first lines with `start_ns` <= time < `end_ns`, and whether these are all of them.
+
+    A page has PAGE_LINES lines, or LONG_LINES if such a page exceeds Loki's message size.
+    """
     for limit in (PAGE_LINES, LONG_LINES):
         answer = _request(http, selector, start_ns, end_ns, limit=limit, direction="forward")
         if answer.status == OK or TOO_MUCH not in message_of(answer):
@@ -156,7 +159,7 @@ def _lines_of(http: LokiHttp, answer: BaseHTTPResponse) -> list[LokiLine]:
 
 
 def _order(line: LokiLine) -> tuple[int, int, int]:
-    """Return the sort key of a line: time, row and part; a label that is not a number counts as 0."""
+    """Return the sort key of a line: time, row and part; a line without a `seq` counts as row 0."""
     return line.ts_ns, line.seq or 0, line.part
 
 

@@ -59,7 +59,8 @@ def _job_column(column: ColumnElement[Any], full_name: str, most_names: int) -> 
 def first_names(column: str, most: int) -> str:
     """Return an SQL expression that reduces a JSONB object to its first `most` names, in Postgres' own order.
 
-    A small object is not reduced. If `most` is a limit for lists of jobs, a very large object becomes NULL.
+    An object of at most _SMALL_BYTES is not reduced. If `most` is at most MOST_LISTED_NAMES, as in lists of jobs,
+    an object of more than _MOST_LISTED_BYTES becomes NULL.
     """
     is_listed = f"pg_column_size({column}) <= {_MOST_LISTED_BYTES}" if most <= MOST_LISTED_NAMES else "true"
     return (

@@ -31,7 +31,10 @@ DERIVED: Final = ("alert_occurrences", "metric_series", "metric_blocks", "stop_r
 
 
 class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The data of a job in each store. `own_runs` are the MLflow runs of its trainer, which are not deleted."""
+    """The data of a job in each store; `rows` and `files` are counted per table and per URI.
+
+    `mlflow_runs` are the runs that workers created; `own_runs` are those of its trainer, which are not deleted.
+    """
 
     job_id: int
     name: str | None

@@ -34,7 +34,11 @@ class JobEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def save_edit(connection: Connection, job_id: int, edit: JobEdit) -> bool:
-    """Apply an edit in the caller's transaction; return False if there is no such job. Raises `WrongText`."""
+    """Apply an edit in the caller's transaction; return False if there is no such job.
+
+    Raises `WrongText` for a name, note or tag that is too long or cannot be stored, and for more than MAX_TAGS
+    tags.
+    """
     values = _checked(edit)
     jobs = training_jobs.c
     wanted = select(jobs.given_tags).where(jobs.id == job_id)

@@ -126,7 +126,8 @@ def _value(name: str, column: str | None) -> Value:
 def _extreme(of: str, name: str, column: str | None) -> Value:
     """Return an SQL expression for the minimum or maximum of a metric.
 
-    It combines the extremes of the metric's blocks with those of newer rows, which have no blocks yet.
+    It combines the extremes of the metric's blocks with those of newer rows, which have no blocks yet; of these,
+    only the last MOST_WAITING_ROWS of the job are read.
     """
     aggregate, stored, least = _EXTREMES[of]
     series, rows, cursors = metric_series.c, training_metrics.c, delivery_cursors.c
