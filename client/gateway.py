@@ -23,7 +23,11 @@ _NO_GATEWAY: Final = "give the address of the gateway itself, without the path o
 
 
 class Gateway:
-    """Sends requests to the gateway at `url`, with the access token if one is given. Raises `ClientError`."""
+    """Sends requests to the gateway at `url`, with the access token if one is given.
+
+    The methods raise `GatewayUnavailable` if there is no response, `JobNotFound` if the gateway does not know the
+    job, and `ClientError` for any other error.
+    """
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = base_of(url)

@@ -58,7 +58,7 @@ class HttpSource:
         return f"HttpSource({self._url!r})"
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return one page of the jobs that match `query`, from `cursor` on."""
+        """Return at most `limit` of the jobs that match `query`, from `cursor` on."""
         fields = {"filter": query.filter, "sort": query.sort, "columns": ",".join(query.columns) or None}
         page = self._json("/jobs", {**fields, "limit": limit, "cursor": cursor})
         return JobPage([self._record(JobInfo, item) for item in page["items"]], page["next"], page.get("total"))
@@ -125,7 +125,7 @@ class HttpSource:
         return self._record(CompletenessInfo, self._json(f"/jobs/{job_id}/completeness"))
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after `after`, untruncated.
+        """Return the first matching lines after `after`, at most `limit`, untruncated.
 
         The gateway truncates very long lines on a page of several lines; each such line is requested again on a
         page of its own.
@@ -176,7 +176,7 @@ class HttpSource:
     def follow(self, job_id: int) -> Iterator[dict[str, Any]]:
         """Yield the events of a job until it has ended; reconnect and continue if the connection ends.
 
-        Only the first connection attempt raises `GatewayUnavailable`, because a gateway may restart later.
+        `GatewayUnavailable` is raised only before the first event, because a gateway may restart later.
         """
         position: str | None = None
         while True:

@@ -83,10 +83,10 @@ class Job:
         search: str | None = None,
         after: int = 0,
     ) -> Iterator[LogLine]:
-        """Return an iterator over the matching log lines that are stored now, in order and untruncated.
+        """Return an iterator over the matching stored log lines, in order and untruncated.
 
-        Lines are fetched page by page. `search` ignores case. Only lines whose `seq` is above `after` are
-        returned.
+        Lines are fetched page by page, so lines that are stored meanwhile may be included. `search` ignores case.
+        Only lines whose `seq` is above `after` are returned.
         """
         query = _log_query(log_type, level, rank, attempt, search)
         return self._lines(query, checked_whole("after", after) or 0)
@@ -153,9 +153,9 @@ class Job:
     def download(self, which: str | int = "best", *, to: str | Path | None = None, force: bool = False) -> Path:
         """Download the file of a checkpoint to `to`; return its path. `which` is `best`, `last` or a `seq`.
 
-        `to` is a file or a folder, by default the current folder. An existing file is replaced only with `force`.
-        Size and SHA-256 are verified if they are recorded. Raises `ClientError` on failure; no partial file is
-        left.
+        `to` is a file or a folder, by default the current folder. An existing file is replaced only if `force` is
+        True. Size and SHA-256 are verified if they are recorded. Raises `ClientError` on failure; no partial file
+        is left.
         """
         check_path("to", to)
         chosen = self._chosen(which)
@@ -164,7 +164,8 @@ class Job:
     def follow(self) -> Iterator[dict[str, Any]]:
         """Yield the events of the job until it has ended: a `snapshot`, then new rows (docs/feed.md).
 
-        If the connection ends, the client reconnects and continues after the last event. Needs a gateway.
+        If the connection ends, the client reconnects and continues after the last event. A client that reads from
+        Postgres raises `ClientError`, because only a gateway sends events.
         """
         return self._source.follow(self.id)
 

@@ -153,7 +153,10 @@ class Metrics(Mapping[str, Series]):
         return pandas.DataFrame(frame)
 
     def to_arrow(self) -> Any:
-        """Return a `pyarrow.Table`. A missing metric value becomes null; NaN stays NaN."""
+        """Return a `pyarrow.Table`. A missing metric value becomes null; NaN stays NaN.
+
+        Raises `ClientError` if pyarrow is not installed.
+        """
         arrow = _library("pyarrow")
         types = {"d": arrow.float64(), "q": arrow.int64(), "i": arrow.int32()}
         columns = {}
@@ -167,7 +170,10 @@ class Metrics(Mapping[str, Series]):
         return arrow.table(columns)
 
     def to_polars(self) -> Any:
-        """Return a `polars.DataFrame`. A missing metric value becomes null; NaN stays NaN."""
+        """Return a `polars.DataFrame`. A missing metric value becomes null; NaN stays NaN.
+
+        Raises `ClientError` if polars is not installed.
+        """
         polars = _library("polars")
         types = {"d": polars.Float64, "q": polars.Int64, "i": polars.Int32}
         return polars.DataFrame(

@@ -16,7 +16,7 @@ MOST_READS_OF_NAMES: Final = 20
 
 
 class JobQuery(NamedTuple):
-    """Which jobs to list: a filter, a sort order, and the fields to return with each job (docs/filters.md)."""
+    """The jobs to list: a filter, a sort order, and the fields to return with each job (docs/filters.md)."""
 
     filter: str | None = None
     sort: str | None = None
@@ -76,10 +76,14 @@ class LogPage(NamedTuple):
 
 
 class Source(Protocol):
-    """A server that answers the requests of the client: a gateway or a Postgres. Raises `ClientError`."""
+    """A server that answers the requests of the client: a gateway or a Postgres.
+
+    The methods raise `ClientError` if the server does not respond or rejects the request, and `JobNotFound` if
+    there is no such job.
+    """
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return one page of the jobs that match `query`, from `cursor` on."""
+        """Return at most `limit` of the jobs that match `query`, from `cursor` on."""
 
     def fields(self) -> dict[str, list[str]]:
         """Return the names of the fields that filters can use, including the names in the newest jobs."""
@@ -91,13 +95,16 @@ class Source(Protocol):
         """Return the state of a job; raise `JobNotFound` if it does not exist."""
 
     def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
-        """Ask the trainers of a job to stop, in the name of `by`; raise `JobNotFound`."""
+        """Ask the trainers of a job to stop, in the name of `by`; raise `ClientError` if the job has ended."""
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield blocks with all points of the metrics `names`, or of all metrics if `names` is empty."""
 
     def metric_names(self, job_id: int) -> MetricNames:
-        """Return the names of a job's metrics, and whether the list is complete."""
+        """Return the names of a job's metrics, and whether the list is complete.
+
+        Older rows are read until all names are known, at most MOST_READS_OF_NAMES times.
+        """
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
         """Return the command, code version and machine of an attempt, by default the newest."""
@@ -106,7 +113,7 @@ class Source(Protocol):
         """Return the counts of a job's messages, and whether all of them are stored."""
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after the sequence number `after`, untruncated."""
+        """Return the first matching lines after the sequence number `after`, at most `limit`, untruncated."""
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
         """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""

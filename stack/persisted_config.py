@@ -29,7 +29,10 @@ PORT_ATTEMPTS: Final = 5
 
 
 class Port:
-    """The port of one server; it stays the same over restarts, unless another process has bound it."""
+    """The port of one server; it stays the same over restarts, unless another process has bound it.
+
+    `first` is preferred over the saved port. A `fixed` port is never replaced by another one.
+    """
 
     def __init__(
         self,
@@ -59,7 +62,8 @@ class Port:
     def start(self, start: Callable[[], None]) -> None:
         """Start a server on this port by calling `start`.
 
-        If another process has bound the port, so that `start` raises `PartEnded`, choose another port and retry.
+        If another process has bound the port, so that `start` raises `PartEnded`, choose another port and retry,
+        with at most PORT_ATTEMPTS ports.
         """
         for _ in range(PORT_ATTEMPTS - 1):
             try:

@@ -187,7 +187,7 @@ def unprivileged(command: list[str]) -> list[str]:
     """Return `command`, wrapped in `setpriv` to run as `nobody` if this process is root.
 
     The command keeps the capability dac_override, because the data folder may be below a folder that others cannot
-    enter, such as /root.
+    enter, such as /root. Raises `Problem` if `setpriv` is missing.
     """
     if not _is_root():
         return command

@@ -25,7 +25,10 @@ LOKI_ANSWER_BYTES: Final = 64 * 1024
 
 
 def recorded_settings(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Return all environment variables that the workers read, with None for a variable that is not set."""
+    """Return the environment variables that the workers read, with None for a setting of ours that is not set.
+
+    Those of libraries (LIBRARY_PREFIXES) are included if they are set; DATABASE_URL and REDIS_URL are not.
+    """
     kinds: list[type[BaseSettings]] = [Settings, *sink_settings()]
     fields = [name for kind in kinds for name in kind.model_fields]
     ours = dict.fromkeys(sorted({name.upper() for name in fields} - SERVERS))

@@ -54,7 +54,7 @@ class EmbeddedServer(ABC):
         """Start the server and wait until it is ready.
 
         At the first start, create its files. If another process has bound the port, use another one (see
-        `Port.start`).
+        `Port.start`). Raises `PartFailed` if the server ends or is not ready after READY_TIMEOUT_S.
         """
         self._port.start(self._start_once)
 

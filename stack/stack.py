@@ -83,7 +83,10 @@ class WebPart:
         return moved(self._port)
 
     def start(self) -> None:
-        """Start the web server and wait until it accepts connections."""
+        """Start the web server and wait until it accepts connections.
+
+        Raises `PartFailed` if that takes more than WEB_READY_TIMEOUT_S; the process then continues to start.
+        """
         self._port.start(self._start_once)
 
     def is_ready(self) -> bool:
@@ -110,7 +113,10 @@ class Stack:
         self.address = Address(data_dir=options.data_dir)
 
     def start(self) -> None:
-        """Start all processes and publish their addresses; raise `Problem` if a store does not become ready."""
+        """Start all processes and publish their addresses; raise `Problem` if a store does not become ready.
+
+        The address of a web server that is not ready after WEB_READY_TIMEOUT_S is published later, by `watch`.
+        """
         self._stop_leftovers()
         database_url = self._start_store("DATABASE_URL", EmbeddedPostgres)
         redis_url = self._start_store("REDIS_URL", EmbeddedValkey)
@@ -132,7 +138,7 @@ class Stack:
         self._supervisor.watch(self._announce_late)
 
     def request_stop(self) -> None:
-        """Make `start` and `watch` return soon; safe in a signal handler."""
+        """Make `start` return or raise `PartFailed` soon, and `watch` return; safe in a signal handler."""
         self._supervisor.request_stop()
 
     @property

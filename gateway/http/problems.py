@@ -80,7 +80,7 @@ def problem(status: int, name: str, title: str, detail: str) -> Problem:
 
 
 def unknown_job(job_id: int) -> ProblemError:
-    """Return the 404 error for a job of which no message has been stored."""
+    """Return the 404 error for a job that is not in Postgres."""
     detail = f"no job {job_id} in the database: check the number (GET /jobs lists all)"
     return ProblemError(problem(404, "unknown-job", "Job not found", detail))
 

@@ -56,7 +56,10 @@ class JobNames:
     covered: int = 0
 
     def is_complete(self, last_seq: int) -> bool:
-        """Return whether the names in all rows up to `last_seq` are known."""
+        """Return whether the names in all rows up to `last_seq` are known.
+
+        Never True for a job with MOST_NAMES or more names.
+        """
         return self.after <= self.covered and self.last == last_seq and len(self.names) < MOST_NAMES
 
     def next_slice(self, last_seq: int) -> tuple[int, int] | None:
