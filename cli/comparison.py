@@ -35,6 +35,6 @@ def side_by_side(maps: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def differs(values: Sequence[Any]) -> bool:
     """Return whether `values`, the values of one name in several jobs, are not all equal.
 
-    None, for a job without the value, differs from any value.
+    None, for a job without the value, differs from any other value.
     """
     return len({repr(value) for value in values}) > 1

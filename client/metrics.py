@@ -135,9 +135,10 @@ class Metrics(Mapping[str, Series]):
         return {name: column.full(self._rows) for name, column in self._named()}
 
     def to_pandas(self) -> Any:
-        """Return a `pandas.DataFrame`. A missing metric value becomes NaN; integer columns have the type `Int64`.
+        """Return a `pandas.DataFrame`. A missing metric value becomes NaN.
 
-        To distinguish NaN from a missing value, use `columns` or `metrics[name]`.
+        Integer columns with missing values have the type `Int64`. To distinguish NaN from a missing value, use
+        `columns` or `metrics[name]`. Raises `ClientError` if pandas or NumPy is not installed.
         """
         pandas, numpy = _library("pandas"), _library("numpy")
         frame = {}

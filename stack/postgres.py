@@ -41,7 +41,8 @@ SETTINGS: Final[dict[str, str]] = {
 class EmbeddedPostgres(EmbeddedServer):
     """PostgreSQL on 127.0.0.1 with its data in `<data_dir>/postgres`.
 
-    Port, password and data persist between starts.
+    Port, password and data persist between starts. `settings` are server parameters that replace those in
+    SETTINGS.
     """
 
     name = "postgres"

@@ -68,7 +68,10 @@ class EmbeddedServer(ABC):
             raise
 
     def stop(self) -> None:
-        """Shut the server down; all confirmed writes are on disk afterwards."""
+        """Shut the server down (`Child.stop`).
+
+        All confirmed writes are on disk afterwards, unless the server must be killed after its stop timeout.
+        """
         self.child.stop()
 
     def kill(self) -> None:

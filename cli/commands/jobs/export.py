@@ -154,7 +154,10 @@ def _print(report: MlflowExportReport) -> None:
 
 
 def _write(exported: ExportedJob, form: str, folder: Path, project: str) -> Path:
-    """Write a job to a new file in `folder`, and return its path; on an error, no partial file is left."""
+    """Write a job to a file in `folder`, and return its path; an existing file is replaced.
+
+    On an error, no partial file is left. Raises `Problem` if the file cannot be written.
+    """
     try:
         if form == "parquet":
             folder = folder / re.sub(r"[^\w.-]", "_", project)
