@@ -50,7 +50,8 @@ class GatewayJobs:
     def number_of(self, reference: str, *, may_abbreviate: bool) -> int:
         """Return the number of the job that `reference` names; a number is returned even if its job was deleted.
 
-        Without `may_abbreviate`, the beginning of a name or number is rejected with `Problem`.
+        If `may_abbreviate` is False, the beginning of a name or number, and a reference that is also the name of
+        another job, are rejected with `Problem`.
         """
         try:
             found = self.job(reference)

@@ -32,8 +32,8 @@ _CONTROLS: Final = re.compile(
 def safe(text: str, *, colours: bool = False) -> str:
     """Return `text` without control characters except tab and newline.
 
-    Controls of text direction are replaced by their code points, as `<U+202E>`. With `colours`, colour sequences
-    stay, and are reset at the end.
+    Controls of text direction are replaced by their code points, as `<U+202E>`. If `colours` is True, colour
+    sequences stay, and are reset at the end.
     """
 
     def kept_of(found: re.Match[str]) -> str:

@@ -137,7 +137,7 @@ class HttpSource:
         return LogPage(lines, lines[-1].seq if len(lines) == limit else None)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""
+        """Return the last matching lines before the `seq` `before`, at most `limit`, oldest first, untruncated."""
         page = self._json(f"/jobs/{job_id}/logs", {**query._asdict(), "before": before, "limit": limit})
         lines = self._lines(job_id, page)
         if scanned := page.get("scanned"):

@@ -178,7 +178,7 @@ class PostgresSource:
         return LogPage(page.lines, following)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""
+        """Return the last matching lines before the `seq` `before`, at most `limit`, oldest first, untruncated."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             wanted = _line_filter(job_id, query)

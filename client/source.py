@@ -116,7 +116,7 @@ class Source(Protocol):
         """Return the first matching lines after the sequence number `after`, at most `limit`, untruncated."""
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""
+        """Return the last matching lines before the `seq` `before`, at most `limit`, oldest first, untruncated."""
 
     def seq_at(self, job_id: int, at: datetime) -> int | None:
         """Return the sequence number of the first log line logged at `at` or later; None if there is none."""

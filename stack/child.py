@@ -129,7 +129,7 @@ class Child:
         self._pid_path.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """Send SIGKILL to the process and all its children, and wait until they have ended."""
+        """Send SIGKILL to the process and all its children; wait at most KILL_TIMEOUT_S until they have ended."""
         if self._process is None:
             return
         if self.is_running():

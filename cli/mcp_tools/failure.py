@@ -1,4 +1,4 @@
-"""The tool that collects why a job failed."""
+"""The tool that collects evidence about a failed job."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def why_failed(
     lines: Annotated[int, Field(ge=1, le=500, description="Most lines of stderr, and of errors by level.")] = 20,
     max_chars: MaxChars = 4000,
 ) -> dict[str, Any]:
-    """Collect why a job failed, was lost or stalled: findings, error, traceback, last lines, metrics, heartbeat.
+    """Collect evidence why a job failed: findings, error, traceback, last lines, metrics, heartbeat.
 
-    Findings are facts in the order of their weight, not a diagnosis.
+    Also for a job that was lost or stalled. Findings are facts in the order of their weight, not a diagnosis.
     """
     found = client.job(job)
     info = found.info
@@ -94,7 +94,10 @@ def _signal_note(code: int) -> str:
 
 
 def _not_finite(job: Job) -> list[dict[str, Any]]:
-    """Return the metrics that ended with NaN or an infinity, each with its first point that is not finite."""
+    """Return the metrics that ended with NaN or an infinity, each with its first point that is not finite.
+
+    Only the first MOST_NOT_FINITE of them are searched.
+    """
     ends = final_metrics(job.info)
     names = [name for name, value in ends.items() if isinstance(value, float) and not math.isfinite(value)]
     if not names:

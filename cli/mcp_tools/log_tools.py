@@ -105,7 +105,8 @@ def _pages(
 ) -> tuple[list[LogLine], int | None]:
     """Return up to `limit` matching lines in order, and the `seq` from which the search can continue.
 
-    It is the next `after` or `before`, in the same direction; None if all lines were searched.
+    This is the next `after` or `before`, in the same direction; None if all lines were searched. The search ends
+    early after SEARCH_S seconds.
     """
     lines: list[LogLine] = []
     deadline = time.monotonic() + SEARCH_S

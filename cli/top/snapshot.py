@@ -51,7 +51,10 @@ class Snapshot:
         return sum(found) if found else None
 
     def most(self, metric: Metric, label: str | None = None) -> float | None:
-        """Return the largest value of a Prometheus metric; None if there is no sample."""
+        """Return the largest value of a Prometheus metric, optionally only of samples with this first label.
+
+        Returns None if there is no sample.
+        """
         return max(self._of(metric, label), default=None)
 
     def labels(self, metric: Metric) -> list[str]:
@@ -107,7 +110,10 @@ def take(
 
 
 def _jobs(connection: Connection) -> list[Job]:
-    """Return the running jobs, then stalled and lost ones, for which TROUBLED_JOBS lines are reserved."""
+    """Return at most MOST_JOBS jobs: running ones, then stalled and lost ones.
+
+    TROUBLED_JOBS places are reserved for stalled and lost jobs.
+    """
     running, stalled, lost = (
         find_jobs(connection, status=status, limit=MOST_JOBS) for status in ("running", "stalled", "lost")
     )

@@ -23,7 +23,7 @@ BAD: Final = "bold red"
 
 
 def render(now: Snapshot, before: Snapshot | None) -> RenderableType:
-    """Format a snapshot as rich tables; rates are computed since the snapshot `before`."""
+    """Format a snapshot as rich tables; rates are computed since the snapshot `before`, and are `-` without it."""
     parts: list[RenderableType] = [Text(one_line(line), style=BAD) for line in now.unreachable]
     parts += [_head(now), Text(), _streams(now, before)]
     if now.labels(names.SINK_LAG_ROWS):

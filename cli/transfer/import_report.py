@@ -17,7 +17,7 @@ REMOVED: Final = "removed by retention"
 
 
 class Count(msgspec.Struct, kw_only=True):
-    """Counts of one kind of items, with `source` = `stored` + the sum of `skipped` + `missing`."""
+    """Counts of one kind of item, with `source` = `stored` + the sum of `skipped` + `missing`."""
 
     source: int = 0
     stored: int = 0

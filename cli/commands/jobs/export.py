@@ -59,8 +59,9 @@ def export(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Write jobs to files (metrics as CSV, or complete jobs as JSON lines or parquet), or copy them to MLflow.
+    """Write jobs to files, or copy them to MLflow.
 
+    CSV files have the metrics, parquet files also parameters, tags and log lines, and JSON lines have everything.
     Without --output one job is written to stdout, as CSV or JSON lines. Parquet has the schema of
     neptune-exporter, and needs trainwire[parquet]. In MLflow, each attempt becomes a run; repeating the export
     adds nothing, and the report counts what was read back from MLflow.

@@ -71,7 +71,12 @@ _KILLED: Final = "the .wandb file has no end: the process was killed"
 
 
 def wandb_runs(path: Path, name: str | None, copy: str) -> Iterator[SourceRun | LeftOut]:
-    """Yield the W&B runs in a file or below a folder; raise `Problem` if there is none."""
+    """Yield the W&B runs in a file or below a folder.
+
+    A run that may still be running, a copy of another file, and a file without a run become a `LeftOut`. `name`
+    replaces the name of a single run, and `copy` becomes part of each run's identity. Raises `Problem` if there is
+    no file, or if `name` is given and there are several.
+    """
     path = Path(os.path.realpath(path))  # `wandb/latest-run` is a link
     if not path.exists():
         raise Problem(f"{path} does not exist: give the folder `wandb` of the training, or a file *{SUFFIX}")
