@@ -41,7 +41,10 @@ PAGE_CHECKPOINTS: Final = 1000
 CUT_CHARS: Final = 64 * 1024
 """The gateway cuts longer lines, except on a page of one line."""
 MAX_NAMES_CHARS: Final = 2000
-"""A character has up to twelve in an address, of which nginx accepts 8 KB and the gateway 64 KB."""
+"""Longest list of names that is sent to the gateway; with a longer one, all metrics are read and filtered here.
+
+A character has up to twelve in an address, of which nginx accepts 8 KB.
+"""
 RECONNECT_S: Final = 1.0
 _ENDS: Final = ("training_complete", "training_error", "training_deleted")
 
@@ -117,11 +120,11 @@ class HttpSource:
         return MetricNames(names, is_complete)
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return the command, code version and machine of an attempt, by default the newest."""
+        """Return the command, code version and machine of an attempt, by default the newest; empty if unknown."""
         return dict(self._json(f"/jobs/{job_id}/provenance", {"attempt": attempt})["items"])
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return the counts of a job's messages, and whether all of them are stored."""
+        """Return the counts of a job's messages, and the state of their sum, such as `complete`."""
         return self._record(CompletenessInfo, self._json(f"/jobs/{job_id}/completeness"))
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:

@@ -139,11 +139,14 @@ class Job:
         return self._source.metric_names(self.id)
 
     def provenance(self, attempt: int | None = None) -> dict[str, Any]:
-        """Return command, code version and machine of an attempt (docs/provenance.md), by default the newest."""
+        """Return the command, code version and machine of an attempt (docs/provenance.md), by default the newest.
+
+        The result is empty if they are unknown.
+        """
         return self._source.provenance(self.id, checked_whole("attempt", attempt, 0, MAX_ATTEMPT))
 
     def completeness(self) -> CompletenessInfo:
-        """Return the counts of the job's messages, and whether all of them are stored."""
+        """Return the counts of the job's messages, and the state of their sum, such as `complete`."""
         return self._source.completeness(self.id)
 
     def checkpoints(self) -> list[CheckpointInfo]:

@@ -158,13 +158,13 @@ class PostgresSource:
         return MetricNames(list(known.ordered), known.is_complete(last))
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return the command, code version and machine of an attempt, by default the newest."""
+        """Return the command, code version and machine of an attempt, by default the newest; empty if unknown."""
         with self._reading() as connection:
             job = _known(connection, job_id)
             return find_provenance(connection, job_id, job.attempt if attempt is None else attempt)
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return the counts of a job's messages, and whether all of them are stored."""
+        """Return the counts of a job's messages, and the state of their sum, such as `complete`."""
         with self._reading() as connection:
             found = find_completeness(connection, _known(connection, job_id))
         return CompletenessInfo(**{name: getattr(found, name) for name in CompletenessInfo.__struct_fields__})

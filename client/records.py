@@ -47,11 +47,11 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
     archived_at: datetime | None = None
     stop: dict[str, Any] | None = None
-    """The request to stop its attempt: `requested_at`, `requested_by`, `reason`."""
+    """The request to stop the job's attempt: `requested_at`, `requested_by`, `reason`."""
     resume_step: int | None = None
-    """The step from which its attempt goes on."""
+    """The step from which the job's attempt continues."""
     parent_id: int | None = None
-    """The job that it is a fork of, from `fork_step` on."""
+    """The job of which this one is a fork, from `fork_step` on."""
     fork_step: int | None = None
     rows: dict[str, int] = {}
     columns: dict[str, Any] = {}

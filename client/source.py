@@ -12,7 +12,7 @@ from trainwire.schemas.metric_download import MetricBlock
 
 PAGE_LINES: Final = 5000
 MOST_READS_OF_NAMES: Final = 20
-"""Each reads older rows of a large job for half a second, until the names of all are known."""
+"""Largest number of requests for the names of a large job; each reads older rows for half a second."""
 
 
 class JobQuery(NamedTuple):
@@ -107,10 +107,10 @@ class Source(Protocol):
         """
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return the command, code version and machine of an attempt, by default the newest."""
+        """Return the command, code version and machine of an attempt, by default the newest; empty if unknown."""
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return the counts of a job's messages, and whether all of them are stored."""
+        """Return the counts of a job's messages, and the state of their sum, such as `complete`."""
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
         """Return the first matching lines after the sequence number `after`, at most `limit`, untruncated."""

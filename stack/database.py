@@ -55,7 +55,7 @@ def open_database(settings: Settings) -> Iterator[Engine]:
 def reading(address: Address) -> Iterator[Connection]:
     """Open a connection in autocommit mode.
 
-    Raises `Problem` if the database fails, or if its schema has another revision than this version needs.
+    Raises `Problem` if the database fails, or if this version cannot use its schema (`check_revision`).
     """
     with open_database(settings_for(address)) as engine:
         with engine.connect() as connection:
@@ -69,7 +69,7 @@ def reading(address: Address) -> Iterator[Connection]:
 def writing(address: Address) -> Iterator[Connection]:
     """Open one transaction, committed at the end of the block.
 
-    Raises `Problem` if the database fails, or if its schema has another revision than this version needs.
+    Raises `Problem` if the database fails, or if this version cannot use its schema (`check_revision`).
     """
     with open_database(settings_for(address)) as engine, engine.begin() as connection:
         check_revision(connection)

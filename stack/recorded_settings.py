@@ -53,8 +53,7 @@ def switch_off_absent_loki(environ: MutableMapping[str, str]) -> str | None:
 def loki_absence(url: str) -> str | None:
     """Return the reason why the server at `url` is not a Loki, or None if it is one.
 
-    It is one if it returns the build information of Loki's API: another program may listen there, and may accept
-    every path.
+    A Loki returns the build information of Loki's API; another program may listen there and accept every path.
     """
     try:
         with urllib3.PoolManager(timeout=LOKI_TIMEOUT, retries=False) as pool:

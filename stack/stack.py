@@ -47,7 +47,7 @@ STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
 
 @dataclass(frozen=True)
 class StackOptions:
-    """The command-line options of `trainwire up`."""
+    """The command-line options of `trainwire up`; a `concurrency` of None is the worker's default."""
 
     data_dir: Path
     concurrency: int | None = None
@@ -300,6 +300,7 @@ def workers_command(*arguments: str) -> list[str]:
 def python_command(package: str, *arguments: str) -> list[str]:
     """Return the command that runs a package of trainwire.
 
-    The option `-P` keeps the current folder out of `sys.path`: it may contain a `redis.py` of the user.
+    The option `-P` keeps the current folder out of `sys.path`, because the folder may contain the user's
+    `redis.py`.
     """
     return [sys.executable, "-P", "-m", package, *arguments]

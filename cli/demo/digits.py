@@ -109,7 +109,7 @@ def shuffled(examples: list[Labelled], rng: random.Random) -> Iterator[Labelled]
 
 
 def save(model: Network, path: Path) -> Path:
-    """Write the model to `path` atomically."""
+    """Write the model to `path` atomically, and return `path`."""
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(vars(model)))
     return beside.replace(path)

@@ -22,7 +22,7 @@ from trainwire.schemas.wire.messages import FINISHED
 
 ERROR_LEVELS: Final = ("ERROR", "CRITICAL", "FATAL")
 MOST_NOT_FINITE: Final = 10
-"""Metrics whose histories are searched for the first value that is not finite."""
+"""Largest number of metrics whose histories are searched for the first value that is not finite."""
 _SIGNAL_NOTES: Final = {
     "SIGKILL": "; often the kernel's out-of-memory killer, or a scheduler's limit",
     "SIGTERM": "; often a scheduler's limit or a shutdown",
@@ -36,9 +36,9 @@ def why_failed(
     lines: Annotated[int, Field(ge=1, le=500, description="Most lines of stderr, and of errors by level.")] = 20,
     max_chars: MaxChars = 4000,
 ) -> dict[str, Any]:
-    """Collect evidence why a job failed: findings, error, traceback, last lines, metrics, heartbeat.
+    """Collect evidence about a failed, lost or stalled job: findings, error, traceback, last lines, metrics.
 
-    Also for a job that was lost or stalled. Findings are facts in the order of their weight, not a diagnosis.
+    Findings are facts in the order of their weight, not a diagnosis.
     """
     found = client.job(job)
     info = found.info

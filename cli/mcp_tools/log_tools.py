@@ -16,7 +16,7 @@ from trainwire.schemas.events import LogLine
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 
 SEARCH_S: Final = 20.0
-"""A search that takes longer answers with what it has, and where to go on."""
+"""Seconds after which a search ends, with the lines found so far and the position from which to continue."""
 Seq = Annotated[int, Field(ge=0, le=MAX_ID)]
 Rank = Annotated[int | None, Field(ge=0, le=MAX_ATTEMPT, description="Only lines of this rank.")]
 Attempt = Annotated[int | None, Field(ge=0, le=MAX_ATTEMPT, description="Only lines of this attempt.")]

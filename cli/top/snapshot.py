@@ -45,7 +45,7 @@ class Snapshot:
     def total(self, metric: Metric, label: str | None = None) -> float | None:
         """Return the sum of a Prometheus metric's samples; None if there is no sample.
 
-        With `label`, only the samples with this first label count.
+        If `label` is given, only the samples with this first label count.
         """
         found = self._of(metric, label)
         return sum(found) if found else None
@@ -62,7 +62,10 @@ class Snapshot:
         return list(dict.fromkeys(sample.labels[0] for sample in self.samples if sample.metric is metric))
 
     def rate(self, before: Snapshot | None, metric: Metric, label: str) -> float | None:
-        """Return the increase of a Prometheus metric per second since `before`; None if a snapshot lacks it."""
+        """Return the increase of a Prometheus metric per second since `before`.
+
+        Returns None without `before`, or if one of the two snapshots has no sample.
+        """
         now, then = self.total(metric, label), before.total(metric, label) if before else None
         if before is None or now is None or then is None or self.at_s <= before.at_s:
             return None

@@ -130,7 +130,7 @@ def size(value: float | None) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """Format a number of seconds in the largest suitable unit; `-` for None."""
+    """Format seconds in the largest unit of which there are at least two; `-` for None."""
     if seconds is None:
         return UNKNOWN
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):

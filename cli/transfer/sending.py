@@ -46,8 +46,8 @@ class Sender:
     """Appends imported messages to their Redis streams.
 
     It waits while Redis is nearly full, or while more than WINDOW_MESSAGES or WINDOW_BYTES of sent messages are
-    not in Postgres yet. `connection` is in autocommit mode and is used to read what Postgres has stored. All
-    methods raise `Problem` if Redis does not respond.
+    not in Postgres yet. `connection` is in autocommit mode and is used to read what Postgres has stored. The
+    constructor, `send` and `finish` raise `Problem` if Redis does not respond.
     """
 
     def __init__(self, client: redis.Redis, connection: Connection) -> None:

@@ -76,10 +76,10 @@ class Authorizer:
         """Whether tokens are required."""
 
     async def identify(self, token: str, needed: Role = "viewer") -> Identity | None:
-        """Return the identity of `token`; None if the token is not valid. Without authentication all are admins.
+        """Return the identity of `token`; None if the token is not valid.
 
-        If `needed` is `trainer`, a token that was valid a few minutes ago (`OUTAGE_S`) is accepted even if
-        Postgres is unavailable. Otherwise SQLAlchemy's errors are raised.
+        If no tokens are required, it is UNAUTHENTICATED. If `needed` is `trainer`, a token that was valid at most
+        `OUTAGE_S` seconds ago is accepted while Postgres is unavailable. Otherwise SQLAlchemy's errors are raised.
         """
         if not self.is_on:
             return UNAUTHENTICATED
@@ -121,7 +121,7 @@ def invalid_token() -> Unauthorized:
 async def authorize_connection(connection: HTTPConnection, job_id: int | None = None) -> Identity:
     """Authorize a request for the live feed of job `job_id`, or of all jobs if it is None; return its identity.
 
-    Uses the `Authorizer` in `app.state.authorizer`. Raises `Unauthorized`, `Forbidden`, or SQLAlchemy's errors.
+    Uses the `Authorizer` in `app.state.authorizer`, and raises the exceptions of its method `authorize`.
     """
     authorizer: Authorizer = connection.app.state.authorizer
     return await authorizer.authorize(connection, "viewer", job_id)
@@ -144,8 +144,8 @@ async def wait_until_refused(
 def require(needed: Role, *, checks_names: bool = False) -> Callable[[HTTPConnection], Awaitable[Identity]]:
     """Return a FastAPI dependency that authorizes a request with the role `needed`.
 
-    If the path has a `job_id`, a token for another job is refused. With `checks_names` the route accepts tokens
-    that are limited to job names, and compares the names itself.
+    If the path has a `job_id`, a token for another job is refused. If `checks_names` is True, tokens that are
+    limited to job names are accepted, and the route must compare the names itself.
     """
 
     async def authorized(connection: HTTPConnection) -> Identity:

@@ -72,7 +72,10 @@ class FollowedJob:
         self._has_input.set()
 
     async def run(self) -> None:
-        """Send queued events to all clients until cancelled."""
+        """Send queued events to all clients until cancelled.
+
+        If rows cannot be read from Postgres, retries after RETRY_PAUSE_S.
+        """
         clock = asyncio.get_running_loop().time
         while True:
             await self._has_input.wait()
@@ -109,7 +112,8 @@ class FollowedJob:
     async def add_client(self, queue: ClientQueue, first: FirstFrame) -> None:
         """Send a client its first frame and the events since then; from then on it receives new events.
 
-        A client that is too slow gets a `resync` frame and must reconnect. Raises `PostgresUnavailable`.
+        A client that is too slow gets a `resync` frame and must reconnect. Raises `PostgresUnavailable` if missed
+        rows cannot be read.
         """
         queue.send(FrameBatch([first.frame]))
         position = first.position

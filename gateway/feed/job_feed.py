@@ -138,7 +138,7 @@ class JobFeed:
         return FeedEvent(with_rows(event, after, last, rows), position.with_seq(batch.kind, last))
 
     def _process(self, item: _Queued) -> RowGap | None:
-        """Process the item `item` of the queue.
+        """Process one item of the queue.
 
         If rows must be read from Postgres before that is possible, return their range, otherwise None.
         """

@@ -77,7 +77,10 @@ class JobList:
         self._has_input.set()
 
     async def add_client(self, queue: ClientQueue) -> None:
-        """Send a client a snapshot of the list, and from then on new events. Raises `PostgresUnavailable`."""
+        """Send a client a snapshot of the list, and from then on new events.
+
+        Raises `PostgresUnavailable` if the list cannot be read.
+        """
         while True:
             snapshot = await self._snapshot.get()
             if not self._recent or self._recent[0][0] <= snapshot.number + 1:

@@ -47,7 +47,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.transport.write(frames)
 
     def keepalive_timeout(self) -> None:
-        """Close a connection whose client sent no pong; abort it if the close frame is not answered either."""
+        """Close a connection whose client sent no pong; abort it after CLOSE_TIMEOUT_S without an answer."""
         super().keepalive_timeout()
         if self.close_sent and self.close_timer is None:
             self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)

@@ -39,7 +39,10 @@ class ReadPool:
     async def __call__(
         self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Return the result of `read(connection, ...)`, run in a thread; raise `PostgresUnavailable`."""
+        """Return the result of `read(connection, ...)`, run in a thread.
+
+        Raises `PostgresUnavailable` if Postgres fails or no connection is free.
+        """
 
         def run() -> T:
             with self._engine.connect() as connection:

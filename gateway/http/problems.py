@@ -107,7 +107,10 @@ def wrong_value(field: str, value: object, detail: str) -> ProblemError:
 
 
 def problem_response(document: Problem, path: str = "", headers: Mapping[str, str] | None = None) -> Response:
-    """Return the HTTP response with a problem document; `path` becomes its `instance`."""
+    """Return the HTTP response with a problem document; `path` becomes its `instance`.
+
+    `headers` are added to those of the document.
+    """
     content = msgspec.json.encode(replace(document, instance=path) if path else document)
     return Response(content, document.status, {**document.headers, **(headers or {})}, MEDIA_TYPE)
 

@@ -28,7 +28,7 @@ def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: st
 
     The range of times is that of the job's rows in Postgres. If the first rows were removed there, it is every
     time with which Loki may have accepted a line of the job. Nothing is queried before the first line is
-    requested. Raises `LokiUnavailable`.
+    requested. Raises `LokiUnavailable` if Loki does not respond or reports an error.
     """
     start_ns, end_ns = _range_ns(connection, job_id, _row_times(connection, job_id))
     yield from read_lines(http, job_id, start_ns, end_ns, extra)
@@ -135,7 +135,10 @@ def _log_line(line: LokiLine, content: str) -> StoredLine:
 
 
 class _RowTimes(NamedTuple):
-    """Of the job's rows in Postgres: the first and the last time as sent to Loki, and the first `seq`."""
+    """The first and the last time of a job's rows in Postgres, as sent to Loki, and their first `seq`.
+
+    All are None if there are no rows.
+    """
 
     first: datetime | None
     last: datetime | None

@@ -54,7 +54,8 @@ class LokiLine:
 def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: str = "") -> Iterator[LokiLine]:
     """Yield a job's lines with times from `start_ns` to `end_ns` (inclusive), ordered by time.
 
-    `extra` is appended to the label selector, for example `, log_type="stderr"`. Raises `LokiUnavailable`.
+    `extra` is appended to the label selector, for example `, log_type="stderr"`. Raises `LokiUnavailable` if Loki
+    does not respond or reports an error.
     """
     selector = f'{{job="training", job_id="{job_id}"{extra}}}'
     while start_ns <= end_ns:
@@ -66,7 +67,8 @@ def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: s
 def read_newest(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, limit: int) -> list[LokiLine]:
     """Return the last `limit` lines of a job in a range of times, ordered by time.
 
-    Returns at most `PAGE_LINES` lines, and searches only the last 30 days of the range. Raises `LokiUnavailable`.
+    Returns at most `PAGE_LINES` lines, and searches only the last 30 days of the range. Raises `LokiUnavailable`
+    if Loki does not respond or reports an error.
     """
     selector = f'{{job="training", job_id="{job_id}"}}'
     first_ns = max(start_ns, end_ns - LONGEST_RANGE_NS)

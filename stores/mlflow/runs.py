@@ -185,7 +185,8 @@ def get_metric_page(
 ) -> tuple[list[RunPoint], str | None]:
     """Return at most `limit` points of a metric, ordered by time, and the token of the next page.
 
-    `token` is the token that the previous page returned, or None for the first page. The last page returns None.
+    `token` is the token that the previous page returned, or None for the first page. The last page has the token
+    None.
     """
     page = {"page_token": token} if token else {}
     found = api.get("metrics/get-history", run_id=run_id, metric_key=name, max_results=limit, **page)

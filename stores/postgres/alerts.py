@@ -1,4 +1,4 @@
-"""Reads the log of alert notifications: sent, waiting and failed ones, with the reason."""
+"""Reads the log of alert notifications and the state of destinations; queues notifications again."""
 
 from __future__ import annotations
 

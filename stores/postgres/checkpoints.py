@@ -110,7 +110,8 @@ def find_checkpoints(
 ) -> list[CheckpointFile]:
     """Return the checkpoints of a job, or of one attempt, in the order of `seq`.
 
-    With `newest`, only so many of the newest are returned; with `before`, only those with a lower `seq`.
+    If `newest` is given, only this number of the newest ones is returned; if `before` is given, only those with a
+    lower `seq`.
     """
     bounds = {"job_id": job_id, "attempt": attempt, "newest": newest, "before": before}
     found = connection.execute(_OF_JOB, bounds).mappings()

@@ -121,7 +121,7 @@ def find_deletion(connection: Connection, job_id: int) -> Deletion | None:
 
 
 def deletion_of(row: Mapping[Any, Any]) -> Deletion:
-    """Convert a row of deleted_jobs."""
+    """Convert a row of deleted_jobs to a `Deletion`."""
     parts = msgspec.convert(row["parts"], dict[PartName, DeletionPart])
     return Deletion(**{**row, "parts": parts})
 
@@ -205,7 +205,7 @@ def forget_deletion(connection: Connection, job_id: int) -> None:
 
 
 def publish_deletion(client: redis.Redis, deletion: Deletion) -> None:
-    """Publish the event `training_deleted` of a job. Raises redis-py's errors."""
+    """Publish the event `training_deleted` of a job for gateways. Raises redis-py's errors."""
     event = encode_event(TrainingDeleted(job_id=deletion.job_id, attempt=deletion.attempt))
     for channel in (events_channel(deletion.job_id), JOBS_CHANNEL):
         client.publish(channel, event)

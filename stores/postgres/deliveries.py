@@ -83,7 +83,7 @@ def sink_report(connection: Connection, sink: str, limit: int) -> SinkReport:
 
 
 def sink_health(connection: Connection, sink: str) -> SinkHealth:
-    """Return whether the sink responds.
+    """Return the health of a sink as recorded by workers.
 
     Workers record only outages; without a recorded outage, a confirmed row proves that the sink has responded.
     """
@@ -107,7 +107,7 @@ def jobs_behind(connection: Connection, sink: str, limit: int) -> list[JobDelive
 
 
 def job_deliveries(connection: Connection, job_id: int) -> dict[str, tuple[JobDelivery, SinkHealth]]:
-    """Return sink -> delivery of a job and health of the sink.
+    """Return sink -> (delivery of the job, health of the sink).
 
     Sinks that were never used, or for which the job has no rows, are left out. The job must exist.
     """

@@ -29,8 +29,8 @@ def lines_within(
 
     Rows are ordered by `seq`, descending if `newest_first` is True; the first one is always returned. The
     additional column `upto` is the total size of the texts up to and including the row. A text longer than
-    `cut_chars` characters (None: no limit) is cut, with a note at its end, and counts with at most four bytes for
-    each of them. Omitted rows are cheap, because Postgres gets the size of a text without reading it.
+    `cut_chars` characters (None: no limit) is cut, with a note at its end, and counts as at most 4 * `cut_chars`
+    bytes. Omitted rows are cheap, because Postgres gets the size of a text without reading it.
     """
     rows = wanted.subquery().c
     size: ColumnElement[int] = func.octet_length(rows.content)

@@ -115,7 +115,7 @@ def covering(parts: Sequence[Bounds]) -> Bounds:
 def reduced(points: Points) -> Points:
     """Reduce points to the minimum, maximum and first NaN of each section, and the first and last point.
 
-    There are _PIECES sections with equal numbers of points (up to one).
+    There are _PIECES sections, whose numbers of points differ by at most one.
     """
     count = len(points.seqs)
     cuts = [count * piece // _PIECES for piece in range(_PIECES + 1)]

@@ -51,8 +51,8 @@ class MetricColumns:
     def read(self, connection: Connection, condition: str, bounds: dict[str, Any]) -> int:
         """Read the rows that match an SQL condition from training_metrics, and return their number.
 
-        `condition` must end with an ORDER BY `seq`, and may have a LIMIT; `bounds` are its parameters and
-        `job_id`.
+        `condition` must end with an ORDER BY `seq`, and may have a LIMIT. `bounds` has the values of `job_id` and
+        of the condition's parameters.
         """
         query = text(_ROWS.format(condition=condition))
         before = self.rows

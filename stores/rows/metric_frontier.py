@@ -67,7 +67,10 @@ TAIL_PLACE: Final = Place(TAIL, 0)
 
 @dataclass(frozen=True, slots=True)
 class PointFilter:
-    """Selects points with `after` < `seq` <= `last` whose value on `axis` is between `low` and `high`."""
+    """Selects points with `after` < `seq` <= `last` whose value on `axis` is from `low` to `high`.
+
+    Both limits are inclusive, and None is no limit. If `axis` is None, only `seq` counts.
+    """
 
     after: int
     last: int

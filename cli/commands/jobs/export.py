@@ -61,7 +61,7 @@ def export(
 ) -> None:
     """Write jobs to files, or copy them to MLflow.
 
-    CSV files have the metrics, parquet files also parameters, tags and log lines, and JSON lines have everything.
+    CSV files have the metrics, parquet files also parameters, tags and log lines, and JSON lines also checkpoints.
     Without --output one job is written to stdout, as CSV or JSON lines. Parquet has the schema of
     neptune-exporter, and needs trainwire[parquet]. In MLflow, each attempt becomes a run; repeating the export
     adds nothing, and the report counts what was read back from MLflow.

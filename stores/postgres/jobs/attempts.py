@@ -28,9 +28,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     mirror_run_id: str | None
     mirror_notes: dict[str, str] | None
     resume_step: int | None = None
-    """The step from which it goes on: later points of earlier attempts are rolled back."""
+    """The step from which the attempt continues: later points of earlier attempts are rolled back."""
     stop: dict[str, Any] | None = None
-    """The request to stop it: `requested_at`, `requested_by`, `reason`."""
+    """The request to stop the attempt: `requested_at`, `requested_by`, `reason`."""
 
     @property
     def run_id(self) -> str | None:

@@ -24,7 +24,7 @@ class JobEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Changes to a job; absent fields stay unchanged.
 
     An empty `name` restores the trainer's name, an empty `note` deletes the note, and a tag with the value null is
-    removed.
+    removed. `archived` hides the job in lists, or shows it again.
     """
 
     name: str | msgspec.UnsetType = msgspec.UNSET

@@ -55,7 +55,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None
     archived_at: datetime | None
     stop: dict[str, Any] | None
-    """The request to stop its attempt: `requested_at`, `requested_by`, `reason`."""
+    """The request to stop the job's attempt: `requested_at`, `requested_by`, `reason`."""
     last_log_seq: int
     last_metric_seq: int
     last_checkpoint_seq: int

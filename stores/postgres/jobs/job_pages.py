@@ -153,7 +153,10 @@ def count_jobs(connection: Connection, query: JobQuery) -> int:
 
 
 class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of jobs that have the same value of a field; `value` is None for jobs without one."""
+    """The number of jobs that have the same value of a field, and of the running and failed ones among them.
+
+    `value` is None for jobs without a value.
+    """
 
     value: str | None
     jobs: int

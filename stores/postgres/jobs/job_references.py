@@ -27,7 +27,7 @@ class ReferencedJobs(NamedTuple):
 
 
 def number_in(reference: str) -> int | None:
-    """Parse the text of a job reference as a job number; return None if it is not one."""
+    """Parse the text of a job reference as a job number (1 to MAX_ID); return None if it is not one."""
     number = int(reference) if reference.isascii() and reference.isdecimal() and len(reference) < 20 else 0
     return number if 1 <= number <= MAX_ID else None
 
