@@ -128,7 +128,7 @@ class HttpSource:
         return self._record(CompletenessInfo, self._json(f"/jobs/{job_id}/completeness"))
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after `after`, at most `limit`, untruncated.
+        """Return the first matching lines with `seq` > `after`, at most `limit`, untruncated.
 
         The gateway truncates very long lines on a page of several lines; each such line is requested again on a
         page of its own.
@@ -140,7 +140,7 @@ class HttpSource:
         return LogPage(lines, lines[-1].seq if len(lines) == limit else None)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before the `seq` `before`, at most `limit`, oldest first, untruncated."""
+        """Return the last matching lines with `seq` < `before`, at most `limit`, oldest first, untruncated."""
         page = self._json(f"/jobs/{job_id}/logs", {**query._asdict(), "before": before, "limit": limit})
         lines = self._lines(job_id, page)
         if scanned := page.get("scanned"):

@@ -170,7 +170,7 @@ class PostgresSource:
         return CompletenessInfo(**{name: getattr(found, name) for name in CompletenessInfo.__struct_fields__})
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after the sequence number `after`, at most `limit`, untruncated."""
+        """Return the first matching lines with `seq` > `after`, at most `limit`, untruncated."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             page = next_page(connection, _line_filter(job_id, query), after, last, limit, is_cut=False)
@@ -178,7 +178,7 @@ class PostgresSource:
         return LogPage(page.lines, following)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before the `seq` `before`, at most `limit`, oldest first, untruncated."""
+        """Return the last matching lines with `seq` < `before`, at most `limit`, oldest first, untruncated."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             wanted = _line_filter(job_id, query)

@@ -113,10 +113,10 @@ class Source(Protocol):
         """Return the counts of a job's messages, and the state of their sum, such as `complete`."""
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after the sequence number `after`, at most `limit`, untruncated."""
+        """Return the first matching lines with `seq` > `after`, at most `limit`, untruncated."""
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before the `seq` `before`, at most `limit`, oldest first, untruncated."""
+        """Return the last matching lines with `seq` < `before`, at most `limit`, oldest first, untruncated."""
 
     def seq_at(self, job_id: int, at: datetime) -> int | None:
         """Return the sequence number of the first log line logged at `at` or later; None if there is none."""
