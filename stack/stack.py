@@ -125,7 +125,7 @@ class Stack:
             return
         migrate(self.address)
         self._say("postgres: tables are at the newest schema revision")
-        if not self._environ.get("DATABASE_URL"):  # one of the user's own may have workers elsewhere
+        if not self._environ.get("DATABASE_URL"):  # the workers of a server of the user may run elsewhere
             forget_outages(self.address)
         env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
         self._start_workers(env)

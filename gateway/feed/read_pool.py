@@ -112,5 +112,5 @@ class SharedRows:
             self._batches.pop(key, None)
             raise
         if batch.last <= batch.after:
-            self._batches.pop(key, None)  # rows may follow; only a batch with rows stays true
+            self._batches.pop(key, None)  # rows may follow; only a batch with rows remains valid
         return batch

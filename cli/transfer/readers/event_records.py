@@ -34,7 +34,7 @@ def records(path: Path, size: int) -> Iterator[bytes]:
     The checksum of the data is verified for records of at most VERIFIED_BYTES. Raises `DamagedEventError`, with
     its position, for a record that is damaged or incomplete, and `OSError` if the file cannot be read.
     """
-    rest, offset = b"", 0  # what is read and no whole record, and its place in the file
+    rest, offset = b"", 0  # the incomplete record at the end of the data, and its offset in the file
     with path.open("rb") as file:
         while chunk := file.read(min(_READ_BYTES, size - offset - len(rest))):
             rest += chunk

@@ -42,7 +42,7 @@ def save_edit(connection: Connection, job_id: int, edit: JobEdit) -> bool:
     values = _checked(edit)
     jobs = training_jobs.c
     wanted = select(jobs.given_tags).where(jobs.id == job_id)
-    # Locked also without changes: the answer must be right.
+    # Locked also without changes, so that the result is right.
     row = connection.execute(wanted.with_for_update()).one_or_none()
     if row is None:
         return False
