@@ -88,7 +88,9 @@ class GatewayJobs:
     ) -> Deletion:
         """Delete a job, wait for the workers, and return the progress of the deletion.
 
-        Stops waiting when the workers have tried every store once, or after MOST_WAIT_S seconds without progress.
+        A job that has not ended is deleted only if `force` is True. `on_progress` is called each time that the
+        progress was read. Stops waiting when the workers have tried every store once, or after MOST_WAIT_S seconds
+        without progress.
         """
         flags = {"force": force, "with_files": choice.with_files, **{f"keep_{sink}": True for sink in choice.keep}}
         query = {name: "true" for name, is_set in flags.items() if is_set}

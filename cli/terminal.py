@@ -104,7 +104,7 @@ def cell(value: object) -> Text:
 def print_table(
     columns: Iterable[str | Text], rows: Iterable[Iterable[object]], right: Container[str] = ()
 ) -> None:
-    """Print a table on stdout; see `table` and `cell`."""
+    """Print a table on stdout; the columns in `right` are right-justified, and values are shown as by `cell`."""
     shown = table(*columns, right=right)
     for row in rows:
         shown.add_row(*map(cell, row))

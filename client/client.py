@@ -111,7 +111,7 @@ class Client:
         limit: int = PAGE_JOBS,
         cursor: str | None = None,
     ) -> Jobs:
-        """Return one page of the jobs that `jobs` iterates over.
+        """Return one page of the jobs that `jobs` iterates over, for the same `filter`, `sort` and `columns`.
 
         `limit` is at most 200. `cursor` is the `next` of the previous page, or None for the first page.
         """

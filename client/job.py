@@ -58,7 +58,8 @@ class Job:
 
         The trainers end by themselves after they have received the request; nothing is killed. A second request
         changes nothing. `by` names the person who asks, by default the user of this process; a gateway that
-        requires tokens records the token's name instead. Raises `ClientError` if the job has ended.
+        requires tokens records the token's name instead. `reason` is recorded and sent to the trainers. Raises
+        `ClientError` if the job has ended.
         """
         return self._source.stop(self.id, by, reason)
 
@@ -85,8 +86,9 @@ class Job:
     ) -> Iterator[LogLine]:
         """Return an iterator over the matching stored log lines, in order and untruncated.
 
-        Lines are fetched page by page, so lines that are stored meanwhile may be included. `search` ignores case.
-        Only lines whose `seq` is above `after` are returned.
+        Lines are fetched page by page, so lines that are stored meanwhile may be included. A condition of None
+        matches every line; `search` is a part of the line, and ignores case. Only lines whose `seq` is above
+        `after` are returned.
         """
         query = _log_query(log_type, level, rank, attempt, search)
         return self._lines(query, checked_whole("after", after) or 0)
@@ -112,9 +114,9 @@ class Job:
     ) -> LogPage:
         """Return one page of matching log lines: the first after `after`, or the last before `before`.
 
-        If neither is given, the page has the newest lines. `limit` is at most 5,000. The page's `next` is the
-        `after` or `before` of the next page, or None if there is none. A page may have no lines, and yet a `next`:
-        a search pauses after 500,000 lines.
+        If neither is given, the page has the newest lines. `limit` is at most 5,000; the conditions are those of
+        `logs`. The page's `next` is the `after` or `before` of the next page, or None if there is none. A page may
+        have no lines, and yet a `next`: a search pauses after 500,000 lines.
         """
         query = _log_query(log_type, level, rank, attempt, search)
         first, end = checked_whole("after", after), checked_whole("before", before)

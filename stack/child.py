@@ -29,7 +29,8 @@ class Child:
     """A child process named `name`, with its log and its pid file in the data folder.
 
     The log is `<data_dir>/logs/<name>.log`; at a start, one of more than KEEP_LOG_BYTES becomes `<name>.log.1`.
-    The pid file is `<data_dir>/run/<name>.json`.
+    The pid file is `<data_dir>/run/<name>.json`. `stop` sends `stop_signal`, and kills the process after
+    `stop_timeout_s`.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Child:
         return None if self._process is None else self._process.pid
 
     def start(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start `command` in a new session.
+        """Start `command` in a new session, with the environment `env` (None: that of this process).
 
         A process of this name that a killed `trainwire up` has left is stopped first.
         """

@@ -29,7 +29,7 @@ PORT_ATTEMPTS: Final = 5
 
 
 class Port:
-    """The port of one server; it stays the same over restarts, unless another process has bound it.
+    """The port of one server on `host`; it stays the same over restarts, unless another process has bound it.
 
     `first` is preferred over the saved port. A `fixed` port is never replaced by another one.
     """
@@ -126,7 +126,7 @@ def new_password(data_dir: Path, part: str) -> str:
 def usable_port(data_dir: Path, part: str, first: int | None = None, host: str = "127.0.0.1") -> int:
     """Return `first` if it is free, or else the port of the last start if it is free, or else a random free port.
 
-    The result is saved.
+    The port is one of `host`. It is saved for the next start.
     """
     saved = saved_port(data_dir, part)
     for port in (first, saved):

@@ -67,9 +67,9 @@ def run_demo() -> int:
 
 @contextmanager
 def running_stack() -> Iterator[tuple[Address, bool]]:
-    """Yield the addresses of a stack, and whether this process has started it.
+    """Yield the addresses of the servers in use, else those of a new stack; and whether this process started it.
 
-    A stack that this process has started is stopped at the end of the block.
+    A new stack is stopped at the end of the block.
     """
     try:
         address = locate(None, os.environ)

@@ -118,7 +118,10 @@ def _eviction(part: Part, info: Info) -> Finding:
 
 
 def _persistence(part: Part, info: Info, *, has_streams: bool = True) -> Findings:
-    """Check that the server's data survives a restart, and that the server can write to its disk."""
+    """Check that the server's data survives a restart, and that the server can write to its disk.
+
+    A server without streams (`has_streams` is False) needs no append-only file.
+    """
     if info.get("aof_enabled"):
         yield part.ok("persistence", "has an append-only file")
     elif has_streams:

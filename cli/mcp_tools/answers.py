@@ -40,7 +40,7 @@ MaxItems = Annotated[
 
 
 class Answer:
-    """Collects the fields of a tool's answer to an agent.
+    """Collects the fields of a tool's answer to an agent, beginning with those that identify `job`, if given.
 
     `max_chars` limits the length of each text, `max_items` the number of entries of each map and list.
     """

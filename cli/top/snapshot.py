@@ -89,7 +89,8 @@ def take(
 ) -> Snapshot:
     """Read the current state of the system.
 
-    If a store does not answer, its data is missing, and `unreachable` names it.
+    `streams` is a client of the Redis that stores the streams, None if that is `client`. If a store does not
+    answer, its data is missing, and `unreachable` names it.
     """
     samples: list[Sample] = []
     jobs: list[Job] = []

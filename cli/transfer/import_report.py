@@ -80,7 +80,10 @@ class ImportReport(msgspec.Struct, kw_only=True):
 
 
 def run_report(connection: Connection, run: SourceRun, tally: Tally, sent: int, *, is_deleted: bool) -> RunReport:
-    """Compare the counts of an imported run with its rows in Postgres."""
+    """Compare the counts of an imported run with its rows in Postgres.
+
+    Rows that are absent because the job was deleted (`is_deleted`) or because of retention count as skipped.
+    """
     found = connection.execute(_STORED, {"job": run.job_id, "source": run.source}).mappings().one()
     counts = {}
     for kind in COUNTED:

@@ -98,8 +98,9 @@ class Authorizer:
     ) -> Identity:
         """Return the identity of a request that needs the role `needed`, on job `job_id` if it is about one job.
 
-        If no tokens are required, it is UNAUTHENTICATED. Raises `Unauthorized` without a valid token, `Forbidden`
-        if the token does not allow the request, and SQLAlchemy's errors.
+        If no tokens are required, it is UNAUTHENTICATED. `checks_names` has the meaning that it has in
+        `Identity.check`. Raises `Unauthorized` without a valid token, `Forbidden` if the token does not allow the
+        request, and SQLAlchemy's errors.
         """
         if not self.is_on:
             return UNAUTHENTICATED

@@ -124,7 +124,10 @@ def _rows_of_job(kind: RowKind, job_id: int) -> Select[Any]:
 def _read(
     connection: Connection, kind: RowKind, query: Select[Any], *, newest_first: bool = False
 ) -> tuple[list[Row], bool]:
-    """Return the rows of a query until they reach `MAX_READ_BYTES`, and whether these are all of its rows."""
+    """Return the rows of a query until they reach `MAX_READ_BYTES`, and whether these are all of its rows.
+
+    `newest_first` must be True if the query has this order.
+    """
     rows: list[Row] = []
     size_bytes = 0
     if kind == "logs":

@@ -78,7 +78,7 @@ def encode_events(events: Iterable[FeedEvent]) -> FrameBatch:
 
 
 def event_frame(event: Event, position: str | None = None) -> Frame:
-    """Encode an event as a frame."""
+    """Encode an event as a frame; `position` is the client's position after it."""
     return Frame(type_of(event), encode_event(event), position)
 
 
@@ -88,7 +88,10 @@ def type_of(event: Event) -> str:
 
 
 def gateway_frame(kind: str, position: str | None = None, **fields: Any) -> Frame:
-    """Create a frame of a type that only the gateway sends: snapshot, resumed, job or resync."""
+    """Create a frame of a type that only the gateway sends: snapshot, resumed, job or resync.
+
+    `fields` are the other fields of the event; `position` is the client's position after it.
+    """
     return Frame(kind, _encode({"type": kind, **fields}), position)
 
 

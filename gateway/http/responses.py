@@ -32,7 +32,7 @@ _ALWAYS: Final = (401, 403, 422, 429, 503)
 
 
 def json_response(document: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return `document` as a JSON response."""
+    """Return `document` as a JSON response with this status and these additional headers."""
     return Response(msgspec.json.encode(document), status, headers, "application/json")
 
 

@@ -49,8 +49,10 @@ class LokiUnavailable(Exception):  # noqa: N818 - a state
 class LokiHttp:
     """A connection pool for one Loki; thread-safe.
 
-    Proxy settings in the environment are ignored, because they are meant for external addresses. The methods
-    return the response whatever its status is, and raise `LokiUnavailable` if there is none.
+    `tenant` is sent in the header X-Scope-OrgID, and `auth` (user, password) as basic authentication; `ca_file`
+    has the CA of an https URL. Proxy settings in the environment are ignored, because they are meant for external
+    addresses. The methods return the response whatever its status is, and raise `LokiUnavailable` if there is
+    none.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ Columns = dict[str, Any]
 def write_parquet(exported: ExportedJob, path: Path, project: str) -> None:
     """Write a job's attributes, metric points and log lines to one parquet file; checkpoints are left out.
 
-    Raises `Problem` if pyarrow is not installed.
+    `project` is the value of the column `project_id`. Raises `Problem` if pyarrow is not installed.
     """
     pa, pq = arrow()
     wanted = schema(pa)

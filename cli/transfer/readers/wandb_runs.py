@@ -163,7 +163,10 @@ class _Reader:
         self._tally.skip("files", "files and artifacts stay with W&B", len(self._files))
 
     def end(self, *, is_killed: bool) -> End:
-        """Return the last item of the run, with its final status. Call it after `items` is exhausted."""
+        """Return the last item of the run, with its final status. Call it after `items` is exhausted.
+
+        Without an EXIT record the status is `failed` if `is_killed` is True, else `ended`.
+        """
         row = row_of([(names, raw) for names, raw in self._summary.items() if names[0] not in _NOT_VALUES])
         numbers = dict(islice(row.numbers.items(), MAX_RESULTS)) or None
         ts = self._last_ns or self._path.stat().st_mtime_ns
