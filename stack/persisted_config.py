@@ -104,9 +104,9 @@ def saved_password(data_dir: Path, part: str) -> str | None:
 
 
 def is_embedded_url(data_dir: Path, part: str, url: str) -> bool:
-    """Return whether `url` is the address of the embedded server of this data folder.
+    """Return whether `url` is the address of the embedded server `part` of this data folder.
 
-    It is recognised by the saved random password.
+    The server is recognised by its saved random password.
     """
     try:
         parts = urlsplit(url)

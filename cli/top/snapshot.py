@@ -62,7 +62,7 @@ class Snapshot:
         return list(dict.fromkeys(sample.labels[0] for sample in self.samples if sample.metric is metric))
 
     def rate(self, before: Snapshot | None, metric: Metric, label: str) -> float | None:
-        """Return the increase of a Prometheus metric per second since `before`.
+        """Return the increase per second since `before` of a Prometheus metric with this first label.
 
         Returns None without `before`, or if one of the two snapshots has no sample.
         """

@@ -97,9 +97,10 @@ class CallbackStreams:
     ) -> AppendResult:
         """Append the messages of a request to their streams: all of them, except those that `once` skips, or none.
 
-        A request with the same `idempotency` as an earlier one appends nothing and returns the earlier result.
-        Raises `InvalidMessage` for an invalid body, redis-py's errors, and a `ProblemError` if Redis is nearly
-        full, the Idempotency-Key belongs to another request, or the job was deleted.
+        The source is that of the callbacks of this `attempt` of the job. A request with the same `idempotency` as
+        an earlier one appends nothing and returns the earlier result. Raises `InvalidMessage` for an invalid body,
+        redis-py's errors, and a `ProblemError` if Redis is nearly full, the Idempotency-Key belongs to another
+        request, or the job was deleted.
         """
         shard = self._shard(job_id)
         request = idempotency or Idempotency(secrets.token_hex(), "once", RETRY_TTL_S)

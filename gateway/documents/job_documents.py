@@ -60,7 +60,10 @@ def job_items(
 def job_detail(
     connection: Connection, job_id: int, names: MetricNames, mlflow_uri: str | None
 ) -> JobDetail | None:
-    """Return the document (`JobDetail`) of one job; None if it is not in Postgres."""
+    """Return the document (`JobDetail`) of one job; None if it is not in Postgres.
+
+    `mlflow_uri` is the address of MLflow in links, None if there is no MLflow.
+    """
     job = find_job(connection, job_id)
     if job is None:
         return None

@@ -71,7 +71,10 @@ def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> di
 
 
 def read_job_row(connection: Connection, job_id: int, state_events: int) -> JobRow:
-    """Return one job's row of training_jobs; raise `JobNotFound`, or `JobDeleted` if it was deleted."""
+    """Return one job's row of training_jobs; raise `JobNotFound`, or `JobDeleted` if it was deleted.
+
+    `state_events` is copied into the result (see `read_job_rows`).
+    """
     row = read_job_rows(connection, {job_id: state_events}).get(job_id)
     if row is None:
         raise JobDeleted(job_id) if read_deleted(connection, [job_id]) else JobNotFound(job_id)

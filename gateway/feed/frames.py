@@ -88,7 +88,7 @@ def type_of(event: Event) -> str:
 
 
 def gateway_frame(kind: str, position: str | None = None, **fields: Any) -> Frame:
-    """Create a frame of a type that only the gateway sends: snapshot, resumed, job or resync.
+    """Create a frame of a type (`kind`) that only the gateway sends: snapshot, resumed, job or resync.
 
     `fields` are the other fields of the event; `position` is the client's position after it.
     """

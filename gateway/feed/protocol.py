@@ -53,7 +53,10 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
     def finish(self, frames: bytes, code: int, reason: str) -> None:
-        """Write the last frames and a close frame; abort the connection if it is open after CLOSE_TIMEOUT_S."""
+        """Write the last frames, and a close frame with this code and reason.
+
+        The connection is aborted if the client does not close it within CLOSE_TIMEOUT_S.
+        """
         if self.close_sent or self.transport.is_closing():
             return
         self.stop_keepalive()

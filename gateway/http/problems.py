@@ -75,7 +75,7 @@ class ProblemError(Exception):
 
 
 def problem(status: int, name: str, title: str, detail: str) -> Problem:
-    """Create a problem document; `name` is the last part of its `type`."""
+    """Create a problem document; `name` is the last part of its `type`, and `detail` names value and remedy."""
     return Problem(type=_TYPE + name, title=title, status=status, detail=detail)
 
 

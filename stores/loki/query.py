@@ -65,7 +65,7 @@ def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: s
 
 
 def read_newest(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, limit: int) -> list[LokiLine]:
-    """Return the last `limit` lines of a job in a range of times, ordered by time.
+    """Return the last `limit` lines of a job from `start_ns` to `end_ns` (inclusive), ordered by time.
 
     Returns at most `PAGE_LINES` lines, and searches only the last 30 days of the range. Raises `LokiUnavailable`
     if Loki does not respond or reports an error.

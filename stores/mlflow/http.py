@@ -64,7 +64,7 @@ class Send(Protocol):
     def __call__(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, data: bytes | None = None
     ) -> requests.Response:
-        """Send a request to `path` on the server."""
+        """Send a request to `path` on the server, with query parameters `params` and the JSON body `data`."""
         ...
 
 

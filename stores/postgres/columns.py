@@ -42,9 +42,10 @@ def _stop_of(table: str) -> ColumnElement[Any]:
 
 
 def job_columns(struct: type[msgspec.Struct], table: Table, most_names: int) -> list[ColumnElement[Any]]:
-    """Like `columns_of`, but with at most `most_names` names in each of `final_metrics` and `best_metrics`.
+    """Return the columns of a `struct` for jobs; like `columns_of`, but with shortened maps of metrics.
 
-    `name` and `tags` are the values that users have given to the job, otherwise those of its trainer.
+    `final_metrics` and `best_metrics` have at most `most_names` names each (`first_names`). `name` and `tags` are
+    the values that users have given to the job, otherwise those of its trainer.
     """
     return [_job_column(column, f"{table.name}.{column.name}", most_names) for column in columns_of(struct, table)]
 

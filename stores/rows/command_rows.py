@@ -35,13 +35,13 @@ class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def newest_logs(connection: Connection, wanted: LogFilter, limit: int) -> list[StoredLine]:
-    """Return the last matching lines, at most `limit`, oldest first."""
+    """Return the last lines that match `wanted`, at most `limit`, oldest first."""
     newest = _logs(wanted).order_by(training_logs.c.seq.desc()).limit(limit)
     return [StoredLine(**row) for row in reversed(connection.execute(newest).mappings().all())]
 
 
 def logs_after(connection: Connection, wanted: LogFilter, seq: int, limit: int) -> list[StoredLine]:
-    """Return the first matching lines after `seq`, at most `limit`, oldest first."""
+    """Return the first lines after `seq` that match `wanted`, at most `limit`, oldest first."""
     after = _logs(wanted).where(training_logs.c.seq > seq).order_by(training_logs.c.seq).limit(limit)
     return [StoredLine(**row) for row in connection.execute(after).mappings()]
 

@@ -215,8 +215,8 @@ def read_columns(
 ) -> dict[int, dict[str, Any]]:
     """Return job number -> name -> value of the field of that name, for each job in `job_ids` that exists.
 
-    Texts are shortened to MAX_VALUE_CHARS characters; NaN and infinities are replaced by their names. Without
-    `fields` the result is empty.
+    Texts are shortened to MAX_VALUE_CHARS characters; NaN and infinities are replaced by their names. The duration
+    of a running job ends at `now`. Without `fields` the result is empty.
     """
     if not fields or not job_ids:
         return {}

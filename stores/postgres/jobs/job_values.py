@@ -58,7 +58,10 @@ shown_tags: Value = literal_column(
 
 
 def value_of(field: Field, now: datetime) -> Value:
-    """Return an SQL expression for the value of a field; `params` and `tags` are text, durations are seconds."""
+    """Return an SQL expression for the value of a field; `params` and `tags` are text, durations are seconds.
+
+    The duration of a running job ends at `now`.
+    """
     if field.type == "free":
         return json_of(field).op("#>>", return_type=Text())(cast(literal([], ARRAY(Text)), ARRAY(Text)))
     return _metric(field) if field.space else _COLUMNS[field.name](now)
