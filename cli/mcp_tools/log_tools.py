@@ -103,7 +103,7 @@ def log_around(
 def _pages(
     job: Job, after: int | None, before: int | None, limit: int, conditions: dict[str, Any]
 ) -> tuple[list[LogLine], int | None]:
-    """Return up to `limit` matching lines in order, and the `seq` from which the search can continue.
+    """Return up to `limit` lines in order that match `conditions`, and the `seq` from which a search can go on.
 
     This is the next `after` or `before`, in the same direction; None if all lines were searched. The search ends
     early after SEARCH_S seconds.

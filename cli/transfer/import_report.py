@@ -25,7 +25,7 @@ class Count(msgspec.Struct, kw_only=True):
     missing: int = 0
 
     def line(self, kind: str) -> str:
-        """Format the counts as one line of text: `source` = `stored` + `skipped` + `missing`."""
+        """Format the counts as one line of text, `kind`: `source` = `stored` + `skipped` + `missing`."""
         skipped = "".join(f" + {number:,} skipped ({one_line(why)})" for why, number in self.skipped.items())
         missing = f" + {self.missing:,} missing" if self.missing else ""
         return f"{kind:<6} {self.source:,} = {self.stored:,} stored{skipped}{missing}"
