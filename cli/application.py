@@ -58,9 +58,9 @@ class NotInstalled(Problem):
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
-    """Return the typer application with the command that the first argument names, or with all commands.
+    """Return the typer application with the command that the first argument names, else with all commands.
 
-    Importing all commands takes two seconds, which `--version` need not wait for.
+    With `--version` alone it has none: importing all commands takes two seconds.
     """
     app = typer.Typer(
         name="trainwire",

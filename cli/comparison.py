@@ -11,12 +11,15 @@ MOST_JOBS: Final = 20
 
 
 def final_metrics(job: JobInfo) -> dict[str, Any]:
-    """Return the job's metrics: the final values that the trainer reported, otherwise the newest values."""
+    """Return metric -> value: the final value that the trainer reported, otherwise the newest one."""
     return {**job.last_metrics, **(job.final_metrics or {})}
 
 
 def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Flatten nested parameters to one level; `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    """Flatten nested parameters to one level; `{"a": {"b": 1}}` becomes `{"a.b": 1}`.
+
+    `path` is put before each name.
+    """
     found: dict[str, Any] = {}
     for name, value in values.items():
         found |= flat(value, f"{path}{name}.") if isinstance(value, dict) and value else {f"{path}{name}": value}
@@ -35,6 +38,6 @@ def side_by_side(maps: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def differs(values: Sequence[Any]) -> bool:
     """Return whether `values`, the values of one name in several jobs, are not all equal.
 
-    None, for a job without the value, differs from any value.
+    None, for a job without the value, differs from any other value.
     """
     return len({repr(value) for value in values}) > 1

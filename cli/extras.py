@@ -1,4 +1,4 @@
-"""Names the optional extra of trainwire that a missing package belongs to, for error messages."""
+"""Names the optional extra of trainwire that installs a missing package, for error messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DEFAULT: Final = "worker"
 def install_hint(package: str, command: str | None) -> str:
     """Return a sentence with the `pip install` command for a missing package or module.
 
-    `command` is the command that needs it, or None if all commands need it.
+    The extra is that of `command`, the command that needs the package; None means that all commands need it.
     """
     extra = "cli" if command is None else _EXTRAS.get(command, _DEFAULT)
     instead = ", or use `python -m trainwire.ingest`" if command == "run" else ""

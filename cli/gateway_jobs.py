@@ -50,7 +50,8 @@ class GatewayJobs:
     def number_of(self, reference: str, *, may_abbreviate: bool) -> int:
         """Return the number of the job that `reference` names; a number is returned even if its job was deleted.
 
-        Without `may_abbreviate`, the beginning of a name or number is rejected with `Problem`.
+        If `may_abbreviate` is False, the beginning of a name or number, and a reference that is also the name of
+        another job, are rejected with `Problem`.
         """
         try:
             found = self.job(reference)
@@ -87,7 +88,9 @@ class GatewayJobs:
     ) -> Deletion:
         """Delete a job, wait for the workers, and return the progress of the deletion.
 
-        Stops waiting when the workers have tried every store once, or after MOST_WAIT_S seconds without progress.
+        A job that has not ended is deleted only if `force` is True. `on_progress` is called each time that the
+        progress was read. Stops waiting when the workers have tried every store once, or after MOST_WAIT_S seconds
+        without progress.
         """
         flags = {"force": force, "with_files": choice.with_files, **{f"keep_{sink}": True for sink in choice.keep}}
         query = {name: "true" for name, is_set in flags.items() if is_set}

@@ -18,9 +18,8 @@ def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = 
     `last` means the newest job. A name, or the beginning of a name or of a generated number, must match exactly
     one job. A number is returned even if no job has it, so the caller must check it. If `reference` is `last` or a
     number, and another job has it as its name, a warning is printed.
-
-    Without `may_abbreviate`, beginnings do not match, and the warning is an error. Raises `Problem`, which lists
-    the candidates if there are several.
+    If `may_abbreviate` is False, beginnings do not match, and the warning is an error. Raises `Problem` if no job
+    or several jobs match; its text lists the candidates.
     """
     text = reference.encode(errors="replace").decode()
     if not text.strip():

@@ -46,10 +46,13 @@ def seconds(least: float, most: float) -> Callable[[str | float], float]:
 
 
 def whole_option(least: int, most: int, help_text: str, *names: str, metavar: str = "N") -> Any:
-    """Return a typer option for an integer from `least` to `most`."""
+    """Return a typer option for an integer from `least` to `most`; by default it has the name of its parameter."""
     return typer.Option(*names, parser=whole(least, most), metavar=metavar, help=help_text)
 
 
 def seconds_option(least: float, most: float, help_text: str, *names: str) -> Any:
-    """Return a typer option for a number of seconds from `least` to `most`."""
+    """Return a typer option for a number of seconds from `least` to `most`.
+
+    By default the option has the name of its parameter.
+    """
     return typer.Option(*names, parser=seconds(least, most), metavar="SECONDS", help=help_text)

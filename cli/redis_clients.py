@@ -41,7 +41,7 @@ def stream_client(settings: StoreSettings) -> Iterator[redis.Redis]:
 def halted_streams(redis_url: str | None) -> dict[str, str]:
     """Return stream -> reason for each stream whose drain workers have stopped.
 
-    Returns an empty map if `redis_url` is None or Redis does not answer.
+    Returns an empty map if `redis_url` is None or invalid, or if Redis does not respond within HALTED_TIMEOUT_S.
     """
     if redis_url is None:
         return {}

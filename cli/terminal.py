@@ -32,8 +32,8 @@ _CONTROLS: Final = re.compile(
 def safe(text: str, *, colours: bool = False) -> str:
     """Return `text` without control characters except tab and newline.
 
-    Controls of text direction are replaced by their code points, as `<U+202E>`. With `colours`, colour sequences
-    stay, and are reset at the end.
+    Controls of text direction are replaced by their code points, as `<U+202E>`. If `colours` is True, colour
+    sequences stay, and are reset at the end.
     """
 
     def kept_of(found: re.Match[str]) -> str:
@@ -104,7 +104,7 @@ def cell(value: object) -> Text:
 def print_table(
     columns: Iterable[str | Text], rows: Iterable[Iterable[object]], right: Container[str] = ()
 ) -> None:
-    """Print a table on stdout; see `table` and `cell`."""
+    """Print a table on stdout; the columns in `right` are right-justified, and values are shown as by `cell`."""
     shown = table(*columns, right=right)
     for row in rows:
         shown.add_row(*map(cell, row))

@@ -11,7 +11,7 @@ from trainwire.workers.settings import Settings
 def answering_workers(settings: Settings, within_s: float) -> dict[str, list[str]]:
     """Return the names of the queues that each worker consumes, for workers that answer within `within_s` seconds.
 
-    It always takes `within_s` seconds. Raises kombu's `OperationalError` if Redis cannot be reached.
+    The call always takes `within_s` seconds. Raises kombu's `OperationalError` if Redis cannot be reached.
     """
     url, tls = broker_at(settings.redis_url.get_secret_value())
     with Celery("question", broker=url, broker_use_ssl=tls, set_as_current=False) as app:

@@ -34,7 +34,7 @@ def checked_whole(name: str, value: object, least: int = 0, most: int = MAX_ID) 
 def checked_names(value: object, argument: str = "names") -> list[str]:
     """Return `value`, one name or an iterable of names, as a list; None gives an empty list.
 
-    Raises `ClientError` for other values.
+    Raises `ClientError` for other values; its text names the `argument`.
     """
     names = [value] if isinstance(value, str) else [] if value is None else value
     if isinstance(names, bytes) or not isinstance(names, Iterable):

@@ -72,11 +72,12 @@ class Client:
         columns: Sequence[str] = (),
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """Return an iterator over the matching jobs, newest first, which are fetched page by page.
+        """Return an iterator over the matching jobs, which are fetched page by page.
 
         Args:
             filter: A condition, such as `status = failed and params.lr < 0.01` (docs/filters.md).
-            sort: A field, with `-` before it for descending order, such as `-metrics.accuracy`.
+            sort: A field, with `-` before it for descending order, such as `-metrics.accuracy`; by default the
+                newest jobs come first.
             columns: Fields whose values each job has in `info.columns`, such as `params.lr`.
             limit: The maximum number of jobs; None for all.
         """
@@ -110,7 +111,7 @@ class Client:
         limit: int = PAGE_JOBS,
         cursor: str | None = None,
     ) -> Jobs:
-        """Return one page of the jobs that `jobs` iterates over.
+        """Return one page of the jobs that `jobs` iterates over, for the same `filter`, `sort` and `columns`.
 
         `limit` is at most 200. `cursor` is the `next` of the previous page, or None for the first page.
         """

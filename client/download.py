@@ -20,7 +20,9 @@ TIMEOUT_S: Final = 60.0
 def fetch(url: str, recorded: CheckpointInfo, to: str | Path | None, *, force: bool) -> Path:
     """Download a checkpoint to the file or folder `to`; return the path of the file.
 
-    Raises `ClientError` if the download or the verification fails; no partial file is left.
+    By default, or in a folder, the file has its name in the object store; the default folder is the current one.
+    Raises `ClientError` if the file exists and `force` is False, if the download fails, or if the size or SHA-256
+    is not the recorded one; no partial file is left.
     """
     target = _target(recorded.uri, to)
     if os.path.lexists(target) and not force:

@@ -23,7 +23,11 @@ _NO_GATEWAY: Final = "give the address of the gateway itself, without the path o
 
 
 class Gateway:
-    """Sends requests to the gateway at `url`, with the access token if one is given. Raises `ClientError`."""
+    """Sends requests to the gateway at `url`, with the access token if one is given.
+
+    The methods raise `GatewayUnavailable` if there is no response, `JobNotFound` if the gateway does not know the
+    job, and `ClientError` for any other error.
+    """
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = base_of(url)
@@ -40,7 +44,10 @@ class Gateway:
         method: str = "GET",
         document: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
-        """Send a request, with `document` as its JSON body if given; return the JSON object of the response."""
+        """Send a request; return the JSON object of the response.
+
+        `query` has the parameters of the URL (None: left out), and `document` the JSON body, if any.
+        """
         with self.open(path, query or {}, method, document) as answer:
             try:
                 found = json.loads(answer.read() or "{}")
@@ -59,7 +66,10 @@ class Gateway:
         method: str = "GET",
         document: Mapping[str, object] | None = None,
     ) -> HTTPResponse:
-        """Send a request; return the response, which the caller must read and close."""
+        """Send a request; return the response, which the caller must read and close.
+
+        `query` has the parameters of the URL (None: left out), and `document` the JSON body, if any.
+        """
         try:
             shown = urlencode({name: value for name, value in query.items() if value is not None})
         except UnicodeEncodeError as exc:

@@ -41,7 +41,10 @@ PAGE_CHECKPOINTS: Final = 1000
 CUT_CHARS: Final = 64 * 1024
 """The gateway cuts longer lines, except on a page of one line."""
 MAX_NAMES_CHARS: Final = 2000
-"""A character has up to twelve in an address, of which nginx accepts 8 KB and the gateway 64 KB."""
+"""Longest list of names that is sent to the gateway; with a longer one, all metrics are read and filtered here.
+
+A character has up to twelve in an address, of which nginx accepts 8 KB.
+"""
 RECONNECT_S: Final = 1.0
 _ENDS: Final = ("training_complete", "training_error", "training_deleted")
 
@@ -58,7 +61,7 @@ class HttpSource:
         return f"HttpSource({self._url!r})"
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return one page of the jobs that match `query`, from `cursor` on."""
+        """Return at most `limit` of the jobs that match `query`, from `cursor` on."""
         fields = {"filter": query.filter, "sort": query.sort, "columns": ",".join(query.columns) or None}
         page = self._json("/jobs", {**fields, "limit": limit, "cursor": cursor})
         return JobPage([self._record(JobInfo, item) for item in page["items"]], page["next"], page.get("total"))
@@ -117,15 +120,15 @@ class HttpSource:
         return MetricNames(names, is_complete)
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return the command, code version and machine of an attempt, by default the newest."""
+        """Return the command, code version and machine of an attempt, by default the newest; empty if unknown."""
         return dict(self._json(f"/jobs/{job_id}/provenance", {"attempt": attempt})["items"])
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return the counts of a job's messages, and whether all of them are stored."""
+        """Return the counts of a job's messages, and the state of their sum, such as `complete`."""
         return self._record(CompletenessInfo, self._json(f"/jobs/{job_id}/completeness"))
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after `after`, untruncated.
+        """Return the first matching lines with `seq` > `after`, at most `limit`, untruncated.
 
         The gateway truncates very long lines on a page of several lines; each such line is requested again on a
         page of its own.
@@ -137,7 +140,7 @@ class HttpSource:
         return LogPage(lines, lines[-1].seq if len(lines) == limit else None)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""
+        """Return the last matching lines with `seq` < `before`, at most `limit`, oldest first, untruncated."""
         page = self._json(f"/jobs/{job_id}/logs", {**query._asdict(), "before": before, "limit": limit})
         lines = self._lines(job_id, page)
         if scanned := page.get("scanned"):
@@ -176,7 +179,7 @@ class HttpSource:
     def follow(self, job_id: int) -> Iterator[dict[str, Any]]:
         """Yield the events of a job until it has ended; reconnect and continue if the connection ends.
 
-        Only the first connection attempt raises `GatewayUnavailable`, because a gateway may restart later.
+        `GatewayUnavailable` is raised only before the first event, because a gateway may restart later.
         """
         position: str | None = None
         while True:

@@ -58,7 +58,8 @@ class Job:
 
         The trainers end by themselves after they have received the request; nothing is killed. A second request
         changes nothing. `by` names the person who asks, by default the user of this process; a gateway that
-        requires tokens records the token's name instead. Raises `ClientError` if the job has ended.
+        requires tokens records the token's name instead. `reason` is recorded and sent to the trainers. Raises
+        `ClientError` if the job has ended.
         """
         return self._source.stop(self.id, by, reason)
 
@@ -83,10 +84,11 @@ class Job:
         search: str | None = None,
         after: int = 0,
     ) -> Iterator[LogLine]:
-        """Return an iterator over the matching log lines that are stored now, in order and untruncated.
+        """Return an iterator over the matching stored log lines, in order and untruncated.
 
-        Lines are fetched page by page. `search` ignores case. Only lines whose `seq` is above `after` are
-        returned.
+        Lines are fetched page by page, so lines that are stored meanwhile may be included. A condition of None
+        matches every line; `search` is a part of the line, and ignores case. Only lines whose `seq` is above
+        `after` are returned.
         """
         query = _log_query(log_type, level, rank, attempt, search)
         return self._lines(query, checked_whole("after", after) or 0)
@@ -112,9 +114,9 @@ class Job:
     ) -> LogPage:
         """Return one page of matching log lines: the first after `after`, or the last before `before`.
 
-        If neither is given, the page has the newest lines. `limit` is at most 5,000. The page's `next` is the
-        `after` or `before` of the next page, or None if there is none. A page may have no lines, and yet a `next`:
-        a search pauses after 500,000 lines.
+        If neither is given, the page has the newest lines. `limit` is at most 5,000; the conditions are those of
+        `logs`. The page's `next` is the `after` or `before` of the next page, or None if there is none. A page may
+        have no lines, and yet a `next`: a search pauses after 500,000 lines.
         """
         query = _log_query(log_type, level, rank, attempt, search)
         first, end = checked_whole("after", after), checked_whole("before", before)
@@ -139,11 +141,14 @@ class Job:
         return self._source.metric_names(self.id)
 
     def provenance(self, attempt: int | None = None) -> dict[str, Any]:
-        """Return command, code version and machine of an attempt (docs/provenance.md), by default the newest."""
+        """Return the command, code version and machine of an attempt (docs/provenance.md), by default the newest.
+
+        The result is empty if they are unknown.
+        """
         return self._source.provenance(self.id, checked_whole("attempt", attempt, 0, MAX_ATTEMPT))
 
     def completeness(self) -> CompletenessInfo:
-        """Return the counts of the job's messages, and whether all of them are stored."""
+        """Return the counts of the job's messages, and the state of their sum, such as `complete`."""
         return self._source.completeness(self.id)
 
     def checkpoints(self) -> list[CheckpointInfo]:
@@ -153,9 +158,9 @@ class Job:
     def download(self, which: str | int = "best", *, to: str | Path | None = None, force: bool = False) -> Path:
         """Download the file of a checkpoint to `to`; return its path. `which` is `best`, `last` or a `seq`.
 
-        `to` is a file or a folder, by default the current folder. An existing file is replaced only with `force`.
-        Size and SHA-256 are verified if they are recorded. Raises `ClientError` on failure; no partial file is
-        left.
+        `to` is a file or a folder, by default the current folder. An existing file is replaced only if `force` is
+        True. Size and SHA-256 are verified if they are recorded. Raises `ClientError` on failure; no partial file
+        is left.
         """
         check_path("to", to)
         chosen = self._chosen(which)
@@ -164,7 +169,8 @@ class Job:
     def follow(self) -> Iterator[dict[str, Any]]:
         """Yield the events of the job until it has ended: a `snapshot`, then new rows (docs/feed.md).
 
-        If the connection ends, the client reconnects and continues after the last event. Needs a gateway.
+        If the connection ends, the client reconnects and continues after the last event. A client that reads from
+        Postgres raises `ClientError`, because only a gateway sends events.
         """
         return self._source.follow(self.id)
 

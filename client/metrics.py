@@ -135,9 +135,10 @@ class Metrics(Mapping[str, Series]):
         return {name: column.full(self._rows) for name, column in self._named()}
 
     def to_pandas(self) -> Any:
-        """Return a `pandas.DataFrame`. A missing metric value becomes NaN; integer columns have the type `Int64`.
+        """Return a `pandas.DataFrame`. A missing metric value becomes NaN.
 
-        To distinguish NaN from a missing value, use `columns` or `metrics[name]`.
+        Integer columns with missing values have the type `Int64`. To distinguish NaN from a missing value, use
+        `columns` or `metrics[name]`. Raises `ClientError` if pandas or NumPy is not installed.
         """
         pandas, numpy = _library("pandas"), _library("numpy")
         frame = {}
@@ -153,7 +154,10 @@ class Metrics(Mapping[str, Series]):
         return pandas.DataFrame(frame)
 
     def to_arrow(self) -> Any:
-        """Return a `pyarrow.Table`. A missing metric value becomes null; NaN stays NaN."""
+        """Return a `pyarrow.Table`. A missing metric value becomes null; NaN stays NaN.
+
+        Raises `ClientError` if pyarrow is not installed.
+        """
         arrow = _library("pyarrow")
         types = {"d": arrow.float64(), "q": arrow.int64(), "i": arrow.int32()}
         columns = {}
@@ -167,7 +171,10 @@ class Metrics(Mapping[str, Series]):
         return arrow.table(columns)
 
     def to_polars(self) -> Any:
-        """Return a `polars.DataFrame`. A missing metric value becomes null; NaN stays NaN."""
+        """Return a `polars.DataFrame`. A missing metric value becomes null; NaN stays NaN.
+
+        Raises `ClientError` if polars is not installed.
+        """
         polars = _library("polars")
         types = {"d": polars.Float64, "q": polars.Int64, "i": polars.Int32}
         return polars.DataFrame(

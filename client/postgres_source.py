@@ -82,7 +82,7 @@ class PostgresSource:
         return f"PostgresSource({shown_servers(self._settings.sqlalchemy_url())!r})"
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return one page of the jobs that match `query`, from `cursor` on."""
+        """Return at most `limit` of the jobs that match `query`, from `cursor` on."""
         after, now = _place(cursor, query.sort)
         try:
             fields = parse_fields(",".join(query.columns))
@@ -157,19 +157,19 @@ class PostgresSource:
         return MetricNames(list(known.ordered), known.is_complete(last))
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return the command, code version and machine of an attempt, by default the newest."""
+        """Return the command, code version and machine of an attempt, by default the newest; empty if unknown."""
         with self._reading() as connection:
             job = _known(connection, job_id)
             return find_provenance(connection, job_id, job.attempt if attempt is None else attempt)
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return the counts of a job's messages, and whether all of them are stored."""
+        """Return the counts of a job's messages, and the state of their sum, such as `complete`."""
         with self._reading() as connection:
             found = find_completeness(connection, _known(connection, job_id))
         return CompletenessInfo(**{name: getattr(found, name) for name in CompletenessInfo.__struct_fields__})
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after the sequence number `after`, untruncated."""
+        """Return the first matching lines with `seq` > `after`, at most `limit`, untruncated."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             page = next_page(connection, _line_filter(job_id, query), after, last, limit, is_cut=False)
@@ -177,7 +177,7 @@ class PostgresSource:
         return LogPage(page.lines, following)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""
+        """Return the last matching lines with `seq` < `before`, at most `limit`, oldest first, untruncated."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             wanted = _line_filter(job_id, query)
@@ -201,7 +201,10 @@ class PostgresSource:
         return [_checkpoint(file, is_best=file.seq == best, is_last=file.seq == last) for file in files]
 
     def checkpoint_url(self, job_id: int, seq: int) -> str:
-        """Return a signed URL from which a checkpoint's file can be downloaded."""
+        """Return a signed URL from which a checkpoint's file can be downloaded for an hour.
+
+        Raises `ClientError` if the checkpoint is not a single file in an object store.
+        """
         from trainwire.stores.files.s3 import S3Unavailable, open_s3  # noqa: PLC0415 - boto3 is slow to import
 
         with self._reading() as connection:

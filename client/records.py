@@ -16,8 +16,8 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a job. `last_metrics` has the newest value of each metric in the newest rows.
 
     `final_metrics` and `best_metrics` have at most 1,000 names, and fewer if the job was read as part of a list.
-    `columns` has the fields that `Client.jobs` was asked for. In a list, `traceback` is absent, and over HTTP
-    `params` and `tags` are too: read the job with `client.job(number)` to get them.
+    `columns` has the values of the fields that the call of `Client.jobs` named. In a list, `traceback` is absent,
+    and over HTTP `params` and `tags` are too: read the job with `client.job(number)` to get them.
     """
 
     id: int
@@ -47,18 +47,18 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
     archived_at: datetime | None = None
     stop: dict[str, Any] | None = None
-    """The request to stop its attempt: `requested_at`, `requested_by`, `reason`."""
+    """The request to stop the job's attempt: `requested_at`, `requested_by`, `reason`."""
     resume_step: int | None = None
-    """The step from which its attempt goes on."""
+    """The step from which the job's attempt continues."""
     parent_id: int | None = None
-    """The job that it is a fork of, from `fork_step` on."""
+    """The job of which this one is a fork, from `fork_step` on."""
     fork_step: int | None = None
     rows: dict[str, int] = {}
     columns: dict[str, Any] = {}
 
 
 class CompletenessInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of a job's messages; `state` tells whether all are stored (docs/concepts.md).
+    """The counts of a job's messages; docs/concepts.md explains the values of `state`.
 
     `line` summarizes the counts in one line of text.
     """
@@ -85,7 +85,7 @@ class StopInfo(msgspec.Struct, frozen=True, kw_only=True):
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint, and the state of its file.
 
-    `is_best` and `is_last` tell whether its path is the job's current best or last checkpoint path.
+    `is_best` and `is_last` are True for the newest checkpoint with the job's current best or last checkpoint path.
     """
 
     seq: int

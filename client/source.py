@@ -12,11 +12,11 @@ from trainwire.schemas.metric_download import MetricBlock
 
 PAGE_LINES: Final = 5000
 MOST_READS_OF_NAMES: Final = 20
-"""Each reads older rows of a large job for half a second, until the names of all are known."""
+"""Largest number of requests for the names of a large job; each reads older rows for half a second."""
 
 
 class JobQuery(NamedTuple):
-    """Which jobs to list: a filter, a sort order, and the fields to return with each job (docs/filters.md)."""
+    """The jobs to list: a filter, a sort order, and the fields to return with each job (docs/filters.md)."""
 
     filter: str | None = None
     sort: str | None = None
@@ -76,10 +76,14 @@ class LogPage(NamedTuple):
 
 
 class Source(Protocol):
-    """A server that answers the requests of the client: a gateway or a Postgres. Raises `ClientError`."""
+    """A server that answers the requests of the client: a gateway or a Postgres.
+
+    The methods raise `ClientError` if the server does not respond or rejects the request, and `JobNotFound` if
+    there is no such job.
+    """
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return one page of the jobs that match `query`, from `cursor` on."""
+        """Return at most `limit` of the jobs that match `query`, from `cursor` on."""
 
     def fields(self) -> dict[str, list[str]]:
         """Return the names that filters can use, by kind (`jobs`, `params`, `tags`, `metrics`)."""
@@ -91,25 +95,28 @@ class Source(Protocol):
         """Return the state of a job; raise `JobNotFound` if it does not exist."""
 
     def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
-        """Ask the trainers of a job to stop, in the name of `by`; raise `JobNotFound`."""
+        """Ask the trainers of a job to stop, in the name of `by`; raise `ClientError` if the job has ended."""
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
         """Yield blocks with all points of the metrics `names`, or of all metrics if `names` is empty."""
 
     def metric_names(self, job_id: int) -> MetricNames:
-        """Return the names of a job's metrics, and whether the list is complete."""
+        """Return the names of a job's metrics, and whether the list is complete.
+
+        Older rows are read until all names are known, at most MOST_READS_OF_NAMES times.
+        """
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return the command, code version and machine of an attempt, by default the newest."""
+        """Return the command, code version and machine of an attempt, by default the newest; empty if unknown."""
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return the counts of a job's messages, and whether all of them are stored."""
+        """Return the counts of a job's messages, and the state of their sum, such as `complete`."""
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines after the sequence number `after`, untruncated."""
+        """Return the first matching lines with `seq` > `after`, at most `limit`, untruncated."""
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines before the sequence number `before`, oldest first, untruncated."""
+        """Return the last matching lines with `seq` < `before`, at most `limit`, oldest first, untruncated."""
 
     def seq_at(self, job_id: int, at: datetime) -> int | None:
         """Return the sequence number of the first log line logged at `at` or later; None if there is none."""

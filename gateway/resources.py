@@ -126,7 +126,7 @@ async def resources_of(request: Request) -> Resources:
 
 
 def job_or_404(connection: Connection, job_id: int) -> Job:
-    """Return the job from Postgres; raise a `ProblemError` (404) if no message of it has been stored."""
+    """Return the job from Postgres; raise a `ProblemError` (404) if it is not there."""
     job = find_job(connection, job_id)
     if job is None:
         raise unknown_job(job_id)

@@ -83,5 +83,8 @@ def _networks(value: str) -> tuple[Network, ...]:
 
 
 def load_gateway_settings(**overrides: Any) -> GatewaySettings:
-    """Read the settings from the environment; raise `WrongSettings` with each invalid variable."""
+    """Read the settings from the environment; `overrides` (field -> value) take precedence.
+
+    Raises `WrongSettings`, which names each variable that is missing or invalid.
+    """
     return read_settings(GatewaySettings, **overrides)

@@ -28,7 +28,9 @@ SIGNAL_NAMES: Final = {number.value: number.name for number in signal.Signals}
 class Child:
     """A child process named `name`, with its log and its pid file in the data folder.
 
-    The log is `<data_dir>/logs/<name>.log`, the pid file `<data_dir>/run/<name>.json`.
+    The log is `<data_dir>/logs/<name>.log`; at a start, one of more than KEEP_LOG_BYTES becomes `<name>.log.1`.
+    The pid file is `<data_dir>/run/<name>.json`. `stop` sends `stop_signal`, and kills the process after
+    `stop_timeout_s`.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Child:
         return None if self._process is None else self._process.pid
 
     def start(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start `command` in a new session.
+        """Start `command` in a new session, with the environment `env` (None: that of this process).
 
         A process of this name that a killed `trainwire up` has left is stopped first.
         """
@@ -75,7 +77,10 @@ class Child:
         _write_pid(self._pid_path, self._process.pid)
 
     def exit_code(self) -> int | None:
-        """Return the exit code, or the negated number of the signal that ended the process; None while it runs."""
+        """Return the exit code, or the negated number of the signal that ended the process.
+
+        Returns None while it runs, and before the first start.
+        """
         return None if self._process is None else self._process.poll()
 
     def is_running(self) -> bool:
@@ -125,7 +130,7 @@ class Child:
         self._pid_path.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """Send SIGKILL to the process and all its children, and wait until they have ended."""
+        """Send SIGKILL to the process and all its children; wait at most KILL_TIMEOUT_S until they have ended."""
         if self._process is None:
             return
         if self.is_running():
@@ -146,7 +151,10 @@ def shown_exit(code: int) -> str:
 
 
 def stop_leftover(pid_path: Path, stop_signal: signal.Signals, timeout_s: float) -> bool:
-    """Stop the process that a killed `trainwire up` recorded in the pid file; return whether it was running."""
+    """Stop the process that a killed `trainwire up` recorded in the pid file; return whether it was running.
+
+    If it runs on `timeout_s` seconds after the stop signal, it is killed with its children.
+    """
     process = _recorded_process(pid_path)
     if process is not None:
         process.send_signal(stop_signal)

@@ -59,7 +59,7 @@ def open_database(settings: Settings) -> Iterator[Engine]:
 def reading(address: Address) -> Iterator[Connection]:
     """Open a connection in autocommit mode.
 
-    Raise `Problem` if the schema has another revision than this version needs.
+    Raises `Problem` if the database fails, or if this version cannot use its schema (`check_revision`).
     """
     with open_database(settings_for(address)) as engine:
         with engine.connect() as connection:
@@ -71,7 +71,10 @@ def reading(address: Address) -> Iterator[Connection]:
 
 @contextmanager
 def writing(address: Address) -> Iterator[Connection]:
-    """Open one transaction; raise `Problem` if the schema has another revision than this version needs."""
+    """Open one transaction, committed at the end of the block.
+
+    Raises `Problem` if the database fails, or if this version cannot use its schema (`check_revision`).
+    """
     with open_database(settings_for(address)) as engine, engine.begin() as connection:
         check_revision(connection)
         yield connection

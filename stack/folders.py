@@ -41,9 +41,10 @@ def chosen_data_dir(data_dir: Path | None, environ: Mapping[str, str]) -> Path |
 
 @contextmanager
 def hold(data_dir: Path) -> Iterator[None]:
-    """Lock the data folder during the block.
+    """Lock the data folder during the block; create it if necessary.
 
-    Raise `Problem` with the process id of the owner if another process has locked it.
+    Raises `Problem` if that fails, or, after LOCK_TIMEOUT_S seconds, with the owner's process id if another
+    process has locked the folder.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -52,8 +52,9 @@ class Address:
 def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
     """Return the URLs of the servers: of the stack in `data_dir` if given, else those set in the environment.
 
-    URLs that the environment lacks are taken from the running stack. Raises `Problem` if the environment has none,
-    and no stack, or more than one, is running.
+    URLs of Postgres and Redis that the environment lacks are taken from the running stack. If `trainwire env` of a
+    running stack exported them, the current ones of that stack are returned. Raises `Problem` if the stack in
+    `data_dir` is not running, or if the environment has none of the two URLs and not exactly one stack is running.
     """
     if data_dir is not None:
         return running_stack(data_dir, environ)

@@ -29,7 +29,10 @@ PORT_ATTEMPTS: Final = 5
 
 
 class Port:
-    """The port of one server; it stays the same over restarts, unless another process has bound it."""
+    """The port of one server on `host`; it stays the same over restarts, unless another process has bound it.
+
+    `first` is preferred over the saved port. A `fixed` port is never replaced by another one.
+    """
 
     def __init__(
         self,
@@ -59,7 +62,8 @@ class Port:
     def start(self, start: Callable[[], None]) -> None:
         """Start a server on this port by calling `start`.
 
-        If another process has bound the port, so that `start` raises `PartEnded`, choose another port and retry.
+        If another process has bound the port, so that `start` raises `PartEnded`, choose another port and retry,
+        with at most PORT_ATTEMPTS ports.
         """
         for _ in range(PORT_ATTEMPTS - 1):
             try:
@@ -100,9 +104,9 @@ def saved_password(data_dir: Path, part: str) -> str | None:
 
 
 def is_embedded_url(data_dir: Path, part: str, url: str) -> bool:
-    """Return whether `url` is the address of the embedded server of this data folder.
+    """Return whether `url` is the address of the embedded server `part` of this data folder.
 
-    It is recognised by the saved random password.
+    The server is recognised by its saved random password.
     """
     try:
         parts = urlsplit(url)
@@ -122,7 +126,7 @@ def new_password(data_dir: Path, part: str) -> str:
 def usable_port(data_dir: Path, part: str, first: int | None = None, host: str = "127.0.0.1") -> int:
     """Return `first` if it is free, or else the port of the last start if it is free, or else a random free port.
 
-    The result is saved.
+    The port is one of `host`. It is saved for the next start.
     """
     saved = saved_port(data_dir, part)
     for port in (first, saved):

@@ -41,7 +41,8 @@ SETTINGS: Final[dict[str, str]] = {
 class EmbeddedPostgres(EmbeddedServer):
     """PostgreSQL on 127.0.0.1 with its data in `<data_dir>/postgres`.
 
-    Port, password and data persist between starts.
+    Port, password and data persist between starts. `settings` are server parameters that replace those in
+    SETTINGS.
     """
 
     name = "postgres"
@@ -187,7 +188,7 @@ def unprivileged(command: list[str]) -> list[str]:
     """Return `command`, wrapped in `setpriv` to run as `nobody` if this process is root.
 
     The command keeps the capability dac_override, because the data folder may be below a folder that others cannot
-    enter, such as /root.
+    enter, such as /root. Raises `Problem` if `setpriv` is missing.
     """
     if not _is_root():
         return command

@@ -25,7 +25,10 @@ LOKI_ANSWER_BYTES: Final = 64 * 1024
 
 
 def recorded_settings(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Return all environment variables that the workers read, with None for a variable that is not set."""
+    """Return the environment variables that the workers read, with None for a setting of ours that is not set.
+
+    Those of libraries (LIBRARY_PREFIXES) are included if they are set; DATABASE_URL and REDIS_URL are not.
+    """
     kinds: list[type[BaseSettings]] = [Settings, *sink_settings()]
     fields = [name for kind in kinds for name in kind.model_fields]
     ours = dict.fromkeys(sorted({name.upper() for name in fields} - SERVERS))
@@ -50,8 +53,7 @@ def switch_off_absent_loki(environ: MutableMapping[str, str]) -> str | None:
 def loki_absence(url: str) -> str | None:
     """Return the reason why the server at `url` is not a Loki, or None if it is one.
 
-    It is one if it returns the build information of Loki's API: another program may listen there, and may accept
-    every path.
+    A Loki returns the build information of Loki's API; another program may listen there and accept every path.
     """
     try:
         with urllib3.PoolManager(timeout=LOKI_TIMEOUT, retries=False) as pool:

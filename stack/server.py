@@ -54,7 +54,7 @@ class EmbeddedServer(ABC):
         """Start the server and wait until it is ready.
 
         At the first start, create its files. If another process has bound the port, use another one (see
-        `Port.start`).
+        `Port.start`). Raises `PartFailed` if the server ends or is not ready after READY_TIMEOUT_S.
         """
         self._port.start(self._start_once)
 
@@ -68,7 +68,10 @@ class EmbeddedServer(ABC):
             raise
 
     def stop(self) -> None:
-        """Shut the server down; all confirmed writes are on disk afterwards."""
+        """Shut the server down (`Child.stop`).
+
+        All confirmed writes are on disk afterwards, unless the server must be killed after its stop timeout.
+        """
         self.child.stop()
 
     def kill(self) -> None:

@@ -47,7 +47,7 @@ STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
 
 @dataclass(frozen=True)
 class StackOptions:
-    """The command-line options of `trainwire up`."""
+    """The command-line options of `trainwire up`; a `concurrency` of None is the worker's default."""
 
     data_dir: Path
     concurrency: int | None = None
@@ -83,7 +83,10 @@ class WebPart:
         return moved(self._port)
 
     def start(self) -> None:
-        """Start the web server and wait until it accepts connections."""
+        """Start the web server and wait until it accepts connections.
+
+        Raises `PartFailed` if that takes more than WEB_READY_TIMEOUT_S; the process then continues to start.
+        """
         self._port.start(self._start_once)
 
     def is_ready(self) -> bool:
@@ -110,7 +113,10 @@ class Stack:
         self.address = Address(data_dir=options.data_dir)
 
     def start(self) -> None:
-        """Start all processes and publish their addresses; raise `Problem` if a store does not become ready."""
+        """Start all processes and publish their addresses; raise `Problem` if a store does not become ready.
+
+        The address of a web server that is not ready after WEB_READY_TIMEOUT_S is published later, by `watch`.
+        """
         self._stop_leftovers()
         database_url = self._start_store("DATABASE_URL", EmbeddedPostgres)
         redis_url = self._start_store("REDIS_URL", EmbeddedValkey)
@@ -119,7 +125,7 @@ class Stack:
             return
         migrate(self.address)
         self._say("postgres: tables are at the newest schema revision")
-        if not self._environ.get("DATABASE_URL"):  # one of the user's own may have workers elsewhere
+        if not self._environ.get("DATABASE_URL"):  # the workers of a server of the user may run elsewhere
             forget_outages(self.address)
         env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
         self._start_workers(env)
@@ -132,7 +138,7 @@ class Stack:
         self._supervisor.watch(self._announce_late)
 
     def request_stop(self) -> None:
-        """Make `start` and `watch` return soon; safe in a signal handler."""
+        """Make `start` return or raise `PartFailed` soon, and `watch` return; safe in a signal handler."""
         self._supervisor.request_stop()
 
     @property
@@ -294,6 +300,7 @@ def workers_command(*arguments: str) -> list[str]:
 def python_command(package: str, *arguments: str) -> list[str]:
     """Return the command that runs a package of trainwire.
 
-    The option `-P` keeps the current folder out of `sys.path`: it may contain a `redis.py` of the user.
+    The option `-P` keeps the current folder out of `sys.path`, because the folder may contain the user's
+    `redis.py`.
     """
     return [sys.executable, "-P", "-m", package, *arguments]

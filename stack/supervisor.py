@@ -98,7 +98,7 @@ class Supervisor:
         self._report(f"{part.name}: started in {self._clock() - watched.started_at:.1f} s")
 
     def request_stop(self) -> None:
-        """Make `start` and `watch` return soon; safe in a signal handler."""
+        """Make a `start` that waits raise `PartFailed` soon, and `watch` return; safe in a signal handler."""
         self._stop_requested = True
         for watched in self._watched:
             watched.part.child.stop_waiting()

@@ -21,7 +21,10 @@ DEFAULT_MAXMEMORY: Final = "1gb"
 
 
 class EmbeddedValkey(EmbeddedServer):
-    """Valkey on 127.0.0.1 with its data in `<data_dir>/valkey`; port, password and data persist between starts."""
+    """Valkey on 127.0.0.1 with its data in `<data_dir>/valkey`; port, password and data persist between starts.
+
+    `maxmemory` is the memory limit at which it refuses writes; `settings` are further lines of its configuration.
+    """
 
     name = "valkey"
     # SIGTERM: it flushes its append-only file before it exits.

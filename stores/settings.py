@@ -22,7 +22,10 @@ class WrongSettings(ValueError):  # noqa: N818 - shown to users
 
 
 class StoreSettings(BaseSettings):
-    """The URLs of the stores, read from the environment variables with the names of the fields in capitals."""
+    """The URLs, credentials and options of the stores, read from environment variables.
+
+    A variable has the name of its field in capitals.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
@@ -168,7 +171,10 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def read_settings(kind: type[SettingsT], **overrides: Any) -> SettingsT:
-    """Read settings from the environment; raise `WrongSettings`, whose text names each invalid variable."""
+    """Read settings from the environment; `overrides` (field -> value) take precedence.
+
+    Raises `WrongSettings`, whose text names each variable that is missing or invalid.
+    """
     try:
         return kind(**overrides)
     except ValidationError as exc:
@@ -195,7 +201,7 @@ def parse_postgres_url(text: str) -> URL:
     """Parse DATABASE_URL: one server, or several as in libpq (`postgresql://user:password@h1:5432,h2:5433/db`).
 
     Several servers become the query parameters `host` and `port` of the returned URL, as SQLAlchemy expects.
-    Raises `ValueError` for an invalid URL.
+    Raises `ValueError` or SQLAlchemy's `ArgumentError` for an invalid URL.
     """
     parts = _URL.fullmatch(text)
     if parts is None or "," not in parts["hosts"]:

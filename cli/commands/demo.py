@@ -67,9 +67,9 @@ def run_demo() -> int:
 
 @contextmanager
 def running_stack() -> Iterator[tuple[Address, bool]]:
-    """Yield the addresses of a stack, and whether this process has started it.
+    """Yield the addresses of the servers in use, else those of a new stack; and whether this process started it.
 
-    A stack that this process has started is stopped at the end of the block.
+    A new stack is stopped at the end of the block.
     """
     try:
         address = locate(None, os.environ)
@@ -104,9 +104,9 @@ def start_stack(data_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Address:
-    """Wait until all parts of the stack run, and return their addresses.
+    """Wait until the stack has published its addresses, at most UP_TIMEOUT_S, and return them.
 
-    Raises `Problem` with the output of `trainwire up` if they do not.
+    Its web servers may start later. Raises `Problem` with the output of `trainwire up` if there are no addresses.
     """
 
     def published() -> Address | None:

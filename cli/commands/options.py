@@ -49,7 +49,10 @@ def write_json(document: object) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Convert `value` to types that JSON can represent."""
+    """Convert `value` to types that JSON can represent: a struct becomes a dictionary, a time becomes ISO 8601.
+
+    NaN and infinities become texts. Values of other types are returned unchanged.
+    """
     if isinstance(value, msgspec.Struct):
         return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, dict):

@@ -99,7 +99,7 @@ def drawn(digit: int, rng: random.Random) -> Image:
 
 
 def images(count: int, rng: random.Random) -> list[Labelled]:
-    """Return `count` labelled images with equal numbers of each digit."""
+    """Return `count` labelled images; the numbers of images of each digit differ by at most one."""
     return [(drawn(number % len(DIGITS), rng), number % len(DIGITS)) for number in range(count)]
 
 
@@ -109,7 +109,7 @@ def shuffled(examples: list[Labelled], rng: random.Random) -> Iterator[Labelled]
 
 
 def save(model: Network, path: Path) -> Path:
-    """Write the model to `path` atomically."""
+    """Write the model to `path` atomically, and return `path`."""
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(vars(model)))
     return beside.replace(path)

@@ -14,9 +14,9 @@ S3: Final = Part("s3")
 
 
 def check_s3(bucket: str, prefix: str) -> Findings:
-    """Yield for each operation whether the object store allows it.
+    """Yield one finding per operation that the object store must allow, or one error if it does not respond.
 
-    To find out, a small object below `prefix` is written, read and deleted.
+    A small object below `prefix` is written, read and deleted.
     """
     key = "/".join(part for part in (prefix.strip("/"), f".trainwire-doctor-{secrets.token_hex(6)}") if part)
     probe = S3Uri(bucket, key)

@@ -87,7 +87,10 @@ def _queue(queue: str, workers: list[str], expired_s: float) -> Finding:
 
 
 def _expired_s(client: redis.Redis, queue: str) -> float:
-    """Return for how many seconds the next work order in the queue has been expired; 0 if it has not expired."""
+    """Return for how many seconds the next work order in the queue has been expired.
+
+    Returns 0 if it has not expired, or if there is no readable order.
+    """
     raw: Any = client.lindex(queue, -1)
     with suppress(TypeError, ValueError, KeyError):
         expires = datetime.fromisoformat(json.loads(raw)["headers"]["expires"])

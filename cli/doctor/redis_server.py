@@ -40,8 +40,8 @@ OWN_FILES: Final = 32
 def check(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
     """Yield the findings about the Redis servers.
 
-    `streams` is a client of the server or cluster in STREAMS_URL. Servers are examined with INFO and TIME only,
-    which the Redis user of workers may run.
+    `streams` is a client of the server or cluster in STREAMS_URL; None if that is not set. Servers are examined
+    with INFO, TIME and reads of two keys only, which the Redis user of workers may run.
     """
     try:
         before_s = time.time()
@@ -118,7 +118,10 @@ def _eviction(part: Part, info: Info) -> Finding:
 
 
 def _persistence(part: Part, info: Info, *, has_streams: bool = True) -> Findings:
-    """Check that the server's data survives a restart, and that the server can write to its disk."""
+    """Check that the server's data survives a restart, and that the server can write to its disk.
+
+    A server without streams (`has_streams` is False) needs no append-only file.
+    """
     if info.get("aof_enabled"):
         yield part.ok("persistence", "has an append-only file")
     elif has_streams:
@@ -187,7 +190,10 @@ def _tls(part: Part, url: str, setting: str) -> Findings:
 
 
 def _published(client: redis.Redis) -> tuple[Any, bool]:
-    """Return what Redis tells trainers: the number of shards, and whether HOLD_KEY stops them from sending."""
+    """Return the number of shards that workers publish for trainers, and whether HOLD_KEY stops the trainers.
+
+    The number is None if no worker has published it.
+    """
     return client.get(SHARDS_KEY), bool(client.exists(HOLD_KEY))
 
 

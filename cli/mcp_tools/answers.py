@@ -32,7 +32,7 @@ JobReference = Annotated[
     Field(description="A job's number or name, the beginning of either, or `last`."),
 ]
 one_or_more = BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
-"""Takes a text for a list of one, which agents often send."""
+"""Pydantic validator: converts a single text, which agents often send, to a list."""
 MaxChars = Annotated[int, Field(ge=1, le=MOST_CHARS, description="Longest text; longer ones are cut and marked.")]
 MaxItems = Annotated[
     int, Field(ge=1, le=MOST_ITEMS, description="Most entries of a map or list; the rest is counted.")
@@ -40,7 +40,7 @@ MaxItems = Annotated[
 
 
 class Answer:
-    """Collects the fields of a tool's answer to an agent.
+    """Collects the fields of a tool's answer to an agent, beginning with those that identify `job`, if given.
 
     `max_chars` limits the length of each text, `max_items` the number of entries of each map and list.
     """
@@ -62,7 +62,7 @@ class Answer:
                 self._parts[name] = self._bounded(value, name)
 
     def leave_out(self, sentence: str) -> None:
-        """Add a sentence to the list `left_out`: what the answer omits, and how to get it."""
+        """Add a sentence to the list `left_out`, about omitted data and the way to get it."""
         self._left_out.append(sentence)
 
     def document(self) -> dict[str, Any]:

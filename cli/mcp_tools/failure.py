@@ -1,4 +1,4 @@
-"""The tool that collects why a job failed."""
+"""The tool that collects evidence about a failed job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainwire.schemas.wire.messages import FINISHED
 
 ERROR_LEVELS: Final = ("ERROR", "CRITICAL", "FATAL")
 MOST_NOT_FINITE: Final = 10
-"""Metrics whose histories are searched for the first value that is not finite."""
+"""Largest number of metrics whose histories are searched for the first value that is not finite."""
 _SIGNAL_NOTES: Final = {
     "SIGKILL": "; often the kernel's out-of-memory killer, or a scheduler's limit",
     "SIGTERM": "; often a scheduler's limit or a shutdown",
@@ -36,7 +36,7 @@ def why_failed(
     lines: Annotated[int, Field(ge=1, le=500, description="Most lines of stderr, and of errors by level.")] = 20,
     max_chars: MaxChars = 4000,
 ) -> dict[str, Any]:
-    """Collect why a job failed, was lost or stalled: findings, error, traceback, last lines, metrics, heartbeat.
+    """Collect evidence about a failed, lost or stalled job: findings, error, traceback, last lines, metrics.
 
     Findings are facts in the order of their weight, not a diagnosis.
     """
@@ -94,7 +94,10 @@ def _signal_note(code: int) -> str:
 
 
 def _not_finite(job: Job) -> list[dict[str, Any]]:
-    """Return the metrics that ended with NaN or an infinity, each with its first point that is not finite."""
+    """Return the metrics that ended with NaN or an infinity, each with its first point that is not finite.
+
+    Only the first MOST_NOT_FINITE of them are searched.
+    """
     ends = final_metrics(job.info)
     names = [name for name, value in ends.items() if isinstance(value, float) and not math.isfinite(value)]
     if not names:

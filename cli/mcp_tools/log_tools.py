@@ -16,7 +16,7 @@ from trainwire.schemas.events import LogLine
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
 
 SEARCH_S: Final = 20.0
-"""A search that takes longer answers with what it has, and where to go on."""
+"""Seconds after which a search ends, with the lines found so far and the position from which to continue."""
 Seq = Annotated[int, Field(ge=0, le=MAX_ID)]
 Rank = Annotated[int | None, Field(ge=0, le=MAX_ATTEMPT, description="Only lines of this rank.")]
 Attempt = Annotated[int | None, Field(ge=0, le=MAX_ATTEMPT, description="Only lines of this attempt.")]
@@ -103,9 +103,10 @@ def log_around(
 def _pages(
     job: Job, after: int | None, before: int | None, limit: int, conditions: dict[str, Any]
 ) -> tuple[list[LogLine], int | None]:
-    """Return up to `limit` matching lines in order, and the `seq` from which the search can continue.
+    """Return up to `limit` lines in order that match `conditions`, and the `seq` from which a search can go on.
 
-    It is the next `after` or `before`, in the same direction; None if all lines were searched.
+    This is the next `after` or `before`, in the same direction; None if all lines were searched. The search ends
+    early after SEARCH_S seconds.
     """
     lines: list[LogLine] = []
     deadline = time.monotonic() + SEARCH_S

@@ -99,8 +99,9 @@ def metric_history(
 def summary(series: Series, wanted: Sequence[int]) -> dict[str, Any]:
     """Summarize the points of a metric at the indexes `wanted`.
 
-    The summary has their number, the first and last point, the minimum and maximum, and the first point that is
-    NaN or infinite.
+    The summary has the number of points and of those that are NaN or infinite, the first and last point, the
+    points with the minimum and maximum, and the first point that is not finite. `attempts` and `ranks` are listed
+    if there are several. Entries without a point are absent.
     """
     finite = [at for at in wanted if math.isfinite(series.value[at])]
     found: dict[str, Any] = {"points": len(wanted), "not_finite": len(wanted) - len(finite)}

@@ -45,13 +45,16 @@ class Snapshot:
     def total(self, metric: Metric, label: str | None = None) -> float | None:
         """Return the sum of a Prometheus metric's samples; None if there is no sample.
 
-        With `label`, only the samples with this first label count.
+        If `label` is given, only the samples with this first label count.
         """
         found = self._of(metric, label)
         return sum(found) if found else None
 
     def most(self, metric: Metric, label: str | None = None) -> float | None:
-        """Return the largest value of a Prometheus metric; None if there is no sample."""
+        """Return the largest value of a Prometheus metric, optionally only of samples with this first label.
+
+        Returns None if there is no sample.
+        """
         return max(self._of(metric, label), default=None)
 
     def labels(self, metric: Metric) -> list[str]:
@@ -59,7 +62,10 @@ class Snapshot:
         return list(dict.fromkeys(sample.labels[0] for sample in self.samples if sample.metric is metric))
 
     def rate(self, before: Snapshot | None, metric: Metric, label: str) -> float | None:
-        """Return the increase of a Prometheus metric per second since `before`; None if a snapshot lacks it."""
+        """Return the increase per second since `before` of a Prometheus metric with this first label.
+
+        Returns None without `before`, or if one of the two snapshots has no sample.
+        """
         now, then = self.total(metric, label), before.total(metric, label) if before else None
         if before is None or now is None or then is None or self.at_s <= before.at_s:
             return None
@@ -83,7 +89,8 @@ def take(
 ) -> Snapshot:
     """Read the current state of the system.
 
-    If a store does not answer, its data is missing, and `unreachable` names it.
+    `streams` is a client of the Redis that stores the streams, None if that is `client`. If a store does not
+    answer, its data is missing, and `unreachable` names it.
     """
     samples: list[Sample] = []
     jobs: list[Job] = []
@@ -107,7 +114,10 @@ def take(
 
 
 def _jobs(connection: Connection) -> list[Job]:
-    """Return the running jobs, then stalled and lost ones, for which TROUBLED_JOBS lines are reserved."""
+    """Return at most MOST_JOBS jobs: running ones, then stalled and lost ones.
+
+    TROUBLED_JOBS places are reserved for stalled and lost jobs.
+    """
     running, stalled, lost = (
         find_jobs(connection, status=status, limit=MOST_JOBS) for status in ("running", "stalled", "lost")
     )

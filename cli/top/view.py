@@ -23,7 +23,7 @@ BAD: Final = "bold red"
 
 
 def render(now: Snapshot, before: Snapshot | None) -> RenderableType:
-    """Format a snapshot as rich tables; rates are computed since the snapshot `before`."""
+    """Format a snapshot as rich tables; rates are computed since the snapshot `before`, and are `-` without it."""
     parts: list[RenderableType] = [Text(one_line(line), style=BAD) for line in now.unreachable]
     parts += [_head(now), Text(), _streams(now, before)]
     if now.labels(names.SINK_LAG_ROWS):
@@ -130,7 +130,7 @@ def size(value: float | None) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """Format a number of seconds in the largest suitable unit; `-` for None."""
+    """Format seconds in the largest unit of which there are at least two; `-` for None."""
     if seconds is None:
         return UNKNOWN
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):

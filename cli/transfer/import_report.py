@@ -17,7 +17,7 @@ REMOVED: Final = "removed by retention"
 
 
 class Count(msgspec.Struct, kw_only=True):
-    """Counts of one kind of items, with `source` = `stored` + the sum of `skipped` + `missing`."""
+    """Counts of one kind of item, with `source` = `stored` + the sum of `skipped` + `missing`."""
 
     source: int = 0
     stored: int = 0
@@ -25,7 +25,7 @@ class Count(msgspec.Struct, kw_only=True):
     missing: int = 0
 
     def line(self, kind: str) -> str:
-        """Format the counts as one line of text: `source` = `stored` + `skipped` + `missing`."""
+        """Format the counts as one line of text, `kind`: `source` = `stored` + `skipped` + `missing`."""
         skipped = "".join(f" + {number:,} skipped ({one_line(why)})" for why, number in self.skipped.items())
         missing = f" + {self.missing:,} missing" if self.missing else ""
         return f"{kind:<6} {self.source:,} = {self.stored:,} stored{skipped}{missing}"
@@ -80,7 +80,10 @@ class ImportReport(msgspec.Struct, kw_only=True):
 
 
 def run_report(connection: Connection, run: SourceRun, tally: Tally, sent: int, *, is_deleted: bool) -> RunReport:
-    """Compare the counts of an imported run with its rows in Postgres."""
+    """Compare the counts of an imported run with its rows in Postgres.
+
+    Rows that are absent because the job was deleted (`is_deleted`) or because of retention count as skipped.
+    """
     found = connection.execute(_STORED, {"job": run.job_id, "source": run.source}).mappings().one()
     counts = {}
     for kind in COUNTED:

@@ -29,7 +29,7 @@ def import_runs(
     sender: Sender | None,
     on_progress: OnProgress,
 ) -> ImportReport:
-    """Send the messages of all runs, and return the comparison with Postgres.
+    """Send the messages of all runs that are not stored yet, and return the comparison with Postgres.
 
     If `sender` is None, the runs are only read and compared. `connection` is in autocommit mode. `on_progress` is
     called with the name of a run, the number of points read, and a function that returns the share of the run that

@@ -51,7 +51,7 @@ class _Buffer:
     def must_cut(self, line: Line) -> bool:
         """Return whether `take_lines` must be called before `line` is added to the buffer.
 
-        It must if the buffer is full, or if its lines are of another log type (stdout or stderr).
+        True if the buffer is full, or if its lines are of another log type (stdout or stderr).
         """
         is_full = len(self._lines) >= MESSAGE_LINES or self._chars >= MESSAGE_CHARS
         return bool(self._lines) and (is_full or self._lines[-1].log_type != line.log_type)

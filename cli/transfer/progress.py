@@ -20,7 +20,7 @@ _MOST_CHARS: Final = 60
 
 
 class Progress:
-    """Shows the progress of one command; with `quiet` it shows nothing."""
+    """Shows the progress of one command on stderr; nothing if `quiet` is True."""
 
     def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

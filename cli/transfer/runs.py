@@ -118,7 +118,7 @@ class Tally:
         return len(text) <= MOST_CHARS
 
     def fail(self, problem: str) -> None:
-        """Add an unreadable file, or the rest of one, to the errors of the report."""
+        """Record that a file could not be read, or only in part; `problem` is the sentence for the report."""
         self.skip("files", DAMAGED)
         self.problems.append(problem)
 
@@ -166,7 +166,8 @@ def unreadable(path: Path, error: OSError) -> LeftOut:
 def files_below(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Path]:
     """Yield the files in a folder and its subfolders whose names are wanted, including unreadable files.
 
-    Named pipes are left out, because they have no end. Raises `Problem` for a folder that cannot be read.
+    Each folder is sorted by name. Named pipes are left out, because they have no end. Raises `Problem` for a
+    folder that cannot be read.
     """
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders.sort()

@@ -45,8 +45,9 @@ class _Unacked:
 class Sender:
     """Appends imported messages to their Redis streams.
 
-    It waits while Redis is nearly full, or too many sent messages are not in Postgres yet. `connection` is in
-    autocommit mode and is used to read what Postgres has stored.
+    It waits while Redis is nearly full, or while more than WINDOW_MESSAGES or WINDOW_BYTES of sent messages are
+    not in Postgres yet. `connection` is in autocommit mode and is used to read what Postgres has stored. The
+    constructor, `send` and `finish` raise `Problem` if Redis does not respond.
     """
 
     def __init__(self, client: redis.Redis, connection: Connection) -> None:
@@ -67,7 +68,7 @@ class Sender:
     def send(self, message: Message) -> None:
         """Queue a message; append the queued messages to their Redis streams if they fill a batch.
 
-        Raises `Problem` if Redis does not answer, or if workers store nothing.
+        Raises `Problem` if Redis does not respond or stays full, or if workers store nothing for STALLED_S.
         """
         entry = encode_entry(message)
         body = entry["body"]
@@ -80,7 +81,10 @@ class Sender:
             self._flush()
 
     def finish(self) -> None:
-        """Append the queued messages to their streams, and wait until Postgres has committed all sent messages."""
+        """Append the queued messages to their streams, and wait until Postgres has committed all sent messages.
+
+        Raises `Problem` in the cases of `send`.
+        """
         self._flush()
         self._wait(lambda: not self._unacked)
 

@@ -39,8 +39,8 @@ class Forbidden(Exception):  # noqa: N818 - its text is sent to clients
 class Identity:
     """The role of an authenticated request, and the jobs to which its token is limited.
 
-    A trainer's token with a `job_id` is for messages of that job only, one with `job_names` only for jobs with
-    such names.
+    A token with a `job_id` is valid for requests about that job only, one with `job_names` only for messages of
+    jobs with such names.
     """
 
     role: Role
@@ -78,8 +78,8 @@ class Authorizer:
     async def identify(self, token: str, needed: Role = "viewer") -> Identity | None:
         """Return the identity of `token`; None if the token is not valid.
 
-        If `needed` is `trainer`, a cached token is accepted for a while even if Postgres is unavailable. Raises
-        SQLAlchemy's errors.
+        If no tokens are required, it is UNAUTHENTICATED. If `needed` is `trainer`, a token that was valid at most
+        `OUTAGE_S` seconds ago is accepted while Postgres is unavailable. Otherwise SQLAlchemy's errors are raised.
         """
         if not self.is_on:
             return UNAUTHENTICATED
@@ -98,8 +98,9 @@ class Authorizer:
     ) -> Identity:
         """Return the identity of a request that needs the role `needed`, on job `job_id` if it is about one job.
 
-        Raises `Unauthorized` without a valid token, `Forbidden` if the token does not allow the request, and
-        SQLAlchemy's errors.
+        If no tokens are required, it is UNAUTHENTICATED. `checks_names` has the meaning that it has in
+        `Identity.check`. Raises `Unauthorized` without a valid token, `Forbidden` if the token does not allow the
+        request, and SQLAlchemy's errors.
         """
         if not self.is_on:
             return UNAUTHENTICATED
@@ -121,7 +122,7 @@ def invalid_token() -> Unauthorized:
 async def authorize_connection(connection: HTTPConnection, job_id: int | None = None) -> Identity:
     """Authorize a request for the live feed of job `job_id`, or of all jobs if it is None; return its identity.
 
-    Uses the `Authorizer` in `app.state.authorizer`. Raises `Unauthorized`, `Forbidden`, or SQLAlchemy's errors.
+    Uses the `Authorizer` in `app.state.authorizer`, and raises the exceptions of its method `authorize`.
     """
     authorizer: Authorizer = connection.app.state.authorizer
     return await authorizer.authorize(connection, "viewer", job_id)
@@ -144,8 +145,8 @@ async def wait_until_refused(
 def require(needed: Role, *, checks_names: bool = False) -> Callable[[HTTPConnection], Awaitable[Identity]]:
     """Return a FastAPI dependency that authorizes a request with the role `needed`.
 
-    If the path has a `job_id`, a token for another job is refused. With `checks_names` the route accepts tokens
-    that are limited to job names, and compares the names itself.
+    If the path has a `job_id`, a token for another job is refused. If `checks_names` is True, tokens that are
+    limited to job names are accepted, and the route must compare the names itself.
     """
 
     async def authorized(connection: HTTPConnection) -> Identity:

@@ -63,10 +63,10 @@ class TokenCache:
         self._lookups: dict[bytes, asyncio.Task[ValidToken | None]] = {}
 
     async def find(self, token: str, *, may_outlast_postgres: bool = False) -> ValidToken | None:
-        """Return the role and limits of a valid token, or None if it is not valid; raise SQLAlchemy's errors.
+        """Return the role and limits of a valid token, or None if it is not valid.
 
-        With `may_outlast_postgres`, a token that was valid at most `OUTAGE_S` seconds ago is accepted while
-        Postgres is unavailable.
+        If `may_outlast_postgres` is True, a token that was valid at most `OUTAGE_S` seconds ago is accepted while
+        Postgres is unavailable. Otherwise SQLAlchemy's errors are raised.
         """
         key, now = hash_of(token), self._clock()
         cached = self._valid.get(key)

@@ -60,7 +60,7 @@ def create_token(
 ) -> tuple[int, str]:
     """Create a token; return its id and its text, which is not stored: the database has only its hash.
 
-    It expires after `lasts`, or never if that is None.
+    The token expires after `lasts`, or never if that is None. `job_id` or `job_names` limits it to some jobs.
     """
     token = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     values = {"name": name, "role": role, "job_id": job_id, "job_names": job_names, "hash": hash_of(token)}
@@ -70,7 +70,7 @@ def create_token(
 
 
 def list_tokens(connection: Connection) -> list[Token]:
-    """Return all tokens, the oldest first."""
+    """Return all tokens, the oldest first, including expired and revoked ones."""
     found = select(*columns_of(Token, gateway_tokens)).order_by(gateway_tokens.c.id)
     return [Token(**row) for row in connection.execute(found).mappings()]
 

@@ -152,7 +152,7 @@ class CompletionCallback(Callback):
         return self
 
     def messages(self) -> list[NewMessage]:
-        """Return the completion message; the Redis script adds the number of messages produced."""
+        """Return a list with the completion message; the Redis script adds the number of messages produced."""
         fields = self.model_dump(exclude={"attempt", "status"})
         is_failed = self.status == "failed" or (self.status is None and self.exit_code != 0)
         return [NewMessage(Completion(ts=time.time_ns(), status="failed" if is_failed else "completed", **fields))]
@@ -169,7 +169,7 @@ class LogsCallback(Callback):
     levels: Annotated[list[str | None], Field(max_length=MAX_LINES)] | None = None
 
     def messages(self) -> list[NewMessage]:
-        """Return a message with the lines; without `ts` they get the current time, one nanosecond apart."""
+        """Return a list with one message; without `ts` its lines get the current time, one nanosecond apart."""
         now = time.time_ns()
         times = self.ts if self.ts is not None else [now + number for number in range(len(self.lines))]
         body = Logs(log_type=self.log_type, lines=self.lines, ts=times, levels=self.levels, rank=self.rank)

@@ -80,7 +80,10 @@ class AppendResult:
     is_repeated: bool
     source: str
     numbers: Mapping[Kind, int]
-    """The last `seq` of each kind; empty if the request repeats one that an older version served."""
+    """The last `seq` of each kind.
+
+    Empty if all messages were skipped, or if the request repeats one that an older version served.
+    """
 
 
 class CallbackStreams:
@@ -92,10 +95,12 @@ class CallbackStreams:
     def put(
         self, job_id: int, attempt: int, messages: Sequence[NewMessage], idempotency: Idempotency | None = None
     ) -> AppendResult:
-        """Append all messages of a request to their streams, or none.
+        """Append the messages of a request to their streams: all of them, except those that `once` skips, or none.
 
-        Raises `InvalidMessage`, redis-py's errors, and a `ProblemError` if Redis is nearly full, the
-        Idempotency-Key belongs to another request, or the job was deleted.
+        The source is that of the callbacks of this `attempt` of the job. A request with the same `idempotency` as
+        an earlier one appends nothing and returns the earlier result. Raises `InvalidMessage` for an invalid body,
+        redis-py's errors, and a `ProblemError` if Redis is nearly full, the Idempotency-Key belongs to another
+        request, or the job was deleted.
         """
         shard = self._shard(job_id)
         request = idempotency or Idempotency(secrets.token_hex(), "once", RETRY_TTL_S)
@@ -123,7 +128,8 @@ class CallbackStreams:
     def is_stored(self, result: AppendResult) -> bool:
         """Return whether all messages of a request are acknowledged, which means committed in Postgres.
 
-        Raises redis-py's errors, and a `ProblemError` if the job was deleted meanwhile.
+        False if the result has no numbers. Raises redis-py's errors, and a `ProblemError` if the job was deleted
+        meanwhile.
         """
         if not result.numbers:
             return False

@@ -36,7 +36,7 @@ _FORKS: Final = text("SELECT id FROM training_jobs WHERE parent_id = :job_id ORD
 
 
 def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem]:
-    """Return the documents (`JobItem`) of the jobs in `job_ids`, the newest job first."""
+    """Return the documents (`JobItem`) of the jobs in `job_ids` that exist, the newest job first."""
     jobs = training_jobs.c
     query = select(*job_columns(Job, training_jobs, MOST_LISTED_NAMES)).where(jobs.id.in_(job_ids))
     newest_first = query.order_by(jobs.created_at.desc(), jobs.id.desc())
@@ -60,7 +60,10 @@ def job_items(
 def job_detail(
     connection: Connection, job_id: int, names: MetricNames, mlflow_uri: str | None
 ) -> JobDetail | None:
-    """Return the document (`JobDetail`) of one job; None if no message of it has been stored."""
+    """Return the document (`JobDetail`) of one job; None if it is not in Postgres.
+
+    `mlflow_uri` is the address of MLflow in links, None if there is no MLflow.
+    """
     job = find_job(connection, job_id)
     if job is None:
         return None

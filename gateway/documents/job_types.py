@@ -29,7 +29,7 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
-    """The request of a user to stop an attempt (docs/stop.md)."""
+    """A user's request to stop an attempt (docs/stop.md)."""
 
     requested_at: datetime
     requested_by: str
@@ -83,7 +83,7 @@ class JobItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of a job."""
+    """One attempt of a job; `resume_step` is the step from which it continues, null if it starts anew."""
 
     attempt: int
     name: str | None
@@ -157,7 +157,10 @@ class JobReferences(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobGroupItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of jobs with one value of a field; null means that they have no value."""
+    """The number of jobs with one value of a field, and of the running and failed ones among them.
+
+    A `value` of null means that the jobs have no value.
+    """
 
     value: str | None
     jobs: int

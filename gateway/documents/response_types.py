@@ -86,7 +86,7 @@ class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
-    """The deliveries of a job's rows, one for each sink."""
+    """The deliveries of a job's rows, one for each sink that is in use and has rows of the job."""
 
     items: list[DeliveryItem]
 

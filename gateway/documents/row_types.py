@@ -33,7 +33,10 @@ class Scanned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines of a job's log, oldest to newest; `total` is the `seq` of the log's last line."""
+    """Lines of a job's log, oldest to newest; `total` is the `seq` of the log's last line.
+
+    `first_seq` and `last_seq` are those of the first and the last line of the page; null without lines.
+    """
 
     items: list[LogLine]
     first_seq: int | None

@@ -74,7 +74,7 @@ class MemoryQueue:
         self._has_room.set()
 
     def send(self, batch: FrameBatch) -> bool:
-        """Queue the frames; return False if too many bytes are waiting already."""
+        """Queue the frames, unless the queue is closed; return False if too many bytes are waiting already."""
         if self._waiting_bytes > MAX_WAITING_BYTES:
             self._on_behind()
             return False

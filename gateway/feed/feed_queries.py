@@ -58,7 +58,7 @@ def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
 
 
 def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> dict[int, JobRow]:
-    """Return the rows of training_jobs for the jobs in `state_events`, by job id.
+    """Return job id -> row of training_jobs, for the jobs in `state_events` that exist.
 
     `state_events` has, for each job, the number of events received so far that report the job's state. It is
     copied into the result.
@@ -71,7 +71,10 @@ def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> di
 
 
 def read_job_row(connection: Connection, job_id: int, state_events: int) -> JobRow:
-    """Return one job's row of training_jobs; raise `JobNotFound`, or `JobDeleted` if it was deleted."""
+    """Return one job's row of training_jobs; raise `JobNotFound`, or `JobDeleted` if it was deleted.
+
+    `state_events` is copied into the result (see `read_job_rows`).
+    """
     row = read_job_rows(connection, {job_id: state_events}).get(job_id)
     if row is None:
         raise JobDeleted(job_id) if read_deleted(connection, [job_id]) else JobNotFound(job_id)
@@ -95,7 +98,10 @@ def read_rows(connection: Connection, job_id: int, kind: RowKind, after: int) ->
 
 
 def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -> list[Row]:
-    """Return the newest rows of one kind up to `last` for a snapshot, oldest first; fewer if they are large."""
+    """Return the newest rows of one kind up to `last` for a snapshot, oldest first.
+
+    There are at most `SNAPSHOT_ROWS[kind]`, and fewer if they exceed MAX_READ_BYTES.
+    """
     seq = ROW_KINDS[kind].table.c.seq
     query = _rows_of_job(kind, job_id).where(seq <= last, seq > last - SNAPSHOT_ROWS[kind]).order_by(seq.desc())
     rows, _ = _read(connection, kind, query, newest_first=True)
@@ -105,7 +111,7 @@ def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -
 def read_listed(connection: Connection) -> dict[int, ListedColumns]:
     """Return, by job id, the columns that the list of all jobs compares to detect changes.
 
-    Only the newest `LISTED_JOBS` jobs are read; the newest one comes first.
+    Only the newest `LISTED_JOBS` jobs are read, including archived ones; the newest one comes first.
     """
     jobs = training_jobs.c
     columns = [jobs.id, *(jobs[name] for name in _LISTED)]
@@ -121,7 +127,10 @@ def _rows_of_job(kind: RowKind, job_id: int) -> Select[Any]:
 def _read(
     connection: Connection, kind: RowKind, query: Select[Any], *, newest_first: bool = False
 ) -> tuple[list[Row], bool]:
-    """Return the rows of a query until they reach `MAX_READ_BYTES`, and whether these are all of its rows."""
+    """Return the rows of a query until they reach `MAX_READ_BYTES`, and whether these are all of its rows.
+
+    `newest_first` must be True if the query has this order.
+    """
     rows: list[Row] = []
     size_bytes = 0
     if kind == "logs":

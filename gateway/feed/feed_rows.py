@@ -38,7 +38,7 @@ class InvalidPosition(ValueError):  # noqa: N818 - its text is sent to clients
 
 
 class FeedPosition(NamedTuple):
-    """The position of a client in a job's feed: the last `seq` that it has of each kind of rows.
+    """The position of a client in a job's feed: the last `seq` that it has of each kind of row.
 
     As text, for example `120-45-3`, a client sends it to resume.
     """
@@ -103,7 +103,7 @@ class RowBatch(NamedTuple):
     items: Sequence[Row]
 
     def rows_after(self, seq: int) -> list[Row]:
-        """Return the rows whose `seq` is greater than `after`."""
+        """Return the rows whose `seq` is greater than the given one."""
         return [row for row in self.items if row.seq > seq]
 
     def up_to(self, last: int) -> RowBatch:

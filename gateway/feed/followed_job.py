@@ -72,7 +72,10 @@ class FollowedJob:
         self._has_input.set()
 
     async def run(self) -> None:
-        """Send queued events to all clients until cancelled."""
+        """Send queued events to all clients until cancelled.
+
+        If rows cannot be read from Postgres, retries after RETRY_PAUSE_S.
+        """
         clock = asyncio.get_running_loop().time
         while True:
             await self._has_input.wait()
@@ -90,7 +93,8 @@ class FollowedJob:
     async def first_frame(self, after: FeedPosition | None) -> FirstFrame:
         """Return a `snapshot` frame, or a `resumed` frame for a client that has the position `after`.
 
-        Raises `InvalidPosition` if the position is after the job's last row, and `PostgresUnavailable`.
+        Raises `InvalidPosition` if the position is after the job's last row, and `PostgresUnavailable` if Postgres
+        cannot be read.
         """
         if after is None:
             return await self._snapshot.get()
@@ -108,7 +112,8 @@ class FollowedJob:
     async def add_client(self, queue: ClientQueue, first: FirstFrame) -> None:
         """Send a client its first frame and the events since then; from then on it receives new events.
 
-        A client that is too slow gets a `resync` frame and must reconnect. Raises `PostgresUnavailable`.
+        A client that is too slow gets a `resync` frame and must reconnect. Raises `PostgresUnavailable` if missed
+        rows cannot be read.
         """
         queue.send(FrameBatch([first.frame]))
         position = first.position

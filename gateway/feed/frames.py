@@ -82,7 +82,7 @@ def encode_events(events: Iterable[FeedEvent]) -> FrameBatch:
 
 
 def event_frame(event: Event, position: str | None = None) -> Frame:
-    """Encode an event as a frame."""
+    """Encode an event as a frame; `position` is the client's position after it."""
     return Frame(type_of(event), encode_event(event), position)
 
 
@@ -92,7 +92,10 @@ def type_of(event: Event) -> str:
 
 
 def gateway_frame(kind: str, position: str | None = None, **fields: Any) -> Frame:
-    """Create a frame of a type that only the gateway sends: snapshot, resumed, job or resync."""
+    """Create a frame of a type (`kind`) that only the gateway sends: snapshot, resumed, job or resync.
+
+    `fields` are the other fields of the event; `position` is the client's position after it.
+    """
     return Frame(kind, _encode({"type": kind, **fields}), position)
 
 

@@ -70,7 +70,7 @@ class JobFeed:
         self._recent = {kind: RowCache(kind, row.position.of(kind)) for kind in ROW_KINDS}
 
     def receive(self, event: Event) -> None:
-        """Queue an event from Redis."""
+        """Queue an event from Redis; a queue with MAX_QUEUED items is cleared first."""
         self.state_events += not isinstance(event, TrainingLog)
         if len(self._queue) >= MAX_QUEUED:
             self._queue.clear()
@@ -138,7 +138,7 @@ class JobFeed:
         return FeedEvent(with_rows(event, after, last, rows), position.with_seq(batch.kind, last))
 
     def _process(self, item: _Queued) -> RowGap | None:
-        """Process the item `item` of the queue.
+        """Process one item of the queue.
 
         If rows must be read from Postgres before that is possible, return their range, otherwise None.
         """

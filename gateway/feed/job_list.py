@@ -61,7 +61,10 @@ class JobList:
         return len(self._clients)
 
     def receive(self, event: Event) -> None:
-        """Queue an event of any job, without its rows; it replaces a queued event of the same type and job."""
+        """Queue an event of any job, without its rows; it replaces a queued event of the same type and job.
+
+        Events are discarded while MAX_QUEUED are queued; the next comparison with Postgres finds their changes.
+        """
         key = (event.job_id, type_of(event))
         event = with_metrics_of(self._queued.pop(key, None), without_rows(event))
         if len(self._queued) < MAX_QUEUED:
@@ -74,7 +77,10 @@ class JobList:
         self._has_input.set()
 
     async def add_client(self, queue: ClientQueue) -> None:
-        """Send a client a snapshot of the list, and from then on new events. Raises `PostgresUnavailable`."""
+        """Send a client a snapshot of the list, and from then on new events.
+
+        Raises `PostgresUnavailable` if the list cannot be read.
+        """
         while True:
             snapshot = await self._snapshot.get()
             if not self._recent or self._recent[0][0] <= snapshot.number + 1:

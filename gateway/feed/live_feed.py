@@ -76,7 +76,7 @@ class LiveFeed:
     async def acquire(self, job_id: int) -> FollowedJob:
         """Return the `FollowedJob` of a job; it is followed until the caller passes it to `release`.
 
-        Raises `JobNotFound` or `PostgresUnavailable`.
+        Raises `JobNotFound` if there is no such job, and `PostgresUnavailable` if Postgres cannot be read.
         """
         if job_id not in self._followed:
             row = await self._read(read_job_row, job_id, 0)

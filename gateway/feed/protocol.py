@@ -47,13 +47,16 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.transport.write(frames)
 
     def keepalive_timeout(self) -> None:
-        """Close a connection whose client sent no pong; abort it if the close frame is not answered either."""
+        """Close a connection whose client sent no pong; abort it after CLOSE_TIMEOUT_S without an answer."""
         super().keepalive_timeout()
         if self.close_sent and self.close_timer is None:
             self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
     def finish(self, frames: bytes, code: int, reason: str) -> None:
-        """Write the last frames and a close frame; abort the connection if that is not answered in time."""
+        """Write the last frames, and a close frame with this code and reason.
+
+        The connection is aborted if the client does not close it within CLOSE_TIMEOUT_S.
+        """
         if self.close_sent or self.transport.is_closing():
             return
         self.stop_keepalive()

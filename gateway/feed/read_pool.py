@@ -39,7 +39,10 @@ class ReadPool:
     async def __call__(
         self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Return the result of `read(connection, ...)`, run in a thread; raise `PostgresUnavailable`."""
+        """Return the result of `read(connection, ...)`, run in a thread.
+
+        Raises `PostgresUnavailable` if Postgres fails or no connection is free.
+        """
 
         def run() -> T:
             with self._engine.connect() as connection:
@@ -53,7 +56,10 @@ class ReadPool:
 
 
 class SharedResult(Generic[T]):
-    """The result of `make()`, called once for all concurrent callers, and cached for `fresh_s` seconds."""
+    """The result of `make()`, called once for all concurrent callers, and cached for `fresh_s` seconds.
+
+    An error is raised to all of them and not cached.
+    """
 
     def __init__(self, make: Callable[[], Awaitable[T]], fresh_s: float = 0.0) -> None:
         self._make = make
@@ -79,7 +85,10 @@ class SharedResult(Generic[T]):
 
 
 class SharedRows:
-    """Batches of rows of one job; clients that catch up at the same time share them."""
+    """Batches of rows of one job; clients that catch up at the same time share them.
+
+    At most KEPT_BATCHES batches are kept, each for KEPT_S seconds.
+    """
 
     def __init__(self, read: ReadPool, job_id: int) -> None:
         self._read = read
@@ -103,5 +112,5 @@ class SharedRows:
             self._batches.pop(key, None)
             raise
         if batch.last <= batch.after:
-            self._batches.pop(key, None)  # rows may follow; only a batch with rows stays true
+            self._batches.pop(key, None)  # rows may follow; only a batch with rows remains valid
         return batch

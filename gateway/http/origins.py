@@ -28,7 +28,10 @@ _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class SecurityHeaders:
-    """Adds security headers to each response, and `Cache-Control: no-store` except to the web page's files."""
+    """Adds security headers to each response.
+
+    Also adds `Cache-Control: no-store`, except to files of the web page and to responses that have the header.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -49,10 +52,11 @@ class SecurityHeaders:
 
 
 class Origins:
-    """Refuses unsafe methods and WebSockets from other origins; with `loopback_only` also other host names.
+    """Refuses requests from other origins that use WebSockets or methods other than SAFE_METHODS.
 
-    The check of the Host header prevents DNS rebinding: a foreign name that resolves to this machine would give
-    its pages the same origin as the gateway.
+    If `loopback_only` is True, also refuses requests whose Host header is not a loopback address or `localhost`.
+    That prevents DNS rebinding: a foreign name that resolves to this machine would give its pages the same origin
+    as the gateway.
     """
 
     def __init__(self, app: ASGIApp, *, loopback_only: bool) -> None:

@@ -75,12 +75,12 @@ class ProblemError(Exception):
 
 
 def problem(status: int, name: str, title: str, detail: str) -> Problem:
-    """Create a problem document; `name` is the last part of its `type`."""
+    """Create a problem document; `name` is the last part of its `type`, and `detail` names value and remedy."""
     return Problem(type=_TYPE + name, title=title, status=status, detail=detail)
 
 
 def unknown_job(job_id: int) -> ProblemError:
-    """Return the 404 error for a job of which no message has been stored."""
+    """Return the 404 error for a job that is not in Postgres."""
     detail = f"no job {job_id} in the database: check the number (GET /jobs lists all)"
     return ProblemError(problem(404, "unknown-job", "Job not found", detail))
 
@@ -107,7 +107,10 @@ def wrong_value(field: str, value: object, detail: str) -> ProblemError:
 
 
 def problem_response(document: Problem, path: str = "", headers: Mapping[str, str] | None = None) -> Response:
-    """Return the HTTP response with a problem document; `path` becomes its `instance`."""
+    """Return the HTTP response with a problem document; `path` becomes its `instance`.
+
+    `headers` are added to those of the document.
+    """
     content = msgspec.json.encode(replace(document, instance=path) if path else document)
     return Response(content, document.status, {**document.headers, **(headers or {})}, MEDIA_TYPE)
 

@@ -17,7 +17,11 @@ MAX_CLIENTS: Final = 10_000
 
 
 class RateLimit:
-    """Responds with 429 to a client address that sends too many requests; one token bucket per address."""
+    """Responds with 429 to a client address that sends more than `per_s` requests per second.
+
+    There is one token bucket per address, which allows bursts of BURST_S seconds' worth of requests. Buckets are
+    kept for the MAX_CLIENTS addresses with the newest requests.
+    """
 
     def __init__(self, app: ASGIApp, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app

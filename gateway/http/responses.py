@@ -32,14 +32,17 @@ _ALWAYS: Final = (401, 403, 422, 429, 503)
 
 
 def json_response(document: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return `document` as a JSON response."""
+    """Return `document` as a JSON response with this status and these additional headers."""
     return Response(msgspec.json.encode(document), status, headers, "application/json")
 
 
 def described(
     document: type[msgspec.Struct], *problems: int, status: int = 200
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the argument `responses` of a FastAPI route, from the type of its document and its error statuses."""
+    """Return the argument `responses` of a FastAPI route, from the type of its document and its error statuses.
+
+    `status` is that of a response with the document. The type is also added to the OpenAPI document.
+    """
     _documents[document.__name__] = document
     content = {"application/json": {"schema": {"$ref": _REFERENCE.format(name=document.__name__)}}}
     summary = (document.__doc__ or "").partition("\n")[0]

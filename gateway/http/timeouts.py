@@ -44,7 +44,7 @@ class Timeouts:
 
 
 def http_protocol(on_cut: Callable[[Cut], None], timeouts: Timeouts | None = None) -> type[asyncio.Protocol]:
-    """Return the protocol class for `uvicorn.run(..., http=...)`.
+    """Return the protocol class for `uvicorn.run(..., http=...)`; by default with the timeouts of `Timeouts()`.
 
     Whenever a connection is closed because of a timeout, `on_cut` is called with the reason.
     """

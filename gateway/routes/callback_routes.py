@@ -110,7 +110,7 @@ for name, (body_type, description) in CALLBACKS.items():
 async def _is_stored_within(resources: Resources, result: AppendResult, wait_s: float) -> bool:
     """Return whether all messages are acknowledged within `wait_s` seconds.
 
-    It asks Redis repeatedly, and also retries while Redis is unavailable.
+    The acknowledgements are read repeatedly, also after errors of Redis.
     """
     pause_s = _POLL_S
     with anyio.move_on_after(wait_s):

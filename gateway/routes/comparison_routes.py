@@ -38,7 +38,7 @@ def compare(
     points: Annotated[int, Query(ge=4, le=5000, description="Maximum points of a series, roughly.")] = 500,
     x: Annotated[XAxis, Query(description="Unit of the first number of a point.")] = "step",
 ) -> Response:
-    """Return several jobs with series of their metrics: one for each metric and rank of the newest attempt.
+    """Return up to 20 jobs with series of their metrics: one for each metric and rank of the newest attempt.
 
     Without `names`, the metrics are those that all of the jobs have, 50 per request; `after` continues with the
     next ones.

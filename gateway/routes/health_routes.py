@@ -54,7 +54,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz", responses=described(Readiness))
 async def readyz(resources: ResourcesDep) -> Response:
-    """Return whether Postgres and Redis are available, and whether the tables are migrated to this version."""
+    """Check whether Postgres and Redis respond and the tables are migrated to this version; return the results."""
     checks = await to_thread.run_sync(_checks, resources, limiter=resources.readiness_threads)
     is_ready = set(checks.values()) == {"ok"}
     return json_response(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)

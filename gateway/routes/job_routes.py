@@ -135,7 +135,10 @@ def groups(
     filter: Filter = None,  # noqa: A002 - the parameter's name in HTTP
     archived: Archived = False,
 ) -> Response:
-    """Return the number of jobs with each value of a field; the group with the newest job comes first."""
+    """Return the number of jobs with each value of a field, for at most 1,000 values.
+
+    The value with the newest job comes first.
+    """
     field, _ = _parsed("by", by, parse_sort)
     if by.lstrip().startswith("-") or field.space == "metrics" or field.type in ("time", "duration"):
         raise wrong_value("by", by, "group by a parameter, a tag or a field with few values, for example project")
@@ -170,7 +173,7 @@ def provenance(
     job_id: JobId,
     attempt: Annotated[Attempt | None, Query(description="Default: the newest.")] = None,
 ) -> Response:
-    """Return the provenance of an attempt: its command, code and machine."""
+    """Return the provenance of an attempt: its command, code and machine; without items if it is unknown."""
     with resources.reading() as connection:
         wanted = job_or_404(connection, job_id).attempt if attempt is None else attempt
         return json_response(Provenance(attempt=wanted, items=find_provenance(connection, job_id, wanted)))
@@ -178,7 +181,7 @@ def provenance(
 
 @router.get("/jobs/{job_id}/completeness", responses=described(CompletenessReport, 404))
 def completeness(resources: ResourcesDep, job_id: JobId) -> Response:
-    """Return whether all messages of a job are stored, and which ones are missing or lost."""
+    """Return the counts of a job's messages, and the numbers of the missing and lost ones."""
     with resources.reading() as connection:
         found = find_completeness(connection, job_or_404(connection, job_id))
     return json_response(
@@ -195,7 +198,7 @@ def completeness(resources: ResourcesDep, job_id: JobId) -> Response:
 
 @router.get("/jobs/{job_id}/deliveries", responses=described(Deliveries, 404))
 def deliveries(resources: ResourcesDep, job_id: JobId) -> Response:
-    """Return, for each sink, how many of the job's rows it has confirmed, and its last error."""
+    """Return, for each sink in use, how many of the job's rows it has confirmed, and its last error."""
     with resources.reading() as connection:
         job_or_404(connection, job_id)
         sinks = job_deliveries(connection, job_id)

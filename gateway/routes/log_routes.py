@@ -75,7 +75,7 @@ def logs(
 def logs_of_loki(
     resources: ResourcesDep, job_id: JobId, limit: Annotated[int, Query(ge=1, le=5000)] = 1000
 ) -> Response:
-    """Return the newest lines of a job from Loki, oldest to newest."""
+    """Return the newest lines of a job from Loki, oldest to newest, from at most the last 30 days of its log."""
     http = resources.loki
     with resources.reading() as connection:
         last = job_or_404(connection, job_id).last_log_seq

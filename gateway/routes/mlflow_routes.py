@@ -134,7 +134,7 @@ def _place(cursor: str, wanted: list[str]) -> HistoryPlace:
 
 @router.get("/jobs/{job_id}/mlflow/summary", responses=described(MlflowSummary, 404, 502))
 def mlflow_summary(resources: ResourcesDep, job_id: JobId, attempt: OfAttempt = None) -> Response:
-    """Return a job's run in MLflow, with a summary of each metric instead of its points."""
+    """Return a job's run in MLflow, with summaries of at most 50 metrics instead of their points."""
     run_id = _run_id(resources, job_id, attempt)
     summary = get_run_summary(resources.mlflow, run_id, MAX_METRICS)
     if summary is None:

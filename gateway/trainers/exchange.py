@@ -18,8 +18,10 @@ _SOME_KIND: Final = KINDS[:1]
 def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> ExchangeAnswer:
     """Execute a checked request in Redis, in the same order as a trainer that is connected to Redis directly.
 
-    A repeated request is harmless: the workers store each message number of a source once. Raises the errors of
-    the Redis client; some of the entries may have been appended by then.
+    While Redis is nearly full, no message is appended and `hold` is set in the answer. The messages of a deleted
+    job are reported as taken, and not appended. A repeated request is harmless: the workers store each message
+    number of a source once. Raises the errors of the Redis client; some of the entries may have been appended by
+    then.
     """
     streams = SourceStreams(client, job_id, request.source)
     answer = ExchangeAnswer()

@@ -63,9 +63,9 @@ def _value_of(error: msgspec.ValidationError, plain: bytes) -> object:
 def check_request(request: ExchangeRequest, job_id: int, *, has_names: bool) -> list[str]:
     """Raise a `ProblemError` or `InvalidMessage` unless all parts of a request belong to `job_id` and one source.
 
-    Returns the names that the metrics give to the job, if `has_names` is true; a metrics body that cannot be
-    decoded is then an error. Without `has_names` metrics are not decoded here: the workers dead-letter invalid
-    ones.
+    Returns the names that the metrics give to the job, if `has_names` is True; a metrics body that cannot be
+    decoded is then an error. Otherwise metrics are not decoded here: the workers dead-letter invalid ones.
+    Completions and losses are always decoded. The decoded bodies may have MAX_DECODED_BYTES in total.
     """
     source = request.source
     if "\x00" in source or source.startswith(CALLBACK_SOURCE):

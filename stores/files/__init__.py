@@ -1,1 +1,1 @@
-"""Access to checkpoint files: S3, local folders and presigned URLs."""
+"""Access to checkpoint files in S3: objects, manifests of folders, and the prefixes that may be presigned."""

@@ -18,14 +18,15 @@ _REFUSED_PARTS: Final = frozenset({"", ".", ".."})
 
 
 class WrongManifest(ValueError):  # noqa: N818 - shown to users
-    """The manifest has another hash than the trainer recorded, cannot be read, or lists an invalid path."""
+    """The manifest has another hash than recorded, is too large, cannot be decoded, or lists invalid files."""
 
 
 def read_manifest(store: S3Store, folder: S3Uri, sha256: str | None) -> list[ManifestFile]:
     """Return the files of a checkpoint folder, as its manifest lists them; all paths are checked.
 
-    Raises `WrongManifest` if the manifest's SHA-256 is not `sha256` (hex), or if it is unreadable or lists a path
-    outside of the folder. Errors of the object store, such as `NoSuchObject`, are raised too.
+    Raises `WrongManifest` if the manifest's SHA-256 is not `sha256` (hex; None: not compared), if it is larger
+    than MAX_MANIFEST_BYTES or cannot be decoded, or if it lists more than MAX_FILES files, a path outside of the
+    folder, itself, or a path twice. Errors of the object store, such as `NoSuchObject`, are raised too.
     """
     raw = bytearray()
     for piece in store.read(folder.manifest):

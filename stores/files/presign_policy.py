@@ -34,12 +34,15 @@ def lies_in(uri: S3Uri, prefixes: Sequence[str]) -> bool:
 
 
 def shown_prefixes(prefixes: Sequence[str]) -> str:
-    """Return the allowed prefixes as text for an error message, separated by commas."""
+    """Return the allowed prefixes as text for an error message; without any, the setting that would allow one."""
     return ", ".join(prefixes) or "nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set"
 
 
 def served_prefixes(settings: StoreSettings) -> list[str]:
-    """Return the allowed URI prefixes, which end with a slash: the upload folder and CHECKPOINT_LEND_ALSO."""
+    """Return the allowed URI prefixes, each with a final slash.
+
+    They are the upload folder, if a bucket is set, and those in CHECKPOINT_LEND_ALSO.
+    """
     own, also = settings.trainwire_checkpoint_bucket, settings.checkpoint_lend_also
     prefixes = [prefix.strip() for prefix in also.split(",") if prefix.strip()]
     if own:

@@ -32,15 +32,18 @@ _CREDENTIALS: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name 
 
 
 class S3Unavailable(Exception):  # noqa: N818 - a state
-    """The object store does not respond or is overloaded; the caller may retry later."""
+    """The object store does not respond, or reports an overload or a fault of its own; a later retry may succeed.
+
+    Also raised if there are no credentials or the AWS settings are invalid.
+    """
 
 
 class NoSuchObject(LookupError):  # noqa: N818 - shown to users
-    """The object does not exist."""
+    """The object or its bucket does not exist, or its address is not valid in S3."""
 
 
 class NotAllowed(Exception):  # noqa: N818 - shown to users
-    """The object store denies the request: wrong credentials, missing permissions or another region."""
+    """The object store rejects the request, for example because of credentials, permissions or another region."""
 
 
 class ObjectHead(NamedTuple):
@@ -107,7 +110,7 @@ class S3Store:
             self._client.abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=upload.upload_id)
 
     def read(self, uri: S3Uri) -> Iterator[bytes]:
-        """Yield the content of an object in chunks."""
+        """Yield the content of an object in chunks of at most READ_BYTES."""
         with _errors(uri):
             body = self._client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"]
             try:
@@ -126,9 +129,10 @@ class S3Store:
             self._client.delete_object(Bucket=uri.bucket, Key=uri.key)
 
     def presign(self, uri: S3Uri, expires_s: int) -> str:
-        """Return a URL from which anyone can download the object.
+        """Return a URL from which anyone can download the object for `expires_s` seconds.
 
-        It is valid for `expires_s` seconds, at most MAX_PRESIGN_S.
+        The object may not exist, since the URL is computed without a request. Object stores reject URLs that are
+        valid for longer than MAX_PRESIGN_S.
         """
         with _errors(uri):
             names = {"Bucket": uri.bucket, "Key": uri.key}
@@ -136,7 +140,10 @@ class S3Store:
 
 
 def open_s3(url: str | None = None) -> S3Store:
-    """Return the store at the endpoint `url`, by default that of the AWS variables such as AWS_ENDPOINT_URL."""
+    """Return the store at the endpoint `url`, by default that of the AWS variables such as AWS_ENDPOINT_URL.
+
+    Sends no request. Raises `S3Unavailable` if the AWS settings or the URL are invalid.
+    """
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,

@@ -22,9 +22,9 @@ because the clocks of Postgres and Loki may differ.
 
 
 def shown_config(http: LokiHttp) -> str | None:
-    """Return Loki's configuration as YAML; None if a proxy or missing permissions prevent it.
+    """Return Loki's configuration as YAML; None if the status is not 200, for example because of a proxy.
 
-    Raises `LokiUnavailable`.
+    Raises `LokiUnavailable` if there is no response.
     """
     answer = http.get("/config", {})
     return answer.data.decode(errors="replace") if answer.status == OK else None
@@ -39,9 +39,9 @@ def setting(config: str, name: str) -> str | None:
 def hidden_after(config: str) -> str | None:
     """Return the age, such as `2h41m0s`, up to which queries also find lines that Loki has not flushed yet.
 
-    Older lines are found only after Loki has flushed their stream, half an hour after the last push to it. Returns
-    None if there is no such limit. It is `query_store_max_look_back_period`, which a single-process Loki sets
-    itself, otherwise `query_ingesters_within`.
+    Older lines are found only after Loki has flushed their stream, by default half an hour after the last push to
+    it. Returns None if there is no such limit. It is `query_store_max_look_back_period`, which a single-process
+    Loki sets itself, otherwise `query_ingesters_within`.
     """
     for name in ("query_store_max_look_back_period", "query_ingesters_within"):
         age = setting(config, name) or NO_LIMIT

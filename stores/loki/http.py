@@ -36,8 +36,8 @@ _MEANING: Final = {
 class LokiUnavailable(Exception):  # noqa: N818 - a state
     """Loki did not respond, or responded with an error.
 
-    `retry_after_s` is the value of its Retry-After header, if any. `is_rate_limit` is True if Loki works, but
-    refuses more requests for now.
+    `retry_after_s` is the delay in its Retry-After header, if any. `is_rate_limit` is True for status 429: Loki
+    works, but refuses more requests for now.
     """
 
     def __init__(self, text: str, retry_after_s: float | None = None, *, is_rate_limit: bool = False) -> None:
@@ -49,7 +49,10 @@ class LokiUnavailable(Exception):  # noqa: N818 - a state
 class LokiHttp:
     """A connection pool for one Loki; thread-safe.
 
-    Proxy settings in the environment are ignored, because they are meant for external addresses.
+    `tenant` is sent in the header X-Scope-OrgID, and `auth` (user, password) as basic authentication; `ca_file`
+    has the CA of an https URL. Proxy settings in the environment are ignored, because they are meant for external
+    addresses. The methods return the response whatever its status is, and raise `LokiUnavailable` if there is
+    none.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class LokiHttp:
         )
 
     def post_json(self, path: str, body: bytes) -> urllib3.BaseHTTPResponse:
-        """Send a POST request with a JSON body."""
+        """Send a POST request with a JSON body, compressed with gzip unless Loki is on this machine."""
         headers = self._headers | {"Content-Type": "application/json"}
         if self._compresses:
             body, headers = gzip.compress(body, 1), headers | {"Content-Encoding": "gzip"}

@@ -24,10 +24,11 @@ FIRST_SEQ: Final = 1
 
 
 def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: str = "") -> Iterator[LokiLine]:
-    """Yield a job's lines in Loki, ordered by time.
+    """Yield a job's lines in Loki, ordered by time; `extra` is appended to the label selector.
 
-    The range of times is that of the job's rows in Postgres. If rows were removed there, it is every time with
-    which Loki may have accepted a line of the job. Nothing is queried before the first line is requested.
+    The range of times is that of the job's rows in Postgres. If the first rows were removed there, it is every
+    time with which Loki may have accepted a line of the job. Nothing is queried before the first line is
+    requested. Raises `LokiUnavailable` if Loki does not respond or reports an error.
     """
     start_ns, end_ns = _range_ns(connection, job_id, _row_times(connection, job_id))
     yield from read_lines(http, job_id, start_ns, end_ns, extra)
@@ -44,7 +45,11 @@ def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Ite
 
 
 def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[LogLine]:
-    """Return the last lines of a job in Loki, oldest first; the parts of split lines are joined."""
+    """Return at most `limit` of a job's last lines in Loki, oldest first; the parts of split lines are joined.
+
+    Each part counts towards the limit, so fewer lines may be returned, and parts of the first one may be absent.
+    The limits of `read_newest` apply.
+    """
     times = _row_times(connection, job_id)
     start_ns, _ = _range_ns(connection, job_id, times)
     newest = read_newest(http, job_id, start_ns, _newest_ns(connection, job_id, times), limit)
@@ -54,7 +59,8 @@ def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int
 def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
     """Join the parts of split lines; yield (first part, complete text) for each line.
 
-    Parts of the same line have the same time, so only lines with equal times are compared.
+    `lines` must be ordered by time. Parts of the same line have the same time, so only lines with equal times are
+    compared.
     """
     for _, group in groupby(lines, attrgetter("ts_ns")):
         parts: dict[object, dict[int, LokiLine]] = {}
@@ -96,7 +102,10 @@ def _trainers_ns(line: LokiLine) -> int:
 
 
 def _attempt_of(line: LokiLine) -> int:
-    """Return the attempt number in the labels; it is below 1 for an earlier run that was sent late."""
+    """Return the attempt number in the labels, or 0 if there is none.
+
+    The number is below 1 for an earlier run that was sent late.
+    """
     label = line.label("attempt") or ""
     number = number_of(label.removeprefix("-")) or UNNUMBERED
     return -number if label.startswith("-") else number
@@ -126,7 +135,10 @@ def _log_line(line: LokiLine, content: str) -> StoredLine:
 
 
 class _RowTimes(NamedTuple):
-    """Of the job's rows in Postgres: the first and the last time as sent to Loki, and the first `seq`."""
+    """The first and the last time of a job's rows in Postgres, as sent to Loki, and their first `seq`.
+
+    All are None if there are no rows.
+    """
 
     first: datetime | None
     last: datetime | None
@@ -154,8 +166,8 @@ def _range_ns(connection: Connection, job_id: int, times: _RowTimes) -> tuple[in
 def _newest_ns(connection: Connection, job_id: int, times: _RowTimes) -> int:
     """Return an upper bound for the times of the job's lines in Loki, in nanoseconds since 1970.
 
-    It is the time of the newest row in Postgres, or of the newest line sent to Loki if there is no row, plus a
-    margin.
+    It is the time of the newest row in Postgres plus a margin. Without rows it is the time of the newest line sent
+    to Loki, or, if that is unknown, the latest time that Loki accepts now.
     """
     if times.last is not None:
         return to_ns(times.last) + MARGIN_NS

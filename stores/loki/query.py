@@ -54,7 +54,8 @@ class LokiLine:
 def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: str = "") -> Iterator[LokiLine]:
     """Yield a job's lines with times from `start_ns` to `end_ns` (inclusive), ordered by time.
 
-    `extra` is appended to the label selector, for example `, log_type="stderr"`. Raises `LokiUnavailable`.
+    `extra` is appended to the label selector, for example `, log_type="stderr"`. Raises `LokiUnavailable` if Loki
+    does not respond or reports an error.
     """
     selector = f'{{job="training", job_id="{job_id}"{extra}}}'
     while start_ns <= end_ns:
@@ -64,9 +65,10 @@ def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: s
 
 
 def read_newest(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, limit: int) -> list[LokiLine]:
-    """Return the last `limit` lines of a job in a range of times, ordered by time.
+    """Return the last `limit` lines of a job from `start_ns` to `end_ns` (inclusive), ordered by time.
 
-    Returns at most `PAGE_LINES` lines, and searches only the last 30 days of the range. Raises `LokiUnavailable`.
+    Returns at most `PAGE_LINES` lines, and searches only the last 30 days of the range. Raises `LokiUnavailable`
+    if Loki does not respond or reports an error.
     """
     selector = f'{{job="training", job_id="{job_id}"}}'
     first_ns = max(start_ns, end_ns - LONGEST_RANGE_NS)
@@ -123,7 +125,10 @@ def _parts(http: LokiHttp, one_row: str, page: list[LokiLine]) -> Iterator[LokiL
 
 
 def _page(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> tuple[list[LokiLine], bool]:
-    """Return one page of the lines with `start_ns` <= time < `end_ns`, and whether these are all of them."""
+    """Return the first lines with `start_ns` <= time < `end_ns`, and whether these are all of them.
+
+    A page has PAGE_LINES lines, or LONG_LINES if such a page exceeds Loki's message size.
+    """
     for limit in (PAGE_LINES, LONG_LINES):
         answer = _request(http, selector, start_ns, end_ns, limit=limit, direction="forward")
         if answer.status == OK or TOO_MUCH not in message_of(answer):
@@ -156,7 +161,7 @@ def _lines_of(http: LokiHttp, answer: BaseHTTPResponse) -> list[LokiLine]:
 
 
 def _order(line: LokiLine) -> tuple[int, int, int]:
-    """Return the sort key of a line: time, row and part; a label that is not a number counts as 0."""
+    """Return the sort key of a line: time, row and part; a line without a `seq` counts as row 0."""
     return line.ts_ns, line.seq or 0, line.part
 
 

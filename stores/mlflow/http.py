@@ -36,9 +36,9 @@ _MEANING: Final = {
 
 
 class MlflowUnavailable(Exception):  # noqa: N818 - a state
-    """MLflow did not respond, or responded with an error that may pass.
+    """MLflow did not respond, or responded with an error other than those of `MlflowRefused`; a retry may succeed.
 
-    `retry_after_s` is the value of its Retry-After header, if any; `failed_inside` is True for a 5xx status.
+    `retry_after_s` is the delay in its Retry-After header, if any; `failed_inside` is True for a 5xx status.
     """
 
     def __init__(self, text: str, retry_after_s: float | None = None, *, failed_inside: bool = False) -> None:
@@ -48,7 +48,7 @@ class MlflowUnavailable(Exception):  # noqa: N818 - a state
 
 
 class MlflowRefused(Exception):  # noqa: N818 - a state
-    """MLflow rejects the request permanently; `code` is its error code, and the text is its message."""
+    """MLflow rejects the request permanently; `code` is INVALID, MISSING or EXISTS; the text is its message."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -64,22 +64,26 @@ class Send(Protocol):
     def __call__(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, data: bytes | None = None
     ) -> requests.Response:
-        """Send a request to `path` on the server."""
+        """Send a request to `path` on the server, with query parameters `params` and the JSON body `data`."""
         ...
 
 
 class MlflowApi:
-    """Calls endpoints of MLflow's REST API; thread-safe if its `send` is."""
+    """Calls endpoints of MLflow's REST API; thread-safe if its `send` is.
+
+    The methods raise `MlflowRefused` if MLflow rejects the request permanently, and `MlflowUnavailable` for a
+    missing response, any other error, or a response that is not a JSON object.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send = send
 
     def get(self, endpoint: str, **params: Any) -> dict[str, Any]:
-        """Send a GET request and return the JSON object. Raises `MlflowRefused` and `MlflowUnavailable`."""
+        """Send a GET request with query parameters and return the JSON object."""
         return _document(self._send("GET", API + endpoint, params=params))
 
     def post(self, endpoint: str, **fields: Any) -> dict[str, Any]:
-        """Send a POST request and return the JSON object. Raises `MlflowRefused` and `MlflowUnavailable`."""
+        """Send a POST request with a JSON object of `fields` and return the JSON object."""
         return _document(self._send("POST", API + endpoint, data=msgspec.json.encode(fields)))
 
 
@@ -87,7 +91,7 @@ def plain_send(url: str, environ: Mapping[str, str] = os.environ) -> Send:
     """Return a `Send` for the server at `url`, with the credentials in MLflow's environment variables.
 
     Supports basic authentication, bearer tokens and certificates. Workers use MLflow's own client instead, which
-    supports more kinds.
+    supports more kinds. Proxies in the environment and ~/.netrc are ignored.
     """
     session = requests.Session()
     session.trust_env = False  # a proxy of the environment is for addresses outside

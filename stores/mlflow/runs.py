@@ -82,7 +82,10 @@ def get_run(api: MlflowApi, run_id: str) -> MlflowRun | None:
 
 
 def get_run_by_job_id(api: MlflowApi, job_id: int, attempt: int | None = None) -> MlflowRun | None:
-    """Return the newest MLflow run that is tagged with this job (and attempt, if given); None if there is none."""
+    """Return the newest MLflow run that is tagged with this job (and attempt, if given); None if there is none.
+
+    Deleted runs, and runs outside of the experiments in `experiment_ids`, are not found.
+    """
     wanted = {JOB_TAG: str(job_id)} | ({} if attempt is None else {ATTEMPT_TAG: str(attempt)})
     found = search_runs(api, experiment_ids(api), tag_filter(wanted), limit=1)
     return found[0] if found else None
@@ -91,7 +94,7 @@ def get_run_by_job_id(api: MlflowApi, job_id: int, attempt: int | None = None) -
 def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | None:
     """Return the id of an attempt's MLflow run; None if there is none.
 
-    It is the run recorded in Postgres, otherwise the newest run that a trainer has tagged with the job.
+    It is the run recorded in Postgres, otherwise the newest run tagged with the job, unless that is a mirror.
     """
     if attempt.run_id is not None:
         return attempt.run_id
@@ -101,14 +104,14 @@ def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | Non
 
 
 def get_run_metrics(api: MlflowApi, run_id: str, names: Iterable[str]) -> dict[str, list[RunPoint]]:
-    """Return all points of the metrics `names`, ordered by step and time."""
+    """Return metric -> all its points, ordered by step and time, for each of `names`."""
     return {
         name: sorted(chain.from_iterable(metric_pages(api, run_id, name)), key=_step_and_time) for name in names
     }
 
 
 def get_run_summary(api: MlflowApi, run_id: str, most_metrics: int) -> RunSummary | None:
-    """Return an MLflow run with summaries of its first `most_metrics` metrics; None if it does not exist."""
+    """Return an MLflow run with summaries of its first `most_metrics` metrics by name; None if it is not found."""
     run = get_run(api, run_id)
     if run is None:
         return None
@@ -126,7 +129,7 @@ def get_run_summary(api: MlflowApi, run_id: str, most_metrics: int) -> RunSummar
 
 
 def summary_of(values: list[float]) -> MetricSummary:
-    """Return the summary of a metric's values; `values` are in the order in which they were logged."""
+    """Return the summary of a metric's values, at least one, in the order in which they were logged."""
     numbers = [value for value in values if value == value] or values  # noqa: PLR0124 - NaN
     return MetricSummary(points=len(values), last=values[-1], lowest=min(numbers), highest=max(numbers))
 
@@ -137,13 +140,16 @@ def run_url(tracking_uri: str, run: MlflowRun) -> str:
 
 
 def experiment_ids(api: MlflowApi) -> list[str]:
-    """Return the ids of the experiments that are not deleted."""
+    """Return the ids of the MOST_EXPERIMENTS most recently changed experiments, without deleted ones."""
     found = api.post("experiments/search", max_results=MOST_EXPERIMENTS, order_by=["last_update_time DESC"])
     return [experiment["experiment_id"] for experiment in found.get("experiments", [])]
 
 
 def search_runs(api: MlflowApi, experiments: Collection[str], wanted: str, limit: int) -> list[MlflowRun]:
-    """Return the MLflow runs that match the MLflow filter `wanted`, newest first, without deleted ones."""
+    """Return at most `limit` MLflow runs in `experiments` that match the MLflow filter `wanted`, newest first.
+
+    Deleted runs are left out.
+    """
     if not experiments:
         return []
     found = api.post(
@@ -157,7 +163,10 @@ def search_runs(api: MlflowApi, experiments: Collection[str], wanted: str, limit
 
 
 def delete_run(api: MlflowApi, run_id: str) -> None:
-    """Mark an MLflow run as deleted, so that `mlflow gc` removes it; not an error if that has happened already."""
+    """Mark an MLflow run as deleted, so that `mlflow gc` removes it.
+
+    It is not an error if the run is already marked or does not exist. Raises `MlflowRefused` if MLflow refuses.
+    """
     try:
         api.post("runs/delete", run_id=run_id)
     except MlflowRefused as exc:
@@ -176,7 +185,8 @@ def get_metric_page(
 ) -> tuple[list[RunPoint], str | None]:
     """Return at most `limit` points of a metric, ordered by time, and the token of the next page.
 
-    `token` is the token that the previous page returned, or None for the first page. The last page returns None.
+    `token` is the token that the previous page returned, or None for the first page. The last page has the token
+    None.
     """
     page = {"page_token": token} if token else {}
     found = api.get("metrics/get-history", run_id=run_id, metric_key=name, max_results=limit, **page)
@@ -256,8 +266,8 @@ def read_page(
 ) -> HistoryPage:
     """Return a page of the histories of the metrics `names`, with at most `limit` points in total.
 
-    `place` is the `next` of the previous page, or None for the first page; `names` must be the same for all pages.
-    Raises `MlflowRefused` and `MlflowUnavailable`.
+    The page also ends after MOST_REQUESTS metrics. `place` is the `next` of the previous page, or None for the
+    first page; `names` must be the same for all pages. Raises the exceptions of `MlflowApi`.
     """
     first = 0 if place is None else names.index(place.name)
     token = None if place is None else place.token

@@ -1,4 +1,4 @@
-"""Reads the log of alert notifications: sent, waiting and failed ones, with the reason."""
+"""Reads the log of alert notifications and the state of destinations; queues notifications again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class AlertEntry(msgspec.Struct, frozen=True, kw_only=True):
 class DestinationHealth(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one alert destination.
 
-    `waiting` is the number of all waiting notifications; the other counts cover only the last day.
+    `waiting` counts all notifications that wait or are being sent; `failed` and `uncertain` count those created in
+    the last 24 hours. `down_since` and `last_error` describe an outage that workers have recorded.
     """
 
     waiting: int = 0
@@ -67,7 +68,10 @@ def find_alerts(
     before: int | None = None,
     limit: int = 50,
 ) -> list[AlertEntry]:
-    """Return the newest alerts, optionally only those of one job, in some states, or with an id below `before`."""
+    """Return at most `limit` alerts, newest first.
+
+    The alerts can be restricted to one job, to some states, and to ids below `before`.
+    """
     wanted = select(*columns_of(AlertEntry, alerts)).order_by(alerts.c.id.desc()).limit(limit)
     if job_id is not None:
         wanted = wanted.where(alerts.c.job_id == job_id)
@@ -85,7 +89,7 @@ def destination_health(connection: Connection, destination: str) -> DestinationH
 
 
 def resend_alert(connection: Connection, alert_id: int) -> bool:
-    """Queue an alert again that was sent, failed or suppressed; return False if there is none with this id."""
+    """Queue an alert again that is not waiting or being sent; return False if there is none with this id."""
     return connection.execute(_RESEND, {"id": alert_id}).rowcount > 0
 
 

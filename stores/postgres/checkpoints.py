@@ -31,7 +31,10 @@ PROBLEMS: Final = (MISSING, DIFFERENT, NOT_UPLOADED)
 
 
 class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_checkpoints; `overwritten_by` is the `seq` of the job's next row with the same URI."""
+    """One row of training_checkpoints; `overwritten_by` is the `seq` of the job's next row with the same URI.
+
+    `deleted_at` is the start of the deletion if its end is not recorded.
+    """
 
     seq: int
     attempt: int
@@ -52,7 +55,11 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> str:
-        """The state of the file for users, such as `verified`, `missing` or `not uploaded`."""
+        """The state of the file for users.
+
+        One of `deleted`, `not uploaded`, `overwritten`, `recorded` (a file that trainwire does not verify),
+        `verified`, `missing`, `different` and `uploaded` (not verified).
+        """
         if self.deleted_at is not None:
             return DELETED
         if self.upload_error is not None:
@@ -68,7 +75,10 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str | None:
-        """Why the file is missing, different, not verified or not uploaded; None if it is none of these."""
+        """The upload error, else the reason that the last verification recorded; None if there is none.
+
+        The verification's reason is omitted for a file that is deleted or overwritten.
+        """
         if self.upload_error is not None:
             return self.upload_error
         if self.deleted_at is not None or self.overwritten_by is not None:
@@ -77,7 +87,10 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointSource(NamedTuple):
-    """The S3 object of a checkpoint, with the recorded size and SHA-256; for a folder, those of its manifest."""
+    """The S3 object of a checkpoint, with the recorded size and SHA-256 (None: not recorded).
+
+    For a folder, these are the size and hash of its manifest.
+    """
 
     uri: S3Uri
     size_bytes: int | None
@@ -97,7 +110,8 @@ def find_checkpoints(
 ) -> list[CheckpointFile]:
     """Return the checkpoints of a job, or of one attempt, in the order of `seq`.
 
-    With `newest`, only so many of the newest are returned; with `before`, only those with a lower `seq`.
+    If `newest` is given, only this number of the newest ones is returned; if `before` is given, only those with a
+    lower `seq`.
     """
     bounds = {"job_id": job_id, "attempt": attempt, "newest": newest, "before": before}
     found = connection.execute(_OF_JOB, bounds).mappings()
@@ -110,9 +124,10 @@ def newest_at(files: Sequence[CheckpointFile], path: str | None) -> int | None:
 
 
 def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:
-    """Return the checkpoints that are missing or different, or that were not uploaded.
+    """Return the checkpoints in one of the states `PROBLEMS`: missing, different or not uploaded.
 
-    A failed upload is left out if a newer checkpoint of the same kind, epoch and step was uploaded.
+    A failed upload is left out if the same source uploaded a newer checkpoint of the same attempt, kind, epoch and
+    step; the step is not compared for the kinds in NEWEST_KINDS.
     """
     found = connection.execute(_SUSPICIOUS, {"job_id": job_id}).mappings()
     return [file for file in (CheckpointFile(**row) for row in found) if file.state in PROBLEMS]
@@ -121,7 +136,8 @@ def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:
 def find_source(connection: Connection, job_id: int, which: str) -> CheckpointSource:
     """Return the object of a job's checkpoint; `which` is `best`, `last`, or the `seq` of a row.
 
-    Raises `NotFetchable` if there is no such checkpoint, or if it is not in an object store.
+    Raises `NotFetchable` if there is no such checkpoint, or if its file was deleted, overwritten, not uploaded, or
+    is not in an object store.
     """
     files = find_checkpoints(connection, job_id)
     if which.isdecimal():
@@ -155,9 +171,10 @@ def find_object(connection: Connection, job_id: int, seq: int) -> S3Uri:
 
 
 def last_checkpoint(connection: Connection, job_id: int) -> str | None:
-    """Return the URI of the newest usable checkpoint, of the newest attempt that has one; None if there is none.
+    """Return the URI of the newest attempt's newest checkpoint; None if there is none.
 
-    A checkpoint that is missing or different is not usable.
+    Checkpoints that verification found missing or different are skipped; if an attempt has no other ones, the
+    attempt before it is searched. Deleted ones and those that were not uploaded are not skipped.
     """
     return connection.execute(_NEWEST, {"job_id": job_id}).scalar_one_or_none()
 

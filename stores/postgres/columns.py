@@ -42,9 +42,10 @@ def _stop_of(table: str) -> ColumnElement[Any]:
 
 
 def job_columns(struct: type[msgspec.Struct], table: Table, most_names: int) -> list[ColumnElement[Any]]:
-    """Like `columns_of`, but with at most `most_names` names in each of `final_metrics` and `best_metrics`.
+    """Return the columns of a `struct` for jobs; like `columns_of`, but with shortened maps of metrics.
 
-    `name` and `tags` are the values that users have given to the job, otherwise those of its trainer.
+    `final_metrics` and `best_metrics` have at most `most_names` names each (`first_names`). `name` and `tags` are
+    the values that users have given to the job, otherwise those of its trainer.
     """
     return [_job_column(column, f"{table.name}.{column.name}", most_names) for column in columns_of(struct, table)]
 
@@ -59,7 +60,8 @@ def _job_column(column: ColumnElement[Any], full_name: str, most_names: int) -> 
 def first_names(column: str, most: int) -> str:
     """Return an SQL expression that reduces a JSONB object to its first `most` names, in Postgres' own order.
 
-    A small object is not reduced. If `most` is a limit for lists of jobs, a very large object becomes NULL.
+    An object of at most _SMALL_BYTES is not reduced. If `most` is at most MOST_LISTED_NAMES, as in lists of jobs,
+    an object of more than _MOST_LISTED_BYTES becomes NULL.
     """
     is_listed = f"pg_column_size({column}) <= {_MOST_LISTED_BYTES}" if most <= MOST_LISTED_NAMES else "true"
     return (

@@ -30,7 +30,10 @@ SHOWN_SOURCES: Final = 5
 
 @dataclass(frozen=True)
 class Completeness:
-    """The sum of a job's messages, and the sources and ranks that may have produced further messages."""
+    """The sum of a job's messages, and the sources and ranks that may have produced further messages.
+
+    `gaps` and `losses` are the positions with missing and with lost messages.
+    """
 
     produced: int
     stored: int
@@ -41,9 +44,9 @@ class Completeness:
     status: Status
     attempt: int
     open_sources: tuple[str, ...]
-    """Sources of the newest attempt that have not ended, so they may send more messages."""
+    """Sources of the newest attempt that have not ended, so they may send more; empty if the attempt is lost."""
     silent_sources: tuple[str, ...]
-    """Sources that ended without sending a completion themselves, so they may have produced more messages."""
+    """Other sources that have sent no completion themselves, so they may have produced more messages."""
     lost: int = 0
     """Number of messages that their trainers cannot send again, for example after a restore of Postgres."""
     lost_by_reason: Mapping[str, int] = field(default_factory=dict)
@@ -60,9 +63,9 @@ class Completeness:
     def state(self) -> State:
         """The state of the sum: the first of these that applies.
 
-        `open`: more messages may arrive. `incomplete`: numbered messages have not arrived. `unproven`: all
-        numbered messages have arrived, but there may be more. `accounted`: some messages are dead-lettered, lost
-        or dropped. `complete`: all messages are stored.
+        `open`: the attempt or one of its sources has not ended, or no message is known. `incomplete`: numbered
+        messages have not arrived. `unproven`: all numbered messages have arrived, but there may be more.
+        `accounted`: some messages are dead-lettered, lost or dropped. `complete`: all messages are stored.
         """
         is_over = self.status == "lost" or (self.status in FINISHED and not self.open_sources)
         if not is_over or not self.produced:
@@ -81,7 +84,10 @@ class Completeness:
 
     @property
     def line(self) -> str:
-        """The sum as one line of text, including the numbers of missing messages."""
+        """The sum as one line of text, with the numbers of missing and lost messages.
+
+        At most SHOWN_SOURCES sources, and SHOWN_RANGES ranges of each, are listed.
+        """
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.lost_by_reason.items())
         lost = f"{self.lost:,} lost ({reasons}) + " if self.lost else ""
         total = (
@@ -151,7 +157,7 @@ def assess(
 
 
 def shown_ranges(ranges: Sequence[tuple[int, int]]) -> str:
-    """Format ranges as text, such as `7, 9-12`."""
+    """Format ranges as text, such as `7, 9-12`; of more than SHOWN_RANGES ranges, the others are only counted."""
     named = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:SHOWN_RANGES]]
     more = len(ranges) - SHOWN_RANGES
     return ", ".join(named) + (f" and {more:,} more" if more > 0 else "")

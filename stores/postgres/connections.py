@@ -65,9 +65,10 @@ _LOST_REMEDY: Final = (
 def open_engine(
     settings: StoreSettings, *, name: str = "trainwire", most: int = 9, statement_timeout_s: int = 0
 ) -> Engine:
-    """Return an engine with at most `most` connections; `statement_timeout_s=0` means no statement timeout.
+    """Return an engine with at most `most` connections; `name` is their `application_name` in Postgres.
 
-    Sessions use UTC. The server ends a session within a second after its client has disappeared.
+    `statement_timeout_s=0` means no statement timeout; a statement waits at most 30 s for a lock. Sessions use
+    UTC. The server ends a running query within a second after its client has disappeared.
     """
     timeouts = f"-c statement_timeout={statement_timeout_s}s -c lock_timeout=30s"
     engine = sqlalchemy.create_engine(
@@ -129,7 +130,10 @@ def postgres_trouble(exc: BaseException) -> str:
 
 
 def has_lost_statements(exc: BaseException) -> bool:
-    """Return whether the session lacks a prepared statement, because a pooler in transaction mode is in use."""
+    """Return whether the error is about a prepared statement that is missing, or that another client has prepared.
+
+    A pooler in transaction mode causes such errors.
+    """
     state = _sqlstate(exc)
     # 08P01: another client has prepared one of this name, with other parameters.
     return state in _LOST_STATES or (state == "08P01" and "prepared statement" in str(exc))

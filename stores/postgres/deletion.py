@@ -23,7 +23,7 @@ from trainwire.stores.postgres.columns import columns_of
 from trainwire.stores.postgres.deletion_plan import DeletionPlan, plan_deletion
 
 MAX_NOTES: Final = 50
-"""Largest number of notes of a `DeletionPart`; a note names a single file or MLflow run."""
+"""Largest number of notes of a `DeletionPart`, before `… and more`; a note names one file or MLflow run."""
 MAX_REASON_CHARS: Final = 500
 
 PartName: TypeAlias = str
@@ -68,7 +68,10 @@ class DeletionPart(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
     def noted(self, note: str | None) -> DeletionPart:
-        """Return a copy with `note` added to the notes; return `self` if the note is None or already there."""
+        """Return a copy with `note` added to the notes, or with `… and more` after MAX_NOTES notes.
+
+        Returns `self` if the note is None or already there, or if `… and more` is.
+        """
         if note is None or note in self.notes or len(self.notes) > MAX_NOTES:
             return self
         return replace(self, notes=[*self.notes, note if len(self.notes) < MAX_NOTES else "… and more"])
@@ -103,7 +106,7 @@ class Deletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_or_deletion(connection: Connection, job_id: int) -> DeletionPlan | Deletion:
-    """Return the plan to delete a job, or its tombstone if it was deleted. Raises `NoSuchJob`."""
+    """Return the plan to delete a job, or its tombstone if it was deleted; raise `NoSuchJob` without either."""
     found = plan_deletion(connection, job_id) or find_deletion(connection, job_id)
     if found is None:
         raise NoSuchJob(f"no job {job_id} in the database")
@@ -118,7 +121,7 @@ def find_deletion(connection: Connection, job_id: int) -> Deletion | None:
 
 
 def deletion_of(row: Mapping[Any, Any]) -> Deletion:
-    """Convert a row of deleted_jobs."""
+    """Convert a row of deleted_jobs to a `Deletion`."""
     parts = msgspec.convert(row["parts"], dict[PartName, DeletionPart])
     return Deletion(**{**row, "parts": parts})
 
@@ -136,7 +139,8 @@ def start_deletion(
 ) -> Deletion:
     """Begin the deletion of a job (`begin_deletion`), commit, and publish the event to gateways.
 
-    If Redis does not respond, `on_unpublished` is called with the reason; workers publish the event later.
+    If Redis does not respond, `on_unpublished` is called with the reason; workers publish the event later. Raises
+    the exceptions of `begin_deletion`.
     """
     with engine.begin() as connection:
         deletion = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
@@ -159,8 +163,10 @@ def begin_deletion(
     """Write the tombstone and delete the row in training_jobs, in the caller's transaction; return the tombstone.
 
     After the commit the job is not listed any more, and none of its messages are stored or delivered. Workers
-    delete the remaining data. If the job was deleted before, its parts that are `left`, and its `kept` parts that
-    `choice` does not keep, are set to `open`. Raises `NoSuchJob`, and `StillAtWork` unless `force` is set.
+    delete the remaining data. `by` and `reason` (at most MAX_REASON_CHARS) are stored in the tombstone.
+    If the job was deleted before, its parts that are `left`, and its `kept` parts other than files that `choice`
+    does not keep, are set to `open`. Raises `NoSuchJob` if there is neither a job nor a tombstone, and
+    `StillAtWork` if the job has not ended and `force` is False.
     """
     # Waits for drains that have locked the job; later drains find the tombstone.
     connection.execute(_LOCK, {"job_id": job_id})
@@ -184,7 +190,10 @@ def begin_deletion(
 
 
 def forget_deletion(connection: Connection, job_id: int) -> None:
-    """Delete the tombstone, so that the job number can be reused. Raises `NoSuchJob` and `StillDeleting`."""
+    """Delete the tombstone, so that the job number can be reused.
+
+    Raises `NoSuchJob` if there is no tombstone, and `StillDeleting` if the deletion is not complete.
+    """
     connection.execute(_LOCK_TOMBSTONE, {"job_id": job_id})
     deletion = find_deletion(connection, job_id)
     if deletion is None:
@@ -197,7 +206,7 @@ def forget_deletion(connection: Connection, job_id: int) -> None:
 
 
 def publish_deletion(client: redis.Redis, deletion: Deletion) -> None:
-    """Publish the event `training_deleted` of a job. Raises redis-py's errors."""
+    """Publish the event `training_deleted` of a job for gateways. Raises redis-py's errors."""
     event = encode_event(TrainingDeleted(job_id=deletion.job_id, attempt=deletion.attempt))
     for channel in (events_channel(deletion.job_id), JOBS_CHANNEL):
         client.publish(channel, event)

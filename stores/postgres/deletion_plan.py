@@ -1,4 +1,4 @@
-"""The plan of a deletion: how much data of a job each store has."""
+"""The plan of a deletion: the amount of a job's data in each store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ DERIVED: Final = ("alert_occurrences", "metric_series", "metric_blocks", "stop_r
 
 
 class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The data of a job in each store. `own_runs` are the MLflow runs of its trainer, which are not deleted."""
+    """The data of a job in each store; `rows` has the number of rows in each table.
+
+    A file that several checkpoints name counts once. `mlflow_runs` are the runs that workers created; `own_runs`
+    are those of its trainer, which are not deleted.
+    """
 
     job_id: int
     name: str | None

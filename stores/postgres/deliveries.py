@@ -48,7 +48,7 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals over all jobs of a sink: jobs with undelivered rows, and jobs that are fully delivered.
+    """Totals over all jobs with rows for a sink: jobs with undelivered rows, and jobs that are fully delivered.
 
     `dead_lettered` is counted only for jobs that are fully delivered.
     """
@@ -69,7 +69,7 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def was_used(connection: Connection, sink: str) -> bool:
-    """Return whether a delivery to the sink was ever attempted."""
+    """Return whether Postgres has a delivery cursor or a state of the sink, so that a delivery was attempted."""
     return bool(connection.execute(_USED, {"sink": sink}).scalar_one())
 
 
@@ -83,7 +83,7 @@ def sink_report(connection: Connection, sink: str, limit: int) -> SinkReport:
 
 
 def sink_health(connection: Connection, sink: str) -> SinkHealth:
-    """Return whether the sink responds.
+    """Return the health of a sink as recorded by workers.
 
     Workers record only outages; without a recorded outage, a confirmed row proves that the sink has responded.
     """
@@ -101,13 +101,13 @@ def sink_health(connection: Connection, sink: str) -> SinkHealth:
 
 
 def jobs_behind(connection: Connection, sink: str, limit: int) -> list[JobDelivery]:
-    """Return the jobs with undelivered rows or a pending retry, the one with the oldest row first."""
+    """Return at most `limit` jobs with undelivered rows or a pending retry, the one with the oldest row first."""
     found = connection.execute(_behind(sink), {"sink": sink, "limit": limit}).mappings()
     return [JobDelivery(**row) for row in found]
 
 
 def job_deliveries(connection: Connection, job_id: int) -> dict[str, tuple[JobDelivery, SinkHealth]]:
-    """Return sink -> delivery of a job and health of the sink.
+    """Return sink -> (delivery of the job, health of the sink).
 
     Sinks that were never used, or for which the job has no rows, are left out. The job must exist.
     """

@@ -62,9 +62,9 @@ class SourcePosition:
 
 
 def find_unnumbered(connection: Connection, job_id: int) -> dict[str, int]:
-    """Return, for each source, the number of its dead letters that have no message number.
+    """Return source -> number of its dead letters that have no message number, for sources with such dead letters.
 
-    Positions do not count such dead letters.
+    Positions do not count these dead letters.
     """
     letters = dead_letters.c
     wanted = (
@@ -102,7 +102,8 @@ class AbsentRanks:
     def shown(self, newest_attempt: int) -> str:
         """Format the ranks as text, such as `ranks 1-3 of 4`.
 
-        The text names the attempt, unless it is `newest_attempt`.
+        After SHOWN_RANGES ranges, further ranks are only counted. The text names the attempt, unless it is
+        `newest_attempt`.
         """
         named = [f"{first:,}" if first == last else f"{first:,}-{last:,}" for first, last in self.ranges]
         rest = sum(last - first + 1 for first, last in self.ranges[SHOWN_RANGES:])

@@ -35,13 +35,13 @@ class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def newest_logs(connection: Connection, wanted: LogFilter, limit: int) -> list[StoredLine]:
-    """Return the last `limit` matching lines, oldest first."""
+    """Return the last lines that match `wanted`, at most `limit`, oldest first."""
     newest = _logs(wanted).order_by(training_logs.c.seq.desc()).limit(limit)
     return [StoredLine(**row) for row in reversed(connection.execute(newest).mappings().all())]
 
 
 def logs_after(connection: Connection, wanted: LogFilter, seq: int, limit: int) -> list[StoredLine]:
-    """Return the first `limit` matching lines after `seq`, oldest first."""
+    """Return the first lines after `seq` that match `wanted`, at most `limit`, oldest first."""
     after = _logs(wanted).where(training_logs.c.seq > seq).order_by(training_logs.c.seq).limit(limit)
     return [StoredLine(**row) for row in connection.execute(after).mappings()]
 
@@ -76,13 +76,13 @@ _POINT_COLUMNS: Final = [training_metrics.c[name] for name in (*_PLACE, *LIFTED,
 
 
 def newest_metrics(connection: Connection, job_id: int, limit: int) -> list[StoredPoint]:
-    """Return the last `limit` points of a job, oldest first."""
+    """Return the last points of a job, at most `limit`, oldest first."""
     newest = _points(job_id).order_by(training_metrics.c.seq.desc()).limit(limit)
     return [_stored_point(row) for row in reversed(connection.execute(newest).all())]
 
 
 def metrics_after(connection: Connection, job_id: int, seq: int, limit: int) -> list[StoredPoint]:
-    """Return the first `limit` points of a job after `seq`, oldest first."""
+    """Return the first points of a job after `seq`, at most `limit`, oldest first."""
     after = _points(job_id).where(training_metrics.c.seq > seq).order_by(training_metrics.c.seq).limit(limit)
     return [_stored_point(row) for row in connection.execute(after)]
 

@@ -25,11 +25,12 @@ def select_lines(job_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:
 def lines_within(
     wanted: Select[Any], most_bytes: int, cut_chars: int | None = None, *, newest_first: bool = False
 ) -> Select[Any]:
-    """Limit a `select_lines` query to its first rows, until their texts have `most_bytes` in total.
+    """Limit a `select_lines` query to its first rows, up to the one with which their texts reach `most_bytes`.
 
-    It returns at least one row. The additional column `upto` is the total size of the texts up to and including
-    the row. A text longer than `cut_chars` is cut, with a note at its end. Omitted rows are cheap, because
-    Postgres gets the size of a text without reading it.
+    Rows are ordered by `seq`, descending if `newest_first` is True; the first one is always returned. The
+    additional column `upto` is the total size of the texts up to and including the row. A text longer than
+    `cut_chars` characters (None: no limit) is cut, with a note at its end, and counts as at most 4 * `cut_chars`
+    bytes. Omitted rows are cheap, because Postgres gets the size of a text without reading it.
     """
     rows = wanted.subquery().c
     size: ColumnElement[int] = func.octet_length(rows.content)

@@ -58,7 +58,10 @@ class LinePage(msgspec.Struct, frozen=True, kw_only=True):
 def newest_page(
     connection: Connection, wanted: LineFilter, before: int, limit: int, *, is_cut: bool = True
 ) -> LinePage:
-    """Return the last `limit` matching lines with `seq` < `before`; long lines are cut if `is_cut`."""
+    """Return the last matching lines with `seq` < `before`, at most `limit`; see `LinePage` for the other limits.
+
+    Lines longer than CUT_CHARS are cut, unless `is_cut` is False or `limit` is 1.
+    """
     found: list[LogLine] = []
     room = PAGE_BYTES
     end = before - 1
@@ -81,7 +84,11 @@ def newest_page(
 def next_page(
     connection: Connection, wanted: LineFilter, after: int, last: int, limit: int, *, is_cut: bool = True
 ) -> LinePage:
-    """Return the first `limit` matching lines with `after` < `seq` <= `last`; long lines are cut if `is_cut`."""
+    """Return the first matching lines with `after` < `seq` <= `last`, at most `limit`.
+
+    `LinePage` describes the other limits. Lines longer than CUT_CHARS are cut, unless `is_cut` is False or `limit`
+    is 1.
+    """
     found: list[LogLine] = []
     room = PAGE_BYTES
     begin = after + 1
@@ -103,7 +110,8 @@ def next_page(
 def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int) -> tuple[list[LogLine], int]:
     """Return the next matching lines after the row `after`, and the `seq` to pass as `after` in the next call.
 
-    The list may be empty before the last row is reached, because each call searches a limited number of rows.
+    There are at most PIECE_LINES, and they are not cut. The list may be empty before the row `last` is reached,
+    because each call searches a limited number of rows.
     """
     page = next_page(connection, wanted, after, last, PIECE_LINES, is_cut=False)
     if page.scanned is not None:
@@ -112,7 +120,7 @@ def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int
 
 
 def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
-    """Return the `seq` of the first line with the time `at` or a later one; `last` + 1 if there is none.
+    """Return the lowest `seq` from which on lines have the time `at` or a later one; `last` + 1 if there are none.
 
     It is found by binary search. Times increase with `seq`, except for lines that arrived late.
     """

@@ -63,7 +63,7 @@ class Points(NamedTuple):
 class Range(NamedTuple):
     """The smallest and largest value on an axis (step, time or epoch) in a block.
 
-    `has_absent` is True if some points of the block have no value on this axis.
+    `has_absent` is True if some points of the block have no value on this axis; if none has one, `low` > `high`.
     """
 
     low: int
@@ -113,7 +113,10 @@ def covering(parts: Sequence[Bounds]) -> Bounds:
 
 
 def reduced(points: Points) -> Points:
-    """Reduce points to the minimum, maximum and first NaN of each section, and the first and last point."""
+    """Reduce points to the minimum, maximum and first NaN of each section, and the first and last point.
+
+    There are _PIECES sections, whose numbers of points differ by at most one.
+    """
     count = len(points.seqs)
     cuts = [count * piece // _PIECES for piece in range(_PIECES + 1)]
     return points.at(extremes(points.values, cuts))
@@ -143,7 +146,10 @@ def extremes(values: Column, cuts: Sequence[int]) -> list[int]:
 
 
 def equal_cuts(seqs: Sequence[int], pieces: int) -> list[int]:
-    """Return the indexes that divide the rows into sections with equal ranges of `seq`."""
+    """Return the indexes that divide the rows into `pieces` sections with equal ranges of `seq`.
+
+    The first index is 0, and the last is the number of rows.
+    """
     first, span = seqs[0], seqs[-1] - seqs[0] + 1
     inner = (bisect_left(seqs, first + -(-span * piece // pieces)) for piece in range(1, pieces))
     return [0, *inner, len(seqs)]

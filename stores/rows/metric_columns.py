@@ -36,7 +36,10 @@ class _Group:
 
 
 class MetricColumns:
-    """Collects rows of training_metrics by series; if `names` is given, only the values of these metrics."""
+    """Collects rows of training_metrics by series; if `names` is given, only the values of these metrics.
+
+    `rows` and `values` count the rows and values read so far; `last_seq` is the `seq` of the last row.
+    """
 
     def __init__(self, names: Collection[str] | None = None) -> None:
         self._names = None if names is None else frozenset(names)
@@ -48,7 +51,8 @@ class MetricColumns:
     def read(self, connection: Connection, condition: str, bounds: dict[str, Any]) -> int:
         """Read the rows that match an SQL condition from training_metrics, and return their number.
 
-        `condition` must end with an ORDER BY `seq`, and may have a LIMIT; `bounds` are its parameters.
+        `condition` must end with an ORDER BY `seq`, and may have a LIMIT. `bounds` has the values of `job_id` and
+        of the condition's parameters.
         """
         query = text(_ROWS.format(condition=condition))
         before = self.rows

@@ -67,7 +67,10 @@ TAIL_PLACE: Final = Place(TAIL, 0)
 
 @dataclass(frozen=True, slots=True)
 class PointFilter:
-    """Selects points with `after` < `seq` <= `last` whose value on `axis` is between `low` and `high`."""
+    """Selects points with `after` < `seq` <= `last` whose value on `axis` is from `low` to `high`.
+
+    Both limits are inclusive, and None is no limit. If `axis` is None, only `seq` counts.
+    """
 
     after: int
     last: int
@@ -76,7 +79,7 @@ class PointFilter:
     high: float | None = None
 
     def share(self, bounds: Bounds) -> Literal["none", "part", "all"]:
-        """Return whether none, a part or all of the points of a block with these bounds are selected."""
+        """Return how many points of a block with these bounds are selected: none, all, or perhaps some of them."""
         if bounds.last_seq <= self.after or bounds.first_seq > self.last:
             return "none"
         is_all = bounds.first_seq > self.after and bounds.last_seq <= self.last
@@ -109,7 +112,7 @@ class PointFilter:
 
 @dataclass(slots=True)
 class SeriesPoints:
-    """Points of one series; `is_reduced` is True if they are minima and maxima instead of all points."""
+    """Points of one series; `is_reduced` is True if some are minima and maxima instead of all points."""
 
     points: Points
     is_reduced: bool
@@ -147,10 +150,10 @@ class _Frontier:
 def read_blocks(
     connection: Connection, job_id: int, series: Sequence[int], condition: PointFilter | None, fewest: int
 ) -> dict[int, SeriesPoints]:
-    """Return the selected points of each series, by series number.
+    """Return the selected points of each series that has blocks, by series number; all points without `condition`.
 
     A series has at least `fewest` points, or all of its points if it has fewer. A longer series may be reduced to
-    minima and maxima.
+    minima and maxima. If more than MOST_PARTIAL blocks lie partly in the range, it may have fewer points.
     """
     blocks = BlockReader(connection, job_id)
     fronts: dict[int, _Frontier] = {}

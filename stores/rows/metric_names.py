@@ -56,11 +56,14 @@ class JobNames:
     covered: int = 0
 
     def is_complete(self, last_seq: int) -> bool:
-        """Return whether the names in all rows up to `last_seq` are known."""
+        """Return whether the names in all rows up to `last_seq` are known.
+
+        Never True for a job with MOST_NAMES or more names.
+        """
         return self.after <= self.covered and self.last == last_seq and len(self.names) < MOST_NAMES
 
     def next_slice(self, last_seq: int) -> tuple[int, int] | None:
-        """Return the range of rows to read next, (after, last]; None if all are read.
+        """Return the range of rows to read next, (after, last], at most SLICE_ROWS; None if all are read.
 
         New rows come first, then older rows from the newest to the oldest.
         """
@@ -70,7 +73,7 @@ class JobNames:
 
 
 class MetricNames:
-    """Caches the metric names of jobs; thread-safe."""
+    """Caches the metric names of at most MOST_JOBS jobs and about MOST_NAMES_OF_ALL names; thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -78,10 +81,10 @@ class MetricNames:
         self._lock = Lock()
 
     def of(self, connection: Connection, job_id: int, last_seq: int) -> JobNames:
-        """Return the metric names in the rows of a job up to `last_seq`.
+        """Return the metric names in the rows of a job up to `last_seq`, at most MOST_NAMES.
 
-        For a job with millions of rows, the first call reads only the newest rows, and each further call reads
-        older ones until `is_complete`.
+        A call reads no further slice of rows after MOST_S seconds. For a job with millions of rows, the first call
+        thus reads only the newest rows, and each further call reads older ones until `is_complete`.
         """
         with self._lock:
             known = self._known.get(job_id)
@@ -115,10 +118,7 @@ class MetricNames:
 
 
 def names_within(names: Sequence[str], most: int) -> list[str]:
-    """Return the first of `names`, at most `most` and at most MOST_BYTES in total.
-
-    At least one name is returned if there is any.
-    """
+    """Return the first of `names`: at most `most`, and at most MOST_BYTES in total."""
     sizes = accumulate(len(name.encode()) for name in names[:most])
     return [name for name, upto in zip(names, sizes, strict=False) if upto <= MOST_BYTES]
 

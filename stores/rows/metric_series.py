@@ -66,9 +66,11 @@ def read_series(
 ) -> tuple[dict[Key, list[SeriesValue]], bool]:
     """Return the metric series that match `wanted`, and whether some are downsampled.
 
-    Each series has at most about `points` values, and all together have at most `of_all`. A downsampled series has
-    the minimum, maximum and first NaN of each section, and its first and last value. If very many rows have no
-    blocks yet, only a sample of them is read. The connection must be in autocommit mode.
+    Each series has at most `points` values, and all together have at most `of_all`; but a series may always have
+    FEWEST_POINTS, and NaN values may be added. A downsampled series has the minimum, maximum and first NaN of each
+    section, and its first and last value. If more than MOST_ROWS or MOST_BYTES of rows have no blocks yet, only a
+    sample of them is read. The connection must be in autocommit mode. If there is no such job, the result is
+    empty.
     """
     if not wanted.names:
         return {}, False
@@ -135,9 +137,9 @@ def _read_tail(connection: Connection, wanted: SeriesFilter, after: int) -> tupl
 
 
 def _most_rows(connection: Connection, job_id: int, after: int, last: int) -> int:
-    """Return how many of the rows with `after` < `seq` <= `last` may be read.
+    """Return how many of the rows with `after` < `seq` <= `last` may be read, within MOST_ROWS and MOST_BYTES.
 
-    The limit is estimated from the size of a sample of these rows.
+    The size of a row is estimated from a sample of _SAMPLED rows, which may always be read.
     """
     if last - after <= _SAMPLED:
         return _SAMPLED

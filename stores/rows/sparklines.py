@@ -46,7 +46,7 @@ _SAMPLED: Final = text(
 
 
 def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> dict[int, dict[str, Number]]:
-    """Return for each job the newest value of each metric in its last rows.
+    """Return job -> metric -> newest value, from the last `rows` rows of each job; jobs without rows are left out.
 
     If the rows of a job are very large, only metrics with their own column are read from the older ones of them.
     """
@@ -57,7 +57,10 @@ def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> di
 
 
 def last_values_by_rank(connection: Connection, job: Job, rows: int) -> dict[str, dict[str, Number]]:
-    """Return metric -> rank (as text) -> newest value, from the last rows of the newest attempt."""
+    """Return metric -> rank (as text) -> newest value, from the last `rows` rows of the job.
+
+    Of these rows, those of earlier attempts and those without a rank are left out.
+    """
     values: dict[str, dict[str, Number]] = defaultdict(dict)
     bounds = {"jobs": [job.id], "rows": rows, "row_bytes": ROW_BYTES}
     for row in connection.execute(_LAST, bounds).mappings():
@@ -71,9 +74,10 @@ def last_values_by_rank(connection: Connection, job: Job, rows: int) -> dict[str
 def sparklines(
     connection: Connection, jobs: Iterable[Job], last: Mapping[int, Mapping[str, Number]]
 ) -> dict[int, tuple[str, list[float]]]:
-    """Return job -> (name, values) of the metric to show, at most 40 values.
+    """Return job -> (name, values) of the metric to show, at most MOST_VALUES; jobs without values are left out.
 
-    All values are of one rank: the one with the most values in the sample.
+    `last` has the newest values of the jobs (`last_values`). All values are of one rank: the one with the most
+    values in the sample.
     """
     names = {job.id: name for job in jobs if (name := main_metric(last.get(job.id, {}))) is not None}
     rows = {job.id: job.last_metric_seq for job in jobs}
@@ -90,7 +94,7 @@ def sparklines(
 
 
 def main_metric(values: Iterable[str]) -> str | None:
-    """Return the metric of a job's sparkline: one of PREFERRED, otherwise the first by name.
+    """Return the metric of a job's sparkline: one of PREFERRED, else the first by name; None without metrics.
 
     Metrics of the machine, such as its GPU load, are not used.
     """
@@ -99,14 +103,14 @@ def main_metric(values: Iterable[str]) -> str | None:
 
 
 def spread(first: int, last: int, most: int) -> list[int]:
-    """Return at most `most` evenly spaced integers from `first` to `last`, including both."""
+    """Return at most `most` (2 or more) evenly spaced integers from `first` to `last`, including both."""
     if last - first < most:
         return list(range(first, last + 1))
     return [first + (last - first) * number // (most - 1) for number in range(most)]
 
 
 def thinned(values: list[float]) -> list[float]:
-    """Return at most 40 evenly spaced values of the list, including the first and the last."""
+    """Return at most MOST_VALUES evenly spaced values of the list, including the first and the last."""
     return [values[index] for index in spread(0, len(values) - 1, MOST_VALUES)]
 
 

@@ -40,7 +40,11 @@ _LINES_OF_TRACEBACK: Final = text(
 
 
 def find_traceback(connection: Connection, job: Job) -> str | None:
-    """Return the traceback that the job's completion reported, otherwise the last one that it printed, or None."""
+    """Return the traceback that the newest attempt's completion reported, otherwise the last one printed, or None.
+
+    Only the job's last _LATEST_LINES lines are searched. The text has at most MAX_TRACEBACK_CHARS characters, and
+    printed lines are shortened to _LINE_CHARS.
+    """
     names: dict[str, Any] = {
         "job_id": job.id,
         "attempt": job.attempt,

@@ -21,7 +21,10 @@ _SHOWN_FILES: Final = 20
 
 
 def plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
-    """Format the plan to delete a job as lines of text: which of its data each store has."""
+    """Format the plan to delete a job as lines of text: the amount of its data in each store.
+
+    If uploaded files are deleted, the first _SHOWN_FILES are listed.
+    """
     named = f" ({plan.name})" if plan.name else ""
     rows = ", ".join(f"{count:,} {table}" for table, count in plan.rows.items() if count) or "none"
     lines = [

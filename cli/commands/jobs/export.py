@@ -59,8 +59,9 @@ def export(
     quiet: Quiet = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Write jobs to files (metrics as CSV, or complete jobs as JSON lines or parquet), or copy them to MLflow.
+    """Write jobs to files, or copy them to MLflow.
 
+    CSV files have the metrics, parquet files also parameters, tags and log lines, and JSON lines also checkpoints.
     Without --output one job is written to stdout, as CSV or JSON lines. Parquet has the schema of
     neptune-exporter, and needs trainwire[parquet]. In MLflow, each attempt becomes a run; repeating the export
     adds nothing, and the report counts what was read back from MLflow.
@@ -154,7 +155,10 @@ def _print(report: MlflowExportReport) -> None:
 
 
 def _write(exported: ExportedJob, form: str, folder: Path, project: str) -> Path:
-    """Write a job to a new file in `folder`, and return its path; on an error, no partial file is left."""
+    """Write a job to a file in `folder`, and return its path; an existing file is replaced.
+
+    On an error, no partial file is left. Raises `Problem` if the file cannot be written.
+    """
     try:
         if form == "parquet":
             folder = folder / re.sub(r"[^\w.-]", "_", project)

@@ -90,7 +90,7 @@ def wandb(
 ) -> None:
     """Import W&B runs, offline and synced ones, from their files: history, config, output and system metrics.
 
-    It needs neither W&B nor an account.
+    Needs neither W&B nor an account.
     """
     _import(lambda _: wandb_runs(path, name, copy), data_dir, verify=verify, as_json=as_json, quiet=quiet)
 
@@ -107,7 +107,7 @@ def parquet(
 ) -> None:
     """Import runs from parquet files in the schema of neptune-exporter: metrics, parameters, tags and texts.
 
-    It needs trainwire[parquet].
+    Needs trainwire[parquet].
     """
     _import(lambda _: parquet_runs(path, copy), data_dir, verify=verify, as_json=as_json, quiet=quiet)
 

@@ -66,7 +66,7 @@ def jobs(  # noqa: PLR0917 - typer passes options by name
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """List jobs, newest first. docs/filters.md lists the fields for --filter, --sort and --columns."""
+    """List jobs, newest first unless --sort is given. docs/filters.md lists the fields for the options."""
     if status is not None and status not in get_args(Status):
         raise Problem(f"no such status {status!r}: choose one of {', '.join(get_args(Status))}")
     query = JobQuery(
@@ -144,12 +144,12 @@ def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
 
 
 def named_job(connection: Connection, reference: str) -> Job:
-    """Return the job that `reference` names (see `job_id_of`); raise `Problem` if it does not exist."""
+    """Return the job that `reference` names (see `job_id_of`); raise `Problem` if no job or several jobs match."""
     return known_job(connection, job_id_of(connection, reference))
 
 
 def known_job(connection: Connection, job_id: int) -> Job:
-    """Return the job with the number `job_id`; raise `Problem` if it does not exist."""
+    """Return the job with the number `job_id`; raise `Problem` if it does not exist or was deleted."""
     job = find_job(connection, job_id)
     if job is not None:
         return job
@@ -162,7 +162,7 @@ def known_job(connection: Connection, job_id: int) -> Job:
 
 
 def job_document(job: Job) -> dict[str, Any]:
-    """Return the job as a dictionary for JSON output."""
+    """Return the job as a dictionary for JSON output; `rows` replaces the fields that end with `_seq`."""
     shown = {name: getattr(job, name) for name in Job.__struct_fields__ if not name.endswith("_seq")}
     return shown | {"rows": job.rows}
 
@@ -301,7 +301,10 @@ def _show_table(found: list[Job], values: dict[int, dict[str, Any]], fields: lis
 
 
 def _cut_names(heads: Sequence[str], rows: list[list[Text]]) -> None:
-    """Shorten the job names (the second column) so that each row of the table fits into one line."""
+    """Shorten the job names (the second column) so that each row of the table fits into one line.
+
+    Names keep at least MIN_NAME_WIDTH characters, so the rows of a narrow terminal may be longer.
+    """
     widths = [max(len(head), *(cells[index].cell_len for cells in rows)) for index, head in enumerate(heads)]
     between = 2 * (len(heads) - 1)
     left = console().width - (sum(widths) - widths[1]) - between

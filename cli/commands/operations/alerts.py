@@ -80,7 +80,7 @@ def resend(
     ],
     data_dir: DataDir = None,
 ) -> None:
-    """Send an alert again that was sent, that failed, or that may not have arrived."""
+    """Send an alert again that was sent or suppressed, that failed, or that may not have arrived."""
     with writing(servers(data_dir)) as connection:
         if not resend_alert(connection, alert_id):
             raise Problem(f"no alert {alert_id} that has ended: see `trainwire alerts`")

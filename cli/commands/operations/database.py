@@ -19,7 +19,7 @@ def migrate(data_dir: DataDir = None) -> None:
 
 
 def env(data_dir: DataDir = None) -> None:
-    """Print the running stack's addresses as shell exports, for eval "$(trainwire env)"."""
+    """Print the addresses of the servers as shell exports, for eval "$(trainwire env)"."""
     address = servers(data_dir)
     exports = {
         "DATABASE_URL": address.database_url,

@@ -91,7 +91,10 @@ def show(letter_id: LetterId, data_dir: DataDir = None) -> None:
 
 @app.command()
 def replay(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir = None) -> None:
-    """Append dead letters to their Redis streams again, unchanged. A refused entry becomes a new dead letter."""
+    """Append dead letters to their Redis streams again, unchanged. A refused entry becomes a new dead letter.
+
+    With --all, rows that a sink refused are left out.
+    """
     settings = settings_for(servers(data_dir), with_redis=True)
     with stream_client(settings) as client:
         _for_each(
@@ -153,7 +156,7 @@ def _has_entry(letter: DeadLetter) -> bool:
 def shown_entry(letter: DeadLetter, raw: bytes) -> list[str]:
     """Format the entry of a dead letter as lines: its fields and, if it can be decoded, its body.
 
-    Bytes are shown as their `repr`.
+    Bytes are shown as their `repr`. A field or body is cut after SHOWN_CHARS characters.
     """
     try:
         fields = msgspec.msgpack.decode(raw, type=dict[bytes, bytes])

@@ -23,7 +23,7 @@ _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def _duration(text: str | timedelta) -> timedelta:
-    """Parse a duration such as 12h, 30d or 8w."""
+    """Parse a duration such as 12h, 30d or 8w, up to MAX_DAYS; raise typer's `BadParameter` for any other text."""
     if isinstance(text, timedelta):
         return text
     number, unit = text[:-1], text[-1:]

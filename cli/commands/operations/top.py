@@ -32,7 +32,7 @@ def top(
     every_s: Annotated[float, seconds_option(0.5, 3600, "Seconds between two snapshots.", "--every")] = 2.0,
     data_dir: DataDir = None,
 ) -> None:
-    """Show streams, sinks, workers and running jobs, refreshed every two seconds until ctrl-C."""
+    """Show streams, sinks, workers and running jobs, refreshed every two seconds (--every) until ctrl-C."""
     settings = settings_for(servers(data_dir), with_redis=True)
     screen = console()
     with _snapshots(settings) as take_snapshot:

@@ -26,7 +26,10 @@ CHECKPOINT_COLUMNS: Final = (
 
 @dataclass
 class ExportedJob:
-    """A job to export; `points`, `lines` and `checkpoints` count the rows or values read so far."""
+    """A job to export, and the numbers of its items that were read so far.
+
+    `points` counts metric values, `lines` and `checkpoints` count rows.
+    """
 
     connection: Connection
     job: Job

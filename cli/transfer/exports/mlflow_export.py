@@ -95,7 +95,8 @@ class MlflowExportReport(msgspec.Struct, kw_only=True):
 class MlflowExport:
     """Exports jobs to an MLflow experiment; if a run exists already, only missing data is added.
 
-    All methods raise `MlflowUnavailable` and `MlflowRefused`.
+    The constructor and the methods raise `MlflowUnavailable` if MLflow does not respond or fails, and
+    `MlflowRefused` if it rejects a request.
     """
 
     def __init__(self, api: MlflowApi, experiment: str, on_progress: OnProgress) -> None:
@@ -106,7 +107,7 @@ class MlflowExport:
     def export(self, exported: ExportedJob) -> Iterator[ExportedRun]:
         """Export each attempt of a job as an MLflow run; yield the counts of each run.
 
-        All points of the job are held in memory.
+        All points of the job are held in memory. Raises `Problem` if a run is deleted during the export.
         """
         connection, job = exported.connection, exported.job
         attempts = _attempts(connection, job.id, job.created_at)
@@ -216,7 +217,7 @@ def _with_tags(attempt: AttemptState, more: Mapping[str, str]) -> AttemptState:
 
 
 def _links(checkpoints: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return MLflow tags (name -> URI) that link the newest checkpoints."""
+    """Return MLflow tags (name -> URI) that link the newest checkpoints, at most MOST_CHECKPOINTS."""
     tags: dict[str, str] = {}
     for row in checkpoints:
         counts = (("epoch", row["epoch"]), ("step", row["step"]))

@@ -22,7 +22,10 @@ Columns = dict[str, Any]
 
 
 def write_parquet(exported: ExportedJob, path: Path, project: str) -> None:
-    """Write a job, with all its rows, to one parquet file; raise `Problem` if pyarrow is not installed."""
+    """Write a job's attributes, metric points and log lines to one parquet file; checkpoints are left out.
+
+    `project` is the value of the column `project_id`. Raises `Problem` if pyarrow is not installed.
+    """
     pa, pq = arrow()
     wanted = schema(pa)
     common = {"project_id": project, "run_id": str(exported.job.id)}

@@ -31,10 +31,10 @@ _FOOTER: Final = struct.Struct("<I")
 def records(path: Path, size: int) -> Iterator[bytes]:
     """Yield the data of each record in the first `size` bytes of an event file.
 
-    Raises `DamagedEventError`, with its position, for a record that is damaged or incomplete, and `OSError` if the
-    file cannot be read.
+    The checksum of the data is verified for records of at most VERIFIED_BYTES. Raises `DamagedEventError`, with
+    its position, for a record that is damaged or incomplete, and `OSError` if the file cannot be read.
     """
-    rest, offset = b"", 0  # what is read and no whole record, and its place in the file
+    rest, offset = b"", 0  # the incomplete record at the end of the data, and its offset in the file
     with path.open("rb") as file:
         while chunk := file.read(min(_READ_BYTES, size - offset - len(rest))):
             rest += chunk

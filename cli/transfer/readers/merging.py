@@ -49,7 +49,7 @@ class MergedSeries:
         self._series: dict[str, _Series] = {}
 
     def extend(self, name: str, times_us: array[int], steps: array[int], values: array[float]) -> None:
-        """Add values of the metric `name`.
+        """Add values of the metric `name`, with their times in microseconds since 1970 and their steps.
 
         Two of its values with the same time and step go to different points.
         """

@@ -47,9 +47,9 @@ def mlflow_api(uri: str) -> MlflowApi:
 class MlflowRuns:
     """The runs on an MLflow server.
 
-    Set `is_mirrored_to` if workers deliver jobs to this same server. An imported job then names its existing
+    `is_mirrored_to` is True if workers deliver jobs to this same server. An imported job then names its existing
     MLflow run, so that workers do not create a second one. `knows_job` returns whether Postgres has a job with
-    this number.
+    this number. `copy` becomes part of each run's identity.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class MlflowRuns:
     def runs(self, experiments: Collection[str]) -> Iterator[SourceRun | LeftOut]:
         """Yield the runs of the experiments with these names, or of all experiments if no name is given.
 
-        Raises `Problem` for an unknown experiment.
+        Experiments that are deleted in MLflow are not read. A run that is deleted, has not ended, or is the mirror
+        of a known job becomes a `LeftOut`. Raises `Problem` for an unknown experiment.
         """
         names = self._experiments()
         unknown = sorted(set(experiments) - set(names.values()))

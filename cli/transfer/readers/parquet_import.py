@@ -54,7 +54,8 @@ class _Run:
 def parquet_runs(path: Path, copy: str) -> Iterator[SourceRun]:
     """Yield the runs in a parquet file, or in all parquet files below a folder.
 
-    Raises `Problem` if there is no file, or if one is not a parquet file with this schema.
+    `copy` becomes part of each run's identity. Raises `Problem` if there is no file, if one cannot be read or is
+    not a parquet file with this schema, or if pyarrow is not installed.
     """
     pa, pq = arrow()
     files = sorted(files_below(path, lambda name: name.endswith(".parquet"))) if path.is_dir() else [path]

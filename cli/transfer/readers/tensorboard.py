@@ -48,7 +48,11 @@ class _File:
 
 
 def tensorboard_runs(folder: Path, name: str | None, copy: str) -> Iterator[SourceRun | LeftOut]:
-    """Yield the runs below a folder; raise `Problem` if the folder does not exist or contains no event file."""
+    """Yield the runs below a folder; one whose files are empty or cannot be read becomes a `LeftOut`.
+
+    `name` replaces the name of a single run, and `copy` becomes part of each run's identity. Raises `Problem` if
+    the folder does not exist or contains no event file, or if `name` is given and there are several runs.
+    """
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise Problem(f"{folder} is not a folder: give the folder that `tensorboard --logdir` gets")

@@ -29,7 +29,7 @@ _TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes"
 
 
 def needed_records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (kind, content) of those records in a `.wandb` file that an import uses."""
+    """Yield (kind, content) of the records that an import uses, in the first `size` bytes of a `.wandb` file."""
     for record in wandb_records(path, size):
         for field in fields(record):
             if field[0] in _KINDS:
@@ -38,7 +38,7 @@ def needed_records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def runs_and_exits(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (kind, content) of the records of the kinds RUN and EXIT."""
+    """Yield (kind, content) of the records of the kinds RUN and EXIT in the first `size` bytes of a file."""
     for record in wandb_records(path, size):
         if _RUN_KEY in record or _EXIT_KEY in record:
             yield from (field for field in fields(record) if field[0] in {RUN, EXIT})

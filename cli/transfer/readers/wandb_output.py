@@ -34,7 +34,7 @@ class OutputLines:
                 yield Line(ts, self._take(log_type), log_type)
 
     def _take(self, log_type: LogType) -> str:
-        """Remove the buffered line; return what a terminal shows: the text after the last carriage return."""
+        """Remove the buffered line; return its text after the last carriage return, as a terminal shows it."""
         line = "".join(self._pieces[log_type]).rstrip("\r").rpartition("\r")[2]
         self._pieces[log_type], self._chars[log_type] = [], 0
         return line

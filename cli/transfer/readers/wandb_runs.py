@@ -71,7 +71,12 @@ _KILLED: Final = "the .wandb file has no end: the process was killed"
 
 
 def wandb_runs(path: Path, name: str | None, copy: str) -> Iterator[SourceRun | LeftOut]:
-    """Yield the W&B runs in a file or below a folder; raise `Problem` if there is none."""
+    """Yield the W&B runs in a file or below a folder.
+
+    A run that may still be running, a copy of another file, and a file without a run become a `LeftOut`. `name`
+    replaces the name of a single run, and `copy` becomes part of each run's identity. Raises `Problem` if there is
+    no file, or if `name` is given and there are several.
+    """
     path = Path(os.path.realpath(path))  # `wandb/latest-run` is a link
     if not path.exists():
         raise Problem(f"{path} does not exist: give the folder `wandb` of the training, or a file *{SUFFIX}")
@@ -158,7 +163,10 @@ class _Reader:
         self._tally.skip("files", "files and artifacts stay with W&B", len(self._files))
 
     def end(self, *, is_killed: bool) -> End:
-        """Return the last item of the run, with its final status. Call it after `items` is exhausted."""
+        """Return the last item of the run, with its final status. Call it after `items` is exhausted.
+
+        Without an EXIT record the status is `failed` if `is_killed` is True, else `ended`.
+        """
         row = row_of([(names, raw) for names, raw in self._summary.items() if names[0] not in _NOT_VALUES])
         numbers = dict(islice(row.numbers.items(), MAX_RESULTS)) or None
         ts = self._last_ns or self._path.stat().st_mtime_ns

@@ -53,7 +53,7 @@ router = APIRouter(tags=["feed"])
 
 @router.websocket("/jobs/ws")
 async def jobs_socket(websocket: WebSocket) -> None:
-    """Send a snapshot of all jobs, then the changes of the list."""
+    """Send a snapshot of the newest 200 jobs, then the changes of the list."""
     await _accept(websocket, _follow_jobs)
 
 

@@ -28,9 +28,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     mirror_run_id: str | None
     mirror_notes: dict[str, str] | None
     resume_step: int | None = None
-    """The step from which it goes on: later points of earlier attempts are rolled back."""
+    """The step from which the attempt continues: later points of earlier attempts are rolled back."""
     stop: dict[str, Any] | None = None
-    """The request to stop it: `requested_at`, `requested_by`, `reason`."""
+    """The request to stop the attempt: `requested_at`, `requested_by`, `reason`."""
 
     @property
     def run_id(self) -> str | None:
@@ -39,7 +39,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_attempts(connection: Connection, job_id: int) -> list[Attempt]:
-    """Return the attempts of a job in the order of their start times."""
+    """Return the attempts of a job in the order of their start times, those without a start time first."""
     table = training_attempts
     began = (table.c.started_at.nulls_first(), table.c.attempt)
     found = select(*columns_of(Attempt, table)).where(table.c.job_id == job_id).order_by(*began)
@@ -47,7 +47,7 @@ def find_attempts(connection: Connection, job_id: int) -> list[Attempt]:
 
 
 def find_provenance(connection: Connection, job_id: int, attempt: int) -> dict[str, Any]:
-    """Return the provenance of an attempt: its command, code and machine (docs/provenance.md)."""
+    """Return the provenance of an attempt: its command, code and machine (docs/provenance.md); {} if unknown."""
     table = training_attempts.c
     wanted = select(table.provenance).where(table.job_id == job_id, table.attempt == attempt)
     return connection.execute(wanted).scalar_one_or_none() or {}
@@ -56,7 +56,7 @@ def find_provenance(connection: Connection, job_id: int, attempt: int) -> dict[s
 def renaming(attempts: Sequence[Attempt]) -> str | None:
     """Return a warning if the two newest named attempts have different names, else None.
 
-    The names differ if a user has reused the job number of another training.
+    Different names suggest that a user has reused the job number of another training.
     """
     named = [attempt for attempt in attempts if attempt.name is not None][-2:]
     if len(named) < 2 or named[0].name == named[1].name:

@@ -58,7 +58,7 @@ def _compare(condition: Compare, now: datetime) -> Condition:
 def _bound(field: Field, given: Any) -> ColumnElement[Any]:
     """Return the value of a filter as an SQL parameter that is comparable with the field.
 
-    A number may be larger than the type of the field allows.
+    A number may be larger than the type of the field allows, so it is sent as a double or a numeric.
     """
     if isinstance(given, timedelta):
         return literal(given.total_seconds(), Double)

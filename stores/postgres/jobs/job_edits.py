@@ -24,7 +24,7 @@ class JobEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Changes to a job; absent fields stay unchanged.
 
     An empty `name` restores the trainer's name, an empty `note` deletes the note, and a tag with the value null is
-    removed.
+    removed. `archived` hides the job in lists, or shows it again.
     """
 
     name: str | msgspec.UnsetType = msgspec.UNSET
@@ -34,11 +34,15 @@ class JobEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def save_edit(connection: Connection, job_id: int, edit: JobEdit) -> bool:
-    """Apply an edit in the caller's transaction; return False if there is no such job. Raises `WrongText`."""
+    """Apply an edit in the caller's transaction; return False if there is no such job.
+
+    Raises `WrongText` for a name, note or tag that is too long or cannot be stored, and for more than MAX_TAGS
+    tags.
+    """
     values = _checked(edit)
     jobs = training_jobs.c
     wanted = select(jobs.given_tags).where(jobs.id == job_id)
-    # Locked also without changes: the answer must be right.
+    # Locked also without changes, so that the result is right.
     row = connection.execute(wanted.with_for_update()).one_or_none()
     if row is None:
         return False

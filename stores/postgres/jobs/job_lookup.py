@@ -55,7 +55,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None
     archived_at: datetime | None
     stop: dict[str, Any] | None
-    """The request to stop its attempt: `requested_at`, `requested_by`, `reason`."""
+    """The request to stop the job's attempt: `requested_at`, `requested_by`, `reason`."""
     last_log_seq: int
     last_metric_seq: int
     last_checkpoint_seq: int
@@ -76,9 +76,9 @@ def find_named(
 ) -> tuple[list[Job], int]:
     """Return the newest jobs named `text`, at most `limit`, and the number of all such jobs.
 
-    If there is none and `may_abbreviate` is set, jobs whose name begins with `text` are returned instead. If
-    `text` is a number, these are jobs whose number begins with it; only numbers that trainers generated are
-    searched, because users choose short ones.
+    If there is none and `may_abbreviate` is True, jobs whose name begins with `text` are returned instead. If
+    `text` is a number of at least LEAST_PREFIX digits, these are jobs whose number begins with it; only numbers
+    that trainers generated are searched, because users choose short ones.
     """
     table = training_jobs.c
     conditions = [shown_name == text]
@@ -116,7 +116,7 @@ def find_job(connection: Connection, job_id: int) -> Job | None:
 
 
 def removed_rows(connection: Connection, job_id: int) -> dict[str, int]:
-    """Return, for each kind of rows, the last `seq` that retention has removed; 0 if none."""
+    """Return kind -> last `seq` that retention has removed, 0 if none, for each kind of row that it removes."""
     columns = {kind: storage.removed_seq for kind, storage in ROW_KINDS.items() if storage.removed_seq}
     removed = select(*(training_jobs.c[name] for name in columns.values())).where(training_jobs.c.id == job_id)
     row = connection.execute(removed).one_or_none() or [0] * len(columns)

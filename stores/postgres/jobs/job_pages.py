@@ -66,9 +66,13 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The conditions on listed jobs, and their order; an empty value is no condition.
 
     Args:
+        where: a filter; if it uses the field `archived`, `with_archived` has no effect.
+        statuses: the allowed statuses.
+        name: a part of a job's name; case is ignored.
         search: a part of a job's name or of one of its tags, or the first digits of its number.
         sort: a field, and whether the order is descending. Jobs without a value come last. Default: newest first.
         after: the position of the last job on the previous page.
+        with_archived: whether archived jobs are included.
         now: the time up to which the `duration` of running jobs is computed; the same for all pages.
     """
 
@@ -83,7 +87,7 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_places(connection: Connection, query: JobQuery, limit: int) -> list[JobPlace]:
-    """Return the positions of the first `limit` matching jobs after `query.after`."""
+    """Return the positions of the next matching jobs after `query.after`, at most `limit`."""
     keys, is_descending = _sort_keys(query)
     found = select(_jobs.created_at, _jobs.id, *keys).where(_condition(query))
     if query.after is not None:
@@ -142,14 +146,17 @@ def _text(key: object) -> str:
 
 
 def count_jobs(connection: Connection, query: JobQuery) -> int:
-    """Return the number of matching jobs."""
+    """Return the number of matching jobs on all pages; `query.after` is ignored."""
     return int(
         connection.execute(select(func.count()).select_from(training_jobs).where(_condition(query))).scalar_one()
     )
 
 
 class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of jobs that have the same value of a field; `value` is None for jobs without one."""
+    """The number of jobs that have the same value of a field, and of the running and failed ones among them.
+
+    `value` is None for jobs without a value.
+    """
 
     value: str | None
     jobs: int
@@ -158,7 +165,10 @@ class JobGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_groups(connection: Connection, query: JobQuery, field: Field, limit: int) -> list[JobGroup]:
-    """Group the matching jobs by the value of `field`; the group with the newest job comes first."""
+    """Group the matching jobs by the value of `field`; return at most `limit` groups.
+
+    The group with the newest job comes first. `query.after` and `query.sort` are ignored.
+    """
     value = cast(value_of(field, query.now), Text).label("value")
     jobs, newest = func.count().label("jobs"), func.max(_jobs.created_at)
     counts = [func.count().filter(_jobs.status == status).label(status) for status in ("running", "failed")]
@@ -174,7 +184,10 @@ def matching_jobs(connection: Connection, where: Expression, job_ids: Iterable[i
 
 
 def read_jobs(connection: Connection, job_ids: Sequence[int]) -> list[Job]:
-    """Return the jobs with these numbers, in the same order; deleted jobs are left out."""
+    """Return the jobs with these numbers, in the same order; deleted jobs are left out.
+
+    `final_metrics` and `best_metrics` are shortened as in lists (`first_names`).
+    """
     columns = job_columns(Job, training_jobs, MOST_LISTED_NAMES)
     rows = connection.execute(select(*columns).where(_is_one_of(job_ids))).mappings()
     found = {row["id"]: Job(**row) for row in rows}
@@ -182,16 +195,17 @@ def read_jobs(connection: Connection, job_ids: Sequence[int]) -> list[Job]:
 
 
 def find_page(connection: Connection, query: JobQuery, limit: int) -> list[Job]:
-    """Return the first `limit` matching jobs after `query.after`."""
+    """Return the next matching jobs after `query.after`, at most `limit`, with shortened metrics (`read_jobs`)."""
     return read_jobs(connection, [place.job_id for place in find_places(connection, query, limit)])
 
 
 def find_jobs(
     connection: Connection, *, status: str | None = None, name: str | None = None, limit: int = 50
 ) -> list[Job]:
-    """Return the newest jobs that are not archived, newest first.
+    """Return at most `limit` jobs that are not archived, newest first.
 
-    If `status` is given, only jobs with this status; if `name` is given, only jobs whose name contains it.
+    If `status` is given, only jobs with this status; if `name` is given, only jobs whose name contains it, in any
+    case.
     """
     return find_page(connection, JobQuery(statuses=() if status is None else (status,), name=name), limit)
 
@@ -199,7 +213,11 @@ def find_jobs(
 def read_columns(
     connection: Connection, job_ids: Sequence[int], fields: Mapping[str, Field], now: datetime
 ) -> dict[int, dict[str, Any]]:
-    """Return for each job in `job_ids` (job number -> name -> value) the values of `fields`."""
+    """Return job number -> name -> value of the field of that name, for each job in `job_ids` that exists.
+
+    Texts are shortened to MAX_VALUE_CHARS characters; NaN and infinities are replaced by their names. The duration
+    of a running job ends at `now`. Without `fields` the result is empty.
+    """
     if not fields or not job_ids:
         return {}
     values = [_shown_value(field, now) for field in fields.values()]

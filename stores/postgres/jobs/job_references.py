@@ -27,7 +27,7 @@ class ReferencedJobs(NamedTuple):
 
 
 def number_in(reference: str) -> int | None:
-    """Parse the text of a job reference as a job number; return None if it is not one."""
+    """Parse the text of a job reference as a job number (1 to MAX_ID); return None if it is not one."""
     number = int(reference) if reference.isascii() and reference.isdecimal() and len(reference) < 20 else 0
     return number if 1 <= number <= MAX_ID else None
 
@@ -35,8 +35,10 @@ def number_in(reference: str) -> int | None:
 def find_referenced(connection: Connection, reference: str, *, may_abbreviate: bool = True) -> ReferencedJobs:
     """Return the newest jobs that match `reference`, at most `MOST_CANDIDATES`.
 
-    `last` means the newest job. A number means the job with this number, even if another job has it as a name. Any
-    other text is a name, or the beginning of a name or number (`find_named`).
+    `last` means the newest job that is not archived. A number means the job with this number, even if it was
+    deleted or another job has the number as its name. Any other text is a name, or, if `may_abbreviate` is True,
+    the beginning of a name or number (`find_named`). The same holds for a number or `last` if there is no such
+    job.
     """
     if reference == LAST and (newest := find_jobs(connection, limit=1)):
         return ReferencedJobs(newest, 1, _also_named(connection, reference, newest[0].id))

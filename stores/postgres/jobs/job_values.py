@@ -58,7 +58,10 @@ shown_tags: Value = literal_column(
 
 
 def value_of(field: Field, now: datetime) -> Value:
-    """Return an SQL expression for the value of a field; `params` and `tags` are text, durations are seconds."""
+    """Return an SQL expression for the value of a field; `params` and `tags` are text, durations are seconds.
+
+    The duration of a running job ends at `now`.
+    """
     if field.type == "free":
         return json_of(field).op("#>>", return_type=Text())(cast(literal([], ARRAY(Text)), ARRAY(Text)))
     return _metric(field) if field.space else _COLUMNS[field.name](now)
@@ -126,7 +129,8 @@ def _value(name: str, column: str | None) -> Value:
 def _extreme(of: str, name: str, column: str | None) -> Value:
     """Return an SQL expression for the minimum or maximum of a metric.
 
-    It combines the extremes of the metric's blocks with those of newer rows, which have no blocks yet.
+    It combines the extremes of the metric's blocks with those of newer rows, which have no blocks yet; of these,
+    only the last MOST_WAITING_ROWS of the job are read.
     """
     aggregate, stored, least = _EXTREMES[of]
     series, rows, cursors = metric_series.c, training_metrics.c, delivery_cursors.c

@@ -39,8 +39,8 @@ class AlreadyEnded(Exception):  # noqa: N818 - shown to users
 def request_stop(connection: Connection, job_id: int, by: str, reason: str | None) -> StopRequested:
     """Store a request to stop the job's current attempt, in the caller's transaction, and return it.
 
-    If the attempt has a request already, nothing changes and the first request is returned. Raises `UnknownJob`,
-    `AlreadyEnded` and `WrongText`.
+    If the attempt has a request already, nothing changes and the first request is returned. Raises `UnknownJob` if
+    there is no such job, `AlreadyEnded` if it has ended, and `WrongText` for an invalid `by` or `reason`.
     """
     by, reason = by.strip(), (reason or "").strip() or None
     check_text("by", by, MAX_BY_CHARS)
