@@ -17,7 +17,6 @@ from trainwire.cli.transfer.import_report import ImportReport
 from trainwire.cli.transfer.importing import import_runs
 from trainwire.cli.transfer.progress import Progress
 from trainwire.cli.transfer.readers.csv_file import csv_run
-from trainwire.cli.transfer.readers.mlflow_runs import MlflowRuns, mlflow_api
 from trainwire.cli.transfer.readers.parquet_import import parquet_runs
 from trainwire.cli.transfer.readers.tensorboard import tensorboard_runs
 from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
@@ -25,7 +24,6 @@ from trainwire.cli.transfer.runs import COUNTED, LeftOut, SourceRun
 from trainwire.cli.transfer.sending import AGAIN, Sender
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import as_problem
-from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
 from trainwire.stores.postgres.jobs import is_known
 
 MOST_LISTED: Final = 50
@@ -129,6 +127,9 @@ def mlflow(
 
     Credentials are read from MLFLOW_TRACKING_USERNAME and the other variables of MLflow's client.
     """
+    from trainwire.cli.transfer.readers.mlflow_runs import MlflowRuns, mlflow_api  # noqa: PLC0415 - imports requests
+    from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable  # noqa: PLC0415 - as above
+
     api = mlflow_api(uri)
     own = settings_for(servers(data_dir)).mlflow_tracking_uri
 

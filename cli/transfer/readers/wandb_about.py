@@ -28,13 +28,9 @@ _TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes"
 """Field number in `wandb_internal.RunRecord` -> name of the tag, for the fields that become tags."""
 
 
-def needed_records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (kind, content) of those records in a `.wandb` file that an import uses."""
-    for record in wandb_records(path, size):
-        for field in fields(record):
-            if field[0] in _KINDS:
-                yield field
-                break
+def needed_field(record: bytes) -> tuple[int, Any] | None:
+    """Return (kind, content) of a record; None if an import does not use records of its kind."""
+    return next((field for field in fields(record) if field[0] in _KINDS), None)
 
 
 def runs_and_exits(path: Path, size: int) -> Iterator[tuple[int, bytes]]:

@@ -37,6 +37,9 @@ def wandb_records(path: Path, size: int) -> Iterator[bytes]:
     parts: list[bytes] = []
     length, began = 0, 0
     for at, kind, data in _parts(path, size):
+        if kind == FULL and not parts:
+            yield data
+            continue
         if (kind in (FULL, FIRST)) == bool(parts):
             raise DamagedFileError(f"the record at byte {at:,} is out of order")
         began = began if parts else at
