@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, inspect, text
 
 from trainwire.schemas.tables import metadata
 
-_FOLDER = Path(__file__).parent
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_FOLDER: Final = Path(__file__).parent
 
 
 class WrongSchemaRevision(RuntimeError):  # noqa: N818 - its text is shown to operators
@@ -41,7 +45,6 @@ def upgrade(connection: Connection) -> None:
     Raises `WrongSchemaRevision` if the database was migrated by a newer trainwire.
     """
     from alembic import command  # noqa: PLC0415 - takes a tenth of a second, and most commands do not upgrade
-    from alembic.config import Config  # noqa: PLC0415 - as above
 
     current = current_revision(connection)
     if current is not None and current not in _revisions():
@@ -49,10 +52,16 @@ def upgrade(connection: Connection) -> None:
             f"the database is at schema revision {current!r}, which this trainwire does not know "
             f"(its newest is {head_revision()!r}): install the newer trainwire"
         )
+    command.upgrade(_config(connection), "head")
+
+
+def _config(connection: Connection) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - as in `upgrade`
+
     config = Config()
     config.set_main_option("script_location", str(_FOLDER))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    return config
 
 
 def check_revision(connection: Connection) -> None:

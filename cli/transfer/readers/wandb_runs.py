@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -218,16 +218,14 @@ class _Reader:
             step = int(axes.get("_step", b"-1"))
         return self._points(row_of(values), self._time_of(axes), step)
 
-    def _row(self, step: int, numbers: dict[str, float]) -> tuple[Point, ...]:
-        axes = {name: numbers.pop(name) for name in self._decoder.axes if name in numbers}
+    def _row(self, step: int, axes: dict[str, bytes], numbers: dict[str, float]) -> Sequence[Point]:
         ts = self._time_of(axes)
-        if ts is None or not 0 <= step <= MAX_ID or not numbers:
-            return tuple(self._points(Row(numbers, []), ts, step))
-        if ts > self._last_ns:
-            self._last_ns = ts
+        if ts is None or not numbers or step > MAX_ID:
+            return self._points(Row(numbers, []), ts, step)
+        self._last_ns = max(self._last_ns, ts)
         return (Point(ts=ts, step=step, values=numbers),)
 
-    def _time_of(self, axes: Mapping[str, bytes | float]) -> int | None:
+    def _time_of(self, axes: dict[str, bytes]) -> int | None:
         """Return the time of a history row, or None if it is out of range.
 
         It is the row's timestamp, or the start of the run plus the row's runtime.
