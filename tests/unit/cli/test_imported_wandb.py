@@ -228,7 +228,11 @@ def test_rows_of_numbers_are_read_as_by_the_full_decoder(tmp_path: Path, monkeyp
     shuffle = random.Random(16).sample
     rows: list[bytes] = []
     for step in range(600):
-        texts = {("loss",): f"{1 / (step + 1)!r}", ("_step",): str(step), ("_runtime",): f"{step * 1e-3!r}"}
+        texts: dict[tuple[str, ...], str] = {
+            ("loss",): f"{1 / (step + 1)!r}",
+            ("_step",): str(step),
+            ("_runtime",): f"{step * 1e-3!r}",
+        }
         texts |= {("_timestamp",): f"{1.7e9 + step!r}"} if step % 7 else {}
         texts |= {("val", "acc"): "1e-05", ("val.loss",): "-2"} if step > 50 and step % 3 == 0 else {}
         texts |= (
