@@ -410,6 +410,6 @@ def test_drains_that_do_not_keep_up_are_noticed(client: redis.Redis) -> None:
     """A few large entries, as those of an import, are a backlog; a few small ones are none."""
     client.xadd(stream_key("metrics", 3), {"body": b"small"})
     assert not has_backlog(client, 4)
-    for _ in range(20):
+    for _ in range(30):
         client.xadd(stream_key("metrics", 3), {"body": bytes(BACKLOG_BYTES // 20)})
     assert has_backlog(client, 4)
