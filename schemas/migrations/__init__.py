@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 from trainwire.schemas.tables import metadata
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_FOLDER: Final = Path(__file__).parent
 
 
 class WrongSchemaRevision(RuntimeError):  # noqa: N818 - its text is shown to operators
     """The database is at a schema revision that this version of trainwire cannot use."""
 
 
-def _config(connection: Connection | None = None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes["connection"] = connection
-    return config
-
-
 def head_revision() -> str:
     """Return the newest schema revision of this version of trainwire."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
+    revisions = _revisions()
+    if not revisions:
         raise WrongSchemaRevision("the package has lost its migrations; install trainwire again")
-    return head
+    return max(revisions)
+
+
+def _revisions() -> set[str]:
+    """Return the revisions of the migrations, with which the names of their files begin."""
+    return {path.name.partition("_")[0] for path in _FOLDER.glob("versions/[0-9]*_*.py")}
 
 
 def current_revision(connection: Connection) -> str | None:
     """Return the database's schema revision; None if it has no trainwire tables."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def upgrade(connection: Connection) -> None:
@@ -42,14 +44,24 @@ def upgrade(connection: Connection) -> None:
 
     Raises `WrongSchemaRevision` if the database was migrated by a newer trainwire.
     """
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    from alembic import command  # noqa: PLC0415 - takes a tenth of a second, and most commands do not upgrade
+
     current = current_revision(connection)
-    if current is not None and current not in known:
+    if current is not None and current not in _revisions():
         raise WrongSchemaRevision(
             f"the database is at schema revision {current!r}, which this trainwire does not know "
             f"(its newest is {head_revision()!r}): install the newer trainwire"
         )
     command.upgrade(_config(connection), "head")
+
+
+def _config(connection: Connection) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - as in `upgrade`
+
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER))
+    config.attributes["connection"] = connection
+    return config
 
 
 def check_revision(connection: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from math import inf, isnan, nan
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,8 +13,10 @@ import sqlalchemy
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, make_url, text
 
+from trainwire.schemas import migrations
 from trainwire.schemas.migrations import (
     WrongSchemaRevision,
     _config,
@@ -54,6 +57,14 @@ def test_an_empty_database_gets_the_tables_of_the_code(empty: Engine) -> None:
         assert current_revision(connection) == head_revision()
         options = {"compare_type": True, "compare_server_default": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+
+
+def test_the_newest_revision_is_that_of_alembic() -> None:
+    """The revisions in the names of the files are those in the files; the newest is their only head."""
+    script = ScriptDirectory(str(Path(migrations.__file__).parent))
+    assert script.get_heads() == [head_revision()]
+    for each in script.walk_revisions():
+        assert Path(each.path).name.startswith(f"{each.revision}_")
 
 
 def test_a_database_without_tables_names_the_command(empty: Engine) -> None:

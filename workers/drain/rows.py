@@ -25,7 +25,6 @@ Rows contain times as such integers: a datetime object would take longer to make
 """
 
 _LIFTED_NAMES: Final = frozenset(name for names in LIFTED.values() for name in names)
-_NOTHING_LIFTED: Final = (None,) * len(LIFTED)
 
 
 @dataclass(slots=True)
@@ -78,20 +77,23 @@ def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
 def metric_rows(origin: Origin, first_seq: int, body: Metrics) -> Iterator[Row]:
     """Yield one row of `training_metrics` per point."""
     job_id, attempt, rank, source = origin.job_id, origin.attempt, origin.rank, origin.source
+    known: tuple[str, ...] | None = None
     for seq, point in enumerate(body.points, first_seq):
-        lifted, extra = lift(point.values)
+        values, path = point.values, point.checkpoint_path
+        if (names := tuple(values)) != known:  # most points have the same metrics as the one before
+            known, (lifted, rest) = names, _split_names(values)
         yield (
             job_id,
             seq,
             attempt,
             rank,
             source,
-            _postgres_time(point.ts),
+            point.ts // 1000 - POSTGRES_EPOCH_US,
             point.epoch,
             point.step,
-            *lifted,
-            point.checkpoint_path and visible(point.checkpoint_path),
-            _jsonb(extra),
+            *[name and values[name] for name in lifted],
+            path and visible(path),
+            _jsonb({name: values[name] for name in rest}) if rest else None,
         )
 
 
@@ -121,19 +123,19 @@ def is_best(body: Checkpoint) -> bool:
     return body.kind == "best" if body.is_best is None else body.is_best
 
 
-def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, float]]:
-    """Split metrics into the values that have columns of their own (None if absent) and a map of all others."""
-    rest = dict(values)
-    if rest.keys().isdisjoint(_LIFTED_NAMES):
-        return list(_NOTHING_LIFTED), rest
-    lifted = [_taken(rest, names) for names in LIFTED.values()]
-    return lifted, rest
+def _split_names(values: Mapping[str, float]) -> tuple[list[str | None], list[str]]:
+    """Return the metric for each column of `LIFTED` (None if absent), and the names of all other metrics."""
+    if values.keys().isdisjoint(_LIFTED_NAMES):
+        return [None] * len(LIFTED), list(values)
+    lifted = [next((name for name in synonyms if name in values), None) for synonyms in LIFTED.values()]
+    return lifted, [name for name in values if name not in lifted]
 
 
 def as_stored(values: Mapping[str, float]) -> dict[str, float]:
     """Return metrics with the names of columns in place of their synonyms, such as `accuracy` for `acc`."""
-    lifted, rest = lift(values)
-    return {name: value for name, value in zip(LIFTED, lifted, strict=True) if value is not None} | rest
+    lifted, rest = _split_names(values)
+    stored = {column: values[name] for column, name in zip(LIFTED, lifted, strict=True) if name is not None}
+    return stored | {name: values[name] for name in rest}
 
 
 def jsonb_text(value: object) -> bytes:
@@ -150,13 +152,6 @@ def jsonb_text(value: object) -> bytes:
 
 def _postgres_time(ts_ns: int) -> int:
     return ts_ns // 1000 - POSTGRES_EPOCH_US
-
-
-def _taken(rest: dict[str, float], names: Iterable[str]) -> float | None:
-    for name in names:
-        if name in rest:
-            return rest.pop(name)
-    return None
 
 
 def _jsonb(values: Mapping[str, float] | None) -> Jsonb | None:

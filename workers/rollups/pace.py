@@ -13,12 +13,15 @@ from trainwire.schemas.streams.servers import ask_each
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.rollups.follower import REST_SHARE
 
-SLICE_S: Final = 1.5
+TASK_S: Final = 1.5
+"""Seconds after which a task begins no other slice."""
+SLICE_S: Final = 0.2
+"""Seconds of a slice; it is short, because a backlog is noticed only between two slices."""
 BUSY_SLICE_S: Final = 0.05
 CALM_S: Final = 10.0
 """Seconds after the last backlog for which drains still count as busy."""
-BACKLOG_ENTRIES: Final = 1000
-"""Number of entries in a stream from which its drain counts as not keeping up."""
+BACKLOG_BYTES: Final = 256 * 1024
+"""Memory of a stream in Redis from which its drain counts as not keeping up: about two batches of an import."""
 
 
 class RollupPace:
@@ -56,5 +59,5 @@ def has_backlog(client: redis.Redis, shards: int) -> bool:
     """
     streams = [stream_key(kind, shard) for shard in range(shards) for kind in ("logs", "metrics")]
     with redis_errors():
-        found = ask_each(client, {stream: [("XLEN", stream)] for stream in streams})
-    return any(length > BACKLOG_ENTRIES for (length,) in found.replies.values())
+        found = ask_each(client, {stream: [("MEMORY USAGE", stream)] for stream in streams})
+    return any((size or 0) > BACKLOG_BYTES for (size,) in found.replies.values())

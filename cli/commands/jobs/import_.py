@@ -17,7 +17,6 @@ from trainwire.cli.transfer.import_report import ImportReport
 from trainwire.cli.transfer.importing import import_runs
 from trainwire.cli.transfer.progress import Progress
 from trainwire.cli.transfer.readers.csv_file import csv_run
-from trainwire.cli.transfer.readers.mlflow_runs import MlflowRuns, mlflow_api
 from trainwire.cli.transfer.readers.parquet_import import parquet_runs
 from trainwire.cli.transfer.readers.tensorboard import tensorboard_runs
 from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
@@ -129,6 +128,8 @@ def mlflow(
 
     Credentials are read from MLFLOW_TRACKING_USERNAME and the other variables of MLflow's client.
     """
+    from trainwire.cli.transfer.readers.mlflow_runs import MlflowRuns, mlflow_api  # noqa: PLC0415 - imports requests
+
     api = mlflow_api(uri)
     own = settings_for(servers(data_dir)).mlflow_tracking_uri
 

@@ -6,6 +6,7 @@ The format is defined in `wandb/proto/wandb_internal.proto`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,25 +23,21 @@ HISTORY, SUMMARY, OUTPUT, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT_RAW, RUN
 )
 """Field numbers of `wandb_internal.Record`, which give the kind of a record."""
 _KINDS: Final = frozenset({HISTORY, SUMMARY, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT, OUTPUT_RAW, RUN, EXIT})
-_RUN_KEY, _EXIT_KEY = b"\x8a\x01", b"\x92\x01"
-"""Protobuf keys (field number and wire type) of the fields RUN and EXIT."""
+_has_run_or_exit: Final = re.compile(b"\x8a\x01|\x92\x01").search
+"""Searches for the protobuf keys (field number and wire type) of the fields RUN and EXIT."""
 _TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes", 12: "sweep"}
 """Field number in `wandb_internal.RunRecord` -> name of the tag, for the fields that become tags."""
 
 
-def needed_records(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (kind, content) of the records that an import uses, in the first `size` bytes of a `.wandb` file."""
-    for record in wandb_records(path, size):
-        for field in fields(record):
-            if field[0] in _KINDS:
-                yield field
-                break
+def needed_field(record: bytes) -> tuple[int, Any] | None:
+    """Return (kind, content) of a record; None if an import does not use records of its kind."""
+    return next((field for field in fields(record) if field[0] in _KINDS), None)
 
 
 def runs_and_exits(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
     """Yield (kind, content) of the records of the kinds RUN and EXIT in the first `size` bytes of a file."""
-    for record in wandb_records(path, size):
-        if _RUN_KEY in record or _EXIT_KEY in record:
+    for record in wandb_records(path, size, _has_run_or_exit):
+        if _has_run_or_exit(record):
             yield from (field for field in fields(record) if field[0] in {RUN, EXIT})
 
 

@@ -6,7 +6,7 @@ See `doc/log_format.md` of LevelDB and `wandb/sdk/internal/datastore.py` (wandb 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -28,15 +28,23 @@ class CutShortError(DamagedFileError):
     """The last record of the file is incomplete: the process that writes it was killed, or is still writing."""
 
 
-def wandb_records(path: Path, size: int) -> Iterator[bytes]:
-    """Yield each record in the first `size` bytes of a `.wandb` file.
+def wandb_records(
+    path: Path, size: int, has_wanted: Callable[[bytes], object] = lambda _: True
+) -> Iterator[bytes]:
+    """Yield each record in the first `size` bytes of a `.wandb` file, after its checksum was verified.
+
+    Where `has_wanted` returns a false value for a block (`BLOCK_BYTES`), the records inside it are verified, but
+    not yielded.
 
     Raises `DamagedFileError`, with its position, for a record that is damaged or incomplete, and `OSError` if the
     file cannot be read.
     """
     parts: list[bytes] = []
     length, began = 0, 0
-    for at, kind, data in _parts(path, size):
+    for at, kind, data in _parts(path, size, has_wanted):
+        if kind == FULL and not parts:
+            yield data
+            continue
         if (kind in (FULL, FIRST)) == bool(parts):
             raise DamagedFileError(f"the record at byte {at:,} is out of order")
         began = began if parts else at
@@ -51,8 +59,9 @@ def wandb_records(path: Path, size: int) -> Iterator[bytes]:
         raise CutShortError(f"the record at byte {began:,} is cut short")
 
 
-def _parts(path: Path, size: int) -> Iterator[tuple[int, int, bytes]]:
+def _parts(path: Path, size: int, has_wanted: Callable[[bytes], object]) -> Iterator[tuple[int, int, bytes]]:
     """Yield (offset, kind, data) of each part of a record; zeros at the end of a block are skipped."""
+    kind_before = LAST
     with path.open("rb") as file:
         offset, at = 0, len(FILE_HEADER)
         while block := file.read(min(BLOCK_BYTES, size - offset)):
@@ -60,6 +69,7 @@ def _parts(path: Path, size: int) -> Iterator[tuple[int, int, bytes]]:
                 raise CutShortError("its header is cut short")
             if offset == 0 and block[:at] != FILE_HEADER:
                 raise DamagedFileError("it does not begin as a file of W&B")
+            is_wanted = has_wanted(block)
             while (end := at + HEADER.size) <= len(block):
                 checksum, length, kind = HEADER.unpack_from(block, at)
                 data = block[end : end + length]
@@ -69,7 +79,9 @@ def _parts(path: Path, size: int) -> Iterator[tuple[int, int, bytes]]:
                     break
                 if crc32(data, _CHECKSUMS[kind]) != checksum:
                     raise DamagedFileError(f"the record at byte {offset + at:,} has a wrong checksum")
-                yield offset + at, kind, data
+                if is_wanted or kind != FULL or kind_before in (FIRST, MIDDLE):
+                    yield offset + at, kind, data
+                kind_before = kind
                 at = end + length
             if at < len(block) < BLOCK_BYTES and BLOCK_BYTES - at >= HEADER.size:
                 raise CutShortError(f"the record at byte {offset + at:,} is cut short")

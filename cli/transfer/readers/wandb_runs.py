@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -26,13 +26,14 @@ from trainwire.cli.transfer.readers.wandb_about import (
     about_of,
     checked_time,
     config_of,
-    needed_records,
+    needed_field,
     runs_and_exits,
     timestamp_ns,
 )
-from trainwire.cli.transfer.readers.wandb_file import CutShortError
+from trainwire.cli.transfer.readers.wandb_file import CutShortError, wandb_records
+from trainwire.cli.transfer.readers.wandb_history import NOT_VALUES, HistoryDecoder
 from trainwire.cli.transfer.readers.wandb_output import OutputLines
-from trainwire.cli.transfer.readers.wandb_values import Row, item_of, leading_items, row_of, text_of
+from trainwire.cli.transfer.readers.wandb_values import Row, item_of, row_of, text_of
 from trainwire.cli.transfer.runs import (
     OUT_OF_RANGE,
     End,
@@ -54,8 +55,6 @@ from trainwire.schemas.wire.messages import Outcome, Point
 from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stack.errors import Problem
 
-_AXES: Final = ("_step", "_timestamp", "_runtime")
-_NOT_VALUES: Final = frozenset({*_AXES, "_wandb"})
 SUFFIX: Final = ".wandb"
 QUIET_S: Final = 600.0
 """Seconds after which a file without an EXIT record that no longer grows is that of a killed run.
@@ -141,6 +140,7 @@ class _Reader:
         self._size = size
         self._about = about
         self._tally = tally
+        self._decoder = HistoryDecoder()
         self._params = dict(about.params)
         self._summary: dict[tuple[str, ...], bytes] = {}
         self._files: set[str] = set()
@@ -152,8 +152,12 @@ class _Reader:
     def items(self) -> Iterator[Item]:
         """Yield points, lines and parameters, until the end of the file or a damaged record."""
         try:
-            for kind, data in needed_records(self._path, self._size):
-                yield from self._history(data) if kind == HISTORY else self._record(kind, data)
+            for record in wandb_records(self._path, self._size):
+                if (row := self._decoder.decode(record)) is not None:
+                    yield from self._row(*row)
+                elif (found := needed_field(record)) is not None:
+                    kind, data = found
+                    yield from self._history(data) if kind == HISTORY else self._record(kind, data)
         except (*DAMAGES, OSError) as exc:
             self._tally.fail(f"{self._path}: {exc}; what comes before it is imported")
         else:
@@ -167,7 +171,7 @@ class _Reader:
 
         Without an EXIT record the status is `failed` if `is_killed` is True, else `ended`.
         """
-        row = row_of([(names, raw) for names, raw in self._summary.items() if names[0] not in _NOT_VALUES])
+        row = row_of([(names, raw) for names, raw in self._summary.items() if names[0] not in NOT_VALUES])
         numbers = dict(islice(row.numbers.items(), MAX_RESULTS)) or None
         ts = self._last_ns or self._path.stat().st_mtime_ns
         if self._exit_code is None:
@@ -204,22 +208,30 @@ class _Reader:
 
     def _history(self, data: bytes) -> list[Point]:
         step: int | None = None
-        items, rest = leading_items(data)
-        for number, value in fields(rest):
+        items = []
+        for number, value in fields(data):
             if number == 1:
-                items.append(item_of(value))
+                items.append(value)
             elif number == 2:
                 step = varint(value, 1)[0] if value else 0  # its only field
+        self._decoder.learn(items)
         axes: dict[str, bytes] = {}
         values = []
-        for item in items:
-            if item[0][0] in _NOT_VALUES:
+        for item in map(item_of, items):
+            if item[0][0] in NOT_VALUES:
                 axes[item[0][0]] = item[1]
             else:
                 values.append(item)
         if step is None:  # versions before 2023 have it among the items
             step = int(axes.get("_step", b"-1"))
-        return self._points(row_of(values), self._time_of(axes), step if 0 <= step <= MAX_ID else None)
+        return self._points(row_of(values), self._time_of(axes), step)
+
+    def _row(self, step: int, axes: dict[str, bytes], numbers: dict[str, float]) -> Sequence[Point]:
+        ts = self._time_of(axes)
+        if ts is None or not numbers or step > MAX_ID:
+            return self._points(Row(numbers, []), ts, step)
+        self._last_ns = max(self._last_ns, ts)
+        return (Point(ts=ts, step=step, values=numbers),)
 
     def _time_of(self, axes: dict[str, bytes]) -> int | None:
         """Return the time of a history row, or None if it is out of range.
@@ -252,6 +264,7 @@ class _Reader:
             self._tally.skip("points", OUT_OF_RANGE, len(row.numbers))
             return []
         self._last_ns = max(self._last_ns, ts)
+        step = step if step is not None and 0 <= step <= MAX_ID else None
         values = self._tally.named(row.numbers)
         if len(values) <= MOST_VALUES:
             return [Point(ts=ts, step=step, values=values)] if values else []

@@ -30,7 +30,14 @@ from trainwire.workers.operations.row_retention import RowPolicy, RowRetention
 from trainwire.workers.resources import Resources
 from trainwire.workers.rollups import follower
 from trainwire.workers.rollups.follower import RollupFollower
-from trainwire.workers.rollups.pace import BACKLOG_ENTRIES, BUSY_SLICE_S, CALM_S, SLICE_S, RollupPace, has_backlog
+from trainwire.workers.rollups.pace import (
+    BACKLOG_BYTES,
+    BUSY_SLICE_S,
+    CALM_S,
+    SLICE_S,
+    RollupPace,
+    has_backlog,
+)
 from trainwire.workers.sinks import cursors
 
 JOB = 1
@@ -432,8 +439,9 @@ def test_a_busy_worker_rests_nine_times_as_long() -> None:
 
 
 def test_drains_that_do_not_keep_up_are_noticed(client: redis.Redis) -> None:
-    """More than a thousand entries in a stream of metrics or lines are a backlog."""
+    """A few large entries, as those of an import, are a backlog; a few small ones are none."""
+    client.xadd(stream_key("metrics", 3), {"body": b"small"})
     assert not has_backlog(client, 4)
-    for _ in range(BACKLOG_ENTRIES + 1):
-        client.xadd(stream_key("metrics", 3), {"v": 1})
+    for _ in range(30):
+        client.xadd(stream_key("metrics", 3), {"body": bytes(BACKLOG_BYTES // 20)})
     assert has_backlog(client, 4)

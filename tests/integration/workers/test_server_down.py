@@ -29,6 +29,7 @@ from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.operations.exporter import Exporter
 from trainwire.workers.resources import Resources
+from trainwire.workers.rollups.pace import BACKLOG_BYTES, has_backlog
 from trainwire.workers.settings import load_settings
 from trainwire.workers.streams.sweep import drain_everything, overdue, publish_hold
 from trainwire.workers.watchdog import StuckStreams
@@ -186,3 +187,12 @@ def _ports(split: Resources, *keys: str) -> set[int]:
 
 def _is_whole(split: Resources) -> bool:
     return sum(value for name, value in exported(split).items() if name.startswith("trainwire_shard_up")) == SHARDS
+
+
+def test_a_backlog_is_noticed_on_the_servers_that_answer(split: Resources, cluster: ValkeyCluster) -> None:
+    """Rollups measure the streams of all servers, and ignore a server that is down."""
+    assert not has_backlog(split.streams, SHARDS)
+    cluster.nodes[VICTIM].kill()
+    for _ in range(30):
+        split.streams.xadd(stream_key("metrics", OTHERS[0]), {"body": bytes(BACKLOG_BYTES // 20)})
+    assert has_backlog(split.streams, SHARDS)

@@ -32,6 +32,7 @@ from tests.unit.ingest.test_event_files import field
 from trainwire.cli.transfer.messages import messages_of
 from trainwire.cli.transfer.readers import wandb_file as reader
 from trainwire.cli.transfer.readers.wandb_file import BLOCK_BYTES, CutShortError, DamagedFileError, wandb_records
+from trainwire.cli.transfer.readers.wandb_history import HistoryDecoder
 from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
 from trainwire.cli.transfer.readers.wandb_values import item_of, json_value, row_of
 from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
@@ -220,6 +221,76 @@ def test_typed_values_of_newer_versions_are_read() -> None:
 def test_parameters_can_always_be_stored(raw: bytes, value: Any) -> None:
     """What a message cannot hold is kept as text, or as the nearest number."""
     assert json_value(raw) == value
+
+
+def test_rows_of_numbers_are_read_as_by_the_full_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in any order, with new, missing, nested and other values, give the same points without the pattern."""
+    shuffle = random.Random(16).sample
+    rows: list[bytes] = []
+    for step in range(600):
+        texts: dict[tuple[str, ...], str] = {
+            ("loss",): f"{1 / (step + 1)!r}",
+            ("_step",): str(step),
+            ("_runtime",): f"{step * 1e-3!r}",
+        }
+        texts |= {("_timestamp",): f"{1.7e9 + step!r}"} if step % 7 else {}
+        texts |= {("val", "acc"): "1e-05", ("val.loss",): "-2"} if step > 50 and step % 3 == 0 else {}
+        texts |= (
+            {("note",): '"text"'} if step % 10 == 9 else {("big",): "9" * (step % 130)} if step % 10 == 8 else {}
+        )
+        texts |= {("loss",): '"Infinity"'} if step % 11 == 10 else {}
+        items = shuffle([item(names, raw) for names, raw in texts.items()], len(texts))
+        content = b"".join(field(1, each) for each in items)
+        rows.append(record(2, content + field(2, field(1, step * 5) if step else b"")))
+    path = wandb_file(tmp_path / "run-x.wandb", run_record(), *rows, exit_record(0))
+    decoded: list[Any] = []
+    decode = HistoryDecoder.decode
+
+    def noted(decoder: HistoryDecoder, data: bytes) -> Any:
+        decoded.append(decode(decoder, data))
+        return decoded[-1]
+
+    monkeypatch.setattr(HistoryDecoder, "decode", noted)
+    fast, fast_tally = items_of(path)
+    monkeypatch.setattr(HistoryDecoder, "decode", lambda *_: None)
+    full, full_tally = items_of(path)
+    assert fast == full
+    assert fast_tally.skipped == full_tally.skipped
+    assert len(decoded) - decoded.count(None) > 400
+
+
+def test_a_record_with_a_wrong_length_is_never_decoded_by_the_pattern() -> None:
+    """Each change of a byte gives either None or what the full decoder returns."""
+    sound = history(300, {"loss": 0.125, "val": -3, "val2": 2.5e-05}, 1.5)
+    (content,) = (value for number, value in fields(sound) if number == 2)
+    decoder = HistoryDecoder()
+    decoder.learn(value for number, value in fields(content) if number == 1)
+    assert decoder.decode(sound) == fully_decoded(sound)
+    decoded = 0
+    for at in range(len(sound)):
+        for byte in range(256):
+            changed = sound[:at] + bytes((byte,)) + sound[at + 1 :]
+            if (found := decoder.decode(changed)) is not None:
+                assert found == fully_decoded(changed)
+                decoded += 1
+    assert decoded > 256
+
+
+def items_of(path: Path) -> tuple[list[Any], Tally]:
+    """Return the items of the only run in a file, and their counts."""
+    (run,) = wandb_runs(path, None, "")
+    assert isinstance(run, SourceRun)
+    tally = Tally()
+    return [*run.items(tally)], tally
+
+
+def fully_decoded(data: bytes) -> tuple[int, dict[str, bytes], dict[str, float]]:
+    """Decode a record of one step without the pattern."""
+    (content,) = (value for number, value in fields(data) if number == 2)
+    step = dict(fields(content))[2]
+    named = {".".join(names): raw for names, raw in (item_of(value) for n, value in fields(content) if n == 1)}
+    axes = {name: raw for name, raw in named.items() if name.startswith("_")}
+    return dict(fields(step)).get(1, 0), axes, {name: float(named[name]) for name in named.keys() - axes.keys()}
 
 
 def test_a_step_that_is_no_number_ends_the_file(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from trainwire.schemas.keys import Kind, shard_of, stream_key
 from trainwire.schemas.non_finite import NON_FINITE_NAMES, shown_float
 from trainwire.schemas.wire.body_decoding import body_from_object, decode_body
 from trainwire.schemas.wire.entries import COMPRESS_OVER_BYTES, Envelope, encode_entry, open_envelope
+from trainwire.schemas.wire.limits import MAX_TEXT_CHARS
 from trainwire.schemas.wire.messages import Body, Logs, Message, Metrics, Point
-from trainwire.schemas.wire.validation import MAX_ID, InvalidMessage
+from trainwire.schemas.wire.validation import MAX_ID, MAX_TIME_NS, MIN_TIME_NS, InvalidMessage, check_body
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 LINES = st.lists(TEXT, max_size=200)
@@ -90,6 +91,27 @@ def test_fields_from_the_future_are_ignored() -> None:
     """Unknown fields of a body are ignored."""
     body = body_from_object("logs", {"log_type": "stdout", "lines": ["a"], "ts": [1], "colour": "red"})
     assert body == Logs(log_type="stdout", lines=["a"], ts=[1])
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"ts": MAX_TIME_NS + 1}, "time-out-of-range"),
+        ({"ts": MIN_TIME_NS - 1}, "time-out-of-range"),
+        ({"step": MAX_ID + 1}, "out-of-range"),
+        ({"epoch": -MAX_ID - 1}, "out-of-range"),
+        ({"checkpoint_path": "p" * (MAX_TEXT_CHARS["checkpoint_path"] + 1)}, "too-large"),
+    ],
+)
+def test_one_wrong_point_is_found_wherever_it_is(at: int, wrong: dict[str, Any], reason: str) -> None:
+    """One point with a wrong time, step, epoch or path makes the message invalid; points may lack all of them."""
+    points = [Point(ts=NOW_NS, values={"a": 0.5}, step=1, epoch=0), Point(ts=0, values={}), Point(ts=1, values={})]
+    check_body(Metrics(points=points))
+    points[at] = msgspec.structs.replace(points[at], **wrong)
+    with pytest.raises(InvalidMessage) as caught:
+        check_body(Metrics(points=points))
+    assert caught.value.reason == reason
 
 
 def test_text_that_msgpack_cannot_encode_is_named() -> None:
