@@ -1,4 +1,4 @@
-"""The processes of the workers: `python -m trainwire.workers worker|beat|flower|metrics|sweep`."""
+"""The processes of the workers: `python -m trainwire.workers worker|beat|flower|metrics|sweep|fork-server`."""
 
 from __future__ import annotations
 
@@ -70,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     metrics.add_argument("--port", type=int, default=9464)
     metrics.add_argument("--address", default="127.0.0.1")
     processes.add_parser("sweep", help="drain all streams once, without orders")
+    forks = processes.add_parser("fork-server", help="start worker and beat by forks, for `trainwire up`")
+    forks.add_argument("title", help="shown by ps")
+    forks.add_argument("descriptor", type=int, help="number of the open socket of the client")
     return arguments
 
 
@@ -165,6 +168,14 @@ def _metrics(resources: Resources, options: argparse.Namespace) -> int:
     return 0
 
 
+def _fork_server(_: Resources, options: argparse.Namespace) -> int:
+    from trainwire.workers import fork_server  # noqa: PLC0415 - imports Celery
+
+    fork_server.preload()
+    arguments = fork_server.serve(options.descriptor)
+    return 0 if arguments is None else main(arguments)
+
+
 def _app() -> Celery:
     from trainwire.workers.app import app  # noqa: PLC0415 - reads the settings, so only after they were checked
 
@@ -188,7 +199,14 @@ def _collect_less(**_: object) -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
-PROCESSES: Final = {"worker": _worker, "beat": _beat, "flower": _flower, "metrics": _metrics, "sweep": _sweep}
+PROCESSES: Final = {
+    "worker": _worker,
+    "beat": _beat,
+    "flower": _flower,
+    "metrics": _metrics,
+    "sweep": _sweep,
+    "fork-server": _fork_server,
+}
 
 
 if __name__ == "__main__":
