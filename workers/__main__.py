@@ -111,6 +111,7 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
     WatchdogStep.worker, WatchdogStep.settings, WatchdogStep.queues = name, resources.settings, queues
     app.steps["worker"].add(WatchdogStep)
     app.conf.broker_transport = "trainwire.workers.orders.broker_transport:Transport"
+    app.conf.worker_consumer = "trainwire.workers.orders.broker_consumer:PromptConsumer"
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
     signals.worker_process_init.connect(_die_with_parent, weak=False)
     signals.worker_process_init.connect(_collect_less, weak=False)
