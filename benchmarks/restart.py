@@ -157,7 +157,12 @@ def stack() -> Iterator[RunningStack]:
     with TemporaryDirectory(prefix="trainwire-bench-") as folder, (Path(folder) / "up.log").open("wb") as log:
         data_dir = Path(folder) / "data"
         env = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
-        env |= {"LOKI_ENABLED": "false", "PYTHONWARNINGS": "ignore", "XDG_STATE_HOME": folder, "XDG_DATA_HOME": folder}
+        env |= {
+            "LOKI_ENABLED": "false",
+            "PYTHONWARNINGS": "ignore",
+            "XDG_STATE_HOME": folder,
+            "XDG_DATA_HOME": folder,
+        }
         command = [sys.executable, "-m", "trainwire", "up", "--data-dir", str(data_dir)]
         up = subprocess.Popen(
             [*command, "--no-flower", "--no-gateway", "--no-metrics"], env=env, stdout=log, stderr=log

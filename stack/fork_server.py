@@ -44,12 +44,19 @@ class ForkServer:
         self._connection: _Connection | None = None
 
     def start(self) -> None:
-        """Start the fork server, which answers requests as soon as its imports are done."""
+        """Start the fork server (anew), which answers requests as soon as its imports are done."""
+        self.disconnect()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             number = theirs.fileno()
             self.child.start([*self._command, str(number)], self._env, descriptors=[number])
         self._connection = _Connection(ours)
+
+    def disconnect(self) -> None:
+        """Close the socket, which ends the fork server; its processes go on."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def open_process(
         self, command: Sequence[str], env: Mapping[str, str] | None, log: IO[bytes], folder: Path
@@ -64,10 +71,9 @@ class ForkServer:
                 return self._connection.fork(arguments, log)
             except (OSError, EOFError):
                 # It is restarted by the supervisor. Killed first, so that it cannot execute the request later.
-                self._connection.close()
                 if self.child.pid is not None and self.child.is_running():
                     os.kill(self.child.pid, signal.SIGKILL)
-                self._connection = None
+                self.disconnect()
         return open_process(command, env, log, folder)
 
 

@@ -207,9 +207,7 @@ class Stack:
     def _start_command(self, name: str, command: list[str], env: Mapping[str, str]) -> None:
         opener = None if self._fork_server is None else self._fork_server.open_process
         timeout_s = WORKER_STOP_TIMEOUT_S
-        part = CommandPart(
-            name, command, self._options.data_dir, env=env, stop_timeout_s=timeout_s, opener=opener
-        )
+        part = CommandPart(name, command, self._options.data_dir, env=env, stop_timeout_s=timeout_s, opener=opener)
         self._supervisor.start(part)
 
     def _start_webs(self, env: Mapping[str, str]) -> None:

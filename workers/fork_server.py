@@ -29,7 +29,7 @@ _MODULES: Final = (
     *("celery.loaders.app", "celery.concurrency.prefork", "celery.worker.autoscale", "celery.worker.components"),
     *("celery.worker.consumer", "celery.worker.consumer.delayed_delivery", "celery.worker.pidbox"),
     *("celery.worker.strategy", "kombu.transport.redis", "billiard.popen_fork", "billiard.sharedctypes"),
-    *("sqlalchemy.dialects.postgresql.psycopg", "psycopg.pq", "concurrent.futures.thread"),
+    *("sqlalchemy.dialects.postgresql.psycopg", "psycopg.pq", "concurrent.futures.thread", "boto3"),
 )
 """The modules that a worker or beat imports up to its first orders."""
 

@@ -20,7 +20,15 @@ import redis
 import structlog
 from celery import bootsteps
 
-from trainwire.schemas.keys import ECHO_TASK, HALTED_KEY, INGEST_QUEUE, echo_key, echo_queue, jammed_key, stream_key
+from trainwire.schemas.keys import (
+    ECHO_TASK,
+    HALTED_KEY,
+    INGEST_QUEUE,
+    echo_key,
+    echo_queue,
+    jammed_key,
+    stream_key,
+)
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.servers import Commands, ask_each
 from trainwire.stores.postgres.connections import open_redis, open_stream_client

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, inspect, text
 
 from trainwire.schemas.tables import metadata
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 
 class WrongSchemaRevision(RuntimeError):  # noqa: N818 - its text is shown to operators
@@ -16,6 +19,15 @@ class WrongSchemaRevision(RuntimeError):  # noqa: N818 - its text is shown to op
 
 _REVISIONS: Final = Path(__file__).parent / "versions"
 """The folder of the migrations; their file names begin with the revision, a decimal number."""
+
+
+def _config(connection: Connection | None = None) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - see `head_revision`
+
+    config = Config()
+    config.set_main_option("script_location", str(_REVISIONS.parent))
+    config.attributes["connection"] = connection
+    return config
 
 
 def head_revision() -> str:
@@ -46,12 +58,9 @@ def upgrade(connection: Connection) -> None:
     Raises `WrongSchemaRevision` if the database was migrated by a newer trainwire.
     """
     from alembic import command  # noqa: PLC0415 - see `head_revision`
-    from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
-    config = Config()
-    config.set_main_option("script_location", str(_REVISIONS.parent))
-    config.attributes["connection"] = connection
+    config = _config(connection)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     current = current_revision(connection)
     if current is not None and current not in known:

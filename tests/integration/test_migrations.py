@@ -12,6 +12,7 @@ import sqlalchemy
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, make_url, text
 
 from trainwire.schemas.migrations import (
@@ -54,6 +55,16 @@ def test_an_empty_database_gets_the_tables_of_the_code(empty: Engine) -> None:
         assert current_revision(connection) == head_revision()
         options = {"compare_type": True, "compare_server_default": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+
+
+def test_revisions_are_read_as_alembic_reads_them(empty: Engine) -> None:
+    """The newest revision is that of Alembic's chain, and that of a database is None before its first migration."""
+    assert head_revision() == ScriptDirectory.from_config(_config()).get_current_head()
+    with empty.connect() as connection:
+        assert current_revision(connection) is None
+    with empty.begin() as connection:
+        upgrade(connection)
+        assert current_revision(connection) == MigrationContext.configure(connection).get_current_revision()
 
 
 def test_a_database_without_tables_names_the_command(empty: Engine) -> None:

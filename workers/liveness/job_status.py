@@ -256,7 +256,7 @@ _UNFINISHED: Final = text(
     """  # noqa: S608 - our own columns
 )
 _OF_IDS: Final = text(
-    f"{_COLUMNS} WHERE id = ANY(CAST(:jobs AS bigint[])) AND status IN ('running', 'stalled', 'lost') ORDER BY id"  # noqa: S608
+    f"{_COLUMNS} WHERE id = ANY(CAST(:jobs AS bigint[])) AND status IN ('running', 'stalled', 'lost') ORDER BY id"
 )
 
 # Locked in the order in which drains lock them.

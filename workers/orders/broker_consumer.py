@@ -31,7 +31,9 @@ class PromptConsumer(Consumer):  # type: ignore[misc] # Celery has no types
         return super().ensure_connected(conn)
 
 
-def _ensure_connection(connect: Callable[..., Any], on_error: Callable[..., None], *args: Any, **options: Any) -> Any:
+def _ensure_connection(
+    connect: Callable[..., Any], on_error: Callable[..., None], *args: Any, **options: Any
+) -> Any:
     """Call kombu's `ensure_connection`; most of its calls of `on_error`, which writes to the log, are left out."""
     next_at = 0.0
 
