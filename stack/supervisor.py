@@ -23,8 +23,7 @@ Without jitter: the processes of one stack rarely fail at the same time.
 HEALTHY_AFTER_S: Final = 30.0
 """After a part has run for this many seconds, its next restart has no delay again."""
 HEALTHY_IF_KILLED_AFTER_S: Final = 1.0
-"""The same for a part that was killed by SIGKILL: a user or the kernel sent it, and the part itself had not failed.
-"""
+"""The same for a part that was killed by SIGKILL, which a user or the kernel has sent: the part had not failed."""
 
 Report = Callable[[str], None]
 

@@ -58,7 +58,7 @@ def test_an_empty_database_gets_the_tables_of_the_code(empty: Engine) -> None:
 
 
 def test_revisions_are_read_as_alembic_reads_them(empty: Engine) -> None:
-    """The newest revision is that of Alembic's chain, and that of a database is None before its first migration."""
+    """The newest revision is that of Alembic's chain; that of a database is None before its first migration."""
     assert head_revision() == ScriptDirectory.from_config(_config()).get_current_head()
     with empty.connect() as connection:
         assert current_revision(connection) is None

@@ -34,7 +34,7 @@ class PromptConsumer(Consumer):  # type: ignore[misc] # Celery has no types
 def _ensure_connection(
     connect: Callable[..., Any], on_error: Callable[..., None], *args: Any, **options: Any
 ) -> Any:
-    """Call kombu's `ensure_connection`; most of its calls of `on_error`, which writes to the log, are left out."""
+    """Call kombu's `ensure_connection`, with an `on_error` that logs at most one failure in `LOG_EVERY_S`."""
     next_at = 0.0
 
     def log_some(*arguments: Any) -> None:

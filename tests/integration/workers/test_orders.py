@@ -48,7 +48,7 @@ def test_a_drain_is_ordered_once(resources: Resources) -> None:
 
 
 def test_orders_of_a_killed_worker_are_sent_again(resources: Resources) -> None:
-    """A starting worker waits for no key of an order that a killed one has taken: its queues have orders at once."""
+    """A starting worker does not wait until the keys of orders expire that a killed one has taken."""
     from trainwire.workers.orders.order_sender import (  # noqa: PLC0415 - see the fixture
         order_anew,
         order_delivery,
