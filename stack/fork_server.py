@@ -83,7 +83,7 @@ class _Connection:
     def __init__(self, server: socket.socket) -> None:
         self.is_closed = False
         self._socket = server
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a second ctrl-C may interrupt `fork`, and asks for exit codes
         self._codes: dict[int, int] = {}
 
     def fork(self, arguments: Sequence[str], log: IO[bytes]) -> ForkedProcess:

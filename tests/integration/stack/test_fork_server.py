@@ -48,7 +48,9 @@ def test_a_forked_worker_is_a_worker(server: ForkServer, tmp_path: Path) -> None
     assert child.pid is not None
     wait_until(lambda: " ready." in child.log_path.read_text(), "the worker's start")
     process = psutil.Process(child.pid)
-    assert process.parent() == psutil.Process(server.child.pid)
+    parent = psutil.Process(server.child.pid)
+    assert process.parent() == parent
+    assert parent.num_threads() == 1  # others would hold locks for ever in a fork
     shown = " ".join(process.cmdline()).strip()
     assert shown.endswith("-m trainwire.workers worker --concurrency 1")
     assert os.getsid(child.pid) == child.pid
