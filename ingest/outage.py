@@ -16,7 +16,7 @@ from trainwire.schemas.gateway_urls import is_gateway
 logger = logging.getLogger("trainwire.ingest")
 
 REDIS_BACKOFF_CAP_S: Final = 1.0
-"""Longest pause in seconds before Redis is tried again. A connection costs it little, unlike a gateway with TLS."""
+"""Longest pause in seconds before Redis is tried again: a connection costs it less than one with TLS a gateway."""
 
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
 """Error numbers (errno(3)) of a temporary lack of file descriptors, memory, processes or buffers."""
