@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +32,7 @@ from benchmarks import (
     mlflow,
     over_https,
     quiet,
+    restart,
     trainer,
 )
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
@@ -418,6 +420,16 @@ def list_of_jobs(resources: Resources, scale: float) -> None:
         show(f"| {what} | {usual:.0f} ms | {slowest:.0f} ms | 300 ms |")
 
 
+def restarts(_: Resources, scale: float) -> None:
+    """Kill the worker of `trainwire up` twenty times, and its stores; measure the time until rows are stored."""
+    begin_table("killed", "kills", "median, s", "slowest, s", "wanted", "CPU of the new process, s")
+    for outage in restart.measure(scale):
+        wanted = "1.0 and 1.5" if outage.name == "worker" else "1.0 after it accepts connections"
+        cpu_s = f"{statistics.median(outage.cpu_s):.2f}" if outage.cpu_s else ""
+        seconds = f"{statistics.median(outage.seconds):.2f} | {max(outage.seconds):.2f}"
+        show(f"| {outage.name} | {len(outage.seconds)} | {seconds} | {wanted} | {cpu_s} |")
+
+
 BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "logs": logs,
     "tasks": tasks,
@@ -437,6 +449,7 @@ BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "quiet": quiet_beside_flood,
     "list": list_of_jobs,
     "charts": many_points,
+    "restart": restarts,
 }
 ALONE: Final = {"charts"}
 """Benchmarks that are executed only with `--only`, because they take as long as all others together."""

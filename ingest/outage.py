@@ -11,9 +11,12 @@ from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.server_names import shown_server
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.gateway_urls import is_gateway
 
 logger = logging.getLogger("trainwire.ingest")
 
+REDIS_BACKOFF_CAP_S: Final = 1.0
+"""Longest pause in seconds before Redis is tried again: a connection costs it less than one with TLS a gateway."""
 
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
 """Error numbers (errno(3)) of a temporary lack of file descriptors, memory, processes or buffers."""
@@ -82,7 +85,10 @@ class Outage:
             text = "cannot send to %s: %s; training goes on, messages are kept and sent later"
             logger.warning(text, self._server, str(error).rstrip("."))
         self._failures += 1
-        return self._backoff.delay_s(self._failures)
+        backoff = self._backoff
+        if address is not None and not is_gateway(address):
+            backoff = backoff._replace(cap_s=min(backoff.cap_s, REDIS_BACKOFF_CAP_S))
+        return backoff.delay_s(self._failures)
 
     def note_success(self) -> None:
         """Reset the backoff, and log the end of the outage if there was one."""

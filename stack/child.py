@@ -11,8 +11,9 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
 import psutil
 
@@ -23,6 +24,25 @@ POLL_S: Final = 0.02
 KILL_TIMEOUT_S: Final = 5.0
 KEEP_LOG_BYTES: Final = 16 * 1024 * 1024
 SIGNAL_NAMES: Final = {number.value: number.name for number in signal.Signals}
+
+
+class RunningProcess(Protocol):
+    """The part of the interface of `subprocess.Popen` that `Child` uses."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return the exit code, or the negated number of the signal that ended the process; None while it runs."""
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the end of the process; raise `subprocess.TimeoutExpired` after `timeout` seconds."""
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process unless it has ended."""
+
+
+OpenProcess = Callable[[Sequence[str], Mapping[str, str] | None, IO[bytes], Path], RunningProcess]
+"""Function that starts a command with an environment, a log file for its output, and a working folder."""
 
 
 class Child:
@@ -47,7 +67,7 @@ class Child:
         self._pid_path = data_dir / "run" / f"{name}.json"
         self._stop_signal = stop_signal
         self._stop_timeout_s = stop_timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: RunningProcess | None = None
         self._is_waiting_cancelled = False
 
     @property
@@ -55,25 +75,25 @@ class Child:
         """The process id; None before the first start."""
         return None if self._process is None else self._process.pid
 
-    def start(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start `command` in a new session, with the environment `env` (None: that of this process).
+    def start(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        opener: OpenProcess | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        """Start `command` in a new session, by `opener` if there is one, with the environment `env` (None: that of this process).
 
-        A process of this name that a killed `trainwire up` has left is stopped first.
+        The process inherits the open file `descriptors`. A process of this name that a killed `trainwire up` has
+        left is stopped first.
         """
         for folder in (self.log_path.parent, self._pid_path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         stop_leftover(self._pid_path, self._stop_signal, self._stop_timeout_s)
         with _open_log(self.log_path) as log:
-            # A new session: ctrl-C then signals only `trainwire up`, which stops its parts in order.
-            self._process = subprocess.Popen(  # noqa: S603 - our own command lists, no shell
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=env,
-                cwd=self._data_dir,
-                start_new_session=True,
-            )
+            start = opener or partial(open_process, descriptors=descriptors)
+            self._process = start(command, env, log, self._data_dir)
         _write_pid(self._pid_path, self._process.pid)
 
     def exit_code(self) -> int | None:
@@ -143,6 +163,30 @@ class Child:
     def log_tail(self, lines: int = 8) -> str:
         """Return the path of the log and its last lines, as a suffix for an error message."""
         return f" (log: {self.log_path}){_last_lines(self.log_path, lines)}"
+
+
+def open_process(
+    command: Sequence[str],
+    env: Mapping[str, str] | None,
+    log: IO[bytes],
+    folder: Path,
+    *,
+    descriptors: Sequence[int] = (),
+) -> RunningProcess:
+    """Start a command as a new program in a new session.
+
+    Ctrl-C then signals only `trainwire up`, which stops its parts in order.
+    """
+    return subprocess.Popen(  # noqa: S603 - our own command lists, no shell
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=env,
+        cwd=folder,
+        start_new_session=True,
+        pass_fds=descriptors,
+    )
 
 
 def shown_exit(code: int) -> str:

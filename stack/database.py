@@ -16,7 +16,6 @@ from trainwire.stack.locate import Address
 from trainwire.stores.postgres.connections import open_engine, postgres_trouble
 from trainwire.stores.settings import WrongSettings, shown_servers
 from trainwire.workers.settings import Settings, load_settings
-from trainwire.workers.sinks.plugin import sinks_on
 
 UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 
@@ -35,6 +34,8 @@ def settings_for(address: Address, *, with_redis: bool = False) -> Settings:
 
 def sinks_for(settings: Settings) -> list[SinkEntry]:
     """Return the enabled sinks; raise `Problem` if a setting of one of them is invalid."""
+    from trainwire.workers.sinks.plugin import sinks_on  # noqa: PLC0415 - most commands need no sinks
+
     with as_problem(WrongSettings):
         return sinks_on(settings)
 

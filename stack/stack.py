@@ -19,6 +19,7 @@ from trainwire.stack.child import Child, stop_leftover
 from trainwire.stack.database import forget_outages, migrate, settings_for, sinks_for
 from trainwire.stack.errors import PartFailed
 from trainwire.stack.folders import chosen_data_dir, publish, withdraw
+from trainwire.stack.fork_server import TITLE_SPACE, ForkServer
 from trainwire.stack.locate import Address
 from trainwire.stack.persisted_config import Port, is_embedded_url, moved
 from trainwire.stack.postgres import EmbeddedPostgres
@@ -40,7 +41,7 @@ LEFTOVER_TIMEOUT_S: Final = 15.0
 STOP_ORDER: Final = (
     *("metrics", "gateway", "flower", "beat", "alerts", "checkpoints", "notifier"),
     *(sink.worker for sink in SINKS.values()),
-    *("worker", "valkey", "postgres"),
+    *("worker", "fork-server", "valkey", "postgres"),
 )
 STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
 
@@ -110,6 +111,7 @@ class Stack:
         self._say = say
         self._supervisor = Supervisor(say)
         self._late: dict[str, WebPart] = {}
+        self._fork_server: ForkServer | None = None
         self.address = Address(data_dir=options.data_dir)
 
     def start(self) -> None:
@@ -190,6 +192,7 @@ class Stack:
         chosen = self._options.concurrency
         concurrency = [] if chosen is None else ["--concurrency", str(chosen)]
         ingest = ["--queues", STORE_QUEUES, *concurrency]
+        self._start_fork_server(env)
         self._start_command("worker", workers_command("worker", *ingest), env)
         # Separate workers: a slow sink or S3 must not delay drains, nor a long drain the events.
         alone_on = {sink.worker: sink.queue for sink in sinks_for(settings_for(self.address))}
@@ -201,8 +204,16 @@ class Stack:
             self._start_command(name, workers_command("worker", *alone), env)
         self._start_command("beat", workers_command("beat"), env)
 
+    def _start_fork_server(self, env: Mapping[str, str]) -> None:
+        if sys.platform == "linux":
+            command = workers_command("fork-server", TITLE_SPACE)
+            self._fork_server = ForkServer(command, self._options.data_dir, env)
+            self._supervisor.start(self._fork_server)
+
     def _start_command(self, name: str, command: list[str], env: Mapping[str, str]) -> None:
-        part = CommandPart(name, command, self._options.data_dir, env=env, stop_timeout_s=WORKER_STOP_TIMEOUT_S)
+        opener = None if self._fork_server is None else self._fork_server.open_process
+        timeout_s = WORKER_STOP_TIMEOUT_S
+        part = CommandPart(name, command, self._options.data_dir, env=env, stop_timeout_s=timeout_s, opener=opener)
         self._supervisor.start(part)
 
     def _start_webs(self, env: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +11,19 @@ from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
 from trainwire.schemas.backoff import Backoff
-from trainwire.stack.child import Child, shown_exit
+from trainwire.stack.child import Child, OpenProcess, shown_exit
 from trainwire.stack.errors import PartFailed
 
-WATCH_EVERY_S: Final = 0.1
+WATCH_EVERY_S: Final = 0.05
 RESTARTS: Final = Backoff(first_s=0.2, cap_s=10.0)
-"""Backoff of restarts, without jitter: the processes of one stack rarely fail at the same time."""
+"""Backoff of restarts after the first one, which has no delay.
+
+Without jitter: the processes of one stack rarely fail at the same time.
+"""
 HEALTHY_AFTER_S: Final = 30.0
-"""After a part has run for this many seconds, its next restart has the shortest delay again."""
+"""After a part has run for this many seconds, its next restart has no delay again."""
+HEALTHY_IF_KILLED_AFTER_S: Final = 1.0
+"""The same for a part that was killed by SIGKILL, which a user or the kernel has sent: the part had not failed."""
 
 Report = Callable[[str], None]
 
@@ -54,15 +60,17 @@ class CommandPart:
         *,
         env: Mapping[str, str] | None = None,
         stop_timeout_s: float = 10.0,
+        opener: OpenProcess | None = None,
     ) -> None:
         self.name = name
         self.child = Child(name, data_dir, stop_timeout_s=stop_timeout_s)
         self._command = command
         self._env = env
+        self._opener = opener
 
     def start(self) -> None:
         """Start the command."""
-        self.child.start(self._command, self._env)
+        self.child.start(self._command, self._env, opener=self._opener)
 
 
 @dataclass
@@ -150,11 +158,15 @@ class Supervisor:
         code = child.exit_code()
         if code is None:
             return
-        if self._clock() - watched.started_at > HEALTHY_AFTER_S:
+        healthy_after_s = HEALTHY_IF_KILLED_AFTER_S if code == -signal.SIGKILL else HEALTHY_AFTER_S
+        if self._clock() - watched.started_at > healthy_after_s:
             watched.quick_ends = 0
         delay_s = self._schedule(watched)
         tail = child.log_tail() if watched.quick_ends > 2 else f" (log: {child.log_path})"
-        self._report(f"{watched.part.name}: {_ended(code)}, starting it again in {delay_s:.1f} s{tail}")
+        when = f" in {delay_s:.1f} s" if delay_s else ""
+        self._report(f"{watched.part.name}: {_ended(code)}, starting it again{when}{tail}")
+        if not delay_s:
+            self._start_again(watched)
 
     def _start_again(self, watched: _Watched) -> None:
         watched.started_at = self._clock()
@@ -170,7 +182,8 @@ class Supervisor:
 
     def _schedule(self, watched: _Watched) -> float:
         watched.quick_ends += 1
-        delay_s = RESTARTS.delay_s(watched.quick_ends, jitter=lambda: 1.0)
+        later = watched.quick_ends - 1
+        delay_s = RESTARTS.delay_s(later, jitter=lambda: 1.0) if later else 0.0
         watched.restart_at = self._clock() + delay_s
         return delay_s
 

@@ -77,6 +77,9 @@ class EmbeddedValkey(EmbeddedServer):
             # A full server refuses writes instead of evicting keys: trainers keep messages in their spools.
             "maxmemory-policy": "noeviction",
             "maxmemory": self._maxmemory,
+            # Each trainer has a connection, and for a moment a second one after it has reconnected. A server whose
+            # limit of open files is lower reduces the number, and `trainwire doctor` reports it.
+            "maxclients": "50000",
         }
         return "".join(f"{name} {value}\n" for name, value in (settings | self._settings).items())
 

@@ -1,4 +1,4 @@
-"""The processes of the workers: `python -m trainwire.workers worker|beat|flower|metrics|sweep`."""
+"""The processes of the workers: `python -m trainwire.workers worker|beat|flower|metrics|sweep|fork-server`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import structlog
 from redis.exceptions import OutOfMemoryError
 
-from trainwire.schemas.keys import ALERT_QUEUE, INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
+from trainwire.schemas.keys import ALERT_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.stores.sentry import report_errors
 from trainwire.stores.settings import WrongSettings
@@ -76,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     metrics.add_argument("--port", type=int, default=9464)
     metrics.add_argument("--address", default="127.0.0.1")
     processes.add_parser("sweep", help="drain all streams once, without orders")
+    forks = processes.add_parser("fork-server", help="start worker and beat by forks, for `trainwire up`")
+    forks.add_argument("title", help="shown by ps")
+    forks.add_argument("descriptor", type=int, help="number of the open socket of the client")
     return arguments
 
 
@@ -96,7 +99,6 @@ def _publish_shards(resources: Resources) -> None:
 def _worker(resources: Resources, options: argparse.Namespace) -> int:
     from billiard import pool  # noqa: PLC0415 - the checks above need no Celery
     from celery import signals  # noqa: PLC0415 - as above
-    from celery.bin.celery import celery  # noqa: PLC0415 - as above
 
     from trainwire.workers.app import app, own_queue  # noqa: PLC0415 - reads the settings, so only after they were checked
     from trainwire.workers.watchdog import WatchdogStep  # noqa: PLC0415
@@ -112,33 +114,37 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
     with redis_errors(resources.settings.redis_url.get_secret_value()):
         resources.redis.delete(echo_queue(name))
     resources.engine.dispose()  # the pool's children make their own connections
-    WatchdogStep.worker, WatchdogStep.settings = name, resources.settings
-    WatchdogStep.takes_drains = INGEST_QUEUE in queues
+    WatchdogStep.worker, WatchdogStep.settings, WatchdogStep.queues = name, resources.settings, queues
     app.steps["worker"].add(WatchdogStep)
     app.conf.broker_transport = "trainwire.workers.orders.broker_transport:Transport"
+    app.conf.worker_consumer = "trainwire.workers.orders.broker_consumer:PromptConsumer"
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
     signals.worker_process_init.connect(_die_with_parent, weak=False)
     signals.worker_process_init.connect(_collect_less, weak=False)
     # By default a pool process waits half a minute for the worker to confirm its last order, which a worker that
     # is ending may never do. Executing an order twice is harmless.
     pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = CONFIRMATION_TENTHS_S
-    consumed = ",".join([*queues, echo_queue(name)])
-    arguments = ["--concurrency", str(options.concurrency), "--hostname", name, "--queues", consumed]
-    arguments += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
-    celery.params[0].default = app
-    # Not by app.worker_main, which drops the exit code; None is that of a worker that was terminated.
-    code = celery.main(args=["worker", *arguments], standalone_mode=False)
-    return EXIT_FAULT if code is None else int(code)
+    # Not by Celery's command line, whose imports take a third of the time of a start.
+    worker = app.Worker(
+        hostname=name,
+        concurrency=options.concurrency,
+        queues=[*queues, echo_queue(name)],
+        without_gossip=True,
+        without_mingle=True,
+        loglevel="INFO",
+    )
+    worker.start()
+    # None is the exit code of a worker that was terminated.
+    return EXIT_FAULT if worker.exitcode is None else int(worker.exitcode)
 
 
-def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:
+def _beat(resources: Resources, _: argparse.Namespace) -> int:
     from trainwire.workers.beat import BeatLease, LeasedScheduler  # noqa: PLC0415 - the checks above need no Celery
 
     resources.engine.dispose()  # beat needs Redis alone
     LeasedScheduler.lease, LeasedScheduler.alive_file = BeatLease(resources.redis), resources.settings.alive_file
-    _app().start(
-        ["beat", "--scheduler", "trainwire.workers.beat:LeasedScheduler", "--loglevel", "WARNING", "--pidfile="]
-    )
+    _app().Beat(scheduler="trainwire.workers.beat:LeasedScheduler", loglevel="WARNING").run()
+    return 0
 
 
 def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
@@ -171,6 +177,14 @@ def _metrics(resources: Resources, options: argparse.Namespace) -> int:
     return 0
 
 
+def _fork_server(_: Resources, options: argparse.Namespace) -> int:
+    from trainwire.workers import fork_server  # noqa: PLC0415 - imports Celery
+
+    fork_server.preload()
+    arguments = fork_server.serve(options.descriptor)
+    return 0 if arguments is None else main(arguments)
+
+
 def _app() -> Celery:
     from trainwire.workers.app import app  # noqa: PLC0415 - reads the settings, so only after they were checked
 
@@ -194,7 +208,14 @@ def _collect_less(**_: object) -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
-PROCESSES: Final = {"worker": _worker, "beat": _beat, "flower": _flower, "metrics": _metrics, "sweep": _sweep}
+PROCESSES: Final = {
+    "worker": _worker,
+    "beat": _beat,
+    "flower": _flower,
+    "metrics": _metrics,
+    "sweep": _sweep,
+    "fork-server": _fork_server,
+}
 
 
 if __name__ == "__main__":

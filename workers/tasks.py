@@ -56,18 +56,23 @@ from trainwire.workers.streams.sweep import overdue, publish_hold, publish_shard
 
 log = structlog.get_logger("trainwire.workers.tasks")
 
-REST_UNAVAILABLE_S = 2
-REST_HALTED_S = 1
+REST_UNAVAILABLE_S = 0.4
+"""Pause in seconds before the next drain of a stream while Postgres does not accept connections."""
+REST_HALTED_S = 1.0
 """Pause in seconds before the next drain of a halted stream.
 
 It is short because each drain stores valid messages from behind the invalid head of the stream.
 """
-REST_CRASHED_S = 2
+REST_CRASHED_S = 2.0
 """Pause in seconds after a drain has crashed; the next drain searches for the entry that caused it."""
 DRAIN_SOFT_LIMIT_S: Final = 75
 DRAIN_HARD_LIMIT_S: Final = 90
 """Time limit of a drain in seconds: more than `find_poison_entry` takes (`workers.drain.poison_entries`)."""
+UNAVAILABLE_LOG_EVERY_S: Final = 2.0
+"""Minimum interval in seconds between two log lines about a stream that cannot be drained, in each process."""
 ECHO_TTL_S = 300
+_next_log_at: Final[dict[str, float]] = {}
+"""Stream -> monotonic time of its next log line about an unavailable store."""
 _rollup_pace: Final = RollupPace()
 _sweep_outages: Final = OutageLog("sweep")
 _liveness_outages: Final = OutageLog("liveness")
@@ -102,7 +107,7 @@ def drain(kind: Kind, shard: int) -> None:
     try:
         _drain(resources, stream)
     except Unavailable as exc:
-        log.warning("drain.unavailable", stream=stream.key, reason=str(exc), next_try_s=REST_UNAVAILABLE_S)
+        _log_unavailable(stream.key, str(exc))
         _rest(stream, REST_UNAVAILABLE_S)
     except MostlyInvalid as exc:
         log.error("drain.halted", stream=stream.key, reason=str(exc), next_try_s=REST_HALTED_S)  # noqa: TRY400
@@ -135,7 +140,14 @@ def _drain(resources: Resources, stream: IngestStream) -> None:
         order_verification(resources)
 
 
-def _rest(stream: IngestStream, seconds: int) -> None:
+def _log_unavailable(stream: str, reason: str) -> None:
+    now = time.monotonic()
+    if now >= _next_log_at.get(stream, 0.0):
+        _next_log_at[stream] = now + UNAVAILABLE_LOG_EVERY_S
+        log.warning("drain.unavailable", stream=stream, reason=reason, next_try_s=REST_UNAVAILABLE_S)
+
+
+def _rest(stream: IngestStream, seconds: float) -> None:
     with suppress(Unavailable):  # without Redis no drain can be ordered anyway
         stream.rest(seconds)
 

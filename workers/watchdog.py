@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,7 +20,15 @@ import redis
 import structlog
 from celery import bootsteps
 
-from trainwire.schemas.keys import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, jammed_key, stream_key
+from trainwire.schemas.keys import (
+    ECHO_TASK,
+    HALTED_KEY,
+    INGEST_QUEUE,
+    echo_key,
+    echo_queue,
+    jammed_key,
+    stream_key,
+)
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.servers import Commands, ask_each
 from trainwire.stores.postgres.connections import open_redis, open_stream_client
@@ -168,7 +176,7 @@ class WatchdogStep(bootsteps.StartStopStep):
 
     worker: str
     settings: Settings
-    takes_drains: bool
+    queues: Sequence[str]
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
@@ -177,14 +185,19 @@ class WatchdogStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start the threads of the watchdog and the stream watch."""
         del parent
-        from trainwire.workers.orders.order_sender import order_drain, send_order  # noqa: PLC0415 - the app is complete only now
+        from trainwire.workers.orders.order_sender import order_anew, order_drain, send_order  # noqa: PLC0415 - the app is complete only now
 
         def send_echo() -> None:
             send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))
 
+        resources = process_resources()
+        try:
+            order_anew(resources, self.queues)
+        except (*STREAM_ERRORS, Unavailable) as exc:
+            log.warning("worker.orders_not_sent", reason=str(exc))  # beat sends them within seconds
         self._watches = [Watchdog(self.settings, self.worker, send_echo)]
-        if self.takes_drains:
-            self._watches.append(StreamWatch(process_resources(), order_drain))
+        if INGEST_QUEUE in self.queues:
+            self._watches.append(StreamWatch(resources, order_drain))
         for watch in self._watches:
             watch.start()
 

@@ -7,14 +7,11 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
-
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.streams.tls import s3_trouble
 
 if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
     from types_boto3_s3 import S3Client
 
 CONNECT_TIMEOUT_S: Final = 3
@@ -144,6 +141,10 @@ def open_s3(url: str | None = None) -> S3Store:
 
     Sends no request. Raises `S3Unavailable` if the AWS settings or the URL are invalid.
     """
+    import boto3  # noqa: PLC0415 - takes a quarter of a second, and few processes use an object store
+    from botocore.config import Config  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
@@ -163,6 +164,13 @@ def open_s3(url: str | None = None) -> S3Store:
 @contextmanager
 def _errors(uri: S3Uri) -> Iterator[None]:
     """Translate botocore's exceptions in the block into those of this module."""
+    from botocore.exceptions import (  # noqa: PLC0415 - as in `open_s3`
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        ParamValidationError,
+    )
+
     try:
         yield
     except ParamValidationError as exc:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psycopg
-import redis
 import sqlalchemy
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
-from trainwire.schemas.streams.clients import open_streams
 from trainwire.stores.settings import StoreSettings
+
+if TYPE_CHECKING:
+    import redis
 
 CONNECT_TIMEOUT_S: Final = 5
 SOCKET_TIMEOUT_S: Final = 20
@@ -151,6 +150,12 @@ def open_stream_client(settings: StoreSettings) -> redis.Redis | None:
 
 
 def _open(url: str) -> redis.Redis:
+    # Not imported by the many commands that need only Postgres: it takes a fifth of a second.
+    from redis.backoff import ExponentialBackoff  # noqa: PLC0415
+    from redis.retry import Retry  # noqa: PLC0415
+
+    from trainwire.schemas.streams.clients import open_streams  # noqa: PLC0415
+
     return open_streams(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,

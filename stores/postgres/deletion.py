@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
-import redis
 from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, select, text
 
@@ -21,6 +20,9 @@ from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.schemas.tables import deleted_jobs
 from trainwire.stores.postgres.columns import columns_of
 from trainwire.stores.postgres.deletion_plan import DeletionPlan, plan_deletion
+
+if TYPE_CHECKING:
+    import redis
 
 MAX_NOTES: Final = 50
 """Largest number of notes of a `DeletionPart`, before `… and more`; a note names one file or MLflow run."""
@@ -142,11 +144,13 @@ def start_deletion(
     If Redis does not respond, `on_unpublished` is called with the reason; workers publish the event later. Raises
     the exceptions of `begin_deletion`.
     """
+    from redis import RedisError  # noqa: PLC0415 - commands that only read deletions need no Redis
+
     with engine.begin() as connection:
         deletion = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
     try:
         publish_deletion(client, deletion)
-    except redis.RedisError as exc:
+    except RedisError as exc:
         on_unpublished(redis_trouble(exc))
     return deletion
 

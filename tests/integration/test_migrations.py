@@ -67,6 +67,15 @@ def test_the_newest_revision_is_that_of_alembic() -> None:
         assert Path(each.path).name.startswith(f"{each.revision}_")
 
 
+def test_the_revision_of_a_database_is_that_of_alembic(empty: Engine) -> None:
+    """The revision of a database is None before its first migration, and then that which Alembic reads."""
+    with empty.connect() as connection:
+        assert current_revision(connection) is None
+    with empty.begin() as connection:
+        upgrade(connection)
+        assert current_revision(connection) == MigrationContext.configure(connection).get_current_revision()
+
+
 def test_a_database_without_tables_names_the_command(empty: Engine) -> None:
     """Workers on an empty database refuse with the command to run."""
     with (

@@ -178,10 +178,10 @@ class IngestStream:
             pipeline.xlen(self.key)
             return not pipeline.execute()[1]
 
-    def rest(self, seconds: int) -> None:
+    def rest(self, seconds: float) -> None:
         """Prevent work orders for the stream for `seconds`, because a drain would fail again."""
         with redis_errors():
-            self.client.set(keys.ordered_key(self.key), 1, ex=seconds)
+            self.client.set(keys.ordered_key(self.key), 1, px=round(seconds * 1000))
 
     def jammed(self) -> IngestStream:
         """Return the stream that holds the old entries if `stream_repair` has renamed this one.

@@ -8,7 +8,7 @@ that could not be sent, or were lost. Orders that publish events are not replace
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final, cast
 
@@ -20,6 +20,7 @@ from trainwire.schemas import keys
 from trainwire.schemas.events import Event
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.streams.servers import ask_each
 from trainwire.workers.app import app
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.stream import redis_errors
@@ -28,6 +29,7 @@ from trainwire.workers.events.notify import MAX_WAITING_ORDERS, events_of, paylo
 from trainwire.workers.orders.order_format import encode_order
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.plugin import sinks_on
+from trainwire.workers.streams.sweep import all_streams
 
 log = structlog.get_logger("trainwire.workers.orders.order_sender")
 
@@ -101,6 +103,33 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
         is_first = client.set(key, 1, nx=True, ex=keys.ORDERED_TTL_S)
     if is_first:
         send_order(task, args, queue)
+
+
+def order_anew(resources: Resources, queues: Collection[str]) -> None:
+    """Send the orders again that a killed worker of these queues may have lost; a duplicate is harmless.
+
+    Orders of drains are only made possible again: the stream watch of a starting worker sends those at once.
+    """
+    if keys.INGEST_QUEUE in queues:
+        streams = all_streams(resources.settings.ingest_shards)
+        ordered = [keys.ordered_key(keys.stream_key(*stream)) for stream in streams]
+        with redis_errors():
+            ask_each(resources.streams, {key: [("DEL", key)] for key in ordered})
+    for sink in sinks_on(resources.settings):
+        if sink.queue in queues:
+            _order_again(resources.redis, keys.delivery_ordered_key(sink.name))
+            order_delivery(resources, sink.name)
+    if keys.CHECKPOINT_QUEUE in queues:
+        _order_again(resources.redis, keys.VERIFY_ORDERED_KEY)
+        order_verification(resources)
+    if keys.ALERT_QUEUE in queues and resources.settings.alert_rules is not None:
+        _order_again(resources.redis, keys.ALERTS_ORDERED_KEY)
+        order_alerts(resources)
+
+
+def _order_again(client: redis.Redis, key: str) -> None:
+    with redis_errors():
+        client.delete(key)
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:

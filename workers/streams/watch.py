@@ -37,7 +37,7 @@ BYTES_PER_S: Final = 8 * 1024 * 1024
 
 A blocking read returns that entry, although it is not needed here.
 """
-RETRY_S: Final = 1.0
+RETRY_S: Final = 0.2
 WRONG_TYPE_PAUSE_S: Final = 5.0
 
 

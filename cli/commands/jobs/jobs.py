@@ -18,7 +18,6 @@ from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain,
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.provenance import provenance_lines
-from trainwire.cli.redis_clients import halted_streams
 from trainwire.cli.terminal import cell, console, local, one_line, print_table, say, shown_clock, warn
 from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
@@ -104,6 +103,8 @@ def _say_none(status: str | None, *, is_narrowed: bool) -> None:
 
 def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Show one job: status, progress, last metrics, row counts, and whether all its messages have arrived."""
+    from trainwire.cli.redis_clients import halted_streams  # noqa: PLC0415 - `trainwire jobs` does not need Redis
+
     address = servers(data_dir)
     with reading(address) as connection:
         found = named_job(connection, job)

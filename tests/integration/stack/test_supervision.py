@@ -20,7 +20,7 @@ from trainwire.stack.errors import PartEnded, PartFailed
 from trainwire.stack.persisted_config import Port, free_port, is_free, usable_port
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.stack import WebPart
-from trainwire.stack.supervisor import CommandPart, Supervisor
+from trainwire.stack.supervisor import HEALTHY_IF_KILLED_AFTER_S, CommandPart, Supervisor
 from trainwire.stack.valkey import EmbeddedValkey
 
 FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -71,7 +71,26 @@ def test_a_killed_part_is_started_again_and_reported(watch: Watch, tmp_path: Pat
     watch.check_until(lambda: watch.has_printed("worker: started again"))
     assert part.child.is_running()
     assert part.child.pid != first
-    assert watch.has_printed(f"worker: killed by SIGKILL, starting it again in 0.2 s (log: {tmp_path}/logs/")
+    assert watch.has_printed(f"worker: killed by SIGKILL, starting it again (log: {tmp_path}/logs/")
+
+
+def test_a_part_that_is_killed_again_and_again_is_started_at_once(watch: Watch, tmp_path: Path) -> None:
+    """Each of five SIGKILLs, a few seconds apart, is followed by a start without delay; of a failing part not."""
+    now = 0.0
+    watch.supervisor = Supervisor(watch.lines.append, clock=lambda: now)
+    part = CommandPart("worker", FOREVER, tmp_path)
+    watch.supervisor.start(part)
+    for _ in range(5):
+        now += HEALTHY_IF_KILLED_AFTER_S + 1
+        assert part.child.pid is not None
+        os.kill(part.child.pid, signal.SIGKILL)
+        killed = part.child.pid
+        watch.check_until(lambda killed=killed: part.child.pid != killed)  # type: ignore[misc]
+        assert not watch.has_printed("again in")
+    os.kill(part.child.pid, signal.SIGTERM)
+    watch.check_until(lambda: watch.has_printed("killed by SIGTERM, starting it again (log"))
+    os.kill(part.child.pid, signal.SIGTERM)
+    watch.check_until(lambda: watch.has_printed("killed by SIGTERM, starting it again in 0.2 s"))
 
 
 def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) -> None:

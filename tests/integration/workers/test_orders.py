@@ -9,6 +9,7 @@ import pytest
 
 from trainwire.schemas.keys import (
     BEAT_QUEUE,
+    CHECKPOINT_QUEUE,
     DELIVER_TASK,
     INGEST_QUEUE,
     NOTIFY_QUEUE,
@@ -16,6 +17,7 @@ from trainwire.schemas.keys import (
     ordered_key,
     stream_key,
 )
+from trainwire.schemas.sinks import SINKS
 from trainwire.workers.orders.order_format import WrongOrder, check_order
 from trainwire.workers.resources import Resources
 from trainwire.workers.schedule import SCHEDULE
@@ -43,6 +45,32 @@ def test_a_drain_is_ordered_once(resources: Resources) -> None:
     for raw in queue:
         assert isinstance(raw, bytes)
         check_order(raw, INGEST_QUEUE)
+
+
+def test_orders_of_a_killed_worker_are_sent_again(resources: Resources) -> None:
+    """A starting worker does not wait until the keys of orders expire that a killed one has taken."""
+    from trainwire.workers.orders.order_sender import (  # noqa: PLC0415 - see the fixture
+        order_anew,
+        order_delivery,
+        order_drain,
+        order_verification,
+    )
+
+    def order_all() -> None:
+        order_drain(resources, "logs", 1)
+        order_delivery(resources, "loki")
+        order_verification(resources)
+
+    queues = [INGEST_QUEUE, SINKS["loki"].queue, CHECKPOINT_QUEUE]
+    order_all()
+    resources.redis.delete(*queues)  # a worker takes them and is killed
+    order_all()
+    assert [resources.redis.llen(queue) for queue in queues] == [0, 0, 0]
+    order_anew(resources, queues[1:])
+    assert not order_drain(resources, "logs", 1)  # another worker has that queue
+    order_anew(resources, queues)
+    assert [resources.redis.llen(queue) for queue in queues[1:]] == [2, 2]
+    assert order_drain(resources, "logs", 1)  # as the stream watch does at its start
 
 
 def test_no_pile_of_orders_is_made(resources: Resources) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainwire.schemas.wire.heartbeats import Heartbeat
 from trainwire.schemas.wire.messages import Status
@@ -33,6 +35,43 @@ def judged(
     unread_ms = [int(unread_s * 1000)]
     heard = Heartbeats([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=unread_ms)
     return RULE.evaluate(UnfinishedJob(1, 1, status, watched, unseen_s), heard)
+
+
+@given(
+    st.lists(
+        st.builds(
+            beat,
+            st.floats(0, 120),
+            attempt=st.sampled_from((0, 1, 2)),
+            rank=st.integers(0, 3),
+            quiet_s=st.floats(0, 2000),
+            stall_after_s=st.none() | st.floats(0, 2000),
+            usual_pause_s=st.none() | st.floats(0, 2000),
+        ),
+        max_size=4,
+    ),
+    st.floats(0, 200),
+    st.floats(0, 200),
+)
+def test_jobs_that_are_not_evaluated_would_stay_running(
+    beats: list[Heartbeat], unseen_s: float, listened_s: float
+) -> None:
+    """A running job that a check leaves out because of its heartbeats has the status `running` by all rules."""
+    found = Heartbeats([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=[0])
+    if RULE.keeps_running(beats, found):
+        attempt = beats[0].attempt or 1
+        job = UnfinishedJob(1, attempt, "running", attempt, unseen_s)
+        assert RULE.evaluate(job, found).status == "running"
+
+
+def test_a_usual_heartbeat_needs_no_evaluation() -> None:
+    """Fresh heartbeats of one attempt suffice; old ones, long pauses and two attempts do not."""
+    found = Heartbeats([NOW_MS], [NOW_MS - 10**6], {})
+    assert RULE.keeps_running([beat(), beat(200)], found)
+    assert RULE.keeps_running([beat(quiet_s=5.0, stall_after_s=6.0)], found)
+    assert not RULE.keeps_running([beat(quiet_s=7.0, stall_after_s=6.0)], found)
+    assert not RULE.keeps_running([beat(61)], found)
+    assert not RULE.keeps_running([beat(), beat(attempt=2)], found)
 
 
 def test_a_job_without_a_heartbeat_is_lost() -> None:

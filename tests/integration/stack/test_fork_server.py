@@ -1,0 +1,100 @@
+"""Workers are forks of a fork server, and go on without it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.processes import wait_until
+from trainwire.stack.child import Child
+from trainwire.stack.fork_server import TITLE_SPACE, ForkServer
+from trainwire.stack.stack import workers_command
+from trainwire.workers.settings import Settings
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are used on Linux only")
+
+
+@pytest.fixture
+def server(settings: Settings, tmp_path: Path) -> Iterator[ForkServer]:
+    """A fork server that has started."""
+    env = os.environ | {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "LOKI_ENABLED": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+    made = ForkServer(workers_command("fork-server", TITLE_SPACE), tmp_path, env)
+    made.start()
+    yield made
+    made.child.stop()
+
+
+def started(server: ForkServer, folder: Path, *arguments: str) -> Child:
+    """Start a process of the workers by a fork."""
+    child = Child(arguments[0], folder)
+    child.start(workers_command(*arguments), opener=server.open_process)
+    return child
+
+
+def test_a_forked_worker_is_a_worker(server: ForkServer, tmp_path: Path) -> None:
+    """It has the log, the command line and the session of its own, and ends by SIGTERM with its pool processes."""
+    child = started(server, tmp_path, "worker", "--concurrency", "1")
+    assert child.pid is not None
+    wait_until(lambda: " ready." in child.log_path.read_text(), "the worker's start")
+    process = psutil.Process(child.pid)
+    parent = psutil.Process(server.child.pid)
+    assert process.parent() == parent
+    assert parent.num_threads() == 1  # others would hold locks for ever in a fork
+    shown = " ".join(process.cmdline()).strip()
+    assert shown.endswith("-m trainwire.workers worker --concurrency 1")
+    assert os.getsid(child.pid) == child.pid
+    (pool,) = process.children()
+    child.stop()
+    assert child.exit_code() == 0
+    wait_until(lambda: not pool.is_running() or pool.status() == psutil.STATUS_ZOMBIE, "the end of the pool")
+
+
+def test_exit_codes_and_signals_arrive(server: ForkServer, tmp_path: Path) -> None:
+    """A fork that ends by itself has its exit code, and a killed one the negated number of the signal."""
+    wrong = started(server, tmp_path, "worker", "--no-such-option")
+    wait_until(lambda: wrong.exit_code() == 2, "the exit code of argparse")
+    assert "unrecognized arguments: --no-such-option" in wrong.log_path.read_text()
+    beat = started(server, tmp_path, "beat")
+    assert beat.pid is not None
+    os.kill(beat.pid, signal.SIGKILL)
+    wait_until(lambda: beat.exit_code() == -signal.SIGKILL, "the signal")
+
+
+def test_processes_outlive_their_fork_server(server: ForkServer, tmp_path: Path) -> None:
+    """After SIGKILL of the server its processes run on and can be stopped; new ones are started without it."""
+    beat = started(server, tmp_path, "beat")
+    wait_until(lambda: "process.starting" in beat.log_path.read_text(), "the start of beat")
+    assert server.child.pid is not None
+    os.kill(server.child.pid, signal.SIGKILL)
+    wait_until(lambda: not server.child.is_running(), "the end of the server")
+    assert beat.is_running()
+    other = started(server, tmp_path, "worker", "--no-such-option")
+    wait_until(lambda: other.exit_code() == 2, "a process that is no fork")
+    beat.stop()
+    assert beat.exit_code() is not None
+    server.start()
+    again = started(server, tmp_path, "beat")
+    assert again.pid is not None
+    assert psutil.Process(again.pid).parent() == psutil.Process(server.child.pid)
+    again.stop()
+
+
+def test_the_server_ends_with_its_client(server: ForkServer, tmp_path: Path) -> None:
+    """When `trainwire up` is killed, the kernel closes its socket: the server ends, its processes run on."""
+    beat = started(server, tmp_path, "beat")
+    assert beat.pid is not None
+    server.disconnect()
+    wait_until(lambda: server.child.exit_code() == 0, "the end of the server")
+    assert psutil.Process(beat.pid).is_running()
+    beat.stop()
