@@ -83,9 +83,9 @@ class Child:
         opener: OpenProcess | None = None,
         descriptors: Sequence[int] = (),
     ) -> None:
-        """Start `command` in a new session, by `opener` if there is one, with the environment `env` (None: that of this process).
+        """Start `command` in a new session, by `opener` if there is one.
 
-        The process inherits the open file `descriptors`. A process of this name that a killed `trainwire up` has
+        Its environment is `env` (None: that of this process). It inherits the open file `descriptors`. A process of this name that a killed `trainwire up` has
         left is stopped first.
         """
         for folder in (self.log_path.parent, self._pid_path.parent):
