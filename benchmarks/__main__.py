@@ -438,14 +438,23 @@ def live_trainers(resources: Resources, scale: float, sizes: Sequence[int] = tra
         if not kinds:
             kinds = [*found.cores]
             begin_table(
-                *("trainers", "messages/s", "p50, s", "p95, s", "worst, s", "waiting", "lag at the end, s"),
+                *(
+                    "trainers",
+                    "messages/s",
+                    "stored/s",
+                    "p50, s",
+                    "p95, s",
+                    "worst, s",
+                    "waiting",
+                    "lag at the end, s",
+                ),
                 *("Valkey, MB", "CPU µs a message", *(f"{kind}, cores" for kind in kinds)),
                 *("simulation late, s", "resent"),
             )
         cores = " | ".join(f"{found.cores[kind]:.2f}" for kind in kinds)
         lag = "not drained" if found.lag_s is None else f"{found.lag_s:.1f}"
         show(
-            f"| {int(size * scale):,} | {found.messages_per_s:,.0f} | {found.p50_s:.2f} | {found.p95_s:.2f} | "
+            f"| {int(size * scale):,} | {found.messages_per_s:,.0f} | {found.stored_per_s:,.0f} | {found.p50_s:.2f} | {found.p95_s:.2f} | "
             f"{found.max_s:.2f} | {found.waiting:,} | {lag} | {found.valkey_mb:.0f} | {found.microseconds:.0f} | "
             f"{cores} | {found.late_s:.2f} | {found.resent:,} |"
         )

@@ -1,4 +1,4 @@
-"""Simulates thousands of trainers in one process: each has a source, a connection, and the rules of the real sender.
+"""Simulates thousands of trainers in one process: each has a source, a connection and the rules of the sender.
 
 Messages of a source are numbered. Each is kept until its acknowledgement is read, and sent again if Redis or the
 workers have lost it. Sequence and content of the commands are those of `trainwire.ingest.sending`.
@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from benchmarks.load import LINE
 from trainwire.ingest.sending.acks import AckReport, AckWatch, parse_report
+from trainwire.ingest.sending.sender import LONE_ASK_FACTOR
 from trainwire.ingest.settings import Timing, Vitals
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import (
@@ -50,6 +51,7 @@ POINT_EVERY_S: Final = 5.0
 SPARE_FILES: Final = 200
 """Number of files that a process needs besides the connections of trainers."""
 TIMING: Final = Timing()
+POLL_S: Final = LONE_ASK_FACTOR * TIMING.ack_interval_s
 HEARTBEAT_EVERY_S: Final = Vitals().interval_s
 VALUES: Final = {
     "loss": 0.1234567,
@@ -63,6 +65,10 @@ Handler = Callable[[list[Any]], None]
 _pack: Any = hiredis.pack_command
 
 
+def _ignore(_: list[Any]) -> None:
+    pass
+
+
 class Connection:
     """A connection to Redis; `send` never waits for the replies, which `read` passes to the handlers."""
 
@@ -74,7 +80,7 @@ class Connection:
         self._reader = hiredis.Reader()
         self._handlers: deque[tuple[int, Handler]] = deque()
         self._replies: list[Any] = []
-        self.send([("AUTH", address.password or "")], lambda replies: None)
+        self.send([("AUTH", address.password or "")], _ignore)
         self._socket.setblocking(False)
         self.fileno = self._socket.fileno()
 
@@ -139,7 +145,8 @@ class Trainer:
         self._ask_acks = _pack(("HMGET", acks_key(job), JOB_DELETED_FIELD, stop_field(source), *names))
         self._to_send: list[Outgoing] = []
         self._sending: list[Outgoing] = []
-        self._is_busy = self._is_polling = False
+        self._is_busy = self._is_polling = self._must_hold = False
+        self._asked = 0
         self._acks_read_at = self._backoff_s = 0.0
         self._flush_s = random.uniform(0, TIMING.flush_interval_s)
         self._since = 0.0
@@ -183,14 +190,17 @@ class Trainer:
 
     def _poll(self, _: float) -> None:
         self._is_polling = False
-        if not self._is_busy:
+        if self.awaited and not self._is_busy and self._acks_read_at + POLL_S <= self._crowd.now:
             self._exchange(self._crowd.now)
-        self._poll_later()
+        else:
+            self._poll_later()
 
     def _poll_later(self) -> None:
         if not self._is_polling and self.awaited:
             self._is_polling = True
-            self._crowd.plan(self._crowd.now + TIMING.ack_interval_s, self._poll)
+            self._crowd.plan(
+                max(self._crowd.now + TIMING.flush_interval_s, self._acks_read_at + POLL_S), self._poll
+            )
 
     @property
     def awaited(self) -> int:
@@ -198,39 +208,40 @@ class Trainer:
         return sum(len(kind.messages) for kind in self._kinds.values())
 
     def _exchange(self, now: float) -> None:
-        """Ask whether Redis accepts messages, and for acknowledgements if it is time; then send messages."""
+        """Ask whether Redis accepts messages, and for acknowledgements if it is time; send messages with it."""
         self._is_busy = True
         commands = [self._ask_hold]
-        if self.awaited > len(self._to_send) and now - self._acks_read_at >= TIMING.ack_interval_s:
+        interval_s = TIMING.ack_interval_s * (1 if self._to_send else LONE_ASK_FACTOR)
+        if self.awaited > len(self._to_send) and now - self._acks_read_at >= interval_s:
             commands.append(self._ask_acks)
-        self._connection.send_packed(commands, self._on_reports)
+        self._asked = len(commands)
+        if not self._must_hold:
+            self._sending, self._to_send = self._to_send, []
+            commands += [packed for *_, packed in self._sending]
+        self._connection.send_packed(commands, self._on_replies)
 
-    def _on_reports(self, replies: list[Any]) -> None:
-        if len(replies) == 2:
+    def _on_replies(self, replies: list[Any]) -> None:
+        self._must_hold = bool(replies[0])
+        if any(isinstance(reply, Exception) for reply in replies[self._asked :]):  # Redis is full: all again
+            self._to_send, self._must_hold = self._sending + self._to_send, True
+        elif self._sending:
+            self._backoff_s = 0.0
+            for kind, seq, _ in self._sending:
+                kind.sent = max(kind.sent, seq)
+        self._sending = []
+        if self._asked == 2:
             self._acks_read_at = self._crowd.now
             values = iter(replies[1][2:])
-            for kind in self._kinds.values():
+            for of_kind in self._kinds.values():
                 report = parse_report(next(values), next(values), next(values))
-                resends = [*kind.resend(report, self._crowd.now)]
+                resends = [*of_kind.resend(report, self._crowd.now)]
                 self._crowd.resent += len(resends)
                 self._to_send = resends + self._to_send
-        if replies[0]:
+        if self._must_hold:
             self._crowd.held += 1
             self._retry_later()
-        elif self._to_send:
-            self._sending, self._to_send = self._to_send, []
-            self._connection.send_packed([packed for *_, packed in self._sending], self._on_appended)
-        else:
-            self._is_busy = False
-
-    def _on_appended(self, replies: list[Any]) -> None:
-        if any(isinstance(reply, Exception) for reply in replies):  # Redis is full: all are sent again
-            self._to_send = self._sending + self._to_send
-            self._retry_later()
             return
-        self._is_busy, self._backoff_s = False, 0.0
-        for kind, seq, _ in self._sending:
-            kind.sent = max(kind.sent, seq)
+        self._is_busy = False
         self._poll_later()
         self._flush(0)
 
@@ -256,7 +267,7 @@ class Trainer:
         holder = encode_heartbeat(replace(beat, source="hash-of-the-source"))
         ttl_ms = int(3000 * HEARTBEAT_EVERY_S)
         claim = ("SET", claim_key(self._job, 0, 0, ""), holder, "PX", ttl_ms)
-        self._connection.send([written, claim], lambda replies: None)
+        self._connection.send([written, claim], _ignore)
 
 
 class Crowd:
@@ -315,7 +326,7 @@ class Crowd:
             self.late_s = max(self.late_s, now - at)
             action(at)
         wait_s = max(0.0, min(until, plan[0][0] if plan else until) - time.time())
-        found = self._poll.poll(wait_s, 512)
+        found = self._poll.poll(wait_s, len(self._connections))
         self.now = time.time()
         for fileno, _ in found:
             self._connections[fileno].read()

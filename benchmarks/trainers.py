@@ -13,6 +13,7 @@ from typing import Any, Final
 import psutil
 from sqlalchemy import text
 
+from benchmarks.baselines import rows_in
 from benchmarks.processes import cpu_seconds, running, servers
 from benchmarks.simulated_trainers import Crowd
 from benchmarks.stores import empty
@@ -37,13 +38,14 @@ LATEST_START_S: Final = 250.0
 class Load:
     """The measurement of one number of trainers, in a period in which all were running.
 
-    `p50_s`, `p95_s` and `max_s` are seconds from a line's `logged_at` to the commit of its row. `lag_s` is the time
-    from the last message to the last acknowledgement, None if messages were still waiting after `LONGEST_DRAIN_S`.
-    `cores` has the CPU time by kind of process, divided by the elapsed time. `late_s` is the longest delay that the
-    simulation itself added.
+    `p50_s`, `p95_s` and `max_s` are seconds from a line's `logged_at` to the commit of its row. `lag_s` is the
+    time from the last message to the last acknowledgement, None if messages were still waiting after
+    `LONGEST_DRAIN_S`. `cores` has the CPU time by kind of process, divided by the elapsed time. `late_s` is the
+    longest delay that the simulation itself added.
     """
 
     messages_per_s: float
+    stored_per_s: float
     p50_s: float
     p95_s: float
     max_s: float
@@ -58,7 +60,7 @@ class Load:
     def microseconds(self) -> float:
         """Return the CPU time per message of all processes except the simulation."""
         ours = sum(cores for kind, cores in self.cores.items() if kind != "trainers")
-        return 1e6 * ours / self.messages_per_s
+        return 1e6 * ours / self.stored_per_s
 
 
 def measure(resources: Resources, trainers: int, measured_s: float) -> Load:
@@ -84,18 +86,21 @@ def measure(resources: Resources, trainers: int, measured_s: float) -> Load:
         kinds["postgres"], kinds["valkey"] = servers(resources)
         began = _received(ours) + start_s + SETTLING_S
         _sleep_until(began)
-        before, peak, waiting = _seconds(kinds), 0.0, 0
+        before, stored, peak, waiting = _seconds(kinds), _stored(resources), 0.0, 0
         while time.time() < began + measured_s:
             peak = max(peak, resources.redis.info("memory")["used_memory"] / 1e6)
             waiting = _waiting(resources)
             _sleep_until(min(time.time() + 1, began + measured_s))
+        stored_per_s = (sum(_stored(resources).values()) - sum(stored.values())) / (time.time() - began)
         cores = {kind: (used - before[kind]) / (time.time() - began) for kind, used in _seconds(kinds).items()}
         lag_s, produced, late_s, resent = _received(ours)
     latencies = _latencies(resources, began, began + measured_s)
     is_drained = lag_s < LONGEST_DRAIN_S
     assert not is_drained or _stored(resources) == produced, (produced, _stored(resources))
+    assert not is_drained or rows_in(resources, "training_logs") == produced["logs"]
     return Load(
         cores=cores,
+        stored_per_s=stored_per_s,
         valkey_mb=peak,
         waiting=waiting,
         lag_s=lag_s if is_drained else None,
@@ -133,13 +138,10 @@ def _waiting(resources: Resources) -> int:
 
 
 def _stored(resources: Resources) -> dict[str, int]:
-    """Return the number of stored messages by kind, without duplicates."""
-    positions = "SELECT kind, CAST(sum(last_seq) AS bigint) FROM source_positions GROUP BY kind"
+    """Return the number of stored messages by kind."""
+    positions = text("SELECT kind, CAST(sum(last_seq) AS bigint) FROM source_positions GROUP BY kind")
     with resources.engine.connect() as connection:
-        rows = connection.execute(text("SELECT count(*) FROM training_logs")).scalar_one()
-        stored = {kind: int(count) for kind, count in connection.execute(text(positions))}
-    assert rows == stored["logs"]
-    return stored
+        return {kind: int(count) for kind, count in connection.execute(positions)}
 
 
 def _latencies(resources: Resources, began: float, ended: float) -> dict[str, float]:

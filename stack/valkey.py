@@ -74,6 +74,8 @@ class EmbeddedValkey(EmbeddedServer):
             # A full server refuses writes instead of evicting keys: trainers keep messages in their spools.
             "maxmemory-policy": "noeviction",
             "maxmemory": self._maxmemory,
+            # Each trainer has a connection. The server lowers this to its limit of open files.
+            "maxclients": "50000",
         }
         return "".join(f"{name} {value}\n" for name, value in (settings | self._settings).items())
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, cast
 
 import redis
@@ -23,7 +22,7 @@ from trainwire.workers.app import app
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.events.notify import MAX_WAITING_ORDERS, events_of, payloads
+from trainwire.workers.events.notify import MAX_WAITING_ORDERS, events_of, payloads, with_subscribers
 from trainwire.workers.orders.order_format import encode_order
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.plugin import sinks_on
@@ -102,8 +101,8 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Send the work order that publishes events about the changes of a drain's transaction."""
-    announce(resources, partial(events_of, changes), len(changes))
+    """Send the order that publishes events about the changes of a transaction, if any has a subscriber."""
+    announce(resources, lambda: events_of(with_subscribers(resources.redis, changes)), len(changes))
 
 
 def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs: int) -> None:
