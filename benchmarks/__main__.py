@@ -425,9 +425,7 @@ def list_of_jobs(resources: Resources, scale: float) -> None:
 
 def live_trainers(resources: Resources, scale: float, sizes: Sequence[int] = trainers.SIZES) -> None:
     """Measure thousands of live trainers with default settings: latency, backlog, CPU and memory."""
-    show(
-        f"\nEach: a line a second, five values every five seconds, heartbeats; {trainers.MEASURED_S:.0f} s measured"
-    )
+    show(f"\nA line a second, five values every five seconds, heartbeats; {trainers.MEASURED_S:.0f} s measured")
     kinds: list[str] = []
     began = time.monotonic()
     for size in sizes:
@@ -453,10 +451,11 @@ def live_trainers(resources: Resources, scale: float, sizes: Sequence[int] = tra
             )
         cores = " | ".join(f"{found.cores[kind]:.2f}" for kind in kinds)
         lag = "not drained" if found.lag_s is None else f"{found.lag_s:.1f}"
+        latencies = f"{found.p50_s:.2f} | {found.p95_s:.2f} | {found.max_s:.2f}"
         show(
-            f"| {int(size * scale):,} | {found.messages_per_s:,.0f} | {found.stored_per_s:,.0f} | {found.p50_s:.2f} | {found.p95_s:.2f} | "
-            f"{found.max_s:.2f} | {found.waiting:,} | {lag} | {found.valkey_mb:.0f} | {found.microseconds:.0f} | "
-            f"{cores} | {found.late_s:.2f} | {found.resent:,} |"
+            f"| {int(size * scale):,} | {found.messages_per_s:,.0f} | {found.stored_per_s:,.0f} | {latencies} | "
+            f"{found.waiting:,} | {lag} | {found.valkey_mb:.0f} | {found.microseconds:.0f} | {cores} | "
+            f"{found.late_s:.2f} | {found.resent:,} |"
         )
 
 

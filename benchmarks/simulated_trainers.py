@@ -145,7 +145,8 @@ class Trainer:
         self._ask_acks = _pack(("HMGET", acks_key(job), JOB_DELETED_FIELD, stop_field(source), *names))
         self._to_send: list[Outgoing] = []
         self._sending: list[Outgoing] = []
-        self._is_busy = self._is_polling = self._must_hold = False
+        self._is_busy = self._is_polling = False
+        self._must_hold = True  # until the first reply
         self._asked = 0
         self._acks_read_at = self._backoff_s = 0.0
         self._flush_s = random.uniform(0, TIMING.flush_interval_s)

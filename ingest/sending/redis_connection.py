@@ -26,9 +26,9 @@ from trainwire.schemas.wire import Entry
 CONNECT_TIMEOUT_S: Final = 2
 SOCKET_TIMEOUT_S: Final = 5
 AT_ONCE_BYTES: Final = 16 * 1024
-"""Messages up to this size are sent without asking first whether Redis has room: that saves a round trip.
+"""If Redis had room at the last exchange, messages up to this size are sent without asking first.
 
-The reply shows a hold, and then the next messages wait.
+That saves a round trip. During a hold, each connected trainer therefore sends at most one exchange.
 """
 
 _REDIS_ERRORS: Final = (*STREAM_ERRORS, OSError, UnicodeError)  # UnicodeError: a host name too long for DNS
@@ -42,7 +42,7 @@ class RedisConnection:
     def __init__(self, redis_url: str, job_id: int, source: str) -> None:
         self._redis_url = redis_url
         self._has_answered = False
-        self._must_hold = False
+        self._had_room = False
         self._client = open_streams(
             redis_url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -62,14 +62,14 @@ class RedisConnection:
         if not (batches or kinds):
             return Answer(stop=stop)
         size_bytes = sum(message.size_bytes for batch in batches.values() for message in batch)
-        is_at_once = bool(batches) and size_bytes <= AT_ONCE_BYTES and not self._must_hold
+        is_at_once = bool(batches) and size_bytes <= AT_ONCE_BYTES and self._had_room
         answer = self._append_at_once(batches, kinds) if is_at_once else self.read_reports(kinds)
         answer.stop = answer.stop or stop
         if batches and not is_at_once and not answer.must_hold:
             entries = _entries(batches)
             with self._translated():
                 _note_appended(answer, batches, self._streams.append(entries))
-        self._must_hold = answer.must_hold
+        self._had_room = not answer.must_hold
         return answer
 
     def read_reports(self, kinds: Sequence[Kind]) -> Answer:

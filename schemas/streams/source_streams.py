@@ -113,7 +113,7 @@ class SourceStreams:
     def read_and_append(
         self, kinds: Sequence[Kind], batches: Mapping[Kind, Sequence[Entry]]
     ) -> tuple[StreamReports, Appended]:
-        """Do the same as `read_reports` and `append` in one round trip: entries are appended even during a hold."""
+        """Call `read_reports` and `append` in one round trip; entries are appended even during a hold."""
         pipe = self._pipeline()
         self._ask_reports(pipe, kinds)
         asked = len(pipe)
