@@ -70,6 +70,15 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
     return True
 
 
+def has_waiting_orders(resources: Resources) -> bool:
+    """Return whether further drains or orders of beat wait, which the same workers execute."""
+    pipeline = resources.redis.pipeline(transaction=False)
+    for queue in (keys.INGEST_QUEUE, keys.BEAT_QUEUE):
+        pipeline.llen(queue)
+    with redis_errors():
+        return any(pipeline.execute())
+
+
 def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
     """Order deliveries to all sinks that are on, or only to those that receive rows of `kind`."""
     for sink in sinks_on(resources.settings):
