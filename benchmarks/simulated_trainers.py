@@ -9,20 +9,17 @@ from __future__ import annotations
 import heapq
 import os
 import random
-import resource
 import select
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain, count
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit
 
-import hiredis
 from msgspec.structs import replace
 
 from benchmarks.load import LINE
+from benchmarks.trainer_connections import Connection, ignore, max_connections, pack
 from trainwire.ingest.sending.acks import AckReport, AckWatch, parse_report
 from trainwire.ingest.sending.sender import LONE_ASK_FACTOR
 from trainwire.ingest.settings import Timing, Vitals
@@ -48,8 +45,6 @@ from trainwire.schemas.wire import encode_entry
 
 LINE_EVERY_S: Final = 1.0
 POINT_EVERY_S: Final = 5.0
-SPARE_FILES: Final = 200
-"""Number of files that a process needs besides the connections of trainers."""
 TIMING: Final = Timing()
 POLL_S: Final = LONE_ASK_FACTOR * TIMING.ack_interval_s
 HEARTBEAT_EVERY_S: Final = Vitals().interval_s
@@ -60,53 +55,6 @@ VALUES: Final = {
     "grad_norm": 1.25,
     "images_per_s": 1234,
 }
-
-Handler = Callable[[list[Any]], None]
-_pack: Any = hiredis.pack_command
-
-
-def _ignore(_: list[Any]) -> None:
-    pass
-
-
-class Connection:
-    """A connection to Redis; `send` never waits for the replies, which `read` passes to the handlers."""
-
-    def __init__(self, url: str) -> None:
-        address = urlsplit(url)
-        assert address.hostname is not None
-        self._socket = socket.create_connection((address.hostname, address.port or 6379))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._reader = hiredis.Reader()
-        self._handlers: deque[tuple[int, Handler]] = deque()
-        self._replies: list[Any] = []
-        self.send([("AUTH", address.password or "")], _ignore)
-        self._socket.setblocking(False)
-        self.fileno = self._socket.fileno()
-
-    def send(self, commands: list[tuple[Any, ...]], handler: Handler) -> None:
-        """Send commands; `handler` gets the list of their replies later."""
-        self.send_packed([_pack(command) for command in commands], handler)
-
-    def send_packed(self, commands: list[bytes], handler: Handler) -> None:
-        """Send commands that are encoded already."""
-        self._handlers.append((len(commands), handler))
-        data = b"".join(commands)
-        while data:
-            try:
-                data = data[self._socket.send(data) :]
-            except BlockingIOError:
-                select.select([], [self._socket], [])
-
-    def read(self) -> None:
-        """Read the replies that have arrived, and call the handlers whose replies are complete."""
-        self._reader.feed(self._socket.recv(65536))
-        while (reply := self._reader.gets()) is not False:
-            self._replies.append(reply)
-            if len(self._replies) == self._handlers[0][0]:
-                _, handler = self._handlers.popleft()
-                replies, self._replies = self._replies, []
-                handler(replies)
 
 
 class Unacked:
@@ -141,8 +89,8 @@ class Trainer:
         self._shard = shard_of(job, DEFAULT_SHARDS)
         self._kinds: dict[Kind, Unacked] = {kind: Unacked(source, kind) for kind in ("logs", "metrics")}
         names = chain.from_iterable(kind.fields for kind in self._kinds.values())
-        self._ask_hold = _pack(("EXISTS", HOLD_KEY))
-        self._ask_acks = _pack(("HMGET", acks_key(job), JOB_DELETED_FIELD, stop_field(source), *names))
+        self._ask_hold = pack(("EXISTS", HOLD_KEY))
+        self._ask_acks = pack(("HMGET", acks_key(job), JOB_DELETED_FIELD, stop_field(source), *names))
         self._to_send: list[Outgoing] = []
         self._sending: list[Outgoing] = []
         self._is_busy = self._is_polling = False
@@ -180,7 +128,7 @@ class Trainer:
         of_kind.seq += 1
         body.started_at = int(self._since * 1e9)
         entry = encode_entry(Message(kind, self._job, 0, self._source, of_kind.seq, body))
-        packed = _pack(("XADD", stream_key(kind, self._shard), "*", *chain.from_iterable(entry.items())))
+        packed = pack(("XADD", stream_key(kind, self._shard), "*", *chain.from_iterable(entry.items())))
         of_kind.messages.append((of_kind.seq, packed))
         self._to_send.append((of_kind, of_kind.seq, packed))
         self._crowd.produced[kind] += 1
@@ -268,7 +216,7 @@ class Trainer:
         holder = encode_heartbeat(replace(beat, source="hash-of-the-source"))
         ttl_ms = int(3000 * HEARTBEAT_EVERY_S)
         claim = ("SET", claim_key(self._job, 0, 0, ""), holder, "PX", ttl_ms)
-        self._connection.send([written, claim], _ignore)
+        self._connection.send([written, claim], ignore)
 
 
 class Crowd:
@@ -331,10 +279,3 @@ class Crowd:
         self.now = time.time()
         for fileno, _ in found:
             self._connections[fileno].read()
-
-
-def max_connections() -> int:
-    """Raise the limit of open files of this process to its maximum; return how many connections it allows."""
-    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    return max(1, limit - SPARE_FILES)
