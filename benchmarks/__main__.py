@@ -6,8 +6,10 @@ import argparse
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, cast
@@ -34,6 +36,7 @@ from benchmarks import (
     quiet,
     restart,
     trainer,
+    trainers,
 )
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
@@ -56,10 +59,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick run)")
     parser.add_argument("--only", choices=[*BENCHMARKS])
+    parser.add_argument("--trainers", type=int, nargs="+", default=trainers.SIZES, help="numbers of live trainers")
     options = parser.parse_args()
+    chosen = BENCHMARKS | {"trainers": partial(live_trainers, sizes=options.trainers)}
     with open_stores() as resources:
         show(machine(resources))
-        for name, bench in BENCHMARKS.items():
+        for name, bench in chosen.items():
             if options.only == name or (options.only is None and name not in ALONE):
                 bench(resources, options.scale)
     return 0
@@ -430,6 +435,42 @@ def restarts(_: Resources, scale: float) -> None:
         show(f"| {outage.name} | {len(outage.seconds)} | {seconds} | {wanted} | {cpu_s} |")
 
 
+def live_trainers(resources: Resources, scale: float, sizes: Sequence[int] = trainers.SIZES) -> None:
+    """Measure thousands of live trainers with default settings: latency, backlog, CPU and memory."""
+    show(f"\nA line a second, five values every five seconds, heartbeats; {trainers.MEASURED_S:.0f} s measured")
+    kinds: list[str] = []
+    began = time.monotonic()
+    for size in sizes:
+        if time.monotonic() - began > trainers.LATEST_START_S:
+            show(f"\nNo time is left for {size:,} trainers: choose them with --trainers")
+            break
+        found = trainers.measure(resources, max(1, int(size * scale)), trainers.MEASURED_S)
+        if not kinds:
+            kinds = [*found.cores]
+            begin_table(
+                *(
+                    "trainers",
+                    "messages/s",
+                    "stored/s",
+                    "p50, s",
+                    "p95, s",
+                    "worst, s",
+                    "waiting",
+                    "lag at the end, s",
+                ),
+                *("Valkey, MB", "CPU µs a message", *(f"{kind}, cores" for kind in kinds)),
+                *("simulation late, s", "resent"),
+            )
+        cores = " | ".join(f"{found.cores[kind]:.2f}" for kind in kinds)
+        lag = "not drained" if found.lag_s is None else f"{found.lag_s:.1f}"
+        latencies = f"{found.p50_s:.2f} | {found.p95_s:.2f} | {found.max_s:.2f}"
+        show(
+            f"| {int(size * scale):,} | {found.messages_per_s:,.0f} | {found.stored_per_s:,.0f} | {latencies} | "
+            f"{found.waiting:,} | {lag} | {found.valkey_mb:.0f} | {found.microseconds:.0f} | {cores} | "
+            f"{found.late_s:.2f} | {found.resent:,} |"
+        )
+
+
 BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "logs": logs,
     "tasks": tasks,
@@ -450,9 +491,10 @@ BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "list": list_of_jobs,
     "charts": many_points,
     "restart": restarts,
+    "trainers": live_trainers,
 }
-ALONE: Final = {"charts"}
-"""Benchmarks that are executed only with `--only`, because they take as long as all others together."""
+ALONE: Final = {"charts", "trainers"}
+"""Benchmarks that are executed only with `--only`, because they take very long."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,11 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import psutil
-from sqlalchemy import text
-
 from benchmarks import many_jobs
 from benchmarks.load import JOB, LINE, log_entry
+from benchmarks.processes import cpu_seconds, servers
 from trainwire.schemas.events import decode_events
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of, stream_key
 from trainwire.workers.drain.changes import Change
@@ -69,13 +67,13 @@ def drain(resources: Resources, shard: int, lines: int) -> CpuTimes:
     whole = Drain(resources.engine, stream, resources.settings, on_commit=publish_events)
     gc.collect()
     gc.freeze()  # as in a pool process
-    postgres, valkey = _servers(resources)
-    postgres_s, valkey_s, began = _seconds(postgres), _seconds(valkey), time.process_time()
+    postgres, valkey = servers(resources)
+    postgres_s, valkey_s, began = cpu_seconds(postgres), cpu_seconds(valkey), time.process_time()
     stored = whole.run().stored
     while stored < lines:  # on a busy machine a time slice may be too short
         stored += whole.run().stored
     python_s = time.process_time() - began
-    seconds = (python_s - events_s, events_s, _seconds(postgres) - postgres_s, _seconds(valkey) - valkey_s)
+    seconds = (python_s - events_s, events_s, cpu_seconds(postgres) - postgres_s, cpu_seconds(valkey) - valkey_s)
     return CpuTimes(*(1e6 * each / lines for each in seconds))
 
 
@@ -86,20 +84,3 @@ def _publish_of_one_job(resources: Resources, messages: int) -> None:
         for seq in range(first, min(first + _PUBLISHED_AT_ONCE, messages + 1)):
             pipeline.xadd(key, log_entry(JOB, seq, [LINE]))
         pipeline.execute()
-
-
-def _servers(resources: Resources) -> tuple[psutil.Process, psutil.Process]:
-    """Return the main processes of Postgres and of Valkey."""
-    with resources.engine.connect() as connection:
-        backend = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-    postgres = psutil.Process(backend).parent()
-    assert postgres is not None
-    return postgres, psutil.Process(int(resources.redis.info("server")["process_id"]))
-
-
-def _seconds(server: psutil.Process) -> float:
-    """Return the CPU seconds of a server process, including its running and ended children."""
-    own = server.cpu_times()
-    children = (child.cpu_times() for child in server.children())
-    ended = own.children_user + own.children_system
-    return float(own.user + own.system + ended + sum(child.user + child.system for child in children))

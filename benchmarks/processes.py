@@ -100,3 +100,20 @@ def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def servers(resources: Resources) -> tuple[psutil.Process, psutil.Process]:
+    """Return the main processes of Postgres and of Valkey."""
+    with resources.engine.connect() as connection:
+        backend = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    postgres = psutil.Process(backend).parent()
+    assert postgres is not None
+    return postgres, psutil.Process(int(resources.redis.info("server")["process_id"]))
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process, including its running and ended children."""
+    own = process.cpu_times()
+    children = (child.cpu_times() for child in process.children())
+    ended = own.children_user + own.children_system
+    return float(own.user + own.system + ended + sum(child.user + child.system for child in children))

@@ -23,7 +23,7 @@ def open_stores() -> Iterator[Resources]:
     """Start both servers as `trainwire up` does, but with Valkey memory for a backlog of millions of lines."""
     with (
         tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder,
-        EmbeddedPostgres(Path(folder)) as postgres,
+        EmbeddedPostgres(Path(folder), settings={"track_commit_timestamp": "on"}) as postgres,
         EmbeddedValkey(Path(folder), maxmemory="6gb") as valkey,
     ):
         settings = load_settings(database_url=postgres.url, redis_url=valkey.url, drain_slice_s=30)

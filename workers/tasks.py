@@ -35,6 +35,7 @@ from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.operations.row_retention import RowRetention, row_policies
 from trainwire.workers.orders.order_sender import (
     announce,
+    has_waiting_orders,
     order_alerts,
     order_deliveries,
     order_delivery,
@@ -123,13 +124,19 @@ def drain(kind: Kind, shard: int) -> None:
 def _drain(resources: Resources, stream: IngestStream) -> None:
     """Drain one stream, and order the deliveries of its rows and the verification of its checkpoints.
 
-    If the time slice of the drain ended before the stream was empty, order another drain.
+    If the drain ended before the stream was empty, order another drain.
     """
     if stream.shard >= resources.settings.ingest_shards and not stream.has_entries():
         return  # creates no cursor for a shard that does not exist
     publish_changes = partial(order_notify, resources)
     drain_jammed(resources, stream, publish_changes)
-    drained = Drain(resources.engine, stream, resources.settings, on_commit=publish_changes).run()
+    drained = Drain(
+        resources.engine,
+        stream,
+        resources.settings,
+        on_commit=publish_changes,
+        has_waiting_orders=partial(has_waiting_orders, resources),
+    ).run()
     if drained.dead_lettered:
         log.warning("drain.dead_lettered", stream=stream.key, entries=drained.dead_lettered)
     if drained.more:

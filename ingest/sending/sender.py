@@ -33,6 +33,8 @@ ROUND_TRIP_BYTES: Final = 1024 * 1024
 
 On a slow network, sending more would take longer than the socket timeout, also at each retry.
 """
+LONE_ASK_FACTOR: Final = 10
+"""Acknowledgements are read this many times less often while there are no messages to send in the same request."""
 FINISHING_INTERVAL_S: Final = 0.02
 FINISHING_BACKOFF_S: Final = 0.5
 RESTART_S: Final = 1.0
@@ -218,7 +220,7 @@ class Sender:
         """Send messages, and a heartbeat if it is due; return whether there may be more messages to send."""
         heartbeat = self._heartbeat if self._heartbeat is not None and self._heartbeat.is_due else None
         batches = self._outbox.to_send(ROUND_TRIP_BYTES)
-        kinds = self._outbox.sent_kinds() if self._is_time_for_acks() else []
+        kinds = self._outbox.sent_kinds() if self._is_time_for_acks(has_messages=bool(batches)) else []
         if not (batches or kinds or heartbeat):
             return False
         answer = self._connected().exchange(batches, kinds, heartbeat)
@@ -241,10 +243,10 @@ class Sender:
             self._outage.note_success()
         return bool(batches) or has_resends
 
-    def _is_time_for_acks(self) -> bool:
+    def _is_time_for_acks(self, *, has_messages: bool) -> bool:
         if not self._outbox.sent_kinds():
             return False
-        interval_s = self._at_least(self._timing.ack_interval_s)
+        interval_s = self._at_least(self._timing.ack_interval_s * (1 if has_messages else LONE_ASK_FACTOR))
         if not self._outbox.awaited():
             interval_s = max(interval_s, self._timing.idle_ask_interval_s)
         return monotonic_s() - self._acks_read_at >= interval_s

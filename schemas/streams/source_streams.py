@@ -97,16 +97,8 @@ class SourceStreams:
         `is_job_deleted` is read only if `kinds` is not empty.
         """
         pipe = self._pipeline()
-        pipe.exists(HOLD_KEY)
-        fields = (ack_field, missing_field, lost_field)
-        names = [name(self._source, kind) for kind in kinds for name in fields]
-        if names:
-            pipe.hmget(acks_key(self._job_id), [JOB_DELETED_FIELD, stop_field(self._source), *names])
-        hold, *found = pipe.execute()
-        values = iter(found[0] if found else [None, None])
-        is_deleted, stop = next(values) is not None, next(values)
-        acks: dict[Kind, AckFields] = {kind: (next(values), next(values), next(values)) for kind in kinds}
-        return StreamReports(bool(hold), is_deleted, acks, stop)
+        self._ask_reports(pipe, kinds)
+        return _reports(kinds, pipe.execute())
 
     def append(self, batches: Mapping[Kind, Sequence[Entry]]) -> Appended:
         """Append the entries to the streams of their kinds, in order.
@@ -114,23 +106,38 @@ class SourceStreams:
         After the first refusal of a kind, later entries of that kind do not count as accepted: the caller sends
         them again.
         """
-        shard = self.shard
         pipe = self._pipeline()
+        self._append(pipe, batches)
+        return _appended(batches, pipe.execute(raise_on_error=False))
+
+    def read_and_append(
+        self, kinds: Sequence[Kind], batches: Mapping[Kind, Sequence[Entry]]
+    ) -> tuple[StreamReports, Appended]:
+        """Call `read_reports` and `append` in one round trip; entries are appended even during a hold."""
+        pipe = self._pipeline()
+        self._ask_reports(pipe, kinds)
+        asked = len(pipe)
+        self._append(pipe, batches)
+        replies = pipe.execute(raise_on_error=False)
+        for reply in replies[:asked]:
+            if isinstance(reply, Exception):
+                raise reply
+        return _reports(kinds, replies[:asked]), _appended(batches, replies[asked:])
+
+    def _ask_reports(self, pipe: Any, kinds: Sequence[Kind]) -> None:
+        pipe.exists(HOLD_KEY)
+        fields = (ack_field, missing_field, lost_field)
+        names = [name(self._source, kind) for kind in kinds for name in fields]
+        if names:
+            pipe.hmget(acks_key(self._job_id), [JOB_DELETED_FIELD, stop_field(self._source), *names])
+
+    def _append(self, pipe: Any, batches: Mapping[Kind, Sequence[Entry]]) -> None:
+        shard = self.shard
         for kind, batch in batches.items():
             stream = stream_key(kind, shard)
             for entry in batch:
                 fields: dict[Any, Any] = dict(entry)
                 pipe.xadd(stream, fields)
-        replies = iter(pipe.execute(raise_on_error=False))
-        result = Appended()
-        for kind, batch in batches.items():
-            result.counts[kind] = 0
-            for reply in list(islice(replies, len(batch))):
-                if isinstance(reply, Exception):  # in order: later entries are sent again too
-                    result.refusal = result.refusal or str(reply)
-                    break
-                result.counts[kind] += 1
-        return result
 
     def write_heartbeat(self, heartbeat: Heartbeat, claim: RankClaim | None) -> HeartbeatReply:
         """Write a heartbeat, and renew or take `claim` unless another process holds it.
@@ -197,6 +204,27 @@ class SourceStreams:
 
     def _pipeline(self) -> Any:
         return self._client.pipeline(transaction=False)
+
+
+def _reports(kinds: Sequence[Kind], replies: Sequence[Any]) -> StreamReports:
+    hold, *found = replies
+    values = iter(found[0] if found else [None, None])
+    is_deleted, stop = next(values) is not None, next(values)
+    acks: dict[Kind, AckFields] = {kind: (next(values), next(values), next(values)) for kind in kinds}
+    return StreamReports(bool(hold), is_deleted, acks, stop)
+
+
+def _appended(batches: Mapping[Kind, Sequence[Entry]], replies: Sequence[Any]) -> Appended:
+    left = iter(replies)
+    result = Appended()
+    for kind, batch in batches.items():
+        result.counts[kind] = 0
+        for reply in list(islice(left, len(batch))):
+            if isinstance(reply, Exception):  # in order: later entries are sent again too
+                result.refusal = result.refusal or str(reply)
+                break
+            result.counts[kind] += 1
+    return result
 
 
 def _claim_key(claim: RankClaim) -> str:

@@ -105,10 +105,12 @@ class RowWatch(_Watch):
 class EventWatch(_Watch):
     """Receives all events; keeps those without a reason in Postgres, and the rows that events carried."""
 
-    def __init__(self, engine: Engine, client: redis.Redis) -> None:
+    def __init__(self, engine: Engine, client: redis.Redis, jobs: Iterable[int]) -> None:
         self._engine = engine
         self._pubsub = PubSub(client.connection_pool, ignore_subscribe_messages=True)
         self._pubsub.psubscribe("events:*")
+        self._follower = PubSub(client.connection_pool)  # a pattern alone causes no events
+        self._follower.subscribe("events:jobs", *map(events_channel, jobs))
         self.forged: list[str] = []
         self.received: Counter[str] = Counter()
         self.rows: dict[tuple[int, str], dict[int, str | int]] = defaultdict(dict)

@@ -86,7 +86,8 @@ def test_hostile_trainers_cost_the_honest_ones_nothing(tmp_path: Path) -> None:
 def watching(engine: Engine, redis_url: str) -> Iterator[tuple[RowWatch, EventWatch]]:
     """Watch the rows of the honest jobs and all events until the end of the block."""
     client = redis.Redis.from_url(redis_url)
-    rows, events = RowWatch(engine, {job for job, *_ in TRAINERS.values()}), EventWatch(engine, client)
+    jobs = {job for job, *_ in TRAINERS.values()}
+    rows, events = RowWatch(engine, jobs), EventWatch(engine, client, jobs)
     try:
         yield rows, events
     finally:

@@ -56,6 +56,7 @@ class Subscriber:
         raise AssertionError(f"not received within {timeout_s:.0f} s: {what}; received {self.events}")
 
 
+@pytest.mark.usefixtures("subscriber")
 def test_a_sweep_publishes_events_of_its_rows(resources: Resources, sender: Sender, tmp_path: Path) -> None:
     """Drains without orders publish their events as well."""
     sender.send(logs("swept"), job=JOB)
@@ -134,6 +135,7 @@ def test_events_of_a_failing_run_have_its_traceback(
     assert [line.text.startswith("TRACEBACK:") for line in lines] == [True]
 
 
+@pytest.mark.usefixtures("subscriber")
 def test_orders_without_a_consumer_delay_nothing(resources: Resources, sender: Sender, tmp_path: Path) -> None:
     """With no worker on the queue of the notifier, rows are stored, and its queue stops growing."""
     resources.redis.rpush(NOTIFY_QUEUE, *["{}"] * (MAX_WAITING_ORDERS - 2))

@@ -32,6 +32,11 @@ _TRIES = 3
 LONGEST_BATCH_S = 0.7
 """If a transaction takes more seconds, the next batch is smaller: messages behind a long transaction wait."""
 _SMALLEST_READ_BYTES = 64 * 1024
+_SHARE_S = 0.1
+"""Seconds of a drain after which it yields to other waiting orders.
+
+Entries of 10,000 jobs arrive in all streams all the time, so that no stream is ever empty.
+"""
 _MAX_CRASHES = 40
 """Maximum number of unexpected exceptions in one `Drain.run`.
 
@@ -43,8 +48,8 @@ The search for several poison entries causes fewer.
 class Drained:
     """The numbers of entries that one drain took, stored, recognized as duplicates, and dead-lettered.
 
-    `leased_elsewhere` is True if another worker had the lease; `more` if the drain's time ended before the stream
-    was empty.
+    `leased_elsewhere` is True if another worker had the lease; `more` if the drain ended before the stream was
+    empty.
     """
 
     entries: int = 0
@@ -56,7 +61,7 @@ class Drained:
 
 
 class Drain:
-    """Drains one stream until it is empty or the time of this drain (`drain_slice_s`) has passed.
+    """Drains one stream until it is empty, other orders wait, or `drain_slice_s` has passed.
 
     After each commit that stored messages, and after their acknowledgement, `on_commit` is called with the changes
     of the jobs.
@@ -69,12 +74,15 @@ class Drain:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         on_commit: Callable[[list[Change]], None] | None = None,
+        *,
+        has_waiting_orders: Callable[[], bool] = lambda: False,
     ) -> None:
         self._engine = engine
         self._stream = stream
         self._settings = settings
         self._clock = clock
         self._on_commit = on_commit
+        self._has_waiting_orders = has_waiting_orders
         self._batch_bytes = max(1024, settings.drain_batch_bytes // 4)
         self._read_bytes = self._batch_bytes
         self._poison = PoisonSearch(stream.client, stream.key)
@@ -92,6 +100,7 @@ class Drain:
         (`trainwire.workers.drain.poison_entries`); after `_MAX_CRASHES` exceptions, or once its time has passed,
         it raises the exception.
         """
+        share_end = self._clock() + _SHARE_S
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()
         crashes = 0
@@ -111,7 +120,8 @@ class Drain:
             # Orders that were sent while this drain held the lease had no effect: it reads their entries too.
             if total.leased_elsewhere or (at_end and self._stream.finish()):
                 return total
-            if self._clock() >= deadline:
+            now = self._clock()
+            if now >= deadline or (now >= share_end and self._has_waiting_orders()):
                 total.more = True
                 return total
 

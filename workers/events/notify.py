@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, cast
 
 import redis
@@ -47,6 +47,25 @@ def events_of(changes: Iterable[Change]) -> list[Event]:
     changes = list(changes)
     has_rows = len(changes) * _MIN_EVENT_BYTES <= MAX_ORDER_BYTES
     return [event for change in changes for event in _events_of_job(change, has_rows=has_rows)]
+
+
+def with_subscribers(client: redis.Redis, changes: Sequence[Change]) -> list[Change]:
+    """Return the committed changes whose events have a subscriber: of most jobs, nobody follows the events.
+
+    A client that subscribes later reads the rows from Postgres afterwards, as after any subscription. Redis does
+    not report which patterns are subscribed (PSUBSCRIBE), so these do not count.
+    """
+    job_ids = {change.after.id for change in changes}
+    with redis_errors():
+        found = cast("Any", client).pubsub_numsub(JOBS_CHANNEL, *map(events_channel, job_ids))
+    followed = {channel.decode() for channel, subscribers in found if subscribers}
+    are_all_followed = JOBS_CHANNEL in followed  # except log lines
+    return [
+        change
+        for change in changes
+        if events_channel(change.after.id) in followed
+        or (are_all_followed and (change.kind != "logs" or _begins(change)))
+    ]
 
 
 def status_events(changes: Iterable[StatusChange]) -> list[Event]:
@@ -101,7 +120,7 @@ def publish(client: redis.Redis, events: Iterable[Event]) -> None:
 
 
 def _events_of_job(change: Change, *, has_rows: bool) -> Iterator[Event]:
-    if not change.after.is_finished and _attempt_and_status(change.before) != _attempt_and_status(change.after):
+    if _begins(change):
         yield TrainingStatus(**_head(change), status=change.after.status, previous_status=change.before.status)
     match change.kind:
         case "logs":
@@ -200,6 +219,11 @@ def _newest_point(change: Change) -> Point | None:
         if points and change.attempt_of(message) == change.after.attempt:
             return points[-1]
     return None
+
+
+def _begins(change: Change) -> bool:
+    """Return whether the job has a new attempt or status, and has not ended."""
+    return not change.after.is_finished and _attempt_and_status(change.before) != _attempt_and_status(change.after)
 
 
 def _attempt_and_status(job: JobState) -> tuple[int, Status]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import Any, Final, cast
 
 import redis
@@ -25,7 +24,7 @@ from trainwire.workers.app import app
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.events.notify import MAX_WAITING_ORDERS, events_of, payloads
+from trainwire.workers.events.notify import MAX_WAITING_ORDERS, events_of, payloads, with_subscribers
 from trainwire.workers.orders.order_format import encode_order
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.plugin import sinks_on
@@ -73,6 +72,15 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
             return False
         resources.redis.lpush(keys.INGEST_QUEUE, order)
     return True
+
+
+def has_waiting_orders(resources: Resources) -> bool:
+    """Return whether further drains or orders of beat wait, which the same workers execute."""
+    pipeline = resources.redis.pipeline(transaction=False)
+    for queue in (keys.INGEST_QUEUE, keys.BEAT_QUEUE):
+        pipeline.llen(queue)
+    with redis_errors():
+        return any(pipeline.execute())
 
 
 def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
@@ -133,8 +141,11 @@ def _order_again(client: redis.Redis, key: str) -> None:
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Send the work orders that publish events about the changes of a drain's transaction; see `announce`."""
-    announce(resources, partial(events_of, changes), len(changes))
+    """Send the work order that publishes events about the changes of a drain's transaction, if any has a subscriber.
+
+    See `announce`.
+    """
+    announce(resources, lambda: events_of(with_subscribers(resources.redis, changes)), len(changes))
 
 
 def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs: int) -> None:

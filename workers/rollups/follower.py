@@ -28,8 +28,8 @@ MOST_VALUES: Final = 4_000_000
 """Approximate maximum of values in one transaction; they take about 20 bytes of memory each."""
 FEW_ROWS: Final = 1000
 """A job with fewer new rows than this is not urgent: charts read so many rows quickly from `training_metrics`."""
-LATER_S: Final = 60.0
-"""Minimum pause in seconds after a job had few new rows."""
+LATER_S: Final = 300.0
+"""Minimum pause in seconds after a job had few new rows: with 10,000 jobs, 60 s would take most of a core."""
 REST_SHARE: Final = 9
 """A job is paused for this multiple of its last transaction's time: so it takes a tenth of a process's time."""
 

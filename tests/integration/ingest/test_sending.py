@@ -7,14 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.factories import NOW_NS
 from trainwire import Run, TrainerSettings
+from trainwire.ingest.sending.transports.redis_connection import RedisConnection
+from trainwire.ingest.sending.unacked import EncodedMessage
 from trainwire.schemas.keys import HOLD_KEY, KINDS, SHARDS_KEY, alive_key, stream_key
-from trainwire.schemas.wire.messages import Logs, Metrics
+from trainwire.schemas.wire.entries import encode_entry
+from trainwire.schemas.wire.messages import Logs, Message, Metrics
 
 Until = Callable[..., None]
 SHARD = 2  # of job 42, with the default number of shards
@@ -99,6 +104,53 @@ def test_hold_keeps_messages_until_it_is_gone(valkey: Any, settings: TrainerSett
     valkey.client.delete(HOLD_KEY)
     until(lambda: valkey.lines("stdout") == ["retry"])
     run.finish()
+
+
+def test_a_small_message_takes_one_round_trip(valkey: Any) -> None:
+    """A message is sent with the question whether Redis has room, if it had room before; a hold stops the next."""
+    connection = RedisConnection(valkey.url, 42, "0-here")
+    first = connection.exchange({"logs": [encoded(1)]}, [])
+    assert (first.must_hold, first.seqs) == (False, {"logs": [1]})
+    reads = valkey.client.info("stats")["total_reads_processed"]
+    second = connection.exchange({"logs": [encoded(2)]}, ["logs"])
+    assert valkey.client.info("stats")["total_reads_processed"] - reads == 2  # one is of this command
+    assert second.seqs == {"logs": [2]}
+    valkey.client.set(HOLD_KEY, 1)
+    answers = [connection.exchange({"logs": [encoded(seq)]}, ["logs"]) for seq in (3, 4)]
+    assert [(answer.must_hold, answer.seqs) for answer in answers] == [(True, {"logs": [3]}), (True, {})]
+    assert valkey.seqs("logs") == [1, 2, 3]
+
+
+def test_large_messages_wait_for_the_answer(valkey: Any) -> None:
+    """Messages of many bytes are sent only after Redis has answered that it has room."""
+    connection = RedisConnection(valkey.url, 42, "0-here")
+    connection.exchange({"logs": [encoded(1)]}, [])
+    valkey.client.set(HOLD_KEY, 1)
+    answer = connection.exchange({"logs": [encoded(2, os.urandom(50_000).hex())]}, [])
+    assert (answer.must_hold, answer.seqs) == (True, {})
+
+
+def test_acknowledgements_alone_are_read_rarely(valkey: Any, settings: TrainerSettings, until: Until) -> None:
+    """While there is nothing to send, acknowledgements are read ten times less often than with messages."""
+
+    def asked() -> int:
+        found = valkey.client.info("commandstats").get("cmdstat_hmget", {"calls": 0})
+        return int(found["calls"])
+
+    timing = replace(settings.timing, ack_interval_s=0.05)
+    run = Run(42, settings=replace(settings, timing=timing))
+    run.log("not acknowledged")
+    until(lambda: asked() >= 3)
+    began, before = time.monotonic(), asked()
+    until(lambda: asked() >= before + 3)
+    assert time.monotonic() - began >= 0.9  # two pauses of half a second
+    run.finish()
+
+
+def encoded(seq: int, text: str = "line") -> EncodedMessage:
+    """Return a message of job 42 with one log line."""
+    body = Logs(log_type="stdout", lines=[text], ts=[NOW_NS])
+    return EncodedMessage(seq, encode_entry(Message("logs", 42, 1, "0-here", seq, body)))
 
 
 def test_a_full_server_holds_back_and_recovers(valkey: Any, settings: TrainerSettings, until: Until) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def test_it_refuses_instead_of_forgetting(client: redis.Redis) -> None:
     """Memory is bounded, nothing is evicted, and all writes are in the append-only file."""
     wanted = {"maxmemory": "67108864", "maxmemory-policy": "noeviction", "appendonly": "yes"}
     assert {name: client.config_get(name)[name] for name in wanted} == wanted
+
+
+def test_it_accepts_many_trainers(client: redis.Redis) -> None:
+    """Thousands of trainers can connect, as far as the limit of open files allows."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert client.config_get("maxclients") == {"maxclients": str(min(50_000, files - 32))}
 
 
 def test_the_password_is_asked_for_and_hidden(server: EmbeddedValkey) -> None:

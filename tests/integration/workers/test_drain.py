@@ -270,6 +270,22 @@ def test_a_time_slice_ends_with_more_to_do(resources: Resources, sender: Sender)
     assert sender.client.xlen(STREAM) == 30 - total.stored
 
 
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_drain_yields_to_waiting_orders(resources: Resources, sender: Sender, is_busy: bool) -> None:
+    """After its share of time a drain ends if other orders wait, so that no stream waits for a full time slice."""
+    small = resources.settings.model_copy(update={"drain_batch_bytes": 1024, "drain_slice_s": 30.0})
+    for number in range(30):
+        sender.send(logs(f"{number}" + "y" * 900))
+    ticks = (number / 100 for number in range(1000))  # 0.01 s each
+    stream = IngestStream(sender.client, "logs", 1)
+    total = Drain(
+        resources.engine, stream, small, clock=lambda: next(ticks), has_waiting_orders=lambda: is_busy
+    ).run()
+    assert total.more == is_busy
+    assert (0 < total.stored < 30) == is_busy
+    assert sender.client.xlen(STREAM) == 30 - total.stored
+
+
 def test_one_entry_that_postgres_refuses_is_found_and_dead_lettered(resources: Resources, sender: Sender) -> None:
     """Of 200 messages the two that Postgres refuses are dead letters, and 198 are rows in order."""
     with resources.engine.begin() as connection:

@@ -35,7 +35,7 @@ from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.jobs import UNLOADED
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.events.notify import events_of, publish
+from trainwire.workers.events.notify import events_of, publish, with_subscribers
 from trainwire.workers.resources import Resources
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m{"type":"training_error"}\u2028\r\nPUBLISH events:1 x'
@@ -392,6 +392,39 @@ def test_events_reach_their_channels(resources: Resources, sender: Sender, liste
         heard[message["channel"].decode()].append(decode_event(message["data"]))
     assert heard[events_channel(1)] == [event for event in said if event.job_id == 1]
     assert heard[JOBS_CHANNEL] == [event for event in said if not isinstance(event, TrainingLog)]
+
+
+def test_events_without_a_subscriber_are_not_made(resources: Resources, sender: Sender) -> None:
+    """Only changes of followed jobs, and those for the channel of all jobs, become events."""
+
+    def wanted(kind: Kind) -> list[int]:
+        changes: list[Change] = []
+        Drain(
+            resources.engine,
+            IngestStream(resources.redis, kind, 1),
+            resources.settings,
+            on_commit=lambda made: changes.extend(with_subscribers(resources.redis, made)),
+        ).run()
+        return [change.after.id for change in changes]
+
+    def send(number: int) -> None:
+        for job in (1, 5):
+            sender.send(logs(f"line {number}"), job=job)
+            sender.send(metrics(epoch=number, loss=0.5), job=job)
+
+    send(1)
+    assert (wanted("logs"), wanted("metrics")) == ([], [])
+    with PubSub(resources.redis.connection_pool, ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(events_channel(5))
+        pubsub.get_message(timeout=5)
+        send(2)
+        assert (wanted("logs"), wanted("metrics")) == ([5], [5])
+        pubsub.subscribe(JOBS_CHANNEL)
+        pubsub.get_message(timeout=5)
+        sender.send(logs("the first"), job=9)
+        send(3)
+        assert sorted(wanted("logs")) == [5, 9]  # the event that job 9 has begun is for all
+        assert sorted(wanted("metrics")) == [1, 5]
 
 
 def test_events_are_plain_json(resources: Resources, sender: Sender) -> None:

@@ -83,6 +83,19 @@ def test_no_pile_of_orders_is_made(resources: Resources) -> None:
     assert resources.redis.llen(INGEST_QUEUE) == 32
 
 
+def test_waiting_orders_are_noticed(resources: Resources) -> None:
+    """A drain learns that orders of other drains or of beat wait; those of deliveries do not count."""
+    from trainwire.workers.orders.order_sender import has_waiting_orders, order_drain  # noqa: PLC0415 - as above
+
+    resources.redis.lpush("deliver", "order")
+    assert not has_waiting_orders(resources)
+    order_drain(resources, "logs", 1)
+    assert has_waiting_orders(resources)
+    resources.redis.delete(INGEST_QUEUE)
+    resources.redis.lpush(BEAT_QUEUE, "order")
+    assert has_waiting_orders(resources)
+
+
 @pytest.mark.parametrize(
     ("task", "args", "queue"),
     [
