@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from trainwire.schemas.events import LogLine, SavedCheckpoint
 from trainwire.schemas.messages import Status
@@ -15,6 +16,8 @@ from trainwire.stores.postgres.alerts import AlertEntry
 from trainwire.stores.postgres.completeness import State
 from trainwire.stores.postgres.deletion import DeletionPart, PartName
 from trainwire.stores.postgres.deletion_plan import DeletionPlan
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth
+from trainwire.stores.rows.command_rows import StoredPoint
 
 Numbers = dict[str, Number]
 D = TypeVar("D", bound=msgspec.Struct)
@@ -59,7 +62,8 @@ class StopReceipt(Stop, frozen=True, kw_only=True):
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     """A job in a list; `columns` has the values of the columns that the request names.
 
-    Its attempt continues from step `resume_step`. A fork continues from step `fork_step` of the job `parent_id`.
+    `params` and `tags` are absent unless the request has `details=true`. Its attempt continues from step
+    `resume_step`. A fork continues from step `fork_step` of the job `parent_id`.
     """
 
     id: int
@@ -75,6 +79,7 @@ class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     current_epoch: int | None
     total_epochs: int | None
     progress_percent: Number | None
+    final_accuracy: Number | None
     final_metrics: Numbers | None
     best_metrics: Numbers | None
     best_epoch: int | None
@@ -93,6 +98,8 @@ class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: int | None
     fork_step: int | None
     columns: dict[str, Any] = {}
+    params: dict[str, Any] | UnsetType | None = UNSET
+    tags: dict[str, Any] | UnsetType | None = UNSET
 
 
 class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +122,8 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is false,
     `final_metrics` or `best_metrics` has more names than the 1,000 in this document. For a training on several
     ranks, `last_by_rank` has the newest value of each metric and rank among the job's last rows.
-    `forks` are the first 100 jobs that are forks of this one.
+    `forks` are the first 100 jobs that are forks of this one. `last_checkpoint` is the newest usable checkpoint.
+    `removed_rows` has the last `seq` of each kind that retention has removed.
     """
 
     params: dict[str, Any] | None
@@ -127,6 +135,8 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     results_complete: bool
     last_by_rank: dict[str, dict[str, Number]]
     forks: list[int]
+    last_checkpoint: str | None
+    removed_rows: dict[str, int]
     traceback: str | None
     warning: str | None
 
@@ -250,6 +260,13 @@ class MetricPage(msgspec.Struct, frozen=True, kw_only=True):
     downsampled: bool
 
 
+class PointPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Points of a job, oldest to newest; `next` is the `before` of the page with older points, or null."""
+
+    items: list[StoredPoint]
+    next: int | None
+
+
 class JobSeries(msgspec.Struct, frozen=True, kw_only=True):
     """Points of one metric and rank in the newest attempt of a job."""
 
@@ -275,9 +292,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=True):
-    """A checkpoint and the state of its file; `is_best` and `is_last` mark the job's best and last checkpoint."""
+    """A checkpoint and the state of its file; `is_best` and `is_last` mark the job's best and last checkpoint.
+
+    `was_best` marks each checkpoint that its trainer reported as the best so far.
+    """
 
     is_last: bool
+    was_best: bool = False
     state: str
     upload_error: str | None = None
     verified_at: datetime | None = None
@@ -347,7 +368,10 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The delivery of a job's rows to one sink; `words` describes it as text, such as `2 lines behind`."""
+    """The delivery of a job's rows to one sink; `words` describes it as text, such as `2 lines behind`.
+
+    `delivery` and `health` are the records of the job and of the sink from which the other fields are made.
+    """
 
     sink: str
     title: str
@@ -359,6 +383,8 @@ class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
     next_probe_at: datetime | None
     is_down: bool
     words: str
+    delivery: JobDelivery
+    health: SinkHealth
 
 
 class Deliveries(msgspec.Struct, frozen=True, kw_only=True):

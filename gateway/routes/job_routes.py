@@ -96,6 +96,7 @@ def jobs(
         Query(description="Fields whose values are returned, separated by commas.", examples=["params.lr,ranks"]),
     ] = "",
     archived: Archived = False,
+    details: Annotated[bool, Query(description="With the parameters and tags of each job.")] = False,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> Response:
@@ -118,7 +119,7 @@ def jobs(
         places = find_places(connection, query, limit + 1)
         ids = [place.job_id for place in places[:limit]]
         values = read_columns(connection, ids, fields, now)
-        items = job_items(connection, read_jobs(connection, ids), values)
+        items = job_items(connection, read_jobs(connection, ids), values, has_details=details)
         total = count_jobs(connection, query) if cursor is None else None
     following = _cursor(places[limit - 1], sort, now) if len(places) > limit else None
     return json_response(JobPage(items=items, next=following, total=total))
@@ -213,6 +214,8 @@ def _delivery(job: JobDelivery, health: SinkHealth) -> DeliveryItem:
         next_probe_at=job.next_attempt_at or health.next_attempt_at,
         is_down=health.answers is False,
         words=shown_delivery(job, health, lambda at: f"{at:%Y-%m-%d %H:%M:%S} UTC"),
+        delivery=job,
+        health=health,
     )
 
 
