@@ -134,7 +134,7 @@ class GatewayReads:
 def _lines(
     job: ClientJob, wanted: LogFilter, limit: int, after: int | None, before: int | None
 ) -> tuple[list[StoredLine], int | None]:
-    """Return a page of matching lines after or before a `seq`, and the `seq` of the next page; None on the last."""
+    """Return a page of matching lines after or before a `seq`, and the position of the next page, or None."""
     # The gateway ignores the case of letters in a text; the command does not.
     page = job.log_page(
         log_type=wanted.log_type,  # type: ignore[arg-type]

@@ -71,7 +71,10 @@ FILTER_EXAMPLE: Final = 'status = failed and params.lr < 0.01 and tags.dataset =
 
 
 Statuses = Annotated[list[Status], Query(description="Only jobs with this status; may be repeated.")]
-Search = Annotated[Text | None, Query(description="Only jobs with this in number, name or tags.")]
+Search = Annotated[
+    Text | None,
+    Query(description="Only jobs with this in name or tags, or at the beginning or end of the number."),
+]
 Filter = Annotated[
     str | None,
     Query(description="Only jobs for which this is true (docs/filters.md).", examples=[FILTER_EXAMPLE]),

@@ -45,7 +45,7 @@ from trainwire.stores.postgres.job_values import (
     value_of,
     without_nan,
 )
-from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.jobs import Job, is_end_of_made_id
 
 Condition: TypeAlias = ColumnElement[bool]
 Sort: TypeAlias = tuple[Field, bool]
@@ -252,6 +252,7 @@ def _search(text: str) -> Condition:
     has_tag = or_(*(column.icontains(text, autoescape=True) for column in (tags.c.key, tags.c.value)))
     return or_(
         cast(_jobs.id, Text).startswith(text, autoescape=True),
+        is_end_of_made_id(text),
         shown_name.icontains(text, autoescape=True),
         select(literal(1)).select_from(tags).where(has_tag).correlate(training_jobs).exists(),
     )

@@ -80,7 +80,7 @@ function drawTools(session) {
   nameTheme();
   const keys = h(
     "button",
-    { class: "icon", title: "Keyboard shortcuts (?)", "aria-label": "Keyboard shortcuts", on: { click: showKeys } },
+    { class: "icon for-keyboards", title: "Keyboard shortcuts (?)", "aria-label": "Keyboard shortcuts", on: { click: showKeys } },
     "?",
   );
   const leave = async () => {
