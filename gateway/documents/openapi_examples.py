@@ -130,10 +130,18 @@ _ALERT: Final[dict[str, Any]] = {
     "attempts": 1,
     "last_error": None,
 }
+_OUTAGE: Final = {
+    "destination": "ops",
+    "waiting": 3,
+    "down_since": _AT,
+    "next_attempt_at": _AT,
+    "attempts": 4,
+    "last_error": "the webhook answered 503",
+}
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Accepted": {"status": "accepted", "job_id": 42},
     "AlertEntry": _ALERT,
-    "AlertPage": {"items": [_ALERT], "next": None},
+    "AlertPage": {"items": [_ALERT], "next": None, "outages": [_OUTAGE]},
     "CheckpointPage": {"items": [_CHECKPOINT]},
     "StopReceipt": {
         "job_id": 42,

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from trainwire.schemas.events import LogLine, SavedCheckpoint
 from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number
-from trainwire.stores.postgres.alerts import AlertEntry
+from trainwire.stores.postgres.alerts import AlertEntry, DestinationOutage
 from trainwire.stores.postgres.completeness import State
 from trainwire.stores.postgres.deletion import DeletionPart, PartName
 from trainwire.stores.postgres.deletion_plan import DeletionPlan
@@ -394,10 +394,14 @@ class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Alerts, the newest first; `next` is the `before` of the following page, null on the last one."""
+    """Alerts, the newest first; `next` is the `before` of the following page, null on the last one.
+
+    `outages` are the destinations that do not accept alerts now.
+    """
 
     items: list[AlertEntry]
     next: int | None
+    outages: list[DestinationOutage]
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
