@@ -114,3 +114,32 @@ def test_one_metric_is_no_plural(gateway_page: Page, sender: Sender, resources: 
     Seeds(sender, resources).many(4, ["loss"])
     gateway_page.goto("/#/jobs/4")
     expect(gateway_page.locator(".metrics-menu summary")).to_have_text("1 metric")
+
+
+def test_compared_values_name_their_ranks(gateway_page: Page, sender: Sender, resources: Resources) -> None:
+    """A job on several ranks is compared by the mean of its ranks, and the table says so."""
+    seeds = Seeds(sender, resources)
+    seeds.ranks(6)
+    seeds.many(7, ["loss"])
+    gateway_page.goto("/#/jobs/7?compare=6&tab=compare")
+    row = gateway_page.locator(".differences tr", has_text="loss").first
+    expect(row.locator("td").nth(1)).to_have_text("2.5 mean of 4 ranks")
+    expect(row.locator("td").first).not_to_contain_text("rank")
+
+
+def test_statuses_have_their_colours_in_plots(gateway_page: Page, resources: Resources) -> None:
+    """A point of a failed job is as red as its status in the list."""
+    with resources.engine.begin() as connection:
+        for number, status in enumerate(("failed", "completed"), 1):
+            job = {"id": number, "status": status, "params": {"lr": number}, "exit_code": number}
+            connection.execute(insert(training_jobs).values(job))
+    page = gateway_page
+    page.goto("/")
+    red = page.locator(".status.is-failed").evaluate("(badge) => getComputedStyle(badge).color")
+    page.goto("/#/?view=scatter&x=params.lr&y=exit_code&color=status")
+    expect(page.locator(".plot-host .mark").first).to_be_attached()
+    fills = page.locator(".plot-host .mark").evaluate_all(
+        "(marks) => marks.map((mark) => getComputedStyle(mark).fill)"
+    )
+    assert red in fills
+    assert len(set(fills)) == 2
