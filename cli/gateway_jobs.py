@@ -34,9 +34,9 @@ class GatewayJobs:
     """Reads and changes jobs through a gateway; changes need the token of an admin."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        self._gateway = Gateway(url, token)
+        self.gateway = Gateway(url, token)
         self.client = Client(url, token=token)
-        self.url = self._gateway.url
+        self.url = self.gateway.url
 
     def job(self, reference: str) -> Job:
         """Return the job that `reference` names; print a warning if another job has `reference` as its name."""
@@ -69,12 +69,17 @@ class GatewayJobs:
     def edit(self, reference: str, edit: JobEdit) -> int:
         """Change a job's name, note, tags or archived state; return the job's number."""
         job_id = self.job(reference).id
-        self._gateway.json(f"/jobs/{job_id}", method="PATCH", document=msgspec.to_builtins(edit))
+        self.gateway.json(f"/jobs/{job_id}", method="PATCH", document=msgspec.to_builtins(edit))
         return job_id
+
+    def checkpoint_url(self, job: Job, which: str, expires_s: int) -> str:
+        """Return a signed URL to download the file of a checkpoint: `best`, `last`, or the one with this `seq`."""
+        path = f"/jobs/{job.id}/checkpoints/{job.checkpoint(which).seq}/url"
+        return str(self.gateway.json(path, {"expires_s": expires_s})["url"])
 
     def plan_or_deletion(self, job_id: int) -> DeletionPlan | Deletion:
         """Return the plan to delete a job, or the progress of its deletion if it was deleted already."""
-        report = self._gateway.json(f"/jobs/{job_id}", {"dry_run": "true"}, method="DELETE")
+        report = self.gateway.json(f"/jobs/{job_id}", {"dry_run": "true"}, method="DELETE")
         return _deletion(report) if report.get("plan") is None else msgspec.convert(report["plan"], DeletionPlan)
 
     def delete(
@@ -95,14 +100,14 @@ class GatewayJobs:
         flags = {"force": force, "with_files": choice.with_files, **{f"keep_{sink}": True for sink in choice.keep}}
         query = {name: "true" for name, is_set in flags.items() if is_set}
         begun = known = _deletion(
-            self._gateway.json(f"/jobs/{job_id}", {**query, "reason": reason}, method="DELETE")
+            self.gateway.json(f"/jobs/{job_id}", {**query, "reason": reason}, method="DELETE")
         )
         changed_at = time.monotonic()
         while not known.is_finished and known.attempts == begun.attempts:
             if time.monotonic() - changed_at > MOST_WAIT_S:
                 break
             time.sleep(POLL_S)
-            before, known = known, _deletion(self._gateway.json(f"/jobs/{job_id}/deletion"))
+            before, known = known, _deletion(self.gateway.json(f"/jobs/{job_id}/deletion"))
             if known.parts != before.parts:
                 changed_at = time.monotonic()
             on_progress(known)
@@ -110,7 +115,7 @@ class GatewayJobs:
 
     def forget(self, job_id: int) -> None:
         """Delete the tombstone of a job, so that its number can be reused."""
-        self._gateway.json(f"/jobs/{job_id}/deletion", method="DELETE")
+        self.gateway.json(f"/jobs/{job_id}/deletion", method="DELETE")
 
 
 @contextmanager
@@ -125,9 +130,16 @@ def gateway_jobs(data_dir: Path | None) -> Iterator[GatewayJobs | None]:
         return
     try:
         address = find_address(None, None, None)
-        yield GatewayJobs(address.url or "", address.token)
-    except (ClientError, msgspec.ValidationError) as exc:
+        remote = GatewayJobs(address.url or "", address.token)
+    except ClientError as exc:
         raise Problem(safe(str(exc))) from exc
+    try:
+        yield remote
+    except ClientError as exc:
+        raise Problem(safe(str(exc))) from exc
+    except (msgspec.ValidationError, KeyError) as exc:
+        reason = f"{remote.url} answers in another form ({exc}): {remote.gateway.versions()}"
+        raise Problem(safe(reason)) from exc
 
 
 def _knows_postgres() -> bool:

@@ -132,6 +132,8 @@ class Client:
     def job(self, reference: int | str) -> Job:
         """Return the job that `reference` names: by its number, its name, the beginning of either, or `last`.
 
+        The last four or more digits of a number that trainwire has made are accepted, too.
+
         Warns if `reference` is a number or `last`, and also the name of another job. Raises `JobNotFound` if no
         job matches, or if several match; the message then lists them.
         """

@@ -163,7 +163,7 @@ class Job:
         is left.
         """
         check_path("to", to)
-        chosen = self._chosen(which)
+        chosen = self.checkpoint(which)
         return fetch(self._source.checkpoint_url(self.id, chosen.seq), chosen, to, force=force)
 
     def follow(self) -> Iterator[dict[str, Any]]:
@@ -174,7 +174,11 @@ class Job:
         """
         return self._source.follow(self.id)
 
-    def _chosen(self, which: str | int) -> CheckpointInfo:
+    def checkpoint(self, which: str | int = "best") -> CheckpointInfo:
+        """Return one checkpoint: `best`, `last`, or the one with this `seq`.
+
+        Raises `ClientError` if there is none.
+        """
         found = self.checkpoints()
         if which in ("best", "last"):
             named = [each for each in found if (each.is_best if which == "best" else each.is_last)]
@@ -195,5 +199,6 @@ def _log_query(
     check_text("log_type", log_type, ("stdout", "stderr"))
     check_text("level", level)
     check_text("search", search)
-    numbers = (checked_whole("rank", rank, 0, MAX_ATTEMPT), checked_whole("attempt", attempt, 0, MAX_ATTEMPT))
+    number = checked_whole("attempt", attempt, -MAX_ATTEMPT, MAX_ATTEMPT)
+    numbers = (checked_whole("rank", rank, 0, MAX_ATTEMPT), number)
     return LogQuery(log_type, level, *numbers, search)

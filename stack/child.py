@@ -85,7 +85,7 @@ class Child:
     ) -> None:
         """Start `command` in a new session, by `opener` if there is one.
 
-        Its environment is `env` (None: that of this process). It inherits the open file `descriptors`. A process of
+        Its environment is `env` (None: that of this process), and it inherits the open `descriptors`. A process of
         this name that a killed `trainwire up` has left is stopped first.
         """
         for folder in (self.log_path.parent, self._pid_path.parent):

@@ -28,7 +28,10 @@ SINK_NAMES = " or ".join([", ".join([*SINKS][:-1]), [*SINKS][-1]])
 job_number = whole(1, MAX_ID, "the number of a job")
 JobId = Annotated[int, typer.Argument(metavar="JOB", parser=job_number, help="The job's number.")]
 JobReference = Annotated[
-    str, typer.Argument(metavar="JOB", help="Its number, its name, the beginning of either, or `last`.")
+    str,
+    typer.Argument(
+        metavar="JOB", help="Its number, its name, the beginning of either, its last digits, or `last`."
+    ),
 ]
 Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store: {SINK_NAMES}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -8,15 +8,17 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
+from msgspec import UNSET
 from sqlalchemy import Connection, select, text
 
 from trainwire.gateway.documents.job_types import AttemptItem, JobDetail, JobItem, Rows, Sparkline
 from trainwire.gateway.documents.response_types import document_from
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import training_jobs
+from trainwire.stores.postgres.checkpoints import last_checkpoint
 from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, RESULTS, job_columns
 from trainwire.stores.postgres.jobs.attempts import Attempt, find_attempts, renaming
-from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job, removed_rows
 from trainwire.stores.rows.metric_names import MetricNames, names_within
 from trainwire.stores.rows.sparklines import (
     LAST_ROWS,
@@ -44,15 +46,21 @@ def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem
 
 
 def job_items(
-    connection: Connection, jobs: Sequence[Job], columns: Mapping[int, dict[str, Any]] = MappingProxyType({})
+    connection: Connection,
+    jobs: Sequence[Job],
+    columns: Mapping[int, dict[str, Any]] = MappingProxyType({}),
+    *,
+    has_details: bool = False,
 ) -> list[JobItem]:
     """Return the documents (`JobItem`) of `jobs`, in the same order, with a constant number of queries.
 
-    `columns` maps the id of each job to the values of the requested columns.
+    `columns` maps the id of each job to the values of the requested columns. With `has_details`, the documents
+    have the jobs' parameters and tags.
     """
+    left_out = {} if has_details else {"params": UNSET, "tags": UNSET}
     computed = _computed_fields(connection, jobs, LAST_ROWS_IN_LISTS)
     return [
-        document_from(JobItem, job, **fields, columns=columns.get(job.id, {}))
+        document_from(JobItem, job, **fields, **left_out, columns=columns.get(job.id, {}))
         for job, fields in zip(jobs, computed, strict=True)
     ]
 
@@ -85,6 +93,8 @@ def job_detail(
         results_complete=all(len(getattr(job, result) or ()) <= MOST_SHOWN_NAMES for result in RESULTS),
         last_by_rank=last_values_by_rank(connection, job, LAST_ROWS_OF_RANKS),
         warning=renaming(attempts),
+        last_checkpoint=job.last_checkpoint_path or last_checkpoint(connection, job_id),
+        removed_rows=removed_rows(connection, job_id),
         columns={},
         forks=list(connection.execute(_FORKS, {"job_id": job_id, "limit": MAX_FORKS}).scalars()),
         traceback=find_traceback(connection, job) if job.status == "failed" else None,
@@ -105,6 +115,7 @@ def _computed_fields(connection: Connection, jobs: Sequence[Job], last_rows: int
     return [
         {
             "progress_percent": None if job.progress_percent is None else shown_float(job.progress_percent),
+            "final_accuracy": None if job.final_accuracy is None else shown_float(job.final_accuracy),
             "rows": Rows(**job.rows),
             "last_metrics": last.get(job.id, {}),
             "sparkline": Sparkline(name=lines[job.id][0], values=lines[job.id][1]) if job.id in lines else None,

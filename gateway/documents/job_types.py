@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from trainwire.schemas.non_finite import Number
 from trainwire.schemas.wire.messages import Status
@@ -46,7 +47,8 @@ class StopReceipt(Stop, frozen=True, kw_only=True):
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     """A job in a list; `columns` has the values of the columns that the request names.
 
-    Its attempt continues from step `resume_step`. A fork continues from step `fork_step` of the job `parent_id`.
+    `params` and `tags` are absent unless the request has `details=true`. Its attempt continues from step
+    `resume_step`. A fork continues from step `fork_step` of the job `parent_id`.
     """
 
     id: int
@@ -62,6 +64,7 @@ class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     current_epoch: int | None
     total_epochs: int | None
     progress_percent: Number | None
+    final_accuracy: Number | None
     final_metrics: Numbers | None
     best_metrics: Numbers | None
     best_epoch: int | None
@@ -80,6 +83,8 @@ class JobItem(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: int | None
     fork_step: int | None
     columns: dict[str, Any] = {}
+    params: dict[str, Any] | UnsetType | None = UNSET
+    tags: dict[str, Any] | UnsetType | None = UNSET
 
 
 class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +107,8 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is false,
     `final_metrics` or `best_metrics` has more names than the 1,000 in this document. For a training on several
     ranks, `last_by_rank` has the newest value of each metric and rank among the job's last rows.
-    `forks` are the first 100 jobs that are forks of this one.
+    `forks` are the first 100 jobs that are forks of this one. `last_checkpoint` is the newest usable checkpoint.
+    `removed_rows` has the last `seq` of each kind that retention has removed.
     """
 
     params: dict[str, Any] | None
@@ -114,6 +120,8 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     results_complete: bool
     last_by_rank: dict[str, dict[str, Number]]
     forks: list[int]
+    last_checkpoint: str | None
+    removed_rows: dict[str, int]
     traceback: str | None
     warning: str | None
 

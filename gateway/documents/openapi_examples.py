@@ -19,7 +19,8 @@ def _example(document: type[msgspec.Struct], values: dict[str, Any]) -> dict[str
     defaults: dict[str, Any] = {}
     for field in msgspec.structs.fields(document):
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-        defaults[field.encode_name] = None if default is msgspec.NODEFAULT else default
+        if default is not msgspec.UNSET:
+            defaults[field.encode_name] = None if default is msgspec.NODEFAULT else default
     return defaults | values
 
 
@@ -48,6 +49,8 @@ _DETAIL: Final[dict[str, Any]] = {
     "results_complete": True,
     "last_by_rank": {"loss": {"0": 0.31, "1": 0.33}},
     "forks": [43],
+    "last_checkpoint": "s3://models/42/epoch-3.pt",
+    "removed_rows": {"logs": 0, "metrics": 0},
 }
 _LINE: Final = {"seq": 119, "attempt": 1, "ts": _TS, "log_type": "stdout", "text": "epoch 3"}
 _WARNING: Final = {"seq": 120, "log_type": "stderr", "text": "slow disk", "level": "WARNING", "ts": _TS + 1000}
@@ -76,6 +79,27 @@ _DELIVERY: Final = {
     "next_probe_at": None,
     "is_down": False,
     "words": "2 lines behind",
+    "delivery": {
+        "job_id": 42,
+        "rows_behind": 2,
+        "oldest_age_s": 0.3,
+        "confirmed_seq": 118,
+        "last_seq": 120,
+        "attempts": 0,
+        "last_error": None,
+        "dead_lettered": 0,
+        "next_attempt_at": None,
+        "own_run_id": None,
+        "note": None,
+    },
+    "health": {
+        "sink": "loki",
+        "answers": True,
+        "down_since": None,
+        "next_attempt_at": None,
+        "attempts": 0,
+        "last_error": None,
+    },
 }
 _LOKI_NOTES: Final = ["Loki hides the lines within minutes"]
 _DELETION: Final[dict[str, Any]] = {
@@ -107,10 +131,18 @@ _ALERT: Final[dict[str, Any]] = {
     "attempts": 1,
     "last_error": None,
 }
+_OUTAGE: Final = {
+    "destination": "ops",
+    "waiting": 3,
+    "down_since": _AT,
+    "next_attempt_at": _AT,
+    "attempts": 4,
+    "last_error": "the webhook answered 503",
+}
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Accepted": {"status": "accepted", "job_id": 42},
     "AlertEntry": _ALERT,
-    "AlertPage": {"items": [_ALERT], "next": None},
+    "AlertPage": {"items": [_ALERT], "next": None, "outages": [_OUTAGE]},
     "CheckpointPage": {"items": [_CHECKPOINT]},
     "StopReceipt": {
         "job_id": 42,
@@ -189,6 +221,21 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "params": {"lr": "0.001"},
         "metrics": {"loss": {"points": 2, "last": 0.9, "lowest": 0.9, "highest": 2.3}},
         "more_metrics": 0,
+    },
+    "PointPage": {
+        "items": [
+            {
+                "seq": 45,
+                "attempt": 1,
+                "rank": None,
+                "epoch": 3,
+                "step": 45,
+                "logged_at": _AT,
+                "checkpoint_path": None,
+                "values": {"loss": 0.31, "grad_norm": "NaN"},
+            }
+        ],
+        "next": 45,
     },
     "NamePage": {"items": ["accuracy", "grad_norm", "loss"], "next": None, "complete": True},
     "Provenance": {

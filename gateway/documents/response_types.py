@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from trainwire.schemas.wire.messages import Status
-from trainwire.stores.postgres.alerts import AlertEntry
+from trainwire.stores.postgres.alerts import AlertEntry, DestinationOutage
 from trainwire.stores.postgres.completeness import State
 from trainwire.stores.postgres.deletion import DeletionPart, PartName
 from trainwire.stores.postgres.deletion_plan import DeletionPlan
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth
 
 D = TypeVar("D", bound=msgspec.Struct)
 
@@ -71,7 +72,10 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The delivery of a job's rows to one sink; `words` describes it as text, such as `2 lines behind`."""
+    """The delivery of a job's rows to one sink; `words` describes it as text, such as `2 lines behind`.
+
+    `delivery` and `health` are the records of the job and of the sink from which the other fields are made.
+    """
 
     sink: str
     title: str
@@ -83,6 +87,8 @@ class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
     next_probe_at: datetime | None
     is_down: bool
     words: str
+    delivery: JobDelivery
+    health: SinkHealth
 
 
 class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,10 +98,14 @@ class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Alerts, the newest first; `next` is the `before` of the following page, null on the last one."""
+    """Alerts, the newest first; `next` is the `before` of the following page, null on the last one.
+
+    `outages` are the destinations that do not accept alerts now.
+    """
 
     items: list[AlertEntry]
     next: int | None
+    outages: list[DestinationOutage]
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):

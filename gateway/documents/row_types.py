@@ -9,6 +9,7 @@ import msgspec
 from trainwire.gateway.documents.job_types import JobItem
 from trainwire.schemas.events import LogLine, SavedCheckpoint
 from trainwire.schemas.non_finite import Number
+from trainwire.stores.rows.command_rows import StoredPoint
 
 
 class NamePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +67,13 @@ class MetricPage(msgspec.Struct, frozen=True, kw_only=True):
     downsampled: bool
 
 
+class PointPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Points of a job, oldest to newest; `next` is the `before` of the page with older points, or null."""
+
+    items: list[StoredPoint]
+    next: int | None
+
+
 class JobSeries(msgspec.Struct, frozen=True, kw_only=True):
     """Points of one metric and rank in the newest attempt of a job."""
 
@@ -91,9 +99,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=True):
-    """A checkpoint and the state of its file; `is_best` and `is_last` mark the job's best and last checkpoint."""
+    """A checkpoint and the state of its file; `is_best` and `is_last` mark the job's best and last checkpoint.
+
+    `was_best` marks each checkpoint that its trainer reported as the best so far.
+    """
 
     is_last: bool
+    was_best: bool = False
     state: str
     upload_error: str | None = None
     verified_at: datetime | None = None

@@ -23,6 +23,7 @@ from trainwire.stores.postgres.checkpoints import (
     NotFetchable,
     find_checkpoints,
     find_object,
+    find_problems,
     newest_at,
 )
 
@@ -38,11 +39,18 @@ def checkpoints(
     resources: ResourcesDep,
     job_id: JobId,
     before: Annotated[Seq | None, Query(description="The newest of those before this `seq`.")] = None,
+    problems: Annotated[
+        bool, Query(description="Only files that are missing or different, or that were not uploaded.")
+    ] = False,
 ) -> Response:
     """Return up to 1000 checkpoints of a job: the newest (before the `seq` in `before`), in stored order."""
     with resources.reading() as connection:
         job = job_or_404(connection, job_id)
-        files = find_checkpoints(connection, job_id, newest=MAX_CHECKPOINTS, before=before)
+        if problems:
+            found = find_problems(connection, job_id)
+            files = [file for file in found if before is None or file.seq < before][-MAX_CHECKPOINTS:]
+        else:
+            files = find_checkpoints(connection, job_id, newest=MAX_CHECKPOINTS, before=before)
     best, last = newest_at(files, job.best_checkpoint_path), newest_at(files, job.last_checkpoint_path)
     return json_response(CheckpointPage(items=[_item(file, best, last) for file in files]))
 
@@ -76,4 +84,5 @@ def _item(file: CheckpointFile, best: int | None, last: int | None) -> Checkpoin
         checkpoint_kind=file.kind,
         is_best=file.seq == best,
         is_last=file.seq == last,
+        was_best=file.is_best,
     )

@@ -72,7 +72,10 @@ FILTER_EXAMPLE: Final = 'status = failed and params.lr < 0.01 and tags.dataset =
 
 
 Statuses = Annotated[list[Status], Query(description="Only jobs with this status; may be repeated.")]
-Search = Annotated[Text | None, Query(description="Only jobs with this in number, name or tags.")]
+Search = Annotated[
+    Text | None,
+    Query(description="Only jobs with this in name or tags, or at the beginning or end of the number."),
+]
 Filter = Annotated[
     str | None,
     Query(description="Only jobs for which this is true (docs/filters.md).", examples=[FILTER_EXAMPLE]),
@@ -97,6 +100,7 @@ def jobs(
         Query(description="Fields whose values are returned, separated by commas.", examples=["params.lr,ranks"]),
     ] = "",
     archived: Archived = False,
+    details: Annotated[bool, Query(description="With the parameters and tags of each job.")] = False,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> Response:
@@ -119,7 +123,7 @@ def jobs(
         places = find_places(connection, query, limit + 1)
         ids = [place.job_id for place in places[:limit]]
         values = read_columns(connection, ids, fields, now)
-        items = job_items(connection, read_jobs(connection, ids), values)
+        items = job_items(connection, read_jobs(connection, ids), values, has_details=details)
         total = count_jobs(connection, query) if cursor is None else None
     following = _cursor(places[limit - 1], sort, now) if len(places) > limit else None
     return json_response(JobPage(items=items, next=following, total=total))
@@ -217,6 +221,8 @@ def _delivery(job: JobDelivery, health: SinkHealth) -> DeliveryItem:
         next_probe_at=job.next_attempt_at or health.next_attempt_at,
         is_down=health.answers is False,
         words=shown_delivery(job, health, lambda at: f"{at:%Y-%m-%d %H:%M:%S} UTC"),
+        delivery=job,
+        health=health,
     )
 
 

@@ -10,12 +10,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from trainwire.gateway.documents.response_types import PointPage
 from trainwire.gateway.documents.row_types import MetricPage, NamePage, Series, SeriesPoint
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, Names, Rank, ResourcesDep, Seq
 from trainwire.schemas.metric_download import split_names
+from trainwire.schemas.wire.validation import MAX_ID
+from trainwire.stores.postgres.jobs.job_lookup import removed_rows
+from trainwire.stores.rows.command_rows import metrics_before
 from trainwire.stores.rows.metric_names import names_within
 from trainwire.stores.rows.metric_series import SeriesFilter, SeriesValue, XAxis, XRange, read_series
 
@@ -84,6 +88,22 @@ def metric_names(
     items = names_within(names, limit)
     following = items[-1] if len(names) > len(items) else None
     return json_response(NamePage(items=items, next=following, complete=known.is_complete(last)))
+
+
+@router.get("/jobs/{job_id}/metrics/rows", responses=described(PointPage, 404))
+def metric_rows(
+    resources: ResourcesDep,
+    job_id: JobId,
+    before: Annotated[Seq, Query(description="Only points before this `seq`.")] = MAX_ID,
+    limit: Annotated[int, Query(ge=1, le=5000)] = 500,
+) -> Response:
+    """Return the newest points of a job with all their values; fewer than `limit` if they are large."""
+    with resources.reading() as connection:
+        job_or_404(connection, job_id)
+        items = metrics_before(connection, job_id, before, limit)
+        removed = removed_rows(connection, job_id)["metrics"]
+    has_more = bool(items) and items[0].seq > removed + 1
+    return json_response(PointPage(items=items, next=items[0].seq if has_more else None))
 
 
 def wanted_names(given: list[str]) -> list[str]:

@@ -24,7 +24,10 @@ router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 @router.get("/jobs/resolve", responses=described(JobReferences))
 def resolve(
     resources: ResourcesDep,
-    reference: Annotated[Text, Query(description="A number, a name, the beginning of either, or `last`.")],
+    reference: Annotated[
+        Text,
+        Query(description="A number, a name, the beginning of either, the last digits of a number, or `last`."),
+    ],
 ) -> Response:
     """Return the newest 10 jobs that match `reference`, and the number of all matching jobs."""
     with resources.reading() as connection:

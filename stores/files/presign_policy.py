@@ -35,7 +35,7 @@ def lies_in(uri: S3Uri, prefixes: Sequence[str]) -> bool:
 
 def shown_prefixes(prefixes: Sequence[str]) -> str:
     """Return the allowed prefixes as text for an error message; without any, the setting that would allow one."""
-    return ", ".join(prefixes) or "nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set"
+    return ", ".join(prefixes) or "no bucket: TRAINWIRE_CHECKPOINT_BUCKET is not set"
 
 
 def served_prefixes(settings: StoreSettings) -> list[str]:

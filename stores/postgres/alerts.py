@@ -55,6 +55,17 @@ class DestinationHealth(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
 
 
+class DestinationOutage(msgspec.Struct, frozen=True, kw_only=True):
+    """A destination that does not accept alerts: since when and why, and when it is tried again."""
+
+    destination: str
+    waiting: int
+    down_since: datetime
+    next_attempt_at: datetime | None
+    attempts: int
+    last_error: str | None
+
+
 def health_key(destination: str) -> str:
     """Return the key in the table sink_states under which outages of an alert destination are recorded."""
     return f"alerts:{destination}"
@@ -88,6 +99,11 @@ def destination_health(connection: Connection, destination: str) -> DestinationH
     return DestinationHealth(**connection.execute(_HEALTH, names).mappings().one())
 
 
+def destination_outages(connection: Connection) -> list[DestinationOutage]:
+    """Return the destinations that do not accept alerts now, the longest outage first."""
+    return [DestinationOutage(**row) for row in connection.execute(_OUTAGES).mappings()]
+
+
 def resend_alert(connection: Connection, alert_id: int) -> bool:
     """Queue an alert again that is not waiting or being sent; return False if there is none with this id."""
     return connection.execute(_RESEND, {"id": alert_id}).rowcount > 0
@@ -102,6 +118,16 @@ _HEALTH: Final = text(
         (SELECT down_since FROM sink_states WHERE sink = :key) AS down_since,
         (SELECT last_error FROM sink_states WHERE sink = :key) AS last_error
     FROM alerts WHERE destination = :destination AND created_at > now() - interval '1 day'
+    """
+)
+_OUTAGES: Final = text(
+    """
+    SELECT destination, down_since, next_probe_at AS next_attempt_at, attempts, last_error,
+        (SELECT count(*) FROM alerts WHERE alerts.destination = outage.destination
+            AND state IN ('waiting', 'sending')) AS waiting
+    FROM (SELECT *, substr(sink, length('alerts:') + 1) AS destination FROM sink_states
+        WHERE starts_with(sink, 'alerts:') AND down_since IS NOT NULL) AS outage
+    ORDER BY down_since, destination
     """
 )
 _RESEND: Final = text(

@@ -24,6 +24,8 @@ from trainwire.stores.postgres.source_positions import (
 )
 
 State = Literal["open", "incomplete", "unproven", "accounted", "complete"]
+MAY_GROW: Final[tuple[State, ...]] = ("open", "incomplete")
+"""States in which more rows may arrive."""
 SHOWN_RANGES: Final = 10
 SHOWN_SOURCES: Final = 5
 
@@ -80,7 +82,7 @@ class Completeness:
     @property
     def may_grow(self) -> bool:
         """Whether more rows may arrive; `trainwire logs -f` then continues to wait."""
-        return self.state in ("open", "incomplete") or bool(self.absent_ranks)
+        return self.state in MAY_GROW or bool(self.absent_ranks)
 
     @property
     def line(self) -> str:

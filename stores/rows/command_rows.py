@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, func, select
 
 from trainwire.schemas.non_finite import Number, shown_float
 from trainwire.schemas.tables import LIFTED, training_logs, training_metrics
@@ -71,6 +71,8 @@ class StoredPoint(msgspec.Struct, frozen=True, gc=False):
     values: dict[str, Number]
 
 
+PAGE_BYTES: Final = 2 * 1024 * 1024
+"""Largest stored size of the values in one page of `metrics_before`; a page has at least one point."""
 _PLACE: Final = [name for name in StoredPoint.__struct_fields__ if name != "values"]
 _POINT_COLUMNS: Final = [training_metrics.c[name] for name in (*_PLACE, *LIFTED, "extra_metrics")]
 
@@ -79,6 +81,17 @@ def newest_metrics(connection: Connection, job_id: int, limit: int) -> list[Stor
     """Return the last points of a job, at most `limit`, oldest first."""
     newest = _points(job_id).order_by(training_metrics.c.seq.desc()).limit(limit)
     return [_stored_point(row) for row in reversed(connection.execute(newest).all())]
+
+
+def metrics_before(connection: Connection, job_id: int, seq: int, limit: int) -> list[StoredPoint]:
+    """Return the last `limit` points of a job before `seq`, oldest first; fewer if they exceed `PAGE_BYTES`."""
+    newest = _points(job_id).where(training_metrics.c.seq < seq).order_by(training_metrics.c.seq.desc())
+    rows = newest.limit(limit).subquery()
+    size = func.coalesce(func.pg_column_size(rows.c.extra_metrics), 0)
+    sized = select(*rows.c, (func.sum(size).over(order_by=rows.c.seq.desc()) - size).label("upto")).subquery()
+    *columns, upto = sized.c
+    found = connection.execute(select(*columns).where(upto <= PAGE_BYTES).order_by(sized.c.seq))
+    return [_stored_point(row) for row in found]
 
 
 def metrics_after(connection: Connection, job_id: int, seq: int, limit: int) -> list[StoredPoint]:

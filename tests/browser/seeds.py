@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
+from sqlalchemy import Engine, func, insert
+
 from tests.factories import NOW_NS, Sender, completion, drain, logs
+from trainwire.schemas.tables import alerts, sink_states
 from trainwire.schemas.wire.messages import Metrics, Point
+from trainwire.stores.postgres.alerts import ALERT_STATES, health_key
 from trainwire.workers.resources import Resources
 
 STEP_NS = 1_000_000_000
@@ -63,3 +67,27 @@ class Seeds:
             range(steps),
             name=f"many {job}",
         )
+
+
+def add_alerts(engine: Engine, times: int = 1) -> None:
+    """Store alerts of job 7 in each state, and an outage of their destination."""
+    error = "the webhook answered 503"
+    with engine.begin() as connection:
+        for number, state in enumerate(ALERT_STATES * times, 1):
+            alert = {
+                "rule": "failed or lost",
+                "destination": "ops",
+                "occurrence": str(number),
+                "state": state,
+                "level": ("error", "warning", "info")[number % 3],
+                "job_id": 7,
+                "attempt": 1,
+                "title": f"Job 7 is {state} <b>",
+                "content": "CUDA out of memory",
+                "attempts": 2,
+                "last_error": None if state == "sent" else error,
+                "occurred_at": func.now(),
+            }
+            connection.execute(insert(alerts).values(alert))
+        down = {"sink": health_key("ops"), "attempts": 2, "down_since": func.now(), "last_error": error}
+        connection.execute(insert(sink_states).values(down))

@@ -10,9 +10,10 @@ from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
 
 from tests.browser.conftest import GATEWAY_PATIENCE_S, open_page
-from tests.browser.seeds import Seeds
+from tests.browser.seeds import Seeds, add_alerts
 from tests.factories import Sender
 from tests.gateway_server import GatewayServer
+from trainwire.stores.postgres.alerts import ALERT_STATES
 from trainwire.workers.resources import Resources
 
 pytestmark = pytest.mark.timeout(200)
@@ -87,6 +88,12 @@ def test_axe_finds_nothing_serious(
     page.goto("/#/jobs/22")
     expect(page.locator(".failure-message")).to_be_visible()
     check(page, theme, "failed job")
+    page.goto("/#/alerts")
+    expect(page.get_by_text("No alerts yet")).to_be_visible()
+    check(page, theme, "no alerts")
+    add_alerts(resources.engine)
+    expect(page.locator("tr.alert")).to_have_count(len(ALERT_STATES), timeout=WITHIN_MS)
+    check(page, theme, "alerts")
     page.goto("/#/jobs/99")
     expect(page.get_by_text("No job 99 yet.")).to_be_visible()
     check(page, theme, "unknown job")

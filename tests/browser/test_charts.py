@@ -251,6 +251,22 @@ def test_charts_as_files(gateway_page: Page, seeds: Seeds) -> None:
     assert rows[-1]["value"] == "NaN"
 
 
+def test_all_charts_as_one_image(gateway_page: Page, seeds: Seeds) -> None:
+    """The image has the charts that are not in view too, in two columns."""
+    seeds.many(62, [f"layer/{number}/norm" for number in range(31)])
+    gateway_page.goto("/#/jobs/62")
+    expect(gateway_page.locator(".section-head")).to_have_text("layer31")
+    gateway_page.get_by_text("Share", exact=True).click()
+    with gateway_page.expect_download() as download:
+        gateway_page.get_by_role("button", name="Download all as PNG").click()
+    assert download.value.suggested_filename == "job-62.png"
+    head = download.value.path().read_bytes()[:24]
+    width, height = (int.from_bytes(head[at : at + 4]) for at in (16, 20))
+    assert width > 2 * 500
+    assert height > 16 * 260
+    expect(gateway_page.locator(".charts-apart")).to_have_count(0)
+
+
 def test_a_chart_is_used_with_keys(gateway_page: Page, seeds: Seeds) -> None:
     """Arrow keys move from point to point and announce the values; Enter shows the log of that moment."""
     seeds.many(71, ["loss"], steps=5)

@@ -88,6 +88,9 @@ def test_long_ids_stay_exact(page: Page) -> None:
     text = json.dumps({"id": 9007199254740993, "text": 'say "id": 9007199254740993', "seq": 12})
     result = call(page, "api.js", "parse", text)
     assert result == {"id": "9007199254740993", "text": 'say "id": 9007199254740993', "seq": 12}
+    fork = json.dumps({"parent_id": 9007199254740993, "forks": [9007199254740995, 7], "fork_step": 3})
+    result = call(page, "api.js", "parse", fork)
+    assert result == {"parent_id": "9007199254740993", "forks": ["9007199254740995", 7], "fork_step": 3}
 
 
 def test_modules_are_asked_for_anew(page: Page, stack: Stack) -> None:

@@ -141,7 +141,7 @@ def _order_again(client: redis.Redis, key: str) -> None:
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Send the work order that publishes events about the changes of a drain's transaction, if any has a subscriber.
+    """Send the work order that publishes events about the changes of a transaction, if any has a subscriber.
 
     See `announce`.
     """

@@ -18,8 +18,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from trainwire.cli.commands.jobs.jobs import named_job
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
+from trainwire.cli.gateway_jobs import gateway_jobs
+from trainwire.cli.gateway_reads import GatewayReads
 from trainwire.cli.numbers import whole_option
 from trainwire.cli.terminal import one_line, print_table, say, warn
+from trainwire.client.job import Job
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading
@@ -63,12 +66,25 @@ def checkpoints(
     """List a job's checkpoints with the state of their files; download one, or print a URL to download it."""
     if url is not None and which is not None:
         raise Problem("--url and --download exclude each other")
-    wanted = url or which
-    with reading(servers(data_dir)) as connection:
-        job_id = named_job(connection, job).id
-        with as_problem(NotFetchable):
-            source = None if wanted is None else find_source(connection, job_id, wanted)
-        found = find_checkpoints(connection, job_id, attempt) if source is None else []
+    wanted, source = url or which, None
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            chosen = remote.job(job)
+            if url is not None:
+                say(remote.checkpoint_url(chosen, url, expires))
+                return
+            if which is not None:
+                _download_over_http(chosen, which, to, force=force)
+                return
+            job_id = chosen.id
+            all_found = GatewayReads(remote).checkpoints(job_id)
+            found = [file for file in all_found if attempt in (None, file.attempt)]
+    if remote is None:
+        with reading(servers(data_dir)) as connection:
+            job_id = named_job(connection, job).id
+            with as_problem(NotFetchable):
+                source = None if wanted is None else find_source(connection, job_id, wanted)
+            found = find_checkpoints(connection, job_id, attempt) if source is None else []
     if source is not None and url is not None:
         _print_url(source, expires)
     elif source is not None:
@@ -94,7 +110,16 @@ def _download(source: CheckpointSource, to: Path | None, *, force: bool) -> None
         store = open_s3()
     with _progress(target.name, None if source.uri.is_folder else source.size_bytes) as advance:
         download(store, source, target, force=force, advance=advance)
-    if source.sha256 is None:
+    _report_download(target, source.sha256)
+
+
+def _download_over_http(job: Job, which: str, to: Path | None, *, force: bool) -> None:
+    target = job.download(which, to=to, force=force)
+    _report_download(target, job.checkpoint(which).sha256)
+
+
+def _report_download(target: Path, sha256: str | None) -> None:
+    if sha256 is None:
         warn("the trainer recorded no SHA-256: the content cannot be verified")
         say(one_line(f"{target}: downloaded"))
     else:

@@ -37,7 +37,8 @@ DEFAULT_EXPERIMENT: Final = "trainwire"
 
 def export(
     jobs: Annotated[
-        list[str], typer.Argument(metavar="JOB...", help="Numbers or names, the beginning of either, or `last`.")
+        list[str],
+        typer.Argument(metavar="JOB...", help="Numbers or names, their beginnings, last digits, or `last`."),
     ],
     *,
     form: Annotated[

@@ -15,25 +15,24 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
+from trainwire.cli.gateway_jobs import gateway_jobs
+from trainwire.cli.gateway_reads import GatewayReads
 from trainwire.cli.job_references import job_id_of
+from trainwire.cli.job_report import StatusReport, gateway_report, stored_report
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.provenance import provenance_lines
 from trainwire.cli.terminal import cell, console, local, one_line, print_table, say, shown_clock, warn
 from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
-from trainwire.schemas.non_finite import Number
 from trainwire.schemas.wire.messages import Status
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import streams_url
-from trainwire.stores.postgres.checkpoints import CheckpointFile, find_problems, last_checkpoint
-from trainwire.stores.postgres.completeness import Completeness, find_completeness
+from trainwire.stores.postgres.checkpoints import CheckpointFile
 from trainwire.stores.postgres.deletion import find_deletion
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, counted, job_deliveries, shown_delivery
-from trainwire.stores.postgres.jobs.attempts import find_attempts, find_provenance, renaming
+from trainwire.stores.postgres.deliveries import counted, shown_delivery
 from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
 from trainwire.stores.postgres.jobs.job_pages import JobQuery, find_page, read_columns
-from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
 P = TypeVar("P")
 MIN_NAME_WIDTH: Final = 12
@@ -77,9 +76,16 @@ def jobs(  # noqa: PLR0917 - typer passes options by name
         with_archived=archived,
     )
     fields = _parsed("--columns", columns, parse_fields)
-    with reading(servers(data_dir)) as connection:
-        found = find_page(connection, query, limit)
-        values = read_columns(connection, [job.id for job in found], fields, query.now)
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            texts = {"status": status, "name": name, "search": search, "filter": filter, "sort": sort}
+            given = {**texts, "columns": columns, "archived": "true" if archived else None}
+            named = {key: value for key, value in given.items() if value}
+            found, values = GatewayReads(remote).jobs(named, fields, limit)
+    if remote is None:
+        with reading(servers(data_dir)) as connection:
+            found = find_page(connection, query, limit)
+            values = read_columns(connection, [job.id for job in found], fields, query.now)
     if as_json:
         of_columns = {job.id: {"columns": values[job.id]} if fields else {} for job in found}
         write_json([job_document(job) | of_columns[job.id] for job in found])
@@ -103,37 +109,34 @@ def _say_none(status: str | None, *, is_narrowed: bool) -> None:
 
 def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Show one job: status, progress, last metrics, row counts, and whether all its messages have arrived."""
-    from trainwire.cli.redis_clients import halted_streams  # noqa: PLC0415 - `trainwire jobs` does not need Redis
+    with gateway_jobs(data_dir) as remote:
+        report = None if remote is None else gateway_report(remote, job)
+    if report is None:
+        from trainwire.cli.redis_clients import halted_streams  # noqa: PLC0415 - `trainwire jobs` does not need Redis
 
-    address = servers(data_dir)
-    with reading(address) as connection:
-        found = named_job(connection, job)
-        job_id = found.id
-        metrics = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
-        completeness = find_completeness(connection, found)
-        checkpoint = found.last_checkpoint_path or last_checkpoint(connection, job_id)
-        deliveries = job_deliveries(connection, job_id)
-        problems = find_problems(connection, job_id)
-        warning = renaming(find_attempts(connection, job_id))
-        provenance = find_provenance(connection, job_id, found.attempt)
-    halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
+        address = servers(data_dir)
+        halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
+        with reading(address) as connection:
+            report = stored_report(connection, named_job(connection, job), halted)
+    if report.halted is None:
+        warn("whether a drain has stopped is not known over HTTP: run `trainwire doctor` beside the workers")
     if as_json:
-        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems, "provenance": provenance}
-        write_json(_status_document(found, metrics, completeness, checkpoint) | beside)
+        write_json(_status_document(report))
         return
-    sinks = [(sink, shown_delivery(*delivery, shown_clock)) for sink, delivery in deliveries.items()]
-    for name, value in _status_lines(found, metrics, checkpoint) + provenance_lines(provenance) + sinks:
+    sinks = [(sink, shown_delivery(*delivery, shown_clock)) for sink, delivery in report.deliveries.items()]
+    for name, value in _status_lines(report) + provenance_lines(report.provenance) + sinks:
         say(f"{name:<16}{one_line(value)}")
-    say(one_line(completeness.line))
-    if 0 < completeness.stored < sum(found.rows.values()):
+    completeness = report.completeness
+    say(one_line(completeness["line"]))
+    if 0 < completeness["stored"] < sum(report.job.rows.values()):
         say(f"{'':<16}a message is a batch of rows: log lines, or points of metrics, that were sent together")
-    if completeness.absent_ranks:
+    if completeness["absent_ranks"]:
         say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
-    if warning:
-        warn(one_line(warning))
-    if problems:
-        warn(one_line(_shown_problems(job_id, problems)))
-    for stream, reason in halted.items():
+    if report.warning:
+        warn(one_line(report.warning))
+    if report.problems:
+        warn(one_line(_shown_problems(report.job.id, report.problems)))
+    for stream, reason in (report.halted or {}).items():
         warn(f"the drain of {one_line(stream)} has stopped: {one_line(reason)}")
 
 
@@ -168,47 +171,23 @@ def job_document(job: Job) -> dict[str, Any]:
     return shown | {"rows": job.rows}
 
 
-def _status_document(
-    job: Job,
-    metrics: dict[str, Number],
-    completeness: Completeness,
-    checkpoint: str | None,
-) -> dict[str, Any]:
-    return job_document(job) | {
-        "last_metrics": metrics,
-        "last_checkpoint": checkpoint,
-        "completeness": {
-            "state": completeness.state,
-            "line": completeness.line,
-            "produced": completeness.produced,
-            "stored": completeness.stored,
-            "dead_lettered": completeness.dead_lettered,
-            "missing": completeness.missing,
-            "lost": completeness.lost_by_reason,
-            "dropped": completeness.dropped,
-            "gaps": [{"source": row.source, "kind": row.kind, "ranges": row.gaps} for row in completeness.gaps],
-            "losses": [
-                {"source": row.source, "kind": row.kind, "ranges": row.lost} for row in completeness.losses
-            ],
-            "open_sources": completeness.open_sources,
-            "silent_sources": completeness.silent_sources,
-            "absent_ranks": [
-                {"attempt": ranks.attempt, "world_size": ranks.world_size, "ranges": ranks.ranges}
-                for ranks in completeness.absent_ranks
-            ],
-        },
-    }
-
-
-def _beside(deliveries: dict[str, tuple[JobDelivery, SinkHealth]], halted: dict[str, str]) -> dict[str, Any]:
-    return {
+def _status_document(report: StatusReport) -> dict[str, Any]:
+    return job_document(report.job) | {
+        "last_metrics": report.last_metrics,
+        "last_checkpoint": report.checkpoint,
+        "completeness": report.completeness,
         # `attempts` and `last_error` are fields of both, the job's and the sink's.
-        "deliveries": {sink: {**plain(job), "sink": plain(health)} for sink, (job, health) in deliveries.items()},
-        "halted": halted,
+        "deliveries": {
+            sink: {**plain(job), "sink": plain(health)} for sink, (job, health) in report.deliveries.items()
+        },
+        "halted": report.halted,
+        "checkpoint_problems": report.problems,
+        "provenance": report.provenance,
     }
 
 
-def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) -> list[tuple[str, str]]:
+def _status_lines(report: StatusReport) -> list[tuple[str, str]]:
+    job = report.job
     named = f" {job.name}" if job.name else ""
     lines: list[tuple[str, object]] = [
         ("job", f"{job.id}{named}"),
@@ -223,12 +202,12 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
         ("ended", shown_time(job.completed_at)),
         ("last seen", None if job.completed_at else shown_time(job.last_seen_at)),
         ("progress", _progress(job)),
-        ("last metrics", shown_values(metrics)),
+        ("last metrics", shown_values(report.last_metrics)),
         ("best metrics", _best(job)),
         ("exit code", job.exit_code),
         ("error", job.error_message),
         ("best checkpoint", job.best_checkpoint_path),
-        ("last checkpoint", checkpoint),
+        ("last checkpoint", report.checkpoint),
         ("rows", shown_rows(job)),
     ]
     return [(name, str(value)) for name, value in lines if value not in (None, "")]

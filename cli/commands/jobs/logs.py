@@ -6,28 +6,32 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 from sqlalchemy import Connection
 
 from trainwire.cli.commands.jobs.jobs import known_job
 from trainwire.cli.commands.options import DataDir, JobReference, servers
+from trainwire.cli.gateway_jobs import gateway_jobs
+from trainwire.cli.gateway_reads import GatewayReads
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import local, safe, warn
+from trainwire.client.job import Job as ClientJob
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.locate import Address
 from trainwire.stores.loki.http import LokiUnavailable, loki_http
 from trainwire.stores.loki.lines import find_lines
-from trainwire.stores.postgres.completeness import find_completeness
+from trainwire.stores.postgres.completeness import MAY_GROW, find_completeness
 from trainwire.stores.postgres.jobs.job_lookup import Job, find_job, removed_rows
 from trainwire.stores.rows.command_rows import LogFilter, StoredLine, logs_after, newest_logs
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 POLL_EVERY_S = 0.3
+POLL_GATEWAY_EVERY_S = 1.0
 QUIET_S = 10.0
 """Seconds without a new row after which `logs -f` ends for a finished job; missing messages may never arrive."""
 FOLLOW_BATCH = 5000
@@ -58,6 +62,14 @@ def logs(
         raise Problem(f"--from {source}: logs are read from Postgres, or with --from loki from Loki")
     if source is not None and follow:
         raise Problem("-f follows a job in Postgres, which has each line first: omit --from loki")
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            if source is not None:
+                raise Problem("--from loki is not possible over HTTP: set DATABASE_URL and LOKI_URL")
+            found = remote.job(job)
+            wanted = LogFilter(job_id=found.id, log_type=log_type, text=grep, attempt=attempt)
+            _print_lines(_GatewayLog(GatewayReads(remote), found, wanted), limit, follow=follow)
+            return
     address = servers(data_dir)
     with reading(address) as connection:
         wanted = LogFilter(job_id=job_id_of(connection, job), log_type=log_type, text=grep, attempt=attempt)
@@ -65,10 +77,76 @@ def logs(
             _print_from_loki(address, connection, wanted, limit)
             return
         known_job(connection, wanted.job_id)
-        try:
-            _print_lines(connection, wanted, limit, follow=follow)
-        except KeyboardInterrupt:
-            return
+        _print_lines(_StoredLog(connection, wanted), limit, follow=follow)
+
+
+class _Log(Protocol):
+    """The log of one job, read from Postgres or through a gateway; `pause_s` is the time between two polls."""
+
+    wanted: LogFilter
+    pause_s: float
+
+    def newest(self, limit: int) -> list[StoredLine]: ...
+
+    def after(self, seq: int, limit: int) -> list[StoredLine]: ...
+
+    def job(self) -> Job | None: ...
+
+    def has_ended(self, job: Job | None) -> bool:
+        """Return whether `job` has finished, and no further rows of it are expected."""
+
+    def removed(self) -> int:
+        """Return the `seq` of the last line that retention has removed; 0 if none."""
+
+
+class _StoredLog:
+    pause_s = POLL_EVERY_S
+
+    def __init__(self, connection: Connection, wanted: LogFilter) -> None:
+        self._connection = connection
+        self.wanted = wanted
+
+    def newest(self, limit: int) -> list[StoredLine]:
+        return newest_logs(self._connection, self.wanted, limit)
+
+    def after(self, seq: int, limit: int) -> list[StoredLine]:
+        return logs_after(self._connection, self.wanted, seq, limit)
+
+    def job(self) -> Job | None:
+        return find_job(self._connection, self.wanted.job_id)
+
+    def has_ended(self, job: Job | None) -> bool:
+        return job is not None and has_ended(self._connection, job.id)
+
+    def removed(self) -> int:
+        return removed_rows(self._connection, self.wanted.job_id)["logs"]
+
+
+class _GatewayLog:
+    pause_s = POLL_GATEWAY_EVERY_S
+
+    def __init__(self, reads: GatewayReads, job: ClientJob, wanted: LogFilter) -> None:
+        self._reads = reads
+        self._job = job
+        self.wanted = wanted
+
+    def newest(self, limit: int) -> list[StoredLine]:
+        return self._reads.newest_logs(self._job, self.wanted, limit)
+
+    def after(self, seq: int, limit: int) -> list[StoredLine]:
+        return self._reads.logs_after(self._job, self.wanted, seq, limit)
+
+    def job(self) -> Job | None:
+        return self._reads.report(self._job.id).job
+
+    def has_ended(self, job: Job | None) -> bool:
+        if job is None or not job.is_finished:
+            return False
+        sum_of_messages = self._reads.completeness(job.id)
+        return sum_of_messages["state"] not in MAY_GROW and not sum_of_messages["absent_ranks"]
+
+    def removed(self) -> int:
+        return self._reads.report(self._job.id).removed_rows["logs"]
 
 
 def _print_from_loki(address: Address, connection: Connection, wanted: LogFilter, limit: int) -> None:
@@ -80,40 +158,42 @@ def _print_from_loki(address: Address, connection: Connection, wanted: LogFilter
     write_lines(list(lines))
 
 
-def _print_lines(connection: Connection, wanted: LogFilter, limit: int, *, follow: bool) -> None:
-    if not follow:
-        lines = newest_logs(connection, wanted, limit)
+def _print_lines(log: _Log, limit: int, *, follow: bool) -> None:
+    job_id = log.wanted.job_id
+    try:
+        # The job's last row now: with a filter or limit 0 it is not among the lines shown.
+        job = log.job()
+        lines = log.newest(limit)
         write_lines(lines)
-        removed = removed_rows(connection, wanted.job_id)["logs"]
-        if removed and len(lines) < limit:
+        if follow:
+            last_seq = 0 if job is None else job.last_log_seq
+            _follow(log, max([last_seq, *(line.seq for line in lines[-1:])]))
+        elif len(lines) < limit and (removed := log.removed()):
             warn(
-                f"lines 1 to {removed:,} of job {wanted.job_id} were removed by retention: "
-                f"`trainwire logs {wanted.job_id} --from loki` reads their copies in Loki"
+                f"lines 1 to {removed:,} of job {job_id} were removed by retention: "
+                f"`trainwire logs {job_id} --from loki` reads their copies in Loki"
             )
+    except KeyboardInterrupt:
         return
-    # The job's last row now: with a filter or limit 0 it is not among the lines shown.
-    last_seq = known_job(connection, wanted.job_id).last_log_seq
-    shown = newest_logs(connection, wanted, limit)
-    write_lines(shown)
-    _follow(connection, wanted, max([last_seq, *(line.seq for line in shown[-1:])]))
 
 
-def _follow(connection: Connection, wanted: LogFilter, last_seq: int) -> None:
+def _follow(log: _Log, last_seq: int) -> None:
     quiet = Quiet()
     while True:
-        quiet_s = quiet.lasts_s(find_job(connection, wanted.job_id))
-        ended = has_ended(connection, wanted.job_id)
-        lines = logs_after(connection, wanted, last_seq, FOLLOW_BATCH)
+        job = log.job()
+        quiet_s = quiet.lasts_s(job)
+        ended = log.has_ended(job)
+        lines = log.after(last_seq, FOLLOW_BATCH)
         write_lines(lines)
         if lines:
             last_seq = lines[-1].seq
         elif ended:
             return
         elif quiet_s > QUIET_S:
-            warn(_quiet_warning(wanted.job_id))
+            warn(_quiet_warning(log.wanted.job_id))
             return
         if len(lines) < FOLLOW_BATCH:
-            time.sleep(POLL_EVERY_S)
+            time.sleep(log.pause_s)
 
 
 class Quiet:

@@ -11,6 +11,8 @@ import typer
 
 from trainwire.cli.commands.jobs.jobs import named_job, shown_number
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.gateway_jobs import gateway_jobs
+from trainwire.cli.gateway_reads import GatewayReads
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import cell, one_line, print_table, say, warn
 from trainwire.client.client import Client
@@ -50,16 +52,25 @@ def metrics(
     wanted = split_names([names])
     if as_csv and (as_json or limit != DEFAULT_LIMIT):
         raise Problem("--csv prints all points: leave out --json and --limit")
-    address = servers(data_dir)
-    with reading(address) as connection:
-        found_job = named_job(connection, job)
-        job_id = found_job.id
-        removed = removed_rows(connection, job_id)["metrics"]
-        rows = [] if as_csv or wanted else newest_metrics(connection, job_id, limit)
-    if as_csv or wanted:
-        found = _all_points(address, job_id, wanted)
-        rows = [] if as_csv else _newest(found, limit)
-    if as_csv:
+    rows_wanted = 0 if as_csv or wanted else limit
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            reads, job_id = GatewayReads(remote), remote.job(job).id
+            report = reads.report(job_id)
+            found_job, removed = report.job, report.removed_rows["metrics"]
+            rows = reads.newest_points(job_id, rows_wanted)
+            found = None if rows_wanted else _all_points(remote.client, job_id, wanted)
+    if remote is None:
+        address = servers(data_dir)
+        with reading(address) as connection:
+            found_job = named_job(connection, job)
+            job_id = found_job.id
+            removed = removed_rows(connection, job_id)["metrics"]
+            rows = newest_metrics(connection, job_id, rows_wanted) if rows_wanted else []
+        found = None if rows_wanted else _stored_points(address, job_id, wanted)
+    if found is not None and not as_csv:
+        rows = _newest(found, limit)
+    if found is not None and as_csv:
         _write_csv(found)
     elif as_json:
         write_json(rows)
@@ -80,10 +91,14 @@ def _absence(job: Job) -> str:
     )
 
 
-def _all_points(address: Address, job_id: int, names: Sequence[str]) -> Metrics:
-    """Return all points of the metrics `names`; print a warning for each name that the job does not have."""
+def _stored_points(address: Address, job_id: int, names: Sequence[str]) -> Metrics:
     with as_problem(ClientError), Client(database_url=address.need_database_url()) as client:
-        found = client.job(job_id).metrics(list(names))
+        return _all_points(client, job_id, names)
+
+
+def _all_points(client: Client, job_id: int, names: Sequence[str]) -> Metrics:
+    """Return all points of the metrics `names`; print a warning for each name that the job does not have."""
+    found = client.job(job_id).metrics(list(names))
     for name in names:
         if name not in found and COLUMN_OF.get(name) not in found:
             warn(f"job {job_id} has no metric {one_line(name)!r}")

@@ -9,10 +9,12 @@ import typer
 
 from trainwire.cli.commands.jobs.jobs import named_job, shown_time
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.cli.terminal import one_line, say
+from trainwire.client.records import StopInfo
 from trainwire.stack.database import writing
 from trainwire.stack.errors import as_problem
-from trainwire.stores.postgres.jobs.stop_requests import AlreadyEnded, UnknownJob, request_stop
+from trainwire.stores.postgres.jobs.stop_requests import AlreadyEnded, StopRequested, UnknownJob, request_stop
 from trainwire.stores.postgres.jobs.user_texts import WrongText
 
 
@@ -30,15 +32,21 @@ def stop(
     They receive the request within seconds, or when they can be reached again, and end by themselves: nothing is
     killed.
     """
-    errors = as_problem(AlreadyEnded, UnknownJob, WrongText)
-    with writing(servers(data_dir)) as connection, errors:
-        job_id = named_job(connection, job).id
-        request = request_stop(connection, job_id, _user() if by is None else by, reason)
+    name = _user() if by is None else by
+    request: StopRequested | StopInfo
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            request = remote.job(job).stop(reason, by=name)
+    if remote is None:
+        errors = as_problem(AlreadyEnded, UnknownJob, WrongText)
+        with writing(servers(data_dir)) as connection, errors:
+            request = request_stop(connection, named_job(connection, job).id, name, reason)
     if as_json:
         write_json(request)
         return
     at, why = shown_time(request.requested_at), f": {request.reason}" if request.reason else ""
-    say(one_line(f"job {job_id}, attempt {request.attempt}: {request.requested_by} asked it to stop {at}{why}"))
+    job_and_attempt = f"job {request.job_id}, attempt {request.attempt}"
+    say(one_line(f"{job_and_attempt}: {request.requested_by} asked it to stop {at}{why}"))
 
 
 def _user() -> str:

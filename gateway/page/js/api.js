@@ -25,11 +25,13 @@ export function denied() {
 }
 
 // Ids beyond 2^53 stay exact as strings. Inside a JSON string the quotes would be escaped, so text is never touched.
-const LONG_IDS = /"(id|job_id)":\s*(\d{16,})/g;
+const LONG_IDS = /"(id|job_id|parent_id|parent)":\s*(\d{16,})/g;
+const LISTS_OF_IDS = /"forks":\s*\[[\d,\s]+\]/g;
 
 /** Parse JSON of the gateway; ids of jobs beyond 2^53 become strings. */
 export function parse(text) {
-  return JSON.parse(text.replace(LONG_IDS, '"$1":"$2"'));
+  const quoted = (list) => list.replace(/\d{16,}/g, '"$&"');
+  return JSON.parse(text.replace(LONG_IDS, '"$1":"$2"').replace(LISTS_OF_IDS, quoted));
 }
 
 /** Return the URL of a path of the gateway; parameters that are null, undefined or empty are left out. */

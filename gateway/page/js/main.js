@@ -1,5 +1,6 @@
 // Entry point of the page: requests the session, opens the view that the URL names, and builds the top bar.
 
+import { openAlerts } from "./alerts/alerts.js";
 import { onDenied } from "./api.js";
 import { Connection } from "./connection.js";
 import { h } from "./dom.js";
@@ -17,21 +18,21 @@ let isLocked = false;
 let mayEdit = false;
 
 const JOB = /^#\/jobs\/(\d+)(?:\?(.*))?$/;
+const ALERTS = /^#\/alerts(?:\?(.*))?$/;
 const LIST = /^(?:#\/?(?:\?(.*))?)?$/;
 
-/** Open the view that the URL fragment names: `#/` is the list of jobs, `#/jobs/42?…` the page of a job. */
+/** Open the view that the URL fragment names: `#/` is the list of jobs, `#/jobs/42` one job, `#/alerts` all alerts. */
 function route() {
   if (isLocked) return;
   close();
   connection.hide();
   const view = { content, crumbs, connection, mayEdit };
   crumbs.replaceChildren();
-  const [job, list] = [JOB.exec(location.hash), LIST.exec(location.hash)];
-  close = job
-    ? openJob(view, job[1], new URLSearchParams(job[2]))
-    : list
-      ? openList(view, new URLSearchParams(list[1]))
-      : showUnknown();
+  const [job, list, alerts] = [JOB, LIST, ALERTS].map((address) => address.exec(location.hash));
+  if (job) close = openJob(view, job[1], new URLSearchParams(job[2]));
+  else if (list) close = openList(view, new URLSearchParams(list[1]));
+  else if (alerts) close = openAlerts(view, new URLSearchParams(alerts[1]));
+  else close = showUnknown();
   window.scrollTo(0, 0);
 }
 
@@ -80,7 +81,7 @@ function drawTools(session) {
   nameTheme();
   const keys = h(
     "button",
-    { class: "icon", title: "Keyboard shortcuts (?)", "aria-label": "Keyboard shortcuts", on: { click: showKeys } },
+    { class: "icon for-keyboards", title: "Keyboard shortcuts (?)", "aria-label": "Keyboard shortcuts", on: { click: showKeys } },
     "?",
   );
   const leave = async () => {
@@ -94,10 +95,13 @@ function drawTools(session) {
   const workers = session.flower_url
     ? h("a", { class: "button plain", href: session.flower_url, target: "_blank", rel: "noopener", title: "Flower" }, "Workers ↗")
     : null;
-  document.getElementById("tools").replaceChildren(...[workers, out, themeButton, keys].filter(Boolean));
+  const mayRead = session.auth === "off" || ["viewer", "admin"].includes(session.role);
+  const alerts = mayRead ? h("a", { class: "button plain", href: "#/alerts" }, "Alerts") : null;
+  document.getElementById("tools").replaceChildren(...[alerts, workers, out, themeButton, keys].filter(Boolean));
   bindKeys({
     "?": ["Keyboard shortcuts", showKeys],
     t: ["Theme: system, light, dark", changeTheme],
+    a: ["Alerts", () => (location.hash = "#/alerts")],
     h: ["Home: the list of jobs", () => (location.hash = "#/")],
   });
 }

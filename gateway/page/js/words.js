@@ -1,6 +1,6 @@
 // Descriptions of a job's state as text.
 
-import { about, count, duration, fromText, moment, value } from "./format.js";
+import { about, count, counted, duration, fromText, moment, value } from "./format.js";
 
 export const STATUSES = ["running", "stalled", "lost", "failed", "ended", "stopped", "completed", "pending"];
 
@@ -141,5 +141,5 @@ export function rankedValue(byRank, name, final) {
   if (isAlone || !values.length) return null;
   if (values.length === 1) return { value: values[0][1], words: `rank ${values[0][0]}` };
   const sum = values.reduce((total, [, found]) => total + Number(found), 0);
-  return { value: sum / values.length, words: `mean of ${values.length} ranks` };
+  return { value: sum / values.length, words: `mean of ${counted(values.length, "rank")}` };
 }

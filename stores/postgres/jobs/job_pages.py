@@ -32,7 +32,7 @@ from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import training_jobs
 from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, job_columns
 from trainwire.stores.postgres.jobs.filter_conditions import Condition, sql_condition
-from trainwire.stores.postgres.jobs.job_lookup import Job
+from trainwire.stores.postgres.jobs.job_lookup import Job, is_end_of_made_id
 from trainwire.stores.postgres.jobs.job_values import (
     as_number,
     is_float,
@@ -265,6 +265,7 @@ def _search(text: str) -> Condition:
     has_tag = or_(*(column.icontains(text, autoescape=True) for column in (tags.c.key, tags.c.value)))
     return or_(
         cast(_jobs.id, Text).startswith(text, autoescape=True),
+        is_end_of_made_id(text),
         shown_name.icontains(text, autoescape=True),
         select(literal(1)).select_from(tags).where(has_tag).correlate(training_jobs).exists(),
     )

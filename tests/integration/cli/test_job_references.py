@@ -74,6 +74,18 @@ def test_a_job_has_many_names(connected: Trainwire, reference: str, job_id: int)
 
 
 @pytest.mark.usefixtures("jobs")
+def test_the_last_digits_of_a_made_number_are_a_reference(connected: Trainwire, engine: Engine) -> None:
+    """Made numbers begin alike, so lists show their ends, which commands and the search accept."""
+    add(engine, (MADE + 7, None), (70_123_456, None))
+    ending = str(MADE + 7)[-7:]
+    assert connected("logs", ending).out.endswith(f"of {MADE + 7}\n")
+    assert connected("jobs", "--search", ending, "--json").out.count('"id"') == 1
+    assert f"2 jobs fit '{str(MADE)[-7:]}'" in connected("status", str(MADE)[-7:]).err
+    assert "no job 123456" in connected("status", "123456").err
+    assert f"no job {ending}" in connected("delete", ending, "--yes").err
+
+
+@pytest.mark.usefixtures("jobs")
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [

@@ -240,7 +240,7 @@ def test_no_address_is_probed_that_only_a_trainer_named(
     monkeypatch.delenv("CHECKPOINT_LEND_ALSO")
     record({"uri": "s3://b/x.pt"})
     verify_files(resources, fails_when_asked)
-    assert "look in nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set" in str(found(resources)[-1][1])
+    assert "look in no bucket: TRAINWIRE_CHECKPOINT_BUCKET is not set" in str(found(resources)[-1][1])
 
 
 def test_files_elsewhere_are_no_sign_that_the_store_answers(

@@ -1,6 +1,9 @@
 // Actions of the buttons of charts and of the bar above them: pin, full screen, downloads, copying the link.
 
+import { count, counted } from "../format.js";
 import { downloadCsv, downloadPng, fileName } from "./export.js";
+
+const MOST_IN_IMAGE = 100;
 
 /** The actions of a `ChartPanel`; those for one chart take its title. */
 export class ChartActions {
@@ -20,7 +23,23 @@ export class ChartActions {
 
   png(title) {
     const chart = this.panel.grid.charts.get(title);
-    if (chart?.plot) downloadPng(fileName(`job-${this.panel.jobId}`, title), chart);
+    if (chart?.plot) downloadPng(fileName(`job-${this.panel.jobId}`, title), [chart]);
+  }
+
+  /** Download all selected charts as one image, also those that are not in view. */
+  async pngOfAll() {
+    const { controls, grid, jobId, settings, shown } = this.panel;
+    const titles = settings.isTogether ? [...grid.charts.keys()] : shown.slice(0, MOST_IN_IMAGE);
+    try {
+      controls.say("Drawing…", false);
+      const charts = await this.panel.drawApart(titles);
+      if (charts.length) await downloadPng(fileName(`job-${jobId}`), charts);
+      for (const chart of charts) chart.close();
+      const isPart = !settings.isTogether && titles.length < shown.length;
+      controls.say(isPart ? `The image has the first ${counted(titles.length, "chart")} of ${count(shown.length)}.` : "", false);
+    } catch (problem) {
+      controls.say(problem.message);
+    }
   }
 
   /** Download all points of one chart (`wanted` is its title), or of all selected metrics, as CSV. */

@@ -13,7 +13,7 @@ const FILTER_MS = 200;
 
 /** The bar above the charts. It reads and changes `settings`, and calls `onChange()` after each change. */
 export class ChartControls {
-  constructor(settings, { onChange, onCompare, onResetZoom, onCsv, onCopy }) {
+  constructor(settings, { onChange, onCompare, onResetZoom, onCsv, onPng, onCopy }) {
     Object.assign(this, { settings, onChange, onCompare });
     const toggle = (name, words, title) => {
       const click = () => this.set({ [name]: !settings[name], ...(name === "isMean" && { isMeanChosen: true }) });
@@ -82,7 +82,7 @@ export class ChartControls {
       { class: "chart-bar" },
       h("span", { class: "segments", role: "group", "aria-label": "Horizontal axis" }, this.axes),
       this.toggles,
-      share(onCopy, onCsv),
+      share(onCopy, onCsv, onPng),
       this.zoomed,
       h("label", { class: "smoothing" }, "Smoothing", this.slider, this.number),
       this.filter,
@@ -174,7 +174,7 @@ export class ChartControls {
   }
 }
 
-function share(onCopy, onCsv) {
+function share(onCopy, onCsv, onPng) {
   return h(
     "details",
     { class: "menu share", on: MENU_EVENTS },
@@ -184,6 +184,7 @@ function share(onCopy, onCsv) {
       { class: "menu-body popover", tabindex: "-1" },
       h("button", { class: "plain", on: { click: onCopy } }, "Copy link"),
       h("button", { class: "plain", on: { click: onCsv } }, "Download all as CSV"),
+      h("button", { class: "plain", on: { click: onPng } }, "Download all as PNG"),
     ),
   );
 }

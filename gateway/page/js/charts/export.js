@@ -11,6 +11,7 @@ const COLUMNS = ["job", "metric", "attempt", "rank", "seq", "step", "epoch", "ti
 const FORMULA = /^[=+\-@\t\r]/; // what a spreadsheet would run
 const PNG_HEAD = 26;
 const PNG_LINE = 18;
+const COLUMNS_OF_IMAGE = 2;
 
 /**
  * Download all points of metrics of some jobs as one CSV file; calls `onProgress(done, all)`. Returns whether some
@@ -46,8 +47,30 @@ function quoted(text) {
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
-/** Download the image of a chart as PNG, with its title and legend. */
-export function downloadPng(name, { title, plot, lines }) {
+/** Download the images of charts as one PNG, in columns, each chart with its title and legend. */
+export function downloadPng(name, charts) {
+  const images = charts.map(imageOf);
+  const columns = Math.min(COLUMNS_OF_IMAGE, images.length);
+  const width = Math.max(...images.map((image) => image.width));
+  const rows = images.filter((_, index) => index % columns === 0).map((_, row) => {
+    const inRow = images.slice(row * columns, (row + 1) * columns);
+    return { inRow, height: Math.max(...inRow.map((image) => image.height)) };
+  });
+  const canvas = h("canvas", { width: String(width * columns) });
+  canvas.height = rows.reduce((sum, { height }) => sum + height, 0);
+  const context = canvas.getContext("2d");
+  context.fillStyle = chartColors().surface;
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  let top = 0;
+  for (const { inRow, height } of rows) {
+    inRow.forEach((image, column) => context.drawImage(image, column * width, top));
+    top += height;
+  }
+  return new Promise((resolve) => canvas.toBlob((blob) => resolve(save(`${name}.png`, blob)), "image/png"));
+}
+
+/** Return a canvas with the image of a chart, its title and its legend. */
+function imageOf({ title, plot, lines }) {
   const source = plot.ctx.canvas;
   const scale = source.width / plot.width;
   const entries = lines.filter((line) => line.label);
@@ -69,7 +92,7 @@ export function downloadPng(name, { title, plot, lines }) {
     context.fillStyle = style.color;
     context.fillText(`${line.label} ${line.shown?.textContent ?? ""}`, 28, y + 10);
   });
-  return new Promise((resolve) => canvas.toBlob((blob) => resolve(save(`${name}.png`, blob)), "image/png"));
+  return canvas;
 }
 
 /** Join parts to a file name that is valid on all systems. */

@@ -1,7 +1,7 @@
 // The lines of a chart: one for each run and rank, or for each run the mean of its ranks with their range.
 
 import { bandOf, calmed, curve, positive, smoothed } from "./curves.js";
-import { count } from "../format.js";
+import { count, counted } from "../format.js";
 import { afterStep, upToStep } from "./lineage.js";
 import { hasRanks, rankName, rankStyle, runDash } from "./runs.js";
 
@@ -50,7 +50,7 @@ function ofRun(store, name, run, view, own) {
         ...shown,
         ...(own ?? { color: run.color }),
         ...shaped(shown.y, settings, false),
-        who: `mean of ${entries.length} ranks`,
+        who: `mean of ${counted(entries.length, "rank")}`,
       },
     ];
   }

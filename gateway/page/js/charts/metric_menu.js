@@ -1,7 +1,7 @@
 // The menu of metrics: which are shown, of those that fit the filter.
 
 import { h, setText } from "../dom.js";
-import { count } from "../format.js";
+import { count, counted } from "../format.js";
 
 const MOST_LISTED = 300;
 
@@ -22,7 +22,7 @@ export class MetricMenu {
     const shown = fitting.reduce((sum, name) => sum + (hidden.has(name) ? 0 : 1), 0);
     setText(
       this.title,
-      shown === total ? `${count(total)} metrics` : `${count(shown)} of ${count(total)} metrics`,
+      shown === total ? counted(total, "metric") : `${count(shown)} of ${counted(total, "metric")}`,
     );
     const listed = fitting.slice(0, MOST_LISTED);
     const key = JSON.stringify([listed, fitting.length]);

@@ -5,6 +5,7 @@ import { h, remembered, setText, throttled } from "../dom.js";
 import { onTheme } from "../theme.js";
 import { hasEnded } from "../words.js";
 import { ChartActions } from "./actions.js";
+import { Chart } from "./chart.js";
 import { ChartControls } from "./controls.js";
 import { suitableAxis } from "./curves.js";
 import { ChartData } from "./data.js";
@@ -23,7 +24,7 @@ const [LARGE, FEW] = [2, 4];
 /** The panel of charts. Its settings are stored in `address`; `onPick(ms)` is called when a point is clicked. */
 export class ChartPanel {
   constructor(jobId, { address, onPick }) {
-    Object.assign(this, { jobId, address, themeRevision: 0, shown: [] });
+    Object.assign(this, { jobId, address, themeRevision: 0, shown: [], apart: [] });
     this.settings = readSettings(address);
     this.update = throttled(() => this.#draw(), REDRAW_MS);
     this.actions = new ChartActions(this);
@@ -32,6 +33,7 @@ export class ChartPanel {
       onCompare: (id) => id !== jobId && this.data.compared.add(id),
       onResetZoom: () => this.resetZoom(),
       onCsv: () => this.actions.csv(this.shown),
+      onPng: () => this.actions.pngOfAll(),
       onCopy: () => this.actions.copyLink(),
     });
     this.data = new ChartData(jobId, {
@@ -165,9 +167,9 @@ export class ChartPanel {
     const view = this.#view();
     this.controls.mark();
     this.#arrange(sections);
-    const wanted = [];
+    const wanted = [...this.apart];
     for (const title of this.grid.inView) {
-      const members = settings.isTogether ? this.shown.slice(0, MOST_TOGETHER) : [title];
+      const members = this.#membersOf(title);
       wanted.push(...members);
       this.#drawOne(title, members, view);
     }
@@ -244,9 +246,49 @@ export class ChartPanel {
     return view;
   }
 
+  /**
+   * Return charts with these titles outside of the page, once their points have been read; charts without points are
+   * left out. The caller closes them.
+   */
+  async drawApart(titles) {
+    this.apart = titles.flatMap((title) => this.#membersOf(title));
+    const isReady = () =>
+      this.isClosed || this.apart.every((name) => this.data.problemOf([name]) || !this.data.jobIds.some((id) => this.data.isMissing(id, name)));
+    while (!isReady()) {
+      this.update();
+      await new Promise((resolve) => setTimeout(resolve, REDRAW_MS));
+    }
+    this.apart = [];
+    const view = this.#view();
+    const ignored = { onZoom() {}, onPick() {}, onAction() {} };
+    const host = h("div", { class: "charts-apart", "aria-hidden": "true" });
+    document.body.append(host);
+    const charts = titles.map((title) => {
+      const chart = new Chart(title, ignored);
+      host.append(chart.root);
+      const { lines, options } = this.#drawing(this.#membersOf(title), view);
+      chart.draw(lines, { ...options, zoom: this.grid.zoom });
+      return chart;
+    });
+    await new Promise((resolve) => setTimeout(resolve)); // uPlot draws after this task
+    host.remove();
+    return charts.filter((chart) => chart.plot);
+  }
+
+  #membersOf(title) {
+    return this.settings.isTogether ? this.shown.slice(0, MOST_TOGETHER) : [title];
+  }
+
   #drawOne(title, members, view) {
+    const { lines, options } = this.#drawing(members, view);
+    const { pinned, full } = this.settings;
+    this.grid.draw(title, lines, options, { isPinned: pinned.has(title), isFull: full === title });
+  }
+
+  /** Return the lines and the options of the chart of these metrics. */
+  #drawing(members, view) {
     const lines = linesOf(this.data.store, members, view);
-    const { axis, isLog, isOutlierFree, isTogether, pinned, full } = this.settings;
+    const { axis, isLog, isOutlierFree, isTogether } = this.settings;
     const options = {
       axis: axis ?? "step",
       isLog,
@@ -254,6 +296,6 @@ export class ChartPanel {
       note: chartNote(this.data, members, lines, { axis, isTogether, total: this.shown.length }),
       themeRevision: this.themeRevision,
     };
-    this.grid.draw(title, lines, options, { isPinned: pinned.has(title), isFull: full === title });
+    return { lines, options };
   }
 }

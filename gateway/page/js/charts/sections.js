@@ -9,15 +9,24 @@ export function sectionsOf(names, pinned) {
   const sections = new Map([["", []]]);
   for (const name of ordered(names)) {
     if (pinned.has(name)) continue;
-    const title = name.slice(0, Math.max(0, name.lastIndexOf("/")));
-    if (!sections.has(title)) sections.set(title, []);
-    sections.get(title).push(name);
+    add(sections, name.slice(0, Math.max(0, name.lastIndexOf("/"))), name);
+  }
+  // Sections of one metric each, like those of layer/1/norm, layer/2/norm …, are one by the part before the first "/".
+  for (const [title, [name, ...others]] of [...sections]) {
+    if (others.length || !title.includes("/")) continue;
+    sections.delete(title);
+    add(sections, title.slice(0, title.indexOf("/")), name);
   }
   const known = new Set(names);
   const first = { title: PINNED, names: [...pinned].filter((name) => known.has(name)) };
   const others = [...sections].map(([title, members]) => ({ title, names: members }));
   others.sort((a, b) => place(a.title) - place(b.title) || a.title.localeCompare(b.title));
   return [first, ...others].filter((section) => section.names.length);
+}
+
+function add(sections, title, name) {
+  if (!sections.has(title)) sections.set(title, []);
+  sections.get(title).push(name);
 }
 
 /** Return the sort order of a section: without a title first, then metrics of the training, then of the system. */

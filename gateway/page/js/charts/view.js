@@ -1,6 +1,6 @@
 // The runs and ranks that charts draw, and the note beside a chart's title.
 
-import { count, counted } from "../format.js";
+import { counted } from "../format.js";
 import { jobName } from "../words.js";
 import { chartColors } from "./colors.js";
 import { earlierParts, rolledBackAfter } from "./lineage.js";
@@ -49,7 +49,7 @@ export function chartNote(data, names, lines, { axis, isTogether, total }) {
   if (isComing) return lines.length ? "" : "Loading…";
   const odd = lines.reduce((sum, line) => sum + line.odd, 0);
   const notes = [
-    isTogether && total > MOST_TOGETHER && `first ${MOST_TOGETHER} of ${count(total)} metrics`,
+    isTogether && total > MOST_TOGETHER && `first ${MOST_TOGETHER} of ${counted(total, "metric")}`,
     odd > 0 && counted(odd, "NaN or Inf value"),
     !lines.length && `no ${axis} values`,
   ];

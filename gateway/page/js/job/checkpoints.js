@@ -126,7 +126,8 @@ function stateWords(item) {
   if (item.deleted_at) return ["deleted by retention", "quiet"];
   if (item.overwritten_by) return ["overwritten", "quiet"];
   if (item.upload_error) return [`upload failed: ${item.upload_error}`, "bad"];
-  if (item.verify_error) return [item.verify_error, "bad"];
+  // A file that was not looked for is no fault of the file.
+  if (item.verify_error) return [item.verify_error, ["missing", "different"].includes(item.state) ? "bad" : "quiet"];
   if (item.verified_at) return ["verified", "good"];
   return [item.state || "not checked yet", "quiet"];
 }

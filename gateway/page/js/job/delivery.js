@@ -13,7 +13,8 @@ export class Delivery {
     this.sum = h("div", { class: "facts-block" });
     this.sinks = h("div", { class: "facts-block" });
     this.said = h("p", { class: "quiet padded", role: "status" }, "Loading…");
-    this.root = h("section", { class: "pane", "aria-label": "Delivery" }, this.sum, this.sinks, this.said);
+    const alerts = h("p", null, h("a", { href: `#/alerts?job=${jobId}` }, "Alerts of this job"));
+    this.root = h("section", { class: "pane", "aria-label": "Delivery" }, this.sum, this.sinks, alerts, this.said);
     this.timer = setInterval(() => this.isNeeded() && this.reload(), RELOAD_MS);
   }
 

@@ -50,7 +50,7 @@ class JobPage {
     this.crumbs.replaceChildren(
       h("a", { href: "#/" }, "Jobs"),
       h("span", { "aria-hidden": "true" }, "/"),
-      h("span", { class: "num", "aria-current": "page" }, this.id),
+      h("span", { class: "num job-number", "aria-current": "page", title: this.id }, this.id),
     );
     this.waiting = h("p", { class: "quiet padded", role: "status" }, "Loading …");
     this.content.replaceChildren(this.waiting);

@@ -21,12 +21,14 @@ export class ListMessage {
   }
 }
 
-function problemWords(problem, retry) {
+/** Return the text of an error, with a button that calls `retry`. */
+export function problemWords(problem, retry) {
   return [h("p", { class: "problem" }, problem.message), h("button", { on: { click: retry } }, "Try again")];
 }
 
-function noMatch(clear) {
-  return h("p", { class: "no-match" }, "No matching jobs. ", h("button", { on: { click: clear } }, "Clear filters"));
+/** Return "No matching jobs." (or other `things`), with a button that calls `clear`. */
+export function noMatch(clear, things = "jobs") {
+  return h("p", { class: "no-match" }, `No matching ${things}. `, h("button", { on: { click: clear } }, "Clear filters"));
 }
 
 function noJobs() {

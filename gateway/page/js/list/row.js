@@ -49,7 +49,7 @@ export function jobRow(job, columns, { isTicked, onTick }) {
 
 const CELLS = {
   status: (job) => h("td", { class: "c-status" }, statusBadge(job)),
-  id: (job) => h("td", { class: "c-id num", title: String(job.id) }, String(job.id)),
+  id: (job) => h("td", { class: "c-id num job-number", title: String(job.id) }, String(job.id)),
   name: (job) => h("td", { class: "c-name" }, title(job)),
   progress: (job) => h("td", { class: "c-progress" }, progressBar(job)),
   metrics: (job) => h("td", { class: "c-metrics" }, metrics(job)),

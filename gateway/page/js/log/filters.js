@@ -79,9 +79,7 @@ export class LogFilters {
       this.attempt,
       this.rank,
       this.goTo,
-      this.said,
-      this.follow,
-      this.download,
+      h("span", { class: "log-end" }, this.said, this.follow, this.download),
     );
     this.#link();
   }

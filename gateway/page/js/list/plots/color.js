@@ -12,6 +12,7 @@ export function colorOf(axis, given) {
   const place = axis.place(given);
   if (place === null || place === undefined) return "var(--quiet)";
   if (!axis.isText) return `color-mix(in oklab, ${ENDS[1]} ${(100 * place).toFixed(1)}%, ${ENDS[0]})`;
+  if (axis.field === "status") return `var(--status-${given}, var(--quiet))`;
   const index = axis.ticks.findIndex(({ at }) => at === place);
   return `var(--line-${index % PALETTE})`;
 }

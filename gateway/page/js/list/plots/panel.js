@@ -165,7 +165,7 @@ export class Plots {
 
   #noteOf(drawn) {
     const notes = [
-      this.total > this.jobs.length && `The first ${count(this.jobs.length)} of ${count(this.total)} jobs.`,
+      this.total > this.jobs.length && `The first ${count(this.jobs.length)} of ${counted(this.total, "job")}.`,
       drawn < this.jobs.length && `${counted(this.jobs.length - drawn, "job")} without values.`,
       this.jobs.length === 0 && "No matching jobs.",
     ];
