@@ -10,8 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from trainwire.gateway.documents.response_types import PointPage
-from trainwire.gateway.documents.row_types import MetricPage, NamePage, Series, SeriesPoint
+from trainwire.gateway.documents.row_types import MetricPage, NamePage, PointPage, Series, SeriesPoint
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404
