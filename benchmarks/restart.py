@@ -114,7 +114,7 @@ def _until_new_rows(running: RunningStack, sent: int) -> float:
 def is_alive(process: psutil.Process) -> bool:
     """Return whether a process runs."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -16,7 +16,7 @@ LOG_EVERY_S: Final = 10.0
 """Minimum interval in seconds between two log lines about failed attempts."""
 
 
-class PromptConsumer(Consumer):  # type: ignore[misc] # Celery has no types
+class PromptConsumer(Consumer):
     """A consumer that is connected again half a second after Redis accepts connections."""
 
     def ensure_connected(self, conn: Any) -> Any:
