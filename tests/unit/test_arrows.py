@@ -24,7 +24,17 @@ MAY_IMPORT = {
     "cli": {*FOLDERS, PUBLIC},
     PUBLIC: {PUBLIC, "client", "ingest", "schemas"},
 }
-CELERY_SHELL = {"app", "beat", "broker_transport", "order_sender", "tasks", "watchdog", "schedule", "__main__"}
+CELERY_SHELL = {
+    "app",
+    "beat",
+    "broker_consumer",
+    "broker_transport",
+    "order_sender",
+    "tasks",
+    "watchdog",
+    "schedule",
+    "__main__",
+}
 """The modules of `workers` that may import Celery; the watchdog is a step of its worker."""
 
 CARRIER = ROOT / "ingest" / "hooks" / "carrier"

@@ -80,8 +80,16 @@ def test_a_part_that_is_killed_again_and_again_is_started_at_once(watch: Watch, 
     watch.supervisor = Supervisor(watch.lines.append, clock=lambda: now)
     part = CommandPart("worker", FOREVER, tmp_path)
     watch.supervisor.start(part)
+
+    def kill_with(number: int) -> None:
+        killed = part.child.pid
+        assert killed is not None
+        os.kill(killed, number)
+        watch.check_until(lambda: part.child.pid != killed or watch.has_printed("starting it again in"))
+
     for _ in range(5):
         now += HEALTHY_IF_KILLED_AFTER_S + 1
+<<<<<<< HEAD
         assert part.child.pid is not None
         os.kill(part.child.pid, signal.SIGKILL)
         killed = part.child.pid
@@ -93,6 +101,12 @@ def test_a_part_that_is_killed_again_and_again_is_started_at_once(watch: Watch, 
         watch.check_until(
             lambda printed=printed: watch.has_printed(f"killed by SIGTERM, starting it again {printed}")
         )  # type: ignore[misc]
+=======
+        kill_with(signal.SIGKILL)
+    assert not watch.has_printed("starting it again in")
+    kill_with(signal.SIGTERM)
+    assert watch.has_printed("worker: killed by SIGTERM, starting it again in 0.2 s")
+>>>>>>> h-worker18
 
 
 def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) -> None:
