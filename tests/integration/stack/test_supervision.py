@@ -89,24 +89,10 @@ def test_a_part_that_is_killed_again_and_again_is_started_at_once(watch: Watch, 
 
     for _ in range(5):
         now += HEALTHY_IF_KILLED_AFTER_S + 1
-<<<<<<< HEAD
-        assert part.child.pid is not None
-        os.kill(part.child.pid, signal.SIGKILL)
-        killed = part.child.pid
-        watch.check_until(lambda killed=killed: part.child.pid != killed)  # type: ignore[misc]
-        assert not watch.has_printed("again in")
-    for printed in ("(log", "in 0.2 s"):
-        assert part.child.pid is not None
-        os.kill(part.child.pid, signal.SIGTERM)
-        watch.check_until(
-            lambda printed=printed: watch.has_printed(f"killed by SIGTERM, starting it again {printed}")
-        )  # type: ignore[misc]
-=======
         kill_with(signal.SIGKILL)
     assert not watch.has_printed("starting it again in")
     kill_with(signal.SIGTERM)
     assert watch.has_printed("worker: killed by SIGTERM, starting it again in 0.2 s")
->>>>>>> h-worker18
 
 
 def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) -> None:
