@@ -59,12 +59,7 @@ def _of_postgres(
         f"SELECT uri FROM training_checkpoints WHERE job_id = {job_id} AND uri LIKE '/elsewhere%' ORDER BY seq",
     )
     yield from _of_rows("checkpoints", uris, expected.checkpoints, was_killed=was_killed)
-    for table in TABLES[2:]:
-        seqs = _values(connection, f"SELECT seq FROM {table} WHERE job_id = {job_id} ORDER BY seq")
-        if seqs != list(range(1, len(seqs) + 1)):
-            yield f"{table} has the numbers {seqs}"
-    if letters := _values(connection, "SELECT reason || ': ' || detail FROM dead_letters"):
-        yield f"dead letters: {letters}"
+    yield from _of_numbers(connection, job_id)
     complete = find_completeness(connection, job)
     if was_killed:
         if complete.state == "complete" and steps != expected.steps:
@@ -75,6 +70,15 @@ def _of_postgres(
         yield f"the job has {wrong}, not {expected.job}"
     if complete.state != "complete":
         yield f"status: {complete.line}"
+
+
+def _of_numbers(connection: Connection, job_id: int) -> Iterator[str]:
+    for table in TABLES[2:]:
+        seqs = _values(connection, f"SELECT seq FROM {table} WHERE job_id = {job_id} ORDER BY seq")
+        if seqs != list(range(1, len(seqs) + 1)):
+            yield f"{table} has the numbers {seqs}"
+    if letters := _values(connection, "SELECT reason || ': ' || detail FROM dead_letters"):
+        yield f"dead letters: {letters}"
 
 
 def _left_of_deleted(connection: Connection, job_id: int) -> Iterator[str]:
