@@ -62,7 +62,8 @@ def _of_postgres(
     yield from _of_numbers(connection, job_id)
     complete = find_completeness(connection, job)
     if was_killed:
-        if complete.state == "complete" and steps != expected.steps:
+        # Under a launcher a process that was killed before its first message is unknown (docs/certificate.md).
+        if complete.state == "complete" and steps != expected.steps and is_ordered:
             yield f"a part is lost, and the status is {complete.line}"
         return
     wrong = {name: getattr(job, name) for name, value in expected.job.items() if getattr(job, name) != value}
