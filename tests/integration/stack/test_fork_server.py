@@ -32,6 +32,7 @@ def server(settings: Settings, tmp_path: Path) -> Iterator[ForkServer]:
     made = ForkServer(workers_command("fork-server", TITLE_SPACE), tmp_path, env)
     made.start()
     yield made
+    made.disconnect()
     made.child.stop()
 
 
