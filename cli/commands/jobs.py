@@ -128,6 +128,11 @@ def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None)
         say(f"{'':<16}a message is a batch of rows: log lines, or points of metrics, that were sent together")
     if completeness.absent_ranks:
         say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
+    if completeness.shared_ranks:
+        warn(
+            f"several trainers were job {job_id} with the same rank at the same time: nothing is lost, but their "
+            "messages are mixed in one attempt. Give each a job id, or a rank (TRAINWIRE_RANK), of its own"
+        )
     if warning:
         warn(one_line(warning))
     if problems:
@@ -191,6 +196,7 @@ def _status_document(
             ],
             "open_sources": completeness.open_sources,
             "silent_sources": completeness.silent_sources,
+            "shared_ranks": [plain(rank) for rank in completeness.shared_ranks],
             "absent_ranks": [
                 {"attempt": ranks.attempt, "world_size": ranks.world_size, "ranges": ranks.ranges}
                 for ranks in completeness.absent_ranks

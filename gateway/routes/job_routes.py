@@ -24,6 +24,7 @@ from trainwire.gateway.documents.response_types import (
     Loss,
     Provenance,
     RankGap,
+    RankShare,
     document_from,
 )
 from trainwire.gateway.http.problems import unknown_job, wrong_value
@@ -188,6 +189,7 @@ def completeness(resources: ResourcesDep, job_id: JobId) -> Response:
             gaps=[Gap(source=row.source, kind=row.kind, ranges=list(row.gaps)) for row in found.gaps],
             losses=[Loss(source=row.source, kind=row.kind, ranges=list(row.lost)) for row in found.losses],
             absent_ranks=[document_from(RankGap, ranks) for ranks in found.absent_ranks],
+            shared_ranks=[document_from(RankShare, rank) for rank in found.shared_ranks],
         )
     )
 

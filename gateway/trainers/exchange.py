@@ -46,7 +46,8 @@ def _send_heartbeat(streams: SourceStreams, request: ExchangeRequest, answer: Ex
     claim = request.claim
     if request.has_ended:
         if claim is not None:
-            streams.withdraw(claim)
+            found = streams.withdraw(claim)
+            answer.claim = found if isinstance(found, bytes) else None
     elif request.heartbeat is not None:
         reply = streams.write_heartbeat(request.heartbeat, claim)
         answer.is_alive, answer.stop = reply.is_taken, reply.stop

@@ -90,7 +90,8 @@ class GatewayConnection:
 
     def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
         """Delete the heartbeat and the claim, because this process ends normally."""
-        self._answer(self._post({"claim": source.rank_claim(), "has_ended": True}))
+        found = self._answer(self._post({"claim": source.rank_claim(), "has_ended": True}))
+        source.note_claim(found.claim)
 
     def close(self) -> None:
         """Close the connection; the next call opens a new one and resolves the host name again."""

@@ -100,7 +100,8 @@ class RedisConnection:
     def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
         """Delete the heartbeat and the claim, because this process ends normally."""
         with self._translated():
-            self._streams.withdraw(source.rank_claim())
+            reply = self._streams.withdraw(source.rank_claim())
+        source.note_claim(reply)
 
     def close(self) -> None:
         """Close the connection; the next call opens a new one and resolves the host name again."""
