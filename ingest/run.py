@@ -206,7 +206,8 @@ class Run(RunEnd):
             self.rank,
             settings,
             self._history.note_checkpoint,
-            joined_run_of_ns=joined_run_of_ns,
+            began_ns=self._started_at,
+            is_joined=joined_run_of_ns is not None,
             resume_step=resume_step,
         )
         self._arguments = Arguments(self._session.report_wrong)

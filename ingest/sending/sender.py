@@ -94,6 +94,11 @@ class Sender:
         """Return whether the thread was started."""
         return self._thread is not None
 
+    @property
+    def is_reachable(self) -> bool:
+        """Return whether the last attempt to reach the server, if there was one, did not fail."""
+        return self._outage.since is None and not self.is_refused
+
     def start(self) -> bool:
         """Start the thread and return True.
 

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -55,6 +55,8 @@ RESERVED_S: Final = 3.0
 """The part of a timeout, in seconds, that uploads leave for the messages."""
 PROVENANCE_WAIT_S: Final = 1.0
 """Seconds for which the end of a short run waits until its provenance is collected."""
+CHILDREN_TIMEOUT_S: Final = 2.0
+"""Seconds for which the end of a run sends what its ended child processes have left in the spool."""
 CHILD_FLUSH_S: Final = 2.0
 """Seconds for which the end of a forked child waits until its own messages are sent."""
 
@@ -70,13 +72,15 @@ class Session:
         settings: TrainerSettings,
         note_checkpoint: Callable[[Checkpoint], None],
         *,
-        joined_run_of_ns: int | None = None,
+        began_ns: int,
+        is_joined: bool = False,
         resume_step: int | None = None,
     ) -> None:
         """Begin a session, which accepts values from now on.
 
-        If this run joins the run of another process, `joined_run_of_ns` is the start of the latter, in nanoseconds
-        since 1970. If `resume_step` is set, the attempt is a new one, even if the previous one has not ended.
+        `began_ns` is the start of the run, in nanoseconds since 1970. It is that of another process if this run
+        joins the run of that process (`is_joined`). If `resume_step` is set, the attempt is a new one, even if the
+        previous one has not ended.
         """
         self._job_id = job_id
         self._attempt = attempt
@@ -84,10 +88,10 @@ class Session:
         self._settings = settings
         self.destination = destination_of(settings)
         self._note_checkpoint = note_checkpoint
-        self._since_ns = joined_run_of_ns or time.time_ns()
+        self._since_ns = began_ns
         """The start of the attempt, which each source of this run reports, forked children included."""
         self._resume_step = resume_step
-        self._creator_pid = os.getpid() if joined_run_of_ns is None else None
+        self._creator_pid = None if is_joined else os.getpid()
         self._begin()
         if settings.strict:
             self._check_start()
@@ -246,6 +250,8 @@ class Session:
                 self.buffer.stop_waiting()
                 for log_type, notice in (self._sampler.close() if self._sampler else {}).items():
                     self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
+                if self.is_creator:
+                    timeout_s -= self._send_for_children(min(CHILDREN_TIMEOUT_S, timeout_s / 4))
                 self.buffer.close(completion() if self.is_creator else self._childs_completion())
                 if self._sender.is_started or not self.buffer.is_empty:
                     self._sender.finish(timeout_s, may_leave=not self._settings.strict)
@@ -259,6 +265,35 @@ class Session:
     def stop(self) -> StopSignal:
         """Return the request to stop this process."""
         return self._heartbeat.stop
+
+    def should_stop(self) -> bool:
+        """Return whether a request to stop has arrived.
+
+        A child process then leaves a file for the process that created the run, which may not read the request.
+        A child process that has not reported anything begins to receive requests with the first call.
+        """
+        is_asked = self.stop.received.is_set()
+        if not self.is_creator:
+            if not self._sender.is_started:
+                self.take_metric_late(Metrics(ts=time.time_ns()))
+            if is_asked and self._stop_mark is not None:
+                with suppress(OSError):  # the job is then shown as completed
+                    self._stop_mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    self._stop_mark.touch(mode=0o600)
+        return is_asked
+
+    def has_stopped_children(self) -> bool:
+        """Return whether a child process of this run has read a request to stop, and forget that it has."""
+        if not self.is_creator or self._stop_mark is None or not self._stop_mark.exists():
+            return False
+        with suppress(OSError):
+            self._stop_mark.unlink()
+        return True
+
+    @property
+    def _stop_mark(self) -> Path | None:
+        folder = self._settings.spool.folder
+        return None if folder is None else folder / f"stopped-{self._job_id}-{self._since_ns}"
 
     @property
     def is_creator(self) -> bool:
@@ -352,24 +387,52 @@ class Session:
             *(self._job_id, unsent, host, kept if is_kept else "those that are not in a spool are lost"),
         )
 
+    def _send_for_children(self, timeout_s: float) -> float:
+        """Send what ended child processes of this run have left in the spool; return the seconds that it took.
+
+        It is sent before the completion of the run: otherwise the job would be shown as complete without it.
+        """
+        folder, began_s = self._settings.spool.folder, monotonic_s()
+        if folder is None or not self._sender.is_reachable:
+            return 0.0
+        others = [
+            path for path in folder.glob(f"{self._job_id}-*") if not path.name.endswith(self.outbox.origin.source)
+        ]
+        if others:
+            with suppress(
+                OSError, RuntimeError
+            ):  # no threads at the end of the interpreter: the next run sends it
+                start_daemon(partial(self._send_spooled, folder, timeout_s, others), "trainwire-children").join(
+                    timeout_s
+                )
+        return monotonic_s() - began_s
+
+    def _send_spooled(self, folder: Path, timeout_s: float, of_children: Collection[Path] = ()) -> None:
+        """Send what ended processes on this machine have left in the spool for this server.
+
+        If `of_children` is given, send only those of these folders whose processes reported to this run.
+        """
+        with importing():
+            from trainwire.ingest.sending.recovery import is_of_run, send_leftovers  # noqa: PLC0415
+        recovered = send_leftovers(
+            folder,
+            self.destination.locate(),
+            self._settings.timing,
+            timeout_s,
+            servers={self.destination.server},
+            stop=None if of_children else self.finished,
+            is_due=lambda path: not of_children or (path in of_children and is_of_run(path, self._since_ns)),
+            token=self.destination.token,
+        )
+        for found in recovered:
+            logger.info("job %s: %s", found.about.job_id, found.receipt)
+
     def _recover_spool(self, folder: Path) -> None:
         """Send what earlier processes on this machine left in the spool for this server; retry after errors."""
         wait_s = RECOVERY_DELAY_S
         while not self.finished.wait(wait_s):
             try:
-                with importing():
-                    from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
-                recovered = send_leftovers(
-                    folder,
-                    self.destination.locate(),
-                    self._settings.timing,
-                    RECOVERY_TIMEOUT_S,
-                    servers={self.destination.server},
-                    stop=self.finished,
-                    token=self.destination.token,
-                )
-                for found in recovered:
-                    logger.info("job %s: %s", found.about.job_id, found.receipt)
+                self._send_spooled(folder, RECOVERY_TIMEOUT_S)
             except NoServer:
                 return  # the `trainwire up` that is started later sends them
             except Exception as exc:
