@@ -182,39 +182,30 @@ with Run(7) as run:
     run.metric(step=0, loss=1.0)
     {wait}
 """
+CHILDREN: Final = {
+    "a pool": (
+        "",
+        "with multiprocessing.get_context('fork').Pool(2) as pool: assert sum(pool.map(train, [0, 1])) == 1",
+    ),
+    "another program": (
+        "if len(sys.argv) > 1:\n    with Run() as run: sys.exit(train(0))",
+        "subprocess.run([sys.executable, __file__, 'child'], check=True)",
+    ),
+}
 
 
 @pytest.mark.usefixtures("_workers")
 @pytest.mark.parametrize("launcher", [(), ("--name", "launched")])
-@pytest.mark.parametrize(
-    ("start", "wait"),
-    [
-        pytest.param(
-            "",
-            "with multiprocessing.get_context('fork').Pool(2) as pool: assert sum(pool.map(train, [0, 1])) == 1",
-            id="a pool",
-        ),
-        pytest.param(
-            "if len(sys.argv) > 1:\n    with Run() as run: sys.exit(train(0))",
-            "subprocess.run([sys.executable, __file__, 'child'], check=True)",
-            id="another program",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("start", "wait"), list(CHILDREN.values()), ids=list(CHILDREN))
 def test_a_main_process_whose_children_stop_is_stopped(
-    resources: Resources,
-    begin: Begin,
-    output: Callable[[], str],
-    tmp_path: Path,
-    launcher: tuple[str, ...],
-    start: str,
-    wait: str,
+    resources: Resources, begin: Begin, tmp_path: Path, *, launcher: tuple[str, ...], start: str, wait: str
 ) -> None:
     """Workers that report nothing read the request and end; the main process does not read it."""
     script = POOL.format(start=start, wait=wait)
+    output = tmp_path / "output.txt"
     process = begin(script, *launcher, TRAINWIRE_SPOOL_DIR=str(tmp_path / "spool"))
     wait_until(runs(resources), "the training runs")
-    wait_until(lambda: "reads" in output(), "a child reads it")
+    wait_until(lambda: "reads" in output.read_text(), "a child reads it")
     ask(resources)
     assert process.wait(120) == 0
     wait_until(runs(resources, "stopped"), "the job is stopped")
