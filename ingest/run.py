@@ -37,7 +37,7 @@ from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.sending.size_limits import shortened
 from trainwire.ingest.settings import TrainerSettings, checked_settings
-from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
+from trainwire.ingest.uploads.checkpoint import checkpoint_at
 from trainwire.schemas.limits import MAX_ALERT_TEXT_CHARS, MAX_ALERT_TITLE_CHARS
 from trainwire.schemas.messages import MAX_WORLD_SIZE, Alert, Checkpoint, Metrics, Point, Progress
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
@@ -327,7 +327,7 @@ class Run(RunEnd):
         """
         ts = time.time_ns()
         given = named if values is None else {**self._arguments.mapping("values", values), **named}
-        self._take_values(ts, given, epoch, step, location(checkpoint_path) or None)
+        self._take_values(ts, given, epoch, step, self._arguments.path("checkpoint_path", checkpoint_path))
 
     def metric_at(
         self, ts: int, values: Mapping[str, Number], *, step: float | None = None, epoch: float | None = None
@@ -411,21 +411,21 @@ class Run(RunEnd):
 
         If a bucket is configured (docs/checkpoints.md), the current content of a local file or folder is
         uploaded in the background, and the checkpoint is reported after the upload. `upload="none"` only
-        records the path.
+        records the path. A local path at which there is nothing is left out with a warning.
         """
         arguments = self._arguments
+        found = arguments.path("path", path)
+        if found is None:
+            return
         described = checkpoint_at(
-            path,
+            found,
             kind=arguments.kind(kind),
             epoch=arguments.count("epoch", epoch),
             step=arguments.count("step", step),
             metrics=arguments.numbers("metrics", metrics),
             is_best=arguments.truth("is_best", is_best),
         )
-        if described is None:
-            arguments.leave_out_path(path)
-        else:
-            self._session.take_checkpoint(described, arguments.upload(upload))
+        self._session.take_checkpoint(described, arguments.upload(upload))
 
     def record_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Report the checkpoint in the message body `checkpoint` as it is, without an upload."""
