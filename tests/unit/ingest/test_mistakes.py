@@ -224,13 +224,22 @@ WRONG_WORDS: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda run: run.checkpoint("s3://b/a", kind=""),
         "kind='' (str) is not a kind of checkpoint: taken",
     ),
-    "upload": (lambda run: run.checkpoint("s3://b/a", upload="maybe"), "upload='maybe' (str) is not a way to upload"),
+    "upload": (
+        lambda run: run.checkpoint("s3://b/a", upload="maybe"),
+        "upload='maybe' (str) is not a way to upload",
+    ),
     "path": (lambda run: run.checkpoint(None), "path=None (NoneType) is not a path: left out"),
     "epoch": (lambda run: run.metric(epoch="3", a=1), "epoch='3' (str) is not a whole number: left out; give one"),
-    "step": (lambda run: run.checkpoint("s3://b/a", step=math.nan), "step=nan (float) is not a whole number: left"),
+    "step": (
+        lambda run: run.checkpoint("s3://b/a", step=math.nan),
+        "step=nan (float) is not a whole number: left",
+    ),
     "percent": (lambda run: run.progress(percent="5"), "percent='5' (str) is not a number: left out"),
     "an unknown name": (lambda run: run.progress(1, epochs=3), "run.progress(1, epochs=3) does not fit"),
-    "too many": (lambda run: run.checkpoint("s3://b/a", "last", 3), "taken as run.checkpoint(path='s3://b/a', kind='last')"),
+    "too many": (
+        lambda run: run.checkpoint("s3://b/a", "last", 3),
+        "taken as run.checkpoint(path='s3://b/a', kind='last')",
+    ),
     "status": (lambda run: run.finish("done", timeout_s=0), "status='done' (str) is not a way to end: taken as"),
     "finish": (
         lambda run: run.finish(quiet=True, timeout_s=0),
