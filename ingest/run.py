@@ -255,7 +255,7 @@ class Run(RunEnd):
         """Return the random name under which this process sends messages."""
         return self.origin.source
 
-    @forgiving(log_call)
+    @forgiving(log_call, 'run.log("text")')
     def log(
         self,
         text: object,
@@ -310,7 +310,7 @@ class Run(RunEnd):
         """
         self._session.note_output()
 
-    @forgiving(metric_call)
+    @forgiving(metric_call, "run.metric(loss=0.5, step=10)")
     def metric(
         self,
         /,
@@ -347,6 +347,7 @@ class Run(RunEnd):
         if at_epoch is not None and at_epoch != self._history.epoch:
             self._session.take_metric(Metrics(ts=ts, progress=self._history.progress_to(at_epoch)))
 
+    @forgiving(example='run.describe(params={"lr": 0.1})')
     def describe(self, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> None:
         """Replace the parameters of the job's attempt, or its tags, or both."""
         try:
@@ -501,6 +502,8 @@ class Run(RunEnd):
 
 
 def _checked_id(job_id: object) -> int:
-    if isinstance(job_id, str) and not job_id.isdecimal():
-        raise ValueError(f"job_id={shown(job_id)} is not a whole number: a name is written Run(name=...)")
+    if isinstance(job_id, str):
+        is_number = job_id.isdecimal()
+        remedy = "write it without quotes" if is_number else "a name is written Run(name=...)"
+        raise ValueError(f"job_id={shown(job_id)} is not a whole number: {remedy}")  # noqa: TRY004 - as for others
     return whole_number("job_id", job_id, 1, MAX_ID)

@@ -15,6 +15,7 @@ from trainwire.stores.postgres.alerts import AlertEntry
 from trainwire.stores.postgres.completeness import State
 from trainwire.stores.postgres.deletion import DeletionPart, PartName
 from trainwire.stores.postgres.deletion_plan import DeletionPlan
+from trainwire.stores.postgres.job_pages import JobGroup
 
 Numbers = dict[str, Number]
 D = TypeVar("D", bound=msgspec.Struct)
@@ -180,19 +181,10 @@ class JobReferences(msgspec.Struct, frozen=True, kw_only=True):
     also_named: int | None
 
 
-class JobGroupItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of jobs with one value of a field; null means that they have no value."""
-
-    value: str | None
-    jobs: int
-    running: int
-    failed: int
-
-
 class JobGroups(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of jobs by the value of a field; if `complete` is false, the field has more values than these."""
 
-    items: list[JobGroupItem]
+    items: list[JobGroup]
     complete: bool
 
 

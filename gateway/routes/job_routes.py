@@ -18,7 +18,6 @@ from trainwire.gateway.documents.response_types import (
     FieldNames,
     Gap,
     JobDetail,
-    JobGroupItem,
     JobGroups,
     JobPage,
     Loss,
@@ -143,8 +142,7 @@ def groups(
     query = JobQuery(where=where, statuses=status, search=search, with_archived=archived)
     with resources.reading() as connection:
         found = find_groups(connection, query, field, MAX_GROUPS + 1)
-    items = [document_from(JobGroupItem, group) for group in found[:MAX_GROUPS]]
-    return json_response(JobGroups(items=items, complete=len(found) <= MAX_GROUPS))
+    return json_response(JobGroups(items=found[:MAX_GROUPS], complete=len(found) <= MAX_GROUPS))
 
 
 @router.get("/jobs/fields", responses=described(FieldNames))

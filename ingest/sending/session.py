@@ -14,7 +14,7 @@ from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.destinations import ANY_STACK, NamedServer, destination_of
+from trainwire.ingest.destinations import ANY_STACK, NamedServer, destination_of, spool_variable_of
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.outage import NoServer
 from trainwire.ingest.process.clock import monotonic_ns, monotonic_s
@@ -371,14 +371,16 @@ class Session:
         is_kept = spooled >= unsent
         if is_kept and self._sender.is_refused and self._settings.is_refused_alike:
             return  # the launcher logs the same of its messages
+        variable = spool_variable_of(self._settings.spool.folder)
         if isinstance(self.destination, NamedServer):
             host = shown_server(self.destination.locate())
             remedy = (
-                "the next run that reaches this server sends them; "
-                "`trainwire spool send --any-server` sends them to a running `trainwire up`"
+                f"the next run with this spool that reaches this server sends them; `{variable}trainwire spool "
+                "send --any-server` sends them to a running `trainwire up`"
             )
         else:
-            host, remedy = self.destination.server, "a `trainwire up` sends them as soon as it runs"
+            host = self.destination.server
+            remedy = f"`{variable}trainwire up` sends them as soon as it runs"
             if is_kept and host == ANY_STACK:
                 return  # logged when the run began
         kept = f"they are kept in {self._settings.spool.folder}: {remedy}"

@@ -240,6 +240,20 @@ WRONG_WORDS: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda run: run.checkpoint("s3://b/a", "last", 3),
         "taken as run.checkpoint(path='s3://b/a', kind='last')",
     ),
+    "numbers without a name": (
+        lambda run: run.metric(0, 1.0),
+        "run.metric(0, 1.0) does not fit run.metric(epoch=, step=, values=, checkpoint_path=, **named): "
+        "the arguments are left out; write run.metric(loss=0.5, step=10)",
+    ),
+    "a number too many": (
+        lambda run: run.metric(5, loss=0.5),
+        "left out: 5; taken as run.metric(loss=0.5), write it so",
+    ),
+    "no text": (lambda run: run.log(), 'it is left out; write run.log("text")'),
+    "describe": (
+        lambda run: run.describe(param={"a": 1}),
+        """the arguments are left out; write run.describe(params={"lr": 0.1})""",
+    ),
     "status": (lambda run: run.finish("done", timeout_s=0), "status='done' (str) is not a way to end: taken as"),
     "finish": (
         lambda run: run.finish(quiet=True, timeout_s=0),
