@@ -9,7 +9,10 @@ import sys
 
 
 def own_command() -> str:
-    """Return the command of this `trainwire` for a shell in any folder: its name if PATH finds it, else its path."""
+    """Return the command of this `trainwire` for a shell in any folder.
+
+    It is the name if PATH leads to this program, else the absolute path.
+    """
     program = os.path.abspath(sys.argv[0] if sys.argv else "")
     if os.path.basename(program) == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m trainwire"
