@@ -15,7 +15,7 @@ from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import History
 from trainwire.ingest.environment import whole_number
 from trainwire.ingest.hooks.inside import announce_run, hook_into
-from trainwire.ingest.identity.announcements import announce
+from trainwire.ingest.identity.announcements import announce, one_line, print_note
 from trainwire.ingest.identity.default_names import default_name, script_of_process
 from trainwire.ingest.identity.lineage import checked_lineage
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
@@ -162,6 +162,15 @@ class Run(RunEnd):
             self.record_provenance(wanted.intersection(OF_INTERPRETER) if self._is_launched else wanted)
         if not settings.vitals.is_launcher and (number.is_made or not self._is_launched):
             announce(settings, number, about["name"], self.rank)
+        elif not settings.vitals.is_launcher:
+            self._announce_renaming(settings, about["name"])
+
+    def _announce_renaming(self, settings: TrainerSettings, name: str | None) -> None:
+        """Print the name of a job whose launcher has announced another one, which finds no job any more."""
+        before = settings.job_name
+        if name is None or before is None or name == before or self.rank or settings.quiet:
+            return
+        print_note(f"job {self.job_id} is named {one_line(name)} from now on, and no longer {one_line(before)}")
 
     def _join(self, about: Mapping[str, Any]) -> None:
         """Join the run of the parent process: report to its job, and send only the params and tags of `about`."""

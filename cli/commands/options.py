@@ -16,8 +16,8 @@ import typer
 
 from trainwire.cli.numbers import whole
 from trainwire.ingest.settings import URL_VARIABLE
-from trainwire.schemas.redis_urls import shown_url
 from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.redis_urls import shown_url
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.errors import Problem

@@ -78,6 +78,7 @@ class GatewayConnection:
             {kind: [message.seq for message in batch[: found.taken.get(kind, 0)]] for kind, batch in part.items()},
             None if found.refusal is None else Unavailable(found.refusal),
             read_stop(found.stop),
+            found.is_unknown_resume,
         )
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:

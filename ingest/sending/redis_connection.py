@@ -65,7 +65,13 @@ class RedisConnection:
         with self._translated():
             found = self._streams.read_reports(kinds)
         acks = ack_reports(kinds, found.acks, is_job_deleted=found.is_job_deleted)
-        return Answer(found.must_hold, found.is_job_deleted, acks, stop=read_stop(found.stop))
+        return Answer(
+            found.must_hold,
+            found.is_job_deleted,
+            acks,
+            stop=read_stop(found.stop),
+            is_unknown_resume=found.is_unknown_resume,
+        )
 
     def _append(self, batches: Mapping[Kind, Sequence[EncodedMessage]], answer: Answer) -> None:
         entries = {kind: [message.entry for message in batch] for kind, batch in batches.items()}

@@ -28,6 +28,7 @@ from trainwire.schemas.keys import (
     shard_of,
     stop_field,
     stream_key,
+    unknown_resume_field,
 )
 from trainwire.schemas.streams.clients import beside
 from trainwire.schemas.wire import Entry
@@ -47,6 +48,8 @@ class StreamReports:
     acks: dict[Kind, AckFields] = field(default_factory=dict)
     stop: bytes | None = None
     """The request to stop the source, if there is one."""
+    is_unknown_resume: bool = False
+    """Whether the source resumes a job of which no earlier attempt is stored."""
 
 
 class HeartbeatReply(NamedTuple):
@@ -101,12 +104,13 @@ class SourceStreams:
         fields = (ack_field, missing_field, lost_field)
         names = [name(self._source, kind) for kind in kinds for name in fields]
         if names:
-            pipe.hmget(acks_key(self._job_id), [JOB_DELETED_FIELD, stop_field(self._source), *names])
+            marks = [JOB_DELETED_FIELD, stop_field(self._source), unknown_resume_field(self._source)]
+            pipe.hmget(acks_key(self._job_id), [*marks, *names])
         hold, *found = pipe.execute()
-        values = iter(found[0] if found else [None, None])
-        is_deleted, stop = next(values) is not None, next(values)
+        values = iter(found[0] if found else [None, None, None])
+        is_deleted, stop, is_unknown_resume = next(values) is not None, next(values), next(values) is not None
         acks: dict[Kind, AckFields] = {kind: (next(values), next(values), next(values)) for kind in kinds}
-        return StreamReports(bool(hold), is_deleted, acks, stop)
+        return StreamReports(bool(hold), is_deleted, acks, stop, is_unknown_resume)
 
     def append(self, batches: Mapping[Kind, Sequence[Entry]]) -> Appended:
         """Append the entries to the streams of their kinds, in order.

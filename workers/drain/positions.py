@@ -44,6 +44,8 @@ class Position:
     lost: list[LostRange] = field(default_factory=list)
     is_discarded: bool = False
     """Whether the job was deleted: its messages are acknowledged and not stored."""
+    is_unknown_resume: bool = False
+    """Whether the source resumes a job of which nothing else is stored."""
     only_advanced: bool = False
     """Whether only `last_seq` has grown since the position was loaded: without any ranges, gaps or resends."""
     missing_count: int = field(init=False)
