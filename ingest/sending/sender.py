@@ -301,8 +301,8 @@ class Sender:
     def _warn_of_unknown_resume(self) -> None:
         origin = self._outbox.origin
         self._warn(
-            "%s, and no earlier attempt of it is stored: check the number (`trainwire jobs` lists all), or leave out "
-            "resume_from_step for a new job",
+            "%s, and no earlier attempt of it is stored: check the number (`trainwire jobs` lists all), or leave "
+            "out resume_from_step for a new job",
             f"job {origin.job_id} resumes from step {origin.resume_step}",
         )
 

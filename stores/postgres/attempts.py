@@ -61,8 +61,8 @@ def renaming(attempts: Sequence[Attempt]) -> str | None:
     """
     if attempts and attempts[0].resume_step is not None:
         return (
-            f"attempt {attempts[0].attempt} resumes from step {attempts[0].resume_step}, and no earlier attempt of "
-            "the job is stored: was the number of another job meant?"
+            f"attempt {attempts[0].attempt} resumes from step {attempts[0].resume_step}, and no earlier attempt "
+            "of the job is stored: was the number of another job meant?"
         )
     named = [attempt for attempt in attempts if attempt.name is not None][-2:]
     if len(named) < 2 or named[0].name == named[1].name:

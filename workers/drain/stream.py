@@ -82,7 +82,7 @@ def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
 
 def _marks(source: str, position: Position) -> list[str | int]:
     """Return the fields, with their values, that mark a deleted job or the resumption of an unknown one."""
-    deleted = [keys.JOB_DELETED_FIELD, 1] if position.is_discarded else []
+    deleted: list[str | int] = [keys.JOB_DELETED_FIELD, 1] if position.is_discarded else []
     return deleted + ([keys.unknown_resume_field(source), 1] if position.is_unknown_resume else [])
 
 

@@ -190,5 +190,11 @@ def test_a_resumed_job_that_is_unknown_is_a_warning(
     caplog.clear()
     with Run(9, resume_from_step=6, settings=settings) as again:
         again.log("a known job")
-        wait_until(lambda: drain_all(resources, job=9) or again._session.outbox.awaited() == {}, "it is acked")
+        outbox = again._session.outbox
+
+        def is_acked() -> bool:
+            drain_all(resources, job=9)
+            return outbox.is_all_acked
+
+        wait_until(is_acked, "it is acknowledged")
     assert "no earlier attempt" not in caplog.text

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Metrics, Progress
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.jobs import find_job
 from trainwire.workers.resources import Resources
 
-KINDS = ("metrics", "logs", "completions")
+KINDS: tuple[Kind, ...] = ("metrics", "logs", "completions")
 
 
 def _run(sender: Sender, source: str, began_s: int, ended_s: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_other_processes_are_not_named(other: SourcePosition) -> None:
 
 def test_live_trainers_are_named_before_they_end() -> None:
     """Without a completion, a trainer counts while its messages arrive, and no longer if its end was inferred."""
-    recent = {"updated_at": datetime.fromtimestamp(9_990, UTC)}
+    recent: dict[str, Any] = {"updated_at": datetime.fromtimestamp(9_990, UTC)}
     first, second = _trainer("0-a", 9_000, **recent), _trainer("0-b", 9_900)
     assert _names(first, second) == [("0-a", "0-b")]
     assert _names(_trainer("0-a", 9_000, **recent, produced=3), second) == []
