@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from trainwire.cli.extras import install_hint
+from trainwire.cli.extras import command_hint
 from trainwire.cli.terminal import say
 from trainwire.stack.errors import Problem
 
@@ -99,7 +99,7 @@ def _add(app: typer.Typer, name: str) -> None:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] == "trainwire":
             raise
-        app.command(name, context_settings=RUN_CONTEXT)(_stand_in(install_hint(str(exc.name), name)))
+        app.command(name, context_settings=RUN_CONTEXT)(_stand_in(command_hint(str(exc.name), name)))
         return
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=name)

@@ -13,13 +13,12 @@ from typing import Any, Final
 import msgspec
 
 from trainwire.cli.terminal import one_line, safe, warn
-from trainwire.client.addresses import URL_VARIABLES, find_address
+from trainwire.client.addresses import DATABASE_VARIABLE, URL_VARIABLES, find_address
 from trainwire.client.client import Client
 from trainwire.client.errors import ClientError, JobNotFound
 from trainwire.client.gateway import Gateway
 from trainwire.client.job import Job
 from trainwire.stack.errors import Problem
-from trainwire.stack.locate import locate
 from trainwire.stores.postgres.deletion import Choice, Deletion
 from trainwire.stores.postgres.deletion_plan import DeletionPlan
 from trainwire.stores.postgres.jobs.job_edits import JobEdit
@@ -122,10 +121,15 @@ class GatewayJobs:
 def gateway_jobs(data_dir: Path | None) -> Iterator[GatewayJobs | None]:
     """Yield access to the gateway that the environment names.
 
-    Yields None if the environment names no gateway, or a Postgres, or if `data_dir` is given. Exceptions of the
-    client become a `Problem`.
+    Yields None if the environment names no gateway, or a Postgres, or if `data_dir` is given. A running
+    `trainwire up` is used only without such a variable, as by a trainer. Exceptions of the client become a
+    `Problem`.
     """
-    if data_dir is not None or _knows_postgres() or not any(os.environ.get(name) for name in URL_VARIABLES):
+    if (
+        data_dir is not None
+        or os.environ.get(DATABASE_VARIABLE)
+        or not any(os.environ.get(name) for name in URL_VARIABLES)
+    ):
         yield None
         return
     try:
@@ -140,13 +144,6 @@ def gateway_jobs(data_dir: Path | None) -> Iterator[GatewayJobs | None]:
     except (msgspec.ValidationError, KeyError) as exc:
         reason = f"{remote.url} answers in another form ({exc}): {remote.gateway.versions()}"
         raise Problem(safe(reason)) from exc
-
-
-def _knows_postgres() -> bool:
-    try:
-        return locate(None, os.environ).database_url is not None
-    except Problem:
-        return False
 
 
 def _also_named(reference: str, found: Job) -> str:

@@ -80,6 +80,10 @@ def _document(found: Completeness) -> dict[str, Any]:
         "losses": [{"source": row.source, "kind": row.kind, "ranges": row.lost} for row in found.losses],
         "open_sources": found.open_sources,
         "silent_sources": found.silent_sources,
+        "shared_ranks": [
+            {"attempt": ranks.attempt, "rank": ranks.rank, "sources": ranks.sources}
+            for ranks in found.shared_ranks
+        ],
         "absent_ranks": [
             {"attempt": ranks.attempt, "world_size": ranks.world_size, "ranges": ranks.ranges}
             for ranks in found.absent_ranks

@@ -13,6 +13,7 @@ from trainwire.client.errors import ClientError, JobNotFound
 from trainwire.client.http_source import HttpSource
 from trainwire.client.job import Job
 from trainwire.client.source import JobQuery, Source
+from trainwire.schemas.extras import install_hint
 
 PAGE_JOBS: Final = 200
 
@@ -179,7 +180,7 @@ def _source(url: str | None, token: str | None, database_url: str | None) -> Sou
         if (exc.name or "").startswith("trainwire"):
             raise
         raise ClientError(
-            f"{exc.name} is not installed, which reads from Postgres: pip install 'trainwire[gateway]', or name a "
-            "gateway with TRAINWIRE_URL"
+            f"{install_hint(exc.name or 'a package', 'gateway')} to read from Postgres, or name a gateway in "
+            "TRAINWIRE_URL"
         ) from exc
     return PostgresSource(database_url or "")

@@ -25,6 +25,7 @@ from trainwire.ingest.sanitize import (
     whole_of,
 )
 from trainwire.ingest.sending.buffer import LogType
+from trainwire.ingest.uploads.checkpoint import is_missing, location
 from trainwire.schemas.wire.messages import ALERT_LEVELS, AlertLevel
 from trainwire.schemas.wire.validation import MAX_TIME_NS, MIN_TIME_NS
 
@@ -194,9 +195,20 @@ class Arguments:
             self._leave_out("mlflow_run_id", value, *_NO_RUN_ID)
             return None
 
-    def leave_out_path(self, value: object) -> None:
-        """Log a warning that the path of a checkpoint is invalid."""
-        self._leave_out("path", value, "not a path", "give a text or a pathlib.Path")
+    def path(self, name: str, value: object) -> str | None:
+        """Return the location of a checkpoint; log a warning and return None if there is none."""
+        text = location(value)
+        if not text and (name == "path" or value is not None):
+            self._leave_out(name, value, "not a path", "give a text or a pathlib.Path")
+        elif text and is_missing(text):
+            self._leave_out(
+                name,
+                value,
+                "not a file or folder on this machine",
+                "report it once it is saved, or give its address, such as s3://bucket/best.pt",
+            )
+            return None
+        return text or None
 
     def _status(self, value: object) -> str | None:
         """Map a status word to `completed` or `failed`, an unknown word to `ended`, and None to None."""

@@ -33,11 +33,14 @@ Interpretation = Callable[[CallArguments], CallArguments]
 """A function that turns positional arguments of a wrong call into keyword arguments if their meaning is clear."""
 
 
-def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT], CallT]:
+def forgiving(
+    interpret: Interpretation = lambda call: call, example: str | None = None
+) -> Callable[[CallT], CallT]:
     """Decorate a method of `Run` so that wrong arguments cause a warning instead of a `TypeError`.
 
     The method is called again with the arguments that `interpret` returns; arguments that the method does not
-    accept are left out. If a required argument is missing, it is not called.
+    accept are left out. If a required argument is missing, it is not called. If no argument is accepted, the
+    warning ends with `example`, a correct call, or else with the signature.
     """
 
     def decorated(method: CallT) -> CallT:
@@ -50,9 +53,16 @@ def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT]
                 if trace is None or trace.tb_next is not None:  # raised within the method
                     raise
             given = CallArguments(positional, named)
-            kept = _fitting(method, interpret(given))
+            understood = interpret(given)
+            kept = _fitting(method, understood)
             name = f"run.{method.__name__}"
-            outcome = "left out" if kept is None else f"taken as {name}({CallArguments((), kept)}), write it so"
+            if kept:
+                outcome = f"taken as {name}({CallArguments((), kept)}), write it so"
+                if left_out := _left_out(method, understood):
+                    outcome = f"left out: {left_out}; {outcome}"
+            else:
+                arguments = "the arguments are" if kept is not None else "it is"
+                outcome = f"{arguments} left out; write {example or name + _shown_signature(method)}"
             self._note_misuse(name, f"{name}({given}) does not fit {name}{_shown_signature(method)}: {outcome}")
             return None if kept is None else method(self, **kept)
 
@@ -129,6 +139,16 @@ def _fitting(method: Callable[..., Any], call: CallArguments) -> dict[str, Any] 
         if each.default is Parameter.empty and each.kind is not Parameter.VAR_KEYWORD
     }
     return kept if needed <= kept.keys() else None
+
+
+def _left_out(method: Callable[..., Any], call: CallArguments) -> str:
+    """Return the arguments of `call` that `method` does not accept, as text."""
+    parameters = list(signature(method).parameters.values())[1:]
+    by_position = sum(each.kind is Parameter.POSITIONAL_OR_KEYWORD for each in parameters)
+    takes_all = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
+    names = {each.name for each in parameters}
+    unknown = {name: value for name, value in call.named.items() if not takes_all and name not in names}
+    return str(CallArguments(call.positional[by_position:], unknown))
 
 
 def _shown_signature(method: Callable[..., Any]) -> str:

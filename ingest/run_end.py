@@ -44,13 +44,15 @@ class RunEnd(SharedRun):
         if self._traceback_folder is not None and not self._has_read_stop:
             leave_end_to_training(self._traceback_folder)
         self._has_read_stop = True
-        return self._session.stop.received.is_set()
+        return self._session.should_stop()
 
     def _is_stopped_by(self, end: Ending) -> bool:
         """Return whether a run with the ending `end` ended because a user asked it to stop."""
+        is_success = end.status != "failed" and not end.exit_code
+        if is_success and self._session.has_stopped_children():
+            return True
         if not self._session.stop.received.is_set():
             return False
-        is_success = end.status != "failed" and not end.exit_code
         return self._is_terminated or end.error_message == TERMINATED or (self._has_read_stop and is_success)
 
     def renew_after_fork(self) -> None:

@@ -17,7 +17,7 @@ from trainwire.ingest.sanitize import Number, level_name, plain_text
 from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.sending.size_limits import shortened
-from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
+from trainwire.ingest.uploads.checkpoint import checkpoint_at
 from trainwire.schemas.wire.limits import MAX_ALERT_TEXT_CHARS, MAX_ALERT_TITLE_CHARS
 from trainwire.schemas.wire.messages import Alert, Checkpoint, Metrics, Point
 
@@ -34,7 +34,7 @@ class RunReports:
     _arguments: Arguments
     _provenance_sent: threading.Event | None
 
-    @forgiving(log_call)
+    @forgiving(log_call, 'run.log("text")')
     def log(
         self,
         text: object,
@@ -89,7 +89,7 @@ class RunReports:
         """
         self._session.note_output()
 
-    @forgiving(metric_call)
+    @forgiving(metric_call, "run.metric(loss=0.5, step=10)")
     def metric(
         self,
         /,
@@ -106,7 +106,7 @@ class RunReports:
         """
         ts = time.time_ns()
         given = named if values is None else {**self._arguments.mapping("values", values), **named}
-        self._take_values(ts, given, epoch, step, location(checkpoint_path) or None)
+        self._take_values(ts, given, epoch, step, self._arguments.path("checkpoint_path", checkpoint_path))
 
     def metric_at(
         self, ts: int, values: Mapping[str, Number], *, step: float | None = None, epoch: float | None = None
@@ -126,6 +126,7 @@ class RunReports:
         if at_epoch is not None and at_epoch != self._history.epoch:
             self._session.take_metric(Metrics(ts=ts, progress=self._history.progress_to(at_epoch)))
 
+    @forgiving(example='run.describe(params={"lr": 0.1})')
     def describe(self, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> None:
         """Replace the parameters of the job's attempt, or its tags, or both."""
         try:
@@ -190,21 +191,21 @@ class RunReports:
 
         If a bucket is configured (docs/checkpoints.md), the current content of a local file or folder is
         uploaded in the background, and the checkpoint is reported after the upload. `upload="none"` only
-        records the path.
+        records the path. A local path at which there is nothing is left out with a warning.
         """
         arguments = self._arguments
+        found = arguments.path("path", path)
+        if found is None:
+            return
         described = checkpoint_at(
-            path,
+            found,
             kind=arguments.kind(kind),
             epoch=arguments.count("epoch", epoch),
             step=arguments.count("step", step),
             metrics=arguments.numbers("metrics", metrics),
             is_best=arguments.truth("is_best", is_best),
         )
-        if described is None:
-            arguments.leave_out_path(path)
-        else:
-            self._session.take_checkpoint(described, arguments.upload(upload))
+        self._session.take_checkpoint(described, arguments.upload(upload))
 
     def record_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Report the checkpoint in the message body `checkpoint` as it is, without an upload."""

@@ -86,6 +86,8 @@ def given_place(settings: TrainerSettings, rank: object, world_size: object) -> 
 
 def checked_id(job_id: object) -> int:
     """Return `job_id` as an int; raise `ValueError` if it is not the number of a job."""
-    if isinstance(job_id, str) and not job_id.isdecimal():
-        raise ValueError(f"job_id={shown(job_id)} is not a whole number: a name is written Run(name=...)")
+    if isinstance(job_id, str):
+        is_number = job_id.isdecimal()
+        remedy = "write it without quotes" if is_number else "a name is written Run(name=...)"
+        raise ValueError(f"job_id={shown(job_id)} is not a whole number: {remedy}")  # noqa: TRY004 - as for others
     return whole_number("job_id", job_id, 1, MAX_ID)

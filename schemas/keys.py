@@ -168,6 +168,11 @@ def stop_field(source: str) -> str:
     return f"{source}:stop"
 
 
+def unknown_resume_field(source: str) -> str:
+    """Return the field that a source has if it resumes a job of which no earlier attempt is stored."""
+    return f"{source}:unknown-resume"
+
+
 JOB_DELETED_FIELD: Final = "deleted"
 """Hash field that marks a deleted job, whose messages are acknowledged but not stored."""
 

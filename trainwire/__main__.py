@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from trainwire.cli.extras import install_hint
+from trainwire.cli.extras import command_hint
 from trainwire.stack.errors import KILLED_BY_CTRL_C, Problem
 
 EXIT_PROBLEM = 1
@@ -32,7 +32,7 @@ def _run() -> None:
         from trainwire.cli.application import NotInstalled, build  # noqa: PLC0415 - typer comes with an extra
     except ModuleNotFoundError as exc:
         command = next((name for name in sys.argv[1:2] if not name.startswith("-")), None)
-        _exit(install_hint(str(exc.name), command), EXIT_NOT_INSTALLED)
+        _exit(command_hint(str(exc.name), command), EXIT_NOT_INSTALLED)
     try:
         build(sys.argv[1:])(prog_name="trainwire")
     except NotInstalled as exc:

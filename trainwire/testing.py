@@ -81,6 +81,7 @@ class RecordedRun(Run):
             self.rank,
             self._settings,
             self._history.note_checkpoint,
+            began_ns=self._started_at,
             resume_step=sending.outbox.origin.resume_step,
         )
 
@@ -232,6 +233,11 @@ class _Recorder(Sender):
     def is_started(self) -> bool:
         """Always True, because there is no thread to start."""
         return True
+
+    @property
+    def is_reachable(self) -> bool:
+        """Always False, because there is no server."""
+        return False
 
     def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
         """Record the messages that are still in the outbox."""

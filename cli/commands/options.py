@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
 
 from trainwire.cli.numbers import whole
+from trainwire.ingest.settings.variables import URL_VARIABLE
 from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.redis_urls import shown_url
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.wire.validation import MAX_ID
+from trainwire.stack.errors import Problem
 from trainwire.stack.locate import Address, adopt, locate
+from trainwire.stores.local_hosts import is_loopback
 
 DataDir = Annotated[
     Path | None,
@@ -42,8 +48,28 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 def servers(data_dir: Path | None) -> Address:
     """Return the addresses of the servers to use; settings of a running stack are copied to `os.environ`."""
     address = locate(data_dir, os.environ)
+    if data_dir is None and not os.environ.get("DATABASE_URL"):
+        _check_no_other_gateway(address)
     adopt(address.settings, os.environ)
     return address
+
+
+def _check_no_other_gateway(address: Address) -> None:
+    """Raise `Problem` if TRAINWIRE_URL names another server than the running stack at `address`.
+
+    Trainers and `Client` use TRAINWIRE_URL then: the jobs of the stack would be mistaken for theirs.
+    """
+    url = os.environ.get(URL_VARIABLE)
+    if not url or address.data_dir is None:
+        return
+    named, own = urlsplit(url), urlsplit(address.gateway_url or "")
+    is_own = named.port == own.port and is_loopback(named.hostname or "")
+    if not is_own:
+        raise Problem(
+            f"{URL_VARIABLE}={shown_url(url)} names a gateway, and this command reads from Postgres: set "
+            f"DATABASE_URL to its Postgres, or write --data-dir {shlex.quote(str(address.data_dir))} for the "
+            "trainwire that runs here"
+        )
 
 
 def write_json(document: object) -> None:

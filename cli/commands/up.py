@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import socket
-import sys
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -16,6 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from trainwire.cli.invocation import own_command
 from trainwire.cli.numbers import whole_option
 from trainwire.cli.terminal import say
 from trainwire.ingest.destinations import ANY_STACK, name_of
@@ -62,8 +61,10 @@ def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
     """
     _stop_on_signals(stack)
     spool: SpoolWatch | None = None
+    is_started = False
     try:
         stack.start()
+        is_started = True
         if not stack.stop_requested:
             _say_ready(stack, folder, no_loki)
             redis_url = stack.address.need_redis_url()
@@ -76,7 +77,10 @@ def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
         if not stack.stop_requested:
             raise
     finally:
-        say("stopping (ctrl-C again kills)")
+        if stack.stop_requested:
+            say("stopping (ctrl-C again kills)")
+        elif is_started:
+            say("stopping")
         if spool is not None:
             spool.stop()
         stack.stop()
@@ -125,7 +129,7 @@ def _say_ready(stack: Stack, folder: Path, no_loki: str | None) -> None:
     if stack.late:
         say(f"Not ready yet: {', '.join(stack.late)}. The address is printed as soon as it answers.")
     say("In another terminal:")
-    command = "trainwire" if shutil.which("trainwire") else sys.argv[0]
+    command = own_command()
     which = "" if folder == default_data_dir(os.environ) else f" --data-dir {shlex.quote(str(folder))}"
     say(f"  {command} run{which} -- python train.py")
     say(f"  {command} status{which} last")

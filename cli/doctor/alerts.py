@@ -8,9 +8,9 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from trainwire.schemas.extras import install_command
 from trainwire.stores.postgres.alerts import DestinationHealth, destination_health
 from trainwire.stores.postgres.deliveries import counted
-from trainwire.workers.alerts.notifications import INSTALL
 from trainwire.workers.alerts.rules_file import UnsetVariable, WrongRules, load_rules
 from trainwire.workers.findings import Findings, Part
 
@@ -34,7 +34,7 @@ def check(path: Path, connection: Connection) -> Findings:
     yield PART.ok("rules", f"{path} has {counted(len(rules.rules), 'rule')} and {destinations}")
     needs_apprise = any(destination.apprise is not None for destination in rules.destinations.values())
     if needs_apprise and find_spec("apprise") is None:
-        yield PART.error("apprise", "the package apprise is not installed here", INSTALL)
+        yield PART.error("apprise", "the package apprise is not installed here", install_command("alerts"))
     for name in rules.destinations:
         yield from _destination(name, destination_health(connection, name))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, Final
 
+from trainwire.schemas.extras import install_hint
 from trainwire.stack.errors import Problem
 
 MAX_STEP: Final = 10**12 - 1
@@ -28,7 +29,7 @@ def arrow() -> tuple[ModuleType, ModuleType]:
         import pyarrow  # noqa: PLC0415 - an optional package, and half a second
         import pyarrow.parquet  # noqa: PLC0415
     except ImportError as exc:
-        raise Problem('pyarrow is not installed: pip install "trainwire[parquet]"') from exc
+        raise Problem(install_hint("pyarrow", "parquet")) from exc
     return pyarrow, pyarrow.parquet
 
 

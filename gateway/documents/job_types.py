@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from trainwire.schemas.non_finite import Number
 from trainwire.schemas.wire.messages import Status
+from trainwire.stores.postgres.jobs.job_pages import JobGroup
 
 Numbers = dict[str, Number]
 
@@ -164,22 +165,10 @@ class JobReferences(msgspec.Struct, frozen=True, kw_only=True):
     also_named: int | None
 
 
-class JobGroupItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of jobs with one value of a field, and of the running and failed ones among them.
-
-    A `value` of null means that the jobs have no value.
-    """
-
-    value: str | None
-    jobs: int
-    running: int
-    failed: int
-
-
 class JobGroups(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of jobs by the value of a field; if `complete` is false, the field has more values than these."""
 
-    items: list[JobGroupItem]
+    items: list[JobGroup]
     complete: bool
 
 

@@ -172,6 +172,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "open_sources": ["0-7f3a91c2"],
         "silent_sources": [],
         "absent_ranks": [],
+        "shared_ranks": [],
     },
     "DeletionReport": _example(DeletionReport, _DELETION),
     "Deliveries": {"items": [_DELIVERY]},

@@ -48,6 +48,14 @@ class RankGap(msgspec.Struct, frozen=True, kw_only=True):
     ranges: list[tuple[int, int]]
 
 
+class RankShare(msgspec.Struct, frozen=True, kw_only=True):
+    """A rank of an attempt that several trainers (`sources`) had at the same time."""
+
+    attempt: int
+    rank: int
+    sources: list[str]
+
+
 class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of messages: produced = stored + dead_lettered + missing + lost + dropped; `line` is a summary.
 
@@ -69,6 +77,7 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
     open_sources: list[str]
     silent_sources: list[str]
     absent_ranks: list[RankGap]
+    shared_ranks: list[RankShare]
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,6 @@ from trainwire.gateway.documents.job_documents import job_detail, job_items
 from trainwire.gateway.documents.job_types import (
     FieldNames,
     JobDetail,
-    JobGroupItem,
     JobGroups,
     JobPage,
     Provenance,
@@ -26,6 +25,7 @@ from trainwire.gateway.documents.response_types import (
     Gap,
     Loss,
     RankGap,
+    RankShare,
     document_from,
 )
 from trainwire.gateway.http.problems import unknown_job, wrong_value
@@ -150,8 +150,7 @@ def groups(
     query = JobQuery(where=where, statuses=status, search=search, with_archived=archived)
     with resources.reading() as connection:
         found = find_groups(connection, query, field, MAX_GROUPS + 1)
-    items = [document_from(JobGroupItem, group) for group in found[:MAX_GROUPS]]
-    return json_response(JobGroups(items=items, complete=len(found) <= MAX_GROUPS))
+    return json_response(JobGroups(items=found[:MAX_GROUPS], complete=len(found) <= MAX_GROUPS))
 
 
 @router.get("/jobs/fields", responses=described(FieldNames))
@@ -196,6 +195,7 @@ def completeness(resources: ResourcesDep, job_id: JobId) -> Response:
             gaps=[Gap(source=row.source, kind=row.kind, ranges=list(row.gaps)) for row in found.gaps],
             losses=[Loss(source=row.source, kind=row.kind, ranges=list(row.lost)) for row in found.losses],
             absent_ranks=[document_from(RankGap, ranks) for ranks in found.absent_ranks],
+            shared_ranks=[document_from(RankShare, rank) for rank in found.shared_ranks],
         )
     )
 

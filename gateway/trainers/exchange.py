@@ -30,6 +30,7 @@ def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> 
         return answer
     reports = streams.read_reports(request.acks or _SOME_KIND)
     answer.is_job_deleted, answer.stop = reports.is_job_deleted, reports.stop
+    answer.is_unknown_resume = reports.is_unknown_resume
     answer.acks = {kind: reports.acks[kind] for kind in request.acks}
     if reports.must_hold:
         answer.hold = True
@@ -48,7 +49,8 @@ def _send_heartbeat(streams: SourceStreams, request: ExchangeRequest, answer: Ex
     claim = request.claim
     if request.has_ended:
         if claim is not None:
-            streams.withdraw(claim)
+            found = streams.withdraw(claim)
+            answer.claim = found if isinstance(found, bytes) else None
     elif request.heartbeat is not None:
         reply = streams.write_heartbeat(request.heartbeat, claim)
         answer.is_alive, answer.stop = reply.is_taken, reply.stop

@@ -7,11 +7,12 @@ import json
 import math
 import re
 import signal
-from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trainwire.ingest.hooks.caught import PRINTED, Caught
+from trainwire.schemas.non_finite import is_beyond_float
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ MATCH_TIMEOUT_S: Final = 5.0
 _MOST_CHARS: Final = 4000
 _STEPS: Final = ("step", "global_step", "iteration", "iter")
 _EPOCH: Final = "epoch"
+_BEYOND_FLOATS: Final = "numbers beyond the range of a float (1.8e308)"
 _NON_FINITE: Final = re.compile(r"(?<=: )(nan|-?inf)(?=[,}])")
 
 
@@ -32,14 +34,14 @@ class PrintedMetrics:
 
     def __init__(self, caught: Caught, patterns: Sequence[str] = ()) -> None:
         self._caught = caught
-        self._matcher = PatternMatcher(patterns) if patterns else None
+        self._matcher = PatternMatcher(patterns, self._note_slow) if patterns else None
         self._has_fractions = False
         """Whether epochs are printed as fractions, such as 0.5 in the middle of the first one."""
 
     def take(self, lines: Sequence[str], ts: int) -> None:
         """Find metrics in lines printed at `ts` (nanoseconds since 1970), and add them to the job."""
         if self._matcher is not None:
-            found = self._by_pattern(self._matcher, lines)
+            found = self._matcher.values(lines)
         else:
             found = [
                 values
@@ -48,6 +50,8 @@ class PrintedMetrics:
                 if (values := json_values(line) or dict_values(line)) is not None
             ]
         for each in found:
+            if each.beyond:
+                self._caught.not_taken(PRINTED, _BEYOND_FLOATS, each.beyond)
             numbers, epoch = self._with_fraction(each.values, each.epoch)
             self._caught.metrics(PRINTED, numbers, ts=ts, step=each.step, epoch=epoch)
 
@@ -55,6 +59,13 @@ class PrintedMetrics:
         """Kill the child process that matches the user's patterns, if there is one."""
         if self._matcher is not None:
             self._matcher.close()
+
+    def _note_slow(self, pattern: str) -> None:
+        self._caught.failed(
+            f"--metrics-regex {pattern!r}",
+            f"a line took longer than {MATCH_TIMEOUT_S:g} s, so it is not applied any more: avoid nested "
+            "repetitions such as (a+)+",
+        )
 
     def _with_fraction(
         self, values: dict[str, float], epoch: float | None
@@ -71,20 +82,17 @@ class PrintedMetrics:
             return values, epoch
         return {**values, _EPOCH: epoch}, math.ceil(epoch)
 
-    def _by_pattern(self, matcher: PatternMatcher, lines: Sequence[str]) -> list[PrintedValues]:
-        try:
-            return matcher.values(lines)
-        except PatternTooSlowError as exc:
-            self._caught.failed("--metrics-regex", str(exc))
-            return []
-
 
 class PrintedValues(NamedTuple):
-    """The metrics found in one printed line, and the step and epoch; None if the line does not give them."""
+    """The metrics found in one printed line, and the step and epoch; None if the line does not give them.
+
+    `beyond` counts numbers that are left out because they are beyond the range of a float.
+    """
 
     values: dict[str, float]
     step: float | None
     epoch: float | None
+    beyond: int = 0
 
 
 def json_values(line: str) -> PrintedValues | None:
@@ -93,7 +101,7 @@ def json_values(line: str) -> PrintedValues | None:
     The object must have a step or an epoch, and only numbers as values, because structured logs are JSON with
     texts too.
     """
-    return _checked(line, json.loads, are_texts_numbers=False)
+    return _checked(line, _json, are_texts_numbers=False)
 
 
 def dict_values(line: str) -> PrintedValues | None:
@@ -105,49 +113,66 @@ def dict_values(line: str) -> PrintedValues | None:
     return _checked(line, _literal, are_texts_numbers=True)
 
 
+def _json(text: str) -> Any:
+    return json.loads(text, parse_constant=_Named)
+
+
+class _Named(float):
+    """NaN or an infinity that is printed by its name."""
+
+
 def _literal(text: str) -> Any:
     return ast.literal_eval(_NON_FINITE.sub(r"'\1'", text))
-
-
-class PatternTooSlowError(RuntimeError):
-    """A regular expression of the user took too long for a line; no further lines are matched."""
 
 
 class PatternMatcher:
     """Matches the user's regular expressions in a child process.
 
     A pattern may take practically forever for a line, while `re` holds the global interpreter lock. A thread would
-    then block the launcher; a child process can be killed.
+    then block the launcher; a child process can be killed. `on_slow` is then called with the pattern, which is not
+    applied any more.
     """
 
-    def __init__(self, patterns: Sequence[str]) -> None:
-        # Here, because process pools take 13 ms to import.
-        from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
-        from multiprocessing import get_context  # noqa: PLC0415
-
-        self._patterns = tuple(patterns)
-        self._pool: ProcessPoolExecutor | None = ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=_ignore_interrupts
-        )
+    def __init__(self, patterns: Sequence[str], on_slow: Callable[[str], object]) -> None:
+        self._patterns = list(patterns)
+        self._on_slow = on_slow
+        self._pool: ProcessPoolExecutor | None = None
+        self._is_closed = False
 
     def values(self, lines: Sequence[str]) -> list[PrintedValues]:
         """Return the metrics that the patterns find in `lines`.
 
-        Raise `PatternTooSlowError` after `MATCH_TIMEOUT_S` seconds; later calls return an empty list.
+        The metrics that several patterns find in one line belong together. Each pattern has `MATCH_TIMEOUT_S`
+        seconds.
         """
-        if self._pool is None:
-            return []
-        try:
-            return self._pool.submit(values_of_lines, self._patterns, tuple(lines)).result(MATCH_TIMEOUT_S)
-        except (TimeoutError, BrokenExecutor) as exc:
-            self.close()
-            raise PatternTooSlowError(
-                f"a line took longer than {MATCH_TIMEOUT_S:g} s, so the patterns are not applied any more: avoid "
-                "nested repetitions such as (a+)+"
-            ) from exc
+        found = []
+        for pattern in tuple(self._patterns):
+            try:
+                matches = self._started().submit(groups_of_lines, pattern, tuple(lines))
+                found.append(matches.result(MATCH_TIMEOUT_S))
+            except (TimeoutError, BrokenExecutor, CancelledError, RuntimeError):
+                self._kill()
+                if self._is_closed:
+                    return []
+                self._patterns.remove(pattern)
+                self._on_slow(pattern)
+        return values_of_groups(found)
 
     def close(self) -> None:
         """Kill the child process."""
+        self._is_closed = True
+        self._kill()
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Here, because process pools take 13 ms to import.
+            from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+            from multiprocessing import get_context  # noqa: PLC0415
+
+            self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+        return self._pool
+
+    def _kill(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
             for process in list((pool._processes or {}).values()):  # noqa: SLF001 - a public method comes with 3.14
@@ -191,25 +216,33 @@ def names_metrics(pattern: str) -> bool:
     return bool(re.compile(pattern).groupindex.keys() - {*_STEPS, _EPOCH})
 
 
-def values_of_lines(patterns: Sequence[str], lines: Sequence[str]) -> list[PrintedValues]:
-    """Return one `PrintedValues` for each line that matches a pattern.
+def groups_of_lines(pattern: str, lines: Sequence[str]) -> list[dict[str, str]]:
+    """Return the named groups of all matches of a pattern, for each line."""
+    return [_groups(pattern, line) for line in lines]
 
-    If several patterns match a line, their metrics are merged.
+
+def _groups(pattern: str, line: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for match in re.finditer(pattern, line[:_MOST_CHARS]):
+        groups = {name: text for name, text in match.groupdict().items() if text is not None}
+        if "name" in groups and "value" in groups:
+            groups[groups.pop("name")] = groups.pop("value")
+        found.update(groups)
+    return found
+
+
+def values_of_groups(found: Iterable[Sequence[Mapping[str, str]]]) -> list[PrintedValues]:
+    """Return one `PrintedValues` for each line with a metric.
+
+    `found` has the results of `groups_of_lines` for several patterns and the same lines.
     """
-    found = (_pattern_values(patterns, line) for line in lines)
-    return [values for values in found if values is not None]
-
-
-def _pattern_values(patterns: Sequence[str], line: str) -> PrintedValues | None:
-    found: dict[str, Any] = {}
-    for pattern in patterns:
-        for match in re.finditer(pattern, line[:_MOST_CHARS]):
-            groups = {name: text for name, text in match.groupdict().items() if text is not None}
-            if "name" in groups and "value" in groups:
-                groups[groups.pop("name")] = groups.pop("value")
-            found.update(groups)
-    numbers = {name: number for name, text in found.items() if (number := _number(text, True)) is not None}
-    return _split(numbers)
+    values = []
+    for of_line in zip(*found, strict=True):
+        groups = {name: text for of_pattern in of_line for name, text in of_pattern.items()}
+        numbers = {name: number for name, text in groups.items() if (number := _number(text, True)) is not None}
+        if (line := _split(numbers)) is not None:
+            values.append(line)
+    return values
 
 
 def _checked(line: str, parse: Any, *, are_texts_numbers: bool) -> PrintedValues | None:
@@ -227,21 +260,36 @@ def _checked(line: str, parse: Any, *, are_texts_numbers: bool) -> PrintedValues
 
 
 def _split(numbers: dict[str, float]) -> PrintedValues | None:
+    beyond = [name for name, number in numbers.items() if number is _BEYOND]
+    for name in beyond:
+        del numbers[name]
     step = next((numbers.pop(name) for name in _STEPS if name in numbers), None)
     epoch = numbers.pop(_EPOCH, None)
     values = {name: float(number) for name, number in numbers.items()}
-    return PrintedValues(values, step, None if epoch is None else float(epoch)) if values else None
+    if not values and not beyond:
+        return None
+    return PrintedValues(values, step, None if epoch is None else float(epoch), len(beyond))
+
+
+_BEYOND: Final = _Named(math.inf)
+"""Takes the place of a number beyond the range of a float."""
 
 
 def _number(value: object, are_texts_numbers: bool) -> float | None:
     """Return `value` if it is a number (or a text of one, if `are_texts_numbers`), else None.
 
-    Integers are not converted to float, because a step may exceed the precision of a float.
+    Integers are not converted to float, because a step may exceed the precision of a float. A number beyond the
+    range of a float becomes `_BEYOND`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | (str if are_texts_numbers else float)):
         return None
     try:
         number = float(value)
-        return int(value) if isinstance(value, int) or str(value).strip().isdecimal() else number
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
+    except OverflowError:  # of an integer
+        return _BEYOND
+    # Names of infinities are parsed as texts or `_Named`.
+    if is_beyond_float(number, value) if isinstance(value, str) else type(value) is float and math.isinf(value):
+        return _BEYOND
+    return int(value) if isinstance(value, int) or str(value).strip().isdecimal() else number

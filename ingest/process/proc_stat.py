@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Final
 
 PARENT: Final = 1
@@ -18,3 +20,16 @@ def proc_stat(pid: int) -> list[bytes]:
     except OSError:
         return []
     return fields if len(fields) > START_TIME else []
+
+
+def start_time_s(pid: int) -> float | None:
+    """Return the start time of process `pid` in seconds since 1970; None if it does not run, or is unknown."""
+    fields = proc_stat(pid)
+    if not fields or fields[0] in (b"Z", b"X"):
+        return None
+    try:
+        with open("/proc/uptime", "rb") as file:
+            uptime_s = float(file.read().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return time.time() - uptime_s + int(fields[START_TIME]) / os.sysconf("SC_CLK_TCK")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec.structs import replace
 
 from trainwire.ingest.process.clock import monotonic_s
+from trainwire.ingest.process.proc_stat import start_time_s
 from trainwire.ingest.settings.setting_groups import Vitals
 from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim, read_claim
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN
@@ -31,6 +32,8 @@ LEAST_PAUSES: Final = 10
 """Number of pauses that must be measured before `usual_pause_s` is known."""
 USUAL_PAUSE_FACTOR: Final = 3.0
 LEAST_USUAL_PAUSE_S: Final = 600.0
+START_PRECISION_S: Final = 1.0
+"""Tolerance in seconds when the start time of a process is compared with a time of the wall clock."""
 
 
 class UnsentCounts(NamedTuple):
@@ -143,6 +146,9 @@ class SourceHeartbeat:
         self._due_at = clock()
         self._rival: Heartbeat | None = None
         self._has_warned = False
+        self._informs: str | None = None
+        """The claimant hash of a live process that our next claim replaces, to inform it of this process."""
+        self._has_informed = False
         self.is_known = False
         """Whether Redis has accepted a heartbeat of this source."""
         self.stop = StopSignal()
@@ -160,9 +166,16 @@ class SourceHeartbeat:
 
     def note_answer(self, claim: object, *, is_taken: bool) -> None:
         """Record the response to a heartbeat: the claim in Redis, and whether the heartbeat was accepted."""
-        if self.may_claim:
-            self.may_take(claim)  # warns of another process
+        informed = self._informs
+        self.note_claim(claim)
         self.note_outcome(is_taken=is_taken)
+        if self._informs != informed and self._informs is not None and is_taken:
+            self._due_at = self._clock()  # this process may end soon
+
+    def note_claim(self, claim: object) -> None:
+        """Record the claim of the rank in Redis, and warn if another live process has the rank."""
+        if self.may_claim:
+            self.may_take(claim)
 
     def note_outcome(self, *, is_taken: bool) -> None:
         """Set the time of the next heartbeat: an interval from now, or earlier if this one was not accepted."""
@@ -198,23 +211,38 @@ class SourceHeartbeat:
             pid=os.getpid(),
             since=self._since,
             every_s=self._vitals.interval_s,
+            rival=self._informs,
         )
 
     def may_take(self, claim: object) -> bool:
         """Return whether this process may claim its rank, given the `claim` in Redis.
 
-        Warn once if a live process has the rank. A process counts as live once it has renewed its claim between
-        two calls. The claim of a killed process expires.
+        Warn once if a live process has the rank. A process counts as live if it runs on this machine, if it has
+        renewed its claim between two calls, or if it has replaced our claim to inform us. The claim of a killed
+        process expires.
         """
         holder = read_claim(claim)
         if holder is None or holder.source == self.claimant:
             return True
+        if holder.rival == self.claimant:
+            self._warn_of(holder)
+            return True  # it has replaced our claim to inform us
+        if self._informs == holder.source:  # our claim has replaced its claim, or does so now
+            self._informs = None if self._has_informed else self._informs
+            self._has_informed = True
+            return False
         seen, self._rival = self._rival, holder
-        is_alive = seen is not None and seen.source == holder.source and holder.at > seen.at
-        if is_alive and not self._has_warned:
-            self._has_warned = True
-            logger.warning("%s", self.conflict_text(holder))
+        is_renewed = seen is not None and seen.source == holder.source and holder.at > seen.at
+        if is_renewed or _runs_here(holder):
+            if not self._has_warned:
+                self._informs = holder.source
+            self._warn_of(holder)
         return False
+
+    def _warn_of(self, rival: Heartbeat) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("%s", self.conflict_text(rival))
 
     def conflict_text(self, rival: Heartbeat) -> str:
         """Return a warning that names both processes with the same rank, and the remedy."""
@@ -228,6 +256,17 @@ class SourceHeartbeat:
             f"and another ({there}); nothing is lost, but their messages are mixed. End one of them, or give it a "
             "rank (TRAINWIRE_RANK), an attempt (TRAINWIRE_ATTEMPT) or a job id of its own"
         )
+
+
+def _runs_here(holder: Heartbeat) -> bool:
+    """Return whether the process with this claim certainly runs on this machine, and is not this process.
+
+    A process that started after the claim's `since` is another one with the same number.
+    """
+    if holder.host != os.uname().nodename or holder.pid in (None, os.getpid()) or holder.since is None:
+        return False
+    started_s = start_time_s(holder.pid)
+    return started_s is not None and started_s <= holder.since + START_PRECISION_S
 
 
 def _reason(text: str | None) -> str:

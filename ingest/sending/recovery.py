@@ -110,6 +110,12 @@ def send_leftovers(
             source_timing = timing
 
 
+def is_of_run(path: Path, since_ns: int) -> bool:
+    """Return whether the folder of a source is that of a process of the run that began at `since_ns`."""
+    about = read_about(path)
+    return about is not None and about.since_ns == since_ns
+
+
 def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeout_s: float) -> Leftover:
     try:
         outbox, inferred_end = resumed(Spool(folder, NO_LIMIT))

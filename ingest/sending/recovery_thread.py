@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -41,19 +41,7 @@ def _recover(
     wait_s = RECOVERY_DELAY_S
     while not stop.wait(wait_s):
         try:
-            with importing():
-                from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
-            recovered = send_leftovers(
-                folder,
-                destination.locate(),
-                timing,
-                RECOVERY_TIMEOUT_S,
-                servers={destination.server},
-                stop=stop,
-                token=destination.token,
-            )
-            for found in recovered:
-                logger.info("job %s: %s", found.about.job_id, found.receipt)
+            _send(folder, destination, timing, RECOVERY_TIMEOUT_S, stop=stop)
         except NoServer:
             return  # the `trainwire up` that is started later sends them
         except Exception as exc:
@@ -62,3 +50,54 @@ def _recover(
             wait_s = min(2 * wait_s, RECOVERY_TIMEOUT_S)
         else:
             return
+
+
+def send_for_children(
+    folders: Collection[Path], destination: Destination, timing: Timing, timeout_s: float, *, since_ns: int
+) -> None:
+    """Send those source folders of a spool whose processes have ended and reported to the run of `since_ns`.
+
+    `since_ns` is the start of the run, in nanoseconds since 1970. Waits `timeout_s` seconds at most. Errors are
+    ignored: the next run with this spool sends them.
+    """
+
+    def send(spool: Path) -> None:
+        with importing():
+            from trainwire.ingest.sending.recovery import is_of_run  # noqa: PLC0415
+        _send(
+            spool,
+            destination,
+            timing,
+            timeout_s,
+            is_due=lambda path: path in folders and is_of_run(path, since_ns),
+        )
+
+    with suppress(OSError, RuntimeError):  # no threads at the end of the interpreter
+        for spool in {path.parent for path in folders}:
+            start_daemon(partial(send, spool), "trainwire-children").join(timeout_s)
+
+
+def _send(
+    folder: Path,
+    destination: Destination,
+    timing: Timing,
+    timeout_s: float,
+    *,
+    stop: threading.Event | None = None,
+    is_due: Callable[[Path], bool] = lambda _: True,
+) -> None:
+    """Send the due source folders of ended processes for this server."""
+    with importing():
+        from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
+    recovered = send_leftovers(
+        folder,
+        destination.locate(),
+        timing,
+        timeout_s,
+        servers={destination.server},
+        stop=stop,
+        is_due=is_due,
+        token=destination.token,
+    )
+    for found in recovered:
+        logger.info("job %s: %s", found.about.job_id, found.receipt)

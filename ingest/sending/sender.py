@@ -90,6 +90,11 @@ class Sender:
         """Return whether the thread was started."""
         return self._thread is not None
 
+    @property
+    def is_reachable(self) -> bool:
+        """Return whether the last attempt to reach the server, if there was one, did not fail."""
+        return self._outage.since is None and not self.is_refused
+
     def start(self) -> bool:
         """Start the thread and return True.
 
@@ -228,6 +233,8 @@ class Sender:
             self._has_answered = True
         if answer.is_job_deleted:
             self._outbox.note_job_deleted()
+        if answer.is_unknown_resume:
+            self._warn_of_unknown_resume()
         if answer.stop is not None and self._heartbeat is not None:
             self._heartbeat.stop.note(self._heartbeat.origin.job_id, answer.stop)
         # First: the acknowledgements are older than the messages that were sent with the same request.
@@ -242,6 +249,14 @@ class Sender:
         if batches or kinds or (self._outbox.is_all_sent and not self._outbox.awaited()):
             self._outage.note_success()
         return bool(batches) or has_resends
+
+    def _warn_of_unknown_resume(self) -> None:
+        origin = self._outbox.origin
+        self._warn(
+            "%s, and no earlier attempt of it is stored: check the number (`trainwire jobs` lists all), or leave "
+            "out resume_from_step for a new job",
+            f"job {origin.job_id} resumes from step {origin.resume_step}",
+        )
 
     def _is_time_for_acks(self, *, has_messages: bool) -> bool:
         if not self._outbox.sent_kinds():

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -23,7 +24,7 @@ from trainwire.ingest.sending.buffer import Buffer, LogType
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat, StopSignal
 from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.sending.recovery_thread import start_recovery
+from trainwire.ingest.sending.recovery_thread import send_for_children, start_recovery
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.sending.session_warnings import SessionWarnings
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
@@ -31,6 +32,8 @@ from trainwire.ingest.spool.access import spool_opener
 from trainwire.schemas.wire.messages import Checkpoint, Completion, Metrics, Point
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trainwire.ingest.arguments import WrongArgument
     from trainwire.ingest.sending.sampling import LineSampler
     from trainwire.ingest.uploads.uploads import UploadChoice, Uploads
@@ -45,6 +48,8 @@ RESERVED_S: Final = 3.0
 """The part of a timeout, in seconds, that uploads leave for the messages."""
 PROVENANCE_WAIT_S: Final = 1.0
 """Seconds for which the end of a short run waits until its provenance is collected."""
+CHILDREN_TIMEOUT_S: Final = 2.0
+"""Seconds for which the end of a run sends what its ended child processes have left in the spool."""
 CHILD_FLUSH_S: Final = 2.0
 """Seconds for which the end of a forked child waits until its own messages are sent."""
 
@@ -60,13 +65,15 @@ class Session:
         settings: TrainerSettings,
         note_checkpoint: Callable[[Checkpoint], None],
         *,
-        joined_run_of_ns: int | None = None,
+        began_ns: int,
+        is_joined: bool = False,
         resume_step: int | None = None,
     ) -> None:
         """Begin a session, which accepts values from now on.
 
-        If this run joins the run of another process, `joined_run_of_ns` is the start of the latter, in nanoseconds
-        since 1970. If `resume_step` is set, the attempt is a new one, even if the previous one has not ended.
+        `began_ns` is the start of the run, in nanoseconds since 1970. It is that of another process if this run
+        joins the run of that process (`is_joined`). If `resume_step` is set, the attempt is a new one, even if the
+        previous one has not ended.
         """
         self._job_id = job_id
         self._attempt = attempt
@@ -74,10 +81,10 @@ class Session:
         self._settings = settings
         self.destination = destination_of(settings)
         self._note_checkpoint = note_checkpoint
-        self._since_ns = joined_run_of_ns or time.time_ns()
+        self._since_ns = began_ns
         """The start of the attempt, which each source of this run reports, forked children included."""
         self._resume_step = resume_step
-        self._creator_pid = os.getpid() if joined_run_of_ns is None else None
+        self._creator_pid = None if is_joined else os.getpid()
         self._begin()
         if settings.strict:
             self._check_start()
@@ -234,6 +241,8 @@ class Session:
                 self.buffer.stop_waiting()
                 for log_type, notice in (self._sampler.close() if self._sampler else {}).items():
                     self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
+                if self.is_creator:
+                    timeout_s -= self._send_for_children(min(CHILDREN_TIMEOUT_S, timeout_s / 4))
                 self.buffer.close(completion() if self.is_creator else self._childs_completion())
                 if self._sender.is_started or not self.buffer.is_empty:
                     self._sender.finish(timeout_s, may_leave=not self._settings.strict)
@@ -247,6 +256,35 @@ class Session:
     def stop(self) -> StopSignal:
         """Return the request to stop this process."""
         return self._heartbeat.stop
+
+    def should_stop(self) -> bool:
+        """Return whether a request to stop has arrived.
+
+        A child process then leaves a file for the process that created the run, which may not read the request.
+        A child process that has not reported anything begins to receive requests with the first call.
+        """
+        is_asked = self.stop.received.is_set()
+        if not self.is_creator:
+            if not self._sender.is_started:
+                self.take_metric_late(Metrics(ts=time.time_ns()))
+            if is_asked and self._stop_mark is not None:
+                with suppress(OSError):  # the job is then shown as completed
+                    self._stop_mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    self._stop_mark.touch(mode=0o600)
+        return is_asked
+
+    def has_stopped_children(self) -> bool:
+        """Return whether a child process of this run has read a request to stop, and forget that it has."""
+        if not self.is_creator or self._stop_mark is None or not self._stop_mark.exists():
+            return False
+        with suppress(OSError):
+            self._stop_mark.unlink()
+        return True
+
+    @property
+    def _stop_mark(self) -> Path | None:
+        folder = self._settings.spool.folder
+        return None if folder is None else folder / f"stopped-{self._job_id}-{self._since_ns}"
 
     @property
     def is_creator(self) -> bool:
@@ -310,6 +348,20 @@ class Session:
                 stop=self.finished,
                 warn=partial(self.warn_once, "recovery"),
             )
+
+    def _send_for_children(self, timeout_s: float) -> float:
+        """Send what ended child processes of this run have left in the spool; return the seconds that it took.
+
+        It is sent before the completion of the run: otherwise the job would be shown as complete without it.
+        """
+        spool, source, began_s = self._settings.spool.folder, self.outbox.origin.source, monotonic_s()
+        if spool is not None and self._sender.is_reachable:
+            others = [path for path in spool.glob(f"{self._job_id}-*") if not path.name.endswith(source)]
+            if others:
+                send_for_children(
+                    others, self.destination, self._settings.timing, timeout_s, since_ns=self._since_ns
+                )
+        return monotonic_s() - began_s
 
 
 def _new_sampler(lines_per_s: int | None) -> LineSampler | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from trainwire.ingest.destinations import ANY_STACK, NamedServer
+from trainwire.ingest.destinations import ANY_STACK, NamedServer, spool_variable_of
 from trainwire.ingest.server_names import shown_server
 
 if TYPE_CHECKING:
@@ -52,14 +52,15 @@ class SessionWarnings:
         is_kept = spooled >= unsent
         if is_kept and is_refused and self._settings.is_refused_alike:
             return  # the launcher logs the same of its messages
+        variable = spool_variable_of(self._settings.spool.folder)
         if isinstance(destination, NamedServer):
             host = shown_server(destination.locate())
             remedy = (
-                "the next run that reaches this server sends them; "
-                "`trainwire spool send --any-server` sends them to a running `trainwire up`"
+                f"the next run with this spool that reaches this server sends them; `{variable}trainwire spool "
+                "send --any-server` sends them to a running `trainwire up`"
             )
         else:
-            host, remedy = destination.server, "a `trainwire up` sends them as soon as it runs"
+            host, remedy = destination.server, f"`{variable}trainwire up` sends them as soon as it runs"
             if is_kept and host == ANY_STACK:
                 return  # logged when the run began
         kept = f"they are kept in {self._settings.spool.folder}: {remedy}"

@@ -21,18 +21,15 @@ _ONE_SLASH: Final = frozenset({"dbfs", "hdfs", "models", "runs", "viewfs", "webh
 
 
 def checkpoint_at(
-    path: object,
+    text: str,
     *,
     kind: str,
     epoch: int | None,
     step: int | None,
     metrics: dict[str, float] | None,
     is_best: bool | None,
-) -> Checkpoint | None:
-    """Return the description of a checkpoint at a local path or a URI; None if `path` is empty."""
-    text = location(path)
-    if not text:
-        return None
+) -> Checkpoint:
+    """Return the description of a checkpoint at `text`, a result of `location`."""
     return Checkpoint(
         ts=time.time_ns(),
         kind=kind,
@@ -63,6 +60,19 @@ def location(path: object) -> str:
             return _absolute("/" + unquote(rest.removeprefix("localhost/")))
         return text
     return _absolute(text) if text else ""
+
+
+def is_missing(text: str) -> bool:
+    """Return whether `text`, a result of `location`, is a local path at which there certainly is nothing."""
+    if is_uri(text) or not os.path.isabs(text):  # relative: the working folder was deleted
+        return False
+    try:
+        os.lstat(text)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):  # a folder without permission, a NUL in the path
+        pass
+    return False
 
 
 def is_uri(text: str) -> bool:

@@ -27,6 +27,7 @@ from trainwire.ingest.uploads.progress_bar import ProgressBar
 from trainwire.ingest.uploads.retry import UploadAbandoned, UploadRetry
 from trainwire.ingest.uploads.snapshots import NoSnapshot, Snapshot, Snapshots, adopted
 from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.schemas.extras import install_hint
 from trainwire.schemas.wire.messages import Checkpoint
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Uploads:
             return "it was reported by a forked process: only the process that created the run uploads"
         with suppress(OSError):  # no file descriptor is left to look for it: the upload waits for one
             if importlib.util.find_spec("boto3") is None:
-                return "boto3 is not installed: pip install 'trainwire[s3]'"
+                return install_hint("boto3", "s3")
         return None
 
     def _supersede(self, newer: _Pending) -> None:

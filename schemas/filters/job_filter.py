@@ -23,6 +23,7 @@ from trainwire.schemas.filters.values import VALUES, age_of, number_of
 MAX_DEPTH: Final = 50
 """Greatest depth of nested parentheses and `not` operators."""
 COMPARISONS: Final = ("=", "!=", "<", "<=", ">", ">=")
+ORDERINGS: Final = ("<", "<=", ">", ">=")
 MATCHES: Final = ("~", "!~")
 
 Value: TypeAlias = Decimal | str | bool | timedelta | datetime
@@ -190,7 +191,11 @@ class _Parser:
             raise WrongFilter(f"`{operator.text}` compares texts; use = != < <= > >=", operator.column)
         if operator.text not in ("=", "!=", *MATCHES) and field.type in ("word", "truth"):
             raise WrongFilter(f"`{operator.text}` has no meaning for {field.name}; use = or !=", operator.column)
+        token = self._token
         value = self._next_text() if operator.text in MATCHES else self._value(field)
+        if operator.text in ORDERINGS and field.type == "free" and isinstance(value, str) and not token.is_quoted:
+            problem = f"`{shown(token.text)}` is not a number; to compare texts, write it in quotes"
+            raise WrongFilter(problem, token.column)
         if operator.text == "!~":
             return Not(Compare(field, "~", value))
         return Compare(field, operator.text, value)
@@ -235,8 +240,7 @@ class _Parser:
         if field.type in VALUES:
             value: Value = VALUES[field.type](token)
             return value
-        is_quoted = any(piece.is_quoted for piece in token.pieces)
-        number = None if field.type == "text" or is_quoted else number_of(token.text)
+        number = None if field.type == "text" or token.is_quoted else number_of(token.text)
         return token.text if number is None else number
 
     def _time(self, token: Token) -> datetime:

@@ -33,6 +33,11 @@ class Token:
     text: str
     pieces: tuple[Piece, ...] = ()
 
+    @property
+    def is_quoted(self) -> bool:
+        """Whether the token, or a part of it, is in quotes."""
+        return any(piece.is_quoted for piece in self.pieces)
+
     def is_word(self, *words: str) -> bool:
         """Return whether the token is one of `words`, without quotes; case is ignored."""
         return len(self.pieces) == 1 and not self.pieces[0].is_quoted and self.text.lower() in words

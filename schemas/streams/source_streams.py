@@ -27,6 +27,7 @@ from trainwire.schemas.keys import (
     shard_of,
     stop_field,
     stream_key,
+    unknown_resume_field,
 )
 from trainwire.schemas.streams.clients import beside
 from trainwire.schemas.wire.entries import Entry
@@ -47,6 +48,8 @@ class StreamReports:
     acks: dict[Kind, AckFields] = field(default_factory=dict)
     stop: bytes | None = None
     """The request to stop the source, if there is one."""
+    is_unknown_resume: bool = False
+    """Whether the source resumes a job of which no earlier attempt is stored."""
 
 
 class HeartbeatReply(NamedTuple):
@@ -129,7 +132,10 @@ class SourceStreams:
         fields = (ack_field, missing_field, lost_field)
         names = [name(self._source, kind) for kind in kinds for name in fields]
         if names:
-            pipe.hmget(acks_key(self._job_id), [JOB_DELETED_FIELD, stop_field(self._source), *names])
+            pipe.hmget(
+                acks_key(self._job_id),
+                [JOB_DELETED_FIELD, stop_field(self._source), unknown_resume_field(self._source), *names],
+            )
 
     def _append(self, pipe: Any, batches: Mapping[Kind, Sequence[Entry]]) -> None:
         shard = self.shard
@@ -185,15 +191,21 @@ class SourceStreams:
             return reply, now_ms
         return (None, now_ms) if is_set or by_force else self.take_claim(claim, by_force=True)
 
-    def withdraw(self, claim: RankClaim) -> None:
-        """Delete the source's heartbeat, and the claim of the rank if this process holds it."""
+    def withdraw(self, claim: RankClaim) -> object:
+        """Delete the source's heartbeat, and the claim of the rank if this process holds it.
+
+        A claim that informs another process of this one (`rival`) stays until it expires. Returns Redis' reply to
+        the read of the claim.
+        """
         pipe = self._pipeline()
         pipe.hdel(alive_key(self.shard), alive_field(self._job_id, self._source))
         _get_claim(pipe, claim)
-        holder = read_claim(pipe.execute(raise_on_error=False)[1])
-        if holder is not None and holder.source == claim.holder.source:
+        reply = pipe.execute(raise_on_error=False)[1]
+        holder = read_claim(reply)
+        if holder is not None and holder.source == claim.holder.source and holder.rival is None:
             pipe.set(_claim_key(claim), b"", px=1)
             pipe.execute()
+        return reply
 
     def _read_time(self, pipe: Any) -> None:
         """Queue a TIME command in `pipe` for the server that has the heartbeats.
@@ -208,10 +220,10 @@ class SourceStreams:
 
 def _reports(kinds: Sequence[Kind], replies: Sequence[Any]) -> StreamReports:
     hold, *found = replies
-    values = iter(found[0] if found else [None, None])
-    is_deleted, stop = next(values) is not None, next(values)
+    values = iter(found[0] if found else [None, None, None])
+    is_deleted, stop, is_unknown_resume = next(values) is not None, next(values), next(values) is not None
     acks: dict[Kind, AckFields] = {kind: (next(values), next(values), next(values)) for kind in kinds}
-    return StreamReports(bool(hold), is_deleted, acks, stop)
+    return StreamReports(bool(hold), is_deleted, acks, stop, is_unknown_resume)
 
 
 def _appended(batches: Mapping[Kind, Sequence[Entry]], replies: Sequence[Any]) -> Appended:
@@ -238,11 +250,15 @@ def _get_claim(pipe: Any, claim: RankClaim) -> None:
 
 
 def _may_replace(reply: object, claim: RankClaim) -> bool:
-    """Return whether this process may write the claim: the key is empty, invalid, or held by this process."""
+    """Return whether this process may write the claim.
+
+    It may if the key is empty, invalid, or held by this process. To inform each other, two live processes of one
+    rank replace each other's claims once.
+    """
     if isinstance(reply, Exception) and not _is_wrong_type(reply):
         return False
-    holder = read_claim(reply)
-    return holder is None or holder.source == claim.holder.source
+    holder, own = read_claim(reply), claim.holder
+    return holder is None or own.source in (holder.source, holder.rival) or holder.source == own.rival
 
 
 def _milliseconds(time: tuple[int, int]) -> int:

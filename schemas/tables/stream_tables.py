@@ -61,10 +61,13 @@ source_positions = Table(
     Column("rank", Integer),
     Column("world_size", Integer, comment="number of ranks of the attempt, as the source stated it"),
     Column("is_launcher", Boolean, nullable=False, server_default=text("false")),
-    Column(
-        "began_at", DateTime(timezone=True), comment="start of the source that stated world_size, by its clock"
-    ),
+    Column("began_at", DateTime(timezone=True), comment="start of the process that created the run, by its clock"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column(
+        "ended_at",
+        DateTime(timezone=True),
+        comment="time of the completion that the source itself sent, by its clock",
+    ),
     Column(
         "is_behind",
         Boolean,

@@ -53,7 +53,8 @@ class ExchangeAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     error for the next entry. `hold` means that Redis is nearly full and that no entry was accepted. `acks` has the
     acknowledgement fields of each requested kind. `is_alive` is False if Redis refused the heartbeat. `claim` is
     the value of the rank's claim in Redis, and `now_ms` the time of the Redis server. `stop` is the request to
-    stop the source, if a user has made one.
+    stop the source, if a user has made one. `is_unknown_resume` is True if the source resumes a job of which no
+    earlier attempt is stored.
     """
 
     hold: bool = False
@@ -65,6 +66,7 @@ class ExchangeAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     claim: bytes | None = None
     now_ms: int = 0
     stop: bytes | None = None
+    is_unknown_resume: bool = False
 
 
 encode_exchange: Final = msgspec.msgpack.Encoder().encode

@@ -48,6 +48,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     unsent: Count | None = None
     spooled_bytes: Count | None = None
     dropped: Count | None = None
+    rival: Name | None = None
+    """In a claim: the `source` of the claim that it replaced, to inform that process, which is alive."""
 
 
 class RankClaim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

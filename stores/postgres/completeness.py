@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from sqlalchemy import Connection
@@ -16,11 +17,13 @@ from trainwire.schemas.wire.messages import FINISHED, Status
 from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.postgres.source_positions import (
     AbsentRanks,
+    SharedRank,
     SourcePosition,
     absent_ranks,
     count_numbers,
     find_positions,
     find_unnumbered,
+    shared_ranks,
 )
 
 State = Literal["open", "incomplete", "unproven", "accounted", "complete"]
@@ -60,6 +63,8 @@ class Completeness:
     """
     unnumbered: Mapping[str, int] = field(default_factory=dict)
     """Source -> number of its dead letters without a valid message number, which are not part of the sum."""
+    shared_ranks: tuple[SharedRank, ...] = ()
+    """Ranks that several trainers had at the same time, so that their messages are mixed in one attempt."""
 
     @property
     def state(self) -> State:
@@ -106,6 +111,7 @@ class Completeness:
             ("ended without a completion", self.silent_sources, ", "),
             ("not reported", [ranks.shown(self.attempt) for ranks in self.absent_ranks], "; "),
             ("completed without `produced` of every kind", self.uncounted_sources, ", "),
+            ("trainers at the same time", [rank.shown(self.attempt) for rank in self.shared_ranks], "; "),
             ("dead letters beyond the sum", [f"{n:,} of {source}" for source, n in self.unnumbered.items()], ", "),
         )
         shown = [f"; {title}: {_listed(items, separator)}" for title, items, separator in details if items]
@@ -113,12 +119,16 @@ class Completeness:
 
 
 def assess(
-    positions: Iterable[SourcePosition], attempt: int, status: Status, unnumbered: Mapping[str, int] | None = None
+    positions: Iterable[SourcePosition],
+    attempt: int,
+    status: Status,
+    unnumbered: Mapping[str, int] | None = None,
+    now: datetime | None = None,
 ) -> Completeness:
     """Compute the sum of a job's messages from the positions of its sources.
 
     `attempt` and `status` are those of the job's newest attempt. `unnumbered` maps a source to the number of its
-    dead letters that have no message number.
+    dead letters that have no message number. `now` is the time by the clock of Postgres.
     """
     rows = sorted(positions, key=lambda row: (row.source, row.kind))
     ended = {row.source for row in rows if row.has_completion}
@@ -155,6 +165,7 @@ def assess(
         absent_ranks=absent_ranks(rows),
         uncounted_sources=tuple(sorted(uncounted)),
         unnumbered=unnumbered or {},
+        shared_ranks=shared_ranks(rows, now or datetime.now(UTC)),
     )
 
 

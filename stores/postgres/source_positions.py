@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Final
 
 from sqlalchemy import Connection, func, select
@@ -13,6 +14,9 @@ from sqlalchemy import Connection, func, select
 from trainwire.schemas.tables import dead_letters, source_positions
 
 SHOWN_RANGES: Final = 10
+_RECENT: Final = timedelta(minutes=1)
+_CLOCK_SKEW: Final = timedelta(seconds=30)
+"""Tolerated difference between the clocks of a trainer and of Postgres."""
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -34,6 +38,11 @@ class SourcePosition:
     world_size: int | None = None
     is_launcher: bool = False
     began_at: datetime | None = None
+    """The start of the process, if it is the one that created its run and is no forked child."""
+    ended_at: datetime | None = None
+    """The time of the completion that the source itself sent."""
+    updated_at: datetime | None = None
+    """When the newest message was stored, by the clock of Postgres."""
 
     @property
     def made(self) -> int:
@@ -139,6 +148,67 @@ def _expected(rows: Iterable[SourcePosition]) -> tuple[int, set[int]]:
     size = newest.world_size or 0
     stated = {row.rank or 0 for row in statements.values() if row.world_size == size}
     return size, stated | {row.rank for row in rows if row.rank is not None and row.source not in statements}
+
+
+@dataclass(frozen=True)
+class SharedRank:
+    """Trainers that were running at the same time as the same rank of one attempt."""
+
+    attempt: int
+    rank: int
+    sources: tuple[str, ...]
+
+    def shown(self, newest_attempt: int) -> str:
+        """Format the rank as text, such as `2 as rank 0 (0-a1b2, 0-c3d4)`.
+
+        The text names the attempt, unless it is `newest_attempt`.
+        """
+        of_attempt = "" if self.attempt == newest_attempt else f" in attempt {self.attempt}"
+        return f"{len(self.sources)} as rank {self.rank}{of_attempt} ({', '.join(self.sources[:SHOWN_RANGES])})"
+
+
+def shared_ranks(rows: Iterable[SourcePosition], now: datetime) -> tuple[SharedRank, ...]:
+    """Return the ranks that several trainers had at the same time.
+
+    Processes of one run, such as forked children, have one start time, and count as one trainer. A trainer that
+    was killed, and one that was started in its place, did not run at the same time.
+    """
+    by_rank: dict[tuple[int, int], dict[datetime, list[SourcePosition]]] = defaultdict(lambda: defaultdict(list))
+    sources: dict[str, list[SourcePosition]] = defaultdict(list)
+    for row in rows:
+        sources[row.source].append(row)
+    for of_source in sources.values():
+        first = next((row for row in of_source if row.began_at is not None and not row.is_launcher), None)
+        if first is not None and first.began_at is not None:
+            by_rank[first.attempt, first.rank or 0][first.began_at] += of_source
+    found = []
+    for (attempt, rank), by_start in sorted(by_rank.items()):
+        starts = sorted(by_start)
+        together = {
+            each
+            for earlier, later in pairwise(starts)
+            if _was_running_at(later, by_start[earlier], now)
+            for each in (earlier, later)
+        }
+        if together:
+            names = tuple(by_start[start][0].source for start in sorted(together))
+            found.append(SharedRank(attempt, rank, names))
+    return tuple(found)
+
+
+def _was_running_at(time: datetime, rows: Iterable[SourcePosition], now: datetime) -> bool:
+    """Return whether the trainer with these positions, which began before `time`, was certainly running then.
+
+    Without a completion of its own it may have been killed: then its messages of the last minute decide.
+    """
+    rows = list(rows)
+    ended = [row.ended_at for row in rows if row.ended_at is not None]
+    if ended:
+        return max(ended) > time
+    if any(row.produced is not None for row in rows):
+        return False  # it was killed: another process sent its messages and counts
+    newest = max((row.updated_at for row in rows if row.updated_at is not None), default=time)
+    return newest > max(now - _RECENT, time + _CLOCK_SKEW)
 
 
 def _age(row: SourcePosition) -> tuple[datetime, str]:

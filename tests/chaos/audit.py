@@ -42,7 +42,7 @@ class Honest:
             return [f"{self.token} {number}" for number in range(self.lines)]
         if kind == "metrics":
             return list(range(0, self.lines, LINES_PER_POINT))
-        return [f"/{self.token}/{number}" for number in range(0, self.lines, LINES_PER_CHECKPOINT)]
+        return [f"s3://{self.token}/{number}" for number in range(0, self.lines, LINES_PER_CHECKPOINT)]
 
 
 class _Watch:

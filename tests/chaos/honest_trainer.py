@@ -22,7 +22,7 @@ def main(job_id: int, token: str, seconds: float, pause_s: float) -> None:
         if lines % LINES_PER_POINT == 0:
             run.metric(step=lines, loss=1 / (lines + 1))
         if lines % LINES_PER_CHECKPOINT == 0:
-            run.checkpoint(f"/{token}/{lines}", kind="epoch", step=lines)
+            run.checkpoint(f"s3://{token}/{lines}", kind="epoch", step=lines)
         lines += 1
         time.sleep(pause_s)
     began = time.monotonic()

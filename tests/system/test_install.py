@@ -109,7 +109,7 @@ def test_the_small_set_is_enough(
 
     refused = run_command(tmp_path / "venv" / "bin" / "trainwire", "jobs", env=os.environ, cwd=project)
     assert refused.returncode == 2
-    assert 'pip install "trainwire[worker]"' in refused.stderr
+    assert "pip install 'trainwire[worker]'" in refused.stderr
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_the_users_can_do_their_work(
         with Run(JOB, name="digits") as run:
             run.log("said")
             run.metric(loss=0.0)
-            run.checkpoint("last.pt")
+            run.checkpoint("s3://bucket/last.pt")
         receipt = run.finish()
         assert "NOPERM" not in workers[0].output
         assert "o permission" not in workers[0].output

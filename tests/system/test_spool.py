@@ -45,7 +45,7 @@ with Run(job_id=int(sys.argv[1]), name="alone", params={"lr": 0.1}) as run:
     for step in range(500):
         run.log(f"line {step}")
         run.metric(step=step, loss=1 / (step + 1))
-    run.checkpoint("best.pt", kind="best")
+    run.checkpoint("s3://bucket/best.pt", kind="best")
 """
 NO_SERVER = "redis://127.0.0.1:9/0"
 

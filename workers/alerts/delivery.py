@@ -68,6 +68,8 @@ class AlertDelivery:
             with self._engine.begin() as connection:
                 connection.execute(_GIVE_UP, {"age_s": self._rules.max_age_h * 3600})
                 unsent = set(connection.execute(_UNSENT).scalars())
+                if removed := unsent - self._rules.destinations.keys():
+                    connection.execute(_NOTE_REMOVED, {"names": sorted(removed), "hours": self._rules.max_age_h})
             names = sorted(unsent & self._rules.destinations.keys())
             with ThreadPoolExecutor(DESTINATIONS_AT_ONCE) as pool:
                 for done in [pool.submit(self._deliver, name, deadline) for name in names]:
@@ -150,6 +152,17 @@ _GIVE_UP: Final = text(
     "UPDATE alerts SET state = 'failed', ended_at = now(), "
     "last_error = coalesce(last_error, 'no worker has rules with this destination') "
     "WHERE state = 'waiting' AND created_at < now() - make_interval(secs => :age_s)"
+)
+_NOTE_REMOVED: Final = text(
+    """
+    UPDATE alerts SET last_error = removed.reason
+    FROM (
+        SELECT name, format('the rules have no destination %s: add it again, or the alert fails after %s h',
+            name, CAST(:hours AS text)) AS reason
+        FROM unnest(CAST(:names AS text[])) AS name
+    ) AS removed
+    WHERE destination = removed.name AND state = 'waiting' AND last_error IS DISTINCT FROM removed.reason
+    """
 )
 _RESOLVE: Final = text(
     "UPDATE alerts SET state = :state, last_error = :reason, "

@@ -7,9 +7,9 @@ import re
 import threading
 from typing import Any, Final
 
+from trainwire.schemas.extras import install_hint
 from trainwire.workers.alerts.senders import AlertMessage, NotSent
 
-INSTALL: Final = "pip install 'trainwire[alerts]'"
 _TYPES: Final = {"info": "INFO", "warning": "WARNING", "error": "FAILURE"}
 _MASK: Final = "***"
 _LEAST_SECRET_CHARS: Final = 4
@@ -41,7 +41,7 @@ class Notifications:
         try:
             import apprise  # noqa: PLC0415 - optional, and slow to import
         except ImportError as exc:
-            raise NotSent(f"the package apprise is not installed: {INSTALL}") from exc
+            raise NotSent(install_hint("apprise", "alerts")) from exc
         logging.getLogger("apprise").propagate = False  # its records may have parts of addresses
         self._types = {level: getattr(apprise.NotifyType, name) for level, name in _TYPES.items()}
         # A service alone, without the `Apprise` object around it, sends in this thread and not in one of its own.

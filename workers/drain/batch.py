@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.tables.kinds import ROW_KINDS
-from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Completion, Message
+from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Body, Completion, Message, Metrics
 from trainwire.schemas.wire.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, occurrences, positions, rows, store
 from trainwire.workers.drain.changes import Change
@@ -207,7 +207,10 @@ class Batch:
         """Update the state of the job with one message; return the table rows to write for the message."""
         body, job = message.body, self._jobs[message.job_id]
         attempt = self._sources.attempt_of(message)
-        self._sources.row(message.job_id, message.source, self._kind).note_place(body)
+        row = self._sources.row(message.job_id, message.source, self._kind)
+        row.note_place(body)
+        if job.status == "pending" and _resumes(body):
+            row.position.is_unknown_resume = True
         if isinstance(body, Completion):
             body = self._without_unusable_paths(job.id, body)
         is_stated = message.attempt != ATTEMPT_UNKNOWN
@@ -240,6 +243,12 @@ class Batch:
         assert letter.job_id is not None and letter.source is not None  # noqa: S101, PT018 - had a position
         self._sources.row(letter.job_id, letter.source, self._kind).dead_lettered += 1
         self.letters.append(letter)
+
+
+def _resumes(body: Body) -> bool:
+    """Return whether the source of a message continues an earlier attempt of its job."""
+    progress = body.progress if isinstance(body, Metrics) else None
+    return body.resume_step is not None or (progress is not None and progress.resume_step is not None)
 
 
 def _last_seq(content: Content) -> int:

@@ -44,6 +44,8 @@ class Position:
     lost: list[LostRange] = field(default_factory=list)
     is_discarded: bool = False
     """Whether the job was deleted: its messages are acknowledged and not stored."""
+    is_unknown_resume: bool = False
+    """Whether the source resumes a job of which nothing else is stored."""
     only_advanced: bool = False
     """Whether only `last_seq` has grown since the position was loaded: without any ranges, gaps or resends."""
     missing_count: int = field(init=False)
@@ -182,6 +184,7 @@ class SourceRow:
     world_size: int | None = None
     is_launcher: bool = False
     began_at: datetime | None = None
+    ended_at: datetime | None = None
     saved: tuple[Any, ...] | None = field(default=None, init=False)
     """The values of the columns `_OTHERS` in Postgres; None if the row does not exist there yet."""
 
@@ -191,17 +194,23 @@ class SourceRow:
         return self.position.only_advanced and _others(self) == self.saved
 
     def note_place(self, body: Body) -> None:
-        """Copy rank, world size, start time and launcher from a message, if it contains them.
+        """Copy rank, world size, start and end time and launcher from a message, if it contains them.
 
-        The last three only come from metrics and completions that contain a world size.
+        World size, start time and launcher come from metrics and completions only, and the end time from a
+        completion that the source itself sent.
         """
         if isinstance(body, Checkpoint):
             return
         if body.rank is not None:
             self.rank = body.rank
-        if isinstance(body, (Metrics, Completion)) and body.world_size is not None:
+        if not isinstance(body, (Metrics, Completion)):
+            return
+        if isinstance(body, Completion) and body.of is None:
+            self.ended_at = to_datetime(body.ts)
+        is_first = isinstance(body, Metrics) and body.heartbeat_s is not None
+        if is_first or body.world_size is not None:
             began_ns = began_at(body)
-            self.world_size, self.is_launcher = body.world_size, bool(body.launcher)
+            self.world_size, self.is_launcher = body.world_size or self.world_size, bool(body.launcher)
             self.began_at = None if began_ns is None else to_datetime(began_ns)
 
 
@@ -261,7 +270,8 @@ def _values(key: SourceKey, row: SourceRow) -> tuple[Any, ...]:
 
 
 _OTHERS: Final = (
-    *("attempt", "dead_lettered", "produced", "dropped", "rank", "world_size", "is_launcher", "began_at"),
+    *("attempt", "dead_lettered", "produced", "dropped", "rank", "world_size", "is_launcher"),
+    *("began_at", "ended_at"),
 )
 """The columns of `source_positions` that are fields of `SourceRow` with the same name."""
 _others: Final = attrgetter(*_OTHERS)

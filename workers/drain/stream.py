@@ -62,8 +62,7 @@ def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
             if position.only_advanced:
                 continue
             only_advanced = False
-            if position.is_discarded:
-                present += (keys.JOB_DELETED_FIELD, 1)
+            present += _marks(source, position)
             for name, value in (
                 (keys.missing_field(source, kind), position.missing_text()),
                 (keys.lost_field(source, kind), position.lost_count),
@@ -79,6 +78,12 @@ def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
             yield "HDEL", key, *absent
         if not only_advanced:
             yield "EXPIRE", key, ACKS_TTL_S
+
+
+def _marks(source: str, position: Position) -> list[str | int]:
+    """Return the fields, with their values, that mark a deleted job or the resumption of an unknown one."""
+    deleted: list[str | int] = [keys.JOB_DELETED_FIELD, 1] if position.is_discarded else []
+    return deleted + ([keys.unknown_resume_field(source), 1] if position.is_unknown_resume else [])
 
 
 @contextmanager

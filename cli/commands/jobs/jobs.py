@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_args
 
 import typer
@@ -109,15 +110,7 @@ def _say_none(status: str | None, *, is_narrowed: bool) -> None:
 
 def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Show one job: status, progress, last metrics, row counts, and whether all its messages have arrived."""
-    with gateway_jobs(data_dir) as remote:
-        report = None if remote is None else gateway_report(remote, job)
-    if report is None:
-        from trainwire.cli.redis_clients import halted_streams  # noqa: PLC0415 - `trainwire jobs` does not need Redis
-
-        address = servers(data_dir)
-        halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
-        with reading(address) as connection:
-            report = stored_report(connection, named_job(connection, job), halted)
+    report = _report(job, data_dir)
     if report.halted is None:
         warn("whether a drain has stopped is not known over HTTP: run `trainwire doctor` beside the workers")
     if as_json:
@@ -126,18 +119,39 @@ def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None)
     sinks = [(sink, shown_delivery(*delivery, shown_clock)) for sink, delivery in report.deliveries.items()]
     for name, value in _status_lines(report) + provenance_lines(report.provenance) + sinks:
         say(f"{name:<16}{one_line(value)}")
-    completeness = report.completeness
-    say(one_line(completeness["line"]))
-    if 0 < completeness["stored"] < sum(report.job.rows.values()):
-        say(f"{'':<16}a message is a batch of rows: log lines, or points of metrics, that were sent together")
-    if completeness["absent_ranks"]:
-        say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
+    _say_completeness(report)
     if report.warning:
         warn(one_line(report.warning))
     if report.problems:
         warn(one_line(_shown_problems(report.job.id, report.problems)))
     for stream, reason in (report.halted or {}).items():
         warn(f"the drain of {one_line(stream)} has stopped: {one_line(reason)}")
+
+
+def _report(job: str, data_dir: Path | None) -> StatusReport:
+    with gateway_jobs(data_dir) as remote:
+        if remote is not None:
+            return gateway_report(remote, job)
+    from trainwire.cli.redis_clients import halted_streams  # noqa: PLC0415 - `trainwire jobs` does not need Redis
+
+    address = servers(data_dir)
+    halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
+    with reading(address) as connection:
+        return stored_report(connection, named_job(connection, job), halted)
+
+
+def _say_completeness(report: StatusReport) -> None:
+    completeness = report.completeness
+    say(one_line(completeness["line"]))
+    if 0 < completeness["stored"] < sum(report.job.rows.values()):
+        say(f"{'':<16}a message is a batch of rows: log lines, or points of metrics, that were sent together")
+    if completeness["absent_ranks"]:
+        say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
+    if completeness["shared_ranks"]:
+        warn(
+            f"several trainers were job {report.job.id} with the same rank at the same time: nothing is lost, but "
+            "their messages are mixed in one attempt. Give each a job id, or a rank (TRAINWIRE_RANK), of its own"
+        )
 
 
 def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:

@@ -23,6 +23,7 @@ from trainwire.cli.transfer.runs import (
     Tally,
     content_hash,
 )
+from trainwire.schemas.non_finite import BEYOND_FLOAT, is_beyond_float
 from trainwire.schemas.times import seconds_to_ns, to_ns
 from trainwire.schemas.wire.limits import MAX_ITEMS, MAX_METRIC_NAME_CHARS
 from trainwire.schemas.wire.messages import Point
@@ -139,11 +140,19 @@ class _CsvReader:
                     except ValueError:
                         if not cell.isspace():
                             self._tally.skip("points", f"{_NO_NUMBER}, column {name[:100]!r}")
-            for index in self._columns.unnamed:
-                if row[index]:
-                    self._tally.skip("points", "column without a name")
+            if not math.isfinite(sum(values.values())):  # one test for all cells of nearly every row
+                self._leave_out_beyond(values, row)
+            if self._columns.unnamed:
+                left_out = sum(bool(row[index]) for index in self._columns.unnamed)
+                self._tally.skip("points", "column without a name", left_out)
             if values and (point := self._point(row, values)) is not None:
                 yield point
+
+    def _leave_out_beyond(self, values: dict[str, float], row: Sequence[str]) -> None:
+        for index, name in self._columns.metrics:
+            if name in values and is_beyond_float(values[name], row[index]):
+                del values[name]
+                self._tally.skip("points", f"{BEYOND_FLOAT}, column {name[:100]!r}")
 
     def _long(self, rows: Iterable[Sequence[str]], name_at: int, value_at: int) -> Iterator[Point]:
         for row in rows:
@@ -159,7 +168,9 @@ class _CsvReader:
             except ValueError:
                 self._tally.skip("points", "no value" if not cell.strip() else _NO_NUMBER)
                 continue
-            if (point := self._point(row, values)) is not None:
+            if is_beyond_float(values[name], cell):
+                self._tally.skip("points", BEYOND_FLOAT)
+            elif (point := self._point(row, values)) is not None:
                 yield point
 
     def _padded(self, row: Sequence[str]) -> list[str]:

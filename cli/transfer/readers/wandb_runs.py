@@ -49,6 +49,7 @@ from trainwire.cli.transfer.runs import (
 )
 from trainwire.ingest.hooks.protobuf import fields, signed, varint
 from trainwire.ingest.provenance.masking import masked_fields
+from trainwire.schemas.non_finite import BEYOND_FLOAT
 from trainwire.schemas.times import seconds_to_ns
 from trainwire.schemas.wire.limits import MAX_RESULTS
 from trainwire.schemas.wire.messages import Outcome, Point
@@ -259,7 +260,7 @@ class _Reader:
 
     def _points(self, row: Row, ts: int | None, step: int | None) -> list[Point]:
         for kind in row.others:
-            self._tally.skip("points", f"{kind}: not a number")
+            self._tally.skip("points", kind if kind == BEYOND_FLOAT else f"{kind}: not a number")
         if ts is None:
             self._tally.skip("points", OUT_OF_RANGE, len(row.numbers))
             return []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from trainwire.ingest.hooks.protobuf import fields
+from trainwire.schemas.non_finite import BEYOND_FLOAT, is_beyond_float
 
 Named = tuple[tuple[str, ...], bytes]
 """The names of a nested value, outermost first, and its JSON text."""
@@ -83,14 +85,18 @@ def _add_nested(row: Row, nested: list[Named]) -> None:
 
 def _add(row: Row, name: str, raw: bytes) -> None:
     try:
-        row.numbers[name] = float(raw)
+        number = row.numbers[name] = float(raw)
     except ValueError:
         _add_other(row, name, raw)
+    else:
+        if is_beyond_float(number, raw):
+            del row.numbers[name]
+            row.others.append(BEYOND_FLOAT)
 
 
 def _add_other(row: Row, name: str, raw: bytes) -> None:
     try:
-        found = list(_numbers(name, json.loads(raw)))
+        found = list(_numbers(name, json.loads(raw, parse_int=_Digits, parse_float=_Digits)))
     except (ValueError, RecursionError, OverflowError):
         row.others.append(UNREADABLE)
         return
@@ -109,27 +115,42 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float | str]]:
             return
         for key, inner in value.items():
             yield from _numbers(f"{name}.{key}".encode("utf-8", "replace").decode(), inner)
+    elif isinstance(value, _Digits):
+        yield name, BEYOND_FLOAT if is_beyond_float(float(value), value) else float(value)
     elif isinstance(value, int | float) or value in ("NaN", "Infinity", "-Infinity"):
         yield name, float(value)
     else:
         yield name, _KINDS.get(type(value), UNREADABLE)
 
 
+class _Digits(str):
+    """The digits of a number in JSON."""
+
+    __slots__ = ()
+
+
 def json_value(raw: bytes) -> Any:
     """Decode the JSON text of a parameter; return the text itself if it is invalid or nested too deeply."""
     text = text_of(raw)
     try:
-        value = json.loads(text, parse_int=_integer)
+        value = json.loads(text, parse_int=_integer, parse_float=_float)
         if _depth(value) > _MAX_DEPTH:
             return text
         # An escaped half of a surrogate pair cannot be stored.
-        return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), parse_int=_integer)
+        dumped = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+        return json.loads(dumped, parse_int=_integer)
     except (ValueError, RecursionError):
         return text
 
 
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else float(digits)
+def _integer(digits: str) -> int | float | str:
+    return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else _float(digits)
+
+
+def _float(digits: str) -> float | str:
+    """Return the number, or its text if it is beyond the range of a float."""
+    number = float(digits)
+    return digits if math.isinf(number) else number
 
 
 def _depth(value: Any) -> int:

@@ -84,6 +84,7 @@ class GatewayConnection:
             {kind: [message.seq for message in batch[: found.taken.get(kind, 0)]] for kind, batch in part.items()},
             None if found.refusal is None else Unavailable(found.refusal),
             read_stop(found.stop),
+            found.is_unknown_resume,
         )
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
@@ -96,7 +97,8 @@ class GatewayConnection:
 
     def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
         """Delete the heartbeat and the claim, because this process ends normally."""
-        self._answer(self._post({"claim": source.rank_claim(), "has_ended": True}))
+        found = self._answer(self._post({"claim": source.rank_claim(), "has_ended": True}))
+        source.note_claim(found.claim)
 
     def close(self) -> None:
         """Close the connection; the next call opens a new one and resolves the host name again."""

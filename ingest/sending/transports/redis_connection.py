@@ -109,7 +109,8 @@ class RedisConnection:
     def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
         """Delete the heartbeat and the claim, because this process ends normally."""
         with self._translated():
-            self._streams.withdraw(source.rank_claim())
+            reply = self._streams.withdraw(source.rank_claim())
+        source.note_claim(reply)
 
     def close(self) -> None:
         """Close the connection; the next call opens a new one and resolves the host name again."""
@@ -127,7 +128,13 @@ class RedisConnection:
 
 def _answer(kinds: Sequence[Kind], found: StreamReports) -> Answer:
     acks = ack_reports(kinds, found.acks, is_job_deleted=found.is_job_deleted)
-    return Answer(found.must_hold, found.is_job_deleted, acks, stop=read_stop(found.stop))
+    return Answer(
+        found.must_hold,
+        found.is_job_deleted,
+        acks,
+        stop=read_stop(found.stop),
+        is_unknown_resume=found.is_unknown_resume,
+    )
 
 
 def _entries(batches: Mapping[Kind, Sequence[EncodedMessage]]) -> dict[Kind, list[Entry]]:

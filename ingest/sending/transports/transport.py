@@ -35,6 +35,8 @@ class Answer:
     seqs: dict[Kind, list[int]] = field(default_factory=dict)
     refusal: Unavailable | None = None
     stop: StopRequest | None = None
+    is_unknown_resume: bool = False
+    """Whether the source resumes a job of which no earlier attempt is stored."""
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,14 @@ def find_provenance(connection: Connection, job_id: int, attempt: int) -> dict[s
 def renaming(attempts: Sequence[Attempt]) -> str | None:
     """Return a warning if the two newest named attempts have different names, else None.
 
-    Different names suggest that a user has reused the job number of another training.
+    Different names suggest that a user has reused the job number of another training. A job whose first attempt
+    resumes from a step is another warning.
     """
+    if attempts and attempts[0].resume_step is not None:
+        return (
+            f"attempt {attempts[0].attempt} resumes from step {attempts[0].resume_step}, and no earlier attempt "
+            "of the job is stored: was the number of another job meant?"
+        )
     named = [attempt for attempt in attempts if attempt.name is not None][-2:]
     if len(named) < 2 or named[0].name == named[1].name:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -104,3 +105,34 @@ def test_a_redis_that_hangs_keeps_nothing_off_the_disk(
     show = [sys.executable, "-m", "trainwire", "spool", "show", "42", "--spool", str(tmp_path / "spool")]
     shown = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout.splitlines() == [str(number) for number in range(LINES)]
+
+
+KILLED_WORKER = """
+import os, signal, sys
+from trainwire import Run
+from trainwire.ingest.sending.sender import Sender
+
+with Run(42, redis_url=sys.argv[1]) as run:
+    run.log("line of the parent")
+    child = os.fork()
+    if not child:
+        Sender._exchange = lambda self: False  # it is killed before it has sent anything
+        run.metric(loss=1.0)
+        while not run._session.outbox.is_all_spooled or run._session.outbox.receipt().produced != {"metrics": 1}:
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+
+
+def test_what_killed_workers_have_left_is_sent_before_the_completion(valkey: Any, tmp_path: Path) -> None:
+    """The points in the spool of a child, and its inferred end, arrive before the job can look complete."""
+    environ = {"TRAINWIRE_SPOOL_DIR": str(tmp_path / "spool"), "TRAINWIRE_SETTLE_S": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KILLED_WORKER, valkey.url]
+    subprocess.run(command, env=os.environ | environ, check=True, timeout=60, capture_output=True)
+    points = [body.points for _, body in valkey.entries("metrics") if body.points]
+    assert [[point.values for point in each] for each in points] == [[{"loss": 1.0}]]
+    of_child, of_run = valkey.completions()
+    assert of_child.of is not None
+    assert of_child.produced == {"metrics": 1}
+    assert (of_run.of, of_run.status) == (None, "completed")

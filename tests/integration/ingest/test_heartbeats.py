@@ -146,21 +146,22 @@ def test_a_redis_that_refuses_heartbeats_gets_the_messages(
     assert not heartbeats(valkey)
 
 
-def test_the_second_of_two_trainers_is_told_of_the_first(
+def test_both_of_two_trainers_are_told_of_each_other(
     valkey: Any, start: Callable[[list[str]], Trainer], until: Until
 ) -> None:
-    """Two processes are job 42: the one that came later warns once, with both pids, and all of both is sent."""
+    """Two processes are job 42: both warn once, with both pids, and all of both is sent."""
     first = start(command(SPEAKS))
     until(partial(is_claimed_by, valkey, first))
     second = start(command(SPEAKS))
-    until(lambda: WARNING in second.said)
-    until(partial(have_gone_on, valkey, 2, heartbeats(valkey)))
+    until(lambda: WARNING in second.said and WARNING in first.said)
+    for _ in range(3):
+        until(partial(have_gone_on, valkey, 2, heartbeats(valkey)))
+    assert is_claimed_by(valkey, first)
     for trainer in (first, second):
         trainer.end()
-    assert second.said.count(WARNING) == 1
-    assert f"pid {first.process.pid}," in second.said
-    assert f"pid {second.process.pid}," in second.said
-    assert WARNING not in first.said
+        assert trainer.said.count(WARNING) == 1
+        assert f"pid {first.process.pid}," in trainer.said
+        assert f"pid {second.process.pid}," in trainer.said
     assert valkey.lines("stdout") == ["here", "here"]
 
 
@@ -232,10 +233,23 @@ def test_rivals_under_launchers_are_told(
 ) -> None:
     """Two scripts that claim one rank on two machines, and two launchers of one job on one machine."""
     trainers = [start(launcher_on(node, script)) for node in nodes]
-    until(lambda: sum(warning in trainer.said for trainer in trainers) == 1, 40)
+    until(lambda: all(warning in trainer.said for trainer in trainers), 40)
     for trainer in trainers:
         trainer.end()
-    assert sum(trainer.said.count(RIVALS) for trainer in trainers) == 1
+    assert [trainer.said.count(RIVALS) for trainer in trainers] == [1, 1]
+
+
+def test_trainers_that_overlap_for_less_than_a_heartbeat_are_told(
+    valkey: Any, start: Callable[[list[str]], Trainer], until: Until
+) -> None:
+    """On one machine, the second one warns at its start, and the first one at its end."""
+    first = start(["env", "TRAINWIRE_HEARTBEAT_S=20", *command(SPEAKS)])
+    until(partial(is_claimed_by, valkey, first))
+    second = start(["env", "TRAINWIRE_HEARTBEAT_S=20", *command(SPEAKS)])
+    until(partial(is_claimed_by, valkey, second))
+    for trainer in (first, second):
+        trainer.end()
+        assert trainer.said.count(WARNING) == 1
 
 
 def test_a_trainer_that_is_started_again_at_once_warns_nobody(

@@ -75,7 +75,7 @@ def test_a_trainer_writes_only_what_it_has_a_right_to(
     run = Run(42, settings=settings)
     run.log("said")
     run.metric(loss=1)
-    run.checkpoint("last.pt")
+    run.checkpoint("s3://bucket/last.pt")
     until(lambda: valkey.entries("logs") and list(valkey.client.scan_iter("ingest:claims:42:*")))
     made = {key.decode() for key in valkey.client.scan_iter()}
     run.finish()

@@ -119,7 +119,7 @@ def test_no_other_call_of_a_strict_run_raises(valkey: Any, settings: TrainerSett
             valkey.stop()
             run.log("a")
             run.metric(loss=1)
-            run.checkpoint("last.pt")
+            run.checkpoint("s3://bucket/last.pt")
             raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):

@@ -219,6 +219,23 @@ def test_what_waits_for_too_long_is_given_up(alerts: Alerts, sender: Sender) -> 
     assert alert.ended_at is not None
 
 
+def test_an_alert_of_a_removed_destination_has_the_reason(alerts: Alerts, sender: Sender) -> None:
+    """It waits with the remedy in its reason, and is sent once the rules have the destination again."""
+    alerts.begin('on = "failed"')
+    _fail(alerts, sender, 1)
+    alerts.execute("UPDATE alerts SET destination = 'gone'")
+    alerts.send()
+    (alert,) = alerts.log
+    assert (alert.state, alert.destination) == ("waiting", "gone")
+    assert (alert.last_error or "").startswith(
+        "the rules have no destination gone: add it again, or the alert fails"
+    )
+    alerts.execute("UPDATE alerts SET destination = 'ops'")
+    alerts.send()
+    (alert,) = alerts.log
+    assert (alert.state, alert.last_error) == ("sent", None)
+
+
 def test_an_alert_is_sent_by_one_worker(alerts: Alerts, sender: Sender) -> None:
     """While a worker sends to a destination, others leave it alone."""
     alerts.begin('on = "failed"')

@@ -13,7 +13,9 @@ from sqlalchemy import Table, select
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one
 from tests.gateway_server import GatewayServer
+from tests.processes import wait_until
 from trainwire import Client, Run, TrainerSettings
+from trainwire.ingest.settings.setting_groups import SpoolSettings
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.tables import (
     dead_letters,
@@ -23,6 +25,7 @@ from trainwire.schemas.tables import (
     training_metrics,
 )
 from trainwire.schemas.wire.messages import Metrics, Progress
+from trainwire.stores.postgres.jobs.attempts import find_attempts, renaming
 from trainwire.workers.resources import Resources
 from trainwire.workers.rollups.follower import RollupFollower
 
@@ -162,3 +165,36 @@ def test_hostile_steps_are_dead_lettered(sender: Sender, resources: Resources) -
     assert {row["reason"] for row in stored(resources, dead_letters)} == {"out-of-range"}
     assert len(stored(resources, dead_letters)) == 3
     assert one(resources.engine, training_jobs)["parent_id"] is None
+
+
+def test_a_resumed_job_that_is_unknown_is_a_warning(
+    resources: Resources, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The trainer goes on and logs it once with value and remedy; the status of the job has it too."""
+    settings = TrainerSettings(
+        redis_url=resources.settings.redis_url.get_secret_value(), spool=SpoolSettings(tmp_path / "spool")
+    )
+    run = Run(9, resume_from_step=5, settings=settings)
+
+    def is_warned() -> bool:
+        run.log("goes on")
+        drain_all(resources, job=9)
+        return "job 9 resumes from step 5, and no earlier attempt of it is stored: check the number" in caplog.text
+
+    wait_until(is_warned, "the trainer warns")
+    run.finish(timeout_s=0)
+    drain_all(resources, job=9)
+    assert caplog.text.count("resumes from step 5") == 1
+    with resources.engine.connect() as connection:
+        assert "resumes from step 5, and no earlier" in (renaming(find_attempts(connection, 9)) or "")
+    caplog.clear()
+    with Run(9, resume_from_step=6, settings=settings) as again:
+        again.log("a known job")
+        outbox = again._session.outbox
+
+        def is_acked() -> bool:
+            drain_all(resources, job=9)
+            return outbox.is_all_acked
+
+        wait_until(is_acked, "it is acknowledged")
+    assert "no earlier attempt" not in caplog.text

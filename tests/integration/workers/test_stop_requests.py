@@ -169,6 +169,49 @@ def test_a_loop_of_two_ranks_ends(resources: Resources, begin: Begin, output: Ca
     assert "anna asks this training to stop: loss is NaN" in output()
 
 
+POOL: Final = """
+import multiprocessing, subprocess, sys, time
+from trainwire import Run
+def train(number):
+    print("reads" if not run.should_stop else "", flush=True)
+    while not run.should_stop:
+        time.sleep(0.02)
+    return number
+{start}
+with Run(7) as run:
+    run.metric(step=0, loss=1.0)
+    {wait}
+"""
+CHILDREN: Final = {
+    "a pool": (
+        "",
+        "with multiprocessing.get_context('fork').Pool(2) as pool: assert sum(pool.map(train, [0, 1])) == 1",
+    ),
+    "another program": (
+        "if len(sys.argv) > 1:\n    with Run() as run: sys.exit(train(0))",
+        "subprocess.run([sys.executable, __file__, 'child'], check=True)",
+    ),
+}
+
+
+@pytest.mark.usefixtures("_workers")
+@pytest.mark.parametrize("launcher", [(), ("--name", "launched")])
+@pytest.mark.parametrize(("start", "wait"), list(CHILDREN.values()), ids=list(CHILDREN))
+def test_a_main_process_whose_children_stop_is_stopped(
+    resources: Resources, begin: Begin, tmp_path: Path, *, launcher: tuple[str, ...], start: str, wait: str
+) -> None:
+    """Workers that report nothing read the request and end; the main process does not read it."""
+    script = POOL.format(start=start, wait=wait)
+    output = tmp_path / "output.txt"
+    process = begin(script, *launcher, TRAINWIRE_SPOOL_DIR=str(tmp_path / "spool"))
+    wait_until(runs(resources), "the training runs")
+    wait_until(lambda: "reads" in output.read_text(), "a child reads it")
+    ask(resources)
+    assert process.wait(120) == 0
+    wait_until(runs(resources, "stopped"), "the job is stopped")
+    assert not list((tmp_path / "spool").glob("stopped-*"))
+
+
 @pytest.mark.usefixtures("_workers")
 def test_a_new_attempt_is_not_stopped_again(resources: Resources, begin: Begin) -> None:
     """A request is for the attempt of its time: the next one runs on."""

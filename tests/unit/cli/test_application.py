@@ -27,17 +27,17 @@ def _without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_without_typer_the_sentence_names_the_extra() -> None:
     """In an installation without Typer, each command prints the extra to install."""
     for command, hint in {
-        "run": '[cli]", or use `python -m trainwire.ingest`',
-        "spool": '[cli]"',
-        "jobs": '[worker]"',
-        "mcp": '[mcp]"',
-        "up": '[embedded]"',
-        "demo": '[embedded]"',
-        "--help": '[cli]"',
+        "run": "[cli]', or use `python -m trainwire.ingest`",
+        "spool": "[cli]'",
+        "jobs": "[worker]'",
+        "mcp": "[mcp]'",
+        "up": "[embedded]'",
+        "demo": "[embedded]'",
+        "--help": "[cli]'",
     }.items():
         done = _without("typer", command)
         assert done.returncode == 2
-        assert done.stderr == f'trainwire: typer is not installed: pip install "trainwire{hint}\n'
+        assert done.stderr == f"trainwire: typer is not installed: pip install 'trainwire{hint}\n"
 
 
 def test_without_a_database_driver_the_help_still_works() -> None:
@@ -45,14 +45,14 @@ def test_without_a_database_driver_the_help_still_works() -> None:
     assert "Not installed" in _without("sqlalchemy", "--help").stdout
     done = _without("sqlalchemy", "status", "1", "--json")
     assert done.returncode == 2
-    assert done.stderr == 'trainwire: sqlalchemy is not installed: pip install "trainwire[worker]"\n'
+    assert done.stderr == "trainwire: sqlalchemy is not installed: pip install 'trainwire[worker]'\n"
 
 
 def test_the_server_for_agents_needs_its_extra_alone() -> None:
     """`trainwire mcp` names its extra; over a gateway it needs no database driver."""
     done = _without("mcp", "mcp")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == 'trainwire: mcp is not installed: pip install "trainwire[mcp]"\n'
+    assert done.stderr == "trainwire: mcp is not installed: pip install 'trainwire[mcp]'\n"
     assert "Model Context Protocol" in _without("sqlalchemy", "mcp", "--help").stdout
 
 

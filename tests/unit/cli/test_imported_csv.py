@@ -74,6 +74,7 @@ def test_times_are_iso_or_seconds_and_else_that_of_the_file(tmp_path: Path) -> N
         ("1,0900-01-01,0.5", "time is out of range"),
         ("1,nan,0.5", "time is neither ISO 8601 nor seconds since 1970"),
         (f"1,2024-01-01,{'x' * 10_000_000}", "not a number, column 'loss'"),
+        ("1,2024-01-01,-1e400", "number beyond the range of a float (1.8e308), column 'loss'"),
     ],
 )
 def test_a_value_that_cannot_be_stored_is_counted(tmp_path: Path, row: str, reason: str) -> None:
@@ -81,6 +82,17 @@ def test_a_value_that_cannot_be_stored_is_counted(tmp_path: Path, row: str, reas
     points, tally = read(tmp_path, f"step,time,loss\n{row}\n2,2024-01-01,nan\n")
     assert tally.skipped["points"] == {reason: 1}
     assert math.isnan(points[-1].values["loss"])
+
+
+def test_a_number_beyond_a_float_is_not_an_infinity(tmp_path: Path) -> None:
+    """It is skipped with its reason, in both forms; cells that name infinity are values."""
+    points, tally = read(tmp_path, f"step,a,b,c\n1,1e400,inf,-Infinity\n2,1{'0' * 400},1,nan\n")
+    assert points[0].values == {"b": math.inf, "c": -math.inf}
+    assert list(points[1].values) == ["b", "c"]
+    assert tally.skipped["points"] == {"number beyond the range of a float (1.8e308), column 'a'": 2}
+    points, tally = read(tmp_path, "step,name,value\n1,a,1e400\n2,a,Infinity\n")
+    assert [point.values for point in points] == [{"a": math.inf}]
+    assert tally.skipped["points"] == {"number beyond the range of a float (1.8e308)": 1}
 
 
 def test_bytes_that_are_no_utf8_are_no_number(tmp_path: Path) -> None:

@@ -184,17 +184,29 @@ def test_other_values_are_counted_by_kind(tmp_path: Path) -> None:
     path = wandb_file(
         tmp_path / "run.wandb",
         run_record(),
-        history(0, texts | {"broken": "{", "deep": "[" * 100_000, "huge": "9" * 5000, "long" * 300: 1}),
+        history(
+            0,
+            texts
+            | {
+                "broken": "{",
+                "deep": "[" * 100_000,
+                "huge": "9" * 4000,
+                "inf": "-Infinity",
+                "in": '{"it": -1e400, "big": 1' + "0" * 400 + "}",
+                "long" * 300: 1,
+            },
+        ),
         record(2, nested + field(1, item(("_timestamp",), str(START_S))) + field(2, b"")),
         history(1, {"late": 1}, 1e15),
         exit_record(0),
     )
     read = Read(path)
-    assert [dict(point.values) for point in read.points] == [{"e.g": 2.0, "huge": math.inf}]
+    assert [dict(point.values) for point in read.points] == [{"e.g": 2.0, "inf": -math.inf}]
     assert read.tally.skipped["points"] == {
         "text: not a number": 2, "list: not a number": 1, "empty value: not a number": 1,
         "table-file: not a number": 1, "unreadable value: not a number": 2, "histogram: not a number": 1,
-        "name over 1,000 characters": 1, "time is out of range": 1,
+        "number beyond the range of a float (1.8e308)": 3, "name over 1,000 characters": 1,
+        "time is out of range": 1,
     }  # fmt: skip
 
 
@@ -212,6 +224,7 @@ def test_typed_values_of_newer_versions_are_read() -> None:
         (b"[1, 2.5]", [1, 2.5]),
         (b"123456789012345678901234567890", 1.2345678901234568e29),
         (b'"\\ud800"', "?"),
+        (b'{"lr": 1e400, "n": 9' + b"9" * 400 + b"}", {"lr": "1e400", "n": "9" * 401}),
         (b"{", "{"),
         (b"\xff", "\ufffd"),
         (b"[" * 60 + b"]" * 60, "[" * 60 + "]" * 60),

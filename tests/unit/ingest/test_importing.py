@@ -32,7 +32,7 @@ def test_a_run_imports_nothing_of_the_workers() -> None:
         "import sys, trainwire\n"
         "run = trainwire.Run(1, redis_url='redis://127.0.0.1:1/0')\n"
         "run.log('a')\n"
-        "run.checkpoint('last.pt')\n"
+        "run.checkpoint('s3://bucket/last.pt')\n"
         "run.finish(timeout_s=1)\n"
         "import trainwire.ingest.sending.transports.redis_connection, trainwire.ingest.sending.recovery\n"
         "import trainwire.ingest.launcher.launch\n"

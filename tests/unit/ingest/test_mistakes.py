@@ -78,7 +78,7 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "log": lambda run, value: run.log({"a": value, "loss": 1}),
     "metric": lambda run, value: run.metric(a=value, loss=1),
     "values": lambda run, value: run.metric(values={"a": value}, loss=1),
-    "checkpoint": lambda run, value: run.checkpoint("a.pt", metrics={"a": value, "loss": 1}),
+    "checkpoint": lambda run, value: run.checkpoint("s3://b/a.pt", metrics={"a": value, "loss": 1}),
 }
 
 
@@ -221,16 +221,39 @@ WRONG_WORDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "log_type": (lambda run: run.log("a", log_type="stdrr"), "log_type='stdrr' (str) is not a log type: taken as"),
     "log_lines": (lambda run: run.log_lines("a\nb", "x", 0), "log_type='x' (str) is not a log type: taken as"),
     "kind": (
-        lambda run: run.checkpoint("a", kind=""),
+        lambda run: run.checkpoint("s3://b/a", kind=""),
         "kind='' (str) is not a kind of checkpoint: taken",
     ),
-    "upload": (lambda run: run.checkpoint("a", upload="maybe"), "upload='maybe' (str) is not a way to upload"),
+    "upload": (
+        lambda run: run.checkpoint("s3://b/a", upload="maybe"),
+        "upload='maybe' (str) is not a way to upload",
+    ),
     "path": (lambda run: run.checkpoint(None), "path=None (NoneType) is not a path: left out"),
     "epoch": (lambda run: run.metric(epoch="3", a=1), "epoch='3' (str) is not a whole number: left out; give one"),
-    "step": (lambda run: run.checkpoint("a", step=math.nan), "step=nan (float) is not a whole number: left"),
+    "step": (
+        lambda run: run.checkpoint("s3://b/a", step=math.nan),
+        "step=nan (float) is not a whole number: left",
+    ),
     "percent": (lambda run: run.progress(percent="5"), "percent='5' (str) is not a number: left out"),
     "an unknown name": (lambda run: run.progress(1, epochs=3), "run.progress(1, epochs=3) does not fit"),
-    "too many": (lambda run: run.checkpoint("a", "last", 3), "taken as run.checkpoint(path='a', kind='last')"),
+    "too many": (
+        lambda run: run.checkpoint("s3://b/a", "last", 3),
+        "taken as run.checkpoint(path='s3://b/a', kind='last')",
+    ),
+    "numbers without a name": (
+        lambda run: run.metric(0, 1.0),
+        "run.metric(0, 1.0) does not fit run.metric(epoch=, step=, values=, checkpoint_path=, **named): "
+        "the arguments are left out; write run.metric(loss=0.5, step=10)",
+    ),
+    "a number too many": (
+        lambda run: run.metric(5, loss=0.5),
+        "left out: 5; taken as run.metric(loss=0.5), write it so",
+    ),
+    "no text": (lambda run: run.log(), 'it is left out; write run.log("text")'),
+    "describe": (
+        lambda run: run.describe(param={"a": 1}),
+        """the arguments are left out; write run.describe(params={"lr": 0.1})""",
+    ),
     "status": (lambda run: run.finish("done", timeout_s=0), "status='done' (str) is not a way to end: taken as"),
     "finish": (
         lambda run: run.finish(quiet=True, timeout_s=0),
@@ -279,7 +302,7 @@ def test_whole_numbers_of_any_type_are_steps_and_epochs(
     told = tell()
     value, whole = WHOLE_NUMBERS[name]
     told.run.metric(step=value, epoch=value, loss=1)
-    told.run.checkpoint("a.pt", step=value, epoch=value)
+    told.run.checkpoint("s3://b/a.pt", step=value, epoch=value)
     (point,), (checkpoint,) = told.points(), told.bodies("checkpoints")
     assert [point.step, point.epoch, checkpoint.step, checkpoint.epoch] == [whole] * 4
     assert not warned(caplog)
@@ -306,7 +329,7 @@ def test_a_step_is_never_changed(tell: Tell, caplog: pytest.LogCaptureFixture, n
     value, sentence = WRONG_STEPS[name]
     told.run.metric(step=value, loss=1)
     told.run.metric_at(10**18, {"loss": 2}, step=value)
-    told.run.checkpoint("a.pt", step=value)
+    told.run.checkpoint("s3://b/a.pt", step=value)
     assert [(point.values["loss"], point.step) for point in told.points()] == [(1.0, None), (2.0, None)]
     assert told.bodies("checkpoints")[0].step is None
     (text,) = warned(caplog)

@@ -99,12 +99,12 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "progress total_epochs": lambda run, odd: run.progress(1, total_epochs=odd),
     "progress percent": lambda run, odd: run.progress(1, percent=odd),
     "checkpoint path": lambda run, odd: run.checkpoint(odd),
-    "checkpoint kind": lambda run, odd: run.checkpoint("a", odd),
-    "checkpoint epoch": lambda run, odd: run.checkpoint("a", epoch=odd),
-    "checkpoint step": lambda run, odd: run.checkpoint("a", step=odd),
-    "checkpoint metrics": lambda run, odd: run.checkpoint("a", metrics=odd),
-    "checkpoint metric": lambda run, odd: run.checkpoint("a", metrics={"odd": odd}),
-    "checkpoint is_best": lambda run, odd: run.checkpoint("a", is_best=odd),
+    "checkpoint kind": lambda run, odd: run.checkpoint("s3://b/a", odd),
+    "checkpoint epoch": lambda run, odd: run.checkpoint("s3://b/a", epoch=odd),
+    "checkpoint step": lambda run, odd: run.checkpoint("s3://b/a", step=odd),
+    "checkpoint metrics": lambda run, odd: run.checkpoint("s3://b/a", metrics=odd),
+    "checkpoint metric": lambda run, odd: run.checkpoint("s3://b/a", metrics={"odd": odd}),
+    "checkpoint is_best": lambda run, odd: run.checkpoint("s3://b/a", is_best=odd),
 }
 ENDINGS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "exit_code": lambda odd: {"exit_code": odd},
@@ -173,14 +173,14 @@ def test_what_has_a_meaning_keeps_it(tell: Tell) -> None:
     told.run.log(Word("line"), level=20)
     told.run.log(Colour.RED, level=np.int64(15))
     told.run.log(Hostile(), level=Word("high"))
-    told.run.metric(loss=1.0, checkpoint_path=Path("a/b.pt"))
+    told.run.metric(loss=1.0, checkpoint_path=Path("s3://a/b.pt"))
     told.run.checkpoint("s3://b/b.pt", Colour.RED, is_best=np.bool_(True), epoch=np.float64(2.0))
     told.run.finish(best_epoch=Index(), exit_code=2**31, error=Path("disk"), timeout_s=0)
     (logs,) = told.bodies("logs")
     assert logs.lines == ["line", "red", "<Hostile without a text>"]
     assert logs.levels == ["INFO", "Level 15", "high"]
     assert told.bodies("metrics")[0].name == "digits"
-    assert told.points()[0].checkpoint_path == str(Path("a/b.pt").absolute())
+    assert told.points()[0].checkpoint_path == "s3://a/b.pt"
     (checkpoint,) = told.bodies("checkpoints")
     assert (checkpoint.kind, checkpoint.is_best, checkpoint.epoch) == ("red", True, 2)
     (completion,) = told.bodies("completions")

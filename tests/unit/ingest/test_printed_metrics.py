@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,15 +11,20 @@ from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.hooks import CatchOptions
 from trainwire.ingest.hooks.printed import (
     PatternMatcher,
-    PatternTooSlowError,
     PrintedMetrics,
     PrintedValues,
     checked_pattern,
     dict_values,
+    groups_of_lines,
     json_values,
-    values_of_lines,
+    values_of_groups,
 )
 from trainwire.testing import RecordedRun
+
+
+def values_of_lines(patterns: Sequence[str], lines: Sequence[str]) -> list[PrintedValues]:
+    """Return what the patterns find in the lines, in this process."""
+    return values_of_groups([groups_of_lines(pattern, lines) for pattern in patterns])
 
 
 @pytest.mark.parametrize(
@@ -169,13 +175,52 @@ def test_patterns_of_one_line_belong_together() -> None:
 
 
 def test_a_pattern_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process that matches is killed, once; later lines find nothing, and nothing waits for them."""
+    """It is killed and named once; the other patterns keep their metrics of the same and of later lines."""
     monkeypatch.setattr("trainwire.ingest.hooks.printed.MATCH_TIMEOUT_S", 3.0)
-    matcher = PatternMatcher(["^(?P<x>(a+)+)$"])
+    slow, loss, step = "^(?P<x>(a+)+)$", "loss=(?P<loss>[0-9.]+)", r"step (?P<step>\d+)"
+    named: list[str] = []
+    matcher = PatternMatcher([loss, slow, step], named.append)
     try:
         assert matcher.values(["b"]) == []
-        with pytest.raises(PatternTooSlowError, match="nested repetitions"):
-            matcher.values(["a" * 40 + "!"])
-        assert matcher.values(["a"]) == []
+        lines = ["step 1 loss=0.5", "a" * 40 + "!", "step 2 loss=0.25"]
+        expected = [PrintedValues({"loss": 0.5}, 1, None), PrintedValues({"loss": 0.25}, 2, None)]
+        assert (matcher.values(lines), named) == (expected, [slow])
+        assert (matcher.values(lines), named) == (expected, [slow])
     finally:
         matcher.close()
+
+
+def test_a_slow_pattern_is_in_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence at the end of the job has the pattern and the remedy."""
+    monkeypatch.setattr("trainwire.ingest.hooks.printed.MATCH_TIMEOUT_S", 3.0)
+    run = RecordedRun(1)
+    caught = Caught(run, lambda _: run)
+    printed = PrintedMetrics(caught, ["^(?P<x>(a+)+)$", "loss=(?P<loss>[0-9.]+)"])
+    try:
+        printed.take(["loss=1", "a" * 40 + "!"], 10**18)
+    finally:
+        printed.close()
+    assert [dict(point.values) for point in run.points] == [{"loss": 1.0}]
+    sentence = caught.sentence() or ""
+    assert "--metrics-regex '^(?P<x>(a+)+)$' failed (a line took longer than 3 s" in sentence
+    assert "avoid nested repetitions" in sentence
+
+
+def test_numbers_beyond_a_float_are_counted() -> None:
+    """They are left out of their line and named at the end; infinities that are printed by name are values."""
+    run = RecordedRun(1)
+    caught = Caught(run, lambda _: run)
+    lines = [
+        '{"loss": 1e400, "lr": 1, "step": 1}',
+        '{"loss": -Infinity, "step": 2}',
+        "{'loss': 1e400, 'lr': inf, 'epoch': 1}",
+        "{'loss': '-1e400', 'epoch': '1'}",
+        f'{{"loss": 1{"0" * 400}, "step": 3}}',
+    ]
+    PrintedMetrics(caught).take(lines, 10**18)
+    assert [dict(point.values) for point in run.points] == [{"lr": 1.0}, {"loss": -math.inf}, {"lr": math.inf}]
+    assert "not taken: 4 of numbers beyond the range of a float (1.8e308) from printed lines" in (
+        caught.sentence() or ""
+    )
+    (found,) = values_of_lines(["loss=(?P<loss>\\S+) lr=(?P<lr>\\S+)"], ["loss=1e999 lr=-inf"])
+    assert found == PrintedValues({"lr": -math.inf}, None, None, beyond=1)

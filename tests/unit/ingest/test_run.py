@@ -136,22 +136,38 @@ def test_a_run_of_the_trainings_own_in_mlflow_is_said(tell: Tell, caplog: pytest
 
 
 def test_a_local_checkpoint_is_measured(tell: Tell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path becomes absolute and has its size; a URI stays unchanged; a missing file has no size."""
+    """A relative path becomes absolute and has its size; a URI stays unchanged."""
     monkeypatch.chdir(tmp_path)
     Path("best.pt").write_bytes(b"12345")
     told = tell()
     told.run.checkpoint(Path("best.pt"), kind="best", epoch=1, metrics={"acc": 0.5})
     told.run.checkpoint("s3://bucket/last.pt", step=7)
-    told.run.checkpoint("missing.pt")
-    best, last, missing = told.bodies("checkpoints")
+    best, last = told.bodies("checkpoints")
     assert (best.uri, best.size_bytes, best.is_best) == (str(tmp_path / "best.pt"), 5, True)
     assert (last.uri, last.kind, last.size_bytes, last.step) == ("s3://bucket/last.pt", "last", None, 7)
-    assert missing.size_bytes is None
     told.run.finish(timeout_s=0)
     (completion,) = told.bodies("completions")
     assert completion.best_checkpoint_path == str(tmp_path / "best.pt")
-    assert completion.last_checkpoint_path == str(tmp_path / "missing.pt")
+    assert completion.last_checkpoint_path == "s3://bucket/last.pt"
     assert (completion.best_epoch, completion.best_metrics) == (1, {"acc": 0.5})
+
+
+@pytest.mark.parametrize("kind", ["file", "folder in a file", "file's URL"])
+def test_a_checkpoint_that_does_not_exist_is_left_out(
+    tell: Tell, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """It is named at once with the remedy, and nothing is recorded, neither for itself nor with a point."""
+    (tmp_path / "file").touch()
+    path = tmp_path / ("file/best.pt" if kind == "folder in a file" else "best.pt")
+    given = path.as_uri() if kind == "file's URL" else path
+    told = tell()
+    told.run.checkpoint(given, kind="best")
+    assert "is not a file or folder on this machine: left out; report it once it is saved" in caplog.text
+    told.run.metric(loss=1, checkpoint_path=given)
+    assert told.bodies("checkpoints") == []
+    assert told.points()[0].checkpoint_path is None
+    assert told.run.finish(timeout_s=0).dropped == {"values": 2}
+    assert told.bodies("completions")[0].best_checkpoint_path is None
 
 
 def test_the_completion_repeats_the_last_values(tell: Tell) -> None:

@@ -125,7 +125,9 @@ def test_an_exported_address_is_its_stack_on_whatever_port(
     assert isinstance(destination_of(TrainerSettings.from_env(foreign)), NamedServer)
 
 
-def test_without_a_stack_one_sentence_names_the_command(environ: dict[str, str], tmp_path: Path) -> None:
+def test_without_a_stack_one_sentence_names_the_command(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is logged once, by rank 0 and not by a launched training; the spool keeps what any stack may take."""
     settings = TrainerSettings.from_env(environ | {"TRAINWIRE_SPOOL_DIR": str(tmp_path)})
     found = destination_of(settings)
@@ -136,7 +138,11 @@ def test_without_a_stack_one_sentence_names_the_command(environ: dict[str, str],
     with pytest.raises(NoServer) as second:
         found.locate()
     assert (first.value.is_logged, second.value.is_logged) == (False, True)
-    assert "trainwire up`, now or later" in str(first.value)
+    assert f"TRAINWIRE_SPOOL_DIR={tmp_path} trainwire up`, now or later" in str(first.value)
+    usual = environ | {"HOME": str(tmp_path)}
+    monkeypatch.setenv("XDG_STATE_HOME", usual["XDG_STATE_HOME"])
+    with pytest.raises(NoServer, match="type `trainwire up`, now or later"):
+        destination_of(TrainerSettings.from_env(usual)).locate()
     assert found.server == ANY_STACK
     for quiet in (replace(settings, rank=1), replace(settings, is_captured=True)):
         with pytest.raises(NoServer) as silent:

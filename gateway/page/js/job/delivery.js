@@ -69,6 +69,16 @@ function sumWords(sum) {
     h("h2", null, "Completeness"),
     h("p", { class: `tone-${toneOf(sum.state)}` }, verdict(sum)),
     h("div", { class: "tiles" }, tiles),
+    ...(sum.shared_ranks.length
+      ? [
+          h(
+            "p",
+            { class: "tone-bad" },
+            "Several trainers ran as one rank of this job at the same time: their messages are mixed in one " +
+              "attempt. Give each a job id or a rank of its own.",
+          ),
+        ]
+      : []),
     h("p", { class: "quiet small" }, sum.line),
   ];
 }
