@@ -21,7 +21,7 @@ from benchmarks.rivals.training import TRACKERS
 
 REQUIREMENTS: Final = Path(__file__).with_name("requirements.txt")
 STEP_S: Final = 0.05
-STEPS: Final = {"server away for a minute": 1600, "disk full for 15 s": 600}
+STEPS: Final = {"trainer killed": 2400, "server away for a minute": 1600, "disk full for 15 s": 600}
 USUAL_STEPS: Final = 300
 TRAINING_TIMEOUT_S: Final = 420.0
 """A training that takes longer than this is killed, and counts as blocked for good."""
@@ -43,8 +43,7 @@ class Result:
         """Return the result as a row of a Markdown table."""
         finish = "" if self.finish_s is None else f"{self.finish_s:.2f} s"
         if isinstance(self.stored, str):
-            counts = f"unreadable: {self.stored} | | "
-            state = ""
+            counts, state = f"{self.reported:,} | 0", f"unreadable: {self.stored}"
         else:
             lost = sum(step not in self.stored.steps for step in range(self.reported))
             twice = sum(count > 1 for count in self.stored.steps.values())
