@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.metric_download import MetricBlock
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.schemas.times import to_ns
+from trainwire.stores.local_user import local_user
 from trainwire.stores.postgres.checkpoints import (
     CheckpointFile,
     NotFetchable,
@@ -131,7 +131,7 @@ class PostgresSource:
         """Ask the trainers of a job to stop, in the name of `by`, by default the user of this process."""
         try:
             with self._reading(), self._engine.begin() as connection:
-                found = request_stop(connection, job_id, getpass.getuser() if by is None else by, reason)
+                found = request_stop(connection, job_id, local_user() if by is None else by, reason)
         except UnknownJob as exc:
             raise JobNotFound(f"no job {job_id} in the database: client.jobs() yields what there is") from exc
         except (AlreadyEnded, WrongText) as exc:
@@ -189,8 +189,10 @@ class PostgresSource:
         """Return the sequence number of the first log line logged at `at` or later; None if there is none."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
-            seq = seq_at(connection, job_id, at, last)
-        return seq if seq <= last else None
+            # Retention may have removed the line that the search returns.
+            first = seq_at(connection, job_id, at, last)
+            found = next_page(connection, _line_filter(job_id, LogQuery()), first - 1, last, 1)
+        return found.lines[0].seq if found.lines else None
 
     def checkpoints(self, job_id: int) -> list[CheckpointInfo]:
         """Return all checkpoints of a job in the order of their sequence numbers."""

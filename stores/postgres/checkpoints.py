@@ -173,8 +173,9 @@ def find_object(connection: Connection, job_id: int, seq: int) -> S3Uri:
 def last_checkpoint(connection: Connection, job_id: int) -> str | None:
     """Return the URI of the newest attempt's newest checkpoint; None if there is none.
 
-    Checkpoints that verification found missing or different are skipped; if an attempt has no other ones, the
-    attempt before it is searched. Deleted ones and those that were not uploaded are not skipped.
+    Checkpoints that retention deleted or that verification found missing or different are skipped, and files that
+    are no checkpoints; if an attempt has no other ones, the attempt before it is searched. Those that were not
+    uploaded are not skipped.
     """
     return connection.execute(_NEWEST, {"job_id": job_id}).scalar_one_or_none()
 
@@ -227,6 +228,7 @@ _SUSPICIOUS: Final = text(
 )
 _NEWEST: Final = text(
     f"SELECT uri FROM training_checkpoints WHERE job_id = :job_id AND NOT coalesce({UNUSABLE}, false) "  # noqa: S608
+    f"AND deleted_at IS NULL AND NOT starts_with(kind, '{ARTIFACT}') "
     "ORDER BY attempt DESC, seq DESC LIMIT 1"
 )
 _PATHS: Final = text(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import inspect
 import socket
 import sys
@@ -26,6 +25,7 @@ from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stack.database import open_database, settings_for
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stores.files.s3 import open_s3
+from trainwire.stores.local_user import local_user
 from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
@@ -161,7 +161,7 @@ def _delete(
     force: bool,
     is_quiet: bool,
 ) -> Deletion:
-    by = f"{getpass.getuser()}@{socket.gethostname()}, trainwire delete"
+    by = f"{local_user()}@{socket.gethostname()}, trainwire delete"
     with (
         as_problem(NoSuchJob),
         as_problem(StillAtWork, hint=": --force"),

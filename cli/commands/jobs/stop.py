@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from trainwire.cli.terminal import one_line, say
 from trainwire.client.records import StopInfo
 from trainwire.stack.database import writing
 from trainwire.stack.errors import as_problem
+from trainwire.stores.local_user import local_user
 from trainwire.stores.postgres.jobs.stop_requests import AlreadyEnded, StopRequested, UnknownJob, request_stop
 from trainwire.stores.postgres.jobs.user_texts import WrongText
 
@@ -32,7 +32,7 @@ def stop(
     They receive the request within seconds, or when they can be reached again, and end by themselves: nothing is
     killed.
     """
-    name = _user() if by is None else by
+    name = local_user() if by is None else by
     request: StopRequested | StopInfo
     with gateway_jobs(data_dir) as remote:
         if remote is not None:
@@ -47,10 +47,3 @@ def stop(
     at, why = shown_time(request.requested_at), f": {request.reason}" if request.reason else ""
     job_and_attempt = f"job {request.job_id}, attempt {request.attempt}"
     say(one_line(f"{job_and_attempt}: {request.requested_by} asked it to stop {at}{why}"))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container without an entry for the user's number
-        return "unknown"
