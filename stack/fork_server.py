@@ -1,4 +1,4 @@
-"""The client of the process that starts workers by forks (`trainwire.workers.fork_server`, decision 43)."""
+"""The client of the process that starts workers by forks (`trainwire.workers.fork_server`, decision 36)."""
 
 from __future__ import annotations
 

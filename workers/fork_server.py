@@ -1,4 +1,4 @@
-"""Starts processes of the workers by forks of one process that has imported their modules (decision 43).
+"""Starts processes of the workers by forks of one process that has imported their modules (decision 36).
 
 A new Python process spends about a second of CPU time on imports before it can execute an order; a fork has them
 already. `trainwire.stack.fork_server` is the client.
