@@ -69,7 +69,12 @@ class Answer:
         """Return the complete answer, with its list `left_out`, as a document for JSON."""
         left_out = list(self._left_out)
         if self._cut_texts:
-            left_out.append(f"{self._cut_texts} texts were cut: repeat with max_chars={self._longest_text}")
+            most = min(self._longest_text, MOST_CHARS)
+            left_out.append(f"{self._cut_texts} texts were cut: repeat with max_chars={most}")
+        if self._longest_text > MOST_CHARS:
+            left_out.append(
+                f"texts over {MOST_CHARS:,} characters are whole in the output of `trainwire logs JOB`"
+            )
         if self._longest_list:
             left_out.append(f"entries are missing where noted: repeat with max_items={self._longest_list}")
         return {"notice": NOTICE, **self._parts, "left_out": left_out}
@@ -101,7 +106,7 @@ class Answer:
         if len(text) <= self._max_chars:
             return clean(text)
         self._cut_texts += 1
-        self._longest_text = max(self._longest_text, min(len(text), MOST_CHARS))
+        self._longest_text = max(self._longest_text, len(text))
         return f"{clean(text[: self._max_chars])} [cut: {len(text) - self._max_chars:,} more characters]"
 
 

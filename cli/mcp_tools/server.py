@@ -12,6 +12,8 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from trainwire.cli.mcp_tools.answers import as_json, clean
 from trainwire.cli.mcp_tools.failure import why_failed
@@ -43,6 +45,7 @@ READ_ONLY: Final = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
 MOST_ERROR_CHARS: Final = 4000
+MOST_VALUE_CHARS: Final = 100
 
 
 def make_server(open_client: Callable[[], Client]) -> MCPServer[Any]:
@@ -58,8 +61,31 @@ def make_server(open_client: Callable[[], Client]) -> MCPServer[Any]:
     )
 
 
+class PlainTool(Tool):
+    """A tool whose errors about arguments are sentences with the argument, its value and the allowed values."""
+
+    async def run(self, arguments: dict[str, Any], context: Any, convert_result: bool = False) -> Any:
+        """Run the tool as the base class does, with other texts of errors about arguments."""
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as exc:
+            if not isinstance(exc.__cause__, ValidationError):
+                raise
+            wrong = "; ".join(_wrong_argument(error, self.parameters) for error in exc.__cause__.errors())
+            raise ToolError(clean(f"{self.name}: {wrong}")[:MOST_ERROR_CHARS]) from exc
+
+
+def _wrong_argument(error: ErrorDetails, schema: dict[str, Any]) -> str:
+    name, value = str(error["loc"][0]), repr(error["input"])[:MOST_VALUE_CHARS]
+    if error["type"] == "extra_forbidden":
+        return f"there is no argument {name} ({name}={value}): the arguments are {', '.join(schema['properties'])}"
+    if error["type"] == "missing":
+        return f"the argument {name} is missing"
+    return f"{name}={value} {error['msg'].replace('Input should', 'should', 1)}"
+
+
 def _tool(function: Callable[..., dict[str, Any]], open_client: Callable[[], Client]) -> Tool:
-    tool = Tool.from_function(
+    tool = PlainTool.from_function(
         _without_client(function, open_client), annotations=READ_ONLY, structured_output=False
     )
     # An unknown argument would be ignored, and the answer be that of another question.

@@ -321,6 +321,20 @@ def test_checkpoints_are_listed(agent: Agent, job: int) -> None:
     assert [each["seq"] for each in agent.call("checkpoints", job=job, before_seq=2)["checkpoints"]] == [1]
 
 
+def test_a_text_beyond_the_largest_answer_names_the_command(
+    agent: Agent, sender: Sender, resources: Resources
+) -> None:
+    """A line that is too long for any answer is cut, with the command that shows all of it."""
+    number = next(_jobs)
+    sender.send(logs("z" * 1_200_000), job=number)
+    drain(resources, "logs", number)
+    left_out = agent.call("search_log", job=number)["left_out"]
+    assert left_out == [
+        "1 texts were cut: repeat with max_chars=1000000",
+        "texts over 1,000,000 characters are whole in the output of `trainwire logs JOB`",
+    ]
+
+
 def test_hostile_texts_are_cleaned_bounded_and_marked(agent: Agent, sender: Sender, resources: Resources) -> None:
     """Control sequences, hidden characters and huge lines of a training do not reach the agent as they are."""
     number = next(_jobs)
@@ -351,9 +365,13 @@ def test_an_unknown_job_is_a_tool_error_with_a_remedy(agent: Agent, job: int) ->
 
 def test_wrong_arguments_are_tool_errors(agent: Agent, job: int) -> None:
     """A wrong type, a value out of bounds and an unknown argument name the argument; nothing is ignored."""
-    assert "limit" in agent.error("search_log", job=job, limit=0)
-    assert "atempt" in agent.error("search_log", job=job, atempt=2)
-    assert "stream" in agent.error("search_log", job=job, stream="out")
+    assert (
+        agent.error("search_log", job=job, limit=0) == "search_log: limit=0 should be greater than or equal to 1"
+    )
+    unknown = agent.error("search_log", job=job, atempt=2)
+    assert "there is no argument atempt (atempt=2): the arguments are job, text, stream" in unknown
+    assert "stream='out' should be 'stdout' or 'stderr'" in agent.error("search_log", job=job, stream="out")
+    assert agent.error("search_log") == "search_log: the argument job is missing"
     assert "names" in agent.error("metric_history", job=job, names=[])
     assert "job" in agent.error("get_job", job=["a"])
     assert "no metric 'loss,acc'" in agent.error("metric_history", job=job, names=["loss,acc"])
