@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from trainwire.cli.job_references import job_to_change
 from trainwire.cli.terminal import one_line, safe, warn
 from trainwire.client.addresses import DATABASE_VARIABLE, URL_VARIABLES, find_address
 from trainwire.client.client import Client
@@ -67,7 +68,7 @@ class GatewayJobs:
 
     def edit(self, reference: str, edit: JobEdit) -> int:
         """Change a job's name, note, tags or archived state; return the job's number."""
-        job_id = self.job(reference).id
+        job_id = job_to_change(reference, self.job(reference).id)
         self.gateway.json(f"/jobs/{job_id}", method="PATCH", document=msgspec.to_builtins(edit))
         return job_id
 

@@ -39,6 +39,16 @@ def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = 
     return job_id
 
 
+def job_to_change(reference: str, job_id: int) -> int:
+    """Return `job_id`; raise `Problem` if `reference` is only the last digits of this number.
+
+    For commands that change a job: the number of another job, mistyped or not stored yet, may be such digits too.
+    """
+    if reference.isdecimal() and reference != str(job_id) and str(job_id).endswith(reference):
+        raise Problem(f"no job {reference}; the number of job {job_id} ends so: write out its number to change it")
+    return job_id
+
+
 def _report_other(text: str, job_id: int, other: int, *, is_strict: bool) -> None:
     """Warn that another job is named like the given number or `last`; if `is_strict`, raise `Problem` instead."""
     problem = f"{text} is job {job_id}, and also the name of job {other}"

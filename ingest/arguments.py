@@ -196,18 +196,17 @@ class Arguments:
             return None
 
     def path(self, name: str, value: object) -> str | None:
-        """Return the location of a checkpoint; log a warning and return None if there is none."""
+        """Return the location of a checkpoint; log a warning and return None if there is none.
+
+        A `path` at which there is nothing yet causes a warning only: it may be saved in the background.
+        """
         text = location(value)
         if not text and (name == "path" or value is not None):
             self._leave_out(name, value, "not a path", "give a text or a pathlib.Path")
-        elif text and is_missing(text):
-            self._leave_out(
-                name,
-                value,
-                "not a file or folder on this machine",
-                "report it once it is saved, or give its address, such as s3://bucket/best.pt",
-            )
-            return None
+        elif name == "path" and is_missing(text):
+            remedy = "report it once it is saved, or give its address, such as s3://bucket/best.pt"
+            reason, outcome = "not a file or folder on this machine", "recorded, and not uploaded"
+            self._report(WrongArgument(name, value, reason, outcome, remedy, is_dropped=False))
         return text or None
 
     def _status(self, value: object) -> str | None:

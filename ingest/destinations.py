@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -134,8 +135,6 @@ def spool_variable_of(spool: Path | None) -> str:
     environ = {name: value for name, value in os.environ.items() if name != SPOOL_VARIABLE}
     if spool is None or spool == default_spool_dir(environ):
         return ""
-    import shlex  # noqa: PLC0415 - of no use with the default spool
-
     return f"{SPOOL_VARIABLE}={shlex.quote(str(spool))} "
 
 

@@ -191,7 +191,7 @@ class RunReports:
 
         If a bucket is configured (docs/checkpoints.md), the current content of a local file or folder is
         uploaded in the background, and the checkpoint is reported after the upload. `upload="none"` only
-        records the path. A local path at which there is nothing is left out with a warning.
+        records the path. A local path at which there is nothing is recorded with a warning.
         """
         arguments = self._arguments
         found = arguments.path("path", path)

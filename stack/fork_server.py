@@ -42,15 +42,30 @@ class ForkServer:
         self._command = command
         self._env = env
         self._connection: _Connection | None = None
+        self._starts = 0
+
+    @staticmethod
+    def is_possible() -> bool:
+        """Return whether this Python and this kernel have what the client needs: pidfds, of Linux 5.3."""
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except (AttributeError, OSError):
+            return False
+        return hasattr(signal, "pidfd_send_signal")
 
     def start(self) -> None:
         """Start the fork server (anew), which answers requests as soon as its imports are done."""
         self.disconnect()
+        self._starts += 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             number = theirs.fileno()
             self.child.start([*self._command, str(number)], self._env, descriptors=[number])
         self._connection = _Connection(ours)
+
+    def has_begun(self) -> bool:
+        """Return whether the fork server has imported its modules, so that a fork takes no time."""
+        return self._connection is not None and self._connection.has_begun()
 
     def disconnect(self) -> None:
         """Close the socket, which ends the fork server; its processes go on."""
@@ -66,7 +81,8 @@ class ForkServer:
         The environment and the folder of a fork are those of the fork server.
         """
         arguments = command[command.index(_PACKAGE) + 1 :]
-        if self._connection is not None:
+        # A stack that starts waits for the imports; one that runs must go on watching its other processes.
+        if self._connection is not None and (self._starts == 1 or self.has_begun()):
             try:
                 return self._connection.fork(arguments, log)
             except (OSError, EOFError):
@@ -82,6 +98,7 @@ class _Connection:
 
     def __init__(self, server: socket.socket) -> None:
         self.is_closed = False
+        self.is_ready = False
         self._socket = server
         self._lock = threading.RLock()  # a second ctrl-C may interrupt `fork`, and asks for exit codes
         self._codes: dict[int, int] = {}
@@ -102,10 +119,19 @@ class _Connection:
     def exit_code(self, pid: int) -> int | None:
         """Return the exit code of a process that this fork server has started; None if it is unknown."""
         with self._lock:
-            with suppress(OSError, EOFError):
-                while not self.is_closed and select.select([self._socket], [], [], 0)[0]:
-                    self._receive(0)
+            self._read_messages()
             return self._codes.get(pid)
+
+    def has_begun(self) -> bool:
+        """Return whether the fork server has imported its modules, so that it answers requests at once."""
+        with self._lock:
+            self._read_messages()
+            return self.is_ready
+
+    def _read_messages(self) -> None:
+        with suppress(OSError, EOFError):
+            while not self.is_closed and select.select([self._socket], [], [], 0)[0]:
+                self._receive(0)
 
     def close(self) -> None:
         """Close the socket, which ends the fork server."""
@@ -121,7 +147,11 @@ class _Connection:
             self.close()
             raise EOFError("the fork server has ended")
         message = json.loads(data)
+        if "ready" in message:
+            self.is_ready = True
+            return None
         if "code" not in message:
+            self._codes.pop(message["pid"], None)  # that of an earlier process with this id
             return int(message["pid"])
         self._codes[message["pid"]] = message["code"]
         return None
@@ -135,8 +165,13 @@ class ForkedProcess:
         self._server = server
         self._code: int | None = None
         self._descriptor: int | None = None  # refers to this process even if its id is used again
-        with suppress(ProcessLookupError):
+        try:
             self._descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            pass  # it has ended already
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # the caller starts another one instead
+            raise
 
     def poll(self) -> int | None:
         """Return the exit code, or the negated number of the signal that ended the process; None while it runs."""

@@ -205,7 +205,7 @@ class Stack:
         self._start_command("beat", workers_command("beat"), env)
 
     def _start_fork_server(self, env: Mapping[str, str]) -> None:
-        if sys.platform == "linux":
+        if ForkServer.is_possible():
             command = workers_command("fork-server", TITLE_SPACE)
             self._fork_server = ForkServer(command, self._options.data_dir, env)
             self._supervisor.start(self._fork_server)

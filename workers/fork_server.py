@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Final
@@ -58,6 +59,7 @@ def serve(descriptor: int) -> list[str] | None:
         client.setblocking(True)
         selector.register(client, EVENT_READ)
         selector.register(signals, EVENT_READ)
+        client.sendall(json.dumps({"ready": True}).encode())
         while True:
             ready = {key.fileobj for key, _ in selector.select()}
             if signals in ready:
@@ -88,7 +90,8 @@ def _report_ended(client: socket.socket) -> None:
             return
         if pid == 0:
             return
-        client.sendall(json.dumps({"pid": pid, "code": os.waitstatus_to_exitcode(status)}).encode())
+        with suppress(OSError):  # the client has been killed
+            client.sendall(json.dumps({"pid": pid, "code": os.waitstatus_to_exitcode(status)}).encode())
 
 
 def _become_leader(log: int, arguments: list[str]) -> None:

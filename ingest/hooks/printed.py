@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
 MATCH_TIMEOUT_S: Final = 5.0
+START_TIMEOUT_S: Final = 30.0
+"""Seconds for the start of the child process that matches patterns, which takes long on a busy machine."""
 _MOST_CHARS: Final = 4000
 _STEPS: Final = ("step", "global_step", "iteration", "iter")
 _EPOCH: Final = "epoch"
@@ -143,13 +145,17 @@ class PatternMatcher:
         """Return the metrics that the patterns find in `lines`.
 
         The metrics that several patterns find in one line belong together. Each pattern has `MATCH_TIMEOUT_S`
-        seconds.
+        seconds. Nothing is found if the child process does not start.
         """
         found = []
         for pattern in tuple(self._patterns):
             try:
-                matches = self._started().submit(groups_of_lines, pattern, tuple(lines))
-                found.append(matches.result(MATCH_TIMEOUT_S))
+                pool = self._started()
+            except (TimeoutError, BrokenExecutor, CancelledError, RuntimeError):
+                self._kill()  # the next lines try it again
+                break
+            try:
+                found.append(pool.submit(groups_of_lines, pattern, tuple(lines)).result(MATCH_TIMEOUT_S))
             except (TimeoutError, BrokenExecutor, CancelledError, RuntimeError):
                 self._kill()
                 if self._is_closed:
@@ -170,6 +176,7 @@ class PatternMatcher:
             from multiprocessing import get_context  # noqa: PLC0415
 
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+            self._pool.submit(int).result(START_TIMEOUT_S)
         return self._pool
 
     def _kill(self) -> None:

@@ -97,6 +97,7 @@ class Session:
 
     def _begin(self) -> None:
         settings = self._settings
+        self._is_stop_marked = False
         source = f"{self._rank or 0}-{os.urandom(SOURCE_BYTES).hex()}"
         wake = threading.Event()
         self.buffer = Buffer(settings.buffer_bytes, wake, must_wait=settings.spool.when_full == "block")
@@ -241,9 +242,12 @@ class Session:
                 self.buffer.stop_waiting()
                 for log_type, notice in (self._sampler.close() if self._sampler else {}).items():
                     self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
-                if self.is_creator:
-                    timeout_s -= self._send_for_children(min(CHILDREN_TIMEOUT_S, timeout_s / 4))
-                self.buffer.close(completion() if self.is_creator else self._childs_completion())
+                try:
+                    if self.is_creator:
+                        self._remove_stop_mark()
+                        timeout_s -= self._send_for_children(min(CHILDREN_TIMEOUT_S, timeout_s / 4))
+                finally:  # also if ctrl-C interrupts it
+                    self.buffer.close(completion() if self.is_creator else self._childs_completion())
                 if self._sender.is_started or not self.buffer.is_empty:
                     self._sender.finish(timeout_s, may_leave=not self._settings.strict)
                     self.outbox.open_spool()
@@ -267,19 +271,23 @@ class Session:
         if not self.is_creator:
             if not self._sender.is_started:
                 self.take_metric_late(Metrics(ts=time.time_ns()))
-            if is_asked and self._stop_mark is not None:
+            if is_asked and not self._is_stop_marked and self._stop_mark is not None:
+                self._is_stop_marked = True
                 with suppress(OSError):  # the job is then shown as completed
                     self._stop_mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                     self._stop_mark.touch(mode=0o600)
         return is_asked
 
     def has_stopped_children(self) -> bool:
-        """Return whether a child process of this run has read a request to stop, and forget that it has."""
-        if not self.is_creator or self._stop_mark is None or not self._stop_mark.exists():
-            return False
-        with suppress(OSError):
-            self._stop_mark.unlink()
-        return True
+        """Return whether a child process of this run has read a request to stop."""
+        mark = self._stop_mark
+        # Not Path.exists, which raises an error for a folder that this user may not search.
+        return self.is_creator and mark is not None and os.path.exists(mark)
+
+    def _remove_stop_mark(self) -> None:
+        if self._stop_mark is not None:
+            with suppress(OSError):
+                self._stop_mark.unlink()
 
     @property
     def _stop_mark(self) -> Path | None:
@@ -356,11 +364,12 @@ class Session:
         """
         spool, source, began_s = self._settings.spool.folder, self.outbox.origin.source, monotonic_s()
         if spool is not None and self._sender.is_reachable:
-            others = [path for path in spool.glob(f"{self._job_id}-*") if not path.name.endswith(source)]
-            if others:
-                send_for_children(
-                    others, self.destination, self._settings.timing, timeout_s, since_ns=self._since_ns
-                )
+            with suppress(OSError):  # the next run with this spool sends them
+                others = [path for path in spool.glob(f"{self._job_id}-*") if not path.name.endswith(source)]
+                if others:
+                    send_for_children(
+                        others, self.destination, self._settings.timing, timeout_s, since_ns=self._since_ns
+                    )
         return monotonic_s() - began_s
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Final
 
 from sqlalchemy import Connection, func, select
@@ -183,32 +182,33 @@ def shared_ranks(rows: Iterable[SourcePosition], now: datetime) -> tuple[SharedR
             by_rank[first.attempt, first.rank or 0][first.began_at] += of_source
     found = []
     for (attempt, rank), by_start in sorted(by_rank.items()):
-        starts = sorted(by_start)
-        together = {
-            each
-            for earlier, later in pairwise(starts)
-            if _was_running_at(later, by_start[earlier], now)
-            for each in (earlier, later)
-        }
+        together: set[datetime] = set()
+        last_seen: tuple[datetime, datetime] | None = None
+        """The latest time at which an earlier trainer was certainly running, and its start."""
+        for start in sorted(by_start):
+            if last_seen is not None and last_seen[0] > start:
+                together |= {last_seen[1], start}
+            seen_at = _last_seen(start, by_start[start], now)
+            if seen_at is not None and (last_seen is None or seen_at > last_seen[0]):
+                last_seen = seen_at, start
         if together:
             names = tuple(by_start[start][0].source for start in sorted(together))
             found.append(SharedRank(attempt, rank, names))
     return tuple(found)
 
 
-def _was_running_at(time: datetime, rows: Iterable[SourcePosition], now: datetime) -> bool:
-    """Return whether the trainer with these positions, which began before `time`, was certainly running then.
+def _last_seen(start: datetime, rows: Collection[SourcePosition], now: datetime) -> datetime | None:
+    """Return the last time at which the trainer with these positions was certainly running; None if unknown.
 
-    Without a completion of its own it may have been killed: then its messages of the last minute decide.
+    Without a completion of its own it may have been killed: then only messages of the last minute count, less the
+    tolerance for clocks.
     """
-    rows = list(rows)
-    ended = [row.ended_at for row in rows if row.ended_at is not None]
-    if ended:
-        return max(ended) > time
+    if ended := [row.ended_at for row in rows if row.ended_at is not None]:
+        return max(ended)
     if any(row.produced is not None for row in rows):
-        return False  # it was killed: another process sent its messages and counts
-    newest = max((row.updated_at for row in rows if row.updated_at is not None), default=time)
-    return newest > max(now - _RECENT, time + _CLOCK_SKEW)
+        return None  # it was killed: another process sent its messages and counts
+    newest = max((row.updated_at for row in rows if row.updated_at is not None), default=start)
+    return newest - _CLOCK_SKEW if newest > now - _RECENT else None
 
 
 def _age(row: SourcePosition) -> tuple[datetime, str]:

@@ -15,6 +15,7 @@ from trainwire.cli.commands.jobs.jobs import named_job, shown_number
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
 from trainwire.cli.comparison import MOST_JOBS, differs, final_metrics, flat, side_by_side
 from trainwire.cli.gateway_jobs import gateway_jobs
+from trainwire.cli.job_references import job_to_change
 from trainwire.cli.terminal import one_line, print_table, say
 from trainwire.client.client import Client
 from trainwire.client.errors import ClientError
@@ -128,7 +129,7 @@ def _edit(data_dir: Path | None, reference: str, edit: JobEdit) -> int:
         if remote is not None:
             return remote.edit(reference, edit)
     with writing(servers(data_dir)) as connection:
-        job_id = named_job(connection, reference).id
+        job_id = job_to_change(reference, named_job(connection, reference).id)
         with as_problem(WrongText):
             save_edit(connection, job_id, edit)
     return job_id

@@ -9,6 +9,7 @@ import typer
 from trainwire.cli.commands.jobs.jobs import named_job, shown_time
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
 from trainwire.cli.gateway_jobs import gateway_jobs
+from trainwire.cli.job_references import job_to_change
 from trainwire.cli.terminal import one_line, say
 from trainwire.client.records import StopInfo
 from trainwire.stack.database import writing
@@ -36,11 +37,14 @@ def stop(
     request: StopRequested | StopInfo
     with gateway_jobs(data_dir) as remote:
         if remote is not None:
-            request = remote.job(job).stop(reason, by=name)
+            found = remote.job(job)
+            job_to_change(job, found.id)
+            request = found.stop(reason, by=name)
     if remote is None:
         errors = as_problem(AlreadyEnded, UnknownJob, WrongText)
         with writing(servers(data_dir)) as connection, errors:
-            request = request_stop(connection, named_job(connection, job).id, name, reason)
+            job_id = job_to_change(job, named_job(connection, job).id)
+            request = request_stop(connection, job_id, name, reason)
     if as_json:
         write_json(request)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -64,7 +65,7 @@ class HistoryDecoder:
                     axes[name] = value
                 else:
                     try:
-                        numbers[name] = float(value)
+                        numbers[name] = _number(value)
                     except ValueError:
                         return None
                 length += 2 + item_length
@@ -109,3 +110,11 @@ def _name_and_head(item: bytes) -> tuple[str, bytes]:
     except (ValueError, struct.error, TypeError, AttributeError):
         return name, b""
     return name, head if is_form and len(name) <= MAX_METRIC_NAME_CHARS else b""
+
+
+def _number(text: bytes) -> float:
+    """Parse a number; raise `ValueError` for an infinity, which may be a number beyond the range of a float."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("infinite")
+    return number

@@ -63,6 +63,7 @@ class RedisConnection:
             return Answer(stop=stop)
         size_bytes = sum(message.size_bytes for batch in batches.values() for message in batch)
         is_at_once = bool(batches) and size_bytes <= AT_ONCE_BYTES and self._had_room
+        self._had_room = False  # unless the exchange succeeds
         answer = self._append_at_once(batches, kinds) if is_at_once else self.read_reports(kinds)
         answer.stop = answer.stop or stop
         if batches and not is_at_once and not answer.must_hold:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from tests.factories import Sender, completion, drain
 from tests.integration.cli.conftest import Trainwire
 from trainwire.schemas.wire.messages import Metrics
+from trainwire.schemas.wire.validation import LEAST_MADE_ID
 from trainwire.workers.resources import Resources
 
 
@@ -57,3 +58,19 @@ def test_wrong_requests_are_one_sentence(connected: Trainwire, sender: Sender, r
     drain(resources, "completions", job=7)
     ended = connected("stop", "7")
     assert (ended.code, "job 7 has ended (completed)" in ended.err) == (1, True)
+
+
+def test_the_last_digits_of_a_number_change_no_job(
+    connected: Trainwire, sender: Sender, resources: Resources
+) -> None:
+    """They find a job to read; to change one, the whole number is needed: it may be that of another job."""
+    made = LEAST_MADE_ID + 4711
+    sender.send(Metrics(name="digits"), job=made)
+    drain(resources, "metrics", job=made)
+    ending = str(made)[-5:]
+    assert connected("status", ending).code == 0
+    for command in (["stop", ending], ["rename", ending, "other"], ["tag", ending, "a=b"]):
+        refused = connected(*command)
+        assert refused.code == 1
+        assert f"no job {ending}; the number of job {made} ends so: write out its number" in refused.err
+    assert connected("stop", str(made)).code == 0

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes import wait_until
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.settings.setting_groups import SpoolSettings
 
@@ -136,3 +137,31 @@ def test_what_killed_workers_have_left_is_sent_before_the_completion(valkey: Any
     assert of_child.of is not None
     assert of_child.produced == {"metrics": 1}
     assert (of_run.of, of_run.status) == (None, "completed")
+
+
+def test_a_spool_that_cannot_be_read_does_not_disturb_the_end(
+    valkey: Any, settings: TrainerSettings, tmp_path: Path
+) -> None:
+    """A folder that the system refuses to read (here by its long name) raises nothing; the completion arrives."""
+    folder = tmp_path / ("x" * 300)
+    with Run(42, settings=replace(settings, spool=SpoolSettings(folder=folder))) as run:
+        run.log("hello")
+    assert [body.status for body in valkey.completions()] == ["completed"]
+
+
+def test_an_interrupt_while_children_are_sent_for_keeps_the_completion(
+    valkey: Any, spooling: TrainerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second ctrl-C at the end reaches the training; the completion is in the buffer, and is sent."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    run = Run(42, settings=spooling)
+    run.log("hello")
+    assert spooling.spool.folder is not None
+    (spooling.spool.folder / "42-0-child").mkdir(parents=True)
+    monkeypatch.setattr("trainwire.ingest.sending.session.send_for_children", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish()
+    wait_until(valkey.completions, "the completion")

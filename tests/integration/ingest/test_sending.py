@@ -233,12 +233,15 @@ with Run(42) as run:
 
 @pytest.mark.parametrize("flush_interval_s", ["0.001", "0.5"])
 def test_a_forked_child_sends_its_own_and_nothing_of_its_parent(valkey: Any, flush_interval_s: str) -> None:
-    """A child numbers its lines under a source of its own and leaves the completion to its parent."""
+    """A child numbers its lines under a source of its own and leaves the completion to its parent.
+
+    What no worker has acknowledged when the child ends, its parent sends again before its own completion.
+    """
     environment = {**os.environ, "REDIS_URL": valkey.url, "TRAINWIRE_FLUSH_INTERVAL_S": flush_interval_s}
     environment["TRAINWIRE_SETTLE_S"] = "0.1"
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", FORKING], cwd=root, env=environment, check=True, timeout=60)
-    assert sorted(valkey.lines("stdout")) == ["child", "parent", "unfinished"]
+    assert sorted(set(valkey.lines("stdout"))) == ["child", "parent", "unfinished"]
     ends = {said.status: said.produced for said in valkey.completions()}
     assert sorted(ends) == ["completed", "ended"]
     assert ends["ended"] == {"logs": 1, "completions": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -85,10 +86,28 @@ def test_processes_outlive_their_fork_server(server: ForkServer, tmp_path: Path)
     beat.stop()
     assert beat.exit_code() is not None
     server.start()
+    soon = started(server, tmp_path, "worker", "--no-such-option")
+    assert soon.pid is not None
+    assert psutil.Process(soon.pid).parent() != psutil.Process(server.child.pid)  # not after the imports
+    wait_until(lambda: soon.exit_code() == 2, "another process that is no fork")
+    wait_until(server.has_begun, "the imports of the new server")
     again = started(server, tmp_path, "beat")
     assert again.pid is not None
     assert psutil.Process(again.pid).parent() == psutil.Process(server.child.pid)
     again.stop()
+
+
+def test_a_python_without_pidfds_has_no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python lacks `os.pidfd_open`, or the kernel refuses it, workers are started as programs."""
+    assert ForkServer.is_possible()
+    monkeypatch.setattr(os, "pidfd_open", _refused)
+    assert not ForkServer.is_possible()
+    monkeypatch.delattr(os, "pidfd_open")
+    assert not ForkServer.is_possible()
+
+
+def _refused(_pid: int) -> int:
+    raise PermissionError(errno.EPERM, "refused")
 
 
 def test_the_server_ends_with_its_client(server: ForkServer, tmp_path: Path) -> None:

@@ -412,6 +412,7 @@ def test_events_without_a_subscriber_are_not_made(resources: Resources, sender: 
             sender.send(logs(f"line {number}"), job=job)
             sender.send(metrics(epoch=number, loss=0.5), job=job)
 
+    resources.redis.client_kill_filter(_type="pubsub")  # gateways of earlier tests, which end slowly
     send(1)
     assert (wanted("logs"), wanted("metrics")) == ([], [])
     with PubSub(resources.redis.connection_pool, ignore_subscribe_messages=True) as pubsub:

@@ -252,6 +252,7 @@ def test_rows_of_numbers_are_read_as_by_the_full_decoder(tmp_path: Path, monkeyp
             {("note",): '"text"'} if step % 10 == 9 else {("big",): "9" * (step % 130)} if step % 10 == 8 else {}
         )
         texts |= {("loss",): '"Infinity"'} if step % 11 == 10 else {}
+        texts |= {("loss",): "1e999"} if step % 13 == 12 else {}
         items = shuffle([item(names, raw) for names, raw in texts.items()], len(texts))
         content = b"".join(field(1, each) for each in items)
         rows.append(record(2, content + field(2, field(1, step * 5) if step else b"")))

@@ -153,21 +153,22 @@ def test_a_local_checkpoint_is_measured(tell: Tell, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder in a file", "file's URL"])
-def test_a_checkpoint_that_does_not_exist_is_left_out(
+def test_a_checkpoint_that_does_not_exist_is_named_at_once(
     tell: Tell, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """It is named at once with the remedy, and nothing is recorded, neither for itself nor with a point."""
+    """It is recorded with a warning that names the remedy: it may be saved in the background."""
     (tmp_path / "file").touch()
     path = tmp_path / ("file/best.pt" if kind == "folder in a file" else "best.pt")
     given = path.as_uri() if kind == "file's URL" else path
     told = tell()
     told.run.checkpoint(given, kind="best")
-    assert "is not a file or folder on this machine: left out; report it once it is saved" in caplog.text
+    expected = "is not a file or folder on this machine: recorded, and not uploaded; report it once it is saved"
+    assert expected in caplog.text
     told.run.metric(loss=1, checkpoint_path=given)
-    assert told.bodies("checkpoints") == []
-    assert told.points()[0].checkpoint_path is None
-    assert told.run.finish(timeout_s=0).dropped == {"values": 2}
-    assert told.bodies("completions")[0].best_checkpoint_path is None
+    assert [body.uri for body in told.bodies("checkpoints")] == [str(path)]
+    assert told.points()[0].checkpoint_path == str(path)
+    assert not told.run.finish(timeout_s=0).dropped
+    assert told.bodies("completions")[0].best_checkpoint_path == str(path)
 
 
 def test_the_completion_repeats_the_last_values(tell: Tell) -> None:

@@ -31,6 +31,13 @@ def test_trainers_of_one_rank_at_the_same_time_are_named() -> None:
     assert found[0].shown(2) == "2 as rank 0 in attempt 1 (0-a, 0-b)"
 
 
+def test_a_trainer_beside_several_later_ones_is_named_with_all() -> None:
+    """A third trainer that began after the second had ended ran beside the first, too."""
+    assert _names(_trainer("0-a", 100, 1000), _trainer("0-b", 150, 160), _trainer("0-c", 300, 400)) == [
+        ("0-a", "0-b", "0-c")
+    ]
+
+
 @pytest.mark.parametrize(
     "other",
     [
