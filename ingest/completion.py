@@ -48,7 +48,10 @@ class History(msgspec.Struct):
         return Progress(current_epoch=self.epoch, total_epochs=self.total_epochs, progress_percent=percent)
 
     def note_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Record the location of a checkpoint, and for the best one its epoch and metrics."""
+        """Record the location of a checkpoint, and for the best one its epoch and metrics.
+
+        The location of an artifact is not recorded as that of the last checkpoint.
+        """
         if not checkpoint.kind.startswith(ARTIFACT):
             self.last_checkpoint_path = checkpoint.uri
         if checkpoint.kind == "final":

@@ -18,6 +18,8 @@ _MOVEMENT: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-ln-~]")
 class LineCutter:
     """Splits text into lines. If a line was overwritten with carriage returns, only the last version is kept.
 
+    Control sequences that move the cursor or erase are removed; those for colours are kept.
+
     A line longer than `MAX_LINE_BYTES` becomes several lines, which begin with `[part 1]`, `[part 2]` and, for
     the end of the line, `[part 3, last]`.
     """

@@ -26,7 +26,7 @@ class Backoff(NamedTuple):
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the value of a Retry-After header in seconds, at most `LONGEST_RETRY_AFTER_S`.
+    """Return the value of a Retry-After header in seconds, from 0 to `LONGEST_RETRY_AFTER_S`.
 
     Returns None if the header is absent or is not a number of seconds.
     """

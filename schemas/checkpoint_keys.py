@@ -64,7 +64,10 @@ class S3Uri(NamedTuple):
 
 
 def new_upload_folder(ts: int) -> str:
-    """Return a unique folder name for an upload. Names sort by `ts`, a time in nanoseconds since 1970."""
+    """Return a folder name for a new upload: `ts` (nanoseconds since 1970) to the second, and 8 random hex digits.
+
+    Names sort by `ts`. A time before 1970 or after 9999 counts as the nearest time in this range.
+    """
     at = time.gmtime(min(max(ts // 10**9, 0), _LATEST_S))
     return f"{time.strftime('%Y%m%dT%H%M%SZ', at)}-{os.urandom(4).hex()}"
 
@@ -98,5 +101,5 @@ def encode_manifest(files: list[ManifestFile]) -> bytes:
 
 
 def decode_manifest(raw: bytes) -> list[ManifestFile]:
-    """Decode a manifest; raise msgspec's `DecodeError`, whose text names the invalid field."""
+    """Decode a manifest; raise `msgspec.DecodeError`, or `UnicodeDecodeError`, if it is not valid."""
     return _decode_manifest(raw)

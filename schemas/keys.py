@@ -17,10 +17,10 @@ HOLD_KEY: Final = "ingest:hold"
 """Key that exists while Redis is above its high-water mark; trainers then keep messages in their spools."""
 
 HALTED_KEY: Final = "ingest:halted"
-"""Hash: stream -> why its drain has stopped, which happens if nearly all of its entries are invalid."""
+"""Hash: stream -> the reason why its drain has stopped, for example that nearly all of its entries are invalid."""
 
 ORDERED_TTL_S: Final = 5
-"""Seconds during which a second work order for the same delivery or verification is suppressed."""
+"""Seconds during which a second work order for the same delivery, verification or alert rules is suppressed."""
 DRAIN_ORDERED_TTL_MS: Final = 1000
 """Milliseconds during which a second work order for the same drain is suppressed; a running drain renews the time.
 

@@ -57,7 +57,7 @@ class HookListener:
         return {"PYTHONPATH": path, SOCKET_VARIABLE: str(self._path)}
 
     def close(self, timeout_s: float) -> None:
-        """Read the values that were already sent, for at most `timeout_s` seconds; then close all connections."""
+        """Read the values that were already sent, then close all connections; wait at most `timeout_s` seconds."""
         self._wake_up.close()
         self._thread.join(timeout_s)
 

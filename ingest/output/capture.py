@@ -211,7 +211,7 @@ class _Output:
 def _start_relay(outputs: Sequence[_Output]) -> int:
     """Start the relay process; return a file descriptor: a byte written to it makes the relay stop copying.
 
-    Raises `OSError` or `SubprocessError`.
+    Raises `OSError` or `SubprocessError` if the relay does not start within `RELAY_START_TIMEOUT_S` seconds.
     """
     if not sys.executable or not RELAY.is_file():
         raise FileNotFoundError(f"Python is {sys.executable or 'unknown'!r}, the relay's file is {RELAY}")

@@ -55,7 +55,10 @@ class Relay(threading.Thread):
         self._close_copy()
 
     def _step(self, timeout_s: float | None) -> bool:
-        """Wait until a descriptor is ready, then read or write it; return False at the end of the output."""
+        """Wait until a descriptor is ready (at most `timeout_s` seconds, None: no limit), then read or write it.
+
+        Return False at the end of the output.
+        """
         poll = select.poll()
         poll.register(self._source, select.POLLIN)
         if self._copy is not None:

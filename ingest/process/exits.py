@@ -141,7 +141,10 @@ RunT = TypeVar("RunT")
 
 
 def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> None:
-    """Call `finish(run)` at the end of each forked child of multiprocessing; atexit functions do not run there."""
+    """Call `finish(run)` at the end of each forked child of multiprocessing; atexit functions do not run there.
+
+    Does nothing if multiprocessing is not imported yet.
+    """
     util = sys.modules.get("multiprocessing.util")
     if util is None:
         return
@@ -238,7 +241,7 @@ class Terminations:
 SIGTERM_TIMEOUT_S: Final = 5.0
 """Seconds for finishing all runs on SIGTERM: schedulers send SIGKILL soon after it.
 
-Messages that are not sent by then are in the spool.
+Messages that are not sent by then stay in the spool, if there is one.
 """
 
 terminations: Final = Terminations()

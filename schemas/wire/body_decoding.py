@@ -96,7 +96,10 @@ def body_from_object(kind: Kind, value: object) -> Body:
 
 
 def plain_body(envelope: Envelope) -> bytes:
-    """Return the body, decompressed if necessary; raise `InvalidMessage` if it exceeds MAX_BODY_BYTES."""
+    """Return the body, decompressed if necessary.
+
+    Raises `InvalidMessage` if it exceeds MAX_BODY_BYTES, cannot be decompressed, or has an unknown encoding.
+    """
     match envelope.encoding:
         case "msgpack" | "json":
             check_amount("body", len(envelope.body), MAX_BODY_BYTES, "bytes")
