@@ -1,4 +1,4 @@
-"""`Run`: the methods that a training script calls; none of them waits for the network or ends the training."""
+"""`Run`: the methods that a training script calls; only `finish` waits for the network, with a time limit."""
 
 from __future__ import annotations
 
@@ -52,9 +52,11 @@ class Run(RunReports, RunEnd):
     number; if this is impossible, the constructor raises `ValueError` with the remedy. A new job without a
     `name` is named after the script.
 
-    No call waits for the network, or raises because a server is unreachable. The constructor raises
-    `ValueError` for an invalid value (a job id of -1); in later calls an invalid argument is left out with one
-    warning. Use the run as a context manager, or call `finish`.
+    Only `finish`, and the constructor with `strict`, wait for the network, both with a time limit; without
+    `strict` no call raises because a server is unreachable. With TRAINWIRE_SPOOL_FULL=block, calls wait while the
+    spool and the memory are full. The constructor raises `ValueError` for an invalid value (a job id of -1); in
+    later calls an invalid argument is left out with one warning. Use the run as a context manager, or call
+    `finish`.
 
     A copy of an object that contains a run contains the same run, and so does a pickle that is loaded in the
     same process. In another process (multiprocessing, joblib, a loaded checkpoint) a loaded pickle contains a
@@ -66,7 +68,8 @@ class Run(RunReports, RunEnd):
 
     With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`. The constructor raises `RedisAway`
     if Redis does not answer, and `RankTaken` if another live trainer has the same job, attempt and rank.
-    `finish` raises `NotStored` if not everything is committed by its deadline (docs/strict.md).
+    `finish`, or the end of the `with` block, raises `NotStored` if not everything is committed by its deadline
+    (docs/strict.md).
 
     `project` and `group` set the tags of these names, by which jobs are filtered and grouped (docs/filters.md).
 
@@ -233,7 +236,8 @@ class Run(RunReports, RunEnd):
     ) -> Self:
         """Create a run of the job in TRAINWIRE_JOB_ID, even if this process has had a run of that job before.
 
-        Without the variable this is the same as `Run(...)`. `overrides` are further arguments of `Run`.
+        Without the variable, or if the open run of a parent process has set it, this is the same as `Run(...)`.
+        `overrides` are further arguments of `Run`.
         """
         settings = settings or TrainerSettings.from_env()
         has_parent = settings.parent is not None and settings.parent.job_id == settings.job_id
@@ -257,7 +261,7 @@ class Run(RunReports, RunEnd):
 
         Everything written to stdout and stderr is logged, including output of C code and subprocesses, and is
         still shown (docs/capture.md). Under `trainwire run` this method does nothing, because the launcher logs
-        the same lines.
+        the same lines. If the system lacks the resources, the output is shown and not logged, with a warning.
         """
         if self._capture is None:
             try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RunReports:
-    """Mixin of `Run`: its methods that report something; none of them waits for the network or raises."""
+    """Mixin of `Run`: its methods that report something; none of them waits for the network or raises an error."""
 
     rank: int | None
     _session: Session
@@ -46,8 +46,9 @@ class RunReports:
     ) -> None:
         """Log a text as one line, or as several lines if it contains newlines.
 
-        A mapping is reported as metrics, for users of other trackers: `run.log({"loss": 0.3}, step=3)` is the
-        same as `run.metric(values={"loss": 0.3}, step=3)`.
+        `level` is the name of a log level or a number of `logging`. A mapping is reported as metrics, for users of
+        other trackers: `run.log({"loss": 0.3}, step=3)` is the same as `run.metric(values={"loss": 0.3}, step=3)`.
+        `epoch` and `step` have no effect on a text.
         """
         if type(text) is not str and isinstance(text, Mapping):
             self.metric(values=text, epoch=epoch, step=step)
@@ -60,7 +61,8 @@ class RunReports:
     def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
         """Log lines that were printed at `ts` (nanoseconds since 1970), with the log levels found in them.
 
-        The call blocks while lines are printed faster than the disk can write them.
+        The call blocks while lines are printed faster than the disk can write them, for ten seconds if the disk
+        hangs.
         """
         self._session.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
         self._session.relieve()
@@ -102,7 +104,8 @@ class RunReports:
     ) -> None:
         """Report metrics measured now, as keyword arguments or in `values`; None values are left out.
 
-        A value that is not a number is dropped and counted, with one warning. Never raises.
+        A value that is not a number is dropped and counted, with one warning. A new `epoch` also becomes the job's
+        progress. Never raises.
         """
         ts = time.time_ns()
         given = named if values is None else {**self._arguments.mapping("values", values), **named}
@@ -128,7 +131,7 @@ class RunReports:
 
     @forgiving(example='run.describe(params={"lr": 0.1})')
     def describe(self, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> None:
-        """Replace the parameters of the job's attempt, or its tags, or both."""
+        """Replace the parameters of the job's attempt, or its tags, or both; None leaves them unchanged."""
         try:
             described = description(None, params, tags, None)
         except ValueError as exc:

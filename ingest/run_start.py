@@ -76,7 +76,8 @@ def start_of(
 def given_place(settings: TrainerSettings, rank: object, world_size: object) -> Place:
     """Return the rank and the number of ranks; None for one of them means that of `settings`.
 
-    Raises `ValueError` for an invalid value.
+    A number of ranks that is not above the rank becomes None, with a warning. Raises `ValueError` for an invalid
+    value.
     """
     return checked_place(
         settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),

@@ -56,9 +56,10 @@ class LaunchOptions:
     """Options of a launch.
 
     If `job_id` is None, the job number is TRAINWIRE_JOB_ID, or a new number if this variable is not set.
-    `resume_from_step`, `parent` and `fork_step` have the same meaning as for `Run`. `redis_url`, or the folder
-    `data_dir` of a `trainwire up`, replaces the configured server. After the command has ended, the launcher waits
-    at most `finish_timeout_s` seconds until its messages are stored. `catch` has the options for metrics.
+    `resume_from_step`, `parent` and `fork_step` have the same meaning as for `Run`. `redis_url` replaces REDIS_URL
+    and TRAINWIRE_URL; `data_dir` names the data folder of the `trainwire up` to send to, in place of any server.
+    After the command has ended, the launcher waits at most `finish_timeout_s` seconds until its messages are
+    stored. `catch` has the options for metrics.
 
     With `tty`, stdout and stderr of the command are one pseudo-terminal, and all lines are logged as stdout. With
     `fold_repeats`, equal lines in a row are logged once, followed by a line with the number of repetitions.

@@ -68,9 +68,10 @@ def send_leftovers(
 ) -> Iterator[Leftover]:
     """Send the messages that ended sources left in the spool, the oldest source first; yield each result.
 
-    The function ends when `stop` is set, and after the first source that could not be sent, because the next
-    ones would fail too; a refused source is skipped. Folders of live sources are skipped as well. A folder that
-    cannot be read is logged, and stays. Raises `OSError` if the system has no file descriptors or memory left.
+    First deletes abandoned folders without messages. The function ends when `stop` is set, and after the first
+    source that could not be sent, because the next ones would fail too; a refused source is skipped. Folders of
+    live sources are skipped as well. A folder that cannot be read is logged, and stays. Raises `OSError` if the
+    system has no file descriptors or memory left.
 
     Args:
         spool: the folder of the spool.

@@ -29,7 +29,11 @@ RECOVERY_TIMEOUT_S: Final = 600.0
 def start_recovery(
     folder: Path, destination: Destination, timing: Timing, *, stop: threading.Event, warn: Callable[[str], None]
 ) -> None:
-    """Start the thread; it ends when everything in the spool `folder` is sent, or `stop` is set."""
+    """Start the thread; its first pass over the spool `folder` begins after `RECOVERY_DELAY_S` seconds.
+
+    It ends after a pass without an error, if no server is configured or running, or when `stop` is set. `warn` is
+    called with a warning after an error.
+    """
     with suppress(RuntimeError):  # the system refuses a thread: the next run recovers the spool
         start_daemon(partial(_recover, folder, destination, timing, stop, warn), "trainwire-recovery")
 
@@ -57,8 +61,8 @@ def send_for_children(
 ) -> None:
     """Send those source folders of a spool whose processes have ended and reported to the run of `since_ns`.
 
-    `since_ns` is the start of the run, in nanoseconds since 1970. Waits `timeout_s` seconds at most. Errors are
-    ignored: the next run with this spool sends them.
+    `since_ns` is the start of the run, in nanoseconds since 1970. Waits `timeout_s` seconds at most for each
+    spool. Errors are not raised: the next run with this spool sends the messages.
     """
 
     def send(spool: Path) -> None:

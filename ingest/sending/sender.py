@@ -98,7 +98,7 @@ class Sender:
     def start(self) -> bool:
         """Start the thread and return True.
 
-        Return False if the system refuses a thread: the next call tries again.
+        Return False if the system refuses a thread: a call at least `RESTART_S` seconds later tries again.
         """
         if monotonic_s() < self._start_at:
             return False

@@ -73,7 +73,8 @@ class Session:
 
         `began_ns` is the start of the run, in nanoseconds since 1970. It is that of another process if this run
         joins the run of that process (`is_joined`). If `resume_step` is set, the attempt is a new one, even if the
-        previous one has not ended.
+        previous one has not ended. A strict session first claims the rank, and raises `StrictError` as
+        `check_start` does.
         """
         self._job_id = job_id
         self._attempt = attempt
@@ -162,7 +163,7 @@ class Session:
     def relieve(self) -> None:
         """Wait while lines are printed faster than the disk writes them.
 
-        If the disk hangs, wait a few seconds at most.
+        If the disk hangs, wait ten seconds at most (`HUNG_DISK_S`).
         """
         if self.buffer.buffered_bytes > RELIEF_BYTES:
             self._sender.relieve(lambda: self.buffer.buffered_bytes <= RELIEF_BYTES)
@@ -209,8 +210,9 @@ class Session:
 
         A forked child that has sent anything sends a completion of its own, without a known status. Uploads
         that do not finish in time are abandoned. An exception such as ctrl-C ends the wait for uploads; the
-        messages then have `RESERVED_S` seconds. The process that created the run also waits a moment for the
-        event `provenance_sent`.
+        messages then have `RESERVED_S` seconds. The process that created the run also waits for the event
+        `provenance_sent`, for `PROVENANCE_WAIT_S` or a quarter of the time left. A second call returns the same
+        receipt.
         """
         left_s = RESERVED_S
         try:

@@ -116,7 +116,7 @@ class CheckpointSettings:
 
 
 FullPolicy = Literal["drop_oldest_logs", "drop_newest", "block"]
-"""The policy for a full spool: drop the oldest unsent lines, drop new values, or let calls wait for room."""
+"""The policy for a full spool: drop the oldest unsent lines (then points), drop new ones, or let calls wait."""
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,8 @@ class TrainerSettings:
 
         Return the settings, and an error text for each invalid variable. Invalid variables are removed from
         `environ`, or set to a value that disables the optional data (provenance, uploads). If one address is
-        invalid, all addresses are removed: messages never go to a server that the user has not named.
+        invalid, all addresses are removed: messages never go to a server that the user has not named. Raises
+        `ValueError` for an error that begins with no variable.
         """
         errors: list[str] = []
         while True:
@@ -223,6 +224,8 @@ class TrainerSettings:
 
     def at(self, redis_url: str | None, url: str | None = None) -> TrainerSettings:
         """Return a copy with this address of Redis or of a gateway; return these settings if both are None.
+
+        `redis_url` removes the gateway; `streams_url` stays.
 
         Raises `ValueError` if an address is invalid or both are given.
         """

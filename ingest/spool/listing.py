@@ -40,7 +40,7 @@ class Spooled:
 
 
 def list_spool(spool: Path) -> Iterator[Spooled]:
-    """Yield a description of the folder of each source, the oldest first."""
+    """Yield a description of the folder of each source that can be read, the oldest first."""
     for path in source_folders(spool):
         try:
             found = _read(path)

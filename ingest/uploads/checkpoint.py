@@ -43,7 +43,7 @@ def checkpoint_at(
 
 
 def location(path: object) -> str:
-    """Return a local path as an absolute path, and a URI unchanged.
+    """Return a local path as an absolute path, and a URI unchanged; "" for None or an empty path.
 
     `s3:/bucket/x`, which `pathlib` makes of `s3://bucket/x`, is corrected. `file://` and `~` are resolved to
     local paths. Shell variables are not expanded, because Python does not expand them either when it saves a
