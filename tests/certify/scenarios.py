@@ -43,7 +43,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A training, and what it must leave."""
+    """A training, the rows that it must leave, and the servers and events of its run."""
 
     name: str
     trains: tuple[Train, ...]
