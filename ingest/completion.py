@@ -1,4 +1,4 @@
-"""Builds the completion message of a run from how it ended and from the last values that it reported."""
+"""Builds the completion message of a run from its end and from the last values that it reported."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _unfinished(rest: str) -> str:
 
 
 def _chars_that_fit(text: str) -> int:
-    """Return how many characters from the start of `text` take at most `MAX_LINE_BYTES` in UTF-8.
+    """Return the number of characters from the start of `text` that take at most `MAX_LINE_BYTES` in UTF-8.
 
     It counts the first bytes of characters. Decoding instead would drop the lone surrogates that stand for
     undecodable bytes.

@@ -1,4 +1,4 @@
-"""The receipt of a run: how many of its messages are stored, sent, spooled or lost."""
+"""The receipt of a run: the numbers of its messages that are stored, sent, spooled or lost."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class RunOptions(TypedDict, total=False):
 
 
 class RunStart(NamedTuple):
-    """The attempt of a new run, and how it begins.
+    """The attempt of a new run, the run that it joins, and the step from which it continues.
 
     `joined` is the run of the parent process that this run is a part of, None if it is a run of its own.
     `resume_step` is the step from which the attempt goes on; `own_resume_step` is the same if this process begins

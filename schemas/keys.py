@@ -121,7 +121,7 @@ def trials_key(stream: str) -> str:
 
 
 def ahead_key(stream: str) -> str:
-    """Return the key with the state of the look-ahead: how far a drain has read `stream` ahead of its cursor.
+    """Return the key with the state of the look-ahead: the last entry of `stream` that a drain has read ahead.
 
     Trainers have no write permission for it.
     """

@@ -91,7 +91,10 @@ class OpenRuns:
         self._export()
 
     def note_capture(self, run: object, source: str) -> None:
-        """Set an environment variable that tells child processes not to capture their output: `source` logs it."""
+        """Set an environment variable that keeps child processes from capturing their output: `source` logs it.
+
+        Does nothing if `run` has ended.
+        """
         if id(run) in self._open:
             self._open[id(run)].capturing_source = source
             self._export()

@@ -1,4 +1,4 @@
-"""Forwards signals to the command of `trainwire run`, and determines why the command failed."""
+"""Forwards signals to the command of `trainwire run`, and determines the cause of its failure."""
 
 from __future__ import annotations
 

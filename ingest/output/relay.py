@@ -71,7 +71,10 @@ class Relay(threading.Thread):
         return self._source not in ready or self._pass_on()
 
     def _settle(self) -> bool:
-        """Copy what was printed before the training asked to stop; return False at the end of the output."""
+        """Copy the output from before the training asked to stop; return False at the end of the output.
+
+        It counts as copied after `SETTLE_S` without output, or after `LONGEST_SETTLE_S` at most.
+        """
         deadline = time.monotonic() + LONGEST_SETTLE_S  # other processes may print without end
         poll = select.poll()
         poll.register(self._source, select.POLLIN)

@@ -103,7 +103,7 @@ class Outbox:
     def release(self, kind: Kind, acked: int, lost: int = 0) -> bool:
         """Delete the messages up to `acked`, which Postgres has committed; return whether `acked` has increased.
 
-        `lost` is how many of them the workers count as lost, because this process or an earlier one has
+        `lost` is the number of those that the workers count as lost, because this process or an earlier one has
         declared them lost.
         """
         with self._lock:

@@ -35,7 +35,7 @@ SETTLE_S: Final = 10.0
 
 @dataclass(frozen=True)
 class Leftover:
-    """The result of sending what one ended source left in the spool: its receipt, and its folder."""
+    """The result of sending the messages that one ended source left in the spool: its receipt, and its folder."""
 
     about: About
     receipt: Receipt

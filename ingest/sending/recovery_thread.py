@@ -41,7 +41,10 @@ def start_recovery(
 def _recover(
     folder: Path, destination: Destination, timing: Timing, stop: threading.Event, warn: Callable[[str], None]
 ) -> None:
-    """Send what earlier processes on this machine left in the spool for this server; retry after errors."""
+    """Send the messages that earlier processes on this machine left in the spool for this server.
+
+    Retries after errors, with pauses that double up to `RECOVERY_TIMEOUT_S`.
+    """
     wait_s = RECOVERY_DELAY_S
     while not stop.wait(wait_s):
         try:

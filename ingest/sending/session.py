@@ -47,11 +47,11 @@ DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
 """The part of a timeout, in seconds, that uploads leave for the messages."""
 PROVENANCE_WAIT_S: Final = 1.0
-"""Seconds for which the end of a short run waits until its provenance is collected."""
+"""Longest time, in seconds, for which the end of a run waits until its provenance is collected."""
 CHILDREN_TIMEOUT_S: Final = 2.0
-"""Seconds for which the end of a run sends what its ended child processes have left in the spool."""
+"""Longest time, in seconds, for which the end of a run sends messages that ended child processes have spooled."""
 CHILD_FLUSH_S: Final = 2.0
-"""Seconds for which the end of a forked child waits until its own messages are sent."""
+"""Longest time, in seconds, for which the end of a forked child waits until its own messages are stored."""
 
 
 class Session:
@@ -352,9 +352,9 @@ class Session:
             )
 
     def _send_for_children(self, timeout_s: float) -> float:
-        """Send what ended child processes of this run have left in the spool; return the seconds that it took.
+        """Send the messages that ended child processes of this run left in the spool; return the seconds it took.
 
-        It is sent before the completion of the run: otherwise the job would be shown as complete without it.
+        They are sent before the completion of the run: otherwise the job would be shown as complete without them.
         """
         spool, source, began_s = self._settings.spool.folder, self.outbox.origin.source, monotonic_s()
         if spool is not None and self._sender.is_reachable:

@@ -113,7 +113,7 @@ MAX_NAME_CHARS: Final = 60
 
 
 class Slot(NamedTuple):
-    """Fields that say which older checkpoints of a source a new one replaces: those with an equal slot."""
+    """The fields by which a new checkpoint replaces older ones of the same source: those with an equal slot."""
 
     kind: str
     epoch: int | None

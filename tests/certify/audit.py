@@ -1,4 +1,4 @@
-"""The audit after a run: compares Postgres, Loki, Redis, the spool and the receipt with what they must have."""
+"""The audit after a run: compares Postgres, Loki, Redis, the spool and the receipt with the expected contents."""
 
 from __future__ import annotations
 

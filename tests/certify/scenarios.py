@@ -1,4 +1,4 @@
-"""The scenarios: each is a training, the rows that it must leave, and what happens meanwhile."""
+"""The scenarios: each is a training, the rows that it must leave, and the outage that happens meanwhile."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from trainwire.schemas.wire.stop_requests import read_stop
 logger = logging.getLogger("trainwire.ingest")
 
 REQUEST_BYTES: Final = 1024 * 1024
-"""About how many bytes of messages one request carries; nginx by default accepts 1 MiB, after compression."""
+"""Approximate size of the messages in one request, before compression; nginx by default accepts 1 MiB after it."""
 LEAST_REQUEST_BYTES: Final = 64 * 1024
 """Lower limit of the request size, which is halved after each failure, for slow or unreliable networks.
 

@@ -36,7 +36,7 @@ Record = dict[str, Any]
 class Channel:
     """The connection of this process to the launcher.
 
-    A background thread sends what does not fit into the socket's buffer at once.
+    A background thread sends the records that do not fit into the socket's buffer at once.
     """
 
     def __init__(self, path: str) -> None:
