@@ -40,7 +40,10 @@ class History(msgspec.Struct):
     final_checkpoint_path: str | None = None
 
     def progress_to(self, epoch: int | None, percent: float | None = None) -> Progress:
-        """Record `epoch`, and return the job's progress. If `percent` is None, it is computed from the epochs."""
+        """Record `epoch`, and return the job's progress.
+
+        If `percent` is None, it is computed from the epochs, if both are known.
+        """
         if epoch is not None:
             self.epoch = epoch
         if percent is None and self.epoch is not None and self.total_epochs:

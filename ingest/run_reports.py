@@ -46,8 +46,9 @@ class RunReports:
     ) -> None:
         """Log a text as one line, or as several lines if it contains newlines.
 
-        `level` is the name of a log level or a number of `logging`. A mapping is reported as metrics, for users of
-        other trackers: `run.log({"loss": 0.3}, step=3)` is the same as `run.metric(values={"loss": 0.3}, step=3)`.
+        `log_type` is `stdout` or `stderr`. `level` is the name of a log level or a number of `logging`. A mapping
+        is reported as metrics, for users of other trackers: `run.log({"loss": 0.3}, step=3)` is the same as
+        `run.metric(values={"loss": 0.3}, step=3)`.
         `epoch` and `step` have no effect on a text.
         """
         if type(text) is not str and isinstance(text, Mapping):
@@ -104,8 +105,9 @@ class RunReports:
     ) -> None:
         """Report metrics measured now, as keyword arguments or in `values`; None values are left out.
 
-        A value that is not a number is dropped and counted, with one warning. A new `epoch` also becomes the job's
-        progress. Never raises.
+        The values of a call are one point, with `epoch`, `step` and the location of a checkpoint if they are
+        given. A value that is not a number is dropped and counted, with one warning. A new `epoch` also becomes
+        the job's progress. Never raises.
         """
         ts = time.time_ns()
         given = named if values is None else {**self._arguments.mapping("values", values), **named}
@@ -114,7 +116,10 @@ class RunReports:
     def metric_at(
         self, ts: int, values: Mapping[str, Number], *, step: float | None = None, epoch: float | None = None
     ) -> None:
-        """Report metrics that were measured at `ts` (nanoseconds since 1970); like `metric`, never raises."""
+        """Report metrics that were measured at `ts` (nanoseconds since 1970); like `metric`, never raises.
+
+        An invalid `ts` is replaced by the current time.
+        """
         self._take_values(moment_ns(ts), values, epoch, step, None)
 
     def _take_values(self, ts: int, values: object, epoch: object, step: object, path: str | None) -> None:
@@ -143,7 +148,10 @@ class RunReports:
     def progress(
         self, epoch: int | None = None, total_epochs: int | None = None, percent: float | None = None
     ) -> None:
-        """Report the progress of the training. If `percent` is None, it is computed from the epochs."""
+        """Report the progress of the training: the current epoch, the planned number of epochs, the percentage.
+
+        None keeps the reported value. If `percent` is None, it is computed from the epochs, if both are known.
+        """
         arguments = self._arguments
         epochs = arguments.count("total_epochs", total_epochs)
         if epochs is not None:
@@ -195,6 +203,9 @@ class RunReports:
         If a bucket is configured (docs/checkpoints.md), the current content of a local file or folder is
         uploaded in the background, and the checkpoint is reported after the upload. `upload="none"` only
         records the path. A local path at which there is nothing is left out with a warning.
+
+        `kind` is any word; of the kinds `best`, `last` and `final`, a new checkpoint replaces the older one.
+        `is_best` is True by default for the kind `best`. `metrics` are values of this checkpoint.
         """
         arguments = self._arguments
         found = arguments.path("path", path)

@@ -54,6 +54,7 @@ def start_of(
 ) -> RunStart:
     """Return the start of a run of job `number`; None for `attempt` and `resume_step` means those of `settings`.
 
+    `is_job_given` is True if the script has named the job: the run then does not join that of a parent process.
     Raises `ValueError` for an invalid attempt.
     """
     joined = None if is_job_given or number.is_made else settings.parent

@@ -169,7 +169,10 @@ def stop_field(source: str) -> str:
 
 
 def unknown_resume_field(source: str) -> str:
-    """Return the field that a source has if it resumes a job of which no earlier attempt is stored."""
+    """Return the field that a source has if it resumes a job of which no earlier attempt is stored.
+
+    The field is in the hash of the job's acknowledgements.
+    """
     return f"{source}:unknown-resume"
 
 

@@ -143,7 +143,7 @@ class Caught:
             self._artifacts.take(record, rank)
 
     def not_taken(self, by: str, kind: str, count: int = 1) -> None:
-        """Count values of type `kind` that library `by` has logged and trainwire does not store."""
+        """Add `count` to the number of values of type `kind`, logged by library `by`, that are not stored."""
         with self._lock:
             self._not_taken[by, kind] += count
 

@@ -264,7 +264,8 @@ def _environment(
 ) -> dict[str, str]:
     """Return the environment variables for the command.
 
-    They make a `Run` in it send to the launcher's job, and not capture output.
+    They make a `Run` in it send to the launcher's job, and not capture output. `has_terminal` adds a default for
+    TERM.
     """
     environment: dict[str, str | None] = {
         **({"TERM": "xterm"} if has_terminal else {}),  # unless the environment names another

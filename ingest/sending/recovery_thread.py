@@ -93,7 +93,7 @@ def _send(
     stop: threading.Event | None = None,
     is_due: Callable[[Path], bool] = lambda _: True,
 ) -> None:
-    """Send the due source folders of ended processes for this server."""
+    """Send the ended processes' source folders for this server whose `is_due` is True, until `stop` is set."""
     with importing():
         from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
     recovered = send_leftovers(

@@ -262,7 +262,8 @@ class Session:
     def should_stop(self) -> bool:
         """Return whether a request to stop has arrived.
 
-        A child process then leaves a file for the process that created the run, which may not read the request.
+        A child process then leaves a file for the process that created the run, because that one may not read the
+        request itself.
         A child process that has not reported anything begins to receive requests with the first call.
         """
         is_asked = self.stop.received.is_set()

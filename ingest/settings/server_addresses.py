@@ -28,7 +28,7 @@ def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
 
 
 def checked_url(url: str, name: str = URL_VARIABLE) -> str:
-    """Return `url` if it is a valid gateway URL; raise `ValueError`, which begins with `name`, otherwise."""
+    """Return `url` if it is a valid gateway URL; raise `ValueError` otherwise, whose text begins with `name`."""
     _check_text(url, name)
     if (problem := gateway_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")

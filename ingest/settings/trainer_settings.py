@@ -92,6 +92,7 @@ class TrainerSettings:
     """The number of ranks of the attempt that use trainwire; None if it is unknown."""
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
+    """Whether a launcher or a parent process captures the output of this process."""
     is_refused_alike: bool = False
     """Whether a server that refuses this run refuses its launcher too; the launcher then logs the refusal."""
     traceback_folder: Path | None = None
@@ -117,8 +118,9 @@ class TrainerSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
-        """Read the settings from `environ`. Raises `ValueError` with the variable, its value and the allowed ones.
+        """Read the settings from `environ`.
 
+        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
         With TRAINWIRE_DISABLED no other variable is read: an invalid one does not end the training.
         """
         if word(environ, DISABLED_VARIABLE, ("off", "on")) == "on":

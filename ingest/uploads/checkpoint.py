@@ -29,7 +29,10 @@ def checkpoint_at(
     metrics: dict[str, float] | None,
     is_best: bool | None,
 ) -> Checkpoint:
-    """Return the description of a checkpoint at `text`, a result of `location`."""
+    """Return the description of a checkpoint at `text`, a result of `location`, with the current time.
+
+    A local file has its size. If `is_best` is None, the kind `best` makes it True.
+    """
     return Checkpoint(
         ts=time.time_ns(),
         kind=kind,

@@ -118,7 +118,10 @@ def trainer(
     *,
     is_launcher: bool = False,
 ) -> Run:
-    """Return the function of a trainer, which calls `train` and writes its receipt to `receipt{rank}.json`."""
+    """Return the function of a trainer, which calls `train` and writes its receipt to `receipt{rank}.json`.
+
+    If `is_launcher`, the failpoints are in the processes that `train` starts, and not in this one.
+    """
 
     def run(points: Failpoints) -> None:
         points.role = "" if is_launcher else "trainer"

@@ -132,7 +132,10 @@ class World:
 
 @contextmanager
 def world_of(folder: Path, database_url: str, *, has_bucket: bool) -> Iterator[World]:
-    """Start the servers of a lane, set the environment of its processes, and yield the lane's world."""
+    """Start the servers of a lane, set the environment of its processes, and yield the lane's world.
+
+    `has_bucket` adds an S3 server.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with EmbeddedValkey(folder, settings={"appendonly": "no"}) as valkey, _loki_twin() as loki_url:
         os.environ |= {

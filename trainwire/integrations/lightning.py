@@ -55,7 +55,7 @@ class TrainwireLogger(Logger):
     @rank_zero_only
     @harmless
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Report values that a module has logged."""
+        """Report values that a module has logged at `step`, with the epoch among them counted from 1."""
         values = dict(metrics)
         epoch = values.pop("epoch", None)
         if epoch is not None:
