@@ -13,7 +13,7 @@ SCHEME: Final = "s3://"
 MANIFEST: Final = "manifest.json"
 """Name of the JSON file that lists the files of an uploaded folder.
 
-It is written last, so its existence proves that the upload of the folder is complete.
+The file is written last, so its existence proves that the upload of the folder is complete.
 """
 MAX_FILES: Final = 10_000
 """Largest number of files in a checkpoint folder."""

@@ -24,7 +24,7 @@ ORDERED_TTL_S: Final = 5
 DRAIN_ORDERED_TTL_MS: Final = 1000
 """Milliseconds during which a second work order for the same drain is suppressed; a running drain renews the time.
 
-It is also the longest delay of messages after a lost work order.
+This time is also the longest delay of messages after a lost work order.
 """
 ORDER_TTL_S: Final = 30
 """Seconds after which a work order expires, so that a restarted worker does not first execute old orders."""

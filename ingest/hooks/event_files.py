@@ -28,7 +28,7 @@ After a slow search, as on a network file system, the next pause is longer.
 SLACK_NS: Final = 60 * 10**9
 """An event that is older than the start of the command by more than this belongs to an earlier training.
 
-It is not stored.
+The scalars in it are counted and not stored.
 """
 _READ_BYTES: Final = 1024 * 1024
 _HEADER: Final = struct.Struct("<Q4x")  # length, and its checksum

@@ -101,7 +101,7 @@ class _Connection:
     def read(self) -> bool:
         """Process the lines of JSON received so far; return whether the connection is still open.
 
-        It is closed when the process has closed its end, or when a line exceeds `MAX_RECORD_BYTES`.
+        The connection is closed when the process has closed its end, or when a line exceeds `MAX_RECORD_BYTES`.
         """
         try:
             chunk = self._connection.recv(_CHUNK_BYTES)

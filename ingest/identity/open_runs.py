@@ -66,8 +66,8 @@ class OpenRuns:
     def number_for(self, settings: TrainerSettings, place: Place) -> JobNumber:
         """Return the job number for a `Run` that was created without a number.
 
-        It is the configured number if no run of this process has used it, else a new one. All ranks of a launch
-        compute the same number.
+        This is the configured number if no run of this process has used it, else a new one, which is the same in
+        all ranks of a launch.
 
         Raises `UnknownLaunch` if this process is one of several ranks that cannot compute the same number.
         """

@@ -34,7 +34,7 @@ NOT_EXECUTABLE: Final = 126
 def run_alone(command: Sequence[str], environment: dict[str, str]) -> int:
     """Run the command without logging its output, and return its exit code.
 
-    It is 127 if the command is not found, 126 if it cannot be executed.
+    The exit code is 127 if the command is not found, 126 if it cannot be executed, and 128+n after signal n.
     """
     with Signals() as signals:
         try:

@@ -144,9 +144,9 @@ def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeou
 def resumed(spool: Spool) -> tuple[Outbox, Completion | None]:
     """Return an outbox with the messages in an ended process's spool, and a completion inferred for this process.
 
-    The completion is None if the process has sent its own, or has left no messages. It contains the numbers of
-    messages according to the spool. It is sent as a message of another source (`outbox_of_inferred_end`), so that
-    its number stays free for the completion of the process itself.
+    The completion is None if the process has sent its own, or has left no messages and no counts of drops. It has
+    the numbers of messages according to the spool. The caller sends it as a message of another source
+    (`outbox_of_inferred_end`), so that its number stays free for the completion of the process itself.
     """
     about, spans = spool.folder.about, spool.spans()
     buffer = Buffer(0, threading.Event())

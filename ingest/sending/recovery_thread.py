@@ -31,8 +31,8 @@ def start_recovery(
 ) -> None:
     """Start the thread; its first pass over the spool `folder` begins after `RECOVERY_DELAY_S` seconds.
 
-    It ends after a pass without an error, if no server is configured or running, or when `stop` is set. `warn` is
-    called with a warning after an error.
+    The thread ends after a pass without an error, if no server is configured or running, or when `stop` is set.
+    `warn` is called with a warning after an error.
     """
     with suppress(RuntimeError):  # the system refuses a thread: the next run recovers the spool
         start_daemon(partial(_recover, folder, destination, timing, stop, warn), "trainwire-recovery")

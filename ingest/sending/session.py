@@ -256,7 +256,7 @@ class Session:
 
     @property
     def stop(self) -> StopSignal:
-        """Return the request to stop this process."""
+        """Return the `StopSignal` of this process, which has the request to stop if one has arrived."""
         return self._heartbeat.stop
 
     def should_stop(self) -> bool:

@@ -71,8 +71,9 @@ def _config(connection: Connection) -> Config:
 def check_revision(connection: Connection) -> None:
     """Raise `WrongSchemaRevision`, with the command to run, if this version of trainwire cannot use the database.
 
-    It can use the revision of its own migrations, and newer ones that still have all of its columns. Migrations
-    only add columns (docs/deploy.md), so old processes continue to work while newer ones are started.
+    This version can use the newest revision of its own migrations, and a newer one that still has all of its
+    columns and whose other columns accept NULL or have a default. Migrations only add such columns
+    (docs/deploy.md), so old processes continue to work while newer ones are started.
     """
     current, head = current_revision(connection), head_revision()
     if current == head:

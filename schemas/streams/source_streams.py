@@ -256,8 +256,8 @@ def _get_claim(pipe: Any, claim: RankClaim) -> None:
 def _may_replace(reply: object, claim: RankClaim) -> bool:
     """Return whether this process may write the claim.
 
-    It may if the key is empty, invalid, or held by this process. To inform each other, two live processes of one
-    rank replace each other's claims once.
+    This is so if the key is empty, invalid, or held by this process. To inform each other, two live processes of
+    one rank replace each other's claims once. Returns False if Redis refused the read, except for a wrong type.
     """
     if isinstance(reply, Exception) and not _is_wrong_type(reply):
         return False

@@ -50,7 +50,7 @@ class Scenario:
     """The trainers, of which the first one has the failpoints."""
     expected: Expected
     meanwhile: Callable[[World], None] = lambda _: None
-    """Called a moment after the trainers have started."""
+    """Called `TROUBLE_AFTER_S` seconds after the trainers were started."""
     afterwards: Callable[[World], None] | None = None
     """Called when all is stored; the rows are then those of `at_end`."""
     at_end: Expected | None = None

@@ -148,7 +148,7 @@ def recovery(settings: TrainerSettings) -> Run:
 def worker(folder: Path) -> Run:
     """Return the function of a worker that executes orders one by one, and the tasks in `TICKS` itself.
 
-    It ends once the file `stop` exists in `folder`.
+    The worker ends once the file `stop` exists in `folder`.
     """
 
     def run(points: Failpoints) -> None:

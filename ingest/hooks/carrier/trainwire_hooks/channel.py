@@ -50,7 +50,7 @@ class Channel:
     def send(self, record: Record) -> None:
         """Send a dict to the launcher; if the socket's buffer is full, queue it for the background thread.
 
-        It is discarded if the launcher has ended or if `MAX_WAITING_BYTES` are queued.
+        The dict is discarded if the launcher has ended or if `MAX_WAITING_BYTES` are queued.
         """
         if self._pid != os.getpid():  # forked: the connection is the parent's, and so may be its lock
             self._lock = threading.RLock()
