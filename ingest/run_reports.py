@@ -204,8 +204,9 @@ class RunReports:
         uploaded in the background, and the checkpoint is reported after the upload. `upload="none"` only
         records the path. A local path at which there is nothing is left out with a warning.
 
-        `kind` is any word; of the kinds `best`, `last` and `final`, a new checkpoint replaces the older one.
-        `is_best` is True by default for the kind `best`. `metrics` are values of this checkpoint.
+        `kind` is any word. An upload replaces an older one of this process with the same kind, epoch, step (not
+        for the kinds `best`, `last` and `final`) and file suffix. `is_best` is True by default for the kind
+        `best`. `metrics` are values of this checkpoint.
         """
         arguments = self._arguments
         found = arguments.path("path", path)

@@ -18,7 +18,10 @@ The file is written last, so its existence proves that the upload of the folder 
 MAX_FILES: Final = 10_000
 """Largest number of files in a checkpoint folder."""
 NEWEST_KINDS: Final = ("best", "last", "final")
-"""Checkpoint kinds in which a new checkpoint replaces the previous one, whatever its step."""
+"""Checkpoint kinds in which an upload replaces an older one of the same epoch, whatever its step.
+
+In other kinds, it replaces only an older one of the same epoch and step.
+"""
 ARTIFACT: Final = "artifact:"
 """Prefix of the `kind` of an uploaded file that is not a checkpoint.
 
@@ -101,5 +104,8 @@ def encode_manifest(files: list[ManifestFile]) -> bytes:
 
 
 def decode_manifest(raw: bytes) -> list[ManifestFile]:
-    """Decode a manifest; raise `msgspec.DecodeError`, or `UnicodeDecodeError`, if it is not valid."""
+    """Decode a manifest.
+
+    Raises `msgspec.DecodeError`, `UnicodeDecodeError` or `RecursionError` if it is not valid.
+    """
     return _decode_manifest(raw)

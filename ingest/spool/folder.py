@@ -53,7 +53,7 @@ class SourceFolder:
 
     @classmethod
     def create(cls, spool: Path, about: About) -> SourceFolder:
-        """Create and lock the folder of a new source. Raises `OSError` if this fails; no folder is then left."""
+        """Create and lock the folder of a new source. Raises `OSError` if this fails."""
         path = spool / f"{about.job_id}-{about.source}"
         spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.mkdir(mode=0o700)

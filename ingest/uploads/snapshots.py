@@ -195,8 +195,8 @@ class Snapshots:
 def _sources(source: Path) -> list[_Source]:
     """Return all files of a checkpoint, sorted by name.
 
-    Raises `NoSnapshot` for more than `MAX_FILES` files, for a file name that an upload cannot have, and for an
-    entry that is not a file or a folder. Raises `OSError` if it cannot be read.
+    Raises `NoSnapshot` for more than `MAX_FILES` files, for a file name that an upload cannot have, for a link to
+    a folder, and for an entry that is not a file or a folder. Raises `OSError` if it cannot be read.
     """
     if not source.is_dir():
         return [(source, "", _version(source))]
