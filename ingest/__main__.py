@@ -14,7 +14,10 @@ from trainwire.ingest.settings.variables import JOB_ID_VARIABLE, WANDB_VARIABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse `arguments`, run the training command after `--`, and return its exit code."""
+    """Parse `arguments` (default: those of this process), run the command after `--`, and return its exit code.
+
+    Invalid arguments end this process with a message and exit code 2, as usual with argparse.
+    """
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     command, hooks = options.pop("command"), options.pop("hooks")

@@ -55,7 +55,10 @@ _ALERT_LEVELS: Final[dict[str, AlertLevel]] = {
 
 
 class WrongArgument(NamedTuple):
-    """Text of the warning about an invalid argument; `outcome` is what was done with it, such as "left out"."""
+    """The warning about an invalid argument; `outcome` is the consequence, such as "left out".
+
+    `is_dropped` is False if another value took its place.
+    """
 
     name: str
     value: object
@@ -76,7 +79,10 @@ class Arguments:
         self._report = report
 
     def numbers(self, name: str, values: object) -> dict[str, float]:
-        """Return the metrics in `values` as floats by name; invalid ones are left out with a warning."""
+        """Return the metrics in `values` as floats by name, without those that are None.
+
+        Invalid ones are left out with a warning.
+        """
         numbers = {}
         for key, value in self.mapping(name, values).items():
             if value is None:
@@ -91,7 +97,7 @@ class Arguments:
         return numbers
 
     def mapping(self, name: str, values: object) -> dict[Any, Any]:
-        """Return `values` as a dictionary; log a warning and return an empty one if this is impossible."""
+        """Return `values` as a dictionary, empty for None; log a warning and return an empty one if impossible."""
         if type(values) is dict:
             return dict(values)
         try:
@@ -102,10 +108,10 @@ class Arguments:
             return {}
 
     def count(self, name: str, value: object) -> int | None:
-        """Return an epoch or a step as an integer; log a warning and return None if it is invalid.
+        """Return an epoch or a step as an integer, None for None; log a warning and return None if it is invalid.
 
-        A fractional epoch, which some frameworks report, is rounded down. A step is not rounded, because the
-        result could be the step of another point.
+        If `name` contains "epoch", a fraction, which some frameworks report, is rounded down with a warning. A
+        step is not rounded, because the result could be the step of another point.
         """
         whole = None if value is None else count(value)
         if whole is not None or value is None:
@@ -167,7 +173,10 @@ class Arguments:
         return word or "last"
 
     def ending(self, status: object, exit_code: object, error: object) -> Ending:
-        """Return the `Ending` for arguments of `finish`. `status` may also be an exit code or an exception."""
+        """Return the `Ending` for arguments of `finish`; log a warning for each invalid one.
+
+        If `status` is an exit code or an exception, it is used as such, with a warning.
+        """
         code = self._read("exit_code", exit_code, exit_status, "not a number", "give the exit code as an integer")
         if isinstance(status, BaseException) and error is None:
             self._replace("status", status, "not a way to end", "error", "write error=...")
@@ -178,7 +187,10 @@ class Arguments:
         return ending(self._status(status), code, error)
 
     def timeout_s(self, value: object) -> float | None:
-        """Return `value` as seconds from 0 to `LONGEST_TIMEOUT_S`; None, the default, if it is invalid."""
+        """Return `value` as seconds, limited to 0 to `LONGEST_TIMEOUT_S`.
+
+        Returns None, which means the default, for None and, with a warning, for an invalid value.
+        """
         if value is None:
             return None
         seconds = number(value)
@@ -196,9 +208,10 @@ class Arguments:
             return None
 
     def path(self, name: str, value: object) -> str | None:
-        """Return the location of a checkpoint; log a warning and return None if there is none.
+        """Return the location of a checkpoint: a path or a URI.
 
-        A `path` at which there is nothing yet causes a warning only: it may be saved in the background.
+        Logs a warning and returns None if `value` is no path; None is accepted without a warning unless `name` is
+        "path". A `path` at which there is nothing yet causes a warning only: it may be saved in the background.
         """
         text = location(value)
         if not text and (name == "path" or value is not None):
@@ -255,7 +268,10 @@ def description(
 
 
 def grouped(tags: Mapping[str, Any] | None, project: object, group: object) -> Mapping[str, Any] | None:
-    """Return `tags` with the tags `project` and `group` set to these arguments, unless they are None or blank."""
+    """Return `tags` with the tags `project` and `group` set to these arguments, unless they are None or blank.
+
+    If `tags` is not a mapping, it is returned unchanged.
+    """
     named = {
         name: plain_text(given) for name, given in (("project", project), ("group", group)) if given is not None
     }
@@ -279,7 +295,7 @@ def moment_ns(value: object) -> int:
 
 
 def line_texts(lines: object) -> list[str]:
-    """Return each item of `lines` as a string; if `lines` is one string, split it at its newlines."""
+    """Return each item of `lines` as a string; a single string, or a value without items, is split at newlines."""
     if isinstance(lines, str) or not isinstance(lines, Iterable):
         return split_lines(plain_text(lines))
     return [plain_text(line) for line in lines]

@@ -1,6 +1,6 @@
-"""Handles wrong calls of `Run` methods: corrects clear mistakes.
+"""Handles calls of `Run` methods with wrong arguments: warns instead of raising `TypeError`, and corrects them.
 
-Otherwise warns instead of raising `TypeError`.
+Arguments whose meaning is not clear are left out.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def forgiving(
     """Decorate a method of `Run` so that wrong arguments cause a warning instead of a `TypeError`.
 
     The method is called again with the arguments that `interpret` returns; arguments that the method does not
-    accept are left out. If a required argument is missing, it is not called. If no argument is accepted, the
-    warning ends with `example`, a correct call, or else with the signature.
+    accept are left out. If a required argument is missing, the method is not called again and the result is None.
+    If no argument is accepted, the warning ends with `example`, a correct call, or else with the signature. A
+    `TypeError` that the method itself raises is not caught.
     """
 
     def decorated(method: CallT) -> CallT:

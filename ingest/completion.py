@@ -1,4 +1,4 @@
-"""Builds the completion message of a run from how it ended and from the last values that it reported."""
+"""Builds the completion message of a run from its end and from the last values that it reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class History(msgspec.Struct):
     final_checkpoint_path: str | None = None
 
     def progress_to(self, epoch: int | None, percent: float | None = None) -> Progress:
-        """Record `epoch`, and return the job's progress. If `percent` is None, it is computed from the epochs."""
+        """Record `epoch`, and return the job's progress.
+
+        If `percent` is None, it is computed from the epochs, if both are known.
+        """
         if epoch is not None:
             self.epoch = epoch
         if percent is None and self.epoch is not None and self.total_epochs:
@@ -48,7 +51,10 @@ class History(msgspec.Struct):
         return Progress(current_epoch=self.epoch, total_epochs=self.total_epochs, progress_percent=percent)
 
     def note_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Record the location of a checkpoint, and for the best one its epoch and metrics."""
+        """Record the location of a checkpoint, and for the best one its epoch and metrics.
+
+        The location of an artifact is not recorded as that of the last checkpoint.
+        """
         if not checkpoint.kind.startswith(ARTIFACT):
             self.last_checkpoint_path = checkpoint.uri
         if checkpoint.kind == "final":

@@ -105,7 +105,7 @@ class OwnStack:
     def locate(self) -> str:
         """Return the address of the Redis that the running `trainwire up` started for the streams.
 
-        Raise `NoServer` if no `trainwire up` is running.
+        Raise `NoServer` if no `trainwire up` is found, or if its record has no such address.
         """
         try:
             return streams_of(self.find())
@@ -114,7 +114,10 @@ class OwnStack:
             raise NoServer(self._sentence(exc), is_logged=is_logged) from exc
 
     def find(self) -> RunningStack:
-        """Return the running `trainwire up`, and search only its data folder from now on. Raises `NoStack`."""
+        """Return the running `trainwire up`, and search only its data folder from now on.
+
+        Raises `NoStack` if none is found.
+        """
         stack = self._folders.find()
         self._folders = self._folders.at(stack.data_dir)
         return stack
@@ -176,7 +179,10 @@ def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
 
 
 def page_url_of(settings: TrainerSettings) -> str | None:
-    """Return the address of the web page: as configured, or of the gateway, or of `trainwire up`, or None."""
+    """Return the address of the web page: as configured, else of the gateway, else of the running `trainwire up`.
+
+    Returns None if none of these is known.
+    """
     if settings.page_url is not None:
         return settings.page_url
     if settings.url is not None:

@@ -18,6 +18,8 @@ _MOVEMENT: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-ln-~]")
 class LineCutter:
     """Splits text into lines. If a line was overwritten with carriage returns, only the last version is kept.
 
+    Control sequences that move the cursor or erase are removed; those for colours are kept.
+
     A line longer than `MAX_LINE_BYTES` becomes several lines, which begin with `[part 1]`, `[part 2]` and, for
     the end of the line, `[part 3, last]`.
     """
@@ -82,7 +84,7 @@ def _unfinished(rest: str) -> str:
 
 
 def _chars_that_fit(text: str) -> int:
-    """Return how many characters from the start of `text` take at most `MAX_LINE_BYTES` in UTF-8.
+    """Return the number of characters from the start of `text` that take at most `MAX_LINE_BYTES` in UTF-8.
 
     It counts the first bytes of characters. Decoding instead would drop the lone surrogates that stand for
     undecodable bytes.

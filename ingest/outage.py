@@ -53,7 +53,7 @@ class NoServer(Unavailable):
 
 
 class Outage:
-    """Counts consecutive failures, logs the first of them, and computes the pause before the next attempt."""
+    """Counts consecutive failures, logs start and end of an outage, and computes the pauses between retries."""
 
     def __init__(self, timing: Timing, *, is_refusal_logged: bool = False) -> None:
         """Initialize without an outage.
@@ -70,7 +70,10 @@ class Outage:
         """Start of the current outage, in seconds of the monotonic clock; None without an outage."""
 
     def note_failure(self, error: Unavailable, address: str | None) -> float:
-        """Count a failure, and log a warning for the first one of an outage; return the seconds to wait."""
+        """Count a failure, and log it unless the outage is already logged; return the seconds to wait.
+
+        A refusal is always logged. The pause is at most `REDIS_BACKOFF_CAP_S` if `address` is that of a Redis.
+        """
         self.is_without_server = isinstance(error, NoServer)
         if self._failures == 0:
             self.since = monotonic_s()
@@ -91,7 +94,7 @@ class Outage:
         return backoff.delay_s(self._failures)
 
     def note_success(self) -> None:
-        """Reset the backoff, and log the end of the outage if there was one."""
+        """Reset the backoff, and log the end of the outage if its start was logged with the server's name."""
         if self._server:
             logger.info("%s takes messages again", self._server)
         self._failures, self._server, self.is_without_server = 0, "", False

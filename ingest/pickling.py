@@ -92,7 +92,10 @@ def address_of(settings: TrainerSettings) -> str:
 
 
 def _settings_here(address: str) -> TrainerSettings:
-    """Return the settings from the environment of this process, with the server address in the pickle."""
+    """Return the settings from the environment of this process, with the server address in the pickle.
+
+    Invalid settings are replaced by the defaults, and TRAINWIRE_STRICT is off.
+    """
     try:
         settings = TrainerSettings.from_env()
     except ValueError:  # `Run(...)` reports a wrong setting; unpickling must not raise

@@ -1,4 +1,4 @@
-"""The receipt of a run: how many of its messages are stored, sent, spooled or lost."""
+"""The receipt of a run: the numbers of its messages that are stored, sent, spooled or lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ class Receipt:
 
     @property
     def unsettled(self) -> int:
-        """Return the number of messages that are neither stored nor lost, and still wait for acknowledgement."""
+        """Return the number of messages that are neither stored nor lost.
+
+        They still wait for acknowledgement, unless the job was deleted.
+        """
         settled = sum(self.stored.values()) + sum(self.lost.values())
         return sum(self.produced.values()) - settled
 

@@ -1,4 +1,4 @@
-"""`Run`: the methods that a training script calls; none of them waits for the network or ends the training."""
+"""`Run`: the methods that a training script calls; only `finish` and strict constructors wait for the network."""
 
 from __future__ import annotations
 
@@ -52,9 +52,11 @@ class Run(RunReports, RunEnd):
     number; if this is impossible, the constructor raises `ValueError` with the remedy. A new job without a
     `name` is named after the script.
 
-    No call waits for the network, or raises because a server is unreachable. The constructor raises
-    `ValueError` for an invalid value (a job id of -1); in later calls an invalid argument is left out with one
-    warning. Use the run as a context manager, or call `finish`.
+    Only `finish`, and the constructor with `strict`, wait for the network, both with a time limit; without
+    `strict` no call raises because a server is unreachable. With TRAINWIRE_SPOOL_FULL=block, calls wait while the
+    spool and the memory are full. The constructor raises `ValueError` for an invalid value (a job id of -1); in
+    later calls an invalid argument is left out with one warning. Use the run as a context manager, or call
+    `finish`.
 
     A copy of an object that contains a run contains the same run, and so does a pickle that is loaded in the
     same process. In another process (multiprocessing, joblib, a loaded checkpoint) a loaded pickle contains a
@@ -66,7 +68,8 @@ class Run(RunReports, RunEnd):
 
     With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`. The constructor raises `RedisAway`
     if Redis does not answer, and `RankTaken` if another live trainer has the same job, attempt and rank.
-    `finish` raises `NotStored` if not everything is committed by its deadline (docs/strict.md).
+    `finish`, or the end of the `with` block, raises `NotStored` if not everything is committed by its deadline
+    (docs/strict.md).
 
     `project` and `group` set the tags of these names, by which jobs are filtered and grouped (docs/filters.md).
 
@@ -179,7 +182,7 @@ class Run(RunReports, RunEnd):
         """Start the session, and register the functions that finish the run when the process ends.
 
         If this run joins the run of another process, `joined_run_of_ns` is the start of the latter, in nanoseconds
-        since 1970.
+        since 1970. `token` is that of a restored pickle. `resume_step` begins a new attempt at this step.
         """
         self._place = {
             "rank": place.rank,
@@ -233,7 +236,9 @@ class Run(RunReports, RunEnd):
     ) -> Self:
         """Create a run of the job in TRAINWIRE_JOB_ID, even if this process has had a run of that job before.
 
-        Without the variable this is the same as `Run(...)`. `overrides` are further arguments of `Run`.
+        With a `job_id`, without the variable, or if the open run of a parent process has set it, this is the same
+        as `Run(...)`. If `settings` is None, they are read from the environment. `overrides` are further arguments
+        of `Run`.
         """
         settings = settings or TrainerSettings.from_env()
         has_parent = settings.parent is not None and settings.parent.job_id == settings.job_id
@@ -257,7 +262,7 @@ class Run(RunReports, RunEnd):
 
         Everything written to stdout and stderr is logged, including output of C code and subprocesses, and is
         still shown (docs/capture.md). Under `trainwire run` this method does nothing, because the launcher logs
-        the same lines.
+        the same lines. If the system lacks the resources, the output is shown and not logged, with a warning.
         """
         if self._capture is None:
             try:
@@ -275,7 +280,7 @@ class Run(RunReports, RunEnd):
         return self._capture
 
     def hook(self, *libraries: str) -> None:
-        """Copy to this run what the training logs to `libraries`, by default to all supported ones.
+        """Copy the values that the training logs with `libraries` (default: all supported ones) to this run.
 
         Supported libraries are "tensorboard", "wandb" and "mlflow"; others raise `ValueError`. TensorBoard and
         W&B still work as usual. MLflow without a configured address keeps its runs in memory.
@@ -296,11 +301,16 @@ class Run(RunReports, RunEnd):
     ) -> Receipt:
         """Send the completion and return the receipt, within `timeout_s` seconds.
 
+        `status` is `completed` or `failed`; an `exit_code` other than 0 means `failed`, and so does an `error` (an
+        exception or a text) without a status. `final_metrics`, `best_metrics` and `best_epoch` replace the values
+        that the run has noted from its metrics and checkpoints.
+
         The call returns as soon as the workers have committed everything. If everything is in Redis, it also
-        returns after two seconds without a new acknowledgement. If everything is in the spool, it also returns
-        once Redis has been unreachable for `timeout_s`, or for two seconds if Redis has never answered. Uploads
-        may take all of `timeout_s` except the last seconds. By default, uploads may take
-        TRAINWIRE_CHECKPOINT_FINISH_S, and the messages 10 s after that. A second call changes nothing and
+        returns after two seconds (TRAINWIRE_SETTLE_S) without a new acknowledgement. If everything is in the
+        spool, it also returns once Redis has been unreachable for `timeout_s`, for two seconds if Redis has never
+        answered, or at once if no server is configured or running. Uploads may take all of `timeout_s` except the
+        last seconds. By default, uploads may take TRAINWIRE_CHECKPOINT_FINISH_S, and the messages 10 s after that.
+        With captured output, reading the printed lines may take up to 10 s more. A second call changes nothing and
         returns the same receipt.
 
         A strict run waits for the workers until `timeout_s` is over, and raises `NotStored` if not everything

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RunReports:
-    """Mixin of `Run`: its methods that report something; none of them waits for the network or raises."""
+    """Mixin of `Run`: its methods that report something; none of them waits for the network or raises an error."""
 
     rank: int | None
     _session: Session
@@ -46,8 +46,10 @@ class RunReports:
     ) -> None:
         """Log a text as one line, or as several lines if it contains newlines.
 
-        A mapping is reported as metrics, for users of other trackers: `run.log({"loss": 0.3}, step=3)` is the
-        same as `run.metric(values={"loss": 0.3}, step=3)`.
+        `log_type` is `stdout` or `stderr`. `level` is the name of a log level or a number of `logging`. A mapping
+        is reported as metrics, for users of other trackers: `run.log({"loss": 0.3}, step=3)` is the same as
+        `run.metric(values={"loss": 0.3}, step=3)`.
+        `epoch` and `step` have no effect on a text.
         """
         if type(text) is not str and isinstance(text, Mapping):
             self.metric(values=text, epoch=epoch, step=step)
@@ -60,7 +62,8 @@ class RunReports:
     def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
         """Log lines that were printed at `ts` (nanoseconds since 1970), with the log levels found in them.
 
-        The call blocks while lines are printed faster than the disk can write them.
+        The call blocks while lines are printed faster than the disk can write them, for ten seconds if the disk
+        hangs.
         """
         self._session.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
         self._session.relieve()
@@ -102,7 +105,9 @@ class RunReports:
     ) -> None:
         """Report metrics measured now, as keyword arguments or in `values`; None values are left out.
 
-        A value that is not a number is dropped and counted, with one warning. Never raises.
+        The values of a call are one point, with `epoch`, `step` and the location of a checkpoint if they are
+        given. A value that is not a number is dropped and counted, with one warning. A new `epoch` also becomes
+        the job's progress. Never raises.
         """
         ts = time.time_ns()
         given = named if values is None else {**self._arguments.mapping("values", values), **named}
@@ -111,7 +116,10 @@ class RunReports:
     def metric_at(
         self, ts: int, values: Mapping[str, Number], *, step: float | None = None, epoch: float | None = None
     ) -> None:
-        """Report metrics that were measured at `ts` (nanoseconds since 1970); like `metric`, never raises."""
+        """Report metrics that were measured at `ts` (nanoseconds since 1970); like `metric`, never raises.
+
+        An invalid `ts` is replaced by the current time.
+        """
         self._take_values(moment_ns(ts), values, epoch, step, None)
 
     def _take_values(self, ts: int, values: object, epoch: object, step: object, path: str | None) -> None:
@@ -128,7 +136,7 @@ class RunReports:
 
     @forgiving(example='run.describe(params={"lr": 0.1})')
     def describe(self, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> None:
-        """Replace the parameters of the job's attempt, or its tags, or both."""
+        """Replace the parameters of the job's attempt, or its tags, or both; None leaves them unchanged."""
         try:
             described = description(None, params, tags, None)
         except ValueError as exc:
@@ -140,7 +148,10 @@ class RunReports:
     def progress(
         self, epoch: int | None = None, total_epochs: int | None = None, percent: float | None = None
     ) -> None:
-        """Report the progress of the training. If `percent` is None, it is computed from the epochs."""
+        """Report the progress of the training: the current epoch, the planned number of epochs, the percentage.
+
+        None keeps the reported value. If `percent` is None, it is computed from the epochs, if both are known.
+        """
         arguments = self._arguments
         epochs = arguments.count("total_epochs", total_epochs)
         if epochs is not None:
@@ -192,6 +203,10 @@ class RunReports:
         If a bucket is configured (docs/checkpoints.md), the current content of a local file or folder is
         uploaded in the background, and the checkpoint is reported after the upload. `upload="none"` only
         records the path. A local path at which there is nothing is recorded with a warning.
+
+        `kind` is any word. An upload replaces an older one of this process with the same kind, epoch, step (not
+        for the kinds `best`, `last` and `final`) and file suffix. `is_best` is True by default for the kind
+        `best`. `metrics` are values of this checkpoint.
         """
         arguments = self._arguments
         found = arguments.path("path", path)

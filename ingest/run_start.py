@@ -36,7 +36,7 @@ class RunOptions(TypedDict, total=False):
 
 
 class RunStart(NamedTuple):
-    """The attempt of a new run, and how it begins.
+    """The attempt of a new run, the run that it joins, and the step from which it continues.
 
     `joined` is the run of the parent process that this run is a part of, None if it is a run of its own.
     `resume_step` is the step from which the attempt goes on; `own_resume_step` is the same if this process begins
@@ -54,6 +54,7 @@ def start_of(
 ) -> RunStart:
     """Return the start of a run of job `number`; None for `attempt` and `resume_step` means those of `settings`.
 
+    `is_job_given` is True if the script has named the job: the run then does not join that of a parent process.
     Raises `ValueError` for an invalid attempt.
     """
     joined = None if is_job_given or number.is_made else settings.parent
@@ -76,7 +77,8 @@ def start_of(
 def given_place(settings: TrainerSettings, rank: object, world_size: object) -> Place:
     """Return the rank and the number of ranks; None for one of them means that of `settings`.
 
-    Raises `ValueError` for an invalid value.
+    A number of ranks that is not above the rank becomes None, with a warning. Raises `ValueError` for an invalid
+    value.
     """
     return checked_place(
         settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),

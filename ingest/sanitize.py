@@ -92,7 +92,10 @@ def whole_of(value: object) -> int | None:
 
 
 def exit_status(value: object) -> int | None:
-    """Return `value` as an exit code, clamped to the range of `exit_code` in Postgres; None if it is no number."""
+    """Return `value` as an exit code, clamped to the range of `exit_code` in Postgres; None if it is no number.
+
+    A fraction is cut off.
+    """
     floating = number(value)
     if floating is None or math.isnan(floating):
         return None
@@ -139,7 +142,7 @@ def path_text(path: object) -> str:
 
 
 def level_name(level: object) -> str | None:
-    """Return the name of a log level; `level` may be a name or a number of `logging`."""
+    """Return the name of a log level; `level` may be a name, a number of `logging`, or None, which stays None."""
     if level is None or type(level) is str:
         return level
     whole = _index(level)
@@ -149,7 +152,7 @@ def level_name(level: object) -> str | None:
 def plain_mapping(name: str, values: Mapping[Any, object]) -> dict[str, Any]:
     """Return `values`, such as params or tags, as a dictionary; values that JSON cannot represent become strings.
 
-    Raises `ValueError` if `values` is not a mapping.
+    So does a value below ten levels of mappings and lists. Raises `ValueError` if `values` is not a mapping.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{name}={values!r} is no mapping: give a dictionary, such as vars(args)")  # noqa: TRY004

@@ -58,7 +58,8 @@ def check_start(connection: Transport, source: SourceHeartbeat, address: str) ->
 
     If another process has claimed it, wait until that process renews its claim, or until the claim is
     `MISSED_BEATS` heartbeats old, at most `MOST_WAIT_S`. Raises `RedisAway` if the server refuses, or does not
-    answer within a few seconds, and `RankTaken` if a live process has the rank.
+    answer within the transport's timeouts, and `RankTaken` if a live process has the rank. Closes the connection
+    in any case.
     """
     try:
         _claim(connection, source)

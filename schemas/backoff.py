@@ -18,15 +18,16 @@ class Backoff(NamedTuple):
     def delay_s(self, failures: int, jitter: Callable[[], float] = random.random) -> float:
         """Return the delay in seconds after this number of consecutive failures.
 
-        It is 50 to 100 % of `first_s` doubled for each failure after the first, at most `cap_s`. `jitter` returns
-        a random number from 0 to 1, so that several processes do not retry at the same time.
+        The delay is 50 to 100 % of a time that is `first_s` for the first failure and doubles with each further
+        one up to `cap_s`. `jitter` returns a random number from 0 to 1, which selects the percentage, so that
+        several processes do not retry at the same time.
         """
         doubled = min(self.first_s * 2.0 ** min(max(failures - 1, 0), 30), self.cap_s)
         return doubled * (0.5 + 0.5 * jitter())
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the value of a Retry-After header in seconds, at most `LONGEST_RETRY_AFTER_S`.
+    """Return the value of a Retry-After header in seconds, from 0 to `LONGEST_RETRY_AFTER_S`.
 
     Returns None if the header is absent or is not a number of seconds.
     """

@@ -13,12 +13,15 @@ SCHEME: Final = "s3://"
 MANIFEST: Final = "manifest.json"
 """Name of the JSON file that lists the files of an uploaded folder.
 
-It is written last, so its existence proves that the upload of the folder is complete.
+The file is written last, so its existence proves that the upload of the folder is complete.
 """
 MAX_FILES: Final = 10_000
 """Largest number of files in a checkpoint folder."""
 NEWEST_KINDS: Final = ("best", "last", "final")
-"""Checkpoint kinds in which a new checkpoint replaces the previous one, whatever its step."""
+"""Checkpoint kinds in which an upload replaces an older one of the same epoch, whatever its step.
+
+In other kinds, it replaces only an older one of the same epoch and step.
+"""
 ARTIFACT: Final = "artifact:"
 """Prefix of the `kind` of an uploaded file that is not a checkpoint.
 
@@ -64,7 +67,10 @@ class S3Uri(NamedTuple):
 
 
 def new_upload_folder(ts: int) -> str:
-    """Return a unique folder name for an upload. Names sort by `ts`, a time in nanoseconds since 1970."""
+    """Return a folder name for a new upload: `ts` (nanoseconds since 1970) to the second, and 8 random hex digits.
+
+    Names sort by `ts`. A time before 1970 or after 9999 counts as the nearest time in this range.
+    """
     at = time.gmtime(min(max(ts // 10**9, 0), _LATEST_S))
     return f"{time.strftime('%Y%m%dT%H%M%SZ', at)}-{os.urandom(4).hex()}"
 
@@ -98,5 +104,8 @@ def encode_manifest(files: list[ManifestFile]) -> bytes:
 
 
 def decode_manifest(raw: bytes) -> list[ManifestFile]:
-    """Decode a manifest; raise msgspec's `DecodeError`, whose text names the invalid field."""
+    """Decode a manifest.
+
+    Raises `msgspec.DecodeError`, `UnicodeDecodeError` or `RecursionError` if it is not valid.
+    """
     return _decode_manifest(raw)

@@ -32,7 +32,7 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MetricPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One row of training_metrics; `values` contains loss, accuracy and learning rate, and all other metrics."""
+    """One row of training_metrics; `ts` is in nanoseconds since 1970 UTC, and `values` has all metrics by name."""
 
     seq: int
     attempt: int
@@ -44,7 +44,7 @@ class MetricPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class SavedCheckpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One row of training_checkpoints."""
+    """One row of training_checkpoints; `ts` is in nanoseconds since 1970 UTC, and null fields are absent."""
 
     seq: int
     attempt: int
@@ -126,7 +126,7 @@ class _Ended(_Event, frozen=True, kw_only=True):
 
 
 class TrainingComplete(_Ended, frozen=True, kw_only=True, tag="training_complete"):
-    """The job's attempt has completed; published again if a later message adds to its results.
+    """The job's attempt has ended and has not failed; published again if a later message adds to its results.
 
     The status `ended` means that the exit code is unknown, and `stopped` that a user has requested the end.
     """
@@ -156,7 +156,10 @@ _decode_many: Final[Callable[[bytes | str], list[Event]]] = msgspec.json.Decoder
 
 
 def encode_event(event: Event) -> bytes:
-    """Encode one event as JSON; replace NaN and infinities by their names first (`shown_float`)."""
+    """Encode one event as JSON.
+
+    The caller replaces NaN and infinities by their names (`shown_float`) before; otherwise they become null.
+    """
     return _encode(event)
 
 
@@ -169,7 +172,7 @@ def decode_event(data: bytes | str) -> Event:
 
 
 def decode_events(data: bytes | str) -> list[Event]:
-    """Decode a JSON array of events; raise `InvalidMessage` as `decode_event` does."""
+    """Decode a JSON array of events; raise `InvalidMessage` if `data` is not one of version EVENTS_VERSION."""
     try:
         return _decode_many(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 
 def install_hint(what: str, extra: str) -> str:
-    """Return a sentence with the `pip install` command for `what`, which the optional `extra` of trainwire has.
+    """Return the sentence that a package is not installed, with the `pip install` command for `extra`.
 
-    `what` is a package, or a module, of which only the package is named.
+    `what` is the name of the package, or of a module in it. `extra` is the optional extra of trainwire that
+    installs the package.
     """
     return f"{what.partition('.')[0]} is not installed: {install_command(extra)}"
 

@@ -22,7 +22,7 @@ def is_gateway(url: str) -> bool:
 def gateway_url_problem(url: str) -> str | None:
     """Return an error text that names the invalid part of a gateway URL and its right form; None if it is valid.
 
-    The text never contains a user name or a password.
+    The text contains no user name or password that stands before an @.
     """
     return next(_problems(url), None)
 
@@ -50,7 +50,7 @@ def _problems(url: str) -> Iterator[str]:
 
 
 def base_of(url: str) -> str:
-    """Return scheme, host, port and path of the URL, without a trailing slash."""
+    """Return scheme, host, port (if not the scheme's default) and path of the URL, without a trailing slash."""
     parts = urlsplit(url)
     return f"{parts.scheme.lower()}://{host_and_port(parts)}{parts.path.rstrip('/')}"
 
@@ -61,7 +61,7 @@ def ca_file_of(url: str) -> str | None:
 
 
 def host_and_port(parts: SplitResult) -> str:
-    """Return `host:port` of a URL, or only the host if the port is the default of the scheme."""
+    """Return `host:port` of a URL, or only the host if the port is absent or the scheme's default."""
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
     usual = {"https": 443, "http": 80}.get(parts.scheme.lower())

@@ -17,14 +17,14 @@ HOLD_KEY: Final = "ingest:hold"
 """Key that exists while Redis is above its high-water mark; trainers then keep messages in their spools."""
 
 HALTED_KEY: Final = "ingest:halted"
-"""Hash: stream -> why its drain has stopped, which happens if nearly all of its entries are invalid."""
+"""Hash: stream -> the reason why its drain has stopped, for example that nearly all of its entries are invalid."""
 
 ORDERED_TTL_S: Final = 5
-"""Seconds during which a second work order for the same delivery or verification is suppressed."""
+"""Seconds during which a second work order for the same delivery, verification or alert rules is suppressed."""
 DRAIN_ORDERED_TTL_MS: Final = 1000
 """Milliseconds during which a second work order for the same drain is suppressed; a running drain renews the time.
 
-It is also the longest delay of messages after a lost work order.
+This time is also the longest delay of messages after a lost work order.
 """
 ORDER_TTL_S: Final = 30
 """Seconds after which a work order expires, so that a restarted worker does not first execute old orders."""
@@ -121,7 +121,7 @@ def trials_key(stream: str) -> str:
 
 
 def ahead_key(stream: str) -> str:
-    """Return the key with the state of the look-ahead: how far a drain has read `stream` ahead of its cursor.
+    """Return the key with the state of the look-ahead: the last entry of `stream` that a drain has read ahead.
 
     Trainers have no write permission for it.
     """
@@ -169,7 +169,10 @@ def stop_field(source: str) -> str:
 
 
 def unknown_resume_field(source: str) -> str:
-    """Return the field that a source has if it resumes a job of which no earlier attempt is stored."""
+    """Return the field that a source has if it resumes a job of which no earlier attempt is stored.
+
+    The field is in the hash of the job's acknowledgements.
+    """
     return f"{source}:unknown-resume"
 
 

@@ -57,7 +57,10 @@ def joined_names(names: Iterable[str]) -> str:
 
 
 def split_names(given: Iterable[str]) -> list[str]:
-    """Split values that `joined_names` made; return the distinct names, without surrounding white space."""
+    """Split values that `joined_names` made; return the distinct names without surrounding white space, in order.
+
+    Blank names are left out.
+    """
     names = [name.replace("\\,", ",").strip() for text in given for name in re.split(r"(?<!\\),", text)]
     return list(dict.fromkeys(name for name in names if name))
 
@@ -69,7 +72,10 @@ def encode_frame(block: MetricBlock) -> bytes:
 
 
 def decode_frame(body: bytes) -> MetricBlock:
-    """Decode the block of a frame; `body` is the frame without its length. Raises `WrongBlock`."""
+    """Decode the block of a frame; `body` is the frame without its length.
+
+    Raises `WrongBlock` if it cannot be decompressed or decoded.
+    """
     try:
         return _decode(zstandard.decompress(body))
     except (zstandard.ZstdError, msgspec.DecodeError) as exc:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One Prometheus metric. Its name ends in the unit; the name of a counter ends in the unit and `_total`."""
+    """One Prometheus metric. Its name ends in the unit, if it has one; the name of a counter ends in `_total`."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]

@@ -13,7 +13,7 @@ MAX_PORT: Final = 65_535
 def redis_url_problem(url: str) -> str | None:
     """Return an error text that names the invalid part of a Redis URL and its right form; None if it is valid.
 
-    The text never contains a part of the password.
+    The text contains no part of a password that stands before an @.
     """
     return next(_problems(url), None)
 
@@ -54,7 +54,10 @@ def is_port(text: str) -> bool:
 
 
 def shown_url(url: str) -> str:
-    """Return the URL without user, password and parameters."""
+    """Return the URL without user, password and parameters.
+
+    A rest that begins with a colon is left out too, because it may be a password without its @.
+    """
     scheme, separator, rest = url.rpartition("://")
     host = rest.rpartition("@")[2].partition("?")[0]
     return f"{scheme}{separator}{'' if host.startswith(':') else host}"

@@ -11,7 +11,7 @@ RowKind = Literal["logs", "metrics"]
 
 
 class RowNames(NamedTuple):
-    """Names for one kind of rows: its table, its columns in training_jobs, and its nouns in texts for users."""
+    """Names for one kind of row: its table, its columns in training_jobs, and its nouns in texts for users."""
 
     table: str
     last_seq: str
@@ -37,7 +37,7 @@ class SinkEntry(NamedTuple):
     title: str
     """Name of the sink in texts for users."""
     kind: RowKind
-    """Kind of rows that the sink receives."""
+    """The kind of row that the sink receives."""
     queue: str
     """The Celery queue of the sink's work orders. Each sink has its own, so that a slow sink delays no other."""
     worker: str

@@ -15,7 +15,8 @@ EXIT_NOT_INSTALLED = 2
 def main() -> None:
     """Run the command line.
 
-    An error that the user can correct is printed to stderr in one sentence, without a traceback.
+    An error that the user can correct is printed to stderr in one sentence, without a traceback; the process then
+    exits with code 1, or 2 if a package is not installed. After ctrl-C the code is `KILLED_BY_CTRL_C`.
     """
     for stream in (sys.stdout, sys.stderr):
         # Print a question mark for a character that the terminal cannot show, instead of raising.

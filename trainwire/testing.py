@@ -33,8 +33,8 @@ _UNBOUNDED: Final = 2**62
 class RecordedRun(Run):
     """A run without threads, network or files, which keeps its messages as the workers would decode them.
 
-    It accepts the arguments of `Run` and raises the same errors for them. The environment is read only by
-    `from_env`. Checkpoints are recorded, but not uploaded.
+    It accepts the arguments of `Run` and raises the same errors for them, but ignores `strict`; the default job is
+    number 1. The environment is read only by `from_env`. Checkpoints are recorded, but not uploaded.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class RecordedRun(Run):
         raise AssertionError(f"no checkpoint of kind {kind!r} was reported, but: {found}")
 
     def assert_completed(self) -> Completion:
-        """Return the completion. Raises `AssertionError` if the run has not ended, or has failed."""
+        """Return the completion. Raises `AssertionError` if the run has not ended, or not as `completed`."""
         completion = self._ended()
         if completion.outcome != "completed":
             raise AssertionError(f"the run {completion.outcome}: {completion.error_message}")
@@ -182,7 +182,7 @@ class RecordedRun(Run):
     def assert_failed(self, message: str = "") -> Completion:
         """Return the completion.
 
-        Raises `AssertionError` if the run has not failed, or its error does not contain `message`.
+        Raises `AssertionError` if the run has not ended as `failed`, or its error does not contain `message`.
         """
         completion = self._ended()
         if completion.outcome != "failed":
@@ -192,7 +192,7 @@ class RecordedRun(Run):
         return completion
 
     def request_stop(self, by: str = "test", reason: str | None = None) -> None:
-        """Ask the run to stop, as a user does: `should_stop` is true from now on."""
+        """Ask the run to stop, as the user `by` does for `reason`: `should_stop` is true from now on."""
         self._session.stop.note(self.job_id, StopRequest(by=by, reason=reason))
 
     def _ended(self) -> Completion:

@@ -24,14 +24,18 @@ STEP_S: Final = 0.05
 STEPS: Final = {"trainer killed": 2400, "server away for a minute": 1600, "disk full for 15 s": 600}
 USUAL_STEPS: Final = 300
 TRAINING_TIMEOUT_S: Final = 420.0
-"""A training that takes longer than this is killed, and counts as blocked for good."""
+"""A training that runs longer than this after the fault is killed, and counts as blocked for good."""
 SETTLE_S: Final = 90.0
 """A tracker may take this time after the end of a training to store the rest and to change its state."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of one training: times in seconds, and `stored` or the reason why nothing could be read."""
+    """The outcome of one training.
+
+    `reported` is the number of steps, `finish_s` the time of the last call, None if it did not return. `stored` is
+    the reason if nothing could be read.
+    """
 
     reported: int
     longest_call_s: float
@@ -53,7 +57,10 @@ class Result:
 
 
 def main() -> int:
-    """Execute the chosen faults with the chosen trackers; return the exit code 0."""
+    """Execute the chosen faults with the chosen trackers (default: all), and print a table for each fault.
+
+    Return the exit code 0.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tracker", choices=[*TRACKERS], action="append", help="only this one; may be repeated")
     parser.add_argument("--fault", choices=[*FAULTS], action="append", help="only this one; may be repeated")
@@ -117,7 +124,10 @@ def _end(training: subprocess.Popen[bytes]) -> str:
 
 
 def _settled(tracker: Tracker, reported: int) -> Stored | str:
-    """Return what the tracker has stored and shows, at most `SETTLE_S` seconds after the end of the training."""
+    """Return the steps and the state that the tracker has stored, or the reason why they cannot be read.
+
+    Reads again until all steps are stored and the run is not shown as running, for about `SETTLE_S` seconds.
+    """
     deadline = time.monotonic() + SETTLE_S
     while True:
         try:

@@ -47,7 +47,7 @@ def away_for_a_minute(tracker: Tracker, _training: Training) -> None:
 
 
 def full_disk(tracker: Tracker, _training: Training) -> None:
-    """Fill the disk of the training and of the server, and free it after some seconds."""
+    """Fill the disk of the training and of the server, and free it after `FULL_S` seconds."""
     path = tracker.folder / FILLER
     with path.open("wb", buffering=0) as filler:
         with suppress(OSError):
@@ -78,7 +78,7 @@ OF_SERVERS: Final = ("server killed", "server away for a minute")
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a disk of `DISK_BYTES` bytes in memory at `folder`; it needs root."""
+    """Mount a disk of `DISK_BYTES` bytes in memory at `folder`; raise `PermissionError` without root."""
     if os.geteuid():
         raise PermissionError("a full disk needs root: it is a file system in memory that is filled")
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", folder], check=True)

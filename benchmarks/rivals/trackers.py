@@ -1,4 +1,4 @@
-"""The trackers under test: their settings, their servers, and what each has stored after a run."""
+"""The trackers under test: their settings, their servers, and the steps that each has stored after a run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ class Tracker:
         return bool(self.server_command)
 
     def start_server(self) -> None:
-        """Start the server, if the tracker has one, and wait until it answers."""
+        """Start the server, if the tracker has one, and wait until it answers.
+
+        Raises `RuntimeError` if it ends or does not answer within `_SERVER_START_S` seconds.
+        """
         if not self.has_server:
             return
         with (self.folder / "server.log").open("ab") as log:
@@ -81,7 +84,7 @@ class Tracker:
             time.sleep(0.1)
 
     def kill_server(self) -> None:
-        """Send SIGKILL to all processes of the server."""
+        """Send SIGKILL to all processes of the server, if it runs."""
         if self._server is None:
             return
         with suppress(psutil.NoSuchProcess):
@@ -106,7 +109,10 @@ class Tracker:
             )
 
     def stored(self) -> Stored:
-        """Return what the tracker has stored and shows; raise `RuntimeError` if it cannot be read."""
+        """Return the steps and the state that the tracker has stored.
+
+        Raises `RuntimeError` if they cannot be read within `_READ_TIMEOUT_S` seconds.
+        """
         if self.name == "wandb":
             return self._stored_in_a_wandb_file()
         script = Path(__file__).with_name("stored.py")
@@ -127,7 +133,10 @@ class Tracker:
         return Stored(Counter(found["steps"]), found["state"])
 
     def _stored_in_a_wandb_file(self) -> Stored:
-        """Read the `.wandb` file by the reader of `trainwire import`: the package wandb has none any more."""
+        """Read the only `.wandb` file with the reader of `trainwire import`: the package wandb has none any more.
+
+        Raises `ValueError` if there is not exactly one file.
+        """
         (path,) = (self.folder / "wandb").glob("offline-run-*/*.wandb")
         long_ago = time.time() - 2 * QUIET_S
         os.utime(path, (long_ago, long_ago))  # a file that has just changed is that of a running training

@@ -83,7 +83,8 @@ class ArtifactUploads:
     def close(self, is_interrupted: Callable[[], bool]) -> None:
         """Wait for the uploads, then delete the artifact folder.
 
-        The wait ends after `checkpoints.finish_s` seconds (a setting), or when `is_interrupted()` returns True.
+        The wait ends after `checkpoints.finish_s` seconds (a setting), or when `is_interrupted()` returns True;
+        uploads that are not complete by then get one more second.
         """
         deadline_s = monotonic_s() + self._timeout_s
         while not self._uploads.is_idle and monotonic_s() < deadline_s and not is_interrupted():
@@ -92,7 +93,7 @@ class ArtifactUploads:
         self._folder.remove()
 
     def sentence(self) -> str | None:
-        """Return the number of uploaded files and the most frequent errors; None if there were no files."""
+        """Return as text the number of uploaded files and the three most frequent errors; None without files."""
         with self._lock:
             parts = [f"uploaded: {_files(self._uploaded)}"] if self._uploaded else []
             parts += [f"not uploaded: {_files(count)} ({why})" for why, count in self._failed.most_common(_SHOWN)]

@@ -117,7 +117,10 @@ class Caught:
         self._run.log(text, level="INFO")
 
     def event(self, folder: str, event: Event, rank: int | None) -> None:
-        """Add the values of a TensorBoard event to the job; a metric name is prefix of `folder` plus tag."""
+        """Add the values of a TensorBoard event to the job: scalars, parameters, and texts as log lines.
+
+        A metric's name is the prefix of `folder` and the tag.
+        """
         prefix = self._folders.prefix_of(folder)
         if event.scalars:
             values = {prefix + tag: number for tag, number in event.scalars.items()}
@@ -140,7 +143,7 @@ class Caught:
             self._artifacts.take(record, rank)
 
     def not_taken(self, by: str, kind: str, count: int = 1) -> None:
-        """Count values of type `kind` that library `by` has logged and trainwire does not store."""
+        """Add `count` to the number of values of type `kind`, logged by library `by`, that are not stored."""
         with self._lock:
             self._not_taken[by, kind] += count
 
@@ -150,7 +153,10 @@ class Caught:
             self._failures.setdefault(by, text)
 
     def finish(self, exit_code: int) -> None:
-        """Log the summary of the collected values, and finish the `Run` of each rank except the launcher's own."""
+        """Log the summary of the collected values, and finish the `Run` of each rank except the launcher's own.
+
+        Each of these runs waits at most a second.
+        """
         sentence = self.sentence()
         if sentence is not None:
             self._run.log(f"trainwire: {sentence}", log_type="stderr", level="INFO")
@@ -166,7 +172,11 @@ class Caught:
             return self._ranks[rank]
 
     def sentence(self) -> str | None:
-        """Return a summary of the values that were stored and not stored, as text; None if there were none."""
+        """Return a summary as text; None if nothing was collected and nothing failed.
+
+        It names the stored values by library, the five most frequent kinds of values that were not stored, the
+        uploads and the errors.
+        """
         with self._lock:
             names = Counter(self._owners.values())
             taken = [
@@ -187,7 +197,7 @@ class Caught:
 class HookedProcess:
     """Processes the values that the hooks in one process of the training report.
 
-    If this process of the training has its own `Run`, the values are ignored.
+    If that process has its own `Run`, only values of libraries that store them nowhere else are used.
     """
 
     def __init__(self, caught: Caught) -> None:
@@ -202,9 +212,10 @@ class HookedProcess:
         self._decoders: dict[str, EventDecoder] = {}
 
     def take(self, record: Mapping[str, Any]) -> None:
-        """Process what a hook has reported: `record["type"]` is `metrics`, for example.
+        """Process one record of a hook; `record["type"]` is its type, such as `metrics`.
 
-        A value of an unknown type is counted as not stored.
+        A record of an unknown type is counted as a value that is not stored. Raises `KeyError`, `TypeError` or
+        `ValueError` for a record without the fields of its type.
         """
         kind = str(record.get("type"))
         if kind == "process":

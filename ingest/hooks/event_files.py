@@ -21,14 +21,14 @@ MAX_EVENT_BYTES: Final = 64 * 1024 * 1024
 MOST_ENTRIES: Final = 20_000
 """Maximum number of files and folders that one search examines: a working folder may hold a data set."""
 MOST_SHARE: Final = 0.05
-"""Maximum share of the time spent on searching.
+"""Largest share of the thread's time that it spends on searching and reading.
 
 After a slow search, as on a network file system, the next pause is longer.
 """
 SLACK_NS: Final = 60 * 10**9
 """An event that is older than the start of the command by more than this belongs to an earlier training.
 
-It is not stored.
+The scalars in it are counted and not stored.
 """
 _READ_BYTES: Final = 1024 * 1024
 _HEADER: Final = struct.Struct("<Q4x")  # length, and its checksum
@@ -49,7 +49,10 @@ class EventFile:
         self._decoder = EventDecoder()
 
     def events(self) -> Iterator[Event]:
-        """Yield the events appended since the last call; raise `DamagedEventError` for invalid bytes."""
+        """Yield the events appended since the last call.
+
+        Raises `DamagedEventError` for invalid bytes, and `OSError` if the file cannot be read.
+        """
         if self._file is None:
             self._file = self.path.open("rb")
         while chunk := self._file.read(_READ_BYTES):
@@ -76,7 +79,10 @@ class EventFile:
 
 
 class EventFiles:
-    """Searches `folders` every second, in a thread, for new event files, and reads them until `close`."""
+    """Searches `folders` in a thread for new event files, and reads them until `close`.
+
+    It searches every `EVERY_S` seconds, less often if a search is slow. Files that exist before are not read.
+    """
 
     def __init__(self, folders: Sequence[Path], caught: Caught) -> None:
         self._folders = folders

@@ -25,13 +25,14 @@ WandbMode = Literal["mirror", "replace", "off"]
 WANDB_MODES: Final[tuple[WandbMode, ...]] = get_args(WandbMode)
 WITHOUT_WANDB: Final = {"WANDB_MODE": "disabled"}
 TIMEOUT_S: Final = 5.0
-"""Maximum time in seconds, after the command has ended, to read values that hooks have sent before."""
+"""Maximum time in seconds, after the command has ended, to read the hooks' values, and again for event files."""
 
 
 def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = os.environ) -> str:
     """Return how W&B is treated (see `CatchOptions.wandb`): `chosen`, else TRAINWIRE_WANDB, else `mirror`.
 
-    An invalid value of the environment variable is ignored with a warning.
+    An invalid value of the environment variable, or `replace` without hooks, is ignored with a warning. `chosen`
+    is not checked.
     """
     named = environ.get(WANDB_VARIABLE) or "mirror"
     if chosen is not None:
@@ -94,7 +95,7 @@ class Hooks:
         *,
         settings: TrainerSettings | None = None,
     ) -> None:
-        """Start to collect metrics: hooks in the command send values to a socket in `folder`.
+        """Start to collect metrics: hooks in the command send values to a socket in `folder` (None: no hooks).
 
         If the socket or a thread cannot be created, call `warn` with the reason and continue without this source
         of metrics. `settings` are needed only for `options.upload_artifacts`.
@@ -135,10 +136,11 @@ class Hooks:
             self._printed.take(lines, ts)
 
     def close(self, exit_code: int, is_interrupted: Callable[[], bool]) -> dict[str, float] | None:
-        """Read the values that hooks have already sent, and log a summary of all collected values.
+        """Read the rest of the hooks' values and of event files, and log a summary of all collected values.
 
-        Return the values that the training has set in W&B's `run.summary`, None if there are none. Waits for
-        uploads of artifacts until their timeout, or until `is_interrupted()` returns True.
+        Return the values that the training has set in W&B's `run.summary`, None if there are none. Waits
+        `TIMEOUT_S` at most for each of the two, and for uploads of artifacts until their timeout, or until
+        `is_interrupted()` returns True.
         """
         if self._listener is not None:
             self._listener.close(TIMEOUT_S)

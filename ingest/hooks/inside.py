@@ -1,6 +1,6 @@
 """Installs hooks into TensorBoard, W&B and MLflow in a process that has a `Run` (`run.hook()`).
 
-It also tells the launcher that the process has a `Run`.
+It also reports to the launcher that the process has a `Run`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ LIBRARIES: Final = ("tensorboard", "wandb", "mlflow")
 def announce_run() -> None:
     """Report to the launcher, if any, that this process has a `Run`.
 
-    The launcher then ignores the values that hooks in this process report.
+    The launcher then ignores the values that hooks in this process report, except those of libraries that store
+    them nowhere else.
     """
     hooks = sys.modules.get(_NAME)
     if hooks is not None:

@@ -57,7 +57,7 @@ class HookListener:
         return {"PYTHONPATH": path, SOCKET_VARIABLE: str(self._path)}
 
     def close(self, timeout_s: float) -> None:
-        """Read the values that were already sent, for at most `timeout_s` seconds; then close all connections."""
+        """Read the values that were already sent, then close all connections; wait at most `timeout_s` seconds."""
         self._wake_up.close()
         self._thread.join(timeout_s)
 
@@ -101,7 +101,7 @@ class _Connection:
     def read(self) -> bool:
         """Process the lines of JSON received so far; return whether the connection is still open.
 
-        It is closed when the process has closed its end, or when a line exceeds `MAX_RECORD_BYTES`.
+        The connection is closed when the process has closed its end, or when a line exceeds `MAX_RECORD_BYTES`.
         """
         try:
             chunk = self._connection.recv(_CHUNK_BYTES)

@@ -101,7 +101,7 @@ def json_values(line: str) -> PrintedValues | None:
     """Return the metrics in a line that is a JSON object, such as `{"loss": 0.3, "step": 10}`, or else None.
 
     The object must have a step or an epoch, and only numbers as values, because structured logs are JSON with
-    texts too.
+    texts too. A line above 4,000 characters is not parsed.
     """
     return _checked(line, _json, are_texts_numbers=False)
 
@@ -109,7 +109,8 @@ def json_values(line: str) -> PrintedValues | None:
 def dict_values(line: str) -> PrintedValues | None:
     """Return the metrics in a line such as `{'loss': 0.5, 'epoch': 1.0}`, or None for any other line.
 
-    Transformers prints such lines; its newer versions print the numbers as texts: `{'loss': '0.5', 'epoch': '1'}`.
+    The conditions are those of `json_values`, except that a value may be the text of a number. Transformers
+    prints such lines; its newer versions print the numbers as texts: `{'loss': '0.5', 'epoch': '1'}`.
     A NaN or infinity is printed as a name (`nan`, `inf`).
     """
     return _checked(line, _literal, are_texts_numbers=True)
@@ -145,7 +146,8 @@ class PatternMatcher:
         """Return the metrics that the patterns find in `lines`.
 
         The metrics that several patterns find in one line belong together. Each pattern has `MATCH_TIMEOUT_S`
-        seconds. Nothing is found if the child process does not start.
+        seconds for all lines; one that takes longer finds nothing in this and later calls. If the child process
+        does not start, nothing is found.
         """
         found = []
         for pattern in tuple(self._patterns):
@@ -224,7 +226,10 @@ def names_metrics(pattern: str) -> bool:
 
 
 def groups_of_lines(pattern: str, lines: Sequence[str]) -> list[dict[str, str]]:
-    """Return the named groups of all matches of a pattern, for each line."""
+    """Return a dict for each line: the texts of the named groups in all matches of a pattern.
+
+    A later match replaces the text of an earlier one. Only the first 4,000 characters of a line are searched.
+    """
     return [_groups(pattern, line) for line in lines]
 
 

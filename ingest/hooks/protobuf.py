@@ -14,7 +14,10 @@ class ProtobufError(ValueError):
 
 
 def fields(data: bytes) -> list[tuple[int, Any]]:
-    """Return (field number, value) of each field: an int for a varint, raw bytes for the other wire types."""
+    """Return (field number, value) of each field: an int for a varint, raw bytes for the other wire types.
+
+    Raises `ProtobufError` if the message is cut short or has an unknown wire type.
+    """
     found: list[tuple[int, Any]] = []
     at, end = 0, len(data)
     while at < end:
@@ -45,7 +48,10 @@ def signed(number: int) -> int:
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Decode the varint at offset `at` of `data`; return its value and the offset of the next byte."""
+    """Decode the varint at offset `at` of `data`; return its value, of 64 bits, and the offset of the next byte.
+
+    Raises `ProtobufError` if it has no end.
+    """
     number = shift = 0
     while True:
         try:

@@ -105,7 +105,10 @@ def _plugin_data(metadata: bytes) -> tuple[str, bytes]:
 
 
 def _number(tensor: bytes) -> float | None:
-    """Return the number in a `TensorProto` that holds a single number; None for strings or several numbers."""
+    """Return the number in a `TensorProto` that holds a single number; None for strings or several floats.
+
+    Of several integers, the first is returned.
+    """
     known = dict(fields(tensor))
     dtype = known.get(1, 0)
     if 4 in known:  # tensor_content

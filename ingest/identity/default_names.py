@@ -49,7 +49,10 @@ def script_of_process() -> str:
 
 
 def script_of_command(command: Sequence[str]) -> str:
-    """Return the name of the script in a command, such as `train` for `torchrun --nproc-per-node 2 train.py`."""
+    """Return the name of the script in a command, such as `train` for `torchrun --nproc-per-node 2 train.py`.
+
+    If there is none, return the name of the module after `-m`, or else of the program.
+    """
     for before, argument in zip(("", *command), command, strict=False):
         if argument.endswith((".py", *_SHELLS)):
             return _stem(argument)

@@ -66,6 +66,9 @@ class OpenRuns:
     def number_for(self, settings: TrainerSettings, place: Place) -> JobNumber:
         """Return the job number for a `Run` that was created without a number.
 
+        This is the configured number if no run of this process has used it, else a new one, which is the same in
+        all ranks of a launch.
+
         Raises `UnknownLaunch` if this process is one of several ranks that cannot compute the same number.
         """
         configured = settings.job_id
@@ -88,7 +91,10 @@ class OpenRuns:
         self._export()
 
     def note_capture(self, run: object, source: str) -> None:
-        """Set an environment variable that tells child processes not to capture their output: `source` logs it."""
+        """Set an environment variable that keeps child processes from capturing their output: `source` logs it.
+
+        Does nothing if `run` has ended.
+        """
         if id(run) in self._open:
             self._open[id(run)].capturing_source = source
             self._export()

@@ -1,4 +1,4 @@
-"""Forwards signals to the command of `trainwire run`, and determines why the command failed."""
+"""Forwards signals to the command of `trainwire run`, and determines the cause of its failure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Signals:
             process.send_signal(signum)
 
     def terminate(self) -> None:
-        """Send SIGTERM to the command."""
+        """Send SIGTERM to the command, if it was started."""
         if self._process is not None:
             self._process.terminate()
 
@@ -60,7 +60,7 @@ class Signals:
         return None if self._process is None else self._process.pid
 
     def has_ended(self) -> bool:
-        """Return whether the command has ended."""
+        """Return whether the command has ended and its return code has been read."""
         return self._process is not None and self._process.returncode is not None
 
     def __enter__(self) -> Self:

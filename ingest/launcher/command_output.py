@@ -32,7 +32,10 @@ NOT_EXECUTABLE: Final = 126
 
 
 def run_alone(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run the command without logging its output, and return its exit code."""
+    """Run the command without logging its output, and return its exit code.
+
+    The exit code is 127 if the command is not found, 126 if it cannot be executed, and 128+n after signal n.
+    """
     with Signals() as signals:
         try:
             process = subprocess.Popen(command, env=environment)  # noqa: S603 - as in run_command
@@ -54,8 +57,10 @@ def run_command(
 ) -> tuple[int, str | None]:
     """Run the command and log its output; return its exit code, and an error message if it failed.
 
-    `terminal` is the command's terminal; None: its output are pipes. `on_lines` is called with the lines and the
-    time in nanoseconds since 1970.
+    `terminal` is the command's terminal; if it is None, stdout and stderr are pipes. `fold_repeats` logs equal
+    lines in a row once. `on_lines` is called with the lines and the time in nanoseconds since 1970. The output of
+    processes that outlive the command is read for `GRANDCHILD_GRACE_S` seconds at most, after a request to stop
+    for `STOPPED_GRACE_S`.
     """
     memory_kills = MemoryKills()
     writer = subprocess.PIPE if terminal is None else terminal.writer

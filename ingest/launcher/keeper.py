@@ -40,7 +40,7 @@ END_TIMEOUT_S = 1.0
 
 
 class Keeper:
-    """Starts this file as a child process, and tells the child when the launcher ends normally."""
+    """Starts this file as a child process, and signals to it by a pipe that the launcher ends normally."""
 
     def __init__(self, command: int, outputs: Sequence[tuple[int, int | None]]) -> None:
         """Start the child process.
@@ -73,7 +73,10 @@ class Keeper:
             os.close(report)
 
     def close(self) -> int:
-        """Make the child process discard further output; return the number of bytes that it has shown so far."""
+        """Make the child process discard further output; return the number of bytes that it has shown so far.
+
+        Returns 0 if the child was killed or does not answer within `END_TIMEOUT_S` seconds.
+        """
         try:
             os.write(self._control, b".")
             os.close(self._control)

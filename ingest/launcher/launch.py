@@ -56,7 +56,10 @@ class LaunchOptions:
     """Options of a launch.
 
     If `job_id` is None, the job number is TRAINWIRE_JOB_ID, or a new number if this variable is not set.
-    `resume_from_step`, `parent` and `fork_step` have the same meaning as for `Run`.
+    `resume_from_step`, `parent` and `fork_step` have the same meaning as for `Run`. `redis_url` replaces REDIS_URL
+    and TRAINWIRE_URL; `data_dir` names the data folder of the `trainwire up` to send to, in place of any server.
+    After the command has ended, the launcher waits at most `finish_timeout_s` seconds until its messages are
+    stored. `catch` has the options for metrics.
 
     With `tty`, stdout and stderr of the command are one pseudo-terminal, and all lines are logged as stdout. With
     `fold_repeats`, equal lines in a row are logged once, followed by a line with the number of repetitions.
@@ -82,7 +85,10 @@ class LaunchOptions:
     stop_grace_s: float = DEFAULT_STOP_GRACE_S
 
     def variables(self) -> dict[str, str]:
-        """Validate the job id and the attempt; return them as environment variables for the command."""
+        """Return the job id and the attempt, if given, as environment variables for the command.
+
+        Raises `ValueError` if one of them is not in its range.
+        """
         variables = {}
         if self.job_id is not None:
             variables[JOB_ID_VARIABLE] = str(whole_number("job_id", self.job_id, 1, MAX_ID))
@@ -98,8 +104,8 @@ def launch(command: Sequence[str], options: LaunchOptions) -> int:
     69 means that the command was not started because Redis or the rank was unavailable, or that it succeeded and
     not all its messages are stored.
 
-    Raises `ValueError` for an invalid job id or attempt. An invalid environment variable is ignored with a
-    warning: without a valid address, messages stay in the spool. If the ranks of a launch cannot agree on a job
+    Raises `ValueError` for an empty command or an invalid option. An invalid environment variable is ignored with
+    a warning: without a valid address, messages stay in the spool. If the ranks of a launch cannot agree on a job
     number, or `redis_url` is invalid, the command and each `Run` in it run without trainwire.
     """
     if not command:
@@ -258,7 +264,8 @@ def _environment(
 ) -> dict[str, str]:
     """Return the environment variables for the command.
 
-    They make a `Run` in it send to the launcher's job, and not capture output.
+    They make a `Run` in it send to the launcher's job, and not capture output. `has_terminal` adds a default for
+    TERM.
     """
     environment: dict[str, str | None] = {
         **({"TERM": "xterm"} if has_terminal else {}),  # unless the environment names another

@@ -1,1 +1,1 @@
-"""Captures and logs what a process or command prints: to pipes, pseudo-terminals and Python streams."""
+"""Captures and logs the output of a process or command: from pipes, pseudo-terminals and Python streams."""

@@ -1,4 +1,4 @@
-"""Logs what this process and its child processes print, while it still appears on the terminal or in the file."""
+"""Logs the output of this process and its child processes, which still appears on the terminal or in the file."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Capture:
     def renew_after_fork(self) -> None:
         """Renew each `Tee` in a forked child, and close the inherited descriptors of the relay process.
 
-        The parent still logs what the child writes to descriptors 1 and 2.
+        The parent still logs the child's output on descriptors 1 and 2.
         """
         for tee in self._tees:
             tee.renew()
@@ -211,7 +211,7 @@ class _Output:
 def _start_relay(outputs: Sequence[_Output]) -> int:
     """Start the relay process; return a file descriptor: a byte written to it makes the relay stop copying.
 
-    Raises `OSError` or `SubprocessError`.
+    Raises `OSError` or `SubprocessError` if the relay does not start within `RELAY_START_TIMEOUT_S` seconds.
     """
     if not sys.executable or not RELAY.is_file():
         raise FileNotFoundError(f"Python is {sys.executable or 'unknown'!r}, the relay's file is {RELAY}")

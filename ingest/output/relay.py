@@ -55,7 +55,10 @@ class Relay(threading.Thread):
         self._close_copy()
 
     def _step(self, timeout_s: float | None) -> bool:
-        """Wait until a descriptor is ready, then read or write it; return False at the end of the output."""
+        """Wait until a descriptor is ready (at most `timeout_s` seconds, None: no limit), then read or write it.
+
+        Return False at the end of the output.
+        """
         poll = select.poll()
         poll.register(self._source, select.POLLIN)
         if self._copy is not None:
@@ -68,7 +71,10 @@ class Relay(threading.Thread):
         return self._source not in ready or self._pass_on()
 
     def _settle(self) -> bool:
-        """Copy what was printed before the training asked to stop; return False at the end of the output."""
+        """Copy the output from before the training asked to stop; return False at the end of the output.
+
+        It counts as copied after `SETTLE_S` without output, or after `LONGEST_SETTLE_S` at most.
+        """
         deadline = time.monotonic() + LONGEST_SETTLE_S  # other processes may print without end
         poll = select.poll()
         poll.register(self._source, select.POLLIN)

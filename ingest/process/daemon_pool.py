@@ -80,7 +80,10 @@ def message_of(exc: BaseException) -> str:
 
 
 class DaemonPool(Generic[T]):
-    """Runs functions on `size` daemon threads, in the order of `submit`, until `close`."""
+    """Runs functions on `size` daemon threads, in the order of `submit`, until `close`.
+
+    The constructor raises `RuntimeError` if the system refuses a thread.
+    """
 
     def __init__(self, size: int, name: str) -> None:
         self._work: SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""Detects how this process ends (exit code, exception or SIGTERM), which Python does not tell atexit functions."""
+"""Detects the cause of this process's end: exit code, exception or SIGTERM. Python does not pass it to atexit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INIT_PID: Final = 1
 
 
 class ProcessEnd(NamedTuple):
-    """How the process ends: with the exception `error`, or successfully if it is None.
+    """The end of the process: by the exception `error`, or successful if it is None.
 
     If `is_known` is False, the exit code is unknown.
     """
@@ -81,7 +81,7 @@ class Exits:
         self._codes[:] = [code]
 
     def process_end(self) -> ProcessEnd:
-        """Return how the process ends; to be called from an atexit function."""
+        """Return the end of the process; to be called from an atexit function."""
         if self._codes and not sys.flags.inspect:  # with `python -i` a SystemExit is shown, and a prompt follows
             return ProcessEnd(SystemExit(self._codes[0]))
         shown = getattr(sys, "last_value", None)  # set by the interpreter at its end, or by a prompt long before
@@ -141,7 +141,10 @@ RunT = TypeVar("RunT")
 
 
 def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> None:
-    """Call `finish(run)` at the end of each forked child of multiprocessing; atexit functions do not run there."""
+    """Call `finish(run)` at the end of each forked child of multiprocessing; atexit functions do not run there.
+
+    Does nothing if multiprocessing is not imported yet.
+    """
     util = sys.modules.get("multiprocessing.util")
     if util is None:
         return
@@ -238,7 +241,7 @@ class Terminations:
 SIGTERM_TIMEOUT_S: Final = 5.0
 """Seconds for finishing all runs on SIGTERM: schedulers send SIGKILL soon after it.
 
-Messages that are not sent by then are in the spool.
+Messages that are not sent by then stay in the spool, if there is one.
 """
 
 terminations: Final = Terminations()

@@ -29,7 +29,7 @@ _DEEPEST: Final = 64
 
 
 class UnknownLaunch(ValueError):  # noqa: N818 - a wrong setting, as the other ValueErrors of `Run`
-    """The ranks of a launch cannot compute the same job number; the error text tells how to set one."""
+    """The ranks of a launch cannot compute the same job number; the error text names the ways to set one."""
 
     def __init__(self, place: Place) -> None:
         size = "several" if place.world_size is None else place.world_size

@@ -23,7 +23,7 @@ def proc_stat(pid: int) -> list[bytes]:
 
 
 def start_time_s(pid: int) -> float | None:
-    """Return the start time of process `pid` in seconds since 1970; None if it does not run, or is unknown."""
+    """Return the start time of process `pid` in seconds since 1970; None if it has ended or this is unknown."""
     fields = proc_stat(pid)
     if not fields or fields[0] in (b"Z", b"X"):
         return None

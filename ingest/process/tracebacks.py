@@ -24,13 +24,13 @@ _MARKS: Final = frozenset(" ^~|+-")
 
 
 class PrintedLines:
-    """Stores the last captured lines of output, and checks whether they contain a traceback."""
+    """Stores the last `KEPT_LINES` captured lines of output, and checks whether they contain a traceback."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
 
     def add(self, lines: Sequence[str]) -> None:
-        """Append captured lines; only the last ones are kept."""
+        """Append captured lines; of each, only the last `KEPT_CHARS` characters are kept."""
         self._lines.extend(line[-KEPT_CHARS:] for line in lines[-KEPT_LINES:])
 
     def contain(self, traceback: str) -> bool:
@@ -44,14 +44,20 @@ class PrintedLines:
 
 
 class TracebackFolder:
-    """A temporary folder through which scripts pass tracebacks to their launcher, which logs them."""
+    """A temporary folder through which scripts pass tracebacks to their launcher, which logs them.
+
+    A context manager. `path` is None outside of its block, or if the folder could not be created.
+    """
 
     def __init__(self) -> None:
         self.path: Path | None = None
         self._lock: IO[bytes] | None = None
 
     def take(self) -> list[str]:
-        """Return the tracebacks in the folder; scripts that end later log their tracebacks themselves."""
+        """Return the tracebacks in the folder; scripts that end later log their tracebacks themselves.
+
+        Returns an empty list if there is no folder, and at the second call.
+        """
         if self._lock is None or self.path is None:
             return []
         self._lock.close()
@@ -84,7 +90,10 @@ class TracebackFolder:
 
 
 def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
-    """Write a traceback to `folder`, so that the launcher logs it; return False if the launcher has ended."""
+    """Write a traceback to `folder`, so that the launcher logs it; return whether this succeeded.
+
+    It fails if the launcher has ended or has already read the tracebacks.
+    """
     try:
         with (folder / _LOCK_NAME).open("rb") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -98,7 +107,7 @@ def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
 
 
 def leave_end_to_training(folder: Path) -> None:
-    """Tell the launcher that this script reads `run.should_stop`, by a file in `folder`."""
+    """Report to the launcher, by a file in `folder`, that this script reads `run.should_stop`."""
     with suppress(OSError):
         (folder / _READS_STOP).touch()
 

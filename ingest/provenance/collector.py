@@ -56,7 +56,10 @@ _DISTRIBUTION = re.compile(r"(?P<name>.+?)-(?P<version>\d[^-]*)(-py[\d.]+)?\.(di
 
 
 def collect(request: dict[str, Any]) -> dict[str, Any]:
-    """Collect the values named in `request["items"]`; return those that were found, by name."""
+    """Collect the values named in `request["items"]`; return those that were found, by name.
+
+    A value whose collection fails is left out.
+    """
     found = {}
     for item in request["items"]:
         try:
@@ -103,7 +106,7 @@ def _diff(request: dict[str, Any]) -> str | None:
 def _git_output(folder: str, *arguments: str, limit: int = 1024 * 1024) -> str:
     """Return the output of a git command, at most `limit` bytes; empty if it fails or takes too long.
 
-    Git is told to take no optional locks, so that it does not disturb other git commands in the repository.
+    Git runs without optional locks, so that it does not disturb other git commands in the repository.
     """
     git = shutil.which("git")
     if git is None:
@@ -155,7 +158,7 @@ def _python(_: dict[str, Any]) -> dict[str, str]:
 
 
 def _packages(request: dict[str, Any]) -> dict[str, str]:
-    """Return the versions of the installed Python packages by name.
+    """Return the versions of the installed Python packages by name, at most `MAX_PACKAGES`.
 
     They are taken from names of folders such as `numpy-2.1.0.dist-info` on `sys.path`; no file is read.
     """

@@ -52,9 +52,10 @@ def is_secret(name: str) -> bool:
 
 
 def masked_text(text: str) -> str:
-    """Return `text` with passwords in URLs masked, and the values after names of secrets, as in `api_key=X`.
+    """Return `text` with secrets masked: passwords in URLs, values after names of secrets, tokens by their format.
 
-    After a name with a leading dash the value may also follow a space, as in `--password X`.
+    An example of such a value is X in `api_key=X`. After a name with a leading dash the value may also follow a
+    space, as in `--password X`.
     """
     text = _URL.sub(_masked_url, _FORMS.sub(MASK, text))
     text = _ASSIGNED.sub(_masked_value, _BEARER.sub(rf"\1 {MASK}", text))
@@ -79,7 +80,7 @@ def masked_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def masked_variables(variables: dict[str, str]) -> dict[str, str]:
-    """Return environment variables with secrets masked."""
+    """Return environment variables with secrets masked, recognised by the name or by the format of the value."""
     return {name: MASK if is_secret(name) else masked_text(value) for name, value in variables.items()}
 
 

@@ -56,8 +56,9 @@ class Recorder:
     ) -> threading.Event:
         """Call `send` with the provenance values named in `items`, from a thread if they are not yet collected.
 
-        Return an event that is set after the call, or when the collection has failed. In the launcher, `command`
-        is the command that it runs; if it is None, the provenance of this process is collected.
+        `send` is not called if nothing could be collected. Return an event that is set after the call, or when the
+        collection has failed. In the launcher, `command` is the command that it runs; if it is None, the
+        provenance of this process is collected.
         """
         wanted = tuple(item for item in PROVENANCE_ITEMS if item in items)
         with self._lock:
@@ -115,7 +116,11 @@ class _Collection:
 
 
 def collected(items: Sequence[str], command: Sequence[str] | None) -> Provenance:
-    """Run the collector, and return the collected values by item; raise `OSError` or `ValueError` if it fails."""
+    """Run the collector, and return the collected values by item.
+
+    If `command` does not run under Python, the values about Python are left out. Raises `OSError` or `ValueError`
+    if the collector cannot be started, does not answer within `TIMEOUT_S` or gives an invalid answer.
+    """
     with importing():  # in a thread: see trainwire.ingest.process.forks
         import json  # noqa: PLC0415 - costs the training its start
         import subprocess  # noqa: PLC0415

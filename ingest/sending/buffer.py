@@ -169,7 +169,7 @@ class Buffer:
                 self._room.notify_all()
 
     def count_dropped(self, kind: str, number: int = 1) -> None:
-        """Count dropped items of one kind: lines, points or single `values`."""
+        """Count dropped items; `kind` is that of their message, such as `logs`, or `values` for single values."""
         with self._lock:
             self._dropped[kind] += number
 

@@ -41,7 +41,7 @@ class Cutter:
         return has_more
 
     def try_to_cut(self) -> bool:
-        """Make messages as `cut` does; errors are logged, not raised."""
+        """Make messages as `cut` does; after an error, which is logged and not raised, return False."""
         try:
             return self._outbox.cut()
         except Exception as exc:
@@ -67,7 +67,7 @@ class Cutter:
         self._cut_now.set()
 
     def relieve(self, is_enough: Callable[[], bool]) -> None:
-        """Wait until `is_enough` returns True.
+        """Wait until `is_enough` returns True or the sender has stopped.
 
         If the disk writes nothing for `HUNG_DISK_S`, this and later calls return at once, until it writes
         again.

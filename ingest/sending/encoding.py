@@ -34,7 +34,10 @@ class BodyEncoder:
         self._shortened_kinds: set[Kind] = set()
 
     def encode(self, kind: Kind, seq: int, body: Body) -> Entry | None:
-        """Return the stream entry for `body`, or for the part of it that can be encoded; None if no part can."""
+        """Return the stream entry for `body`, or for the part of it that can be encoded; None if no part can.
+
+        Raises only `MemoryError`.
+        """
         body = self._shortened(kind, body)
         entry = self._encoded(kind, seq, body)
         if entry is not None:

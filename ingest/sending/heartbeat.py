@@ -165,7 +165,10 @@ class SourceHeartbeat:
         return max(1, int(1000 * CLAIM_TTL_BEATS * self._vitals.interval_s))
 
     def note_answer(self, claim: object, *, is_taken: bool) -> None:
-        """Record the response to a heartbeat: the claim in Redis, and whether the heartbeat was accepted."""
+        """Record the response to a heartbeat: the `claim` in Redis, and whether it was accepted (`is_taken`).
+
+        If a claim must inform another process of this one, the next heartbeat becomes due at once.
+        """
         informed = self._informs
         self.note_claim(claim)
         self.note_outcome(is_taken=is_taken)

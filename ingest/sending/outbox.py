@@ -78,7 +78,7 @@ class Outbox:
             self._messages[kind].resume(first, last)
 
     def cut(self) -> bool:
-        """Make messages from some of the values in the buffer; return whether there may be more values in it."""
+        """Make at most `BODIES_PER_CUT` messages from the buffer's values; return whether there may be more."""
         with self._lock:
             has_more = self._cut_some()
             self._spool.note_drops(self._buffer.dropped)
@@ -103,7 +103,7 @@ class Outbox:
     def release(self, kind: Kind, acked: int, lost: int = 0) -> bool:
         """Delete the messages up to `acked`, which Postgres has committed; return whether `acked` has increased.
 
-        `lost` is how many of them the workers count as lost, because this process or an earlier one has
+        `lost` is the number of those that the workers count as lost, because this process or an earlier one has
         declared them lost.
         """
         with self._lock:
@@ -268,13 +268,16 @@ class Outbox:
         return encode_loss(origin.job_id, origin.attempt, origin.source, first, loss)
 
     def _make_room(self) -> bool:
-        """Drop old messages if the spool is full and the policy allows it; return whether a new one fits."""
+        """Drop old messages if the spool is full and the policy allows it; return whether a new one may be added.
+
+        With the policy `block` it always may, because `cut` itself waits for room.
+        """
         if not self._spool.is_full or self._policy == "block":
             return True
         return self._policy == "drop_oldest_logs" and any(self._drop_oldest(kind) for kind in DROP_ORDER)
 
     def _drop_oldest(self, kind: Kind) -> bool:
-        """Drop the oldest unsent messages of a kind; return False if there are none."""
+        """Drop the oldest file of unsent messages of a kind; return False if there is none or the disk fails."""
         assert self._spool.spool is not None  # noqa: S101 - it is full
         messages = self._messages[kind]
         try:

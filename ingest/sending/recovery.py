@@ -35,7 +35,7 @@ SETTLE_S: Final = 10.0
 
 @dataclass(frozen=True)
 class Leftover:
-    """The result of sending what one ended source left in the spool: its receipt, and its folder."""
+    """The result of sending the messages that one ended source left in the spool: its receipt, and its folder."""
 
     about: About
     receipt: Receipt
@@ -68,9 +68,10 @@ def send_leftovers(
 ) -> Iterator[Leftover]:
     """Send the messages that ended sources left in the spool, the oldest source first; yield each result.
 
-    The function ends when `stop` is set, and after the first source that could not be sent, because the next
-    ones would fail too; a refused source is skipped. Folders of live sources are skipped as well. A folder that
-    cannot be read is logged, and stays. Raises `OSError` if the system has no file descriptors or memory left.
+    First deletes abandoned folders without messages. The function ends when `stop` is set, and after the first
+    source that could not be sent, because the next ones would fail too; a refused source is skipped. Folders of
+    live sources are skipped as well. A folder that cannot be read is logged, and stays. Raises `OSError` if the
+    system has no file descriptors or memory left.
 
     Args:
         spool: the folder of the spool.
@@ -143,9 +144,9 @@ def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeou
 def resumed(spool: Spool) -> tuple[Outbox, Completion | None]:
     """Return an outbox with the messages in an ended process's spool, and a completion inferred for this process.
 
-    The completion is None if the process has sent its own, or has left no messages. It contains the numbers of
-    messages according to the spool. It is sent as a message of another source (`outbox_of_inferred_end`), so that
-    its number stays free for the completion of the process itself.
+    The completion is None if the process has sent its own, or has left no messages and no counts of drops. It has
+    the numbers of messages according to the spool. The caller sends it as a message of another source
+    (`outbox_of_inferred_end`), so that its number stays free for the completion of the process itself.
     """
     about, spans = spool.folder.about, spool.spans()
     buffer = Buffer(0, threading.Event())

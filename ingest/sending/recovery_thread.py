@@ -29,7 +29,11 @@ RECOVERY_TIMEOUT_S: Final = 600.0
 def start_recovery(
     folder: Path, destination: Destination, timing: Timing, *, stop: threading.Event, warn: Callable[[str], None]
 ) -> None:
-    """Start the thread; it ends when everything in the spool `folder` is sent, or `stop` is set."""
+    """Start the thread; its first pass over the spool `folder` begins after `RECOVERY_DELAY_S` seconds.
+
+    The thread ends after a pass without an error, if no server is configured or running, or when `stop` is set.
+    `warn` is called with a warning after an error.
+    """
     with suppress(RuntimeError):  # the system refuses a thread: the next run recovers the spool
         start_daemon(partial(_recover, folder, destination, timing, stop, warn), "trainwire-recovery")
 
@@ -37,7 +41,10 @@ def start_recovery(
 def _recover(
     folder: Path, destination: Destination, timing: Timing, stop: threading.Event, warn: Callable[[str], None]
 ) -> None:
-    """Send what earlier processes on this machine left in the spool for this server; retry after errors."""
+    """Send the messages that earlier processes on this machine left in the spool for this server.
+
+    Retries after errors, with pauses that double up to `RECOVERY_TIMEOUT_S`.
+    """
     wait_s = RECOVERY_DELAY_S
     while not stop.wait(wait_s):
         try:
@@ -57,8 +64,8 @@ def send_for_children(
 ) -> None:
     """Send those source folders of a spool whose processes have ended and reported to the run of `since_ns`.
 
-    `since_ns` is the start of the run, in nanoseconds since 1970. Waits `timeout_s` seconds at most. Errors are
-    ignored: the next run with this spool sends them.
+    `since_ns` is the start of the run, in nanoseconds since 1970. Waits `timeout_s` seconds at most for each
+    spool. Errors are not raised: the next run with this spool sends the messages.
     """
 
     def send(spool: Path) -> None:
@@ -86,7 +93,7 @@ def _send(
     stop: threading.Event | None = None,
     is_due: Callable[[Path], bool] = lambda _: True,
 ) -> None:
-    """Send the due source folders of ended processes for this server."""
+    """Send the ended processes' source folders for this server whose `is_due` is True, until `stop` is set."""
     with importing():
         from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
     recovered = send_leftovers(

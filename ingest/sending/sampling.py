@@ -18,8 +18,8 @@ SECOND_NS: Final = 10**9
 class LineSample:
     """The `lines` to log of some printed lines.
 
-    `left_out` is the number of lines that are not logged. `notice` is an additional line to log: it says how many
-    lines were left out in an earlier second; None if there were none.
+    `left_out` is the number of lines that are not logged. `notice` is an additional line to log, with the number
+    of lines that were left out in an earlier second; None if there were none.
     """
 
     lines: Sequence[str]
@@ -66,7 +66,10 @@ class LineSampler:
             return LineSample(kept, len(lines) - len(kept), notice)
 
     def close(self) -> dict[LogType, str]:
-        """Return, by log type, a last line to log: how many lines were left out since the previous notice."""
+        """Return, by log type, a last line to log: the number of lines left out since the previous notice.
+
+        A log type without such lines is absent.
+        """
         with self._lock:
             notices = {log_type: self._notice(second) for log_type, second in self._seconds.items()}
             self._seconds.clear()

@@ -98,7 +98,7 @@ class Sender:
     def start(self) -> bool:
         """Start the thread and return True.
 
-        Return False if the system refuses a thread: the next call tries again.
+        Return False if the system refuses a thread: a call at least `RESTART_S` seconds later tries again.
         """
         if monotonic_s() < self._start_at:
             return False
@@ -121,8 +121,8 @@ class Sender:
 
         Once everything is sent, the wait also ends after `settle_s` without a new acknowledgement. If
         `may_leave` is True and everything is in the spool, it ends once the server has been unreachable for
-        `timeout_s`, or for `away_s` if it has never answered. There is no wait for a server that has refused
-        this trainer.
+        `timeout_s`, for `away_s` if it has never answered, or at once if no server is configured or running.
+        There is no wait for a server that has refused this trainer.
         """
         began = monotonic_s()
         deadline = began + timeout_s

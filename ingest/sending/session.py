@@ -47,11 +47,11 @@ DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
 """The part of a timeout, in seconds, that uploads leave for the messages."""
 PROVENANCE_WAIT_S: Final = 1.0
-"""Seconds for which the end of a short run waits until its provenance is collected."""
+"""Longest time, in seconds, for which the end of a run waits until its provenance is collected."""
 CHILDREN_TIMEOUT_S: Final = 2.0
-"""Seconds for which the end of a run sends what its ended child processes have left in the spool."""
+"""Longest time, in seconds, for which the end of a run sends messages that ended child processes have spooled."""
 CHILD_FLUSH_S: Final = 2.0
-"""Seconds for which the end of a forked child waits until its own messages are sent."""
+"""Longest time, in seconds, for which the end of a forked child waits until its own messages are stored."""
 
 
 class Session:
@@ -73,7 +73,8 @@ class Session:
 
         `began_ns` is the start of the run, in nanoseconds since 1970. It is that of another process if this run
         joins the run of that process (`is_joined`). If `resume_step` is set, the attempt is a new one, even if the
-        previous one has not ended.
+        previous one has not ended. A strict session first claims the rank, and raises `StrictError` as
+        `check_start` does.
         """
         self._job_id = job_id
         self._attempt = attempt
@@ -163,7 +164,7 @@ class Session:
     def relieve(self) -> None:
         """Wait while lines are printed faster than the disk writes them.
 
-        If the disk hangs, wait a few seconds at most.
+        If the disk hangs, wait ten seconds at most (`HUNG_DISK_S`).
         """
         if self.buffer.buffered_bytes > RELIEF_BYTES:
             self._sender.relieve(lambda: self.buffer.buffered_bytes <= RELIEF_BYTES)
@@ -210,8 +211,9 @@ class Session:
 
         A forked child that has sent anything sends a completion of its own, without a known status. Uploads
         that do not finish in time are abandoned. An exception such as ctrl-C ends the wait for uploads; the
-        messages then have `RESERVED_S` seconds. The process that created the run also waits a moment for the
-        event `provenance_sent`.
+        messages then have `RESERVED_S` seconds. The process that created the run also waits for the event
+        `provenance_sent`, for `PROVENANCE_WAIT_S` or a quarter of the time left. A second call returns the same
+        receipt.
         """
         left_s = RESERVED_S
         try:
@@ -258,13 +260,14 @@ class Session:
 
     @property
     def stop(self) -> StopSignal:
-        """Return the request to stop this process."""
+        """Return the `StopSignal` of this process, which has the request to stop if one has arrived."""
         return self._heartbeat.stop
 
     def should_stop(self) -> bool:
         """Return whether a request to stop has arrived.
 
-        A child process then leaves a file for the process that created the run, which may not read the request.
+        A child process then leaves a file for the process that created the run, because that one may not read the
+        request itself.
         A child process that has not reported anything begins to receive requests with the first call.
         """
         is_asked = self.stop.received.is_set()
@@ -358,9 +361,9 @@ class Session:
             )
 
     def _send_for_children(self, timeout_s: float) -> float:
-        """Send what ended child processes of this run have left in the spool; return the seconds that it took.
+        """Send the messages that ended child processes of this run left in the spool; return the seconds it took.
 
-        It is sent before the completion of the run: otherwise the job would be shown as complete without it.
+        They are sent before the completion of the run: otherwise the job would be shown as complete without them.
         """
         spool, source, began_s = self._settings.spool.folder, self.outbox.origin.source, monotonic_s()
         if spool is not None and self._sender.is_reachable:

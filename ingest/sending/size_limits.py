@@ -32,7 +32,7 @@ _MAPS: Final = ("metrics", "final_metrics", "best_metrics")
 def fitted(body: Body) -> tuple[Body, list[str]]:
     """Reduce `body` to the limits of the wire format.
 
-    Return it, and a description of each value shortened or left out.
+    Return it, and a description of each value shortened or left out, except for log levels that are cut.
     """
     cuts: list[str] = []
     changed: dict[str, Any] = {}
@@ -92,7 +92,8 @@ def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> di
 def _fitted_points(points: list[Point], cuts: list[str]) -> list[Point]:
     """Return `points` within the limits of the wire format.
 
-    A point with too many values is split into several points.
+    A point with more than `MAX_ITEMS` values is split into several points. Values above `MAX_VALUES` in total are
+    left out.
     """
     fitting: list[Point] = []
     room = MAX_VALUES

@@ -15,7 +15,7 @@ _EXACT_BELOW: Final = 2**53
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """Return `value` as an integer; a float such as 3.0 is accepted.
+    """Return `value` as an integer; a float such as 3.0 below 2**53 is accepted, True and False are not.
 
     Raises `ValueError` with `name` in its text if `value` is not a whole number from `least` to `most`.
     """
@@ -66,7 +66,10 @@ def word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> Wor
 
 
 def absolute_path(path: str) -> Path:
-    """Return `path` as an absolute path, so that a later change of the working folder has no effect on it."""
+    """Return `path`, with `~` expanded, as an absolute path, which no change of the working folder affects.
+
+    If the working folder was deleted, `path` is returned unchanged.
+    """
     try:
         return Path(os.path.abspath(os.path.expanduser(path)))
     except OSError:  # the working folder was deleted

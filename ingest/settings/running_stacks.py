@@ -121,7 +121,8 @@ class StackFolders:
     def owner_of(self, redis_url: str) -> Path | None:
         """Return the data folder of the `trainwire up` that runs the Redis at `redis_url`; None for other servers.
 
-        The folder is found by the random password in `redis_url`, because the port can change.
+        Only an address with the host 127.0.0.1 and a password can have one. The folder is found by this random
+        password, because the port can change.
         """
         try:
             parts = urlsplit(redis_url)
@@ -136,9 +137,9 @@ class StackFolders:
 
 
 def running_record(data_dir: Path) -> Mapping[str, Any] | None:
-    """Return the record of the `trainwire up` that runs with this data folder; None without a trustworthy one.
+    """Return the record of the `trainwire up` that runs with this data folder; None if there is no trusted one.
 
-    A record that other users can write to is not trusted.
+    A record is not trusted if other users can write to it, or if its process does not run here.
     """
     record = _own_json(data_dir / RECORD_NAME)
     process = record.get("process")
@@ -179,7 +180,7 @@ def process_mark(pid: int) -> dict[str, Any]:
 
 
 def own_text(path: Path) -> str | None:
-    """Return the text of a file that belongs to this user and that nobody else can write to; else None."""
+    """Return the text (at most 64 KiB) of a file of this user that nobody else can write to; else None."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

@@ -16,7 +16,11 @@ from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 
 
 def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
-    """Return `url` if it is a valid Redis URL; raise `ValueError`, which never shows a password, otherwise."""
+    """Return `url` if it is a valid Redis URL; raise `ValueError` otherwise.
+
+    The error begins with `name`, the variable or argument that has the value, and shows the address without the
+    part before an @.
+    """
     _check_text(url, name)
     if (problem := redis_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")
@@ -24,7 +28,7 @@ def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
 
 
 def checked_url(url: str, name: str = URL_VARIABLE) -> str:
-    """Return `url` if it is a valid gateway URL; raise `ValueError` otherwise."""
+    """Return `url` if it is a valid gateway URL; raise `ValueError` otherwise, whose text begins with `name`."""
     _check_text(url, name)
     if (problem := gateway_url_problem(url)) is not None:
         raise ValueError(f"{name}={shown_url(url)!r} {problem}")

@@ -36,7 +36,7 @@ class Vitals:
     def from_env(cls, environ: Mapping[str, str]) -> Vitals:
         """Read the settings from `environ`.
 
-        Raises `ValueError` with the variable, its value and the allowed values.
+        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
         """
         return cls(
             interval_s=seconds(environ, "TRAINWIRE_HEARTBEAT_S", cls.interval_s, 0.05, 20),
@@ -73,7 +73,7 @@ class Timing:
     def from_env(cls, environ: Mapping[str, str]) -> Timing:
         """Read the settings from `environ`; most intervals have no variable.
 
-        Raises `ValueError` with the variable, its value and the allowed values.
+        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
         """
         return cls(
             flush_interval_s=seconds(environ, "TRAINWIRE_FLUSH_INTERVAL_S", cls.flush_interval_s, 0.001, 60),
@@ -100,7 +100,7 @@ class CheckpointSettings:
     def from_env(cls, environ: Mapping[str, str]) -> CheckpointSettings:
         """Read the settings from `environ`.
 
-        Raises `ValueError` with the variable, its value and the allowed values.
+        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
         """
         spool = environ.get("TRAINWIRE_CHECKPOINT_SPOOL")
         prefix = environ.get("TRAINWIRE_CHECKPOINT_PREFIX", cls.prefix).strip("/")
@@ -116,7 +116,7 @@ class CheckpointSettings:
 
 
 FullPolicy = Literal["drop_oldest_logs", "drop_newest", "block"]
-"""The policy for a full spool: drop the oldest unsent lines, drop new values, or let calls wait for room."""
+"""The policy for a full spool: drop the oldest unsent lines (then points), drop new ones, or let calls wait."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class SpoolSettings:
     def from_env(cls, environ: Mapping[str, str]) -> SpoolSettings:
         """Read the settings from `environ`.
 
-        Raises `ValueError` with the variable, its value and the allowed values.
+        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
         """
         return cls(
             folder=None if environ.get(SPOOL_VARIABLE) == SPOOL_OFF else default_spool_dir(environ),

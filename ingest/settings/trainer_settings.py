@@ -92,6 +92,7 @@ class TrainerSettings:
     """The number of ranks of the attempt that use trainwire; None if it is unknown."""
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
+    """Whether a launcher or a parent process captures the output of this process."""
     is_refused_alike: bool = False
     """Whether a server that refuses this run refuses its launcher too; the launcher then logs the refusal."""
     traceback_folder: Path | None = None
@@ -117,8 +118,9 @@ class TrainerSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
-        """Read the settings from `environ`. Raises `ValueError` with the variable, its value and the allowed ones.
+        """Read the settings from `environ`.
 
+        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
         With TRAINWIRE_DISABLED no other variable is read: an invalid one does not end the training.
         """
         if word(environ, DISABLED_VARIABLE, ("off", "on")) == "on":
@@ -164,7 +166,8 @@ class TrainerSettings:
 
         Return the settings, and an error text for each invalid variable. Invalid variables are removed from
         `environ`, or set to a value that disables the optional data (provenance, uploads). If one address is
-        invalid, all addresses are removed: messages never go to a server that the user has not named.
+        invalid, all addresses are removed: messages never go to a server that the user has not named. Raises
+        `ValueError` for an error that begins with no variable.
         """
         errors: list[str] = []
         while True:
@@ -223,6 +226,8 @@ class TrainerSettings:
 
     def at(self, redis_url: str | None, url: str | None = None) -> TrainerSettings:
         """Return a copy with this address of Redis or of a gateway; return these settings if both are None.
+
+        `redis_url` removes the gateway; `streams_url` stays.
 
         Raises `ValueError` if an address is invalid or both are given.
         """

@@ -117,13 +117,19 @@ class SpoolAccess:
                 self.spool.note_drops(drops)
 
     def release(self, kind: Kind, acked: int) -> None:
-        """Delete acknowledged messages. If a file cannot be deleted, the next run sends its messages again."""
+        """Delete the files whose messages are all acknowledged, except the newest.
+
+        If a file cannot be deleted, the next run sends its messages again.
+        """
         if self.spool is not None:
             with suppress(OSError):
                 self.spool.release(kind, acked)
 
     def read(self, kind: Kind, seq: int) -> Mapping[int, Entry]:
-        """Return message `seq` and some messages that follow it, by number. Raises `OSError`."""
+        """Return message `seq` and some messages that follow it, by number; {} without a spool.
+
+        Raises `OSError` for a disk error.
+        """
         return {} if self.spool is None else self.spool.read(kind, seq)
 
     def close(self, *, is_needed: bool) -> None:

@@ -53,7 +53,7 @@ class SourceFolder:
 
     @classmethod
     def create(cls, spool: Path, about: About) -> SourceFolder:
-        """Create and lock the folder of a new source. Raises `OSError`."""
+        """Create and lock the folder of a new source. Raises `OSError` if this fails."""
         path = spool / f"{about.job_id}-{about.source}"
         spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.mkdir(mode=0o700)
@@ -74,7 +74,8 @@ class SourceFolder:
     def claim(cls, path: Path) -> SourceFolder | None:
         """Lock the folder of another process and return it.
 
-        Returns None if that process still holds the lock, or if `path` is not the folder of a source.
+        Returns None if any process holds the lock, or if `path` is not the folder of a source. Raises `OSError` if
+        the lock file cannot be opened.
         """
         about = read_about(path)
         lock = None if about is None else _locked(path)
@@ -135,7 +136,10 @@ def source_folders(spool: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(spool: Path) -> None:
-    """Delete folders without messages that processes left which were killed while they created or deleted them."""
+    """Delete folders without messages that processes left which were killed while they created or deleted them.
+
+    Only folders that were unchanged for an hour are deleted.
+    """
     with suppress(OSError):
         for path in spool.iterdir():
             with suppress(OSError):  # of another user, or its owner has just removed it

@@ -35,12 +35,12 @@ class Spooled:
 
     @property
     def is_being_sent(self) -> bool:
-        """Return whether a process other than the source itself has locked the folder, to send its messages."""
+        """Return whether another process of this machine has locked the folder of an ended source, to send it."""
         return self.is_live and self.about.host == socket.gethostname() and not _is_alive(self.about.pid)
 
 
 def list_spool(spool: Path) -> Iterator[Spooled]:
-    """Yield a description of the folder of each source, the oldest first."""
+    """Yield a description of the folder of each source that can be read, the oldest first."""
     for path in source_folders(spool):
         try:
             found = _read(path)

@@ -1,7 +1,7 @@
 """Stores the messages of one kind in files of about 1 MiB, which are deleted once their messages are acknowledged.
 
-A file is named by the number of its first message. It is a sequence of records with checksums, so that a crash
-or a disk error damages single records only.
+A file is named by its kind and the number of its first message. Each file is a sequence of records with
+checksums, so that a crash or a disk error damages single records only.
 """
 
 from __future__ import annotations

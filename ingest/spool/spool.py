@@ -99,7 +99,7 @@ class Spool:
         return {record.seq: self._entry(record.seq, record.encoding, record.body) for record in records}
 
     def release(self, kind: Kind, acked: int) -> None:
-        """Delete the messages of `kind` up to number `acked`, which are committed in Postgres."""
+        """Delete the files of `kind` without messages above number `acked`, except the newest file."""
         self._segments[kind].release(acked)
 
     def drop_oldest(self, kind: Kind, above: int) -> Dropped | None:

@@ -29,7 +29,10 @@ def checkpoint_at(
     metrics: dict[str, float] | None,
     is_best: bool | None,
 ) -> Checkpoint:
-    """Return the description of a checkpoint at `text`, a result of `location`."""
+    """Return the description of a checkpoint at `text`, a result of `location`, with the current time.
+
+    A local file has its size. If `is_best` is None, the kind `best` makes it True.
+    """
     return Checkpoint(
         ts=time.time_ns(),
         kind=kind,
@@ -43,7 +46,7 @@ def checkpoint_at(
 
 
 def location(path: object) -> str:
-    """Return a local path as an absolute path, and a URI unchanged.
+    """Return a local path as an absolute path, and a URI unchanged; "" for None or an empty path.
 
     `s3:/bucket/x`, which `pathlib` makes of `s3://bucket/x`, is corrected. `file://` and `~` are resolved to
     local paths. Shell variables are not expanded, because Python does not expand them either when it saves a
@@ -113,7 +116,7 @@ MAX_NAME_CHARS: Final = 60
 
 
 class Slot(NamedTuple):
-    """Fields that say which older checkpoints of a source a new one replaces: those with an equal slot."""
+    """The fields by which a new checkpoint replaces older ones of the same source: those with an equal slot."""
 
     kind: str
     epoch: int | None

@@ -58,7 +58,10 @@ class UploadedPart(NamedTuple):
 
 
 class ObjectStore:
-    """Writes objects, and compares their SHA-256 with the one that the store returns. Thread-safe."""
+    """Writes objects, and compares their SHA-256 with the one that the store returns. Thread-safe.
+
+    A failed request raises `StoreUnavailable`, `StoreRefused` or `UploadForgotten`.
+    """
 
     def __init__(self) -> None:
         config = Config(

@@ -55,7 +55,8 @@ class UploadRetry:
     def attempt(self, request: Callable[[], T]) -> T:
         """Call `request` until it succeeds, and return its result.
 
-        Raises `UploadAbandoned` when no retries are left.
+        Only `StoreUnavailable` and a lack of system resources are retried; other errors are raised. Raises
+        `UploadAbandoned` once the outage has lasted `retry_s`, or if `stop` was called.
         """
         failures = 0
         while True:

@@ -140,7 +140,10 @@ class Snapshots:
         self._folders: dict[Path, SnapshotFolder] = {}
 
     def take(self, source: Path) -> Snapshot:
-        """Take a snapshot of a file, or of a folder with its files and subfolders. Raises `NoSnapshot`."""
+        """Take a snapshot of a file, or of a folder with its files and subfolders.
+
+        Raises `NoSnapshot` if it cannot be read, may not be uploaded, changes meanwhile, or the disk has no room.
+        """
         try:
             sources = _sources(source)
         except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
@@ -190,7 +193,11 @@ class Snapshots:
 
 
 def _sources(source: Path) -> list[_Source]:
-    """Return all files of a checkpoint, sorted by name. Raises `NoSnapshot` if it cannot be uploaded."""
+    """Return all files of a checkpoint, sorted by name.
+
+    Raises `NoSnapshot` for more than `MAX_FILES` files, for a file name that an upload cannot have, for a link to
+    a folder, and for an entry that is not a file or a folder. Raises `OSError` if it cannot be read.
+    """
     if not source.is_dir():
         return [(source, "", _version(source))]
     found = sorted((path.relative_to(source).as_posix(), path) for path in _files_below(source))

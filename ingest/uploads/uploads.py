@@ -60,7 +60,7 @@ class _Pending:
 class Uploads:
     """Reports checkpoints in the order of `take`, each after its upload has succeeded or was abandoned.
 
-    No method raises an error. Only `finish` waits for the network, for at most `timeout_s`.
+    No method raises an error. Only `finish` waits for the network, for at most `timeout_s` and `ABORT_S`.
     """
 
     def __init__(
@@ -85,7 +85,9 @@ class Uploads:
         return not self._queue
 
     def take(self, checkpoint: Checkpoint, choice: UploadChoice | None, taken: Path | None = None) -> None:
-        """Queue a checkpoint to be reported; take a snapshot of its files if it is to be uploaded.
+        """Queue a checkpoint to be reported; first take a snapshot of its files if it is to be uploaded.
+
+        `choice` None means the setting. A checkpoint without an upload is reported at once if none waits.
 
         `taken` is the folder of a snapshot that another process has already taken; it is deleted with the
         snapshot.

@@ -53,7 +53,7 @@ MAX_SHOWN_CHARS: Final = 60
 
 
 class WrongField(ValueError):  # noqa: N818 - its text is sent to clients
-    """The text names no field of a job; the message quotes it and suggests the most similar field."""
+    """The text names no field of a job; the message quotes it, and suggests similar fields if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,10 @@ class Piece:
 
 
 def field_of(pieces: Sequence[Piece]) -> Field:
-    """Return the field that `pieces` spell, such as `params.` and a quoted `batch size`; raise `WrongField`."""
+    """Return the field that `pieces` spell, such as `params.` and a quoted `batch size`.
+
+    Raises `WrongField` if jobs have no such field, or if no name follows `params.`, `tags.` or `metrics.`.
+    """
     typed = "".join(piece.text for piece in pieces)
     head, dot, first = pieces[0].text.partition(".") if not pieces[0].is_quoted else ("", "", "")
     if not dot and len(pieces) == 1 and head in COLUMNS:

@@ -31,7 +31,7 @@ Value: TypeAlias = Decimal | str | bool | timedelta | datetime
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """The condition `field operator value`.
+    """The condition `field operator value`; the operator is one of COMPARISONS or `~` (`!~` becomes `Not`).
 
     The value has the field's type; for a field of type `free` it is a `Decimal` or a text.
     """
@@ -51,7 +51,10 @@ class In:
 
 @dataclass(frozen=True, slots=True)
 class Is:
-    """The condition `field is null` (the job has no value of the field) or `field is nan` (the value is NaN)."""
+    """The condition `field is null` (the job has no value of the field) or `field is nan` (the value is NaN).
+
+    `what` is `null` or `nan`; only a field of type `number` can have `nan`.
+    """
 
     field: Field
     what: str
@@ -82,7 +85,7 @@ Expression: TypeAlias = Compare | In | Is | Not | All | AnyOf
 
 
 def parse_filter(text: str, now: datetime | None = None) -> Expression | None:
-    """Return the syntax tree of a filter, or None for an empty text; raise `WrongFilter`.
+    """Return the syntax tree of a filter, or None for an empty text; raise `WrongFilter` if it is not valid.
 
     Relative times such as `2d ago` are computed from `now`, by default the current time.
     """
@@ -91,13 +94,19 @@ def parse_filter(text: str, now: datetime | None = None) -> Expression | None:
 
 
 def parse_fields(text: str) -> dict[str, Field]:
-    """Parse a list such as `params.lr, metrics.loss.best`; return the field of each text. Raises `WrongFilter`."""
+    """Parse a list such as `params.lr, metrics.loss.best`; return {text as typed: field}, {} for an empty list.
+
+    Raises `WrongFilter` if the list is not valid or contains an unknown field.
+    """
     parser = _Parser(text, datetime.now(UTC))
     return {} if parser.is_at_end else parser.fields()
 
 
 def parse_sort(text: str) -> tuple[Field, bool]:
-    """Parse a sort order such as `params.lr` or `-params.lr`; return its field and whether it is descending."""
+    """Parse a sort order such as `params.lr` or `-params.lr`; return its field and whether it is descending.
+
+    Raises `WrongFilter` if the text is not exactly one field.
+    """
     is_descending = text.lstrip().startswith("-")
     fields = parse_fields(text.replace("-", " ", 1) if is_descending else text)
     if len(fields) != 1:
@@ -106,7 +115,7 @@ def parse_sort(text: str) -> tuple[Field, bool]:
 
 
 def fields_in(expression: Expression | None) -> Iterator[Field]:
-    """Yield the fields that occur in a filter."""
+    """Yield the field of each condition in a filter, with repetitions; yield none if `expression` is None."""
     match expression:
         case Compare() | In() | Is():
             yield expression.field

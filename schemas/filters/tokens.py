@@ -25,11 +25,14 @@ class WrongFilter(ValueError):  # noqa: N818 - its text is sent to clients
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token: an operator (without `pieces`), or a field or value with its quoted and unquoted `pieces`."""
+    """One token: an operator (without `pieces`), or a field, value or keyword with its `pieces`, quoted or not.
+
+    `text` has no quotes, and the usual operator for a synonym: `=` for `==`, `!=` for `<>`.
+    """
 
     column: int
     source: str
-    """The text of the token as typed, including quotes."""
+    """The token as typed, including quotes."""
     text: str
     pieces: tuple[Piece, ...] = ()
 

@@ -22,12 +22,15 @@ _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 60
 
 
 def number_of(text: str) -> Decimal | None:
-    """Parse a decimal number; return None if `text` is not one."""
+    """Parse a decimal number; return None if `text` is not one or is longer than 100 characters."""
     return Decimal(text) if len(text) <= _MAX_NUMBER_CHARS and _NUMBER.fullmatch(text) else None
 
 
 def age_of(text: str) -> timedelta | None:
-    """Parse a duration such as `1h30m`; return None if `text` is not one."""
+    """Parse a duration such as `1h30m`; return None if `text` is not one or is longer than 100 characters.
+
+    A duration above 999,999,999 days, the limit of `timedelta`, is reduced to this number of days.
+    """
     if len(text) > _MAX_NUMBER_CHARS or not _AGE.fullmatch(text):
         return None
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in _AGE_PART.findall(text))
@@ -45,7 +48,7 @@ def number_in(token: Token) -> Decimal:
 def duration_of(token: Token) -> timedelta:
     """Parse the token as a duration, such as `1h30m` or a plain number of seconds.
 
-    Raise `WrongFilter` if it is not one.
+    Raise `WrongFilter` if it is not one, or if the plain number is 10**12 or more.
     """
     age, number = age_of(token.text), number_of(token.text)
     if age is None and number is not None and abs(number) < 10**12:

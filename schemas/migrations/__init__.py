@@ -20,7 +20,10 @@ class WrongSchemaRevision(RuntimeError):  # noqa: N818 - its text is shown to op
 
 
 def head_revision() -> str:
-    """Return the newest schema revision of this version of trainwire."""
+    """Return the newest schema revision of this version of trainwire.
+
+    Raises `WrongSchemaRevision` if the installed package contains no migrations.
+    """
     revisions = _revisions()
     if not revisions:
         raise WrongSchemaRevision("the package has lost its migrations; install trainwire again")
@@ -28,12 +31,12 @@ def head_revision() -> str:
 
 
 def _revisions() -> set[str]:
-    """Return the revisions of the migrations, with which the names of their files begin."""
+    """Return the revisions of all migrations in the package: the text before the first `_` of each file name."""
     return {path.name.partition("_")[0] for path in _FOLDER.glob("versions/[0-9]*_*.py")}
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Return the database's schema revision; None if it has no trainwire tables."""
+    """Return the database's schema revision; None if it was never migrated and thus has no trainwire tables."""
     if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -42,7 +45,8 @@ def current_revision(connection: Connection) -> str | None:
 def upgrade(connection: Connection) -> None:
     """Upgrade an empty or older database to the newest revision, in one transaction.
 
-    Raises `WrongSchemaRevision` if the database was migrated by a newer trainwire.
+    Raises `WrongSchemaRevision` if this version does not know the database's revision, as after a migration by a
+    newer trainwire.
     """
     from alembic import command  # noqa: PLC0415 - takes a tenth of a second, and most commands do not upgrade
 
@@ -67,8 +71,9 @@ def _config(connection: Connection) -> Config:
 def check_revision(connection: Connection) -> None:
     """Raise `WrongSchemaRevision`, with the command to run, if this version of trainwire cannot use the database.
 
-    It can use the revision of its own migrations, and newer ones that still have all of its columns. Migrations
-    only add columns (docs/deploy.md), so old processes continue to work while newer ones are started.
+    This version can use the newest revision of its own migrations, and a newer one that still has all of its
+    columns and whose other columns accept NULL or have a default. Migrations only add such columns
+    (docs/deploy.md), so old processes continue to work while newer ones are started.
     """
     current, head = current_revision(connection), head_revision()
     if current == head:
@@ -89,7 +94,10 @@ def is_newer(revision: str | None) -> bool:
 
 
 def _faults(connection: Connection) -> list[str]:
-    """Return why a newer database cannot be used: missing columns, or new NOT NULL columns without a default."""
+    """Return the reasons against the use of a newer database; an empty list if it can be used.
+
+    They are missing columns, and new NOT NULL columns without a default.
+    """
     found = {
         name: {column["name"]: column for column in columns}
         for (_, name), columns in inspect(connection).get_multi_columns().items()

@@ -21,7 +21,8 @@ def broker_at(redis_url: str) -> Broker:
     """Return the broker URL and TLS parameters for kombu, equivalent to `redis_url` in redis-py.
 
     Without TLS parameters kombu does not verify the certificate of a `rediss://` URL; it fails on URL parameters
-    it does not know. Raises `ValueError` for a URL that redis-py cannot parse.
+    it does not know. A URL with another scheme is returned unchanged, without TLS parameters. Raises `ValueError`
+    for a Redis URL that redis-py cannot parse.
     """
     parts = urlsplit(redis_url)
     if parts.scheme not in {"redis", "rediss"}:

@@ -22,7 +22,8 @@ In redis-py, RedisClusterException is not a subclass of RedisError.
 def open_streams(url: str, *, retry: Retry, **options: Any) -> redis.Redis:
     """Return a client for the streams at `url`, which connects at its first command.
 
-    Commands raise one of `STREAM_ERRORS`. `options`, such as timeouts, are passed to redis-py.
+    Commands raise one of `STREAM_ERRORS`. `retry` and `options`, such as timeouts, are passed to redis-py. Raises
+    `ValueError` for an invalid URL.
     """
     if not is_cluster(url):
         return redis.Redis.from_url(url, retry=retry, **options)

@@ -30,8 +30,8 @@ Commands = Sequence[tuple[Any, ...]]
 class Answers(Generic[Topic]):
     """The results of `ask_each` by topic: the replies (one per command), the server's clock and the server's name.
 
-    A topic whose server did not respond or refused has no replies; `away` maps such servers (host:port) to the
-    error.
+    A topic whose server did not respond or refused has no replies; `away` maps such servers (host:port, or
+    NO_SERVER if no server has the topic's keys) to the error.
     """
 
     replies: dict[Topic, list[Any]] = field(default_factory=dict)
@@ -41,11 +41,12 @@ class Answers(Generic[Topic]):
 
 
 def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answers[Topic]:
-    """Run the commands of each topic on the server that has their keys, in one round trip per server.
+    """Run the commands of each topic on the server that has their keys.
 
-    A topic is any value that identifies a group of commands, such as a shard number. Errors of a single Redis are
-    raised. In a cluster, the errors of servers are collected in `Answers.away`; an error is raised only if no
-    server of the cluster can be found.
+    It takes one round trip for a single Redis, and two for each server of a cluster. A topic is any value that
+    identifies a group of commands, such as a shard number. Errors of a single Redis are raised. In a cluster, the
+    errors of servers are collected in `Answers.away`; an error is raised only if no server of the cluster can be
+    found.
     """
     answers: Answers[Topic] = Answers()
     if not isinstance(client, Cluster):
@@ -69,9 +70,10 @@ def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answer
 
 
 def fullest_memory(client: redis.Redis) -> tuple[int, int]:
-    """Return Redis' `used_memory` and `maxmemory` in bytes; for a cluster, those of the fullest server.
+    """Return Redis' `used_memory` and `maxmemory` in bytes; for a cluster, those of the fullest primary.
 
-    Servers of a cluster that do not respond are ignored.
+    Primaries that do not respond are ignored, unless none responds: then the error is raised, as for a single
+    Redis. A server without `maxmemory` (0) counts as less full than any other.
     """
     infos: list[Mapping[str, Any]] = []
     if isinstance(client, Cluster):
@@ -98,9 +100,10 @@ def _by_server(
 
 
 def _on_server(client: Cluster, node: ClusterNode | None, *command: str) -> Any:
-    """Run a command on one server of the cluster.
+    """Run a command on one server of the cluster; raise `RedisClusterException` if `node` is None.
 
-    If the server did not respond in the last RETRY_AFTER_S seconds, raise its last error without trying again.
+    If the server did not respond in the last RETRY_AFTER_S seconds, raise `ConnectionError` with the text of its
+    last error, without another try.
     """
     if node is None:
         raise RedisClusterException("no server has these slots")

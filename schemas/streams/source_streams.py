@@ -53,9 +53,10 @@ class StreamReports:
 
 
 class HeartbeatReply(NamedTuple):
-    """The result of a heartbeat: whether Redis accepted it, the rank's claim, and the request to stop.
+    """The result of a heartbeat: whether Redis accepted it, the rank's claim before it, and the request to stop.
 
-    `claim` is Redis' reply to the read of the claim: a value, an error, or None. `stop` is None without a request.
+    `claim` is Redis' reply to the read of the claim: bytes (empty if there is no claim) or an error; None if no
+    claim was given. `stop` is None without a request.
     """
 
     is_taken: bool
@@ -68,7 +69,7 @@ class Appended:
     """The result of appending entries to streams.
 
     `counts` is the number of entries of each kind that Redis accepted, from the first one on. `refusal` is Redis'
-    first error.
+    first error, or None.
     """
 
     counts: dict[Kind, int] = field(default_factory=dict)
@@ -95,9 +96,9 @@ class SourceStreams:
         return shard_of(self._job_id, self._shards)
 
     def read_reports(self, kinds: Sequence[Kind]) -> StreamReports:
-        """Return the acknowledgements of `kinds`, whether to hold messages, and whether the job was deleted.
+        """Return the hold, and the acknowledgements of `kinds`, the deletion and the stop request.
 
-        `is_job_deleted` is read only if `kinds` is not empty.
+        If `kinds` is empty, only the hold is read; the other fields have their defaults.
         """
         pipe = self._pipeline()
         self._ask_reports(pipe, kinds)
@@ -116,7 +117,10 @@ class SourceStreams:
     def read_and_append(
         self, kinds: Sequence[Kind], batches: Mapping[Kind, Sequence[Entry]]
     ) -> tuple[StreamReports, Appended]:
-        """Call `read_reports` and `append` in one round trip; entries are appended even during a hold."""
+        """Do the work of `read_reports` and `append` in one round trip; entries are appended even during a hold.
+
+        Raises Redis' error if it refuses the read; entries may then be appended.
+        """
         pipe = self._pipeline()
         self._ask_reports(pipe, kinds)
         asked = len(pipe)
@@ -148,7 +152,7 @@ class SourceStreams:
     def write_heartbeat(self, heartbeat: Heartbeat, claim: RankClaim | None) -> HeartbeatReply:
         """Write a heartbeat, and renew or take `claim` unless another process holds it.
 
-        The time in both is set to the server's time.
+        The time in both is set to the server's time. If Redis refuses to report its time, nothing is written.
         """
         pipe = self._pipeline()
         self._read_time(pipe)
@@ -170,7 +174,7 @@ class SourceStreams:
         return HeartbeatReply(not isinstance(replies[0], Exception), reply, stop)
 
     def take_claim(self, claim: RankClaim, *, by_force: bool = False) -> tuple[bytes | None, int]:
-        """Write `claim` if no process holds the rank, or in any case if `by_force` is set.
+        """Write `claim` if no process holds the rank or the key has an invalid value, or always with `by_force`.
 
         Returns the claim that is in Redis afterwards (None if its value is not valid), and the server's time in
         milliseconds.
@@ -252,8 +256,8 @@ def _get_claim(pipe: Any, claim: RankClaim) -> None:
 def _may_replace(reply: object, claim: RankClaim) -> bool:
     """Return whether this process may write the claim.
 
-    It may if the key is empty, invalid, or held by this process. To inform each other, two live processes of one
-    rank replace each other's claims once.
+    This is so if the key is empty, invalid, or held by this process. To inform each other, two live processes of
+    one rank replace each other's claims once. Returns False if Redis refused the read, except for a wrong type.
     """
     if isinstance(reply, Exception) and not _is_wrong_type(reply):
         return False

@@ -16,7 +16,7 @@ S3_CA: Final = "with AWS_CA_BUNDLE"
 
 
 def tls_trouble(exc: BaseException, where: str) -> str | None:
-    """Return the reason and the remedy if `exc` was caused by a failed TLS handshake; None for other causes.
+    """Return the reason and the remedy if a failed TLS handshake or a missing CA file caused `exc`, else None.
 
     `where` names the setting for the CA file of this server, such as "with AWS_CA_BUNDLE".
     """
@@ -37,10 +37,10 @@ def tls_trouble(exc: BaseException, where: str) -> str | None:
 
 
 def redis_trouble(exc: BaseException, url: str = "") -> str:
-    """Return the text of a redis-py error, followed by the remedy if TLS is the cause.
+    """Return the text of a redis-py error; if TLS is the cause, its first sentence, the reason and the remedy.
 
-    Pass `url` on the first connection to a server: if the server closed the connection, up to a second is spent on
-    a test whether it expects TLS.
+    Pass `url` on the first connection to a server: if the server closed the connection, this function connects
+    once more to test whether it expects TLS, with a timeout of a second (for a cluster, to each of its servers).
     """
     message = str(exc) or type(exc).__name__
     trouble = tls_trouble(exc, CLUSTER_CA if is_cluster(url) else REDIS_CA) or _missing_tls(exc, url)
@@ -50,7 +50,10 @@ def redis_trouble(exc: BaseException, url: str = "") -> str:
 
 
 def accepts_tls(host: str, port: int) -> bool:
-    """Return whether the server completes a TLS handshake; its certificate is not verified."""
+    """Return whether the server completes a TLS handshake; its certificate is not verified.
+
+    Returns False for a server that cannot be reached or does not answer within a second.
+    """
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # no data is sent

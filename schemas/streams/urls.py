@@ -21,9 +21,10 @@ def is_cluster(url: str) -> bool:
 
 
 def cluster_nodes(url: str) -> list[tuple[str, int]]:
-    """Return (host, port) of each server in the URL.
+    """Return (host, port) of each server in the URL; a server without a port has DEFAULT_PORT.
 
-    Raises `ValueError` for an invalid host or port, a database number, or an unknown parameter.
+    Raises `ValueError` for an invalid host or port, a database other than 0, or an invalid parameter
+    (`cluster_tls`).
     """
     cluster_tls(url)
     _, _, rest = url.partition("?")[0].partition("://")
@@ -40,7 +41,10 @@ def cluster_nodes(url: str) -> list[tuple[str, int]]:
 
 
 def cluster_tls(url: str) -> dict[str, str | bool]:
-    """Return the TLS parameters of the URL, by redis-py's names; raise `ValueError` for any other parameter."""
+    """Return the TLS parameters of the URL, by redis-py's names.
+
+    Raises `ValueError` for any other parameter, for any parameter without TLS, and for a ? in the password.
+    """
     address, _, query = url.partition("?")
     if "@" in query and "@" not in address:
         # The query is part of a password, which must not appear in an error.

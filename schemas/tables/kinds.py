@@ -24,7 +24,7 @@ RowEvent: TypeAlias = TrainingLog | TrainingProgress | TrainingCheckpoint
 
 @dataclass(frozen=True, slots=True)
 class RowStorage:
-    """The table, columns and event of one kind of rows."""
+    """The table, columns and event of one kind of row."""
 
     table: Table
     columns: tuple[str, ...]
@@ -79,6 +79,6 @@ _ITEMS: Final = {storage.event: storage.items for storage in ROW_KINDS.values()}
 
 
 def without_rows(event: Event) -> Event:
-    """Return a copy of `event` without its rows; `first_seq` and `last_seq` remain."""
+    """Return a copy of `event` without its rows, or `event` if it has none; `first_seq` and `last_seq` remain."""
     items = _ITEMS.get(type(event))  # type: ignore[arg-type]
     return event if items is None or getattr(event, items) is None else replace(event, **{items: None})

@@ -13,7 +13,7 @@ metadata: Final = MetaData(
 
 
 def at(name: str, *, required: bool = False) -> Column[object]:
-    """Return a column with a time."""
+    """Return a column with a time; it is NOT NULL if `required` is set."""
     return Column(name, DateTime(timezone=True), nullable=not required)
 
 
@@ -28,5 +28,5 @@ def key(name: str, kind: type[TypeEngine[Any]], comment: str | None = None) -> C
 
 
 def count(name: str) -> Column[int]:
-    """Return a column with a number that begins at 0."""
+    """Return a BIGINT column that is NOT NULL and 0 by default."""
     return Column(name, BigInteger, nullable=False, server_default=text("0"))

@@ -1,4 +1,4 @@
-"""The tables of the way from the streams to the rows: cursors, positions of sources, and dead letters."""
+"""The tables of the transfer from streams to rows: cursors of streams, positions of sources, and dead letters."""
 
 from __future__ import annotations
 

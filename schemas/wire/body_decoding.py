@@ -86,7 +86,10 @@ def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
 
 
 def body_from_object(kind: Kind, value: object) -> Body:
-    """Build and validate a body from decoded JSON, where NaN and infinities are names; raise `InvalidMessage`."""
+    """Build and validate a body from decoded JSON, where NaN and infinities are names.
+
+    Raises `InvalidMessage` if it is not valid.
+    """
     try:
         body = msgspec.convert(with_floats(value), BODY_TYPES[kind])
     except (msgspec.ValidationError, OverflowError) as exc:
@@ -96,7 +99,10 @@ def body_from_object(kind: Kind, value: object) -> Body:
 
 
 def plain_body(envelope: Envelope) -> bytes:
-    """Return the body, decompressed if necessary; raise `InvalidMessage` if it exceeds MAX_BODY_BYTES."""
+    """Return the body, decompressed if necessary.
+
+    Raises `InvalidMessage` if it exceeds MAX_BODY_BYTES, cannot be decompressed, or has an unknown encoding.
+    """
     match envelope.encoding:
         case "msgpack" | "json":
             check_amount("body", len(envelope.body), MAX_BODY_BYTES, "bytes")
@@ -110,7 +116,7 @@ def plain_body(envelope: Envelope) -> bytes:
 def read_zstd(body: bytes, most_bytes: int) -> bytes:
     """Decompress `body`, at most `most_bytes` + 1 bytes of it, so that the caller can detect a larger one.
 
-    The window is limited to MAX_BODY_BYTES. Raises `ZstdError`.
+    The window is limited to MAX_BODY_BYTES. Raises `ZstdError` for damaged data or a larger window.
     """
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_BODY_BYTES)
     return decompressor.stream_reader(body).read(most_bytes + 1)

@@ -122,7 +122,7 @@ def decode_loss(envelope: Envelope) -> Loss:
 
 
 def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
-    """Validate and return the fields of a raw entry, without decoding its body.
+    """Validate and return the fields of a raw entry, without decoding its body; any encoding is accepted.
 
     Raises `InvalidMessage`, whose text names the field, its value and the allowed values.
     """

@@ -76,7 +76,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
 
 
 def read_claim(claim: object) -> Heartbeat | None:
-    """Return the heartbeat in Redis' reply to GET of a claim; None if there is no valid claim."""
+    """Return the heartbeat in Redis' reply to the read of a claim; None if it is an error or no valid claim."""
     try:
         return decode_heartbeat(claim) if isinstance(claim, bytes) else None
     except InvalidMessage:
@@ -86,7 +86,7 @@ def read_claim(claim: object) -> Heartbeat | None:
 def shows_progress(body: Body) -> bool:
     """Return whether a message proves that the training makes progress.
 
-    A message with nothing but system metrics (CPU, memory, GPU of the machine) does not.
+    A message with points and no progress report, whose points have only system metrics (SYSTEM_PREFIX), does not.
     """
     if not isinstance(body, Metrics) or body.progress is not None or not body.points:
         return True

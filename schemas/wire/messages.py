@@ -144,7 +144,7 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """States how one source ended. If there is an exit code, it determines the outcome, and `status` is ignored.
+    """The end of one source. The outcome follows `stopped`, else the exit code if there is one, else `status`.
 
     The status `ended` only ends the source, for example a forked child, and leaves the job's status unchanged;
     with `exit_unknown` the training process itself ended with an unknown exit code. `of` marks an inferred end:

@@ -44,7 +44,7 @@ def msgpack_length(raw: bytes | memoryview) -> int:
 def msgpack_elements(raw: bytes | memoryview, most: int) -> int:
     """Return the number of elements in an encoded value, including keys; stop counting above `most`.
 
-    The count of a truncated value is too low. This does no harm, because the decoder rejects the value.
+    The count of a truncated value may be too low. This does no harm, because the decoder rejects the value.
     """
     position, count, left = 0, 0, 1
     end = len(raw)

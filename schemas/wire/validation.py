@@ -160,7 +160,10 @@ def _check_text(name: str, text: str | None, most: int) -> None:
 
 
 def check_amount(name: str, amount: int, most: int, unit: str = "items") -> None:
-    """Raise `InvalidMessage` (`too-large`) if `amount`, the size of the field `name`, exceeds the limit `most`."""
+    """Raise `InvalidMessage` (`too-large`) if `amount`, the size of the field `name`, exceeds the limit `most`.
+
+    `unit` is the plural noun for the amount in the error text.
+    """
     if amount > most:
         raise InvalidMessage("too-large", f"{name}: {amount:,} {unit}, at most {most:,} are allowed")
 

@@ -25,7 +25,7 @@ from trainwire.stack.postgres import EmbeddedPostgres
 
 
 def main() -> int:
-    """Run what the arguments choose; return 1 if a run has failed."""
+    """Execute the chosen runs, or write the certificate; return 1 if a run or a lane has failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.certify", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/certify"), help="folder of the results")
     parser.add_argument("--lanes", type=int, default=2, help="runs at the same time")

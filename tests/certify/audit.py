@@ -1,4 +1,4 @@
-"""The audit after a run: compares Postgres, Loki, Redis, the spool and the receipt with what they must have."""
+"""The audit after a run: compares Postgres, Loki, Redis, the spool and the receipt with the expected contents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TABLES = ("training_jobs", "training_attempts", "training_logs", "training_metri
 
 
 def problems(world: World, expected: Expected, *, was_killed: bool) -> list[str]:
-    """Return all differences; of a trainer that was killed, the stored rows may be the first ones only."""
+    """Return all differences as texts; of a killed trainer (`was_killed`), only the first rows may be stored."""
     with world.engine.connect() as connection:
         if expected.is_deleted:
             found = [*_left_of_deleted(connection, world.job)]

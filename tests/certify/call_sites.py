@@ -47,7 +47,10 @@ WITHOUT_CALL: Final = frozenset(["pipeline", "Session", "close", "connection_poo
 
 
 def call_sites() -> Iterator[str]:
-    """Yield `file.py:function` of each function that makes such a call; a move between folders changes no name."""
+    """Yield `file.py:function` of each function that makes a call out of its process, file by file.
+
+    Folders are not part of the name, so that a move between folders changes no name.
+    """
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield from _sites_of(path)

@@ -1,4 +1,4 @@
-"""Writes what a certification has found: docs/certificate.md, and the list of call sites beside this module."""
+"""Writes the findings of a certification: docs/certificate.md, and the list of call sites beside this module."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _END: Final = "<!-- end -->"
 
 
 def listed_sites() -> dict[str, str]:
-    """Return the state of each listed call site."""
+    """Return {call site: state} of the list, where the state is REACHED or NOT_YET; {} without a list."""
     lines = LIST.read_text().splitlines() if LIST.exists() else []
     return {site: state for state, _, site in (line.partition("\t") for line in lines)}
 
 
 def write_certificate(results: Results) -> None:
-    """Write the table of the document, and the list of call sites."""
+    """Replace the table in docs/certificate.md and the list of call sites by those of `results`."""
     reached = {name_of(call) for call in results.sites()}
     sites = sorted(set(call_sites()))
     states = {site: REACHED if site in reached else NOT_YET for site in sites}

@@ -29,7 +29,7 @@ MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 HANG_S: Final = 0.3
 """Seconds that a hanging call takes until its timeout, which is that of a failpoint and not of the product."""
 OUTAGE_S: Final = 0.15
-"""Seconds after a failed call in which the same call fails again: libraries retry once at once."""
+"""Seconds after the failed call and its hang in which the same call fails again: libraries retry once at once."""
 MOST_OF_A_SITE: Final = 4
 """Calls of one site that count in a run: periodic ones would never end."""
 
@@ -38,7 +38,10 @@ _write, _open = os.write, os.open  # these must not count
 
 @dataclass(frozen=True)
 class Failure:
-    """Let call `number` of the role fail, counted from 1; a role is a part of the product that one run watches."""
+    """The call that has to fail: the one with this number, counted from 1, of a role, and the mode of its failure.
+
+    A role is a part of the product that one run watches.
+    """
 
     role: str
     number: int
@@ -46,7 +49,10 @@ class Failure:
 
 
 class Failpoints:
-    """Counts the calls of a process by role, records each in a file, and lets one of them fail."""
+    """Counts the calls of a process by role, records them in a file, and lets one of them fail.
+
+    Of each call site, the first `MOST_OF_A_SITE` calls count. After the failure no call is recorded.
+    """
 
     def __init__(self, record: Path, failure: Failure | None) -> None:
         self._record = _open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -59,7 +65,10 @@ class Failpoints:
         """The part of the product that runs now; nothing is counted while it is empty."""
 
     def arrive(self, edge: str) -> Mode | None:
-        """Count a call, and return how it has to fail; None lets it go through. May kill the process."""
+        """Count a call, and return the mode in which it has to fail; None lets it go through.
+
+        Kills the process in the mode `killed-before`.
+        """
         site = _site(edge)
         if not self.role or site is None:
             return None

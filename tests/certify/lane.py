@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which runs to make."""
+    """The runs to make: the calls `first` to `last` of these scenarios and roles (None: all), in each mode.
+
+    With a `seed`, they are a random sample of all calls, drawn for `sample_s` seconds.
+    """
 
     scenarios: tuple[str, ...]
     roles: tuple[str, ...] | None
@@ -35,7 +38,10 @@ class Choice:
 
 
 def run_lane(choice: Choice, results: Results, place: tuple[int, int], folder: Path, database_url: str) -> None:
-    """Make every n-th run, or a sample of runs; `place` is (number of this lane, number of lanes)."""
+    """Start the servers of a lane, and make every n-th run, or a sample of runs if `choice` has a seed.
+
+    `place` is (number of this lane, number of lanes).
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # stops its servers
     has_bucket = any(SCENARIOS[name].has_bucket for name in choice.scenarios)
     with world_of(folder, database_url, has_bucket=has_bucket) as world:
@@ -56,7 +62,7 @@ class Lane:
         self._world = world
 
     def run_all(self) -> None:
-        """Let call after call fail, until the scenario ends without reaching the failpoint."""
+        """Let every n-th call of each role fail in each mode, until a run ends without reaching the failpoint."""
         for scenario in self._choice.scenarios:
             for role in sorted(self._calls(scenario)):
                 for mode in self._choice.modes:
@@ -76,7 +82,10 @@ class Lane:
             self._fails(scenario, Failure(role, chance.randint(1, calls[role]), chance.choice(self._choice.modes)))
 
     def _calls(self, scenario: str) -> Counter[str]:
-        """Return the number of calls by role of a run without a failure, which must pass."""
+        """Return the number of calls by role of a run without a failure.
+
+        Raises `AssertionError` if this run fails twice.
+        """
         outcome = self._run(scenario, None)
         if outcome.problems:  # a machine that is too busy for the timeouts of the scenario
             outcome = self._run(scenario, None)

@@ -11,7 +11,7 @@ import msgspec
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One run: which call failed how, and what the audit found."""
+    """One run: the call that failed (None if the run did not reach it), its mode, and the audit's findings."""
 
     scenario: str
     role: str
@@ -23,7 +23,7 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """What identifies the run."""
+        """The values that identify the run: scenario, role, mode and number of the call."""
         return self.scenario, self.role, self.mode, self.number
 
 
@@ -36,7 +36,7 @@ class Results:
         self.reload()
 
     def reload(self) -> None:
-        """Read the file."""
+        """Read the file; of several results of the same run, the last one counts."""
         if self.path.exists():
             decode = msgspec.json.Decoder(Result).decode
             self._known = {result.key: result for result in map(decode, self.path.read_bytes().splitlines())}
@@ -47,7 +47,7 @@ class Results:
         return None if result is None or result.problems else result
 
     def add(self, result: Result) -> None:
-        """Append a result to the file."""
+        """Append a result to the file; `reload` makes it known to this object."""
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(file, msgspec.json.encode(result) + b"\n")
@@ -70,7 +70,7 @@ class Results:
         return {result.failed_call for result in self._known.values() if result.failed_call is not None}
 
     def table(self) -> Iterator[tuple[str, int, int, int]]:
-        """Yield (scenario, calls, runs, failures)."""
+        """Yield (scenario, number of different failed calls, runs with a failed call, failures) by scenario."""
         runs: Counter[str] = Counter()
         failures: Counter[str] = Counter()
         calls: dict[str, set[tuple[str, str]]] = {}

@@ -16,14 +16,14 @@ from trainwire.ingest.spool.folder import source_folders
 DEADLINE_S: Final = 75.0
 """Seconds until a run must be complete; it is idle for most of them."""
 TRAINER_S: Final = 60.0
-"""Seconds within which a trainer must have ended: its deadline for `finish`, and what a busy machine needs."""
+"""Seconds within which a trainer must have ended: its deadline for `finish`, and a reserve for a busy machine."""
 TRAINERS: Final = ("trainer", "launcher", "training")
-"""The roles of a training; what one of them had not written when it was killed is lost."""
+"""The roles of a training; values that one of them had not written when it was killed are lost."""
 
 
 @dataclass
 class Outcome:
-    """The result of a run: the call that failed (None if the run ended before it), and what was wrong."""
+    """The result of a run: the call that failed (None if the run ended before it), and the problems found."""
 
     failed_call: str | None = None
     problems: list[str] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Outcome:
 
 
 class ScenarioRun:
-    """The processes of one run."""
+    """The processes of one run; the constructor empties the servers and starts the processes."""
 
     def __init__(self, world: World, scenario: Scenario, failure: Failure | None) -> None:
         self._world = world
@@ -59,7 +59,10 @@ class ScenarioRun:
         self._settings = settings
 
     def run(self) -> Outcome:
-        """Wait until the audit finds nothing wrong, and return the outcome."""
+        """Wait until the audit finds nothing wrong, then end all processes, and return the outcome.
+
+        The wait ends after `DEADLINE_S` seconds; a scenario with `afterwards` has a second one.
+        """
         began = time.monotonic()
         try:
             time.sleep(TROUBLE_AFTER_S)
@@ -96,7 +99,10 @@ class ScenarioRun:
         return is_kill and bool(self._world.failed_call)
 
     def _stop(self) -> list[str]:
-        """End the worker, after it has executed all orders; what is stored must not change."""
+        """End the worker after its present orders, and audit again: the stored rows must not have changed.
+
+        Return the problems.
+        """
         (self._world.folder / "stop").touch()
         deadline = time.monotonic() + 10
         while not self._servers["worker"].poll():
@@ -106,7 +112,10 @@ class ScenarioRun:
         return [f"at the end: {text}" for text in self._audit(self._expected)]
 
     def _revive(self, began: float) -> list[str]:
-        """Start killed processes again, and recover a spool that a trainer has left."""
+        """Start killed processes again, and recover a spool that a trainer has left.
+
+        Return the problem, in a list, if a process has ended with another exit code or a trainer does not end.
+        """
         for name, server in list(self._servers.items()):
             if server.poll():
                 if server.code != -9:

@@ -1,4 +1,4 @@
-"""The scenarios: each is a training, the rows that it must leave, and what happens meanwhile."""
+"""The scenarios: each is a training, the rows that it must leave, and the outage that happens meanwhile."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Expected:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A training, and what it must leave."""
+    """A training, the rows that it must leave, and the servers and events of its run."""
 
     name: str
     trains: tuple[Train, ...]
     """The trainers, of which the first one has the failpoints."""
     expected: Expected
     meanwhile: Callable[[World], None] = lambda _: None
-    """Called a moment after the trainers have started."""
+    """Called `TROUBLE_AFTER_S` seconds after the trainers were started."""
     afterwards: Callable[[World], None] | None = None
     """Called when all is stored; the rows are then those of `at_end`."""
     at_end: Expected | None = None

@@ -1,4 +1,4 @@
-"""The child processes of a run: a trainer, a worker without Celery's pool, and the recovery of a spool."""
+"""The child processes of a run: trainer, worker without Celery's pool, recovery of a spool, gateway and client."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ class Child:
 
     @property
     def output(self) -> str:
-        """What it has written to stdout and stderr."""
+        """The output of the child so far, on stdout and stderr."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def poll(self) -> bool:
-        """Return whether it has ended."""
+        """Return whether the child has ended; `code` is then its exit code, or -n for signal n."""
         if self.code is None:
             pid, status = os.waitpid(self._pid, os.WNOHANG)
             if pid:
@@ -103,7 +103,7 @@ class Child:
         return self.code is not None
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the child if it still runs."""
         if not self.poll():
             os.kill(self._pid, 9)
             _, status = os.waitpid(self._pid, 0)
@@ -118,7 +118,10 @@ def trainer(
     *,
     is_launcher: bool = False,
 ) -> Run:
-    """Return the function of a trainer, which writes its receipt to a file."""
+    """Return the function of a trainer, which calls `train` and writes its receipt to `receipt{rank}.json`.
+
+    If `is_launcher`, the failpoints are in the processes that `train` starts, and not in this one.
+    """
 
     def run(points: Failpoints) -> None:
         points.role = "" if is_launcher else "trainer"
@@ -130,7 +133,7 @@ def trainer(
 
 
 def recovery(settings: TrainerSettings) -> Run:
-    """Return the function that sends what a trainer left in its spool, as the next run does."""
+    """Return the function that sends the messages that a trainer left in its spool, as the next run does."""
 
     def run(points: Failpoints) -> None:
         points.role = "recovery"
@@ -143,7 +146,10 @@ def recovery(settings: TrainerSettings) -> Run:
 
 
 def worker(folder: Path) -> Run:
-    """Return the function of a worker that executes orders one by one, and sends those of beat."""
+    """Return the function of a worker that executes orders one by one, and the tasks in `TICKS` itself.
+
+    The worker ends once the file `stop` exists in `folder`.
+    """
 
     def run(points: Failpoints) -> None:
         configure_logging()
@@ -177,7 +183,10 @@ def gateway(port: int) -> Run:
 
 
 def watcher(world: World) -> Run:
-    """Return the function of a client that follows the job on a WebSocket, and writes down the received lines."""
+    """Return the function of a client that follows the job on a WebSocket, and reconnects.
+
+    It writes the received lines and the last status to `watched.json`.
+    """
 
     def run(_points: Failpoints) -> None:
         from tests.integration.gateway.feed_clients import GatewayAddress, WebSocketClient  # noqa: PLC0415
@@ -234,7 +243,7 @@ def _execute(points: Failpoints, folder: Path, task: str, arguments: list[Any]) 
 
 
 def role_of(task: str, arguments: list[Any]) -> str:
-    """Return the role of a task: its name, with the kind or the sink."""
+    """Return the role of a task: its name, with the kind of a drain or the sink of a delivery."""
     first = f"-{arguments[0]}" if task in (keys.DRAIN_TASK, keys.DELIVER_TASK) else ""
     return task.removeprefix("trainwire.") + first
 

@@ -93,16 +93,16 @@ class World:
         return list(found.get("Contents", []))
 
     def take_loki_away(self) -> None:
-        """Let Loki refuse all pushes for a moment."""
+        """Let Loki refuse the next three pushes with status 503."""
         self._control("POST", "faults", '{"status": 503, "times": 3}')
 
     def take_redis_away(self) -> None:
-        """Let Redis close all connections, and answer nobody for a moment."""
+        """Let Redis close all connections, and answer no client for `OUTAGE_S` seconds."""
         self.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         self.redis.execute_command("CLIENT", "PAUSE", int(OUTAGE_S * 1000), "ALL")
 
     def take_postgres_away(self) -> None:
-        """Let Postgres end all sessions of the database, and refuse new ones for a moment."""
+        """Let Postgres end all sessions of the database, and refuse new ones for `OUTAGE_S` seconds."""
         name = make_url(self.database_url).database
         server = make_url(self.database_url).set(database="postgres").render_as_string(hide_password=False)
         with psycopg.connect(server, autocommit=True) as connection:
@@ -132,7 +132,10 @@ class World:
 
 @contextmanager
 def world_of(folder: Path, database_url: str, *, has_bucket: bool) -> Iterator[World]:
-    """Start the servers of a lane, and set the environment of its processes."""
+    """Start the servers of a lane, set the environment of its processes, and yield the lane's world.
+
+    `has_bucket` adds an S3 server.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with EmbeddedValkey(folder, settings={"appendonly": "no"}) as valkey, _loki_twin() as loki_url:
         os.environ |= {

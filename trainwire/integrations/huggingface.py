@@ -20,7 +20,7 @@ except ImportError as exc:
 
 
 AGREEMENT_STEPS: Final = 10
-"""Of several processes: the steps after which they exchange whether one of them was asked to stop."""
+"""Number of steps after which several processes exchange whether one of them was asked to stop."""
 
 
 class TrainwireCallback(TrainerCallback):
@@ -41,7 +41,7 @@ class TrainwireCallback(TrainerCallback):
 
     @harmless
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
-        """Report the values that the `Trainer` logs in training and evaluation."""
+        """Report the values that the `Trainer` logs in training and evaluation, without its fractional epoch."""
         if state.is_world_process_zero:
             values = {name: value for name, value in (logs or {}).items() if name != "epoch"}
             self._run.metric(epoch=_epoch(state), step=state.global_step, values=values)
@@ -63,9 +63,9 @@ class TrainwireCallback(TrainerCallback):
 
     @harmless
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Report the checkpoint folder, with kind `best` or `last`.
+        """Report the checkpoint folder.
 
-        It is `best` if the `Trainer`'s metric is the best so far.
+        Its kind is `best` if the `Trainer` counts this checkpoint as its best one so far, else `last`.
         """
         if not state.is_world_process_zero:
             return

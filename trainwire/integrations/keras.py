@@ -58,7 +58,10 @@ class TrainwireCallback(keras.callbacks.Callback):
 
 
 class TrainwireCheckpoint(keras.callbacks.ModelCheckpoint):
-    """A `ModelCheckpoint` of Keras, with the same arguments, that reports each saved file."""
+    """A `ModelCheckpoint` of Keras that reports each saved file; after `run`, it takes the same arguments.
+
+    The reported kind is `best` with `save_best_only`, else `last`.
+    """
 
     def __init__(self, run: Run, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -21,7 +21,7 @@ except ImportError as exc:
 
 
 AGREEMENT_STEPS: Final = 10
-"""Of several processes: the steps after which they exchange whether one of them was asked to stop."""
+"""Number of steps after which several processes exchange whether one of them was asked to stop."""
 
 
 class TrainwireLogger(Logger):
@@ -55,7 +55,7 @@ class TrainwireLogger(Logger):
     @rank_zero_only
     @harmless
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Report values that a module has logged."""
+        """Report values that a module has logged at `step`, with the epoch among them counted from 1."""
         values = dict(metrics)
         epoch = values.pop("epoch", None)
         if epoch is not None:
@@ -109,7 +109,10 @@ class StopOnRequest(Callback):
 
 
 class TrainwireCheckpoint(ModelCheckpoint):
-    """A `ModelCheckpoint` of Lightning, with the same arguments, that reports each saved file."""
+    """A `ModelCheckpoint` of Lightning that reports each saved file; besides `run`, it takes the same keywords.
+
+    The reported kind is `best` for the file that is the best by `monitor`, else `last`.
+    """
 
     def __init__(self, run: Run, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -19,7 +19,10 @@ logger = logging.getLogger("trainwire.integrations")
 
 
 def harmless(report: Callable[P, None]) -> Callable[P, None]:
-    """Decorate `report` so that it never raises. Its first error is logged as a warning with the traceback."""
+    """Decorate `report` so that it never raises an error.
+
+    The first error is logged as a warning with its traceback; further ones are ignored.
+    """
     has_warned = False
 
     @functools.wraps(report)
@@ -41,7 +44,10 @@ def report_aside(run: Run, values: dict[str, float]) -> None:
 
 
 def report_params(run: Run, params: Mapping[str, Any]) -> None:
-    """Report params that become known after the run was created; they replace earlier params."""
+    """Report params that become known after the run was created; they replace earlier params.
+
+    Raises `ValueError` if `params` is not a mapping.
+    """
     header = Metrics(ts=time.time_ns(), params=plain_mapping("params", params))
     run._session.take_metric(header)  # noqa: SLF001
 
@@ -49,7 +55,7 @@ def report_params(run: Run, params: Mapping[str, Any]) -> None:
 def on_stop(run: Run, stop: Callable[[], None]) -> None:
     """Call `stop` when a user asks the run to stop, or immediately if a user already has.
 
-    It may be called twice, and in the thread that sends messages.
+    `stop` may be called in the thread that sends messages. After a fork, the child does not call it.
     """
     if run.should_stop:
         stop()

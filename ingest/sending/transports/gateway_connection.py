@@ -31,9 +31,12 @@ from trainwire.schemas.wire.stop_requests import read_stop
 logger = logging.getLogger("trainwire.ingest")
 
 REQUEST_BYTES: Final = 1024 * 1024
-"""About how many bytes of messages one request carries; nginx by default accepts 1 MiB, after compression."""
+"""Approximate size of the messages in one request, before compression; nginx by default accepts 1 MiB after it."""
 LEAST_REQUEST_BYTES: Final = 64 * 1024
-"""Lower limit of the request size, which is halved after each failure, for slow or unreliable networks."""
+"""Lower limit of the request size, which is halved after each failure, for slow or unreliable networks.
+
+Only the HTTP status 413 makes it smaller.
+"""
 MAX_DETAIL_CHARS: Final = 400
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -107,7 +110,7 @@ class GatewayConnection:
     def _send_some(
         self, batches: Mapping[Kind, Sequence[EncodedMessage]], fields: Mapping[str, Any]
     ) -> tuple[dict[Kind, list[EncodedMessage]], ExchangeAnswer]:
-        """Send as many messages of `batches` as fit into one request, with `fields`.
+        """Send as many messages of `batches` as fit into one request, with `fields`; fewer after HTTP status 413.
 
         Return these messages and the response.
         """

@@ -27,7 +27,7 @@ _ERRORS: Final = (OSError, http.client.HTTPException, ValueError)
 
 
 class Response(NamedTuple):
-    """An HTTP response; its body was read completely."""
+    """An HTTP response; `body` has at most `MAX_ANSWER_BYTES` bytes, a longer one is cut."""
 
     status: int
     media_type: str
@@ -37,9 +37,9 @@ class Response(NamedTuple):
 class HttpClient:
     """Sends POST requests to paths below one address; every failure without a response raises `Unavailable`.
 
-    A request may arrive twice: it is repeated if the server has closed the idle connection. A redirect is
-    followed only if it stays on the same host and path and does not leave HTTPS, because the token is sent with
-    each request.
+    A request may arrive twice: it is repeated if the server has closed the idle connection. At most
+    `MAX_REDIRECTS` redirects are followed, and only if the new address has the same host, ends with the same path
+    and does not leave HTTPS, because the token is sent with each request.
     """
 
     def __init__(self, url: str) -> None:
@@ -51,7 +51,10 @@ class HttpClient:
         self._proxy_headers: dict[str, str] = {}
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
-        """Send `body` to `path` below the address, and return the response."""
+        """Send `body` to `path` below the address, and return the response, whatever its status.
+
+        Raises `Unavailable` if there is no response, or a redirect that may not be followed.
+        """
         for _ in range(MAX_REDIRECTS + 1):
             try:
                 response, location = self._send(path, body, headers)

@@ -74,7 +74,10 @@ class RedisConnection:
         return answer
 
     def read_reports(self, kinds: Sequence[Kind]) -> Answer:
-        """Return the acknowledgements of `kinds`, and whether Redis is too full for new messages."""
+        """Return the acknowledgements of `kinds`, the hold, and whether the job was deleted or has to stop.
+
+        If `kinds` is empty, only the hold is read.
+        """
         with self._translated():
             found = self._streams.read_reports(kinds)
         return _answer(kinds, found)

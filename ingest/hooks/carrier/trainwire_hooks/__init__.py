@@ -59,7 +59,9 @@ class ImportHook:
     ) -> ModuleSpec | None:
         """Find a module of `names` with the other finders of `sys.meta_path`, and return its spec.
 
-        The loader in the spec patches the module after executing it. Return None for a module not in `names`.
+        The loader in the spec patches the module after executing it. Return None for a module that is not in
+        `names`, was already patched or is not found. Before a package in `URI_READERS`, set MLflow's tracking URI
+        if a module of MLflow is in `names`.
         """
         if fullname in URI_READERS and self._has_mlflow:
             _set_mlflow_uri()
@@ -149,9 +151,10 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
 
 
 def announce_run() -> None:
-    """Tell the launcher to ignore the values that hooks in this process report, because it has its own `Run`.
+    """Report to the launcher that this process has its own `Run`.
 
-    MLflow uses its default store from now on, unless trainwire's store is already in use in this process.
+    The launcher then ignores the values that hooks in this process report, except those of libraries that store
+    them nowhere else. MLflow uses its default store from now on, unless trainwire's store is already in use here.
     """
     from . import channel  # noqa: PLC0415
 

@@ -36,7 +36,7 @@ Record = dict[str, Any]
 class Channel:
     """The connection of this process to the launcher.
 
-    A background thread sends what does not fit into the socket's buffer at once.
+    A background thread sends the records that do not fit into the socket's buffer at once.
     """
 
     def __init__(self, path: str) -> None:
@@ -48,7 +48,10 @@ class Channel:
         self._connect()
 
     def send(self, record: Record) -> None:
-        """Send a dict to the launcher; if the socket's buffer is full, queue it for the background thread."""
+        """Send a dict to the launcher; if the socket's buffer is full, queue it for the background thread.
+
+        The dict is discarded if the launcher has ended or if `MAX_WAITING_BYTES` are queued.
+        """
         if self._pid != os.getpid():  # forked: the connection is the parent's, and so may be its lock
             self._lock = threading.RLock()
             self._connect()
@@ -154,7 +157,7 @@ _receivers: list[Callable[[Record], None]] = []
 def send_to(take: Callable[[Record], None]) -> None:
     """Make `send` call `take` from now on instead of sending to the launcher.
 
-    The launcher is told that this process has its own `Run`.
+    Also reports to the launcher that this process has its own `Run`.
     """
     send({"type": "sdk"})
     _receivers[:] = [take]
@@ -163,7 +166,7 @@ def send_to(take: Callable[[Record], None]) -> None:
 def send(record: Record) -> None:
     """Pass a dict of logged values to the function set by `send_to`, or else send it to the launcher.
 
-    Do nothing if no function is set and no launcher runs.
+    Do nothing if no function is set and no launcher runs. Never raises an exception.
     """
     try:
         if _receivers:

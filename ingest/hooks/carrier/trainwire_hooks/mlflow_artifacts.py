@@ -35,7 +35,7 @@ class RecordedArtifacts(LocalArtifactRepository):
         self.artifact_uri = artifact_uri
 
     def log_artifact(self, local_file: Any, artifact_path: str | None = None) -> None:
-        """Store a file, log its path to the job, and send it to the launcher for upload."""
+        """Store a file below `artifact_path`, log its path to the job, and have it uploaded if this is enabled."""
         name = os.path.basename(local_file)
         path = os.path.join(self.artifact_dir, artifact_path or "", name)
         _unlink_old(local_file, path)
@@ -44,7 +44,7 @@ class RecordedArtifacts(LocalArtifactRepository):
         self._upload(path, artifact_path, name, [""])
 
     def log_artifacts(self, local_dir: Any, artifact_path: str | None = None) -> None:
-        """Store the files of a folder, log its path to the job, and send it to the launcher for upload."""
+        """Store a folder's files below `artifact_path`, log the path, and have them uploaded if enabled."""
         path = os.path.join(self.artifact_dir, artifact_path or ".")
         names = [
             os.path.relpath(os.path.join(folder, file), local_dir)
@@ -59,7 +59,10 @@ class RecordedArtifacts(LocalArtifactRepository):
             self._upload(path, artifact_path, "", names)
 
     def _upload(self, path: str, artifact_path: str | None, name: str, names: list[str]) -> None:
-        """Make the launcher upload the file at `path`, or the files `names` in the folder `path`; never raises."""
+        """Make the launcher upload the file at `path`, or the files `names` in the folder `path`; never raises.
+
+        Do nothing if `FOLDER_VARIABLE` is not set.
+        """
         root = os.environ.get(FOLDER_VARIABLE)
         if not root:
             return

@@ -28,7 +28,7 @@ def experiment(key: str, fields: Fields) -> Any:
 
 
 def run(state: State, run_id: str) -> Any:
-    """Build the MLflow `Run` with id `run_id`, with the latest value of each metric."""
+    """Build the MLflow `Run` with id `run_id`, with the value of each metric at its largest step."""
     fields = state.runs[run_id]
     info = made(entities.RunInfo, run_id=run_id, run_uuid=run_id, **fields)
     metrics = []
@@ -85,7 +85,7 @@ def dataset_fields(given: Any) -> Fields:
 
 
 def as_map(given: Any) -> dict[str, str]:
-    """Return MLflow tags or parameters as a dict of key and value."""
+    """Return MLflow tags or parameters as a dict of key and value, both as texts; {} for None."""
     return {each.key: str(each.value) for each in given or []}
 
 
@@ -95,7 +95,7 @@ def is_in(view_type: int, stage: str) -> bool:
 
 
 def finite(metric: Any) -> float:
-    """Return the metric's value; infinity is replaced by the largest float, as MLflow's SQL store does."""
+    """Return the metric's value; an infinity becomes the largest float of its sign, as in MLflow's SQL store."""
     value = float(metric.value)
     return math.copysign(LARGEST, value) if math.isinf(value) else value
 
@@ -120,7 +120,7 @@ def experiment_number(experiment_id: Any) -> int:
 
 
 def find_experiment(state: State, experiment_id: Any, *, active: bool = False) -> tuple[str, Fields]:
-    """Return the id and the fields of an experiment.
+    """Return the id and the fields of an experiment; without an id, those of the default experiment 0.
 
     Raise MLflow's error if it does not exist, or if `active` is set and it is deleted.
     """

@@ -29,7 +29,10 @@ from .mlflow_journal import EXPERIMENTS, RUNS, Journal, State
 
 
 class Experiments:
-    """Mixin of `TrainwireStore`: the methods that create, read, search, change and delete experiments."""
+    """Mixin of `TrainwireStore`: the methods that create, read, search, change and delete experiments.
+
+    They raise MLflow's errors, such as for an experiment that does not exist or a name that is in use.
+    """
 
     _journal: Journal
 
@@ -41,7 +44,7 @@ class Experiments:
         order_by: list[str] | None = None,
         page_token: str | None = None,
     ) -> Any:
-        """Return a page of the experiments that match the filter and the view type."""
+        """Return a page of the experiments that match the filter and the view type, by default newest first."""
         check_max_results(max_results)
         with self._journal.open() as state:
             found = [experiment(key, fields) for key, fields in state.experiments.items()]
@@ -96,7 +99,7 @@ class Experiments:
         return None
 
     def delete_experiment(self, experiment_id: str) -> None:
-        """Mark an experiment and its runs in MLflow as deleted."""
+        """Mark an active experiment and its runs in MLflow as deleted."""
         self._move(experiment_id, LifecycleStage.ACTIVE, LifecycleStage.DELETED)
 
     def restore_experiment(self, experiment_id: str) -> None:

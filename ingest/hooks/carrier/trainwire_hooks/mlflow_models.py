@@ -64,7 +64,7 @@ class LoggedModels:
             return _model(state, model_id)
 
     def finalize_logged_model(self, model_id: str, status: Any) -> Any:
-        """Set the final status of a model: READY, or FAILED if its files could not be uploaded."""
+        """Set a model's final status, READY, or FAILED if its files could not be uploaded; return the model."""
         self._change(model_id, {"status": status.to_int(), "last_updated_timestamp": now()})
         return self.get_logged_model(model_id, allow_deleted=True)
 
@@ -84,7 +84,7 @@ class LoggedModels:
             self._journal.change(MODELS, model_id, {"tags": {key: None}})
 
     def log_logged_model_params(self, model_id: str, params: Any) -> None:
-        """Add parameters to a logged model."""
+        """Add parameters to a logged model, or replace their values."""
         self._change(model_id, {"params": as_map(params)})
 
     def search_logged_models(  # noqa: PLR0917
@@ -96,7 +96,7 @@ class LoggedModels:
         order_by: Any = None,
         page_token: str | None = None,
     ) -> Any:
-        """Return a page of the active models in these experiments that match the filter."""
+        """Return a page (default size: 100) of the active models in these experiments that match the filter."""
         from mlflow.utils.search_utils import SearchLoggedModelsUtils  # noqa: PLC0415 - MLflow 3
 
         if datasets and not all(each.get("dataset_name") for each in datasets):

@@ -54,7 +54,8 @@ _stores: list[Any] = []
 def place_of_files(folder: str) -> str:
     """Return the prefix for names of artifacts in `folder`: the metric prefix of their run in MLflow.
 
-    For the folder of a logged model, the name and the id of the model follow.
+    For the folder of a logged model, the name and the id of the model follow. Before `open_store`, the prefix is
+    the name of the parent folder.
     """
     key = os.path.basename(os.path.dirname(folder))
     for store in _stores:
@@ -111,13 +112,16 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
             return mlflow_entities.run(state, run_id)
 
     def get_run(self, run_id: str) -> Any:
-        """Return a run in MLflow, even if it is marked as deleted, with the latest value of each metric."""
+        """Return a run in MLflow, even if it is marked as deleted; a metric has its value at the largest step."""
         with self._journal.open() as state:
             find_run(state, run_id)
             return mlflow_entities.run(state, run_id)
 
     def update_run_info(self, run_id: str, run_status: Any, end_time: int | None, run_name: str | None) -> Any:
-        """Set the status, end time and name of an active run in MLflow; None leaves a field unchanged."""
+        """Set the status, end time and name of an active run in MLflow, and return its info.
+
+        None leaves a field unchanged. If the new status ends the run, a log line is added to the job.
+        """
         with self._active_run(run_id) as (state, run):
             fields: Fields = {}
             if run_status is not None:
@@ -228,7 +232,10 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> Any:
-        """Return all distinct values of a metric, ordered by time, step and value."""
+        """Return the distinct values of a metric, ordered by time, step and value; none for an unknown run.
+
+        With `max_results`, return at most that many; the result's token leads to the next ones.
+        """
         with self._journal.open() as state:
             history = state.histories.get((run_id, metric_key))
             points = history.sorted() if history is not None else []

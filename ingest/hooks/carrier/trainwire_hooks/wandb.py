@@ -64,7 +64,8 @@ def _log(run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable
 def report_of(data: Mapping[str, Any], step: Any, local_step: int) -> Callable[[], None]:
     """Return a function that sends the numbers of `data`, logged at `step`, to the launcher.
 
-    If `step` is None, `local_step` is used, the current step of the run in W&B.
+    If `step` is None, `local_step` is used, the current step of the run in W&B. For a step below it, which W&B
+    ignores, and for values that are not numbers, the function only reports that they are not stored.
     """
     at = local_step if step is None else int(step) if int(step) == step else float(step)
     if at < local_step:  # W&B leaves it out, with a warning
