@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
@@ -32,6 +33,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     Returns None if the header is absent or is not a number of seconds.
     """
     try:
-        return min(max(float(headers["Retry-After"]), 0.0), LONGEST_RETRY_AFTER_S)
+        seconds = float(headers["Retry-After"])
     except (KeyError, ValueError):
         return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S)

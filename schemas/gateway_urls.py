@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from trainwire.schemas.redis_urls import MAX_PORT, is_port
+from trainwire.schemas.redis_urls import is_port, port_problem
 
 SCHEMES: Final = ("https", "http")
 EXAMPLE: Final = "https://host"
@@ -32,14 +32,14 @@ def _problems(url: str) -> Iterator[str]:
         yield f"is not the address of a gateway: write {EXAMPLE} (the address of Redis goes into REDIS_URL)"
     try:
         parts = urlsplit(url)
-    except ValueError as exc:
-        yield f"is not an address ({exc}): write {EXAMPLE}"
+    except ValueError:
+        yield f"is not an address: write {EXAMPLE}"  # not the reason: it may have a password
         return
     if "@" in parts.netloc:
         yield "has a user or a password: write the token into TRAINWIRE_TOKEN"
     port = parts.netloc.rpartition("]")[2].partition(":")[2]
     if port and not is_port(port):
-        yield f"has the port {port!r}, which is not a number from 1 to {MAX_PORT}: write {EXAMPLE}:8443"
+        yield f"{port_problem(port)}: write {EXAMPLE}:8443"
     if not parts.hostname or any(letter.isspace() or not letter.isprintable() for letter in url):
         yield f"has no host, or a space: write {EXAMPLE}"
     if parts.fragment:

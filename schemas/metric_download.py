@@ -78,5 +78,5 @@ def decode_frame(body: bytes) -> MetricBlock:
     """
     try:
         return _decode(zstandard.decompress(body))
-    except (zstandard.ZstdError, msgspec.DecodeError) as exc:
+    except (zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise WrongBlock(f"a block of metrics cannot be read: {exc}") from exc

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 EXAMPLE: Final = "redis://host:6379/0"
 MAX_PORT: Final = 65_535
+MOST_SHOWN_CHARS: Final = 5
 
 
 def redis_url_problem(url: str) -> str | None:
@@ -30,8 +31,8 @@ def _problems(url: str) -> Iterator[str]:
         yield f"is not a Redis address: write {EXAMPLE}, or rediss://host:6379/0 with TLS"
     try:
         parts = urlsplit(url)
-    except ValueError as exc:
-        yield f"is not a Redis address ({exc}): write {EXAMPLE}"
+    except ValueError:
+        yield f"is not a Redis address: write {EXAMPLE}"  # not the reason: it has the password
         return
     if "@" in rest and "@" not in parts.netloc:
         yield "has a /, ? or # before its @: write %2F, %3F or %23 for it in the password"
@@ -42,10 +43,16 @@ def _problems(url: str) -> Iterator[str]:
     if host.startswith(":") and not is_port(port):
         yield f"names no host: write {EXAMPLE}"  # a password without @ is not repeated
     if port and not is_port(port):
-        yield f"has the port {port!r}, which is not a number from 1 to {MAX_PORT}: write {EXAMPLE}"
+        yield f"{port_problem(port)}: write {EXAMPLE}"
     for database in filter(None, [parts.path[1:], *parse_qs(parts.query).get("db", [])]):
         if not (database.isascii() and database.isdecimal()):
             yield f"has the database {database!r}, which is not a number: write {EXAMPLE}"
+
+
+def port_problem(port: str) -> str:
+    """Return the beginning of an error text about a port; it repeats no long text, which may be a password."""
+    shown = f"the port {port!r}, which" if len(port) <= MOST_SHOWN_CHARS else "a port that"
+    return f"has {shown} is not a number from 1 to {MAX_PORT}"
 
 
 def is_port(text: str) -> bool:

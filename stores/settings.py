@@ -13,7 +13,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from trainwire.schemas.checkpoint_keys import SCHEME
-from trainwire.schemas.redis_urls import MAX_PORT, is_port, redis_url_problem, shown_url
+from trainwire.schemas.redis_urls import is_port, port_problem, redis_url_problem, shown_url
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
 
 
@@ -111,10 +111,7 @@ class StoreSettings(BaseSettings):
     @classmethod
     def _is_postgres(cls, value: SecretStr) -> SecretStr:
         if (port := wrong_port(value.get_secret_value())) is not None:
-            raise ValueError(
-                f"has the port {port!r}, which is not a number from 1 to {MAX_PORT}: write "
-                "postgresql://user:password@host:5432/database"
-            )
+            raise ValueError(f"{port_problem(port)}: write postgresql://user:password@host:5432/database")
         try:
             url = parse_postgres_url(value.get_secret_value())
         except (ArgumentError, ValueError) as exc:

@@ -200,7 +200,7 @@ def own_text(path: Path) -> str | None:
 def _own_json(path: Path) -> Mapping[str, Any]:
     try:
         content = msgspec.json.decode(own_text(path) or "{}")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

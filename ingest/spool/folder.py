@@ -107,7 +107,7 @@ def read_about(path: Path) -> About | None:
     """Return the description of the source whose folder is at `path`; None if it is not the folder of a source."""
     try:
         return _decode_about((path / _ABOUT).read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -160,7 +160,7 @@ def shown_entry(letter: DeadLetter, raw: bytes) -> list[str]:
     """
     try:
         fields = msgspec.msgpack.decode(raw, type=dict[bytes, bytes])
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return [_cut(f"raw {raw!r}")]
     lines = [_cut(f"{name!r} = {value!r}") for name, value in fields.items() if name != b"body"]
     return [*lines, *_shown_body(fields)] if letter.kind else lines

@@ -143,7 +143,7 @@ class GatewayConnection:
         if response.status == 200 and response.media_type == CONTENT_TYPE:
             try:
                 return decode_answer(response.body)
-            except msgspec.DecodeError as exc:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
                 raise Unavailable(f"its answer cannot be read ({exc})") from exc
         detail = _detail(response)
         match response.status:
@@ -200,7 +200,7 @@ def _detail(response: Response) -> str:
     """Return the detail of a problem document (RFC 9457), or else the HTTP status, without control characters."""
     text = f"HTTP status {response.status}"
     if response.media_type == "application/problem+json":
-        with suppress(msgspec.DecodeError):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             text = str(_decode_problem(response.body).get("detail") or text)
     shown = "".join(char if char.isprintable() else " " for char in text)
     return shown if len(shown) <= MAX_DETAIL_CHARS else f"{shown[:MAX_DETAIL_CHARS]}…"

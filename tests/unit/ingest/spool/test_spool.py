@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.ingest.spool.folder import About, SourceFolder, remove_abandoned, source_folders
+from trainwire.ingest.spool.folder import About, SourceFolder, read_about, remove_abandoned, source_folders
 from trainwire.ingest.spool.listing import list_spool
 from trainwire.ingest.spool.segments import MAGIC, SEGMENT_BYTES, Damage, framed, unframed
 from trainwire.ingest.spool.spool import Span, Spool
@@ -337,3 +337,12 @@ def _claimed_soon(path: Path) -> SourceFolder | None:
             return claimed
         signal.sigtimedwait([], 0.01)
     return None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"job_id": "\xff"}', b"[" * 100_000], ids=["empty", "cut", "text", "deep"]
+)
+def test_a_damaged_description_is_none(tmp_path: Path, content: bytes) -> None:
+    """A folder whose source.json cannot be decoded has no description, and disturbs no other folder."""
+    (tmp_path / "source.json").write_bytes(content)
+    assert read_about(tmp_path) is None
