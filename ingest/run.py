@@ -13,7 +13,7 @@ from trainwire.ingest.arguments import Arguments, description, grouped
 from trainwire.ingest.call_guard import forgiving
 from trainwire.ingest.completion import History
 from trainwire.ingest.hooks.inside import announce_run, hook_into
-from trainwire.ingest.identity.announcements import announce, one_line, print_note
+from trainwire.ingest.identity.announcements import announce
 from trainwire.ingest.identity.default_names import default_name, script_of_process
 from trainwire.ingest.identity.lineage import checked_lineage
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
@@ -136,8 +136,6 @@ class Run(RunReports, RunEnd):
         is_of_launcher = self._is_launched and not number.is_made
         if not settings.vitals.is_launcher and not is_of_launcher:  # a launcher prints the link itself
             announce(settings, number, about["name"], self.rank)
-        elif not settings.vitals.is_launcher:
-            self._announce_renaming(settings, about["name"])
 
     def _open(self, settings: TrainerSettings, running: Progress, about: Mapping[str, Any]) -> None:
         """Report the start of the attempt with the header fields `about`, and prepare the end of the process."""
@@ -154,13 +152,6 @@ class Run(RunReports, RunEnd):
         if not is_launcher:
             wanted = settings.provenance
             self.record_provenance(wanted.intersection(OF_INTERPRETER) if self._is_launched else wanted)
-
-    def _announce_renaming(self, settings: TrainerSettings, name: str | None) -> None:
-        """Print the name of a job whose launcher has announced another one, which finds no job any more."""
-        before = settings.job_name
-        if name is None or before is None or name == before or self.rank or settings.quiet:
-            return
-        print_note(f"job {self.job_id} is named {one_line(name)} from now on, and no longer {one_line(before)}")
 
     def _join(self, about: Mapping[str, Any]) -> None:
         """Join the run of the parent process: report to its job, and send only the params and tags of `about`."""

@@ -13,9 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+from redis.client import PubSub
 
 from tests.factories import Sender, logs
 from tests.processes import Process, wait_until, workers_running
+from trainwire.schemas.keys import events_channel
 from trainwire.stack.persisted_config import usable_port
 from trainwire.stores.settings import WrongSettings
 from trainwire.workers.operations.flower import credentials_for
@@ -146,7 +148,9 @@ def test_orders_have_readable_names_and_arguments(resources: Resources, sender: 
     with (
         workers_running(resources.settings, tmp_path),
         flower_running(resources, tmp_path, **OPERATOR) as (_, url),
+        PubSub(resources.redis.connection_pool) as pubsub,
     ):
+        pubsub.subscribe(events_channel(2))  # without a subscriber no events are announced
 
         def tasks() -> dict[str, str]:
             with opened(f"{url}/api/tasks?limit=500", "operator:a,b:c d") as answer:

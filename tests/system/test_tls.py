@@ -31,7 +31,7 @@ with Run({JOB}, name="secret") as run:
     for number in range({LINES}):
         run.log(f"line {{number}}")
     run.metric(loss=0.0)
-    run.checkpoint("s3://bucket/last.pt", kind="last")
+    run.checkpoint("last.pt", kind="last")
 """
 
 

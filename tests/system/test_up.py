@@ -316,7 +316,9 @@ def test_run_without_a_stack_still_trains(terminal: Terminal) -> None:
     assert (ran.returncode, ran.stdout) == (4, "trained\n")
     assert ran.stderr.count("\n") == 1
     assert "no trainwire is running: this run is kept in " in ran.stderr
-    assert "; type `trainwire up`, now or later, to store and see it\n" in ran.stderr
+    assert re.search(
+        r"; type `TRAINWIRE_SPOOL_DIR=\S+ trainwire up`, now or later, to store and see it\n", ran.stderr
+    )
 
 
 TRAINING = """

@@ -203,15 +203,3 @@ def test_a_rank_that_cannot_know_its_launch_is_told_so(valkey: Any) -> None:
     assert errors.endswith("; the command runs without trainwire\n")
     assert run(valkey, SAYS, TRAINWIRE_JOB_ID="7", **ranks) == [7]
     assert not [body for body in bodies(valkey, "metrics")[7] if isinstance(body, Metrics) and body.name]
-
-
-def test_the_new_name_of_a_launched_job_is_printed(valkey: Any) -> None:
-    """A script that names its job replaces the name that the launcher has announced: one line has both names."""
-    script = "from trainwire import Run\nwith Run(name='mine'): pass\n"
-    command = (sys.executable, "-m", "trainwire.ingest", "--", sys.executable, "-c", script)
-    _, errors = finish(start(valkey, *command))
-    line = re.search(r"trainwire: (python-\S+) \(job (\d+)\)", errors)
-    assert line is not None, errors
-    assert f"trainwire: job {line[2]} is named mine from now on, and no longer {line[1]}\n" in errors
-    _, errors = finish(start(valkey, *command[:3], "--name", "mine", *command[3:]))
-    assert "from now on" not in errors
