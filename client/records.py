@@ -85,7 +85,8 @@ class StopInfo(msgspec.Struct, frozen=True, kw_only=True):
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint, and the state of its file.
 
-    `is_best` and `is_last` are True for the newest checkpoint with the job's current best or last checkpoint path.
+    `is_best` is True for the newest checkpoint whose `uri` is the job's current best checkpoint path, and
+    `is_last` likewise for its last checkpoint path.
     """
 
     seq: int

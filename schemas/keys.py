@@ -151,9 +151,9 @@ def ack_field(source: str, kind: Kind) -> str:
 
 
 def missing_field(source: str, kind: Kind) -> str:
-    """Return the hash field with the ranges of missing `seq` (`3-5,9-9`) of one source and kind.
+    """Return the name of the field with the ranges of missing `seq`, such as `3-5,9-9`, of one source and kind.
 
-    The hash has no such field while nothing is missing.
+    It is a field of the hash of the job's acknowledgements, which has no such field while nothing is missing.
     """
     return f"{source}:{kind}:missing"
 

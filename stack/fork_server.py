@@ -117,7 +117,10 @@ class _Connection:
         raise TimeoutError(f"no process was started within {FORK_TIMEOUT_S:.0f} s")
 
     def exit_code(self, pid: int) -> int | None:
-        """Return the exit code of a process that this fork server has started; None if it is unknown."""
+        """Return the exit code that the fork server has reported for the process `pid`, without waiting.
+
+        Returns None if it has reported none: the process runs, or has ended after its fork server.
+        """
         with self._lock:
             self._read_messages()
             return self._codes.get(pid)

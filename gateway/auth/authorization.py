@@ -143,10 +143,10 @@ async def wait_until_refused(
 
 
 def require(needed: Role, *, checks_names: bool = False) -> Callable[[HTTPConnection], Awaitable[Identity]]:
-    """Return a FastAPI dependency that authorizes a request with the role `needed`.
+    """Return a FastAPI dependency that authorizes a request with the role `needed`, and returns its identity.
 
-    If the path has a `job_id`, a token for another job is refused. If `checks_names` is True, tokens that are
-    limited to job names are accepted, and the route must compare the names itself.
+    A token that is limited to a job is accepted only if the path has this job as its `job_id`. A token that is
+    limited to job names is refused, unless `checks_names` is True: the route must then compare the names itself.
     """
 
     async def authorized(connection: HTTPConnection) -> Identity:

@@ -170,7 +170,8 @@ def _read(descriptor: int) -> bytes:
 def interpreter_of(command: Sequence[str]) -> str | None:
     """Return the path of the Python that runs a command: the program, or the interpreter in its `#!` line.
 
-    Returns None if the command does not run under Python or is not found.
+    A `#!` line may begin with `/usr/bin/env`, and have options. Returns None if the command is not found, or if no
+    Python is recognized.
     """
     import shutil  # noqa: PLC0415 - loads the compression modules
 
@@ -183,7 +184,10 @@ def interpreter_of(command: Sequence[str]) -> str | None:
     except OSError:
         return None
     words = first[2:].split() if first.startswith("#!") else []
-    return words[0] if len(words) == 1 and _is_python(words[0]) and os.access(words[0], os.X_OK) else None
+    if words and os.path.basename(words[0]) == "env":
+        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+    found = shutil.which(words[0]) if words else None
+    return found if found is not None and _is_python(found) else None
 
 
 def _is_python(program: str) -> bool:

@@ -24,8 +24,9 @@ EVERYTHING: Final = 2**63 - 1
 class Answer:
     """The result of one exchange with the server.
 
-    `must_hold` is True while Redis is nearly full: no message was accepted. `seqs` are the numbers of the
-    messages that Redis has accepted, and `refusal` is the reason for the first message that it has not.
+    `must_hold` is True while Redis is nearly full: further messages have to wait. `seqs` are the numbers of the
+    messages that Redis has accepted nevertheless, and `refusal` is the reason for the first message that it has
+    not accepted.
     """
 
     must_hold: bool = False

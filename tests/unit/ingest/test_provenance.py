@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -148,6 +149,10 @@ def test_the_python_of_a_command(tmp_path: Path) -> None:
     torchrun.chmod(0o755)
     assert interpreter_of([sys.executable, "train.py"]) == sys.executable
     assert interpreter_of([str(torchrun), "train.py"]) == sys.executable
+    torchrun.write_text(f"#!{sys.executable} -u\nprint(1)\n")
+    assert interpreter_of([str(torchrun), "train.py"]) == sys.executable
+    torchrun.write_text("#!/usr/bin/env -S python3 -u\nprint(1)\n")
+    assert interpreter_of([str(torchrun), "train.py"]) == shutil.which("python3")
     assert interpreter_of(["sh", "run.sh"]) is None
     assert interpreter_of(["no-such-program"]) is None
 

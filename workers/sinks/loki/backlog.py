@@ -46,7 +46,8 @@ class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
     ) -> dict[int, LogBatch]:
         """Return the next rows of each job, grouped into windows of time; for the limits see `SinkBacklog.read`.
 
-        Normally the rows of one window and log type fit into one Loki stream. Jobs without new rows are omitted.
+        A window is short enough that Loki normally accepts its rows of one log type in one stream, in any order.
+        Jobs whose rows are all confirmed are omitted; one whose remaining rows were deleted has no windows.
         """
         return self._read(connection, cursors.read_cursors(connection, self._sink, job_ids), most_rows, most_bytes)
 
