@@ -41,7 +41,10 @@ log = structlog.get_logger("trainwire.gateway.feed.live_feed")
 
 
 class LiveFeed:
-    """Async context manager that runs the live feed; routes use `acquire`, `release` and `jobs`."""
+    """Async context manager that runs the live feed.
+
+    Routes use `acquire` and `release` for one job, and `jobs` for the list.
+    """
 
     def __init__(self, settings: GatewaySettings, names: MetricNames) -> None:
         # Connections of its own, so that slow requests do not delay the feed.

@@ -187,15 +187,15 @@ class TrainerSettings:
                 environ[name] = _CAUTIOUS[name]
 
     def named(self, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
-        """Return the name of a run of job `job_id`, and the settings for this run.
+        """Return the name and the settings for a run of job `job_id` that was given `name`, or no name (None).
 
-        If `name` is None and the settings are those of this job, the run has the name in the settings. For another
-        job or name, `is_refused_alike` becomes False: this process then warns of a refusal itself, and does not
-        rely on the launcher.
+        If these settings name the same job, a run without a name gets `job_name`. If the run has another job or
+        name than these settings, `is_refused_alike` is False in the result: the server may refuse this run and not
+        its launcher, so this process logs the refusal itself. Settings without a job id fit any job.
         """
         if self.job_id not in (None, job_id) or name not in (None, self.job_name):
             return name, replace(self, is_refused_alike=False)
-        return (self.job_name if self.job_id == job_id else None), self
+        return (self.job_name if self.job_id == job_id else name), self
 
     @property
     def streams(self) -> str | None:

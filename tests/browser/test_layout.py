@@ -135,7 +135,9 @@ def test_statuses_have_their_colours_in_plots(gateway_page: Page, resources: Res
             connection.execute(insert(training_jobs).values(job))
     page = gateway_page
     page.goto("/")
-    red = page.locator(".status.is-failed").evaluate("(badge) => getComputedStyle(badge).color")
+    # A row that is drawn anew at this moment has no style.
+    badge = "document.querySelector('.status.is-failed')"
+    red = page.wait_for_function(f"() => {badge} && getComputedStyle({badge}).color").json_value()
     page.goto("/#/?view=scatter&x=params.lr&y=exit_code&color=status")
     expect(page.locator(".plot-host .mark").first).to_be_attached()
     fills = page.locator(".plot-host .mark").evaluate_all(

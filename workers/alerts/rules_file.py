@@ -233,7 +233,7 @@ def _problems(rule: Rule, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]
 
 
 def _texts_with_nul(rule: Rule) -> Iterator[tuple[str, str]]:
-    """Yield (key, problem) for texts that Postgres cannot store or compare."""
+    """Yield (key, problem) for each text of a rule that contains NUL, which Postgres cannot store or compare."""
     for key in ("name", "metric", "jobs"):
         if "\0" in (getattr(rule, key) or ""):
             yield key, f"{key} has NUL, which no stored text has; remove it"

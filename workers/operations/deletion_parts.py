@@ -48,9 +48,10 @@ def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A checkpoint file of the job to delete, from the newest row with its URI.
+    """A checkpoint file of a job that is being deleted.
 
-    `is_deleted` is True if the file was deleted earlier.
+    Several rows may have the same URI: `sha256` and `is_deleted` (whether the file was deleted earlier) are
+    those of the newest.
     """
 
     uri: str

@@ -46,7 +46,10 @@ PUSHES_AT_ONCE: Final = 4
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """The result of a delivery: the number of refused rows, and whether rows may be left as its time ended."""
+    """The result of a delivery: the number of rows that the sink refused.
+
+    `more` is True if the delivery stopped because its time slice had ended: rows may then remain.
+    """
 
     refused: int = 0
     more: bool = False

@@ -197,7 +197,7 @@ def _follow(log: _Log, last_seq: int) -> None:
 
 
 class Quiet:
-    """Measures how much time has passed since the last new row of a finished job."""
+    """Measures, between calls, for how long a finished job has had no new row and no other change."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -205,7 +205,10 @@ class Quiet:
         self._seen: object = None
 
     def lasts_s(self, job: Job | None) -> float:
-        """Return the seconds since the last new row of the job if it has finished, or 0 while it runs."""
+        """Return the seconds since the last call that found the job running or changed (rows, status or attempt).
+
+        Such a call returns 0, as do the first call and a call without a job.
+        """
         seen = None if job is None else (job.status, job.attempt, job.rows)
         if job is None or not job.is_finished or seen != self._seen:
             self._seen, self._since = seen, self._clock()

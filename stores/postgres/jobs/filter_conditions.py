@@ -27,7 +27,7 @@ _OPERATORS: Final[Mapping[str, Callable[[Any, Any], Condition]]] = {
 
 
 def sql_condition(expression: Expression, now: datetime) -> Condition:
-    """Return the condition that a job matches a filter; running jobs have the duration up to `now`."""
+    """Return the condition that a job matches a filter; the duration of a running job ends at `now`."""
     match expression:
         case All():
             return and_(*(sql_condition(part, now) for part in expression.parts))

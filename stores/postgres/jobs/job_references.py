@@ -17,8 +17,9 @@ MOST_CANDIDATES: Final = 10
 class ReferencedJobs(NamedTuple):
     """The newest jobs that match a reference: a number, a name, the beginning of either, or `last`.
 
-    `total` is the number of all matching jobs, including a deleted one. If the reference is a number or `last`,
-    and another job has this text as its name, `also_named` is the number of that job.
+    `total` is the number of all matching jobs. A deleted job matches only by its number: then `jobs` is empty and
+    `total` is 1. If the reference is a number or `last`, and another job has this text as its name, `also_named`
+    is the number of that job.
     """
 
     jobs: list[Job]

@@ -288,3 +288,10 @@ def test_a_signal_handler_may_log(tell: Tell) -> None:
     lines = told.lines()
     assert lines.count("x") == 20_000
     assert "from the handler" in lines
+
+
+def test_a_given_name_that_is_also_exported_is_kept() -> None:
+    """A name that equals the exported one of no particular job is the run's name."""
+    settings = TrainerSettings.from_env({"TRAINWIRE_JOB_NAME": "x", "REDIS_URL": "redis://localhost"})
+    assert settings.named("x", 5) == ("x", settings)
+    assert settings.named(None, 5) == (None, settings)
