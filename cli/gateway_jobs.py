@@ -120,11 +120,10 @@ class GatewayJobs:
 
 @contextmanager
 def gateway_jobs(data_dir: Path | None) -> Iterator[GatewayJobs | None]:
-    """Yield access to the gateway that the environment names.
+    """Yield access to jobs through the gateway in TRAINWIRE_URL or GATEWAY_URL; None to read Postgres instead.
 
-    Yields None if the environment names no gateway, or a Postgres, or if `data_dir` is given. A running
-    `trainwire up` is used only without such a variable, as by a trainer. Exceptions of the client become a
-    `Problem`.
+    It does so if `data_dir` is given, if DATABASE_URL is set, or if neither URL is set: then the caller looks for
+    a running `trainwire up`. Exceptions of the client become a `Problem`.
     """
     if (
         data_dir is not None

@@ -156,9 +156,10 @@ class DeletionReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether tokens are required, and the role and job of the request's token; null without a valid one.
+    """Whether tokens are required, and what the request's token allows: its role, and its job if it has one.
 
-    `flower_url` is Flower's address, for roles that may read.
+    `role` is `admin` if no tokens are required, and null if they are and the request has no valid token.
+    `flower_url` is Flower's address for roles that may read, if it is set.
     """
 
     auth: Literal["off", "on"]

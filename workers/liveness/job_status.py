@@ -115,11 +115,12 @@ class LostRule:
     def _read_s(
         self, job: UnfinishedJob, beats: Sequence[Heartbeat], silent_s: float, heartbeats: Heartbeats
     ) -> float:
-        """Return for how many seconds after its last heartbeat the messages of the job's shard have been drained.
+        """Return how many of the `silent_s` seconds surely had no message of the job, drained or not.
 
-        The last message of the job may be among those that are not drained yet. Without a heartbeat (a trainer
-        deletes its heartbeat when it ends), that message may have been sent at any time: then the streams of the
-        shard must be drained almost to their ends, or the result is 0.
+        With heartbeats, this is the time from the last one until the oldest message waiting in the shard's streams
+        was sent; negative if that message is older. Without any (a trainer deletes its heartbeat when it ends), a
+        waiting message may have been sent at any time: then it is all of `silent_s` if none has waited longer than
+        `longest_unread_s`, else 0.
         """
         unread_s = heartbeats.unread_s(job.id)
         if beats:

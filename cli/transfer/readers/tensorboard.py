@@ -125,7 +125,11 @@ def _items(root: Path, files: list[_File], name: str, tally: Tally) -> Iterator[
 
 
 def _event_items(prefix: str, event: Event, params: dict[str, Any], tally: Tally) -> Iterator[Item]:
-    """Yield the points, parameters and texts of an event; the parameters are also added to `params`."""
+    """Yield the points and texts of an event and, if it has parameters, all parameters read so far.
+
+    `params` holds those; the parameters of the event are added to it. Values of other kinds are counted as skipped
+    in `tally`.
+    """
     if event.scalars:
         yield from _points(prefix, event, tally)
     if event.params:

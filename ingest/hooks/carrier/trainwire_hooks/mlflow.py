@@ -84,9 +84,10 @@ class JobTags:
     """
 
     def in_context(self) -> bool:
-        """Return whether a new run in MLflow gets the tags: only a run of a trainwire job on another store.
+        """Return whether the run that MLflow is creating gets the tags with job number and attempt.
 
-        Nested runs get none.
+        It does if this process belongs to a trainwire job, its tracking store is not trainwire's own, and no other
+        run is active (a nested run gets none).
         """
         mlflow = sys.modules["mlflow"]
         return (
