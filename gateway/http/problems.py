@@ -34,6 +34,8 @@ RETRY_AFTER_S: Final = 2
 MAX_SHOWN_CHARS: Final = 200
 """Maximum number of characters of an invalid value that a problem document quotes."""
 _TYPE: Final = "urn:trainwire:problem:"
+QUERY_CANCELED: Final = "57014"
+READ_ONLY: Final = "25006"
 _NOT_MIGRATED: Final = frozenset({"42P01", "42703"})
 """SQLSTATEs undefined_table and undefined_column, which mean that the database lacks a migration."""
 
@@ -160,8 +162,10 @@ def _of_postgres(exc: DBAPIError) -> Problem | None:
     if isinstance(exc, ProgrammingError) and code in _NOT_MIGRATED:
         return problem(503, "not-migrated", _NOT_MIGRATED_TITLE, "run `trainwire migrate`, then try again")
     if isinstance(exc, OperationalError) or is_unavailable(exc) or has_lost_statements(exc):
-        reason = {"57014": "took too long", "25006": "is read-only"}.get(code or "", "does not answer")
         log.warning("postgres.unavailable", reason=postgres_trouble(exc))
+        if code == QUERY_CANCELED:
+            return problem(503, "postgres-away", _NO_POSTGRES, "Postgres took too long to answer: try again")
+        reason = "is read-only" if code == READ_ONLY else "does not answer"
         return problem(503, "postgres-away", _NO_POSTGRES, f"Postgres {reason} (DATABASE_URL): try again")
     return None
 
