@@ -111,10 +111,13 @@ class Watch:
         began = time.monotonic()
         deadline, give_up = began + for_s, began + 120
         while time.monotonic() < deadline:
-            found = {job: self.status(job) for job in jobs}
-            lost = [job for job, status in found.items() if status == "lost"]
-            ages_s = [self._heartbeat_age_s.get(job, time.monotonic() - began) for job in lost]
-            if lost and time.monotonic() < give_up and min(ages_s) > self.lost_after_s:
+            found: dict[int, str | None] = {}
+            ages_s = []
+            for job in jobs:
+                found[job] = self.status(job)
+                if found[job] == "lost":  # its age at this moment: the next look may see it back
+                    ages_s.append(self._heartbeat_age_s.get(job, time.monotonic() - began))
+            if ages_s and time.monotonic() < give_up and min(ages_s) > self.lost_after_s:
                 deadline = time.monotonic() + for_s
             else:
                 assert found == dict.fromkeys(jobs, "running")
