@@ -7,6 +7,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
+from trainwire.schemas.extras import install_command
 from trainwire.stores.settings import StoreSettings, WrongSettings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def report_errors(settings: StoreSettings, process: str) -> None:
         from sentry_sdk.integrations.logging import LoggingIntegration  # noqa: PLC0415 - as above
         from sentry_sdk.utils import BadDsn  # noqa: PLC0415 - as above
     except ImportError as exc:
-        raise WrongSettings("SENTRY_DSN is set, which needs: pip install 'trainwire[sentry]'") from exc
+        raise WrongSettings(f"SENTRY_DSN is set, which needs: {install_command('sentry')}") from exc
 
     try:
         sentry_sdk.init(

@@ -119,12 +119,13 @@ def launch(command: Sequence[str], options: LaunchOptions) -> int:
     if known is None:
         return _run_without_trainwire(command, {**environ, **variables}, options.catch)
     settings, number = known
+    settings = settings.as_launcher()
     name = options.name
     if number.is_made:
         _check_no_resume(options.resume_from_step)
         name = (name or "").strip() or default_name(script_of_command(command), number.job_id)
     try:
-        run = _begin_run(number, name, settings.as_launcher(), options)
+        run = _begin_run(number, name, settings, options)
     except StrictError as exc:
         print_note(f"{exc}; the command was not started")
         return STRICT_FAILED
@@ -132,7 +133,7 @@ def launch(command: Sequence[str], options: LaunchOptions) -> int:
     environ[JOB_NAME_VARIABLE] = (name or "").replace("\0", "")[: MAX_TEXT_CHARS["name"]]
     if options.resume_from_step is not None:
         environ[RESUME_VARIABLE] = str(options.resume_from_step)
-    return _run_logged(command, run, settings.as_launcher(), environ, options)
+    return _run_logged(command, run, settings, environ, options)
 
 
 def _settings_and_number(

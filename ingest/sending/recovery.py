@@ -111,10 +111,10 @@ def send_leftovers(
             source_timing = timing
 
 
-def is_of_run(path: Path, since_ns: int) -> bool:
-    """Return whether the folder of a source is that of a process of the run that began at `since_ns`."""
+def is_of_run(path: Path, origin: Origin) -> bool:
+    """Return whether the folder of a source is that of a process of the same run as `origin`."""
     about = read_about(path)
-    return about is not None and about.since_ns == since_ns
+    return about is not None and (about.job_id, about.since_ns) == (origin.job_id, origin.since_ns)
 
 
 def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeout_s: float) -> Leftover:

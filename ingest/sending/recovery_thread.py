@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trainwire.ingest.destinations import Destination
+    from trainwire.ingest.identity.origin import Origin
     from trainwire.ingest.settings.setting_groups import Timing
 
 logger = logging.getLogger("trainwire.ingest")
@@ -60,28 +61,28 @@ def _recover(
 
 
 def send_for_children(
-    folders: Collection[Path], destination: Destination, timing: Timing, timeout_s: float, *, since_ns: int
+    folder: Path, origin: Origin, destination: Destination, timing: Timing, timeout_s: float
 ) -> None:
-    """Send those source folders of a spool whose processes have ended and reported to the run of `since_ns`.
+    """Send what ended processes of the run of `origin` left in the spool `folder`, within `timeout_s` seconds.
 
-    `since_ns` is the start of the run, in nanoseconds since 1970. Waits `timeout_s` seconds at most for each
-    spool. Errors are not raised: the next run with this spool sends the messages.
+    Errors are not raised: the next run with this spool sends the messages.
     """
 
-    def send(spool: Path) -> None:
+    def send() -> None:
         with importing():
             from trainwire.ingest.sending.recovery import is_of_run  # noqa: PLC0415
         _send(
-            spool,
+            folder,
             destination,
             timing,
             timeout_s,
-            is_due=lambda path: path in folders and is_of_run(path, since_ns),
+            is_due=lambda path: path in others and is_of_run(path, origin),
         )
 
     with suppress(OSError, RuntimeError):  # no threads at the end of the interpreter
-        for spool in {path.parent for path in folders}:
-            start_daemon(partial(send, spool), "trainwire-children").join(timeout_s)
+        others = {path for path in folder.glob(f"{origin.job_id}-*") if not path.name.endswith(origin.source)}
+        if others:
+            start_daemon(send, "trainwire-children").join(timeout_s)
 
 
 def _send(

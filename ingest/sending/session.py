@@ -365,14 +365,9 @@ class Session:
 
         They are sent before the completion of the run: otherwise the job would be shown as complete without them.
         """
-        spool, source, began_s = self._settings.spool.folder, self.outbox.origin.source, monotonic_s()
+        spool, began_s = self._settings.spool.folder, monotonic_s()
         if spool is not None and self._sender.is_reachable:
-            with suppress(OSError):  # the next run with this spool sends them
-                others = [path for path in spool.glob(f"{self._job_id}-*") if not path.name.endswith(source)]
-                if others:
-                    send_for_children(
-                        others, self.destination, self._settings.timing, timeout_s, since_ns=self._since_ns
-                    )
+            send_for_children(spool, self.outbox.origin, self.destination, self._settings.timing, timeout_s)
         return monotonic_s() - began_s
 
 

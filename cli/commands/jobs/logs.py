@@ -162,7 +162,7 @@ def _print_lines(log: _Log, limit: int, *, follow: bool) -> None:
     job_id = log.wanted.job_id
     try:
         # The job's last row now: with a filter or limit 0 it is not among the lines shown.
-        job = log.job()
+        job = log.job() if follow else None
         lines = log.newest(limit)
         write_lines(lines)
         if follow:
