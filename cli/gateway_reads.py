@@ -67,9 +67,8 @@ class GatewayReads:
         )
 
     def completeness(self, job_id: int) -> dict[str, Any]:
-        """Return the sum of a job's messages as the document that `trainwire status --json` prints."""
-        report = self._json(f"/jobs/{job_id}/completeness")
-        return {name: value for name, value in report.items() if name != "status"}
+        """Return the sum of a job's messages as a document (see `Completeness.document`)."""
+        return self._json(f"/jobs/{job_id}/completeness")
 
     def provenance(self, job_id: int) -> dict[str, Any]:
         """Return the command, code version and machine of a job's newest attempt."""

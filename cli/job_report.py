@@ -10,7 +10,7 @@ from trainwire.cli.gateway_jobs import GatewayJobs
 from trainwire.cli.gateway_reads import GatewayReads
 from trainwire.schemas.non_finite import Number
 from trainwire.stores.postgres.checkpoints import CheckpointFile, find_problems, last_checkpoint
-from trainwire.stores.postgres.completeness import Completeness, find_completeness
+from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries
 from trainwire.stores.postgres.jobs.attempts import find_attempts, find_provenance, renaming
 from trainwire.stores.postgres.jobs.job_lookup import Job
@@ -40,7 +40,7 @@ def stored_report(connection: Connection, job: Job, halted: dict[str, str]) -> S
         job=job,
         last_metrics=last_values(connection, [job.id], LAST_ROWS).get(job.id, {}),
         checkpoint=job.last_checkpoint_path or last_checkpoint(connection, job.id),
-        completeness=_document(find_completeness(connection, job)),
+        completeness=find_completeness(connection, job).document,
         deliveries=job_deliveries(connection, job.id),
         problems=find_problems(connection, job.id),
         warning=renaming(find_attempts(connection, job.id)),
@@ -64,28 +64,3 @@ def gateway_report(remote: GatewayJobs, reference: str) -> StatusReport:
         provenance=reads.provenance(job_id),
         halted=None,
     )
-
-
-def _document(found: Completeness) -> dict[str, Any]:
-    return {
-        "state": found.state,
-        "line": found.line,
-        "produced": found.produced,
-        "stored": found.stored,
-        "dead_lettered": found.dead_lettered,
-        "missing": found.missing,
-        "lost": found.lost_by_reason,
-        "dropped": found.dropped,
-        "gaps": [{"source": row.source, "kind": row.kind, "ranges": row.gaps} for row in found.gaps],
-        "losses": [{"source": row.source, "kind": row.kind, "ranges": row.lost} for row in found.losses],
-        "open_sources": found.open_sources,
-        "silent_sources": found.silent_sources,
-        "shared_ranks": [
-            {"attempt": ranks.attempt, "rank": ranks.rank, "sources": ranks.sources}
-            for ranks in found.shared_ranks
-        ],
-        "absent_ranks": [
-            {"attempt": ranks.attempt, "world_size": ranks.world_size, "ranges": ranks.ranges}
-            for ranks in found.absent_ranks
-        ],
-    }

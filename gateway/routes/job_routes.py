@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Final, TypeVar
 
+import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
@@ -22,11 +23,6 @@ from trainwire.gateway.documents.response_types import (
     CompletenessReport,
     Deliveries,
     DeliveryItem,
-    Gap,
-    Loss,
-    RankGap,
-    RankShare,
-    document_from,
 )
 from trainwire.gateway.http.problems import unknown_job, wrong_value
 from trainwire.gateway.http.responses import described, json_response
@@ -187,17 +183,7 @@ def completeness(resources: ResourcesDep, job_id: JobId) -> Response:
     """Return the counts of a job's messages, and the numbers of the missing and lost ones."""
     with resources.reading() as connection:
         found = find_completeness(connection, job_or_404(connection, job_id))
-    return json_response(
-        document_from(
-            CompletenessReport,
-            found,
-            lost=dict(found.lost_by_reason),
-            gaps=[Gap(source=row.source, kind=row.kind, ranges=list(row.gaps)) for row in found.gaps],
-            losses=[Loss(source=row.source, kind=row.kind, ranges=list(row.lost)) for row in found.losses],
-            absent_ranks=[document_from(RankGap, ranks) for ranks in found.absent_ranks],
-            shared_ranks=[document_from(RankShare, rank) for rank in found.shared_ranks],
-        )
-    )
+    return json_response(msgspec.convert(found.document, CompletenessReport))
 
 
 @router.get("/jobs/{job_id}/deliveries", responses=described(Deliveries, 404))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import Connection
 
@@ -85,9 +85,25 @@ class Completeness:
         return "accounted" if self.dead_lettered or self.lost or self.dropped else "complete"
 
     @property
-    def may_grow(self) -> bool:
-        """Whether more rows may arrive; `trainwire logs -f` then continues to wait."""
-        return self.state in MAY_GROW or bool(self.absent_ranks)
+    def document(self) -> dict[str, Any]:
+        """The sum as a JSON document, the same from `trainwire status --json` and from the gateway."""
+        return {
+            "state": self.state,
+            "status": self.status,
+            "line": self.line,
+            "produced": self.produced,
+            "stored": self.stored,
+            "dead_lettered": self.dead_lettered,
+            "missing": self.missing,
+            "lost": dict(self.lost_by_reason),
+            "dropped": self.dropped,
+            "gaps": [{"source": row.source, "kind": row.kind, "ranges": row.gaps} for row in self.gaps],
+            "losses": [{"source": row.source, "kind": row.kind, "ranges": row.lost} for row in self.losses],
+            "open_sources": self.open_sources,
+            "silent_sources": self.silent_sources,
+            "absent_ranks": [asdict(ranks) for ranks in self.absent_ranks],
+            "shared_ranks": [asdict(rank) for rank in self.shared_ranks],
+        }
 
     @property
     def line(self) -> str:
@@ -167,6 +183,14 @@ def assess(
         unnumbered=unnumbered or {},
         shared_ranks=shared_ranks(rows, now or datetime.now(UTC)),
     )
+
+
+def may_grow(document: Mapping[str, Any]) -> bool:
+    """Return whether more rows of a job may arrive, from the `document` of its sum.
+
+    Computed from the document because a gateway sends nothing else; `trainwire logs -f` waits while it is True.
+    """
+    return document["state"] in MAY_GROW or bool(document["absent_ranks"])
 
 
 def shown_ranges(ranges: Sequence[tuple[int, int]]) -> str:

@@ -25,7 +25,7 @@ from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.locate import Address
 from trainwire.stores.loki.http import LokiUnavailable, loki_http
 from trainwire.stores.loki.lines import find_lines
-from trainwire.stores.postgres.completeness import MAY_GROW, find_completeness
+from trainwire.stores.postgres.completeness import find_completeness, may_grow
 from trainwire.stores.postgres.jobs.job_lookup import Job, find_job, removed_rows
 from trainwire.stores.rows.command_rows import LogFilter, StoredLine, logs_after, newest_logs
 from trainwire.workers.sinks.loki.sink import LokiSink
@@ -142,8 +142,7 @@ class _GatewayLog:
     def has_ended(self, job: Job | None) -> bool:
         if job is None or not job.is_finished:
             return False
-        sum_of_messages = self._reads.completeness(job.id)
-        return sum_of_messages["state"] not in MAY_GROW and not sum_of_messages["absent_ranks"]
+        return not may_grow(self._reads.completeness(job.id))
 
     def removed(self) -> int:
         return self._reads.report(self._job.id).removed_rows["logs"]
@@ -221,7 +220,7 @@ def has_ended(connection: Connection, job_id: int) -> bool:
     job = find_job(connection, job_id)
     if job is None or not job.is_finished:
         return False
-    return not find_completeness(connection, job).may_grow
+    return not may_grow(find_completeness(connection, job).document)
 
 
 def _quiet_warning(job_id: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trainwire.schemas.wire.messages import Status
-from trainwire.stores.postgres.completeness import Completeness, State, assess, shown_ranges
+from trainwire.stores.postgres.completeness import Completeness, State, assess, may_grow, shown_ranges
 from trainwire.stores.postgres.source_positions import SourcePosition
 
 
@@ -74,14 +74,14 @@ def test_a_completion_without_counts_proves_nothing(logs: int | None, completion
         *_source(2, source="1-other"),
     )
     found = _assess(*rows)
-    assert (found.state, found.may_grow, found.uncounted_sources) == ("unproven", False, ("0-ab12cd34",))
+    assert (found.state, may_grow(found.document), found.uncounted_sources) == ("unproven", False, ("0-ab12cd34",))
     assert found.line.endswith("; completed without `produced` of every kind: 0-ab12cd34")
 
 
 def test_a_dead_lettered_completion_ends_nothing() -> None:
     """A dead-lettered completion does not end its source."""
     found = _assess(_position(last_seq=3), _position("completions", last_seq=1, dead_lettered=1))
-    assert (found.state, found.may_grow) == ("open", True)
+    assert (found.state, may_grow(found.document)) == ("open", True)
     assert (found.produced, found.stored, found.dead_lettered) == (4, 3, 1)
 
 
@@ -94,7 +94,7 @@ def test_one_of_two_ranks_still_running_is_open() -> None:
 def test_a_crashed_earlier_attempt_is_named() -> None:
     """A source of an earlier attempt without a completion is named as unproven; the job is not open."""
     found = _assess(_position(source="0-dead", last_seq=5), *_source(2, source="0-live", attempt=2), attempt=2)
-    assert (found.state, found.may_grow) == ("unproven", False)
+    assert (found.state, may_grow(found.document)) == ("unproven", False)
     assert found.line.endswith("; ended without a completion: 0-dead")
 
 
@@ -129,7 +129,7 @@ def test_losses_the_user_chose_are_accounted() -> None:
     """Dropped and dead-lettered messages are counted, and make the sum accounted, not complete."""
     found = _assess(*_source(9, dead_lettered=1, dropped=5))
     assert found.line == "accounted: 15 messages produced = 9 stored + 1 dead-lettered + 0 missing + 5 dropped"
-    assert not found.may_grow
+    assert not may_grow(found.document)
 
 
 def test_more_came_than_was_announced() -> None:
@@ -142,7 +142,7 @@ def test_ranks_that_have_not_reported_are_named() -> None:
     """If two of four ranks sent nothing, the job is not complete, though all messages are stored."""
     rows = [*_source(3, rank=0, world_size=4), *_source(3, source="2-ffff0000", rank=2, world_size=4)]
     found = _assess(*rows)
-    assert (found.state, found.may_grow) == ("unproven", True)
+    assert (found.state, may_grow(found.document)) == ("unproven", True)
     assert found.line.endswith(" + 0 dropped; not reported: ranks 1, 3 of 4")
 
 
