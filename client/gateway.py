@@ -53,7 +53,7 @@ class Gateway:
                 found = json.loads(answer.read() or "{}")
             except (OSError, HTTPException) as exc:
                 raise ClientError(f"{self.url} ended the answer before its end ({exc}): try again") from exc
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 raise ClientError(f"{self.url}{path} answers no JSON: {_NO_GATEWAY}") from exc
         if not isinstance(found, dict):
             raise ClientError(f"{self.url}{path} answers {type(found).__name__}: {self.versions()}")
@@ -93,7 +93,7 @@ class Gateway:
         try:
             problem = json.loads(exc.read())
             kind, detail = problem["type"], _detail(problem)
-        except (ValueError, KeyError, TypeError, OSError, HTTPException):
+        except (ValueError, RecursionError, KeyError, TypeError, OSError, HTTPException):
             return ClientError(f"{self.url}{path} answers {exc.code} {exc.reason}: {_NO_GATEWAY}")
         if kind == _UNKNOWN_JOB:
             return JobNotFound(detail)

@@ -106,6 +106,6 @@ def encode_manifest(files: list[ManifestFile]) -> bytes:
 def decode_manifest(raw: bytes) -> list[ManifestFile]:
     """Decode a manifest.
 
-    Raises `msgspec.DecodeError`, `UnicodeDecodeError` or `RecursionError` if it is not valid.
+    Raises one of `DECODE_ERRORS` if it is not valid.
     """
     return _decode_manifest(raw)

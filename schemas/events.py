@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.non_finite import Number
 from trainwire.schemas.wire.messages import FinalStatus, Status
@@ -167,7 +168,7 @@ def decode_event(data: bytes | str) -> Event:
     """Decode one event; raise `InvalidMessage` if `data` is not an event of version EVENTS_VERSION."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except DECODE_ERRORS as exc:
         raise InvalidMessage("undecodable", f"not an event of version {EVENTS_VERSION}: {exc}") from exc
 
 
@@ -175,7 +176,7 @@ def decode_events(data: bytes | str) -> list[Event]:
     """Decode a JSON array of events; raise `InvalidMessage` if `data` is not one of version EVENTS_VERSION."""
     try:
         return _decode_many(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except DECODE_ERRORS as exc:
         raise InvalidMessage("undecodable", f"not events of version {EVENTS_VERSION}: {exc}") from exc
 
 

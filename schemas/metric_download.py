@@ -14,6 +14,8 @@ from typing import Final
 import msgspec
 import zstandard
 
+from trainwire.schemas.decode_errors import DECODE_ERRORS
+
 MEDIA_TYPE: Final = "application/vnd.trainwire.metrics"
 LENGTH_BYTES: Final = 4
 INTEGERS: Final = {"seq": 8, "attempt": 4, "rank": 4, "epoch": 8, "step": 8, "time": 8}
@@ -78,5 +80,5 @@ def decode_frame(body: bytes) -> MetricBlock:
     """
     try:
         return _decode(zstandard.decompress(body))
-    except (zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (zstandard.ZstdError, *DECODE_ERRORS) as exc:
         raise WrongBlock(f"a block of metrics cannot be read: {exc}") from exc

@@ -64,7 +64,7 @@ def loki_absence(url: str) -> str | None:
         return f"no server answers at {url}"
     try:
         build = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         build = None
     if isinstance(build, dict) and all(isinstance(build.get(name), str) for name in LOKI_BUILD):
         return None

@@ -92,7 +92,7 @@ def _expired_s(client: redis.Redis, queue: str) -> float:
     Returns 0 if it has not expired, or if there is no readable order.
     """
     raw: Any = client.lindex(queue, -1)
-    with suppress(TypeError, ValueError, KeyError):
+    with suppress(TypeError, ValueError, KeyError, RecursionError):
         expires = datetime.fromisoformat(json.loads(raw)["headers"]["expires"])
         return max(0.0, time.time() - expires.replace(tzinfo=expires.tzinfo or UTC).timestamp())
     return 0.0

@@ -23,6 +23,7 @@ from trainwire.gateway.routes.parameters import (
     encode_cursor,
     wrong_cursor,
 )
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.metric_download import split_names
 from trainwire.schemas.non_finite import Number, shown_float
 from trainwire.stores.mlflow.runs import (
@@ -125,7 +126,7 @@ def _cursor(place: HistoryPlace | None) -> str | None:
 def _place(cursor: str, wanted: list[str]) -> HistoryPlace:
     try:
         place = _decode_place(decode_cursor(cursor))
-    except (ValueError, msgspec.MsgspecError) as exc:
+    except (*DECODE_ERRORS, ValueError) as exc:
         raise wrong_cursor(cursor) from exc
     if place.name not in wanted:
         raise wrong_cursor(cursor)

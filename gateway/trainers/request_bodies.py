@@ -11,6 +11,7 @@ import msgspec
 import zstandard
 
 from trainwire.gateway.http.problems import ProblemError, problem, wrong_value
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.keys import CALLBACK_SOURCE, Kind
 from trainwire.schemas.wire.body_decoding import decode_plain, plain_body, read_zstd
 from trainwire.schemas.wire.entries import INFERRED_END, LOST, WIRE_VERSION, Encoding, Envelope, decode_loss
@@ -37,7 +38,7 @@ def decode_request(body: bytes, media_type: str, encoding: str, max_bytes: int) 
         return _decode(plain)
     except msgspec.ValidationError as exc:
         raise wrong_value("body", _value_of(exc, plain), str(exc)) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except DECODE_ERRORS as exc:
         raise ProblemError(problem(400, "not-msgpack", "The body is not msgpack", f"not msgpack: {exc}")) from exc
 
 
@@ -48,7 +49,7 @@ def _value_of(error: msgspec.ValidationError, plain: bytes) -> object:
     """
     try:
         value = msgspec.msgpack.decode(plain)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # behind the invalid value
+    except DECODE_ERRORS:  # behind the invalid value
         return ""
     for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", str(error).rpartition("`$")[2]):
         if isinstance(value, dict) and name in value:

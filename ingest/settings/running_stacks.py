@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from trainwire.ingest.process.proc_stat import START_TIME, proc_stat
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 
 DATA_DIR_VARIABLE: Final = "TRAINWIRE_DATA_DIR"
 RECORD_NAME: Final = "stack.json"
@@ -200,7 +201,7 @@ def own_text(path: Path) -> str | None:
 def _own_json(path: Path) -> Mapping[str, Any]:
     try:
         content = msgspec.json.decode(own_text(path) or "{}")
-    except (msgspec.DecodeError, RecursionError):
+    except DECODE_ERRORS:
         return {}
     return content if isinstance(content, dict) else {}
 

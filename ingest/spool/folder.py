@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from trainwire.schemas.decode_errors import DECODE_ERRORS
+
 _LOCK: Final = "lock"
 _ABOUT: Final = "source.json"
 _UNFINISHED: Final = f"{_ABOUT}.new"
@@ -107,7 +109,7 @@ def read_about(path: Path) -> About | None:
     """Return the description of the source whose folder is at `path`; None if it is not the folder of a source."""
     try:
         return _decode_about((path / _ABOUT).read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (OSError, *DECODE_ERRORS):
         return None
 
 

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.keys import Kind
 
 MAGIC: Final = b"\xf5\x1dTW"
@@ -185,7 +186,7 @@ class Segments:
 def _records(path: Path) -> Iterator[Record]:
     for payload in unframed(path.read_bytes()):
         if not isinstance(payload, Damage):
-            with suppress(msgspec.MsgspecError):  # written by another version: treated as damaged
+            with suppress(*DECODE_ERRORS):  # written by another version: treated as damaged
                 yield _decode(payload)
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from trainwire.ingest.spool.folder import SourceFolder
 from trainwire.ingest.spool.segments import Damage, Record, Segments, framed, unframed
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.wire.entries import WIRE_VERSION, Entry
 from trainwire.schemas.wire.messages import Logs, Metrics
@@ -166,5 +167,5 @@ def _records(path: Path, decode: Callable[[bytes], RecordT]) -> Iterator[RecordT
         return
     for payload in unframed(data):
         if not isinstance(payload, Damage):
-            with suppress(msgspec.MsgspecError):
+            with suppress(*DECODE_ERRORS):
                 yield decode(payload)

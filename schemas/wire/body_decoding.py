@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import zstandard
 
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.non_finite import with_floats
 from trainwire.schemas.wire.entries import Envelope
@@ -79,7 +80,7 @@ def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
         body = _strict_decoders[kind](raw) if len(raw) <= UNCOUNTED_BYTES else _counted(kind, raw)
     except msgspec.ValidationError as exc:
         raise InvalidMessage("wrong-fields", f"{kind} body: {exc}") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except DECODE_ERRORS as exc:
         raise InvalidMessage("undecodable", f"body is not {'JSON' if is_json else 'msgpack'}: {exc}") from exc
     check_body(body, len(raw))
     return body

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias, get_args
 import msgspec
 import zstandard
 
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.wire.limits import MAX_BODY_BYTES, MAX_SOURCE_CHARS
 from trainwire.schemas.wire.messages import Message
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_amount
@@ -110,7 +111,7 @@ def decode_loss(envelope: Envelope) -> Loss:
         raise InvalidMessage("too-large", f"body of a loss: {len(envelope.body):,} bytes, over {MAX_LOSS_BYTES}")
     try:  # no msgpack map begins with a brace
         loss = (_decode_json_loss if envelope.body.startswith(b"{") else _decode_loss)(envelope.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except DECODE_ERRORS as exc:
         raise InvalidMessage("wrong-fields", f"body of a loss: {exc}") from exc
     if not 0 <= loss.last - envelope.seq < MAX_LOST or loss.last > MAX_ID:
         raise InvalidMessage(

@@ -7,6 +7,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.wire.limits import MAX_SOURCE_CHARS
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Body, Metrics
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, InvalidMessage
@@ -71,7 +72,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
     """Decode a heartbeat; raise `InvalidMessage` if the data is not one."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except DECODE_ERRORS as exc:
         raise InvalidMessage("undecodable", f"not a heartbeat: {exc}") from exc
 
 

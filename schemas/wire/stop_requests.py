@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from trainwire.schemas.decode_errors import DECODE_ERRORS
+
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The author of a request to stop a training, and the reason."""
@@ -21,6 +23,6 @@ _decode: Final = msgspec.json.Decoder(StopRequest).decode
 
 def read_stop(data: bytes | None) -> StopRequest | None:
     """Decode a request to stop from a Redis hash field; return None if it is absent or not valid."""
-    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+    with suppress(*DECODE_ERRORS):
         return None if data is None else _decode(data)
     return None

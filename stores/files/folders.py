@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-import msgspec
-
 from trainwire.schemas.checkpoint_keys import MANIFEST, ManifestFile, S3Uri, decode_manifest
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.stores.files.s3 import S3Store
 
 MAX_FILES: Final = 10_000
@@ -38,7 +37,7 @@ def read_manifest(store: S3Store, folder: S3Uri, sha256: str | None) -> list[Man
         raise WrongManifest(f"{folder.manifest} has the SHA-256 {found}, the trainer recorded {sha256}")
     try:
         files = decode_manifest(bytes(raw))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except DECODE_ERRORS as exc:
         raise WrongManifest(f"{folder.manifest} cannot be read: {exc}") from exc
     _check(folder, files)
     return files

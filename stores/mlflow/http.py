@@ -15,6 +15,7 @@ import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from trainwire.schemas.backoff import retry_after_s
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.streams.tls import tls_trouble
 
 API: Final = "/api/2.0/mlflow/"
@@ -155,7 +156,7 @@ def _auth(environ: Mapping[str, str]) -> AuthBase:
 def _document(answer: requests.Response) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(answer.content or b"{}", type=dict[str, Any])
-    except msgspec.MsgspecError:
+    except DECODE_ERRORS:
         raise _unavailable(answer, answer.text) from None
     if answer.status_code == requests.codes.ok:
         return document

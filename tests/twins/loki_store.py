@@ -13,6 +13,7 @@ import msgspec
 
 from tests.twins import loki_rules as rules
 from tests.twins.loki_rules import Labels, Limits
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 
 FAR_NS = 2**63
 
@@ -171,7 +172,7 @@ class Store:
         """Store the lines of a push that Loki would accept, and return its answer."""
         try:
             push = _decode_push(body)
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             return Answer(400, f"loghttp.PushRequest: {error}")
         try:
             return self._refused_whole(push) or self._distribute(tenant, push, len(body))

@@ -7,7 +7,6 @@ worker's main process, nor wait in its memory (`eta`), nor start other tasks (`c
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import socket
 import uuid
@@ -20,6 +19,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from trainwire.schemas import keys
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.sinks import SINKS
 
@@ -193,7 +193,7 @@ def check_order(raw: bytes, queue: str) -> None:
         decode_body = _body_decoder(envelope.headers.task, queue)
         arguments, _, _ = decode_body(base64.b64decode(envelope.body, validate=True))
         _check_expiry(envelope.headers.expires)
-    except (msgspec.DecodeError, binascii.Error, UnicodeError, ValueError, RecursionError) as exc:
+    except (*DECODE_ERRORS, ValueError) as exc:
         raise WrongOrder(str(exc)) from exc
     if envelope.headers.task == keys.ECHO_TASK and keys.echo_queue(arguments[0]) != queue:
         raise WrongOrder(f"an echo for {arguments[0]!r:.200}")
@@ -203,7 +203,7 @@ def sender_of(raw: bytes) -> dict[str, str]:
     """Return the sender and the task of an invalid order, truncated; fields that cannot be read are omitted."""
     try:
         headers = _decode_sent(raw[:MAX_ORDER_BYTES]).headers
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+    except DECODE_ERRORS:
         return {}
     if headers is UNSET:
         return {}

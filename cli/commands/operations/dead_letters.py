@@ -15,6 +15,7 @@ from trainwire.cli.commands.options import AsJson, DataDir, plain, servers, writ
 from trainwire.cli.numbers import whole
 from trainwire.cli.redis_clients import stream_client
 from trainwire.cli.terminal import one_line, print_table, safe, say, warn
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.tables import dead_letters
 from trainwire.schemas.wire.body_decoding import plain_body
 from trainwire.schemas.wire.entries import open_envelope
@@ -160,7 +161,7 @@ def shown_entry(letter: DeadLetter, raw: bytes) -> list[str]:
     """
     try:
         fields = msgspec.msgpack.decode(raw, type=dict[bytes, bytes])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except DECODE_ERRORS:
         return [_cut(f"raw {raw!r}")]
     lines = [_cut(f"{name!r} = {value!r}") for name, value in fields.items() if name != b"body"]
     return [*lines, *_shown_body(fields)] if letter.kind else lines
@@ -172,7 +173,7 @@ def _shown_body(fields: Mapping[bytes, bytes]) -> list[str]:
         body = plain_body(envelope)
         decode = msgspec.json.decode if envelope.encoding.startswith("json") else msgspec.msgpack.decode
         shown = json.dumps(plain(_readable(decode(body))), indent=1)
-    except (InvalidMessage, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (InvalidMessage, *DECODE_ERRORS):
         return [_cut(f"body {fields.get(b'body', b'')!r}")]
     return _cut(f"body {shown}").splitlines()
 

@@ -16,6 +16,7 @@ from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.transports.http_client import HttpClient, Response
 from trainwire.ingest.sending.transports.transport import Answer, Claim, ack_reports, foreign_claim
 from trainwire.ingest.sending.unacked import EncodedMessage
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.gateway_urls import base_of
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire.exchange import (
@@ -143,7 +144,7 @@ class GatewayConnection:
         if response.status == 200 and response.media_type == CONTENT_TYPE:
             try:
                 return decode_answer(response.body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            except DECODE_ERRORS as exc:
                 raise Unavailable(f"its answer cannot be read ({exc})") from exc
         detail = _detail(response)
         match response.status:
@@ -200,7 +201,7 @@ def _detail(response: Response) -> str:
     """Return the detail of a problem document (RFC 9457), or else the HTTP status, without control characters."""
     text = f"HTTP status {response.status}"
     if response.media_type == "application/problem+json":
-        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        with suppress(*DECODE_ERRORS):
             text = str(_decode_problem(response.body).get("detail") or text)
     shown = "".join(char if char.isprintable() else " " for char in text)
     return shown if len(shown) <= MAX_DETAIL_CHARS else f"{shown[:MAX_DETAIL_CHARS]}…"

@@ -23,6 +23,7 @@ from typing import Annotated, BinaryIO, Final, NamedTuple
 
 import msgspec
 
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.workers.sinks.ranges import Ranges
 
@@ -265,7 +266,7 @@ def _end_before(file: BinaryIO, seq: int) -> int:
 def _seq_of(line: bytes) -> int | None:
     try:
         return _decode_number(line).seq
-    except (msgspec.DecodeError, UnicodeError):
+    except DECODE_ERRORS:
         return None  # truncated by a crash, or written by another program
 
 
