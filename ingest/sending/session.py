@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -27,13 +26,12 @@ from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.recovery_thread import send_for_children, start_recovery
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.sending.session_warnings import SessionWarnings
+from trainwire.ingest.sending.stop_mark import StopMark
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.ingest.spool.access import spool_opener
 from trainwire.schemas.wire.messages import Checkpoint, Completion, Metrics, Point
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trainwire.ingest.arguments import WrongArgument
     from trainwire.ingest.sending.sampling import LineSampler
     from trainwire.ingest.uploads.uploads import UploadChoice, Uploads
@@ -98,7 +96,7 @@ class Session:
 
     def _begin(self) -> None:
         settings = self._settings
-        self._is_stop_marked = False
+        self._stop_mark = StopMark(settings.spool.folder, self._job_id, self._since_ns)
         source = f"{self._rank or 0}-{os.urandom(SOURCE_BYTES).hex()}"
         wake = threading.Event()
         self.buffer = Buffer(settings.buffer_bytes, wake, must_wait=settings.spool.when_full == "block")
@@ -246,7 +244,7 @@ class Session:
                     self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
                 try:
                     if self.is_creator:
-                        self._remove_stop_mark()
+                        self._stop_mark.remove()
                         timeout_s -= self._send_for_children(min(CHILDREN_TIMEOUT_S, timeout_s / 4))
                 finally:  # also if ctrl-C interrupts it
                     self.buffer.close(completion() if self.is_creator else self._childs_completion())
@@ -274,28 +272,13 @@ class Session:
         if not self.is_creator:
             if not self._sender.is_started:
                 self.take_metric_late(Metrics(ts=time.time_ns()))
-            if is_asked and not self._is_stop_marked and self._stop_mark is not None:
-                self._is_stop_marked = True
-                with suppress(OSError):  # the job is then shown as completed
-                    self._stop_mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                    self._stop_mark.touch(mode=0o600)
+            if is_asked:
+                self._stop_mark.leave()
         return is_asked
 
     def has_stopped_children(self) -> bool:
         """Return whether a child process of this run has read a request to stop."""
-        mark = self._stop_mark
-        # Not Path.exists, which raises an error for a folder that this user may not search.
-        return self.is_creator and mark is not None and os.path.exists(mark)
-
-    def _remove_stop_mark(self) -> None:
-        if self._stop_mark is not None:
-            with suppress(OSError):
-                self._stop_mark.unlink()
-
-    @property
-    def _stop_mark(self) -> Path | None:
-        folder = self._settings.spool.folder
-        return None if folder is None else folder / f"stopped-{self._job_id}-{self._since_ns}"
+        return self.is_creator and self._stop_mark.is_there()
 
     @property
     def is_creator(self) -> bool:
