@@ -24,7 +24,10 @@ STEP_S: Final = 0.05
 STEPS: Final = {"trainer killed": 2400, "server away for a minute": 1600, "disk full for 15 s": 600}
 USUAL_STEPS: Final = 300
 TRAINING_TIMEOUT_S: Final = 420.0
-"""A training that runs longer than this after the fault is killed, and counts as blocked for good."""
+"""A training that runs longer than this after the fault is killed, and counts as blocked for good.
+
+The same time is given to its start and the steps before the fault.
+"""
 SETTLE_S: Final = 90.0
 """A tracker may take this time after the end of a training to store the rest and to change its state."""
 
@@ -98,8 +101,7 @@ def _measured(tracker: Tracker, fault: str, truth: Path) -> Result:
     tracker.start_server()
     training = tracker.train(truth, steps, STEP_S)
     try:
-        while training.poll() is None and len(_lines(truth)) < steps // 4:
-            time.sleep(0.05)
+        _await_steps(training, truth, steps // 4)
         FAULTS[fault](tracker, training)
         training.wait(TRAINING_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -112,6 +114,18 @@ def _measured(tracker: Tracker, fault: str, truth: Path) -> Result:
     times = {step: float(seconds) for step, seconds in calls}
     finish = times.pop("finish", None)
     return Result(len(times), max(times.values(), default=0.0), finish, end, _settled(tracker, len(times)))
+
+
+def _await_steps(training: subprocess.Popen[bytes], truth: Path, steps: int) -> None:
+    """Wait until the training has reported `steps` steps or has ended.
+
+    Raises `subprocess.TimeoutExpired` after `TRAINING_TIMEOUT_S` seconds.
+    """
+    deadline = time.monotonic() + TRAINING_TIMEOUT_S
+    while training.poll() is None and len(_lines(truth)) < steps:
+        if time.monotonic() > deadline:
+            raise subprocess.TimeoutExpired(training.args, TRAINING_TIMEOUT_S)
+        time.sleep(STEP_S)  # the file has one more line a step, so reading more often finds nothing new
 
 
 def _end(training: subprocess.Popen[bytes]) -> str:
@@ -137,7 +151,7 @@ def _settled(tracker: Tracker, reported: int) -> Stored | str:
         is_final = isinstance(stored, Stored) and stored.is_final(reported)
         if is_final or time.monotonic() > deadline:
             return stored
-        time.sleep(2)
+        time.sleep(2)  # each reading starts a process, which takes a second of CPU time from the tracker
 
 
 def _lines(path: Path) -> list[str]:

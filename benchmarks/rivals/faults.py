@@ -42,7 +42,7 @@ def killed_server(tracker: Tracker, _training: Training) -> None:
 def away_for_a_minute(tracker: Tracker, _training: Training) -> None:
     """Kill all processes of the server, and start it again a minute later."""
     tracker.kill_server()
-    time.sleep(AWAY_S)
+    time.sleep(AWAY_S)  # the fault itself: nothing can be waited for while the server is away
     tracker.start_server()
 
 
@@ -56,7 +56,7 @@ def full_disk(tracker: Tracker, _training: Training) -> None:
         with suppress(OSError):
             while filler.write(b"\0"):
                 pass
-    time.sleep(FULL_S)
+    time.sleep(FULL_S)  # the fault itself
     path.unlink()
 
 

@@ -81,7 +81,7 @@ class Tracker:
         while not self._answers():
             if time.monotonic() > deadline or self._server.poll() is not None:
                 raise RuntimeError(f"the server of {self.name} did not start: see {self.folder / 'server.log'}")
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two questions to a server that starts for seconds
 
     def kill_server(self) -> None:
         """Send SIGKILL to all processes of the server, if it runs."""
@@ -135,9 +135,12 @@ class Tracker:
     def _stored_in_a_wandb_file(self) -> Stored:
         """Read the only `.wandb` file with the reader of `trainwire import`: the package wandb has none any more.
 
-        Raises `ValueError` if there is not exactly one file.
+        Raises `RuntimeError` if there is not exactly one file, or if it cannot be read.
         """
-        (path,) = (self.folder / "wandb").glob("offline-run-*/*.wandb")
+        paths = list((self.folder / "wandb").glob("offline-run-*/*.wandb"))
+        if len(paths) != 1:
+            raise RuntimeError(f"{len(paths)} files of W&B in {self.folder / 'wandb'}, not one")
+        (path,) = paths
         long_ago = time.time() - 2 * QUIET_S
         os.utime(path, (long_ago, long_ago))  # a file that has just changed is that of a running training
         (run,) = wandb_runs(path, None, "")
@@ -145,7 +148,7 @@ class Tracker:
             raise RuntimeError(run.reason)  # noqa: TRY004
         items = list(run.items(Tally()))
         steps = Counter(item.step for item in items if isinstance(item, Point) and "loss" in item.values)
-        end = next(item for item in items if isinstance(item, End))
+        end = next(item for item in items if isinstance(item, End))  # the last item of each run
         state = f"ended, exit code {end.exit_code}" if end.exit_code is not None else "no end recorded"
         return Stored(Counter({step: count for step, count in steps.items() if step is not None}), state)
 

@@ -25,7 +25,7 @@ def main() -> None:
     log, finish = TRACKERS[tracker]()
     with open(truth_path, "w", buffering=1) as truth:
         for step in range(steps):
-            time.sleep(step_s)
+            time.sleep(step_s)  # stands for the computation of a step; it needs no CPU, as on a GPU
             begin = time.monotonic()
             log(step, 1 / (step + 1))
             truth.write(f"{step} {time.monotonic() - begin:.6f}\n")
