@@ -78,9 +78,7 @@ def metric_call(call: CallArguments) -> CallArguments:
     10 is the step, here and in `metric({"loss": 0.5}, 10)`.
     """
     rest = list(call.positional)
-    values: dict[Any, Any] = {}
-    while rest and isinstance(rest[0], Mapping):
-        values.update(rest.pop(0))
+    values = _take_mappings(rest)
     while len(rest) > 1 and isinstance(rest[0], str):
         name, value, *rest = rest
         values[name] = value
@@ -95,19 +93,30 @@ def metric_call(call: CallArguments) -> CallArguments:
 def log_call(call: CallArguments) -> CallArguments:
     """Convert the arguments of calls such as `log(text, "stderr")` to keyword arguments.
 
-    In `log({"loss": 0.5}, 10)`, 10 is the step. Further positional arguments after a text are formatted into it
-    with `%`, or joined to it with spaces, as `print` does.
+    In `log({"loss": 0.5}, 10)`, 10 is the step; further mappings are added to the first one, and other arguments
+    after a mapping are left out. Further positional arguments after a text are formatted into it with `%`, or
+    joined to it with spaces, as `print` does.
     """
     if len(call.positional) < 2:
         return call
     text, *rest = call.positional
     named = dict(call.named)
     if isinstance(text, Mapping):
+        if more := _take_mappings(rest):
+            text = {**text, **more}
         _take_step(rest, named)
-        return CallArguments((text,), named)
+        return CallArguments((text, *rest), named)
     if rest[0] in LOG_TYPES and "log_type" not in named:
         named["log_type"] = rest.pop(0)
     return CallArguments((_joined(text, rest),), named)
+
+
+def _take_mappings(rest: list[Any]) -> dict[Any, Any]:
+    """Remove the mappings at the beginning of `rest`, and return all of their items."""
+    values: dict[Any, Any] = {}
+    while rest and isinstance(rest[0], Mapping):
+        values.update(rest.pop(0))
+    return values
 
 
 def _take_step(rest: list[Any], named: dict[str, Any]) -> None:

@@ -176,6 +176,8 @@ MISPLACED: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
     "a mapping and values": (lambda run: run.metric({"a": 1}, values={"b": 2}), [({"a": 1.0, "b": 2.0}, None)]),
     "log with a step": (lambda run: run.log({"a": 1}, 3), [({"a": 1.0}, 3)]),
     "log with arguments of others": (lambda run: run.log({"a": 1}, step=3, commit=True), [({"a": 1.0}, 3)]),
+    "log with two mappings": (lambda run: run.log({"a": 1}, {"b": 2}, 3), [({"a": 1.0, "b": 2.0}, 3)]),
+    "log with two steps": (lambda run: run.log({"a": 1}, 10, 20), [({"a": 1.0}, 10)]),
     "a value alone": (lambda run: run.metric(0.5), []),
     "nothing": (lambda run: run.log(), []),
 }
@@ -191,6 +193,35 @@ def test_values_in_a_wrong_place_are_kept(tell: Tell, caplog: pytest.LogCaptureF
     assert [(point.values, point.step) for point in told.points()] == points * 2
     (text,) = warned(caplog)
     assert " does not fit run." in text
+
+
+TOO_MANY: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "log": (
+        lambda run: run.log({"a": 1}, 10, 20),
+        "left out: 20; taken as run.log(step=10, text={'a': 1})",
+    ),
+    "log with a named step": (
+        lambda run: run.log({"a": 1}, 20, step=10),
+        "left out: 20; taken as run.log(step=10, text={'a': 1})",
+    ),
+    "log with a text": (lambda run: run.log({"a": 1}, "b"), "left out: 'b'; taken as run.log(text={'a': 1})"),
+    "metric": (
+        lambda run: run.metric({"a": 1}, 10, 20),
+        "left out: 20; taken as run.metric(values={'a': 1}, step=10)",
+    ),
+}
+
+
+@pytest.mark.parametrize("call", TOO_MANY)
+def test_a_value_that_is_left_out_is_named(tell: Tell, caplog: pytest.LogCaptureFixture, call: str) -> None:
+    """Of a call with too many values, those with a meaning are kept, and the warning names the others."""
+    told = tell()
+    made, words = TOO_MANY[call]
+    made(told.run)
+    (point,) = told.points()
+    assert (point.values, point.step) == ({"a": 1.0}, None if call == "log with a text" else 10)
+    (text,) = warned(caplog)
+    assert f"{words}, write it so" in text
 
 
 @pytest.mark.parametrize(
