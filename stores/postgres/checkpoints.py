@@ -119,8 +119,11 @@ def find_checkpoints(
 
 
 def newest_at(files: Sequence[CheckpointFile], path: str | None) -> int | None:
-    """Return the highest `seq` of the checkpoints in `files` whose URI is `path`; None if there is none."""
-    return max((file.seq for file in files if file.uri == path), default=None)
+    """Return the `seq` of the job's newest checkpoint whose URI is `path`; None if it is not among `files`.
+
+    `files` may be any part of the job's checkpoints, so that one of several pages has it.
+    """
+    return next((file.seq for file in files if file.uri == path and file.overwritten_by is None), None)
 
 
 def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:

@@ -60,6 +60,22 @@ def test_checkpoints_are_lent(
     assert lending.get(f"/jobs/{job}/checkpoints/9/url", status=404)["status"] == 404
 
 
+def test_only_one_checkpoint_of_all_pages_is_the_best(
+    lending: GatewayServer, resources: Resources, sender: Sender
+) -> None:
+    """A page of older checkpoints marks none of those that a newer one at the same path has overwritten."""
+    job = next(_jobs)
+    for _ in range(3):
+        sender.send(checkpoint("s3://b/best.pt", is_best=True), job=job)
+    drain(resources, "checkpoints", job)
+    marked = []
+    for page in ("", "?before=3", "?before=2"):
+        items = lending.get(f"/jobs/{job}/checkpoints{page}")["items"]
+        marked.append([item["seq"] for item in items if item["is_best"]])
+        assert [item["seq"] for item in items if item["is_last"]] in ([], marked[-1])
+    assert marked == [[3], [], []]
+
+
 @pytest.mark.parametrize(
     "uri",
     [
