@@ -231,14 +231,15 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         refused = 0
         for left in reversed(range(most_reads)):
             ahead = self._reads.submit(self._read_ahead, batches if left else {}, most_rows, most_bytes)
-            last: dict[int, DeliveredT] = {}
+            parts: dict[int, list[DeliveredT]] = {}
             for delivered in self._send_batches(batches):
-                refused += sum(len(done.refused) for done in delivered.values())
-                last |= delivered
+                for job_id, done in delivered.items():
+                    refused += len(done.refused)
+                    parts.setdefault(job_id, []).append(done)
             batches = {
                 job_id: batch
                 for job_id, batch in ahead.result().items()
-                if job_id in last and _continues(batch, last[job_id])
+                if job_id in parts and _continues(batch, parts[job_id])
             }
         return refused
 
@@ -308,9 +309,10 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         return self._is_unavailable.is_set() or (self._has_begun and self._is_late())
 
 
-def _continues(batch: RowBatch, before: Delivered) -> bool:
-    """Return whether `batch`, which was read ahead, follows the part `before`, of which no row was refused.
+def _continues(batch: RowBatch, before: Sequence[Delivered]) -> bool:
+    """Return whether `batch`, which was read ahead, follows the parts `before`, of which no row was refused.
 
-    `before` is the last part that was sent of the batch before.
+    `before` are all parts that were sent of the batch before. After a refusal in any of them the rows are read
+    again, because they were read ahead as if the sink had accepted all rows before.
     """
-    return before.confirmed_seq == batch.confirmed_seq and not before.refused
+    return before[-1].confirmed_seq == batch.confirmed_seq and not any(part.refused for part in before)

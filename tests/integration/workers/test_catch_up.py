@@ -19,10 +19,10 @@ from trainwire.schemas.tables import dead_letters
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks import deliver as delivery_module
-from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
-from trainwire.workers.sinks.loki.entries import DeliveredLines
+from trainwire.workers.sinks.loki.entries import DeliveredLines, LogBatch
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 MINUTE_NS = 60 * 10**9
@@ -153,6 +153,44 @@ def test_a_batch_read_ahead_is_read_again_after_a_refusal(
         deliver(resources, loki)
         assert [line.line for line in loki.lines(1)] == said[: seq - 1] + said[seq:]
     assert rows(resources.engine, dead_letters, "stream", "seq") == [("sink:loki", seq)]
+
+
+class PartsSink:
+    """Takes each batch in two parts, and refuses row 5 in the first one, although it sends the second one."""
+
+    name = "loki"
+
+    def __init__(self) -> None:
+        self.read_with: list[Mapping[str, int]] = []
+        self.reported: list[Mapping[str, int]] = [{}]
+
+    def deliver(self, _job_id: int, batch: LogBatch) -> Iterator[DeliveredLines]:
+        """Record the newest times with which the batch was read, and those that the sink has reported."""
+        self.read_with.append(batch.newest_ns)
+        found = batch.read_rows(batch.confirmed_seq, batch.windows[-1][-1].last_seq)
+        newest = dict(batch.newest_ns)
+        for number, part in enumerate((found[:10], found[10:])):
+            refused = [RefusedRow(row.seq, row.source, "refused", "") for row in part if row.seq == 5]
+            for row in part:
+                if row.seq != 5:
+                    newest[row.log_type] = max(newest.get(row.log_type, 0), row.ts_ns)
+            if number:  # nobody asks for more after the last part
+                self.reported.append(newest)
+            yield DeliveredLines(part[-1].seq, refused, more=number == 0, newest_ns=dict(newest))
+
+
+def test_a_refusal_in_an_earlier_part_is_not_forgotten(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were read ahead as if all rows had been accepted are read again, whichever part had a refused row."""
+    monkeypatch.setattr(delivery_module, "CHUNK_ROWS", 100)
+    minutes = [float(minute) for minute in DAY[:300]]
+    minutes[4] = -1  # the newest of all, and not stored
+    store(resources, 1, minutes, time.time_ns())
+    sink = PartsSink()
+    Delivery(resources.engine, LogBacklog(resources.engine, "loki"), sink, slice_s=60).run()
+    assert len(sink.read_with) >= 3
+    assert sink.read_with == sink.reported[:-1]
 
 
 @pytest.mark.parametrize("ahead", [4, 9, 30, 60 * 24 * 365 * 5])  # minutes
