@@ -22,8 +22,7 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
 
     Deletes the dead letter. Raises `LookupError` if there is no such dead letter, or if it is a row that a sink
     refused: such a row is in Postgres and has no entry. Raises `Unavailable` if Postgres or Redis does not answer:
-    the dead letter is then not deleted, unless Redis failed after the commit, when a mark is removed so that a
-    drain is ordered at once.
+    the dead letter is then not deleted.
     """
     with store.postgres_errors(), engine.begin() as connection:
         letter = _take(connection, letter_id)
@@ -33,11 +32,11 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
             _reopen(connection, letter)
         fields = msgspec.msgpack.decode(letter["raw"], type=dict[bytes, bytes])
         # Sent before the commit, but read after it: the drain waits for the lock on the job, held until then.
-        with redis_errors():
-            client.xadd(letter["stream"], cast("Any", fields))
-    with redis_errors():
-        # Makes the sweep order a drain at once, even if the stream is halted.
-        client.delete(ordered_key(letter["stream"]))
+        with redis_errors(), client.pipeline(transaction=False) as pipeline:
+            pipeline.xadd(letter["stream"], cast("Any", fields))
+            # Makes the sweep order a drain at once, even if the stream is halted.
+            pipeline.delete(ordered_key(letter["stream"]))
+            pipeline.execute()
 
 
 def discard(engine: Engine, letter_id: int) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import redis
 from sqlalchemy import text
 
 from tests.factories import Sender, drain, logs, one, rows
 from trainwire.schemas.keys import stream_key
 from trainwire.schemas.tables import dead_letters, source_positions, training_logs
 from trainwire.schemas.wire.entries import Loss, encode_loss
+from trainwire.workers.drain.stream import Unavailable
 from trainwire.workers.operations.dead_letters import discard, replay
 from trainwire.workers.resources import Resources
 
@@ -40,6 +44,45 @@ def test_a_replayed_dead_letter_is_stored_after_the_repair(
     position = one(resources.engine, source_positions, job_id=1)
     assert (position["dead_lettered"], position["missing"], position["last_seq"]) == (0, [], 3)
     assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
+
+
+class BreakingConnection(redis.Connection):
+    """A connection that breaks instead of sending the command number `breaks_at` (1, 2 ...) of all connections."""
+
+    breaks_at = 0
+    sent = 0
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send a command, or break."""
+        cls = type(self)
+        cls.sent += 1
+        if cls.sent == cls.breaks_at:
+            raise redis.ConnectionError("broken by the test")
+        super().send_packed_command(command, check_health)
+
+
+def test_a_failed_replay_keeps_the_letter_and_a_finished_one_is_no_error(
+    letter_id: int, resources: Resources, sender: Sender
+) -> None:
+    """Whichever command Redis does not take: the letter is left if, and only if, the replay is an error."""
+    options = sender.client.connection_pool.connection_kwargs | {"retry": None}
+    outcomes = []
+    for number in range(1, 20):
+        BreakingConnection.breaks_at, BreakingConnection.sent = number, 0
+        with redis.Redis(
+            connection_pool=redis.ConnectionPool(connection_class=BreakingConnection, **options)
+        ) as client:
+            try:
+                replay(resources.engine, client, letter_id)
+            except Unavailable:
+                outcomes.append("failed")
+                assert rows(resources.engine, dead_letters, "id", order=["id"]) == [letter_id]
+            else:
+                outcomes.append("replayed")
+                assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
+                break
+    assert outcomes == [*["failed"] * (len(outcomes) - 1), "replayed"]
+    assert "failed" in outcomes
 
 
 def test_a_letter_that_is_still_refused_comes_back(letter_id: int, resources: Resources, sender: Sender) -> None:
