@@ -182,7 +182,7 @@ class PartsSink:
 def test_a_refusal_in_an_earlier_part_is_not_forgotten(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that were read ahead as if all rows had been accepted are read again, whichever part had a refused row."""
+    """Rows that were read ahead are read again if a row was refused, whichever part of the batch before had it."""
     monkeypatch.setattr(delivery_module, "CHUNK_ROWS", 100)
     minutes = [float(minute) for minute in DAY[:300]]
     minutes[4] = -1  # the newest of all, and not stored
