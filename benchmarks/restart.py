@@ -24,6 +24,7 @@ from benchmarks import load
 from benchmarks.processes import wait_until
 from trainwire.schemas.keys import shard_of, stream_key
 from trainwire.stack.folders import published
+from trainwire.stack.supervisor import FREE_KILLS, KILLS_FORGOTTEN_AFTER_S
 from trainwire.stores.postgres.connections import open_engine, open_redis
 from trainwire.workers.settings import Settings, load_settings
 
@@ -84,8 +85,9 @@ def measure(scale: float) -> Iterator[Outage]:
     with stack() as running, trickle(running) as sent:
         wait_until(lambda: running.stored() > 0, START_TIMEOUT_S)
         worker = Outage("worker")
-        for _ in range(kills):
-            time.sleep(SETTLE_S)
+        for number in range(kills):
+            # A worker that is killed often is started with a delay, until it has run for some seconds.
+            time.sleep(SETTLE_S if number % FREE_KILLS else KILLS_FORGOTTEN_AFTER_S + 1)
             killed = running.process("worker")
             killed.kill()
             wait_until(lambda killed=killed: not is_alive(killed), BACK_TIMEOUT_S)  # type: ignore[misc]

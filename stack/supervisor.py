@@ -23,7 +23,16 @@ Without jitter: the processes of one stack rarely fail at the same time.
 HEALTHY_AFTER_S: Final = 30.0
 """After a part has run for this many seconds, its next restart has no delay again."""
 HEALTHY_IF_KILLED_AFTER_S: Final = 1.0
-"""The same for a part that was killed by SIGKILL, which a user or the kernel has sent: the part had not failed."""
+"""The same for a part that was killed by SIGKILL, which a user or the kernel has sent: the part had not failed.
+
+Valid for `FREE_KILLS` kills.
+"""
+FREE_KILLS: Final = 5
+"""Kills without a delay. A part that is killed more often within short times, such as for the memory that it uses,
+does not become useful by a start at once, and each start costs the machine CPU time.
+"""
+KILLS_FORGOTTEN_AFTER_S: Final = 10.0
+"""After a part has run for this many seconds, its next `FREE_KILLS` kills have no delay again."""
 
 Report = Callable[[str], None]
 
@@ -78,6 +87,7 @@ class _Watched:
     part: StackPart
     started_at: float
     quick_ends: int = 0
+    free_kills: int = FREE_KILLS
     restart_at: float | None = None
 
 
@@ -158,8 +168,7 @@ class Supervisor:
         code = child.exit_code()
         if code is None:
             return
-        healthy_after_s = HEALTHY_IF_KILLED_AFTER_S if code == -signal.SIGKILL else HEALTHY_AFTER_S
-        if self._clock() - watched.started_at > healthy_after_s:
+        if self._was_healthy(watched, code):
             watched.quick_ends = 0
         delay_s = self._schedule(watched)
         tail = child.log_tail() if watched.quick_ends > 2 else f" (log: {child.log_path})"
@@ -167,6 +176,16 @@ class Supervisor:
         self._report(f"{watched.part.name}: {_ended(code)}, starting it again{when}{tail}")
         if not delay_s:
             self._start_again(watched)
+
+    def _was_healthy(self, watched: _Watched, code: int) -> bool:
+        """Return whether a part that has ended with `code` is started again without a delay; count its kills."""
+        ran_s = self._clock() - watched.started_at
+        if ran_s > KILLS_FORGOTTEN_AFTER_S:
+            watched.free_kills = FREE_KILLS
+        if code == -signal.SIGKILL and ran_s > HEALTHY_IF_KILLED_AFTER_S and watched.free_kills:
+            watched.free_kills -= 1
+            return True
+        return ran_s > HEALTHY_AFTER_S
 
     def _start_again(self, watched: _Watched) -> None:
         watched.started_at = self._clock()

@@ -20,7 +20,7 @@ from trainwire.stack.errors import PartEnded, PartFailed
 from trainwire.stack.persisted_config import Port, free_port, is_free, usable_port
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.stack import WebPart
-from trainwire.stack.supervisor import HEALTHY_IF_KILLED_AFTER_S, CommandPart, Supervisor
+from trainwire.stack.supervisor import FREE_KILLS, HEALTHY_IF_KILLED_AFTER_S, CommandPart, Supervisor
 from trainwire.stack.valkey import EmbeddedValkey
 
 FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -93,6 +93,35 @@ def test_a_part_that_is_killed_again_and_again_is_started_at_once(watch: Watch, 
     assert not watch.has_printed("starting it again in")
     kill_with(signal.SIGTERM)
     assert watch.has_printed("worker: killed by SIGTERM, starting it again in 0.2 s")
+
+
+def test_a_part_that_is_killed_every_two_seconds_waits(watch: Watch, tmp_path: Path) -> None:
+    """After five kills the starts are delayed, each longer; ten seconds without a kill end the delays."""
+    now = 0.0
+    watch.supervisor = Supervisor(watch.lines.append, clock=lambda: now)
+    part = CommandPart("worker", FOREVER, tmp_path)
+    watch.supervisor.start(part)
+
+    def delay_s(ran_s: float) -> float:
+        """Kill the part when it has run for `ran_s` seconds; return the delay of its next start."""
+        nonlocal now
+        killed, now = part.child.pid, now + ran_s
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        watch.check_until(lambda: part.child.pid != killed or watch.has_printed("starting it again in"))
+        began = now
+        while part.child.pid == killed:
+            now += 0.1
+            watch.supervisor.check()
+        watch.lines.clear()
+        return now - began
+
+    assert [delay_s(2.0) for _ in range(FREE_KILLS)] == [0.0] * FREE_KILLS
+    delays = [delay_s(2.0) for _ in range(8)]
+    assert delays == sorted(delays)
+    assert delays[0] == pytest.approx(0.2, abs=0.15)
+    assert delays[-1] == pytest.approx(10.0, abs=0.15)
+    assert [delay_s(11.0), delay_s(2.0)] == [0.0, 0.0]
 
 
 def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) -> None:
