@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +232,40 @@ def test_a_slow_launcher_costs_memory_up_to_a_bound(
     taken = sum(record["type"] == "metrics" for record in records)
     left_out = sum(record["count"] for record in records if record["type"] == "left out")
     assert taken + left_out == 30_000
+
+
+def test_a_stopped_launcher_with_a_full_queue_blocks_no_training(tmp_path: Path) -> None:
+    """Connections that nobody accepts do not block the training; its records arrive once the launcher goes on."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as launcher, ExitStack() as waiting:
+        launcher.bind(str(tmp_path / "hooks"))
+        launcher.listen(1)
+        with suppress(BlockingIOError):
+            while True:
+                other = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                other.setblocking(False)
+                other.connect(str(tmp_path / "hooks"))
+        sent: list[channel.Channel] = []
+
+        def train() -> None:
+            made = channel.Channel(str(tmp_path / "hooks"))
+            made.send({"type": "metrics", "step": 1})
+            sent.append(made)
+
+        training = threading.Thread(target=train, daemon=True)
+        training.start()
+        wait_until(lambda: sent, "the training goes on", 10)
+        received = b""
+        while b"metrics" not in received:
+            connection, _ = launcher.accept()
+            with connection:
+                connection.settimeout(0.2)
+                with suppress(TimeoutError):
+                    while data := connection.recv(1000):
+                        received += data
+        lines = [json.loads(line) for line in received.splitlines()]
+        assert [line["type"] for line in lines] == ["process", "metrics"]
+        wait_until(lambda: sent[0]._thread is None, "the end of the thread", 10)
+        sent[0].close()
 
 
 def test_a_descriptor_that_the_training_closes_is_not_used_again(run: RecordedRun, listener: HookListener) -> None:

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 Further records are counted and discarded.
 """
+CONNECT_EVERY_S = 0.1
+"""Seconds between attempts to connect while too many processes wait for the launcher, because it is stopped."""
 FLUSH_S = 2.0
 """Maximum time in seconds that the exit of the process waits until queued records are sent."""
 RANK_VARIABLES = ("RANK", "SIZE", "PROCID", "TASKS", "STEP_ID")
@@ -36,7 +39,8 @@ Record = dict[str, Any]
 class Channel:
     """The connection of this process to the launcher.
 
-    A background thread sends the records that do not fit into the socket's buffer at once.
+    A background thread sends the records that do not fit into the socket's buffer at once. It also connects, if
+    the launcher is stopped and its queue of connections is full.
     """
 
     def __init__(self, path: str) -> None:
@@ -57,7 +61,7 @@ class Channel:
             self._connect()
         line = json.dumps(record, separators=(",", ":"), default=str).encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:
-            if self._socket is None or self._is_full(line) or self._is_lost():
+            if self._is_lost() or self._is_full(line):
                 return
             self._waiting.append(line)
             self._waiting_bytes += len(line)
@@ -76,6 +80,7 @@ class Channel:
             if self._socket is not None and not self._is_lost():
                 self._socket.close()
                 self._socket = None
+            self._must_connect = False
 
     def _connect(self) -> None:
         self._pid = os.getpid()
@@ -83,25 +88,34 @@ class Channel:
         self._waiting_bytes = 0
         self._left_out = 0
         self._thread = None
-        self._socket = None
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.connect(self._path)
-        except OSError:  # the launcher has ended
-            connection.close()
-            return
-        connection.setblocking(False)
-        self._socket = connection
-        self._identity = _identity_of(connection.fileno())
+        self._open_socket()
         ranks = {name: value for name, value in os.environ.items() if name.endswith(RANK_VARIABLES)}
         self.send({"type": "process", "pid": self._pid, "environ": ranks})
 
-    def _is_lost(self) -> bool:
-        """Return whether the training has closed the socket's file descriptor, such as by `os.closerange`.
+    def _open_socket(self) -> None:
+        """Try to connect, without waiting; `_must_connect` is then True if a later attempt may succeed."""
+        self._socket = None
+        self._must_connect = False
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)  # before `connect`, which would wait for room in the launcher's queue
+        try:
+            connection.connect(self._path)
+        except OSError as exc:  # else the launcher has ended
+            self._must_connect = isinstance(exc, BlockingIOError)
+            connection.close()
+            return
+        self._socket = connection
+        self._identity = _identity_of(connection.fileno())
 
-        The descriptor number may belong to another file by now.
+    def _is_lost(self) -> bool:
+        """Return whether no record can be sent any more.
+
+        The launcher has ended, or the training has closed the socket's file descriptor, such as by
+        `os.closerange`. The descriptor number may belong to another file by now.
         """
-        if self._socket is None or _identity_of(self._socket.fileno()) == self._identity:
+        if self._socket is None:
+            return not self._must_connect
+        if _identity_of(self._socket.fileno()) == self._identity:
             return False
         self._socket.detach()
         self._socket = None
@@ -114,6 +128,10 @@ class Channel:
 
     def _send_waiting(self) -> bool:
         """Send queued bytes until the socket's buffer is full; return whether some are still queued."""
+        if self._must_connect:
+            self._open_socket()
+            if self._must_connect:
+                return True
         while self._waiting and self._socket is not None:
             try:
                 sent = self._socket.send(self._waiting[0])
@@ -131,14 +149,17 @@ class Channel:
     def _send_in_thread(self) -> None:
         while True:
             with self._lock:
-                connection = self._socket
-                if connection is None or self._is_lost() or not self._send_waiting():
+                if self._is_lost() or not self._send_waiting():
                     self._thread = None
                     left_out, self._left_out = self._left_out, 0
                     if left_out:
                         self.send({"type": "left out", "count": left_out})
                     return
-            select.select([], [connection], [], 1.0)
+                connection = self._socket
+            if connection is None:
+                time.sleep(CONNECT_EVERY_S)
+            else:
+                select.select([], [connection], [], 1.0)
 
 
 def _identity_of(descriptor: int) -> tuple[int, int] | None:
