@@ -12,7 +12,7 @@ from tests.factories import Sender, drain, logs, one, rows
 from trainwire.schemas.keys import stream_key
 from trainwire.schemas.tables import dead_letters, source_positions, training_logs
 from trainwire.schemas.wire.entries import Loss, encode_loss
-from trainwire.workers.drain.stream import Unavailable
+from trainwire.workers.errors import Unavailable
 from trainwire.workers.operations.dead_letters import discard, replay
 from trainwire.workers.resources import Resources
 
@@ -58,7 +58,7 @@ class BreakingConnection(redis.Connection):
         cls.sent += 1
         if cls.sent == cls.breaks_at:
             raise redis.ConnectionError("broken by the test")
-        super().send_packed_command(command, check_health)
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
 
 
 def test_a_failed_replay_keeps_the_letter_and_a_finished_one_is_no_error(
