@@ -39,10 +39,11 @@ BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
     "quiet": drains.quiet_beside_flood,
     "list": readers.list_of_jobs,
     "charts": readers.many_points,
+    "reading": readers.large_database,
     "restart": trainings.restarts,
     "trainers": trainings.live_trainers,
 }
-ALONE: Final = {"charts", "trainers"}
+ALONE: Final = {"charts", "reading", "trainers"}
 """Benchmarks that are executed only with `--only`, because they take very long."""
 
 

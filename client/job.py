@@ -116,7 +116,7 @@ class Job:
 
         If neither is given, the page has the newest lines. `limit` is at most 5,000; the conditions are those of
         `logs`. The page's `next` is the `after` or `before` of the next page, or None if there is none. A page may
-        have no lines, and yet a `next`: a search pauses after 500,000 lines.
+        have no lines, and yet a `next`: a search pauses after 100,000 lines.
         """
         query = _log_query(log_type, level, rank, attempt, search)
         first, end = checked_whole("after", after), checked_whole("before", before)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from benchmarks import (
     charts,
     job_list,
+    reading,
 )
 from benchmarks.stores import empty
 from benchmarks.tables.markdown import begin_table, show
@@ -42,3 +43,12 @@ def list_of_jobs(resources: Resources, scale: float) -> None:
     begin_table(f"request of {jobs:,} jobs", "median", "slowest", "wanted")
     for what, usual, slowest in job_list.measure(resources, jobs):
         show(f"| {what} | {usual:.0f} ms | {slowest:.0f} ms | 300 ms |")
+
+
+def large_database(resources: Resources, scale: float) -> None:
+    """Measure reads among 10,000 jobs, 50 million lines and 20 million points, while 5,000 lines/s come in."""
+    empty(resources)
+    begin_table("read", "median", "p95", "wanted p95", "largest response, KB")
+    for found in reading.measure(resources, scale):
+        times = f"{found.median_ms:.0f} ms | {found.p95_ms:.0f} ms | 300 ms"
+        show(f"| {found.name} | {times} | {found.most_bytes / 1000:,.0f} |")

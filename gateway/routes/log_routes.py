@@ -55,7 +55,7 @@ def logs(
     """Return lines of a job's log, oldest to newest; without `after`, `before` and `at` the newest ones.
 
     A page has at most 8 MiB of text, and lines of more than 65,536 characters are cut unless `limit` is 1. With a
-    filter, at most 500,000 lines are searched; if there are more, `scanned` is the range of the lines that were
+    filter, at most 100,000 lines are searched; if there are more, `scanned` is the range of the lines that were
     searched.
     """
     if sum(position is not None for position in (after, before, at)) > 1:

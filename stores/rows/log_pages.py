@@ -14,8 +14,8 @@ from trainwire.stores.rows.event_rows import lines_within, log_line, select_line
 
 SCAN_ROWS: Final = 50_000
 """Number of lines that one SQL query scans if there are conditions."""
-MOST_SCANNED: Final = 500_000
-"""Largest number of lines that are scanned for one page; this takes Postgres about a second."""
+MOST_SCANNED: Final = 100_000
+"""Largest number of lines that are scanned for one page; this takes Postgres about 0.2 s."""
 PIECE_LINES: Final = 5000
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """Largest total size of the texts in one page; a page has at least one line."""
