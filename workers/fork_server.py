@@ -70,15 +70,32 @@ def serve(descriptor: int) -> list[str] | None:
             request, logs, _, _ = socket.recv_fds(client, MAX_REQUEST_BYTES, 1)
             if not request:
                 return None
+            go, report = os.pipe()
             pid = os.fork()
             if pid == 0:
+                os.close(report)
+                _await_report(go)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 arguments = [str(argument) for argument in json.loads(request)]
                 _become_leader(logs[0], arguments)
                 return arguments
             os.close(logs[0])
+            os.close(go)
             client.sendall(json.dumps({"pid": pid}).encode())
+            with suppress(BrokenPipeError):  # it has been killed
+                os.write(report, b"!")
+            os.close(report)
+
+
+def _await_report(go: int) -> None:
+    """In a forked process, wait until the server has reported it, or end if the server has ended before.
+
+    Otherwise a worker would run that `trainwire up` does not know, beside the one that is started instead.
+    """
+    if not os.read(go, 1):
+        os._exit(1)
+    os.close(go)
 
 
 def _report_ended(client: socket.socket) -> None:

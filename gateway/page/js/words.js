@@ -26,7 +26,7 @@ export function byId(one, other) {
 }
 
 /** Return the duration of the job's attempt in seconds; null if it has not started. */
-export function runtime(job) {
+function runtime(job) {
   const from = fromText(job.started_at ?? job.created_at);
   if (from === null || job.status === "pending") return null;
   const until = hasEnded(job)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -95,6 +98,40 @@ def test_processes_outlive_their_fork_server(server: ForkServer, tmp_path: Path)
     assert again.pid is not None
     assert psutil.Process(again.pid).parent() == psutil.Process(server.child.pid)
     again.stop()
+
+
+def test_a_fork_that_nobody_knows_ends(settings: Settings, tmp_path: Path) -> None:
+    """A server that is killed between a fork and its report leaves no process that nobody knows."""
+    env = os.environ | {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "PYTHONWARNINGS": "ignore",
+    }
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [*workers_command("fork-server", TITLE_SPACE), str(theirs.fileno())]
+    with ExitStack() as ends:
+        ends.enter_context(ours)
+        log = ends.enter_context((tmp_path / "log").open("wb"))
+        with theirs:
+            server = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], stderr=log)
+            ends.callback(server.wait)
+            ends.callback(server.kill)
+            ours.settimeout(60)
+            assert b"ready" in ours.recv(100)
+            with suppress(BlockingIOError):  # until the server cannot send its report
+                while theirs.send(bytes(1000), socket.MSG_DONTWAIT):
+                    pass
+        socket.send_fds(ours, [b'["beat"]'], [log.fileno()])
+        wait_until(psutil.Process(server.pid).children, "the fork")
+        (fork,) = psutil.Process(server.pid).children()
+        ends.callback(_kill, fork)
+        server.kill()
+        wait_until(lambda: not fork.is_running() or fork.status() == psutil.STATUS_ZOMBIE, "the end of the fork")
+
+
+def _kill(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
 
 
 def test_a_python_without_pidfds_has_no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
