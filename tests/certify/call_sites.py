@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -53,20 +54,38 @@ def call_sites() -> Iterator[str]:
     """
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            yield from _sites_of(path)
+            yield from dict.fromkeys(site for site, _ in _calls_in(path))
 
 
-def _sites_of(path: Path) -> Iterator[str]:
-    def visit(node: ast.AST, names: tuple[str, ...]) -> Iterator[str]:
+def sites_of(callers: Iterable[str]) -> list[str]:
+    """Return the call sites among `callers` (`folder/file.py:line`), which a failed call goes through.
+
+    These are the functions whose own call out of the process has failed; others that are only in between are not.
+    """
+    found: dict[str, None] = {}
+    for caller in callers:
+        path, _, line = caller.rpartition(":")
+        for site, lines in _calls_in(ROOT / path) if path.startswith(FOLDERS) else ():
+            if int(line) in lines:
+                found[site] = None
+    return [*found]
+
+
+@cache
+def _calls_in(path: Path) -> list[tuple[str, range]]:
+    """Return (call site, its lines) of all calls in a module that leave the process."""
+
+    def visit(node: ast.AST, names: tuple[str, ...]) -> Iterator[tuple[str, range]]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 yield from visit(child, (*names, child.name))
             else:
                 if isinstance(child, ast.Call) and _leaves_process(child):
-                    yield f"{path.name}:{'.'.join(names) or '<module>'}"
+                    lines = range(child.lineno, (child.end_lineno or child.lineno) + 1)
+                    yield f"{path.name}:{'.'.join(names) or '<module>'}", lines
                 yield from visit(child, names)
 
-    return iter(dict.fromkeys(visit(ast.parse(path.read_text()), ())))
+    return [*visit(ast.parse(path.read_text()), ())]
 
 
 def _leaves_process(call: ast.Call) -> bool:

@@ -109,6 +109,7 @@ class Lane:
             outcome.failed_call,
             outcome.problems,
             round(outcome.seconds, 2),
+            outcome.sites,
         )
         self._results.add(result)
         if result.problems:
