@@ -92,10 +92,8 @@ class Failpoints:
             if is_failing and self._failure is not None:
                 mode = self._failure.mode
                 self._failed = called, time.monotonic() + HANG_S + OUTAGE_S
-            line = (
-                f"FAILED\t{self.role}\t{called}\t{_callers()}" if is_failing else f"called\t{self.role}\t{called}"
-            )
-            _write(self._record, f"{line}\n".encode())
+            state = "FAILED" if is_failing else "called"
+            _write(self._record, f"{state}\t{self.role}\t{called}\t{_callers()}\n".encode())
         if mode == "killed-before":
             os.kill(os.getpid(), signal.SIGKILL)
         return mode

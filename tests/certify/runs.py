@@ -36,8 +36,8 @@ class Outcome:
     failed_call: str | None = None
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    calls: list[tuple[str, str]] = field(default_factory=list)
-    """(role, call) of all calls with a failpoint."""
+    calls: list[tuple[str, list[str]]] = field(default_factory=list)
+    """(role, call sites) of all calls with a failpoint, in the order in which they were made."""
     sites: list[str] = field(default_factory=list)
     """The call sites whose call has failed."""
 
@@ -221,9 +221,9 @@ class ScenarioRun:
     def _outcome(self, found: list[str], seconds: float) -> Outcome:
         outcome = Outcome(problems=found, seconds=seconds)
         for line in (self._world.folder / "calls.tsv").read_text().splitlines():
-            state, role, call, *callers = line.split("\t")
-            outcome.calls.append((role, call))
+            state, role, call, callers = line.split("\t")
+            sites = sites_of(callers.split())
+            outcome.calls.append((role, sites))
             if state == "FAILED":
-                outcome.failed_call = call
-                outcome.sites = sites_of(callers[0].split())
+                outcome.failed_call, outcome.sites = call, sites
         return outcome

@@ -130,7 +130,7 @@ ALERTED: Final = replace(
     lines=[*ALL_KINDS.lines, ("stderr", trainings.ALERT_LINE)],
     alerts=frozenset({"end", "call", "value"}),
 )
-IMPORTED: Final = Expected([], ALL_KINDS.steps, [], {"status": "completed"})
+IMPORTED: Final = Expected([], ALL_KINDS.steps, [], {"status": "ended"})
 AGED: Final = Expected([], [], ALL_KINDS.checkpoints, COMPLETED, loki=ALL_KINDS.lines)
 FOLDER: Final = replace(ALL_KINDS, shards=SHARDS)
 GAPS_FILLED: Final = replace(ALL_KINDS, is_ordered=False)
