@@ -138,7 +138,7 @@ RETAINED: Final = replace(ALL_KINDS, kept_uploads=frozenset({12}))
 
 _IN_PARTS: Final = (trainings.in_parts("backed-up", "restored"),)
 _SHARDS: Final = (
-    trainings.in_parts("changed", rank=0, world_size=2),
+    trainings.in_parts("changed", "joined", rank=0, world_size=2),
     trainings.rank_of_two(1, "changed"),
 )
 _finished: Final = (trainings.finished,)

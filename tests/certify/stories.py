@@ -150,6 +150,9 @@ def change_shards(world: World) -> Iterator[Step]:
     yield NewWorker({"INGEST_SHARDS": "2"})
     yield lambda: world.redis.get("ingest:shards") == b"2"
     _signal(world, "changed")
+    sources = f"SELECT count(DISTINCT source) FROM source_positions WHERE job_id = {world.job}"
+    yield lambda: _number(world, sources) == 2
+    _signal(world, "joined")  # a rank that began after the end of rank 0 would be a new attempt
 
 
 def stop(world: World) -> Iterator[Step]:
