@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.certify.call_sites import call_sites
+from tests.certify.call_sites import LOCAL, call_sites
 from tests.certify.failpoints import ROOT
 from tests.certify.results import Results, Row
 
 LIST: Final = Path(__file__).with_name("call_sites.txt")
 DOCUMENT: Final = ROOT / "docs" / "certificate.md"
-REACHED, NOT_YET = "reached", "not yet"
+REACHED, NOT_YET, LOCALLY = "reached", "not yet", "local"
 _BEGIN: Final = "<!-- begin: python -m tests.certify --certificate -->"
 _END: Final = "<!-- end -->"
 
 
 def listed_sites() -> dict[str, str]:
-    """Return {call site: state} of the list, where the state is REACHED or NOT_YET; {} without a list."""
+    """Return {call site: state} of the list; {} without a list."""
     lines = LIST.read_text().splitlines() if LIST.exists() else []
     return {site: state for state, _, site in (line.partition("\t") for line in lines)}
 
@@ -32,7 +33,8 @@ def write_certificate(results: Results) -> None:
     reached = results.sites() | {name_of(call) for call in results.calls()}
     reached |= {site for site, state in listed_sites().items() if state == REACHED}
     sites = sorted(set(call_sites()))
-    states = {site: REACHED if site in reached else NOT_YET for site in sites}
+    local = {site for group in LOCAL.values() for site in group}
+    states = {site: REACHED if site in reached else LOCALLY if site in local else NOT_YET for site in sites}
     LIST.write_text("".join(f"{state}\t{site}\n" for site, state in states.items()))
     before, _, rest = DOCUMENT.read_text().partition(_BEGIN)
     table, _, after = rest.partition(_END)
@@ -62,6 +64,9 @@ def _table(rows: dict[str, Row], states: dict[str, str]) -> Iterator[str]:
         yield f"| {row.scenario} | {row.calls} | {row.runs:,} | {row.failures} |"
     runs, failures = (sum(getattr(row, name) for row in rows.values()) for name in ("runs", "failures"))
     yield f"| all | | {runs:,} | {failures} |"
-    reached = sum(state == REACHED for state in states.values())
+    count = Counter(states.values())
     yield ""
-    yield f"Functions of the product that make such calls: {len(states)}, of which {reached} have failed in a run."
+    yield (
+        f"Functions of the product that make such calls: {len(states)}, of which {count[REACHED]} have failed "
+        f"in a run, {count[LOCALLY]} reach no store, and {count[NOT_YET]} are not certified yet."
+    )

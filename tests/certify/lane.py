@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tests.certify.certificate import REACHED, listed_sites
 from tests.certify.failpoints import Failure, Mode
@@ -20,6 +20,9 @@ from tests.certify.world import World, world_of
 
 if TYPE_CHECKING:
     from tests.certify.runs import Outcome
+
+RUNS_OF_A_DRAW: Final = 4
+"""Runs of a sample for each scenario that is drawn: a run without a failure comes first, which counts its calls."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,17 @@ class Lane:
                             break
 
     def run_sample(self, seed: str) -> None:
-        """Draw runs until the time is up."""
+        """Draw scenarios, and of each `RUNS_OF_A_DRAW` runs, until the time is up."""
         chance = random.Random(f"{seed}/{self._number}")
         until = time.monotonic() + self._choice.sample_s
-        known: dict[str, Counter[str]] = {}
-        scenarios = [*self._choice.scenarios]
-        while scenarios and time.monotonic() < until:
-            scenario = chance.choice(scenarios)
-            calls = known[scenario] = known.get(scenario) or self._numbers(scenario)
-            if not calls:
-                scenarios.remove(scenario)
-                continue
-            role = chance.choices(*zip(*sorted(calls.items()), strict=True))[0]
-            self._fails(scenario, Failure(role, chance.randint(1, calls[role]), chance.choice(self._choice.modes)))
+        while time.monotonic() < until:
+            scenario = chance.choice(self._choice.scenarios)
+            calls = self._numbers(scenario)
+            for _ in range(RUNS_OF_A_DRAW if calls else 0):
+                role = chance.choices(*zip(*sorted(calls.items()), strict=True))[0]
+                failure = Failure(role, chance.randint(1, calls[role]), chance.choice(self._choice.modes))
+                if time.monotonic() < until:
+                    self._fails(scenario, failure)
 
     def run_unreached(self) -> None:
         """Let one call of each call site fail that no run has reached yet, each in another mode."""
