@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.certify.runs import Outcome
 
 RUNS_OF_A_DRAW: Final = 4
-"""Runs of a sample for each scenario that is drawn: a run without a failure comes first, which counts its calls."""
+"""Runs of a sample for each scenario that is drawn, after one without a failure, which counts its calls."""
 
 
 @dataclass(frozen=True)

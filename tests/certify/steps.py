@@ -133,11 +133,12 @@ def trainer(
 ) -> Run:
     """Return the function of a trainer, which calls `train` and writes its receipt to `receipt{rank}.json`.
 
-    If `is_launcher`, the failpoints are in the processes that `train` starts, and not in this one.
+    If `is_launcher`, the failpoints are in the processes that `train` starts, and not in this one. Only rank 0 has
+    failpoints.
     """
 
     def run(points: Failpoints) -> None:
-        points.role = "" if is_launcher else "trainer"
+        points.role = "" if is_launcher or rank else "trainer"
         receipt = train(settings)
         points.role = ""
         (folder / f"receipt{rank}.json").write_text(json.dumps(vars(receipt)))
