@@ -10,16 +10,13 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tests.certify.certificate import REACHED, listed_sites
 from tests.certify.failpoints import Failure, Mode
-from tests.certify.results import Result, Results
+from tests.certify.results import Outcome, Result, Results
 from tests.certify.scenarios import SCENARIOS
 from tests.certify.world import World, world_of
-
-if TYPE_CHECKING:
-    from tests.certify.runs import Outcome
 
 RUNS_OF_A_DRAW: Final = 4
 """Runs of a sample for each scenario that is drawn, after one without a failure, which counts its calls."""

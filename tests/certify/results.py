@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,19 @@ class Result(msgspec.Struct, frozen=True):
     def key(self) -> tuple[str, str, str, int]:
         """The values that identify the run: scenario, role, mode and number of the call."""
         return self.scenario, self.role, self.mode, self.number
+
+
+@dataclass
+class Outcome:
+    """The result of a run: the call that failed (None if the run ended before it), and the problems found."""
+
+    failed_call: str | None = None
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    calls: list[tuple[str, list[str]]] = field(default_factory=list)
+    """(role, call sites) of all calls with a failpoint, in the order in which they were made."""
+    sites: list[str] = field(default_factory=list)
+    """The call sites whose call has failed."""
 
 
 class Row(NamedTuple):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Final
 
 from tests.certify import steps, stories
 from tests.certify.audit import problems
 from tests.certify.call_sites import sites_of
 from tests.certify.failpoints import Failure
+from tests.certify.results import Outcome
 from tests.certify.scenarios import Expected, Scenario
 from tests.certify.stories import Command, Condition, NewWorker, Story
 from tests.certify.trainings import signal_file
@@ -29,19 +29,6 @@ TRAINERS: Final = ("trainer", "launcher", "training")
 """The roles of a training; values that one of them had not written when it was killed are lost."""
 
 
-@dataclass
-class Outcome:
-    """The result of a run: the call that failed (None if the run ended before it), and the problems found."""
-
-    failed_call: str | None = None
-    problems: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    calls: list[tuple[str, list[str]]] = field(default_factory=list)
-    """(role, call sites) of all calls with a failpoint, in the order in which they were made."""
-    sites: list[str] = field(default_factory=list)
-    """The call sites whose call has failed."""
-
-
 class ScenarioRun:
     """The processes of one run; the constructor empties the servers and starts the processes."""
 
@@ -53,6 +40,7 @@ class ScenarioRun:
         self._recoveries = 0
         world.reset()
         world.is_watched, world.has_launcher = scenario.has_gateway, scenario.has_launcher
+        world.failing_role = None if failure is None else failure.role
         world.has_receipts = bool(scenario.trains) and not scenario.has_launcher
         self._armed_by = signal_file(world.folder, stories.ARMED) if scenario.is_armed_by_story else None
         self._environment = dict(scenario.environment(world))

@@ -64,6 +64,8 @@ class World:
         self.job = 0
         """The number of the job of this run; each run has its own, and all have the last one of four shards."""
         self._last_job = -1
+        self.failing_role: str | None = None
+        """The role of the call that fails in this run; None in a run without a failure."""
         self.is_watched = self.has_launcher = self.has_receipts = self.is_restored = False
 
     def reset(self) -> None:
