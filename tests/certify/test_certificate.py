@@ -18,7 +18,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(certificate, "LIST", tmp_path / "call_sites.txt")
     monkeypatch.setattr(certificate, "DOCUMENT", tmp_path / "certificate.md")
     (tmp_path / "call_sites.txt").write_text("reached\tfolder.py:SourceFolder.remove\n")
-    rows = "| deleted | 3 | 1,004 | 0 |\n| failed | 4 | 1 | 0 |\n| all | | 1,005 | 0 |"
+    rows = "| deleted | 3 | 1,004 | 0 |\n| failed | 4 | 1 | 0 |\n| all | 131 | 1,005 | 0 |"
     (tmp_path / "certificate.md").write_text(
         f"before\n{certificate._BEGIN}\n\n| scenario | calls |\n{rows}\n\n{certificate._END}\nafter\n"
     )
