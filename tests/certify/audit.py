@@ -29,31 +29,39 @@ def problems(world: World, expected: Expected, *, was_killed: bool) -> list[str]
         if expected.is_deleted:
             found = [*_left_of_deleted(connection, world.job)]
         else:
-            is_ordered = not world.has_launcher
-            rows = _of_postgres(connection, world.job, expected, was_killed=was_killed, is_ordered=is_ordered)
-            found = [*rows]
+            found = [*_of_postgres(world, connection, expected, was_killed=was_killed)]
         stored = _lines(connection, world.job)
         if expected.shards and not was_killed:
             found += _of_folder(world, connection, expected.shards)
+        if expected.kept_uploads is not None and not was_killed:
+            found += _of_uploads(world, connection, expected.kept_uploads)
+        if expected.alerts:
+            found += _of_alerts(world, connection, expected.alerts, was_killed=was_killed)
         if world.is_watched and not was_killed:
             found += _of_browser(world, stored, expected)
-    return [*found, *_of_loki(world, stored), *_of_redis(world), *_of_trainer(world, was_killed=was_killed)]
+    if expected.has_files:
+        found += _of_files(world, stored)
+    in_loki = stored if expected.loki is None else expected.loki
+    may_have_more = world.is_restored and (was_killed or not expected.is_ordered)
+    found += _of_loki(world, in_loki, may_have_more=may_have_more)
+    return [*found, *_of_redis(world), *_of_trainer(world, was_killed=was_killed)]
 
 
-def _of_postgres(
-    connection: Connection, job_id: int, expected: Expected, *, was_killed: bool, is_ordered: bool
-) -> Iterator[str]:
+def _of_postgres(world: World, connection: Connection, expected: Expected, *, was_killed: bool) -> Iterator[str]:
+    job_id, is_ordered = world.job, expected.is_ordered
     job = find_job(connection, job_id)
     if job is None:
         if not was_killed:
             yield "there is no job"
         return
     lines = _lines(connection, job_id)
-    if not is_ordered:  # a launcher also logs what trainwire itself prints about the failed call
+    if world.has_launcher:  # it also logs what trainwire itself prints about the failed call
         lines = [line for line in lines if line in expected.lines]
-    yield from _of_rows("lines", lines, expected.lines, was_killed=was_killed, is_ordered=is_ordered)
+    yield from _of_rows(
+        "lines", lines, expected.lines, was_killed=was_killed, is_ordered=is_ordered and not world.has_launcher
+    )
     steps = _values(connection, f"SELECT step FROM training_metrics WHERE job_id = {job_id} ORDER BY seq")
-    yield from _of_rows("steps", steps, expected.steps, was_killed=was_killed)
+    yield from _of_rows("steps", steps, expected.steps, was_killed=was_killed, is_ordered=is_ordered)
     uris = _values(
         connection,
         f"SELECT uri FROM training_checkpoints WHERE job_id = {job_id} AND uri LIKE '/elsewhere%' ORDER BY seq",
@@ -63,7 +71,7 @@ def _of_postgres(
     complete = find_completeness(connection, job)
     if was_killed:
         # Under a launcher a process that was killed before its first message is unknown (docs/certificate.md).
-        if complete.state == "complete" and steps != expected.steps and is_ordered:
+        if complete.state == "complete" and steps != expected.steps and not world.has_launcher:
             yield f"a part is lost, and the status is {complete.line}"
         return
     wrong = {name: getattr(job, name) for name, value in expected.job.items() if getattr(job, name) != value}
@@ -111,6 +119,40 @@ def _of_folder(world: World, connection: Connection, shards: int) -> Iterator[st
         yield f"the folder in the bucket has {names}"
 
 
+def _of_uploads(world: World, connection: Connection, kept: frozenset[int]) -> Iterator[str]:
+    columns = "step, uri, verified_at IS NOT NULL, deleted_at IS NULL"
+    query = f"SELECT {columns} FROM training_checkpoints WHERE job_id = {world.job} AND step >= 10"
+    for step, uri, is_verified, is_kept in connection.execute(text(query)).all():
+        if not is_verified or is_kept != (step in kept):
+            yield f"the upload of step {step} is verified: {is_verified}, kept: {is_kept}"
+        if uri.startswith("s3:") and bool(world.objects(uri)) != is_kept:
+            yield f"the bucket has {world.objects(uri)} of step {step}, kept: {is_kept}"
+
+
+def _of_alerts(
+    world: World, connection: Connection, expected: frozenset[str], *, was_killed: bool
+) -> Iterator[str]:
+    rows = {
+        f"trainwire-alert-{number}": (rule, state)
+        for number, rule, state in connection.execute(text("SELECT id, rule, state FROM alerts"))
+    }
+    rules = Counter(rule for rule, _ in rows.values())
+    if rules != Counter(expected) and not (was_killed and rules <= Counter(expected)):
+        yield f"there are alerts of {rules}"
+    if unsent := {each for each in rows.values() if each[1] != "sent"}:
+        yield f"alerts are not sent: {unsent}"
+    received = {each.headers["webhook-id"]: each.document["data"]["rule"] for each in world.receiver.requests}
+    if received != {name: rule for name, (rule, _) in rows.items()}:
+        yield f"received alerts: {received}"
+
+
+def _of_files(world: World, stored: list[tuple[str, str]]) -> Iterator[str]:
+    files = sorted((world.folder / "jsonl").rglob("*.jsonl"))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    if (found := [(line["log_type"], line["content"]) for line in lines]) != stored:
+        yield f"the files have {found}"
+
+
 def _of_browser(world: World, stored: list[tuple[str, str]], expected: Expected) -> Iterator[str]:
     watched = world.folder / "watched.json"
     received = json.loads(watched.read_text()) if watched.exists() else None
@@ -140,11 +182,13 @@ def _of_rows(
         yield f"{name}: {found} are not the first ones in order"
 
 
-def _of_loki(world: World, stored: list[tuple[str, str]]) -> Iterator[str]:
+def _of_loki(world: World, stored: list[tuple[str, str]], *, may_have_more: bool) -> Iterator[str]:
     answer = requests.get(f"{world.loki_url}/twin/entries", params={"job_id": str(world.job)}, timeout=10).json()
     found = [(entry["labels"]["log_type"], entry["line"]) for entry in answer]
     if Counter(found) != Counter(stored):
         lacking, more = Counter(stored) - Counter(found), Counter(found) - Counter(stored)
+        if may_have_more and not lacking:  # what a killed trainer had sent between backup and restore
+            return
         yield f"Loki lacks {[*lacking.elements()]}, and has {[*more.elements()]} more"
 
 
@@ -163,7 +207,7 @@ def _of_trainer(world: World, *, was_killed: bool) -> Iterator[str]:
     spool = world.folder / "spool"
     if spool.exists() and (left := [str(path) for path in source_folders(spool)]):
         yield f"the spool has {left}"
-    if was_killed or world.has_launcher:
+    if was_killed or not world.has_receipts:
         return
     receipts = sorted(world.folder.glob("receipt*.json"))
     if not receipts:

@@ -51,16 +51,18 @@ class Failure:
 class Failpoints:
     """Counts the calls of a process by role, records them in a file, and lets one of them fail.
 
-    Of each call site, the first `MOST_OF_A_SITE` calls count. After the failure no call is recorded.
+    Of each call site, the first `MOST_OF_A_SITE` calls count; none does before the file `armed_by` exists. After
+    the failure no call is recorded.
     """
 
-    def __init__(self, record: Path, failure: Failure | None) -> None:
+    def __init__(self, record: Path, failure: Failure | None, armed_by: Path | None = None) -> None:
         self._record = _open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._failure = failure
         self._lock = threading.Lock()
         self._count = 0
         self._seen: Counter[tuple[str, str]] = Counter()
         self._failed: tuple[str, float] | None = None
+        self._armed_by = armed_by
         self.role = ""
         """The part of the product that runs now; nothing is counted while it is empty."""
 
@@ -70,7 +72,7 @@ class Failpoints:
         Kills the process in the mode `killed-before`.
         """
         site = _site(edge)
-        if not self.role or site is None:
+        if not self.role or site is None or not self._is_armed():
             return None
         mode = None
         with self._lock:
@@ -90,10 +92,33 @@ class Failpoints:
             if is_failing and self._failure is not None:
                 mode = self._failure.mode
                 self._failed = called, time.monotonic() + HANG_S + OUTAGE_S
-            _write(self._record, f"{'FAILED' if is_failing else 'called'}\t{self.role}\t{called}\n".encode())
+            state = "FAILED" if is_failing else "called"
+            _write(self._record, f"{state}\t{self.role}\t{called}\t{_callers()}\n".encode())
         if mode == "killed-before":
             os.kill(os.getpid(), signal.SIGKILL)
         return mode
+
+    def _is_armed(self) -> bool:
+        if self._armed_by is not None and self._armed_by.exists():
+            self._armed_by = None
+        return self._armed_by is None
+
+
+def _place(name: str) -> str | None:
+    """Return the path of a module of the product below `ROOT`; None if it is not the product's."""
+    path = name.removeprefix(f"{ROOT}{os.sep}").removeprefix(f"trainwire{os.sep}")
+    return path if name.startswith(str(ROOT)) and path.partition(os.sep)[0] in PRODUCT else None
+
+
+def _callers() -> str:
+    """Return module:line of all functions of the product that the present call goes through, innermost first."""
+    frame: FrameType | None = sys._getframe(3)
+    found = []
+    while frame is not None:
+        if (path := _place(frame.f_code.co_filename)) is not None:
+            found.append(f"{path}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " ".join(found)
 
 
 def _site(edge: str) -> str | None:
@@ -101,9 +126,8 @@ def _site(edge: str) -> str | None:
     frame: FrameType | None = sys._getframe(3)
     while frame is not None:
         name = frame.f_code.co_filename
-        parts = name.removeprefix(f"{ROOT}{os.sep}").removeprefix(f"trainwire{os.sep}").split(os.sep)
-        if name.startswith(str(ROOT)) and parts[0] in PRODUCT:
-            return f"{'/'.join(parts)}:{frame.f_code.co_qualname}"
+        if (path := _place(name)) is not None:
+            return f"{path}:{frame.f_code.co_qualname}"
         if edge.startswith("file") and not name.endswith(LIBRARIES):
             return None
         frame = frame.f_back

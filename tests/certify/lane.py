@@ -8,24 +8,26 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Final
 
+from tests.certify.certificate import REACHED, listed_sites
 from tests.certify.failpoints import Failure, Mode
-from tests.certify.results import Result, Results
+from tests.certify.results import Outcome, Result, Results
 from tests.certify.scenarios import SCENARIOS
 from tests.certify.world import World, world_of
 
-if TYPE_CHECKING:
-    from tests.certify.runs import Outcome
+RUNS_OF_A_DRAW: Final = 4
+"""Runs of a sample for each scenario that is drawn, after one without a failure, which counts its calls."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """The runs to make: the calls `first` to `last` of these scenarios and roles (None: all), in each mode.
 
-    With a `seed`, they are a random sample of all calls, drawn for `sample_s` seconds.
+    With a `seed`, they are a random sample of all calls, drawn for `sample_s` seconds. With `only_unreached`, they
+    are one for each call site that has not failed in any run.
     """
 
     scenarios: tuple[str, ...]
@@ -35,6 +37,7 @@ class Choice:
     last: int
     seed: str | None
     sample_s: float
+    only_unreached: bool = False
 
 
 def run_lane(choice: Choice, results: Results, place: tuple[int, int], folder: Path, database_url: str) -> None:
@@ -46,10 +49,13 @@ def run_lane(choice: Choice, results: Results, place: tuple[int, int], folder: P
     has_bucket = any(SCENARIOS[name].has_bucket for name in choice.scenarios)
     with world_of(folder, database_url, has_bucket=has_bucket) as world:
         lane = Lane(choice, results, place, world)
-        if choice.seed is None:
+        if choice.only_unreached:
+            lane.run_unreached()
+        elif choice.seed is None:
             lane.run_all()
         else:
             lane.run_sample(choice.seed)
+    sys.exit(lane.is_broken)
 
 
 class Lane:
@@ -60,46 +66,70 @@ class Lane:
         self._results = results
         self._number, self._lanes = place
         self._world = world
+        self.is_broken = False
+        """Whether a scenario has failed without a failpoint; none of its calls then fails."""
 
     def run_all(self) -> None:
         """Let every n-th call of each role fail in each mode, until a run ends without reaching the failpoint."""
         for scenario in self._choice.scenarios:
-            for role in sorted(self._calls(scenario)):
+            for role in sorted(self._numbers(scenario)):
                 for mode in self._choice.modes:
                     for number in count(self._choice.first + self._number, self._lanes):
                         if number > self._choice.last or not self._fails(scenario, Failure(role, number, mode)):
                             break
 
     def run_sample(self, seed: str) -> None:
-        """Draw runs until the time is up."""
+        """Draw scenarios, and of each `RUNS_OF_A_DRAW` runs, until the time is up."""
         chance = random.Random(f"{seed}/{self._number}")
         until = time.monotonic() + self._choice.sample_s
-        known: dict[str, Counter[str]] = {}
         while time.monotonic() < until:
             scenario = chance.choice(self._choice.scenarios)
-            calls = known[scenario] = known.get(scenario) or self._calls(scenario)
-            role = chance.choices(*zip(*sorted(calls.items()), strict=True))[0]
-            self._fails(scenario, Failure(role, chance.randint(1, calls[role]), chance.choice(self._choice.modes)))
+            calls = self._numbers(scenario)
+            for _ in range(RUNS_OF_A_DRAW if calls else 0):
+                role = chance.choices(*zip(*sorted(calls.items()), strict=True))[0]
+                failure = Failure(role, chance.randint(1, calls[role]), chance.choice(self._choice.modes))
+                if time.monotonic() < until:
+                    self._fails(scenario, failure)
 
-    def _calls(self, scenario: str) -> Counter[str]:
-        """Return the number of calls by role of a run without a failure.
+    def run_unreached(self) -> None:
+        """Let one call of each call site fail that no run has reached yet, each in another mode."""
+        reached = {site for site, state in listed_sites().items() if state == REACHED} | self._results.sites()
+        modes = cycle(self._choice.modes)
+        for scenario in self._choice.scenarios[self._number :: self._lanes]:
+            numbers: Counter[str] = Counter()
+            for role, sites in self._calls(scenario):
+                numbers[role] += 1
+                if not reached.issuperset(sites):
+                    reached.update(self._run_with(scenario, Failure(role, numbers[role], next(modes))).sites)
 
-        Raises `AssertionError` if this run fails twice.
+    def _numbers(self, scenario: str) -> Counter[str]:
+        """Return the number of calls by role of a run without a failure."""
+        return Counter(role for role, _ in self._calls(scenario))
+
+    def _calls(self, scenario: str) -> list[tuple[str, list[str]]]:
+        """Return (role, call sites) of all calls of the chosen roles in a run without a failure.
+
+        Returns nothing if this run fails twice.
         """
         outcome = self._run(scenario, None)
         if outcome.problems:  # a machine that is too busy for the timeouts of the scenario
             outcome = self._run(scenario, None)
         if outcome.problems:
+            self.is_broken = True
+            print(f"FAILED {scenario} without a failpoint", *outcome.problems, sep="\n    ", flush=True)
             self._keep_logs((scenario, "without a failure"))
-            raise AssertionError(f"{scenario} fails without a failpoint: {outcome.problems}")
-        found = Counter(role for role, _ in outcome.calls)
-        return Counter({role: found[role] for role in self._choice.roles or found if found[role]})
+            return []
+        roles = self._choice.roles
+        return [call for call in outcome.calls if roles is None or call[0] in roles]
 
     def _fails(self, scenario: str, failure: Failure) -> bool:
         """Make a run unless it was made before; return whether its call was reached."""
         known = self._results.find(scenario, failure.role, failure.mode, failure.number)
-        if known is not None:
-            return known.failed_call is not None
+        if known is None:
+            known = self._run_with(scenario, failure)
+        return known.failed_call is not None
+
+    def _run_with(self, scenario: str, failure: Failure) -> Result:
         outcome = self._run(scenario, failure)
         result = Result(
             scenario,
@@ -109,12 +139,13 @@ class Lane:
             outcome.failed_call,
             outcome.problems,
             round(outcome.seconds, 2),
+            outcome.sites,
         )
         self._results.add(result)
         if result.problems:
             print(f"FAILED {result.key}: {result.failed_call}", *result.problems, sep="\n    ", flush=True)
             self._keep_logs(result.key)
-        return result.failed_call is not None
+        return result
 
     def _run(self, scenario: str, failure: Failure | None) -> Outcome:
         from tests.certify.runs import ScenarioRun  # noqa: PLC0415 - reads the environment that the world has set

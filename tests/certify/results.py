@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One run: the call that failed (None if the run did not reach it), its mode, and the audit's findings."""
+    """One run: the call that failed (None if the run did not reach it), its mode, and the audit's findings.
+
+    `sites` are the call sites whose call has failed (`call_sites.sites_of`).
+    """
 
     scenario: str
     role: str
@@ -20,11 +25,34 @@ class Result(msgspec.Struct, frozen=True):
     failed_call: str | None
     problems: list[str]
     seconds: float
+    sites: list[str] = []
 
     @property
     def key(self) -> tuple[str, str, str, int]:
         """The values that identify the run: scenario, role, mode and number of the call."""
         return self.scenario, self.role, self.mode, self.number
+
+
+@dataclass
+class Outcome:
+    """The result of a run: the call that failed (None if the run ended before it), and the problems found."""
+
+    failed_call: str | None = None
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    calls: list[tuple[str, list[str]]] = field(default_factory=list)
+    """(role, call sites) of all calls with a failpoint, in the order in which they were made."""
+    sites: list[str] = field(default_factory=list)
+    """The call sites whose call has failed."""
+
+
+class Row(NamedTuple):
+    """The sum of the runs of one scenario; `calls` are the different calls that have failed."""
+
+    scenario: str
+    calls: int
+    runs: int
+    failures: int
 
 
 class Results:
@@ -63,14 +91,18 @@ class Results:
         """Return the numbers of runs and failures as a sentence."""
         runs = [result for result in self._known.values() if result.failed_call is not None]
         failures = sum(bool(result.problems) for result in self._known.values())
-        return f"{len(runs)} runs with a failed call, {len(self.sites())} call sites, {failures} runs failed"
+        return f"{len(runs)} runs with a failed call, {len(self.calls())} calls, {failures} runs failed"
 
-    def sites(self) -> set[str]:
+    def calls(self) -> set[str]:
         """Return all calls that have failed in a run."""
         return {result.failed_call for result in self._known.values() if result.failed_call is not None}
 
-    def table(self) -> Iterator[tuple[str, int, int, int]]:
-        """Yield (scenario, number of different failed calls, runs with a failed call, failures) by scenario."""
+    def sites(self) -> set[str]:
+        """Return the call sites whose calls have failed in a run."""
+        return {site for result in self._known.values() for site in result.sites}
+
+    def table(self) -> Iterator[Row]:
+        """Yield the sum of each scenario with a failed call."""
         runs: Counter[str] = Counter()
         failures: Counter[str] = Counter()
         calls: dict[str, set[tuple[str, str]]] = {}
@@ -80,4 +112,4 @@ class Results:
                 failures[result.scenario] += bool(result.problems)
                 calls.setdefault(result.scenario, set()).add((result.role, result.failed_call))
         for scenario in sorted(runs):
-            yield scenario, len(calls[scenario]), runs[scenario], failures[scenario]
+            yield Row(scenario, len(calls[scenario]), runs[scenario], failures[scenario])

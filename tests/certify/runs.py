@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Final
 
-from tests.certify import steps
+from tests.certify import steps, stories
 from tests.certify.audit import problems
+from tests.certify.call_sites import sites_of
 from tests.certify.failpoints import Failure
-from tests.certify.scenarios import TROUBLE_AFTER_S, Expected, Scenario
+from tests.certify.results import Outcome
+from tests.certify.scenarios import Expected, Scenario
+from tests.certify.stories import Command, Condition, NewWorker, Story
+from tests.certify.trainings import signal_file
 from tests.certify.world import BUCKET, World
 from trainwire.ingest.spool.folder import source_folders
+from trainwire.workers.__main__ import EXIT_NOT_READY
 
 DEADLINE_S: Final = 75.0
 """Seconds until a run must be complete; it is idle for most of them."""
 TRAINER_S: Final = 60.0
 """Seconds within which a trainer must have ended: its deadline for `finish`, and a reserve for a busy machine."""
+RESTARTED: Final = (-9, EXIT_NOT_READY)
+"""Exit codes after which a supervisor starts a server again."""
+STOP_S: Final = 30.0
+"""Seconds within which a worker must end its present order, on a busy machine."""
 TRAINERS: Final = ("trainer", "launcher", "training")
 """The roles of a training; values that one of them had not written when it was killed are lost."""
-
-
-@dataclass
-class Outcome:
-    """The result of a run: the call that failed (None if the run ended before it), and the problems found."""
-
-    failed_call: str | None = None
-    problems: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    calls: list[tuple[str, str]] = field(default_factory=list)
-    """(role, call) of all calls with a failpoint."""
 
 
 class ScenarioRun:
@@ -43,6 +40,10 @@ class ScenarioRun:
         self._recoveries = 0
         world.reset()
         world.is_watched, world.has_launcher = scenario.has_gateway, scenario.has_launcher
+        world.failing_role = None if failure is None else failure.role
+        world.has_receipts = bool(scenario.trains) and not scenario.has_launcher
+        self._armed_by = signal_file(world.folder, stories.ARMED) if scenario.is_armed_by_story else None
+        self._environment = dict(scenario.environment(world))
         self._servers: dict[str, steps.Child] = {}
         self._serve(failure)
         url = f"http://127.0.0.1:{world.gateway_port}" if scenario.has_gateway else None
@@ -65,17 +66,69 @@ class ScenarioRun:
         """
         began = time.monotonic()
         try:
-            time.sleep(TROUBLE_AFTER_S)
-            self._scenario.meanwhile(self._world)
-            found = self._await(self._scenario.expected, began)
-            if not found and self._scenario.afterwards is not None and self._scenario.at_end is not None:
-                self._scenario.afterwards(self._world)
-                found = self._await(self._scenario.at_end, time.monotonic())
+            found = self._follow(self._scenario.meanwhile) or self._await(self._scenario.expected, began)
+            if not found and self._scenario.at_end is not None:
+                found = self._follow(self._scenario.afterwards)
+                found = found or self._await(self._scenario.at_end, time.monotonic())
             found = found or self._stop()
         finally:
             for child in [*self._trainers, *self._servers.values(), *filter(None, [self._recovery])]:
                 child.kill()
         return self._outcome(found, time.monotonic() - began)
+
+    def _follow(self, story: Story | None) -> list[str]:
+        """Let a story happen to its end, and return the problems.
+
+        Of a killed trainer no condition is awaited any more.
+        """
+        for step in () if story is None else story(self._world):
+            match step:
+                case Command():
+                    found = self._execute(step)
+                case NewWorker():
+                    found = self._stop_worker()
+                    (self._world.folder / "stop").unlink()
+                    self._environment |= step.environment
+                    del self._servers["worker"]
+                    self._serve(self._remaining_failure)
+                case _:
+                    found = self._await_condition(step)
+            if found:
+                return found
+        return []
+
+    def _await_condition(self, condition: Condition) -> list[str]:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition() and not (self._was_trainer_killed and all(each.poll() for each in self._trainers)):
+            if found := self._revive(time.monotonic()):
+                return found
+            if time.monotonic() > deadline:
+                return ["the story does not go on"]
+            time.sleep(0.05)
+        return []
+
+    def _execute(self, command: Command) -> list[str]:
+        """Execute a command until it succeeds, and return its problems: a traceback, or that it never succeeds."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            child = self._child(command.name, steps.command(command), self._remaining_failure)
+            while not child.poll():
+                if found := self._revive(time.monotonic()):
+                    child.kill()
+                    return found
+                if time.monotonic() > deadline:
+                    child.kill()
+                    return [f"{command.name} does not end: {child.output[-2000:]}"]
+                time.sleep(0.02)
+            if "Traceback" in child.output:
+                return [f"{command.name} fails with a traceback: {child.output[-3000:]}"]
+            if child.code == 0 or command.is_done():
+                return []
+        return [f"{command.name} never succeeds: {child.output[-2000:]}"]
+
+    @property
+    def _remaining_failure(self) -> Failure | None:
+        return None if self._world.failed_call else self._failure
 
     def _await(self, expected: Expected, began: float) -> list[str]:
         while True:
@@ -103,13 +156,16 @@ class ScenarioRun:
 
         Return the problems.
         """
+        return self._stop_worker() or [f"at the end: {text}" for text in self._audit(self._expected)]
+
+    def _stop_worker(self) -> list[str]:
         (self._world.folder / "stop").touch()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + STOP_S
         while not self._servers["worker"].poll():
             if time.monotonic() > deadline:
                 return ["the worker does not end"]
             time.sleep(0.01)
-        return [f"at the end: {text}" for text in self._audit(self._expected)]
+        return []
 
     def _revive(self, began: float) -> list[str]:
         """Start killed processes again, and recover a spool that a trainer has left.
@@ -118,7 +174,7 @@ class ScenarioRun:
         """
         for name, server in list(self._servers.items()):
             if server.poll():
-                if server.code != -9:
+                if server.code not in RESTARTED:
                     return [f"{name} ended with {server.code}: {server.output[-2000:]}"]
                 del self._servers[name]
                 self._serve(None)
@@ -140,7 +196,7 @@ class ScenarioRun:
     def _serve(self, failure: Failure | None) -> None:
         """Start the processes that are not running and must: a worker, and a gateway with its client."""
         world = self._world
-        servers = {"worker": steps.worker(world.folder)}
+        servers = {"worker": steps.worker(world.folder, self._environment)}
         if self._scenario.has_gateway:
             servers |= {"gateway": steps.gateway(world.gateway_port), "watcher": steps.watcher(world)}
         for name, run in servers.items():
@@ -148,13 +204,14 @@ class ScenarioRun:
                 self._servers[name] = self._child(name, run, failure)
 
     def _child(self, name: str, run: steps.Run, failure: Failure | None) -> steps.Child:
-        return steps.Child(self._world.folder, name, failure, run)
+        return steps.Child(self._world.folder, name, failure, run, self._armed_by)
 
     def _outcome(self, found: list[str], seconds: float) -> Outcome:
         outcome = Outcome(problems=found, seconds=seconds)
         for line in (self._world.folder / "calls.tsv").read_text().splitlines():
-            state, role, call = line.split("\t")
-            outcome.calls.append((role, call))
+            state, role, call, callers = line.split("\t")
+            sites = sites_of(callers.split())
+            outcome.calls.append((role, sites))
             if state == "FAILED":
-                outcome.failed_call = call
+                outcome.failed_call, outcome.sites = call, sites
         return outcome

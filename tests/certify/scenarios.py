@@ -1,31 +1,19 @@
-"""The scenarios: each is a training, the rows that it must leave, and the outage that happens meanwhile."""
+"""The scenarios: each is a training, the rows that it must leave, and what happens meanwhile."""
 
 from __future__ import annotations
 
-import os
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.certify.failpoints import ROOT
-from trainwire import Run
-from trainwire.ingest.receipt import Receipt
-from trainwire.ingest.settings.trainer_settings import TrainerSettings
+from tests.certify import stories, trainings
+from tests.certify.stories import Step, Story
+from tests.certify.trainings import LINES, SHARDS, Train
 
 if TYPE_CHECKING:
     from tests.certify.world import World
 
-LINES: Final = [f"line {number}" for number in range(6)]
-SITE: Final = Path(__file__).parent / "site"
-SHARDS: Final = 3
-FINISH_S: Final = 30.0
-"""Seconds for the end of a run, which ends as soon as all is stored; more than a busy machine needs."""
 TROUBLE_AFTER_S: Final = 0.15
-
-Train = Callable[[TrainerSettings], Receipt]
 
 
 @dataclass(frozen=True)
@@ -39,6 +27,16 @@ class Expected:
     is_deleted: bool = False
     shards: int = 0
     """Number of files of the uploaded checkpoint folder."""
+    loki: list[tuple[str, str]] | None = None
+    """The lines in Loki, if they are not those of Postgres."""
+    alerts: frozenset[str] = frozenset()
+    """The rules of which one alert each was received."""
+    is_ordered: bool = True
+    """False if a trainer notices lost rows by newer ones, which are stored first; Loki keeps the older copies."""
+    has_files: bool = False
+    """Whether the lines are also in the files of the job."""
+    kept_uploads: frozenset[int] | None = None
+    """The steps of the uploads that are still in the bucket."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,15 @@ class Scenario:
     trains: tuple[Train, ...]
     """The trainers, of which the first one has the failpoints."""
     expected: Expected
-    meanwhile: Callable[[World], None] = lambda _: None
-    """Called `TROUBLE_AFTER_S` seconds after the trainers were started."""
-    afterwards: Callable[[World], None] | None = None
-    """Called when all is stored; the rows are then those of `at_end`."""
+    meanwhile: Story | None = None
+    """What happens while the training runs."""
+    afterwards: Story | None = None
+    """What happens when all is stored; the rows are then those of `at_end`."""
     at_end: Expected | None = None
+    is_armed_by_story: bool = False
+    """Whether calls count only after the story has called `stories.arm`."""
+    environment: Callable[[World], Mapping[str, str]] = lambda _: {}
+    """Environment variables of the worker."""
     has_bucket: bool = False
     has_launcher: bool = False
     """Whether the trainer is `trainwire run` with a script."""
@@ -61,71 +63,53 @@ class Scenario:
     """Whether the trainers send over HTTP, and a browser watches."""
 
 
-def _train(settings: TrainerSettings, rank: int | None = None, world_size: int | None = None) -> Run:
-    run = Run(
-        settings.job_id, "certified", settings=settings, rank=rank, world_size=world_size, params={"lr": 0.1}
-    )
-    for number, line in enumerate(LINES):
-        run.log(line, log_type="stderr" if number == 1 else "stdout")
-        run.metric(step=number, loss=1 / (number + 1), f1=float(number))
-        if number % 2:
-            time.sleep(0.05)
-    run.checkpoint("/elsewhere/best.pt", kind="best", step=5, metrics={"loss": 0.5})
-    return run
+def _after_start(trouble: Callable[[World], None]) -> Story:
+    """Return the story of an outage that begins `TROUBLE_AFTER_S` seconds after the trainers were started."""
+
+    def story(world: World) -> Iterator[Step]:
+        yield from stories.pause(TROUBLE_AFTER_S)
+        trouble(world)
+
+    return story
 
 
-def _finished(settings: TrainerSettings) -> Receipt:
-    return _train(settings).finish(timeout_s=FINISH_S)
+def _delete(world: World) -> Iterator[Step]:
+    world.delete()
+    yield from ()
 
 
-def _failed(settings: TrainerSettings) -> Receipt:
-    run = _train(settings)
-    return run.finish(error="out of memory", exit_code=3, timeout_s=FINISH_S)
+def _alerts(world: World) -> Mapping[str, str]:
+    rules = world.folder / "alerts.toml"
+    rules.write_text(RULES.format(url=world.receiver.url))
+    return {"ALERT_RULES": str(rules)}
 
 
-def _rank(rank: int) -> Train:
-    def train(settings: TrainerSettings) -> Receipt:
-        return _train(settings, rank, 2).finish(timeout_s=FINISH_S)
-
-    return train
-
-
-SCRIPT: Final = f"""
-import sys, time
-from trainwire import Run
-run = Run(params={{"lr": 0.1}})
-for number, line in enumerate({LINES}):
-    print(line, file=sys.stderr if number == 1 else sys.stdout, flush=True)
-    run.metric(step=number, loss=1 / (number + 1), f1=float(number))
-    if number % 2:
-        time.sleep(0.05)
-run.checkpoint("/elsewhere/best.pt", kind="best", step=5)
+RULES: Final = """
+[destinations.hook]
+webhook = "{url}"
+secret = "whsec_Y2VydGlmaWNhdGlvbiBvZiBhbGVydHM="
+[[rules]]
+name = "end"
+on = "completed"
+to = "hook"
+[[rules]]
+name = "call"
+on = "alert"
+to = "hook"
+[[rules]]
+name = "value"
+on = "metric"
+metric = "f1"
+above = 4.5
+to = "hook"
 """
-
-
-def _launched(settings: TrainerSettings) -> Receipt:
-    """Replace this process by `trainwire run`."""
-    command = ["-m", "trainwire", "run", "--job-id", str(settings.job_id), "--name", "certified", "--"]
-    os.environ.pop("TRAINWIRE_CHECKPOINT_BUCKET", None)
-    os.environ |= {
-        "TRAINWIRE_SPOOL_DIR": str(settings.spool.folder),
-        "TRAINWIRE_SETTLE_S": "4",
-        "TRAINWIRE_FLUSH_INTERVAL_S": "0.01",
-        "PYTHONPATH": f"{SITE}{os.pathsep}{ROOT}",
-    }
-    os.execv(sys.executable, [sys.executable, *command, sys.executable, "-c", SCRIPT])
-
-
-def _with_folder(settings: TrainerSettings) -> Receipt:
-    run = _train(settings)
-    assert settings.spool.folder is not None
-    folder = Path(settings.spool.folder).parent / "checkpoint"
-    folder.mkdir()
-    for number in range(SHARDS):
-        (folder / f"shard-{number}.bin").write_bytes(bytes([number]) * 1000)
-    run.checkpoint(folder, kind="last", step=6)
-    return run.finish(timeout_s=FINISH_S)
-
+ROW_RETENTION: Final = {"LOG_RETENTION_DAYS": "1", "METRIC_RETENTION_DAYS": "1", "ROW_RETENTION": "on"}
+FILE_RETENTION: Final = {
+    "CHECKPOINT_RETENTION": "on",
+    "CHECKPOINT_KEEP_LAST": "1",
+    "CHECKPOINT_ORPHAN_DAYS": "1",
+    "CHECKPOINT_REMOVE_SUPERSEDED": "on",
+}
 
 COMPLETED: Final = {"status": "completed", "attempt": 1, "params": {"lr": 0.1}}
 ALL_KINDS: Final = Expected(
@@ -140,19 +124,97 @@ TWO_RANKS: Final = Expected(
     ALL_KINDS.lines * 2, ALL_KINDS.steps * 2, ALL_KINDS.checkpoints * 2, {"status": "completed"}
 )
 DELETED: Final = Expected([], [], [], {}, is_deleted=True)
+STOPPED: Final = replace(ALL_KINDS, job={"status": "stopped"})
+ALERTED: Final = replace(
+    ALL_KINDS,
+    lines=[*ALL_KINDS.lines, ("stderr", trainings.ALERT_LINE)],
+    alerts=frozenset({"end", "call", "value"}),
+)
+IMPORTED: Final = Expected([], ALL_KINDS.steps, [], {"status": "ended"})
+AGED: Final = Expected([], [], ALL_KINDS.checkpoints, COMPLETED, loki=ALL_KINDS.lines)
+FOLDER: Final = replace(ALL_KINDS, shards=SHARDS)
+GAPS_FILLED: Final = replace(ALL_KINDS, is_ordered=False)
+RETAINED: Final = replace(ALL_KINDS, kept_uploads=frozenset({12}))
+
+_IN_PARTS: Final = (trainings.in_parts("backed-up", "restored"),)
+_SHARDS: Final = (
+    trainings.in_parts("changed", "joined", rank=0, world_size=2),
+    trainings.rank_of_two(1, "changed"),
+)
+_finished: Final = (trainings.finished,)
 
 SCENARIOS: Final = {
     scenario.name: scenario
     for scenario in (
-        Scenario("finished", (_finished,), ALL_KINDS),
-        Scenario("launched", (_launched,), LAUNCHED, has_launcher=True),
-        Scenario("failed", (_failed,), FAILED),
-        Scenario("two-ranks", (_rank(0), _rank(1)), TWO_RANKS),
-        Scenario("checkpoint-folder", (_with_folder,), replace(ALL_KINDS, shards=SHARDS), has_bucket=True),
-        Scenario("over-http", (_finished,), ALL_KINDS, has_gateway=True),
-        Scenario("loki-away", (_finished,), ALL_KINDS, lambda world: world.take_loki_away()),
-        Scenario("redis-away", (_finished,), ALL_KINDS, lambda world: world.take_redis_away()),
-        Scenario("postgres-away", (_finished,), ALL_KINDS, lambda world: world.take_postgres_away()),
-        Scenario("deleted", (_finished,), ALL_KINDS, afterwards=lambda world: world.delete(), at_end=DELETED),
+        Scenario("finished", _finished, ALL_KINDS),
+        Scenario("launched", (trainings.launched,), LAUNCHED, has_launcher=True),
+        Scenario("failed", (trainings.failed,), FAILED),
+        Scenario("two-ranks", (trainings.rank_of_two(0), trainings.rank_of_two(1)), TWO_RANKS),
+        Scenario(
+            "checkpoint-folder", (trainings.with_folder,), replace(ALL_KINDS, shards=SHARDS), has_bucket=True
+        ),
+        Scenario("over-http", _finished, ALL_KINDS, has_gateway=True),
+        Scenario("loki-away", _finished, ALL_KINDS, _after_start(lambda world: world.take_loki_away())),
+        Scenario("redis-away", _finished, ALL_KINDS, _after_start(lambda world: world.take_redis_away())),
+        Scenario("postgres-away", _finished, ALL_KINDS, _after_start(lambda world: world.take_postgres_away())),
+        Scenario("deleted", _finished, ALL_KINDS, afterwards=_delete, at_end=DELETED),
+        Scenario(
+            "deleted-by-command",
+            _finished,
+            ALL_KINDS,
+            afterwards=stories.delete_by_command,
+            at_end=DELETED,
+            is_armed_by_story=True,
+        ),
+        Scenario("postgres-restored", _IN_PARTS, ALL_KINDS, stories.restore_postgres, is_armed_by_story=True),
+        Scenario("redis-restored", _IN_PARTS, ALL_KINDS, stories.restore_redis, is_armed_by_story=True),
+        Scenario("both-restored", _IN_PARTS, GAPS_FILLED, stories.restore_both, is_armed_by_story=True),
+        Scenario("shards-changed", _SHARDS, TWO_RANKS, stories.change_shards, is_armed_by_story=True),
+        Scenario("stopped", (trainings.until_stopped,), STOPPED, stories.stop, is_armed_by_story=True),
+        Scenario(
+            "alerted", (trainings.with_alert,), ALERTED, stories.alert, environment=_alerts, is_armed_by_story=True
+        ),
+        Scenario("imported", (), IMPORTED, stories.import_csv),
+        Scenario(
+            "json-lines",
+            _finished,
+            replace(ALL_KINDS, has_files=True),
+            environment=lambda world: {"JSONL_DIR": str(world.folder / "jsonl")},
+        ),
+        Scenario(
+            "rows-retained",
+            _finished,
+            ALL_KINDS,
+            afterwards=stories.age_rows,
+            at_end=AGED,
+            is_armed_by_story=True,
+            environment=lambda _: ROW_RETENTION,
+        ),
+        Scenario(
+            "files-retained",
+            (trainings.with_uploads,),
+            RETAINED,
+            afterwards=stories.age_files,
+            at_end=RETAINED,
+            environment=lambda _: FILE_RETENTION,
+            has_bucket=True,
+        ),
+        Scenario(
+            "read",
+            _finished,
+            ALL_KINDS,
+            afterwards=stories.read_pages,
+            at_end=ALL_KINDS,
+            is_armed_by_story=True,
+            has_gateway=True,
+        ),
+        Scenario(
+            "commands",
+            _finished,
+            ALL_KINDS,
+            afterwards=stories.run_commands,
+            at_end=ALL_KINDS,
+            is_armed_by_story=True,
+        ),
     )
 }

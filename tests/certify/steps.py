@@ -9,12 +9,13 @@ import sys
 import time
 import traceback
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from redis import RedisError
 from websockets.exceptions import WebSocketException
 
 from tests.certify.failpoints import Failpoints, Failure, install
@@ -24,12 +25,16 @@ from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas import keys
 from trainwire.schemas.backoff import Backoff
 from trainwire.workers import tasks
+from trainwire.workers.__main__ import EXIT_NOT_READY, _check_schema, _publish_shards
 from trainwire.workers.app import app
+from trainwire.workers.drain.stream import redis_errors
+from trainwire.workers.errors import Unavailable
 from trainwire.workers.log_events import configure_logging
 from trainwire.workers.operations import job_deletion
 from trainwire.workers.resources import process_resources
 
 if TYPE_CHECKING:
+    from tests.certify.stories import Command
     from tests.certify.world import World
 
 TIMING: Final = Timing(
@@ -49,6 +54,9 @@ TICKS: Final[dict[str, float]] = {
     keys.ROLLUP_TASK: 0.5,
     keys.VERIFY_TASK: 0.5,
     keys.DELETE_TASK: 0.3,
+    keys.ALERT_TICK_TASK: 0.3,
+    keys.ROW_RETENTION_TASK: 0.5,
+    keys.RETENTION_TASK: 0.7,
 }
 """The periodic tasks, and their interval in seconds."""
 
@@ -58,8 +66,11 @@ Run = Callable[[Failpoints], None]
 class Child:
     """A forked child process that runs one function with failpoints, then exits; its output goes to a file."""
 
-    def __init__(self, folder: Path, name: str, failure: Failure | None, run: Run) -> None:
+    def __init__(
+        self, folder: Path, name: str, failure: Failure | None, run: Run, armed_by: Path | None = None
+    ) -> None:
         self.name = name
+        self._armed_by = armed_by
         self.record = folder / "calls.tsv"
         self._log = folder / f"{name}.log"
         self._run = run
@@ -75,12 +86,14 @@ class Child:
             os.dup2(log, 1)
             os.dup2(log, 2)
             logging.basicConfig(stream=sys.stderr, force=True)
-            points = Failpoints(self.record, failure)
+            points = Failpoints(self.record, failure, self._armed_by)
             given = [failure.role, failure.number, failure.mode] if failure else None
             os.environ |= {"CERTIFY_RECORD": str(self.record), "CERTIFY_FAILURE": json.dumps(given)}
             install(points)
             self._run(points)
             code = 0
+        except SystemExit as exc:  # of a command
+            code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
         except BaseException:  # noqa: BLE001 - the audit reads its exit code and its output
             traceback.print_exc()
         finally:
@@ -120,11 +133,12 @@ def trainer(
 ) -> Run:
     """Return the function of a trainer, which calls `train` and writes its receipt to `receipt{rank}.json`.
 
-    If `is_launcher`, the failpoints are in the processes that `train` starts, and not in this one.
+    If `is_launcher`, the failpoints are in the processes that `train` starts, and not in this one. Only rank 0 has
+    failpoints.
     """
 
     def run(points: Failpoints) -> None:
-        points.role = "" if is_launcher else "trainer"
+        points.role = "" if is_launcher or rank else "trainer"
         receipt = train(settings)
         points.role = ""
         (folder / f"receipt{rank}.json").write_text(json.dumps(vars(receipt)))
@@ -145,15 +159,27 @@ def recovery(settings: TrainerSettings) -> Run:
     return run
 
 
-def worker(folder: Path) -> Run:
+def command(wanted: Command) -> Run:
+    """Return the function of an operator's command."""
+
+    def run(points: Failpoints) -> None:
+        points.role = wanted.role
+        wanted.run()
+
+    return run
+
+
+def worker(folder: Path, environment: Mapping[str, str]) -> Run:
     """Return the function of a worker that executes orders one by one, and the tasks in `TICKS` itself.
 
     The worker ends once the file `stop` exists in `folder`.
     """
 
     def run(points: Failpoints) -> None:
+        os.environ |= environment
         configure_logging()
         _shorten_waits()
+        _start(points)
         broker = process_resources().redis
         due = dict.fromkeys(TICKS, 0.0)
         stop = folder / "stop"
@@ -215,6 +241,19 @@ def write_whole(path: Path, text: str) -> None:
     path.with_suffix(".new").rename(path)
 
 
+def _start(points: Failpoints) -> None:
+    """Do what a worker does first; exit as it does if a store does not answer."""
+    points.role = "start"
+    resources = process_resources()
+    try:
+        _check_schema(resources)
+        with redis_errors():
+            _publish_shards(resources)
+    except Unavailable:
+        raise SystemExit(EXIT_NOT_READY) from None
+    points.role = ""
+
+
 def _shorten_waits() -> None:
     """Let the worker retry sooner, so that a run is idle for less time."""
     tasks.REST_UNAVAILABLE_S = 1
@@ -224,10 +263,11 @@ def _shorten_waits() -> None:
 
 
 def _next_order(broker: Any) -> tuple[str, list[Any]] | None:
-    for queue in keys.QUEUES:
-        if (raw := broker.rpop(queue)) is not None:
-            order = json.loads(raw)
-            return order["headers"]["task"], json.loads(b64decode(order["body"]))[0]
+    with suppress(RedisError):  # as Celery, the worker outlives an outage
+        for queue in keys.QUEUES:
+            if (raw := broker.rpop(queue)) is not None:
+                order = json.loads(raw)
+                return order["headers"]["task"], json.loads(b64decode(order["body"]))[0]
     return None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tests.certify.call_sites import call_sites
+from tests.certify.call_sites import LOCAL, call_sites, sites_of
 from tests.certify.certificate import NOT_YET, listed_sites, name_of
+from tests.certify.failpoints import ROOT
 
 REMEDY = (
     "run `make certify`, then `python -m tests.certify --certificate`; if no scenario reaches them, extend one in "
@@ -24,6 +25,20 @@ def test_few_call_sites_are_not_certified() -> None:
     present = set(call_sites())
     not_yet = [site for site, state in listed_sites().items() if state == NOT_YET and site in present]
     assert len(not_yet) <= MOST_NOT_YET, REMEDY
+
+
+def test_local_calls_exist() -> None:
+    """A function that is excepted, because its calls reach no store, exists and makes such a call."""
+    assert {site for group in LOCAL.values() for site in group} <= set(call_sites())
+
+
+def test_only_callers_whose_own_call_has_failed_count() -> None:
+    """Of the functions that a failed call goes through, those count that made it, or called a client of ours."""
+    place = "ingest/spool/folder.py"
+    lines = (ROOT / place).read_text().splitlines()
+    made = next(number for number, line in enumerate(lines, 1) if " path.mkdir(" in line)
+    assert sites_of([f"{place}:{made}"]) == ["folder.py:SourceFolder.create"]
+    assert sites_of([f"{place}:1", f"gateway/app.py:{made}"]) == []
 
 
 def test_calls_are_named_by_their_function() -> None:

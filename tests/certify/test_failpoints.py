@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.certify.audit import _of_rows
+from tests.certify.call_sites import sites_of
 from tests.certify.failpoints import Failpoints, Failure, Mode, install
 from trainwire.ingest.spool.folder import About, SourceFolder
 
@@ -16,13 +17,15 @@ ABOUT = About(7, 1, "0-test", None, "redis:6379/0")
 FAILS, KILLED = 3, -9
 
 
-def in_child(tmp_path: Path, failure: Failure | None, run: Callable[[], object]) -> int:
+def in_child(
+    tmp_path: Path, failure: Failure | None, run: Callable[[], object], armed_by: Path | None = None
+) -> int:
     """Run a function with failpoints in a child process, and return its exit code: 3 after an `OSError`."""
     pid = os.fork()
     if pid == 0:
         code = 0
         try:
-            points = Failpoints(tmp_path / "calls.tsv", failure)
+            points = Failpoints(tmp_path / "calls.tsv", failure, armed_by)
             install(points)
             points.role = "trainer"
             run()
@@ -49,7 +52,7 @@ def test_a_call_fails_before_or_after_its_effect(tmp_path: Path, mode: Mode, cod
     assert made == code
     assert (tmp_path / "spool" / "7-0-test").is_dir() == is_made
     recorded = (tmp_path / "calls.tsv").read_text().splitlines()
-    assert recorded[1] == "FAILED\ttrainer\tfile.mkdir ingest/spool/folder.py:SourceFolder.create"
+    assert recorded[1].startswith("FAILED\ttrainer\tfile.mkdir ingest/spool/folder.py:SourceFolder.create\t")
 
 
 def test_calls_beyond_the_last_one_and_of_other_programs_do_not_fail(tmp_path: Path) -> None:
@@ -65,6 +68,22 @@ def test_calls_beyond_the_last_one_and_of_other_programs_do_not_fail(tmp_path: P
     assert "FAILED" not in recorded
     assert "mine" not in recorded
     assert "test_failpoints" not in recorded
+
+
+def test_no_call_counts_before_the_run_is_armed(tmp_path: Path) -> None:
+    """Calls count once the file of the story exists; earlier ones are neither recorded nor failed."""
+    armed = tmp_path / "armed"
+
+    def run() -> None:
+        SourceFolder.create(tmp_path / "early", ABOUT)
+        armed.touch()
+        SourceFolder.create(tmp_path / "late", ABOUT)
+
+    assert in_child(tmp_path, Failure("trainer", 1, "refused"), run, armed) == FAILS
+    assert (tmp_path / "early" / "7-0-test").is_dir()
+    state, _, call, callers = (tmp_path / "calls.tsv").read_text().splitlines()[0].split("\t")
+    assert (state, call) == ("FAILED", "file.mkdir ingest/spool/folder.py:SourceFolder.create")
+    assert sites_of(callers.split()) == ["folder.py:SourceFolder.create"]
 
 
 @pytest.mark.parametrize(

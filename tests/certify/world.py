@@ -19,6 +19,7 @@ from sqlalchemy import Engine, make_url, text
 
 from tests.processes import ROOT
 from tests.s3 import free_port, s3_client, s3_environment, s3_server
+from tests.webhook_receiver import Receiver, receiving
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.tables import metadata
 from trainwire.stack.valkey import EmbeddedValkey
@@ -39,26 +40,40 @@ class World:
     """The servers and the folder of a lane; `reset` empties all of them."""
 
     def __init__(
-        self, folder: Path, database_url: str, redis_url: str, loki_url: str, bucket_url: str | None
+        self,
+        folder: Path,
+        database_url: str,
+        valkey: EmbeddedValkey,
+        loki_url: str,
+        receiver: Receiver,
     ) -> None:
         self.root = folder
         self.folder = folder / "run"
         self.database_url = database_url
-        self.redis_url = redis_url
+        self.valkey = valkey
+        self.redis_url = redis_url = valkey.url
+        self.receiver = receiver
+        """Receives alerts."""
         self.loki_url = loki_url
-        self.bucket_url = bucket_url
+        self.bucket_url: str | None = None
         self.redis: Any = redis.Redis.from_url(redis_url)
         self.engine: Engine = sqlalchemy.create_engine(
             make_url(database_url).set(drivername="postgresql+psycopg"), pool_size=1, pool_pre_ping=True
         )
         self.gateway_port = free_port()
         self.job = 0
-        """The number of the job of this run; each run has its own."""
-        self.is_watched = self.has_launcher = False
+        """The number of the job of this run; each run has its own, and all have the last one of four shards."""
+        self._last_job = -1
+        self.failing_role: str | None = None
+        """The role of the call that fails in this run; None in a run without a failure."""
+        self.is_watched = self.has_launcher = self.has_receipts = self.is_restored = False
 
     def reset(self) -> None:
         """Empty all stores, and begin a new folder and job."""
-        self.job += 1
+        self._last_job += 4
+        self.job = self._last_job
+        self.is_restored = False
+        self.receiver.requests.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.redis.flushall()
@@ -137,7 +152,7 @@ def world_of(folder: Path, database_url: str, *, has_bucket: bool) -> Iterator[W
     `has_bucket` adds an S3 server.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with EmbeddedValkey(folder, settings={"appendonly": "no"}) as valkey, _loki_twin() as loki_url:
+    with EmbeddedValkey(folder) as valkey, _loki_twin() as loki_url, receiving() as receiver:
         os.environ |= {
             "DATABASE_URL": database_url,
             "REDIS_URL": valkey.url,
@@ -149,13 +164,15 @@ def world_of(folder: Path, database_url: str, *, has_bucket: bool) -> Iterator[W
         }
         with suppress(KeyError):
             del os.environ["STREAMS_URL"]
+        world = World(folder, database_url, valkey, loki_url, receiver)
         if not has_bucket:
-            yield World(folder, database_url, valkey.url, loki_url, None)
+            yield world
             return
         with s3_server() as url:
             os.environ |= s3_environment(url) | {"TRAINWIRE_CHECKPOINT_BUCKET": BUCKET}
             s3_client(url).create_bucket(Bucket=BUCKET)
-            yield World(folder, database_url, valkey.url, loki_url, url)
+            world.bucket_url = url
+            yield world
 
 
 @contextmanager

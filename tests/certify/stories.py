@@ -1,0 +1,290 @@
+"""What happens during a run besides its training: conditions, commands of an operator, and new workers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+import requests
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from tests.certify import restores
+from tests.certify.trainings import LINES, signal_file
+from trainwire.__main__ import main
+from trainwire.cli.application import build
+
+if TYPE_CHECKING:
+    from tests.certify.world import World
+
+ARMED: Final = "armed"
+"""The signal from which on calls of a run count, where its scenario has one."""
+PAGE_S: Final = 10.0
+ANSWER_S: Final = 60.0
+"""Seconds within which a gateway is started again and answers, on a busy machine."""
+ROWS: Final = {"logs": "training_logs", "metrics": "training_metrics", "checkpoints": "training_checkpoints"}
+
+Condition = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of an operator, in a process of its own; it is repeated until it succeeds.
+
+    Its calls count for `role`; nothing counts if that is empty.
+    """
+
+    name: str
+    run: Callable[[], None]
+    role: str
+    is_done: Condition = lambda: False
+    """Whether a command that fails need not be repeated, because an earlier try has done its work."""
+
+
+@dataclass(frozen=True)
+class NewWorker:
+    """The worker ends after its present orders, and is started again with these environment variables."""
+
+    environment: Mapping[str, str]
+
+
+Step = Condition | Command | NewWorker
+Story = Callable[["World"], Iterator[Step]]
+
+
+def trainwire(*arguments: str, is_done: Condition = lambda: False) -> Command:
+    """Return a command of the command line."""
+
+    _import_commands()
+
+    def run() -> None:
+        sys.argv = ["trainwire", *arguments]
+        main()
+
+    return Command(arguments[0], run, f"operator-{arguments[0]}", is_done)
+
+
+@cache
+def _import_commands() -> None:
+    build([])  # takes two seconds, which each process of a command would need
+
+
+def arm(world: World) -> None:
+    """Let calls of the run count from now on."""
+    signal_file(world.folder, ARMED).touch()
+
+
+def pause(seconds: float) -> Iterator[Step]:
+    """Let time pass before an outage, whose place in the run is arbitrary."""
+    until = time.monotonic() + seconds
+    yield lambda: time.monotonic() >= until
+
+
+def _signal(world: World, name: str) -> None:
+    signal_file(world.folder, name).touch()
+
+
+def _has(world: World, rows: int, kind: str = "logs") -> Condition:
+    """Return the condition that so many rows of a kind are stored."""
+    return lambda: _number(world, f"SELECT count(*) FROM {ROWS[kind]} WHERE job_id = {world.job}") >= rows
+
+
+def _has_ended(world: World) -> Condition:
+    query = f"SELECT count(*) FROM training_jobs WHERE id = {world.job} AND completed_at IS NOT NULL"
+    return lambda: _number(world, query) > 0
+
+
+def _number(world: World, query: str) -> int:
+    try:
+        with world.engine.connect() as connection:
+            return int(connection.execute(text(query)).scalar_one())
+    except OperationalError:  # an outage of the scenario
+        return 0
+
+
+def restore_postgres(world: World) -> Iterator[Step]:
+    """Postgres is restored from a dump that lacks a third of the rows, then `reconcile` is called."""
+    yield _has(world, 2)
+    dump = restores.back_up_postgres(world)
+    _signal(world, "backed-up")
+    yield _has(world, 4)
+    yield _has(world, 4, "metrics")
+    arm(world)
+    restores.restore_postgres(world, dump)
+    yield trainwire("reconcile")
+    _signal(world, "restored")
+
+
+def restore_redis(world: World) -> Iterator[Step]:
+    """Redis is restored from an older append-only file."""
+    yield _has(world, 2)
+    copy = restores.back_up_redis(world)
+    _signal(world, "backed-up")
+    yield _has(world, 4)
+    arm(world)
+    restores.restore_redis(world, copy)
+    _signal(world, "restored")
+
+
+def restore_both(world: World) -> Iterator[Step]:
+    """Postgres and Redis are restored, each from a backup of another time, and nobody calls `reconcile`."""
+    yield _has(world, 1)
+    dump = restores.back_up_postgres(world)
+    yield _has(world, 2, "metrics")
+    copy = restores.back_up_redis(world)
+    _signal(world, "backed-up")
+    yield _has(world, 4)
+    arm(world)
+    restores.restore_redis(world, copy)
+    restores.restore_postgres(world, dump)
+    _signal(world, "restored")
+
+
+def change_shards(world: World) -> Iterator[Step]:
+    """Workers start with half as many shards, so that the stream of the running training is a stray one."""
+    yield _has(world, 2)
+    arm(world)
+    yield NewWorker({"INGEST_SHARDS": "2"})
+    yield lambda: world.redis.get("ingest:shards") == b"2"
+    _signal(world, "changed")
+    sources = f"SELECT count(DISTINCT source) FROM source_positions WHERE job_id = {world.job}"
+    yield lambda: _number(world, sources) == 2
+    _signal(world, "joined")  # a rank that began after the end of rank 0 would be a new attempt
+
+
+def stop(world: World) -> Iterator[Step]:
+    """An operator asks the training to stop."""
+    yield _has(world, len(LINES))
+    arm(world)
+    yield trainwire(
+        "stop", str(world.job), "--reason", "loss is NaN", "--by", "certification", is_done=_has_ended(world)
+    )
+
+
+def alert(world: World) -> Iterator[Step]:
+    """The rules come into force, then the training begins."""
+    yield lambda: _number(world, "SELECT count(*) FROM delivery_cursors WHERE sink = 'alerts'") > 0
+    arm(world)
+    _signal(world, "rules")
+
+
+CSV: Final = "step,loss,f1\n" + "".join(f"{number},{1 / (number + 1)},{number}\n" for number in range(len(LINES)))
+
+
+def import_csv(world: World) -> Iterator[Step]:
+    """An operator imports a run, and begins again where that failed."""
+    from trainwire.cli.transfer.readers.csv_file import csv_run  # noqa: PLC0415 - few runs need it
+
+    file = world.folder / f"imported-{world.job}.csv"
+    file.write_text(CSV)
+    world.job = csv_run(file, None, "").job_id
+    yield trainwire("import", "csv", str(file), "--quiet")
+
+
+def delete_by_command(world: World) -> Iterator[Step]:
+    """An operator deletes the job with the command line, which does the work of the workers itself."""
+    arm(world)
+    yield trainwire("delete", str(world.job), "--yes", "--force", "--with-files")
+
+
+def age_rows(world: World) -> Iterator[Step]:
+    """The rows of the job become so old that retention deletes them."""
+    with world.engine.begin() as connection:
+        for table in ("training_logs", "training_metrics"):
+            connection.execute(text(f"UPDATE {table} SET created_at = now() - interval '3 days'"))
+        aged = "created_at = now() - interval '3 days', completed_at = now() - interval '2 days'"
+        connection.execute(text(f"UPDATE training_jobs SET {aged}"))
+    arm(world)
+    yield from ()
+
+
+def age_files(world: World) -> Iterator[Step]:
+    """The job ended so long ago that orphans of its uploads are searched for."""
+    with world.engine.begin() as connection:
+        connection.execute(text("UPDATE training_jobs SET completed_at = now() - interval '2 days'"))
+    arm(world)
+    yield from ()
+
+
+def run_commands(world: World) -> Iterator[Step]:
+    """An operator looks at the job with all commands that read, and lets its lines be delivered again.
+
+    The commands do not depend on each other: of a command that fails, the others are left out.
+    """
+    arm(world)
+    job = str(world.job)
+    for arguments in (
+        ["status", job],
+        ["jobs"],
+        ["logs", job],
+        ["metrics", job],
+        ["checkpoints", job],
+        ["deliveries"],
+        ["dead-letters", "list"],
+        ["alerts"],
+        ["verify", job],
+        ["export", job, "--output", str(world.folder / "exported")],
+        ["replay", job, "--sink", "loki", "--from", "1"],
+        ["tag", job, "seen=yes"],
+        ["note", job, "certified"],
+    ):
+        command = trainwire(*arguments)
+        if not (world.failing_role or "").startswith("operator") or command.role == world.failing_role:
+            yield command
+
+
+PAGES: Final = (
+    "/jobs",
+    "/jobs?filter=metrics.loss<1&sort=-metrics.loss&columns=params.lr,metrics.f1&details=true",
+    "/jobs/groups?by=status",
+    "/jobs/fields",
+    "/jobs/resolve?reference=certified",
+    "/jobs/compare?ids={job}",
+    "/jobs/{job}",
+    "/jobs/{job}/provenance",
+    "/jobs/{job}/completeness",
+    "/jobs/{job}/deliveries",
+    "/jobs/{job}/logs",
+    "/jobs/{job}/logs/loki",
+    "/jobs/{job}/metrics",
+    "/jobs/{job}/metrics/names",
+    "/jobs/{job}/metrics/rows",
+    "/jobs/{job}/metrics/download",
+    "/jobs/{job}/checkpoints",
+    "/alerts",
+)
+"""The addresses of the gateway that read; those that send commands have stories of their own."""
+
+
+def read_pages(world: World) -> Iterator[Step]:
+    """A reader requests all documents of the gateway: each answers as expected, or that a store is unavailable."""
+    arm(world)
+
+    def run() -> None:
+        urls = [f"http://127.0.0.1:{world.gateway_port}{page.format(job=world.job)}" for page in PAGES]
+        with requests.Session() as session:
+            answers = [_answer(session, url) for url in urls]
+            for url, answer in zip(urls, answers, strict=True):
+                again = _answer(session, url)
+                assert answer.content == again.content, f"{url}: {answer.text}, then {again.text}"
+
+    yield Command("read", run, role="")
+
+
+def _answer(session: requests.Session, url: str) -> requests.Response:
+    """Request a document until the answer is 200; raise `AssertionError` for another one than "unavailable"."""
+    deadline = time.monotonic() + ANSWER_S
+    while time.monotonic() < deadline:
+        try:
+            answer = session.get(url, timeout=PAGE_S)
+        except requests.RequestException:  # the gateway was killed, or a stream broke off
+            time.sleep(0.2)
+            continue
+        if answer.status_code == requests.codes.ok:
+            return answer
+        assert answer.status_code in (502, 503), f"{url}: {answer.status_code} {answer.text}"
+    raise AssertionError(f"{url}: no answer within {ANSWER_S:g} s")
