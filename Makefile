@@ -24,14 +24,15 @@ demo: $(VENV)/.embedded ## set everything up and run a real training under train
 up: $(VENV)/.embedded ## run the whole stack in the foreground; ctrl-C stops it
 	@$(BIN)/trainwire up
 
+# Each process waits for its servers half of the time: twice as many as cores.
 test: $(VENV)/.test ## run the tests, on real servers that they start themselves
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not chaos and not browser and not system" --ignore tests/integrations
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not chaos and not browser and not system" --ignore tests/integrations
 
 frameworks: $(VENV)/.test $(FRAMEWORKS) ## test the integrations with the real Lightning, Transformers, Keras and Ultralytics
 	TRAINWIRE_TEST_FRAMEWORKS=1 PYTHONPATH=$(FRAMEWORKS) $(BIN)/python -m pytest tests/integrations -n 2 --dist worksteal
 
 system: $(VENV)/.test ## run the tests of whole worker processes, killed and restarted
-	$(BIN)/python -m pytest tests/system -n 2 --dist worksteal
+	$(BIN)/python -m pytest tests/system -n 4 --dist worksteal
 
 browser: $(VENV)/.test ## run the tests of the page, in a headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import resource
 import sys
@@ -28,6 +30,7 @@ MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
 
 def main() -> None:
     """Run the gateway until SIGTERM or SIGINT; exit with an error message if a setting is invalid."""
+    atexit.register(gc.freeze)  # as in trainwire.__main__: its exit takes a third of a second less CPU time
     configure_logging()
     try:
         settings = load_gateway_settings()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -153,6 +154,17 @@ def _own_database(given: str) -> str:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     server.dispose()
     return _migrated(make_url(given).set(database=name).render_as_string(hide_password=False))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Exempt all modules and tests from garbage collection, which would search them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,15 +6,15 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import psutil
 
+from tests.forked_starts import StartedProcess, start_module
 from trainwire.workers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -37,13 +37,12 @@ class Process:
         self._env = os.environ | {
             "DATABASE_URL": settings.database_url.get_secret_value(),
             "REDIS_URL": settings.redis_url.get_secret_value(),
-            "PYTHONWARNINGS": "ignore",  # Celery warns about root
             **env,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: StartedProcess | None = None
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> StartedProcess:
         """The running process."""
         assert self._process is not None
         return self._process
@@ -64,14 +63,7 @@ class Process:
     def start(self) -> Self:
         """Start it."""
         with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainwire.workers", *self._arguments],
-                cwd=ROOT,
-                env=self._env,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._process = start_module("trainwire.workers", self._arguments, self._env, log)
         return self
 
     def kill(self) -> None:
@@ -81,14 +73,29 @@ class Process:
 
     def stop(self) -> None:
         """End it and all processes that it started."""
-        if self._process is None:
-            return
-        self.process.terminate()
+        stop_all([self])
+
+    def end(self) -> None:
+        """Wait until it has ended after a SIGTERM; kill it and all processes that it started if it does not."""
         try:
             self.process.wait(15)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(5)
+
+    @property
+    def is_started(self) -> bool:
+        """Return whether it was started; it may have ended."""
+        return self._process is not None
+
+
+def stop_all(processes: Sequence[Process]) -> None:
+    """End processes at the same time: each takes a second or two, in which it mostly waits."""
+    started = [process for process in processes if process.is_started]
+    for process in started:
+        process.process.terminate()
+    for process in started:
+        process.end()
 
 
 def kill_one(workers: list[Process], chance: random.Random) -> None:
@@ -126,5 +133,4 @@ def workers_running(
             print(process.output[-3000:])
         raise
     finally:
-        for process in [*processes, *others]:
-            process.stop()
+        stop_all([*processes, *others])

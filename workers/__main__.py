@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import ctypes
 import gc
 import os
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     If the settings or the schema are wrong, or a store does not answer at the start, prints the reason to stderr
     and returns `EXIT_NOT_READY`.
     """
+    atexit.register(gc.freeze)  # as in trainwire.__main__: its exit takes a third of a second less CPU time
     options = parser().parse_args(argv)
     configure_logging()
     try:

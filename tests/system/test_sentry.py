@@ -101,7 +101,7 @@ def test_an_error_of_a_request_is_reported(resources: Resources, receiver: Recei
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: _status(f"{url}/healthz") == 200, "the gateway's start")
+        wait_until(lambda: _status(f"{url}/healthz") == 200, "the gateway's start", 90)
         headers = {"Authorization": f"Bearer {SECRET}", "Cookie": f"session={SECRET}", "X-Token": SECRET}
         answer = requests.get(f"{url}/jobs/1?after={SECRET}", headers=headers, timeout=10)
         assert answer.status_code >= 500, answer.text

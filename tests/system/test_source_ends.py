@@ -160,7 +160,8 @@ def test_the_end_of_a_script_killed_under_its_launcher_is_inferred(working: Reso
         REDIS_URL=url_of(working),
     )
     assert run.returncode == 128 + signal.SIGKILL
-    assert sum_of(working, 2).state == "open"
+    # The completion of the launcher may be stored before the first line of the script.
+    wait_until(lambda: sum_of(working, 2).state == "open", "the lines of the script")
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     found = sum_of(working, 2)

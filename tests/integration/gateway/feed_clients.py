@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -20,7 +18,8 @@ import urllib3
 from websockets.sync.client import ClientConnection, connect
 
 from tests.factories import Sender
-from tests.processes import ROOT, wait_until
+from tests.forked_starts import StartedProcess, start_module
+from tests.processes import wait_until
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
 from trainwire.schemas.wire.messages import KIND_OF_BODY, Body
 from trainwire.workers.drain.changes import Change
@@ -60,7 +59,7 @@ class GatewayProcess(GatewayAddress):
             "GATEWAY_REQUESTS_PER_S": "1000",
             **env,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: StartedProcess | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -77,13 +76,7 @@ class GatewayProcess(GatewayAddress):
     def launch(self) -> None:
         """Start it; return at once."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainwire.gateway"],
-                cwd=ROOT,
-                env=self._env,
-                stdout=log,
-                stderr=log,
-            )
+            self._process = start_module("trainwire.gateway", (), self._env, log)
 
     def is_running(self) -> bool:
         """Return whether the process is alive."""
