@@ -88,12 +88,17 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_places(connection: Connection, query: JobQuery, limit: int) -> list[JobPlace]:
     """Return the positions of the next matching jobs after `query.after`, at most `limit`."""
-    keys, is_descending = _sort_keys(query)
-    found = select(_jobs.created_at, _jobs.id, *keys).where(_condition(query))
+    sorted_by, is_descending = _sort_keys(query)
+    found = select(_jobs.created_at, _jobs.id, *sorted_by).where(_condition(query))
+    created_at, job_id, *keys = found.selected_columns
+    if sorted_by and query.after is not None:
+        # The condition names each key several times; without OFFSET, Postgres would compute it each time.
+        created_at, job_id, *keys = found.offset(0).subquery().c
+        found = select(created_at, job_id, *keys)
     if query.after is not None:
-        found = found.where(_after(keys, query.after, is_descending=is_descending))
+        found = found.where(_after(created_at, job_id, keys, query.after, is_descending=is_descending))
     order = [(key.desc() if is_descending else key.asc()).nulls_last() for key in keys]
-    newest_first = found.order_by(*order, _jobs.created_at.desc(), _jobs.id.desc())
+    newest_first = found.order_by(*order, created_at.desc(), job_id.desc())
     rows = connection.execute(newest_first.limit(limit))
     return [JobPlace(keys=tuple(found), created_at=at, job_id=job) for at, job, *found in rows]
 
@@ -290,7 +295,14 @@ def _sort_keys(query: JobQuery) -> tuple[list[ColumnElement[Any]], bool]:
     return [value], is_descending
 
 
-def _after(keys: Sequence[ColumnElement[Any]], place: JobPlace, *, is_descending: bool) -> Condition:
+def _after(
+    created_at: ColumnElement[Any],
+    job_id: ColumnElement[Any],
+    keys: Sequence[ColumnElement[Any]],
+    place: JobPlace,
+    *,
+    is_descending: bool,
+) -> Condition:
     """Return the condition that a job comes after the position `place`, in an order where NULL comes last."""
     later: list[Condition] = []
     same: list[Condition] = []
@@ -300,5 +312,5 @@ def _after(keys: Sequence[ColumnElement[Any]], place: JobPlace, *, is_descending
             beyond = key < known if is_descending else key > known
             later.append(and_(*same, or_(beyond, key.is_(None))))
         same.append(key.is_(None) if known is None else key == known)
-    older = tuple_(_jobs.created_at, _jobs.id) < tuple_(place.created_at, place.job_id)
+    older = tuple_(created_at, job_id) < tuple_(place.created_at, place.job_id)
     return or_(*later, and_(*same, older)) if keys else older
