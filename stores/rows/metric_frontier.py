@@ -21,9 +21,9 @@ from trainwire.stores.rows.metric_blocks import (
     TAIL,
     Bounds,
     Points,
+    PointsDecoder,
     Range,
     decode_bounds,
-    decode_points,
     joined,
 )
 
@@ -184,7 +184,7 @@ def _points_of(
     parts: dict[int, list[tuple[int, Points]]] = defaultdict(list)
     are_partial = {(number, place) for number, front in fronts.items() for place in front.partial}
     places = _pairs({number: front.whole + front.partial for number, front in fronts.items()})
-    for number, place, _, points in blocks.read(places):
+    for number, place, points in blocks.points(places):
         if condition is not None and (number, place) in are_partial:
             points = condition.chosen(points)  # noqa: PLW2901 - less than was read
         parts[number].append((place.first_point, points))
@@ -216,16 +216,22 @@ class BlockReader:
     def __init__(self, connection: Connection, job_id: int) -> None:
         self._connection = connection
         self._job_id = job_id
+        self._decode = PointsDecoder().decode
 
     def bounds(self, places: Sequence[tuple[int, Place]]) -> list[tuple[int, Place, Bounds]]:
         """Return (series, place, bounds) of the requested blocks that exist."""
         found = self._execute("bounds", places)
         return [(number, Place(*place), decode_bounds(bounds)) for number, *place, bounds in found]
 
+    def points(self, places: Sequence[tuple[int, Place]]) -> list[tuple[int, Place, Points]]:
+        """Return (series, place, points) of the requested blocks that exist."""
+        found = self._execute("points", places)
+        return [(number, Place(*place), self._decode(points)) for number, *place, points in found]
+
     def read(self, places: Sequence[tuple[int, Place]]) -> list[tuple[int, Place, Bounds, Points]]:
         """Return (series, place, bounds, points) of the requested blocks that exist."""
         found = self._execute("bounds, points", places)
-        return [(n, Place(*place), decode_bounds(one), decode_points(points)) for n, *place, one, points in found]
+        return [(n, Place(*place), decode_bounds(one), self._decode(points)) for n, *place, one, points in found]
 
     def _execute(self, columns: str, places: Sequence[tuple[int, Place]]) -> Any:
         if not places:
@@ -237,4 +243,4 @@ class BlockReader:
             "levels": [place.level for _, place in places],
             "numbers": [place.number for _, place in places],
         }
-        return self._connection.execute(text(query), wanted)
+        return self._connection.execute(text(query), wanted).all()

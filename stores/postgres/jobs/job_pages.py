@@ -89,14 +89,15 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
 def find_places(connection: Connection, query: JobQuery, limit: int) -> list[JobPlace]:
     """Return the positions of the next matching jobs after `query.after`, at most `limit`."""
     sorted_by, is_descending = _sort_keys(query)
-    found = select(_jobs.created_at, _jobs.id, *sorted_by).where(_condition(query))
-    created_at, job_id, *keys = found.selected_columns
+    columns: list[ColumnElement[Any]] = [_jobs.created_at, _jobs.id, *sorted_by]
+    found = select(*columns).where(_condition(query))
     if sorted_by and query.after is not None:
         # The condition names each key several times; without OFFSET, Postgres would compute it each time.
-        created_at, job_id, *keys = found.offset(0).subquery().c
-        found = select(created_at, job_id, *keys)
+        columns = [*found.offset(0).subquery().c]
+        found = select(*columns)
     if query.after is not None:
-        found = found.where(_after(created_at, job_id, keys, query.after, is_descending=is_descending))
+        found = found.where(_after(columns, query.after, is_descending=is_descending))
+    created_at, job_id, *keys = columns
     order = [(key.desc() if is_descending else key.asc()).nulls_last() for key in keys]
     newest_first = found.order_by(*order, created_at.desc(), job_id.desc())
     rows = connection.execute(newest_first.limit(limit))
@@ -295,15 +296,12 @@ def _sort_keys(query: JobQuery) -> tuple[list[ColumnElement[Any]], bool]:
     return [value], is_descending
 
 
-def _after(
-    created_at: ColumnElement[Any],
-    job_id: ColumnElement[Any],
-    keys: Sequence[ColumnElement[Any]],
-    place: JobPlace,
-    *,
-    is_descending: bool,
-) -> Condition:
-    """Return the condition that a job comes after the position `place`, in an order where NULL comes last."""
+def _after(columns: Sequence[ColumnElement[Any]], place: JobPlace, *, is_descending: bool) -> Condition:
+    """Return the condition that a job comes after the position `place`, in an order where NULL comes last.
+
+    `columns` are the creation time, the number and the sort keys of a job.
+    """
+    created_at, job_id, *keys = columns
     later: list[Condition] = []
     same: list[Condition] = []
     for key, given in zip(keys, place.keys, strict=True):
