@@ -73,7 +73,7 @@ def read_series(
         most = max(FEWEST_POINTS, min(points, of_all // max(1, len(known.keys() | tail.keys()))))
         is_whole = not after and covered.through <= wanted.last and wanted.within is None
         condition = None if is_whole else _point_filter(wanted, after)
-        found = read_blocks(connection, wanted.job_id, list(known.values()), condition, most)
+        found = read_blocks(connection, wanted.job_id, list(known.values()), condition, most * 3 // 2)
     series: dict[Key, Points] = {}
     is_downsampled = is_sampled
     for key in _in_order(wanted.names, known.keys() | tail.keys()):
