@@ -39,6 +39,9 @@ def main() -> None:
         sys.exit(str(exc))
     _allow_many_sockets()
     app = create_app(settings)
+    # Collections while a response is built find no garbage, and would look at all imported objects again.
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
     uvicorn.run(
         app,
         host=settings.gateway_host,

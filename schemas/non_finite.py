@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias, cast
 
 NON_FINITE_NAMES: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -23,6 +24,11 @@ def shown_float(value: float | str) -> Number:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def shown_floats(values: Sequence[float]) -> Sequence[Number]:
+    """Return `values` for JSON, as `shown_float` does for each of them."""
+    return values if math.isfinite(sum(values)) else [shown_float(value) for value in values]
 
 
 BEYOND_FLOAT: Final = "number beyond the range of a float (1.8e308)"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -16,11 +15,13 @@ from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, Names, Rank, ResourcesDep, Seq
 from trainwire.schemas.metric_download import split_names
+from trainwire.schemas.non_finite import shown_floats
 from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stores.postgres.jobs.job_lookup import removed_rows
 from trainwire.stores.rows.command_rows import metrics_before
+from trainwire.stores.rows.metric_blocks import ABSENT, Column, Points
 from trainwire.stores.rows.metric_names import names_within
-from trainwire.stores.rows.metric_series import SeriesFilter, SeriesValue, XAxis, XRange, read_series
+from trainwire.stores.rows.metric_series import SeriesFilter, XAxis, XRange, read_series
 
 router = APIRouter(tags=["metrics"], dependencies=VIEWER)
 
@@ -113,7 +114,13 @@ def wanted_names(given: list[str]) -> list[str]:
     return names
 
 
-def shown_points(points: Iterable[SeriesValue], x: XAxis) -> list[SeriesPoint]:
+def shown_points(points: Points, x: XAxis) -> list[SeriesPoint]:
     """Convert points to the tuples in responses (`SeriesPoint`), whose first item is the value of the x axis."""
-    axis = attrgetter("ts" if x == "time" else x)
-    return [(axis(point), point.ts, point.value, point.epoch, point.seq) for point in points]
+    steps, epochs = _without_absent(points.steps), _without_absent(points.epochs)
+    times = [1000 * time for time in points.times]
+    axis = {"step": steps, "epoch": epochs, "time": times}[x]
+    return list(zip(axis, times, shown_floats(points.values), epochs, points.seqs, strict=True))
+
+
+def _without_absent(column: Column) -> Sequence[int | None]:
+    return [None if number == ABSENT else number for number in column] if ABSENT in column else column

@@ -39,6 +39,8 @@ _NO_TIME: Final = (2**63 - 1, ABSENT)
 
 Column: TypeAlias = "array[Any]"
 """An array of 64-bit integers, or of doubles for metric values."""
+_Rows: TypeAlias = tuple[Column, Column, Column, Column]
+"""The columns of `Points` before the values."""
 
 
 class Points(NamedTuple):
@@ -84,7 +86,7 @@ class Bounds(NamedTuple):
 
 def joined(parts: Iterable[Points]) -> Points:
     """Concatenate consecutive parts of a series."""
-    columns = _columns()
+    columns = [array(typecode) for typecode in _TYPES]
     for part in parts:
         for column, more in zip(columns, part, strict=True):
             column.extend(more)
@@ -127,21 +129,22 @@ def extremes(values: Column, cuts: Sequence[int]) -> list[int]:
 
     Section n has the values from `cuts[n]` to before `cuts[n + 1]`. Of equal values the first one is used.
     """
-    may_have_nan = isnan(sum(values))  # NaN, or infinities of both signs
+    numbers = values.tolist()  # slices of a list create no new Python numbers
+    may_have_nan = isnan(sum(numbers))  # NaN, or infinities of both signs
     kept = {cuts[0], cuts[-1] - 1}
     for begin, end in pairwise(cuts):
         if begin == end:
             continue
-        piece = values[begin:end]
-        numbers: Sequence[float] = piece
+        piece = numbers[begin:end]
+        present = piece
         if may_have_nan:
-            numbers = [value for value in piece if not isnan(value)]
-            if len(numbers) < len(piece):
+            present = [value for value in piece if not isnan(value)]
+            if len(present) < len(piece):
                 kept.add(begin + next(index for index, value in enumerate(piece) if isnan(value)))
-            if not numbers:
+            if not present:
                 continue
-        kept.add(begin + piece.index(min(numbers)))
-        kept.add(begin + piece.index(max(numbers)))
+        kept.add(begin + piece.index(min(present)))
+        kept.add(begin + piece.index(max(present)))
     return sorted(kept)
 
 
@@ -169,22 +172,32 @@ def encode_values(points: Points) -> bytes:
     return _compress(points.values.tobytes())
 
 
-def decode_points(data: bytes) -> Points:
-    """Decode the points of a block; raise `ValueError` for an encoding version that is not supported."""
-    version, size = _HEADER.unpack_from(data)
-    if version != _VERSION:
-        raise ValueError(f"metric_blocks: encoding {version} is unknown, update this process")
-    integers = _decompress(data[_HEADER.size : _HEADER.size + size])
-    values = _decompress(data[_HEADER.size + size :])
-    columns = (integers[begin : begin + len(values)] for begin in range(0, len(integers), len(values) or 1))
-    arrays = _columns()
-    for column, numbers in zip(arrays, (*columns, values), strict=False):
-        column.frombytes(numbers)
-    return Points(*arrays)
+class PointsDecoder:
+    """Decodes the points of blocks; the columns that several metrics of the same rows share are decoded once."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, _Rows] = {}
+
+    def decode(self, data: bytes) -> Points:
+        """Return the points of a block; its columns may be shared with other results, so do not change them.
+
+        Raises `ValueError` for an encoding version that is not supported.
+        """
+        version, size = _HEADER.unpack_from(data)
+        if version != _VERSION:
+            raise ValueError(f"metric_blocks: encoding {version} is unknown, update this process")
+        begin = _HEADER.size + size
+        encoded = data[_HEADER.size : begin]
+        if (rows := self._rows.get(encoded)) is None:
+            rows = self._rows[encoded] = _integer_columns(_decompress(encoded))
+        return Points(*rows, array("d", _decompress(data[begin:])))
 
 
-def _columns() -> list[Column]:
-    return [array(typecode) for typecode in _TYPES]
+def _integer_columns(numbers: bytearray) -> _Rows:
+    size = len(numbers) // _INTEGERS
+    parts = (numbers[column * size : (column + 1) * size] for column in range(_INTEGERS))
+    seqs, steps, times, epochs = (array("q", part) for part in parts)
+    return seqs, steps, times, epochs
 
 
 def encode_bounds(bounds: Bounds) -> bytes:

@@ -7,7 +7,7 @@ whose points are then filtered one by one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
@@ -21,9 +21,9 @@ from trainwire.stores.rows.metric_blocks import (
     TAIL,
     Bounds,
     Points,
+    PointsDecoder,
     Range,
     decode_bounds,
-    decode_points,
     joined,
 )
 
@@ -33,6 +33,7 @@ MOST_PARTIAL: Final = 64
 
 There are more only if steps are in random order. The points of these blocks are then filtered at their own level.
 """
+Share = Literal["none", "part", "all"]
 _Axis = Literal["step", "time", "epoch"]
 _COLUMNS: Final[dict[_Axis, int]] = {"step": 1, "time": 2, "epoch": 3}
 """Axis -> index of its column in `Points`; the index of its range in `Bounds` is greater by 2."""
@@ -78,7 +79,7 @@ class PointFilter:
     low: float | None = None
     high: float | None = None
 
-    def share(self, bounds: Bounds) -> Literal["none", "part", "all"]:
+    def share(self, bounds: Bounds) -> Share:
         """Return how many points of a block with these bounds are selected: none, all, or perhaps some of them."""
         if bounds.last_seq <= self.after or bounds.first_seq > self.last:
             return "none"
@@ -122,29 +123,32 @@ class SeriesPoints:
 class _Frontier:
     """The blocks of one series that are to be read.
 
-    The filter selects all points of the blocks in `whole`, and only some points of those in `partial`. `tail` has
-    the selected points after the last full block of level 0.
+    The filter selects all points of the blocks in `whole`, and only some points of those in `partial`; those in
+    `unchecked` are still to be compared with it. `tail` has the selected points after the last full block of
+    level 0.
     """
 
     tail: Points
+    unchecked: list[Place]
     whole: list[Place] = field(default_factory=list)
     partial: list[Place] = field(default_factory=list)
 
-    def refined(self, fewest: int) -> list[Place]:
-        """Remove and return the blocks that the caller must replace by blocks of the level below.
+    def refine(self, fewest: int) -> bool:
+        """Replace blocks by the blocks of the level below them, and return whether there were any.
 
         These are the blocks in `partial` above level 0, and the coarsest ones in `whole` if all of `whole` has
         fewer than `fewest` points. A very long `partial` is not refined further.
         """
-        taken: list[Place] = []
+        self.unchecked = []
         if len(self.partial) <= MOST_PARTIAL:
-            taken = [place for place in self.partial if place.level]
+            self.unchecked = [child for place in self.partial if place.level for child in place.children()]
             self.partial = [place for place in self.partial if not place.level]
         top = max((place.level for place in self.whole), default=0)
-        if top and len(self.whole) * BLOCK_POINTS < fewest:
-            taken += [place for place in self.whole if place.level == top]
-            self.whole = [place for place in self.whole if place.level < top]
-        return taken
+        has_few = top > 0 and len(self.whole) * BLOCK_POINTS < fewest
+        if has_few:
+            finer = [child for place in self.whole if place.level == top for child in place.children()]
+            self.whole = [place for place in self.whole if place.level < top] + finer
+        return has_few or bool(self.unchecked)
 
 
 def read_blocks(
@@ -157,25 +161,23 @@ def read_blocks(
     """
     blocks = BlockReader(connection, job_id)
     fronts: dict[int, _Frontier] = {}
-    wanted: dict[int, list[Place]] = {}
     for number, _, bounds, points in blocks.read([(each, TAIL_PLACE) for each in series]):
-        fronts[number] = _Frontier(points if condition is None else condition.chosen(points))
-        wanted[number] = _roots(bounds.points // BLOCK_POINTS)
-    while any(wanted.values()):
-        for number, places in wanted.items() if condition is None else ():
-            fronts[number].whole += places
+        roots = _roots(bounds.points // BLOCK_POINTS)
+        if condition is None:
+            fronts[number] = _Frontier(points, [], roots)
+        else:
+            fronts[number] = _Frontier(condition.chosen(points), roots)
+    while True:
         if condition is not None:
-            for number, place, bounds in blocks.bounds(_pairs(wanted)):
-                match condition.share(bounds):
-                    case "all":
-                        fronts[number].whole.append(place)
-                    case "part":
-                        fronts[number].partial.append(place)
-        taken = {number: front.refined(fewest) for number, front in fronts.items()}
-        wanted = {
-            number: [child for place in places for child in place.children()] for number, places in taken.items()
-        }
-    return _points_of(blocks, fronts, condition)
+            unchecked = {number: front.unchecked for number, front in fronts.items()}
+            for number, place, share in blocks.shares(_pairs(unchecked), condition):
+                if share == "all":
+                    fronts[number].whole.append(place)
+                elif share == "part":
+                    fronts[number].partial.append(place)
+        are_refined = [front.refine(fewest) for front in fronts.values()]
+        if not any(are_refined):
+            return _points_of(blocks, fronts, condition)
 
 
 def _points_of(
@@ -184,7 +186,7 @@ def _points_of(
     parts: dict[int, list[tuple[int, Points]]] = defaultdict(list)
     are_partial = {(number, place) for number, front in fronts.items() for place in front.partial}
     places = _pairs({number: front.whole + front.partial for number, front in fronts.items()})
-    for number, place, _, points in blocks.read(places):
+    for number, place, points in blocks.points(places):
         if condition is not None and (number, place) in are_partial:
             points = condition.chosen(points)  # noqa: PLW2901 - less than was read
         parts[number].append((place.first_point, points))
@@ -216,16 +218,27 @@ class BlockReader:
     def __init__(self, connection: Connection, job_id: int) -> None:
         self._connection = connection
         self._job_id = job_id
+        self._decode = PointsDecoder().decode
 
-    def bounds(self, places: Sequence[tuple[int, Place]]) -> list[tuple[int, Place, Bounds]]:
-        """Return (series, place, bounds) of the requested blocks that exist."""
-        found = self._execute("bounds", places)
-        return [(number, Place(*place), decode_bounds(bounds)) for number, *place, bounds in found]
+    def shares(
+        self, places: Sequence[tuple[int, Place]], condition: PointFilter
+    ) -> Iterator[tuple[int, Place, Share]]:
+        """Yield (series, place, share of the points that are selected) for the requested blocks that exist."""
+        known: dict[bytes, Share] = {}  # metrics of the same rows have equal bounds
+        for number, *place, bounds in self._execute("bounds", places):
+            if (share := known.get(bounds)) is None:
+                share = known[bounds] = condition.share(decode_bounds(bounds))
+            yield number, Place(*place), share
+
+    def points(self, places: Sequence[tuple[int, Place]]) -> list[tuple[int, Place, Points]]:
+        """Return (series, place, points) of the requested blocks that exist."""
+        found = self._execute("points", places)
+        return [(number, Place(*place), self._decode(points)) for number, *place, points in found]
 
     def read(self, places: Sequence[tuple[int, Place]]) -> list[tuple[int, Place, Bounds, Points]]:
         """Return (series, place, bounds, points) of the requested blocks that exist."""
         found = self._execute("bounds, points", places)
-        return [(n, Place(*place), decode_bounds(one), decode_points(points)) for n, *place, one, points in found]
+        return [(n, Place(*place), decode_bounds(one), self._decode(points)) for n, *place, one, points in found]
 
     def _execute(self, columns: str, places: Sequence[tuple[int, Place]]) -> Any:
         if not places:
@@ -237,4 +250,4 @@ class BlockReader:
             "levels": [place.level for _, place in places],
             "numbers": [place.number for _, place in places],
         }
-        return self._connection.execute(text(query), wanted)
+        return self._connection.execute(text(query), wanted).all()

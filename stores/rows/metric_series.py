@@ -9,9 +9,8 @@ from typing import Any, Final, Literal
 import msgspec
 from sqlalchemy import Connection, text
 
-from trainwire.schemas.non_finite import Number, shown_float
 from trainwire.schemas.tables import INDEXED_CHARS, ROLLUPS_CURSOR
-from trainwire.stores.rows.metric_blocks import ABSENT, Points, equal_cuts, extremes, joined
+from trainwire.stores.rows.metric_blocks import Points, equal_cuts, extremes, joined
 from trainwire.stores.rows.metric_columns import Key, MetricColumns
 from trainwire.stores.rows.metric_frontier import PointFilter, read_blocks
 from trainwire.stores.rows.sparklines import spread
@@ -51,22 +50,12 @@ class SeriesFilter(msgspec.Struct, frozen=True, kw_only=True):
     within: XRange | None = None
 
 
-class SeriesValue(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One value of one metric; `ts` is in nanoseconds since 1970."""
-
-    seq: int
-    ts: int
-    value: Number
-    step: int | None
-    epoch: int | None
-
-
 def read_series(
     connection: Connection, wanted: SeriesFilter, points: int, of_all: int = MOST_POINTS
-) -> tuple[dict[Key, list[SeriesValue]], bool]:
+) -> tuple[dict[Key, Points], bool]:
     """Return the metric series that match `wanted`, and whether some are downsampled.
 
-    Each series has at most `points` values, and all together have at most `of_all`; but a series may always have
+    Each series has at most `points` points, and all together have at most `of_all`; but a series may always have
     FEWEST_POINTS, and NaN values may be added. A downsampled series has the minimum, maximum and first NaN of each
     section, and its first and last value. If more than MOST_ROWS or MOST_BYTES of rows have no blocks yet, only a
     sample of them is read. The connection must be in autocommit mode. If there is no such job, the result is
@@ -85,7 +74,7 @@ def read_series(
         is_whole = not after and covered.through <= wanted.last and wanted.within is None
         condition = None if is_whole else _point_filter(wanted, after)
         found = read_blocks(connection, wanted.job_id, list(known.values()), condition, most * 3 // 2)
-    series: dict[Key, list[SeriesValue]] = {}
+    series: dict[Key, Points] = {}
     is_downsampled = is_sampled
     for key in _in_order(wanted.names, known.keys() | tail.keys()):
         blocks = found.get(known.get(key, 0))
@@ -99,7 +88,7 @@ def read_series(
             cuts = equal_cuts(all_points.seqs, max(1, (most - 2) // 2))
             all_points = all_points.at(extremes(all_points.values, cuts))
         if all_points.seqs:
-            series[key] = _values(all_points)
+            series[key] = all_points
     return series, is_downsampled
 
 
@@ -172,19 +161,6 @@ def _point_filter(wanted: SeriesFilter, after: int) -> PointFilter:
 def _in_order(names: Sequence[str], keys: Any) -> list[Key]:
     order = {name: number for number, name in enumerate(names)}
     return sorted(keys, key=lambda key: (order[key[0]], key[1], -1 if key[2] is None else key[2]))
-
-
-def _values(points: Points) -> list[SeriesValue]:
-    return [
-        SeriesValue(
-            seq=seq,
-            ts=time * 1000,
-            value=shown_float(value),
-            step=None if step == ABSENT else step,
-            epoch=None if epoch == ABSENT else epoch,
-        )
-        for seq, step, time, epoch, value in zip(*points, strict=True)
-    ]
 
 
 _COVERED: Final = text(

@@ -145,3 +145,16 @@ def test_statuses_have_their_colours_in_plots(gateway_page: Page, resources: Res
     )
     assert red in fills
     assert len(set(fills)) == 2
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_menu_of_the_charts_is_cut(gateway_page: Page, width: int) -> None:
+    """An open menu lies within the pane, at its right end too."""
+    page = gateway_page
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto("/#/jobs/5")
+    for menu in (".share", ".metrics-menu"):
+        page.locator(f"{menu} summary").click()
+        expect(page.locator(f"{menu} .menu-body")).to_be_visible()
+        page.wait_for_function(f"!({CUT})('.side').some((each) => each.includes('menu-body'))")

@@ -27,7 +27,7 @@ export function value(given) {
   const size = Math.abs(number);
   if (size >= 1e6 || size < 1e-4) return number.toExponential(2).replace(/\.?0*e\+?/, "e");
   if (Number.isInteger(number)) return count(number);
-  return String(Number(number.toPrecision(size >= 1000 ? 6 : 4)));
+  return size >= 1000 ? count(Number(number.toPrecision(6))) : String(Number(number.toPrecision(4)));
 }
 
 /** Seconds -> "4.2 s", "3 min 10 s", "2 h 14 min", "3 d 4 h" */

@@ -88,12 +88,18 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_places(connection: Connection, query: JobQuery, limit: int) -> list[JobPlace]:
     """Return the positions of the next matching jobs after `query.after`, at most `limit`."""
-    keys, is_descending = _sort_keys(query)
-    found = select(_jobs.created_at, _jobs.id, *keys).where(_condition(query))
+    sorted_by, is_descending = _sort_keys(query)
+    columns: list[ColumnElement[Any]] = [_jobs.created_at, _jobs.id, *sorted_by]
+    found = select(*columns).where(_condition(query))
+    if sorted_by and query.after is not None:
+        # The condition names each key several times; without OFFSET, Postgres would compute it each time.
+        columns = [*found.offset(0).subquery().c]
+        found = select(*columns)
     if query.after is not None:
-        found = found.where(_after(keys, query.after, is_descending=is_descending))
+        found = found.where(_after(columns, query.after, is_descending=is_descending))
+    created_at, job_id, *keys = columns
     order = [(key.desc() if is_descending else key.asc()).nulls_last() for key in keys]
-    newest_first = found.order_by(*order, _jobs.created_at.desc(), _jobs.id.desc())
+    newest_first = found.order_by(*order, created_at.desc(), job_id.desc())
     rows = connection.execute(newest_first.limit(limit))
     return [JobPlace(keys=tuple(found), created_at=at, job_id=job) for at, job, *found in rows]
 
@@ -290,8 +296,12 @@ def _sort_keys(query: JobQuery) -> tuple[list[ColumnElement[Any]], bool]:
     return [value], is_descending
 
 
-def _after(keys: Sequence[ColumnElement[Any]], place: JobPlace, *, is_descending: bool) -> Condition:
-    """Return the condition that a job comes after the position `place`, in an order where NULL comes last."""
+def _after(columns: Sequence[ColumnElement[Any]], place: JobPlace, *, is_descending: bool) -> Condition:
+    """Return the condition that a job comes after the position `place`, in an order where NULL comes last.
+
+    `columns` are the creation time, the number and the sort keys of a job.
+    """
+    created_at, job_id, *keys = columns
     later: list[Condition] = []
     same: list[Condition] = []
     for key, given in zip(keys, place.keys, strict=True):
@@ -300,5 +310,5 @@ def _after(keys: Sequence[ColumnElement[Any]], place: JobPlace, *, is_descending
             beyond = key < known if is_descending else key > known
             later.append(and_(*same, or_(beyond, key.is_(None))))
         same.append(key.is_(None) if known is None else key == known)
-    older = tuple_(_jobs.created_at, _jobs.id) < tuple_(place.created_at, place.job_id)
+    older = tuple_(created_at, job_id) < tuple_(place.created_at, place.job_id)
     return or_(*later, and_(*same, older)) if keys else older

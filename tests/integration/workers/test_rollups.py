@@ -8,24 +8,26 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
+from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import redis
 from sqlalchemy import Connection, Engine, text
 
 from tests.factories import Sender, drain, metrics, one, rows
+from trainwire.gateway.routes.metric_routes import shown_points
 from trainwire.schemas.filters.job_filter import parse_fields
 from trainwire.schemas.keys import stream_key
-from trainwire.schemas.non_finite import NON_FINITE_NAMES
+from trainwire.schemas.non_finite import NON_FINITE_NAMES, Number
 from trainwire.schemas.tables import delivery_cursors, metric_blocks, metric_series, training_jobs
 from trainwire.schemas.times import to_ns
 from trainwire.stores.postgres.deletion import Choice, begin_deletion
 from trainwire.stores.postgres.jobs.job_pages import read_columns
 from trainwire.stores.rows.metric_columns import Key
 from trainwire.stores.rows.metric_names import MetricNames
-from trainwire.stores.rows.metric_series import MOST_ROWS, SeriesFilter, SeriesValue, XAxis, XRange, read_series
+from trainwire.stores.rows.metric_series import MOST_ROWS, SeriesFilter, XAxis, XRange, read_series
 from trainwire.workers.operations.row_retention import RowPolicy, RowRetention
 from trainwire.workers.resources import Resources
 from trainwire.workers.rollups import follower
@@ -45,7 +47,19 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "decisions" / "0032-rollups-of-m
 START = datetime(2026, 11, 30, tzinfo=UTC)
 NAMES = ("loss", "all", "rare", "flat")
 COLUMNS = "job_id, seq, attempt, rank, source, logged_at, epoch, step, loss, extra_metrics"
-Series = dict[Key, list[SeriesValue]]
+
+
+class Value(NamedTuple):
+    """A point of a series, with the fields of `SeriesPoint`; `ts` is in nanoseconds since 1970."""
+
+    step: int | None
+    ts: int
+    value: Number
+    epoch: int | None
+    seq: int
+
+
+Series = dict[Key, list[Value]]
 
 
 class Training:
@@ -100,7 +114,10 @@ def follow(engine: Engine, until: float = math.inf) -> None:
 def read(engine: Engine, wanted: SeriesFilter, points: int = 100) -> tuple[Series, bool]:
     """Return the series of a chart."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        return read_series(connection, wanted, points)
+        found, is_downsampled = read_series(connection, wanted, points)
+    return {
+        key: list(starmap(Value, shown_points(of_key, "step"))) for key, of_key in found.items()
+    }, is_downsampled
 
 
 def of_rows(engine: Engine, wanted: SeriesFilter) -> Series:
@@ -117,9 +134,7 @@ def of_rows(engine: Engine, wanted: SeriesFilter) -> Series:
                 for name in wanted.names:
                     if values.get(name) is not None:
                         value = shown(float(values[name]))
-                        point = SeriesValue(
-                            seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"]
-                        )
+                        point = Value(seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"])
                         found.setdefault((name, row["attempt"], row["rank"]), []).append(point)
     return found
 
@@ -139,7 +154,7 @@ def lies_within(axes: dict[str, int | None], within: XRange | None) -> bool:
     return (within.first is None or x >= within.first) and (within.last is None or x <= within.last)
 
 
-def number(point: SeriesValue) -> float:
+def number(point: Value) -> float:
     """Return the value as a float."""
     return NON_FINITE_NAMES[point.value] if isinstance(point.value, str) else point.value
 
@@ -157,7 +172,7 @@ def check(engine: Engine, wanted: SeriesFilter, points: int = 100) -> None:
             check_downsampled(series[key], all_points, points)
 
 
-def check_downsampled(chosen: list[SeriesValue], all_points: list[SeriesValue], points: int) -> None:
+def check_downsampled(chosen: list[Value], all_points: list[Value], points: int) -> None:
     """Assert that no value of a series lies outside of what a chart of it shows nearby."""
     assert (chosen[0], chosen[-1]) == (all_points[0], all_points[-1])
     by_seq = {point.seq: point for point in all_points}

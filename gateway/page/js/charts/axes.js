@@ -1,6 +1,6 @@
 // The two axes of a chart, with labels as short as they can be.
 
-import { clock, dateTime, duration, value } from "../format.js";
+import { clock, count, dateTime, duration, value } from "../format.js";
 
 const CHARACTER_PX = 6.3;
 const MIN_AXIS_PX = 30;
@@ -55,5 +55,6 @@ function axisWidth(labels) {
 function shortNumber(tick) {
   const size = Math.abs(tick);
   if (size >= 1e6) return `${Number((tick / 1e6).toPrecision(4))}M`;
-  return size >= 1e4 ? `${Number((tick / 1e3).toPrecision(4))}k` : String(tick);
+  if (size >= 1e4) return `${Number((tick / 1e3).toPrecision(4))}k`;
+  return Number.isInteger(tick) ? count(tick) : String(tick);
 }

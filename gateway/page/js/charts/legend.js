@@ -13,7 +13,10 @@ export function legendEntries(lines) {
     line.shown = h("b", { class: "num" });
     return h(
       "span",
-      { class: line.isDim ? "legend-entry is-dim" : "legend-entry", title: line.label },
+      {
+        class: ["legend-entry", line.isDim && "is-dim", line.low && "is-range"].filter(Boolean).join(" "),
+        title: line.label,
+      },
       lines.length > 1 && lineSample(line),
       line.label && h("span", { dir: "auto" }, line.label),
       line.shown,

@@ -51,8 +51,16 @@ export class MetricMenu {
   }
 }
 
-/** Event listeners that close a menu when it loses the focus, or when Escape is pressed. */
+/**
+ * Event listeners that close a menu when it loses the focus, or when Escape is pressed, and that align its body to the
+ * right where the edge of the panes would cut it.
+ */
 export const MENU_EVENTS = {
+  toggle({ currentTarget: menu }) {
+    menu.classList.remove("is-right");
+    const { right } = menu.querySelector(".menu-body").getBoundingClientRect();
+    menu.classList.toggle("is-right", menu.open && right > menu.closest(".side").getBoundingClientRect().right);
+  },
   focusout(event) {
     if (!event.currentTarget.contains(event.relatedTarget)) event.currentTarget.open = false;
   },

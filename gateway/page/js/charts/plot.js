@@ -12,10 +12,10 @@ const SAMPLED = 4000;
 
 /**
  * Return the uPlot columns of lines, `[{x, y, series, fill}]`; `fill` is the colour of the band between a column and
- * the next.
+ * the next. The first line comes last and is thus drawn over the others: it is the newest attempt of the page's job.
  */
 function columnsOf(lines) {
-  return lines.flatMap((line) => {
+  return [...lines].reverse().flatMap((line) => {
     const common = { spanGaps: false, points: { size: 4 }, dash: line.dash };
     const edge = { ...common, width: 0, points: { show: false } };
     const columns = [];

@@ -2,8 +2,8 @@
 
 import { get } from "../api.js";
 import { h } from "../dom.js";
-import { count, dateTime, duration, fromText, value } from "../format.js";
-import { statusWords } from "../words.js";
+import { count, dateTime, duration, fromText } from "../format.js";
+import { headline, statusWords } from "../words.js";
 
 /** The panel; `setJob(job)` redraws it if something has changed. */
 export class Facts {
@@ -34,8 +34,8 @@ export class Facts {
       job.note && h("div", { class: "facts-block" }, h("h2", null, "Note"), h("p", { dir: "auto" }, job.note)),
       table("Parameters", flat(job.params)),
       table("Tags", flat(job.tags)),
-      table("Final metrics", shownMetrics(job.final_metrics)),
-      table("Best metrics", shownMetrics(job.best_metrics)),
+      table("Final metrics", headline(job.final_metrics, Infinity)),
+      table("Best metrics", headline(job.best_metrics, Infinity)),
       attempts(job.attempts ?? []),
     ].filter(Boolean);
     this.facts.replaceChildren(
@@ -55,10 +55,6 @@ export function flat(given, path = "") {
       return flat(found, here);
     return [[here, typeof found === "string" ? found : JSON.stringify(found)]];
   });
-}
-
-function shownMetrics(metrics) {
-  return Object.entries(metrics ?? {}).map(([name, found]) => [name, value(found)]);
 }
 
 function table(title, rows) {

@@ -28,7 +28,7 @@ export const PANELS = [
   {
     id: "log",
     title: "Log",
-    key: "5",
+    key: "6",
     help: "Log (on a narrow screen)",
     make: (page) => new LogPanel(page.id, page.address),
     note: (job) => job.rows.logs,
@@ -41,11 +41,11 @@ export const PANELS = [
     note: (job) => job.rows.checkpoints,
   },
   { id: "facts", title: "Parameters", key: "3", make: (page) => new Facts(page.id) },
-  { id: "compare", title: "Compare", key: "6", make: (page) => new Differences(page.id, page.address) },
+  { id: "compare", title: "Compare", key: "4", make: (page) => new Differences(page.id, page.address) },
   {
     id: "delivery",
     title: "Delivery",
-    key: "4",
+    key: "5",
     make: (page) =>
       new Delivery(page.id, {
         isNeeded: () => page.needsDelivery(),
