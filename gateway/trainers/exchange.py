@@ -31,6 +31,7 @@ def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> 
     reports = streams.read_reports(request.acks or _SOME_KIND)
     answer.is_job_deleted, answer.stop = reports.is_job_deleted, reports.stop
     answer.is_unknown_resume = reports.is_unknown_resume
+    answer.behind_ms = round(1000 * reports.behind_s)
     answer.acks = {kind: reports.acks[kind] for kind in request.acks}
     if reports.must_hold:
         answer.hold = True

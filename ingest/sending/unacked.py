@@ -72,6 +72,14 @@ class UnackedMessages:
         if in_memory:
             self._in_memory[message.seq] = message
 
+    def newest(self, seq: int) -> EncodedMessage | None:
+        """Return message `seq` if it is the last one and in memory."""
+        return self._in_memory.get(seq) if seq == self.last else None
+
+    def replace(self, message: EncodedMessage) -> None:
+        """Replace the last message, which has not been sent, with one that has more lines or points."""
+        self._in_memory[message.seq] = message
+
     def spool(self, append: Callable[[int, int, Entry], bool]) -> None:
         """Write the messages that are only in memory to the spool: call `append` (seq, items, entry) for each."""
         for seq, message in self._in_memory.items():

@@ -54,10 +54,12 @@ class ExchangeAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     acknowledgement fields of each requested kind. `is_alive` is False if Redis refused the heartbeat. `claim` is
     the value of the rank's claim in Redis, and `now_ms` the time of the Redis server. `stop` is the request to
     stop the source, if a user has made one. `is_unknown_resume` is True if the source resumes a job of which no
-    earlier attempt is stored.
+    earlier attempt is stored. `behind_ms` is for how many milliseconds messages wait for the workers, 0 while that
+    is short: clients then send less often.
     """
 
     hold: bool = False
+    behind_ms: int = 0
     is_job_deleted: bool = False
     taken: dict[Kind, int] = {}
     refusal: str | None = None
