@@ -459,7 +459,7 @@ def live_trainers(resources: Resources, scale: float, sizes: Sequence[int] = tra
                     "lag at the end, s",
                 ),
                 *(
-                    "lines a message",
+                    "lines an entry",
                     "Valkey, MB",
                     "CPU µs a line or point",
                     *(f"{kind}, cores" for kind in kinds),
@@ -471,8 +471,8 @@ def live_trainers(resources: Resources, scale: float, sizes: Sequence[int] = tra
         latencies = f"{found.p50_s:.2f} | {found.p95_s:.2f} | {found.max_s:.2f}"
         show(
             f"| {int(size * scale):,} | {found.rows_per_s:,.0f} | {found.stored_per_s:,.0f} | {latencies} | "
-            f"{found.waiting:,} | {lag} | {found.lines_per_message:.2f} | {found.valkey_mb:.0f} | {found.microseconds:.0f} | {cores} | "
-            f"{found.late_s:.2f} | {found.resent:,} |"
+            f"{found.waiting:,} | {lag} | {found.lines_per_entry:.2f} | {found.valkey_mb:.0f} | "
+            f"{found.microseconds:.0f} | {cores} | {found.late_s:.2f} | {found.resent:,} |"
         )
 
 

@@ -67,18 +67,19 @@ class Unacked:
     def __init__(self, source: str, kind: Kind) -> None:
         self.seq = 0
         self.sent = 0
-        self.messages: deque[tuple[int, bytes]] = deque()
+        self.messages: deque[tuple[int, int, bytes]] = deque()
+        """(first number, last number, encoded XADD) of each entry."""
         self.watch = AckWatch(TIMING, time.time())
         self.fields = [name(source, kind) for name in (ack_field, missing_field, lost_field)]
 
     def resend(self, report: AckReport, now: float) -> Iterator[Outgoing]:
         """Remove acknowledged messages, and yield those that have to be sent again."""
         messages, acked = self.messages, report.acked or 0
-        while messages and messages[0][0] <= acked:
+        while messages and messages[0][1] <= acked:
             messages.popleft()
         awaited = self.sent if self.sent > acked else None
         for first, last in self.watch.overdue(report, awaited, now):
-            yield from ((self, seq, packed) for seq, packed in messages if first <= seq <= last)
+            yield from ((self, end, packed) for begin, end, packed in messages if begin <= last and first <= end)
 
 
 Outgoing: TypeAlias = tuple[Unacked, int, bytes]
@@ -136,21 +137,25 @@ class Trainer:
     def _cut(self) -> None:
         """Make messages from the lines and points since the last flush."""
         if self._lines:
-            self._make("logs", Logs(log_type="stdout", lines=[LINE] * len(self._lines), ts=self._lines))
+            lines = [LINE] * len(self._lines)
+            self._make("logs", Logs(log_type="stdout", lines=lines, ts=self._lines), len(lines))
             self._lines = []
         if self._points:
-            self._make("metrics", Metrics(points=self._points))
+            self._make("metrics", Metrics(points=self._points), len(self._points))
             self._points = []
 
-    def _make(self, kind: Kind, body: Body) -> None:
+    def _make(self, kind: Kind, body: Body, messages: int = 1) -> None:
+        """Make an entry of one or more messages, each with one line or point."""
         of_kind = self._kinds[kind]
-        of_kind.seq += 1
+        of_kind.seq += messages
         body.started_at = int(self._since * 1e9)
-        entry = encode_entry(Message(kind, self._job, 0, self._source, of_kind.seq, body))
+        parts = (1,) * messages if messages > 1 else ()
+        entry = encode_entry(Message(kind, self._job, 0, self._source, of_kind.seq, body, parts))
         packed = pack(("XADD", stream_key(kind, self._shard), "*", *chain.from_iterable(entry.items())))
-        of_kind.messages.append((of_kind.seq, packed))
+        of_kind.messages.append((of_kind.seq - messages + 1, of_kind.seq, packed))
         self._to_send.append((of_kind, of_kind.seq, packed))
-        self._crowd.produced[kind] += 1
+        self._crowd.produced[kind] += messages
+        self._crowd.entries += kind == "logs"
 
     def _flush(self, _: float) -> None:
         """Send what waits, or plan it for later while the workers are behind."""
@@ -267,7 +272,7 @@ class Crowd:
         self.now = time.time()
         self.is_ended = False
         self.produced: dict[Kind, int] = {"logs": 0, "metrics": 0}
-        self.lines = 0
+        self.lines = self.entries = 0
         self.resent = self.held = 0
         self.late_s = 0.0
         """The longest delay of a planned action, because this process was too slow."""

@@ -51,7 +51,7 @@ class Load:
     p95_s: float
     max_s: float
     lag_s: float | None
-    lines_per_message: float
+    lines_per_entry: float
     waiting: int
     valkey_mb: float
     cores: Mapping[str, float]
@@ -95,7 +95,7 @@ def measure(resources: Resources, trainers: int, measured_s: float) -> Load:
             _sleep_until(min(time.time() + 1, began + measured_s))
         stored_per_s = (_stored_rows(resources) - stored) / (time.time() - began)
         cores = {kind: (used - before[kind]) / (time.time() - began) for kind, used in _seconds(kinds).items()}
-        lag_s, produced, lines, late_s, resent = _received(ours)
+        lag_s, produced, lines, entries, late_s, resent = _received(ours)
     latencies = _latencies(resources, began, began + measured_s)
     is_drained = lag_s < LONGEST_DRAIN_S
     assert not is_drained or _stored(resources) == produced, (produced, _stored(resources))
@@ -105,7 +105,7 @@ def measure(resources: Resources, trainers: int, measured_s: float) -> Load:
         stored_per_s=stored_per_s,
         valkey_mb=peak,
         waiting=waiting,
-        lines_per_message=lines / produced["logs"],
+        lines_per_entry=lines / entries,
         lag_s=lag_s if is_drained else None,
         late_s=late_s,
         resent=resent,
@@ -118,7 +118,7 @@ def _simulate(pipe: Pipe, url: str, trainers: int, start_s: float, measured_s: f
     began = time.time() + 0.5
     pipe.send(began)
     lag_s = crowd.run(began, began + start_s + SETTLING_S + measured_s, LONGEST_DRAIN_S)
-    pipe.send((lag_s, crowd.produced, crowd.lines, crowd.late_s, crowd.resent))
+    pipe.send((lag_s, crowd.produced, crowd.lines, crowd.entries, crowd.late_s, crowd.resent))
     time.sleep(LONGEST_DRAIN_S)  # a trainer that disconnects would be a load of its own
 
 

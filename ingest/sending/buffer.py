@@ -246,7 +246,7 @@ def _metric_bodies(metrics: Iterable[Point | Metrics], rank: int | None) -> Iter
         if isinstance(metric, Point):
             body.points.append(metric)
         else:
-            merge_header(body, metric)
+            _merge(body, metric)
     if size:
         yield body, size
 
@@ -272,7 +272,7 @@ def _logs(batch: list[Line], rank: int | None) -> Logs:
     )
 
 
-def merge_header(body: Metrics, header: Metrics) -> None:
+def _merge(body: Metrics, header: Metrics) -> None:
     """Copy the fields that are set in `header` to `body`."""
     for name in _REPLACED:
         if getattr(header, name) is not None:

@@ -9,11 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.identity.origin import Origin
-from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.buffer import Buffer
-from trainwire.ingest.sending.encoding import BodyEncoder, item_count
-from trainwire.ingest.sending.growing import grown
+from trainwire.ingest.sending.encoding import BodyEncoder, item_count, joined
 from trainwire.ingest.sending.heartbeat import UnsentCounts
 from trainwire.ingest.sending.unacked import EncodedMessage, Range, UnackedMessages
 from trainwire.ingest.settings.setting_groups import FullPolicy
@@ -67,10 +65,6 @@ class Outbox:
         self._encoder = BodyEncoder(origin, buffer.count_dropped)
         self._declared: set[tuple[Kind, int]] = set()
         self._is_job_deleted = False
-        self._growing: dict[Kind, tuple[int, float]] = {}
-        """Kind -> (number, time of the first value) of the last message, if it may take more values."""
-        self.growth_s = 0.0
-        """For how many seconds a message takes further values, unless `to_send` is called: set by the sender."""
         self.activity = 0
         """Number of bodies that show progress of the training, and not only metrics of the machine."""
 
@@ -95,15 +89,20 @@ class Outbox:
         with self._lock:
             self._open(at_once=True)
 
-    def to_send(self, budget_bytes: int) -> dict[Kind, list[EncodedMessage]]:
+    def to_send(self, budget_bytes: int, *, may_join: bool = False) -> dict[Kind, list[EncodedMessage]]:
         """Return the next messages to send by kind, up to about `budget_bytes` for each kind.
 
-        From now on these have their final content.
+        With `may_join`, consecutive small messages are joined into one entry.
         """
         with self._lock:
-            self._growing.clear()
             batches = {kind: messages.to_send(budget_bytes) for kind, messages in self._messages.items()}
-        return {kind: batch for kind, batch in batches.items() if batch}
+        return {kind: joined(kind, batch) if may_join else batch for kind, batch in batches.items() if batch}
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return the approximate memory of the messages that were not sent yet, in bytes."""
+        with self._lock:
+            return sum(messages.unsent_bytes for messages in self._messages.values())
 
     def mark_sent(self, kind: Kind, seqs: Iterable[int]) -> None:
         """Record that Redis has the messages of `kind` with these numbers."""
@@ -249,8 +248,6 @@ class Outbox:
         if self.origin.attempt == ATTEMPT_UNKNOWN or isinstance(body, Completion):
             body.started_at = body.started_at or self.origin.since_ns
             body.resume_step = self.origin.resume_step
-        if kind in self._growing and (added_bytes := self._grow(kind, body)) is not None:
-            return added_bytes
         seq, items = messages.last + 1, item_count(body)
         entry = self._encoder.encode(kind, seq, body)
         if entry is None:
@@ -258,25 +255,7 @@ class Outbox:
         message = EncodedMessage(seq, entry, self._spool.append(kind, seq, items, entry), items)
         in_memory = not message.is_spooled or self._buffer.unacked_bytes + message.size_bytes <= MEMORY_BYTES
         messages.append(message, in_memory=in_memory)
-        self._growing.pop(kind, None)
-        if self.growth_s > 0 and in_memory:
-            self._growing[kind] = seq, monotonic_s()
         return message.size_bytes if in_memory else 0
-
-    def _grow(self, kind: Kind, body: Body) -> int | None:
-        """Append `body` to the last message of its kind; return the bytes added, or None if it takes no more."""
-        seq, since = self._growing[kind]
-        message = self._messages[kind].newest(seq)
-        if message is None or monotonic_s() - since >= self.growth_s:
-            return None
-        joined = grown(message.entry, body)
-        entry = None if joined is None else self._encoder.encode(kind, seq, joined)
-        if joined is None or entry is None:
-            return None
-        items = item_count(joined)
-        longer = EncodedMessage(seq, entry, self._spool.append(kind, seq, items, entry), items)
-        self._messages[kind].replace(longer)
-        return longer.size_bytes - message.size_bytes
 
     def _open(self, *, at_once: bool = False) -> None:
         """Open the spool if it is not open yet, and write the messages that are only in memory to it."""

@@ -15,7 +15,7 @@ from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing
 from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckReport, AckWatch
-from trainwire.ingest.sending.buffer import SENDER_THREAD
+from trainwire.ingest.sending.buffer import MAX_BATCH_BYTES, SENDER_THREAD
 from trainwire.ingest.sending.cutter import LATE_S, Cutter
 from trainwire.ingest.sending.flush_pace import FlushPace
 from trainwire.ingest.sending.outbox import Outbox
@@ -34,8 +34,6 @@ ROUND_TRIP_BYTES: Final = 1024 * 1024
 
 On a slow network, sending more would take longer than the socket timeout, also at each retry.
 """
-MOST_UNSENT: Final = 16
-"""Number of messages from which they are sent without waiting for more, though the workers are behind."""
 LONE_ASK_FACTOR: Final = 10
 """Acknowledgements are read this many times less often while there are no messages to send in the same request."""
 FINISHING_INTERVAL_S: Final = 0.02
@@ -233,12 +231,14 @@ class Sender:
         if not self._pace.is_slow or self._is_finishing:
             return True
         is_due = monotonic_s() - self._flushed_at >= self._pace.interval_s
-        return is_due or self._outbox.unsent_counts().unsent >= MOST_UNSENT
+        return is_due or self._outbox.unsent_bytes >= MAX_BATCH_BYTES
 
     def _exchange(self, *, is_flush: bool) -> bool:
         """Send a heartbeat if it is due and, with `is_flush`, messages; return whether more may follow."""
         heartbeat = self._heartbeat if self._heartbeat is not None and self._heartbeat.is_due else None
-        batches = self._outbox.to_send(ROUND_TRIP_BYTES) if is_flush else {}
+        # Only workers that know entries of several messages publish how far behind they are.
+        may_join = self._pace.is_slow
+        batches = self._outbox.to_send(ROUND_TRIP_BYTES, may_join=may_join) if is_flush else {}
         kinds = self._outbox.sent_kinds() if self._is_time_for_acks(has_messages=bool(batches)) else []
         if not (batches or kinds or heartbeat):
             return False
@@ -264,8 +264,7 @@ class Sender:
     def _note_reports(self, answer: Answer) -> None:
         """Record what an answer reports about the job and the workers, except acknowledgements."""
         if answer.behind_s is not None:
-            self._pace = pace = self._pace.after(answer.behind_s)
-            self._outbox.growth_s = pace.interval_s if pace.is_slow else 0.0
+            self._pace = self._pace.after(answer.behind_s)
         if answer.is_job_deleted:
             self._outbox.note_job_deleted()
         if answer.is_unknown_resume:

@@ -72,14 +72,6 @@ class UnackedMessages:
         if in_memory:
             self._in_memory[message.seq] = message
 
-    def newest(self, seq: int) -> EncodedMessage | None:
-        """Return message `seq` if it is the last one and in memory."""
-        return self._in_memory.get(seq) if seq == self.last else None
-
-    def replace(self, message: EncodedMessage) -> None:
-        """Replace the last message, which has not been sent, with one that has more lines or points."""
-        self._in_memory[message.seq] = message
-
     def spool(self, append: Callable[[int, int, Entry], bool]) -> None:
         """Write the messages that are only in memory to the spool: call `append` (seq, items, entry) for each."""
         for seq, message in self._in_memory.items():
@@ -148,6 +140,12 @@ class UnackedMessages:
     def is_all_sent(self) -> bool:
         """Return whether Redis has every message."""
         return self.sent == self.last and not self._resend
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return the approximate memory of the messages that were not sent yet, in bytes."""
+        unsent = takewhile(lambda message: message.seq > self.sent, reversed(self._in_memory.values()))
+        return sum(message.size_bytes for message in unsent)
 
     @property
     def has_sent(self) -> bool:

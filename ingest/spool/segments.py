@@ -51,10 +51,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(slots=True)
 class Segment:
-    """Describes one file of messages `first` to `last`; some of these may not be in it.
-
-    The last message may be in it several times, each time with more lines or points.
-    """
+    """Describes one file of messages `first` to `last`; some of these may not be in it."""
 
     path: Path
     first: int
@@ -62,15 +59,12 @@ class Segment:
     count: int = 0
     items: int = 0
     size_bytes: int = 0
-    last_items: int = 0
-    """The number of lines or points of message `last`."""
 
     def note(self, record: Record) -> None:
-        """Update the counts for a message that was appended to the file, or written again with more in it."""
-        is_again = record.seq == self.last
-        self.items += record.items - (self.last_items if is_again else 0)
-        self.count += not is_again
-        self.last, self.last_items = record.seq, record.items
+        """Update the counts for a message that was appended to the file."""
+        self.last = record.seq
+        self.count += 1
+        self.items += record.items
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -108,13 +102,12 @@ class Segments:
         return sum(segment.count for segment in self._segments)
 
     def append(self, record: Record) -> None:
-        """Append one message to the newest file, or the last message again with more in it.
+        """Append one message to the newest file.
 
         It survives a kill of this process, but not a power failure.
         """
         data = framed(_encode(record))
-        is_full = self._file is not None and self._segments[-1].size_bytes >= SEGMENT_BYTES
-        if self._file is None or (is_full and self._segments[-1].last != record.seq):
+        if self._file is None or self._segments[-1].size_bytes >= SEGMENT_BYTES:
             self._begin(record.seq)
         assert self._file is not None  # noqa: S101 - just begun
         segment = self._segments[-1]
@@ -129,10 +122,7 @@ class Segments:
         self.size_bytes += len(data)
 
     def read(self, seq: int) -> list[Record]:
-        """Return messages from number `seq` on: those in the file with `seq`, or else in the next file.
-
-        Of two records with one number, the later one is the whole message.
-        """
+        """Return messages from number `seq` on: those in the file with `seq`, or else in the next file."""
         at = bisect_right(self._segments, seq, key=lambda segment: segment.first) - 1
         for segment in self._segments[max(at, 0) :]:
             with suppress(FileNotFoundError):

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from trainwire.schemas.keys import KINDS, AckFields, Kind
+from trainwire.schemas.wire.entries import MAX_PARTS_CHARS
 from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim
 from trainwire.schemas.wire.messages import SourceName
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
@@ -28,6 +29,7 @@ class WireEntry(msgspec.Struct, frozen=True):
     seq: Annotated[int, Meta(ge=1, le=MAX_ID)]
     enc: Annotated[str, Meta(max_length=20)]
     body: bytes
+    parts: Annotated[str, Meta(max_length=MAX_PARTS_CHARS)] | None = None
 
 
 class ExchangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

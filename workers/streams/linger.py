@@ -9,11 +9,11 @@ from typing import Final
 
 from trainwire.schemas.keys import Kind
 
-MOST_LINGER_S: Final = 0.25
+MOST_LINGER_S: Final = 0.2
 """Longest time in seconds for which messages wait so that more of them collect."""
 LEAST_SHARE: Final = 0.2
 """Share of its time that a process spends in drains, up to which no stream has to wait."""
-FULL_SHARE: Final = 0.35
+FULL_SHARE: Final = 0.4
 """Share from which streams wait for `MOST_LINGER_S`."""
 ENOUGH_ENTRIES: Final = 500
 """Entries of a transaction from which its fixed cost (5 to 15 ms of CPU time) matters little."""

@@ -30,7 +30,7 @@ def test_a_quiet_process_lets_nothing_wait() -> None:
 
 
 def test_the_linger_grows_with_the_share() -> None:
-    """It grows steadily to a quarter of a second, and is never longer."""
+    """It grows steadily to its maximum, and is never longer."""
     waits = [linger_s(LEAST_SHARE + (FULL_SHARE - LEAST_SHARE) * part / 10, 1) for part in range(11)]
     assert waits == sorted(waits)
     assert waits[5] == pytest.approx(MOST_LINGER_S / 2)
