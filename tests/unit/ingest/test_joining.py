@@ -129,12 +129,12 @@ def test_parts_that_do_not_match(parts: tuple[int, ...]) -> None:
 @given(st.text(max_size=30))
 def test_parts_in_an_entry(text: str) -> None:
     """Any text is either a list of small numbers or an invalid message."""
-    fields = {"v": 2, "job": 1, "attempt": 1, "source": "s", "seq": 9, "enc": "json", "body": b"", "parts": text}
+    fields: Entry = {"v": 2, "job": 1, "attempt": 1, "source": "s", "seq": 9, "enc": "json", "body": b""}
+    fields["parts"] = text
     raw = {name.encode(): raw_value(value) for name, value in fields.items()}
     try:
         parts = open_envelope(raw).parts
     except InvalidMessage:
         return
-    assert [str(part).zfill(len(given)) for part, given in zip(parts, text.split(","), strict=True)] == text.split(
-        ","
-    )
+    given = text.split(",")
+    assert [str(part).zfill(len(each)) for part, each in zip(parts, given, strict=True)] == given
