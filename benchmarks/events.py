@@ -30,10 +30,10 @@ class StampedStream(IngestStream):
 
     committed_at = 0.0
 
-    def settle(self, acks: Iterable[Ack], through_id: str) -> None:
+    def settle(self, acks: Iterable[Ack], through_id: str, waited_ms: int = 0) -> None:
         """Record the current time as `committed_at`, then settle as usual."""
         self.committed_at = time.perf_counter()
-        super().settle(acks, through_id)
+        super().settle(acks, through_id, waited_ms)
 
 
 def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:

@@ -21,9 +21,11 @@ from msgspec.structs import replace
 from benchmarks.load import LINE
 from benchmarks.trainer_connections import Connection, ignore, max_connections, pack
 from trainwire.ingest.sending.acks import AckReport, AckWatch, parse_report
+from trainwire.ingest.sending.flush_pace import FlushPace
 from trainwire.ingest.sending.sender import LONE_ASK_FACTOR
 from trainwire.ingest.settings.setting_groups import Timing, Vitals
 from trainwire.schemas.keys import (
+    BEHIND_KINDS,
     DEFAULT_SHARDS,
     HOLD_KEY,
     JOB_DELETED_FIELD,
@@ -32,9 +34,11 @@ from trainwire.schemas.keys import (
     acks_key,
     alive_field,
     alive_key,
+    behind_key,
     claim_key,
     lost_field,
     missing_field,
+    read_behind_s,
     shard_of,
     stop_field,
     stream_key,
@@ -63,18 +67,19 @@ class Unacked:
     def __init__(self, source: str, kind: Kind) -> None:
         self.seq = 0
         self.sent = 0
-        self.messages: deque[tuple[int, bytes]] = deque()
+        self.messages: deque[tuple[int, int, bytes]] = deque()
+        """(first number, last number, encoded XADD) of each entry."""
         self.watch = AckWatch(TIMING, time.time())
         self.fields = [name(source, kind) for name in (ack_field, missing_field, lost_field)]
 
     def resend(self, report: AckReport, now: float) -> Iterator[Outgoing]:
         """Remove acknowledged messages, and yield those that have to be sent again."""
         messages, acked = self.messages, report.acked or 0
-        while messages and messages[0][0] <= acked:
+        while messages and messages[0][1] <= acked:
             messages.popleft()
         awaited = self.sent if self.sent > acked else None
         for first, last in self.watch.overdue(report, awaited, now):
-            yield from ((self, seq, packed) for seq, packed in messages if first <= seq <= last)
+            yield from ((self, end, packed) for begin, end, packed in messages if begin <= last and first <= end)
 
 
 Outgoing: TypeAlias = tuple[Unacked, int, bytes]
@@ -89,7 +94,8 @@ class Trainer:
         self._shard = shard_of(job, DEFAULT_SHARDS)
         self._kinds: dict[Kind, Unacked] = {kind: Unacked(source, kind) for kind in ("logs", "metrics")}
         names = chain.from_iterable(kind.fields for kind in self._kinds.values())
-        self._ask_hold = pack(("EXISTS", HOLD_KEY))
+        waits = [pack(("GET", behind_key(kind, self._shard))) for kind in BEHIND_KINDS]
+        self._ask_room = [pack(("EXISTS", HOLD_KEY)), *waits]
         self._ask_acks = pack(("HMGET", acks_key(job), JOB_DELETED_FIELD, stop_field(source), *names))
         self._to_send: list[Outgoing] = []
         self._sending: list[Outgoing] = []
@@ -98,6 +104,10 @@ class Trainer:
         self._asked = 0
         self._acks_read_at = self._backoff_s = 0.0
         self._flush_s = random.uniform(0, TIMING.flush_interval_s)
+        self._pace = FlushPace(TIMING.flush_interval_s)
+        self._flushed_at = self._planned_at = 0.0
+        self._lines: list[int] = []
+        self._points: list[Point] = []
         self._since = 0.0
         self._step = 0
 
@@ -111,31 +121,58 @@ class Trainer:
         self._beat(at)
 
     def _line(self, at: float) -> None:
-        self._make("logs", Logs(log_type="stdout", lines=[LINE], ts=[int(at * 1e9)]))
+        if not self._crowd.is_ended:
+            self._lines.append(int(at * 1e9))
+            self._crowd.lines += 1
         self._crowd.plan(at + self._flush_s, self._flush)
         self._crowd.plan(at + LINE_EVERY_S, self._line)
 
     def _point(self, at: float) -> None:
         self._step += 100
-        self._make("metrics", Metrics(points=[Point(ts=int(at * 1e9), epoch=1, step=self._step, values=VALUES)]))
+        if not self._crowd.is_ended:
+            self._points.append(Point(ts=int(at * 1e9), epoch=1, step=self._step, values=VALUES))
         self._crowd.plan(at + self._flush_s, self._flush)
         self._crowd.plan(at + POINT_EVERY_S, self._point)
 
-    def _make(self, kind: Kind, body: Body) -> None:
-        if self._crowd.is_ended:
-            return
+    def _cut(self) -> None:
+        """Make messages from the lines and points since the last flush."""
+        if self._lines:
+            lines = [LINE] * len(self._lines)
+            self._make("logs", Logs(log_type="stdout", lines=lines, ts=self._lines), len(lines))
+            self._lines = []
+        if self._points:
+            self._make("metrics", Metrics(points=self._points), len(self._points))
+            self._points = []
+
+    def _make(self, kind: Kind, body: Body, messages: int = 1) -> None:
+        """Make an entry of one or more messages, each with one line or point."""
         of_kind = self._kinds[kind]
-        of_kind.seq += 1
+        of_kind.seq += messages
         body.started_at = int(self._since * 1e9)
-        entry = encode_entry(Message(kind, self._job, 0, self._source, of_kind.seq, body))
+        parts = (1,) * messages if messages > 1 else ()
+        entry = encode_entry(Message(kind, self._job, 0, self._source, of_kind.seq, body, parts))
         packed = pack(("XADD", stream_key(kind, self._shard), "*", *chain.from_iterable(entry.items())))
-        of_kind.messages.append((of_kind.seq, packed))
+        of_kind.messages.append((of_kind.seq - messages + 1, of_kind.seq, packed))
         self._to_send.append((of_kind, of_kind.seq, packed))
-        self._crowd.produced[kind] += 1
+        self._crowd.produced[kind] += messages
+        self._crowd.entries += kind == "logs"
 
     def _flush(self, _: float) -> None:
-        if self._to_send and not self._is_busy:
-            self._exchange(self._crowd.now)
+        """Send what waits, or plan it for later while the workers are behind."""
+        if self._is_busy or not (self._to_send or self._lines or self._points):
+            return
+        now, due_at = self._crowd.now, self._flushed_at + self._pace.interval_s
+        if self._pace.is_slow and now < due_at and not self._crowd.is_ended:
+            if due_at > self._planned_at:
+                self._planned_at = due_at
+                self._crowd.plan(due_at, self._flush)
+            return
+        self._cut()
+        self._exchange(now)
+
+    def finish(self) -> None:
+        """Send what waits at once, as the end of a run does."""
+        self._flush(self._crowd.now)
 
     def _poll(self, _: float) -> None:
         self._is_polling = False
@@ -153,24 +190,27 @@ class Trainer:
 
     @property
     def awaited(self) -> int:
-        """Return the number of messages that are not acknowledged."""
-        return sum(len(kind.messages) for kind in self._kinds.values())
+        """Return the number of messages, lines and points that are not acknowledged."""
+        made = sum(len(kind.messages) for kind in self._kinds.values())
+        return made + len(self._lines) + len(self._points)
 
     def _exchange(self, now: float) -> None:
         """Ask whether Redis accepts messages, and for acknowledgements if it is time; send messages with it."""
         self._is_busy = True
-        commands = [self._ask_hold]
+        commands = [*self._ask_room]
         interval_s = TIMING.ack_interval_s * (1 if self._to_send else LONE_ASK_FACTOR)
         if self.awaited > len(self._to_send) and now - self._acks_read_at >= interval_s:
             commands.append(self._ask_acks)
         self._asked = len(commands)
         if not self._must_hold:
             self._sending, self._to_send = self._to_send, []
+            self._flushed_at = now if self._sending else self._flushed_at
             commands += [packed for *_, packed in self._sending]
         self._connection.send_packed(commands, self._on_replies)
 
     def _on_replies(self, replies: list[Any]) -> None:
         self._must_hold = bool(replies[0])
+        self._pace = self._pace.after(read_behind_s(replies[1 : len(self._ask_room)]))
         if any(isinstance(reply, Exception) for reply in replies[self._asked :]):  # Redis is full: all again
             self._to_send, self._must_hold = self._sending + self._to_send, True
         elif self._sending:
@@ -178,9 +218,9 @@ class Trainer:
             for kind, seq, _ in self._sending:
                 kind.sent = max(kind.sent, seq)
         self._sending = []
-        if self._asked == 2:
+        if self._asked > len(self._ask_room):
             self._acks_read_at = self._crowd.now
-            values = iter(replies[1][2:])
+            values = iter(replies[self._asked - 1][2:])
             for of_kind in self._kinds.values():
                 report = parse_report(next(values), next(values), next(values))
                 resends = [*of_kind.resend(report, self._crowd.now)]
@@ -232,6 +272,7 @@ class Crowd:
         self.now = time.time()
         self.is_ended = False
         self.produced: dict[Kind, int] = {"logs": 0, "metrics": 0}
+        self.lines = self.entries = 0
         self.resent = self.held = 0
         self.late_s = 0.0
         """The longest delay of a planned action, because this process was too slow."""
@@ -261,6 +302,8 @@ class Crowd:
         while self.now < ended:
             self._step(ended)
         self.is_ended = True
+        for trainer in self.trainers:
+            trainer.finish()
         while any(trainer.awaited for trainer in self.trainers) and self.now < ended + wait_s:
             until = time.time() + 0.1
             while self.now < until:

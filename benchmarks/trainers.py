@@ -38,18 +38,20 @@ LATEST_START_S: Final = 230.0
 class Load:
     """The measurement of one number of trainers, in a period in which all were running.
 
+    `rows_per_s` lines and points were made each second, and `stored_per_s` were stored.
     `p50_s`, `p95_s` and `max_s` are seconds from a line's `logged_at` to the commit of its row. `lag_s` is the
     time from the last message to the last acknowledgement, None if messages were still waiting after
     `LONGEST_DRAIN_S`. `cores` has the CPU time by kind of process, divided by the elapsed time. `late_s` is the
     longest delay that the simulation itself added.
     """
 
-    messages_per_s: float
+    rows_per_s: float
     stored_per_s: float
     p50_s: float
     p95_s: float
     max_s: float
     lag_s: float | None
+    lines_per_entry: float
     waiting: int
     valkey_mb: float
     cores: Mapping[str, float]
@@ -58,7 +60,7 @@ class Load:
 
     @property
     def microseconds(self) -> float:
-        """Return the CPU time per message of all processes except the simulation."""
+        """Return the CPU time per line or point of all processes except the simulation."""
         ours = sum(cores for kind, cores in self.cores.items() if kind != "trainers")
         return 1e6 * ours / self.stored_per_s
 
@@ -86,23 +88,24 @@ def measure(resources: Resources, trainers: int, measured_s: float) -> Load:
         kinds["postgres"], kinds["valkey"] = servers(resources)
         began = _received(ours) + start_s + SETTLING_S
         _sleep_until(began)
-        before, stored, peak, waiting = _seconds(kinds), _stored(resources), 0.0, 0
+        before, stored, peak, waiting = _seconds(kinds), _stored_rows(resources), 0.0, 0
         while time.time() < began + measured_s:
             peak = max(peak, resources.redis.info("memory")["used_memory"] / 1e6)
             waiting = _waiting(resources)
             _sleep_until(min(time.time() + 1, began + measured_s))
-        stored_per_s = (sum(_stored(resources).values()) - sum(stored.values())) / (time.time() - began)
+        stored_per_s = (_stored_rows(resources) - stored) / (time.time() - began)
         cores = {kind: (used - before[kind]) / (time.time() - began) for kind, used in _seconds(kinds).items()}
-        lag_s, produced, late_s, resent = _received(ours)
+        lag_s, produced, lines, entries, late_s, resent = _received(ours)
     latencies = _latencies(resources, began, began + measured_s)
     is_drained = lag_s < LONGEST_DRAIN_S
     assert not is_drained or _stored(resources) == produced, (produced, _stored(resources))
-    assert not is_drained or rows_in(resources, "training_logs") == produced["logs"]
+    assert not is_drained or rows_in(resources, "training_logs") == lines
     return Load(
         cores=cores,
         stored_per_s=stored_per_s,
         valkey_mb=peak,
         waiting=waiting,
+        lines_per_entry=lines / entries,
         lag_s=lag_s if is_drained else None,
         late_s=late_s,
         resent=resent,
@@ -115,7 +118,7 @@ def _simulate(pipe: Pipe, url: str, trainers: int, start_s: float, measured_s: f
     began = time.time() + 0.5
     pipe.send(began)
     lag_s = crowd.run(began, began + start_s + SETTLING_S + measured_s, LONGEST_DRAIN_S)
-    pipe.send((lag_s, crowd.produced, crowd.late_s, crowd.resent))
+    pipe.send((lag_s, crowd.produced, crowd.lines, crowd.entries, crowd.late_s, crowd.resent))
     time.sleep(LONGEST_DRAIN_S)  # a trainer that disconnects would be a load of its own
 
 
@@ -144,8 +147,15 @@ def _stored(resources: Resources) -> dict[str, int]:
         return {kind: int(count) for kind, count in connection.execute(positions)}
 
 
+def _stored_rows(resources: Resources) -> int:
+    """Return the number of stored lines and points."""
+    counts = text("SELECT coalesce(CAST(sum(last_log_seq + last_metric_seq) AS bigint), 0) FROM training_jobs")
+    with resources.engine.connect() as connection:
+        return int(connection.execute(counts).scalar_one())
+
+
 def _latencies(resources: Resources, began: float, ended: float) -> dict[str, float]:
-    """Return messages/s, and percentiles of the time to the commit, of the lines made in the period."""
+    """Return lines and points/s, and percentiles of the time to the commit of the lines, made in the period."""
     found = text(
         "SELECT count(*), percentile_cont(CAST(ARRAY[0.5, 0.95, 1] AS float[])) WITHIN GROUP (ORDER BY "
         "CAST(extract(epoch FROM pg_xact_commit_timestamp(xmin) - logged_at) AS float)) FROM training_logs "
@@ -158,8 +168,8 @@ def _latencies(resources: Resources, began: float, ended: float) -> dict[str, fl
     period = {"began": began, "ended": ended}
     with resources.engine.connect() as connection:
         lines, (p50_s, p95_s, max_s) = connection.execute(found, period).one()
-        messages = lines + connection.execute(points, period).scalar_one()
-    return {"messages_per_s": messages / (ended - began), "p50_s": p50_s, "p95_s": p95_s, "max_s": max_s}
+        rows = lines + connection.execute(points, period).scalar_one()
+    return {"rows_per_s": rows / (ended - began), "p50_s": p50_s, "p95_s": p95_s, "max_s": max_s}
 
 
 def _seconds(kinds: Mapping[str, psutil.Process]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias, get_args
 
 from trainwire.schemas.sinks import SINKS
@@ -15,6 +16,13 @@ SHARDS_KEY: Final = "ingest:shards"
 
 HOLD_KEY: Final = "ingest:hold"
 """Key that exists while Redis is above its high-water mark; trainers then keep messages in their spools."""
+
+BEHIND_FROM_S: Final = 0.5
+"""Seconds that messages may wait in a stream before workers publish it, and trainers send less often."""
+BEHIND_KINDS: Final[tuple[Kind, ...]] = ("logs", "metrics")
+"""The kinds of messages for which workers publish how long they wait."""
+BEHIND_TTL_MS: Final = 3000
+"""Milliseconds after which a published wait expires: then the workers have room, or there are none."""
 
 HALTED_KEY: Final = "ingest:halted"
 """Hash: stream -> the reason why its drain has stopped, for example that nearly all of its entries are invalid."""
@@ -97,6 +105,20 @@ def shard_of(job_id: int, shards: int) -> int:
 def stream_key(kind: Kind, shard: int) -> str:
     """Return the key of the Redis stream of one kind and shard; the braces are a Redis Cluster hash tag."""
     return f"ingest:{{{shard}}}:{kind}"
+
+
+def behind_key(kind: Kind, shard: int) -> str:
+    """Return the key with the milliseconds that messages of one kind and shard wait, absent while they are few."""
+    return f"ingest:{{{shard}}}:behind:{kind}"
+
+
+def read_behind_s(published: Iterable[object]) -> float:
+    """Return the longest of the waits that are `published` (values of `behind_key`), in seconds.
+
+    A missing or invalid value counts as none.
+    """
+    waits = [value for value in published if isinstance(value, bytes) and value.isdigit() and len(value) < 10]
+    return max(map(int, waits), default=0) / 1000
 
 
 def jammed_key(kind: Kind, shard: int) -> str:

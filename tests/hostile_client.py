@@ -29,6 +29,7 @@ from trainwire.schemas.keys import (
     SHARDS_KEY,
     acks_key,
     alive_key,
+    behind_key,
     stream_key,
 )
 
@@ -68,6 +69,7 @@ FORBIDDEN: Final[Sequence[Command]] = (
     *(
         ("SET", SHARDS_KEY, 1),
         ("SET", HOLD_KEY, 1),
+        ("SET", behind_key("logs", 0), 1),
         ("SET", INGEST_QUEUE, 1),
         ("DEL", INGEST_QUEUE),
         ("KEYS", "*"),
@@ -247,6 +249,7 @@ class HostileClient:
                 ("HMGET", acks_key(job), *("x",) * 10_000),
                 ("GET", SHARDS_KEY),
                 ("EXISTS", HOLD_KEY),
+                ("GET", behind_key("logs", self._chance.randrange(self._shards))),
                 ("EXISTS", *(HOLD_KEY,) * 1000),
                 ("TIME",),
             ]

@@ -51,6 +51,7 @@ from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.links import link_runs
 from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.plugin import plugin
+from trainwire.workers.streams.linger import LINGERING_KINDS, DrainShare, linger_s
 from trainwire.workers.streams.outage_log import OutageLog
 from trainwire.workers.streams.stray_streams import drain_jammed, drain_stray_streams
 from trainwire.workers.streams.sweep import overdue, publish_hold, publish_shards
@@ -74,6 +75,7 @@ UNAVAILABLE_LOG_EVERY_S: Final = 2.0
 ECHO_TTL_S = 300
 _next_log_at: Final[dict[str, float]] = {}
 """Stream -> monotonic time of its next log line about an unavailable store."""
+_drain_share: Final = DrainShare()
 _rollup_pace: Final = RollupPace()
 _sweep_outages: Final = OutageLog("sweep")
 _liveness_outages: Final = OutageLog("liveness")
@@ -105,6 +107,7 @@ def drain(kind: Kind, shard: int) -> None:
     """Drain one stream. After an error, no drain of this stream is ordered for one or two seconds."""
     resources = process_resources()
     stream = IngestStream(resources.streams, kind, shard)
+    _drain_share.begin()
     try:
         _drain(resources, stream)
     except Unavailable as exc:
@@ -119,6 +122,8 @@ def drain(kind: Kind, shard: int) -> None:
             stream.halt(f"its drain fails with {type(exc).__name__}: {exc}")
         _rest(stream, REST_CRASHED_S)
         raise
+    finally:
+        _drain_share.end()
 
 
 def _drain(resources: Resources, stream: IngestStream) -> None:
@@ -129,6 +134,7 @@ def _drain(resources: Resources, stream: IngestStream) -> None:
     if stream.shard >= resources.settings.ingest_shards and not stream.has_entries():
         return  # creates no cursor for a shard that does not exist
     publish_changes = partial(order_notify, resources)
+    may_linger = stream.kind in LINGERING_KINDS
     drain_jammed(resources, stream, publish_changes)
     drained = Drain(
         resources.engine,
@@ -136,6 +142,7 @@ def _drain(resources: Resources, stream: IngestStream) -> None:
         resources.settings,
         on_commit=publish_changes,
         has_waiting_orders=partial(has_waiting_orders, resources),
+        linger_s=lambda entries: linger_s(_drain_share.share(), entries) if may_linger else 0.0,
     ).run()
     if drained.dead_lettered:
         log.warning("drain.dead_lettered", stream=stream.key, entries=drained.dead_lettered)

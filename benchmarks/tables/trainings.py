@@ -77,7 +77,7 @@ def live_trainers(resources: Resources, scale: float, sizes: Sequence[int] = tra
             begin_table(
                 *(
                     "trainers",
-                    "messages/s",
+                    "lines and points/s",
                     "stored/s",
                     "p50, s",
                     "p95, s",
@@ -85,14 +85,19 @@ def live_trainers(resources: Resources, scale: float, sizes: Sequence[int] = tra
                     "waiting",
                     "lag at the end, s",
                 ),
-                *("Valkey, MB", "CPU µs a message", *(f"{kind}, cores" for kind in kinds)),
+                *(
+                    "lines an entry",
+                    "Valkey, MB",
+                    "CPU µs a line or point",
+                    *(f"{kind}, cores" for kind in kinds),
+                ),
                 *("simulation late, s", "resent"),
             )
         cores = " | ".join(f"{found.cores[kind]:.2f}" for kind in kinds)
         lag = "not drained" if found.lag_s is None else f"{found.lag_s:.1f}"
         latencies = f"{found.p50_s:.2f} | {found.p95_s:.2f} | {found.max_s:.2f}"
         show(
-            f"| {int(size * scale):,} | {found.messages_per_s:,.0f} | {found.stored_per_s:,.0f} | {latencies} | "
-            f"{found.waiting:,} | {lag} | {found.valkey_mb:.0f} | {found.microseconds:.0f} | {cores} | "
-            f"{found.late_s:.2f} | {found.resent:,} |"
+            f"| {int(size * scale):,} | {found.rows_per_s:,.0f} | {found.stored_per_s:,.0f} | {latencies} | "
+            f"{found.waiting:,} | {lag} | {found.lines_per_entry:.2f} | {found.valkey_mb:.0f} | "
+            f"{found.microseconds:.0f} | {cores} | {found.late_s:.2f} | {found.resent:,} |"
         )

@@ -9,7 +9,8 @@ from msgspec.structs import asdict
 
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.streams.source_streams import SourceStreams
-from trainwire.schemas.wire.exchange import ExchangeAnswer, ExchangeRequest
+from trainwire.schemas.wire.entries import Entry
+from trainwire.schemas.wire.exchange import ExchangeAnswer, ExchangeRequest, WireEntry
 
 _SOME_KIND: Final = KINDS[:1]
 """One kind, read if a request wants no acknowledgements: the flag of a deleted job is read with them."""
@@ -31,6 +32,7 @@ def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> 
     reports = streams.read_reports(request.acks or _SOME_KIND)
     answer.is_job_deleted, answer.stop = reports.is_job_deleted, reports.stop
     answer.is_unknown_resume = reports.is_unknown_resume
+    answer.behind_ms = round(1000 * reports.behind_s)
     answer.acks = {kind: reports.acks[kind] for kind in request.acks}
     if reports.must_hold:
         answer.hold = True
@@ -38,10 +40,14 @@ def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> 
         answer.taken = {kind: len(entries) for kind, entries in request.entries.items()}
     elif request.entries:
         result = streams.append(
-            {kind: [asdict(each) for each in batch] for kind, batch in request.entries.items()}
+            {kind: [_entry(each) for each in batch] for kind, batch in request.entries.items()}
         )
         answer.taken, answer.refusal = result.counts, result.refusal
     return answer
+
+
+def _entry(wire: WireEntry) -> Entry:
+    return {name: value for name, value in asdict(wire).items() if value is not None}
 
 
 def _send_heartbeat(streams: SourceStreams, request: ExchangeRequest, answer: ExchangeAnswer) -> None:

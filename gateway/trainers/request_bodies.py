@@ -14,7 +14,15 @@ from trainwire.gateway.http.problems import ProblemError, problem, wrong_value
 from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.keys import CALLBACK_SOURCE, Kind
 from trainwire.schemas.wire.body_decoding import decode_plain, plain_body, read_zstd
-from trainwire.schemas.wire.entries import INFERRED_END, LOST, WIRE_VERSION, Encoding, Envelope, decode_loss
+from trainwire.schemas.wire.entries import (
+    INFERRED_END,
+    JOINED_VERSION,
+    LOST,
+    WIRE_VERSION,
+    Encoding,
+    Envelope,
+    decode_loss,
+)
 from trainwire.schemas.wire.exchange import CONTENT_TYPE, ExchangeRequest, WireEntry
 from trainwire.schemas.wire.messages import Body, Completion, Metrics
 
@@ -80,8 +88,8 @@ def check_request(request: ExchangeRequest, job_id: int, *, has_names: bool) -> 
             raise wrong_value(f"{place}.job", entry.job, f"must be {job_id}, the job in the path")
         if entry.source != source:
             raise wrong_value(f"{place}.source", entry.source, f"must be {source!r}, the source of the request")
-        if entry.v != WIRE_VERSION:
-            raise wrong_value(f"{place}.v", entry.v, f"must be {WIRE_VERSION}")
+        if entry.v != (WIRE_VERSION if entry.parts is None else JOINED_VERSION):
+            raise wrong_value(f"{place}.v", entry.v, f"must be {WIRE_VERSION}, or {JOINED_VERSION} with parts")
         if entry.enc not in _ENCODINGS:
             raise wrong_value(f"{place}.enc", entry.enc, f"must be one of {', '.join(_ENCODINGS)}")
         envelope = Envelope(entry.job, entry.attempt, entry.source, entry.seq, entry.enc, entry.body)

@@ -1,24 +1,38 @@
-"""Encodes message bodies as stream entries; lines, points and fields that cannot be encoded are left out."""
+"""Encodes message bodies as stream entries, and joins small messages into one entry.
+
+Lines, points and fields that cannot be encoded are left out.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import zstandard
 from msgspec.structs import replace
 
 from trainwire.ingest.sanitize import StructT, repaired
 from trainwire.ingest.sending.size_limits import fitted
+from trainwire.ingest.sending.unacked import EncodedMessage
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire.entries import Entry, encode_entry
+from trainwire.schemas.wire.joining import item_count as joined_items
+from trainwire.schemas.wire.joining import joined_body
 from trainwire.schemas.wire.messages import Body, Logs, Message, Metrics
 
 if TYPE_CHECKING:
     from trainwire.ingest.identity.origin import Origin
 
 logger = logging.getLogger("trainwire.ingest")
+
+JOINED_BYTES: Final = 64 * 1024
+"""Size of a body from which it is not joined with the next one."""
+JOINED_KINDS: Final[frozenset[Kind]] = frozenset({"logs", "metrics"})
+
+_decode_logs: Final = msgspec.msgpack.Decoder(Logs).decode
+_decode_metrics: Final = msgspec.msgpack.Decoder(Metrics).decode
 
 
 class BodyEncoder:
@@ -156,3 +170,52 @@ def _encodable(part: StructT) -> StructT | None:
     except Exception:  # noqa: BLE001 - values of foreign types raise any error
         return None
     return fixed
+
+
+def joined(kind: Kind, messages: Sequence[EncodedMessage]) -> list[EncodedMessage]:
+    """Join consecutive messages that belong together; return the messages to send, in order.
+
+    A joined one has the number of its last message. The workers store each of its messages once, even if some of
+    them were sent before.
+    """
+    if kind not in JOINED_KINDS or len(messages) < 2:
+        return list(messages)
+    made: list[EncodedMessage] = []
+    group: list[EncodedMessage] = []
+    parts: list[int] = []
+    body: Body | None = None
+    size_bytes = 0
+    for message in messages:
+        single, plain_bytes = _decoded(kind, message.entry)
+        is_next = bool(group) and message.seq == group[-1].seq + 1 and size_bytes + plain_bytes <= JOINED_BYTES
+        both = joined_body(body, single) if is_next and body is not None and single is not None else None
+        if both is None:
+            made += _as_one(kind, group, parts, body)
+            group, parts, size_bytes = [], [], 0
+        group.append(message)
+        parts.append(0 if single is None else joined_items(single))
+        body, size_bytes = both or single, size_bytes + plain_bytes
+    return made + _as_one(kind, group, parts, body)
+
+
+def _as_one(
+    kind: Kind, group: Sequence[EncodedMessage], parts: Sequence[int], body: Body | None
+) -> list[EncodedMessage]:
+    """Return the one entry of a group of messages, which has the joined `body`; a single message as it is."""
+    if len(group) < 2 or body is None:
+        return list(group)
+    entry, seq = group[-1].entry, group[-1].seq
+    job, attempt, source = int(entry["job"]), int(entry["attempt"]), str(entry["source"])
+    encoded = encode_entry(Message(kind, job, attempt, source, seq, body, tuple(parts)))
+    return [EncodedMessage(seq, encoded, items=sum(parts))]
+
+
+def _decoded(kind: Kind, entry: Entry) -> tuple[Body | None, int]:
+    """Return the body of an entry and its size in bytes; None if it is large, or declares messages lost."""
+    body, encoding = entry["body"], entry["enc"]
+    if not isinstance(body, bytes) or len(body) > JOINED_BYTES or encoding not in ("msgpack", "msgpack+zstd"):
+        return None, JOINED_BYTES
+    plain = zstandard.decompress(body) if encoding == "msgpack+zstd" else body
+    if len(plain) > JOINED_BYTES:
+        return None, JOINED_BYTES
+    return (_decode_logs if kind == "logs" else _decode_metrics)(plain), len(plain)

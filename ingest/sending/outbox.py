@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.buffer import Buffer
-from trainwire.ingest.sending.encoding import BodyEncoder, item_count
+from trainwire.ingest.sending.encoding import BodyEncoder, item_count, joined
 from trainwire.ingest.sending.heartbeat import UnsentCounts
 from trainwire.ingest.sending.unacked import EncodedMessage, Range, UnackedMessages
 from trainwire.ingest.settings.setting_groups import FullPolicy
@@ -89,11 +89,20 @@ class Outbox:
         with self._lock:
             self._open(at_once=True)
 
-    def to_send(self, budget_bytes: int) -> dict[Kind, list[EncodedMessage]]:
-        """Return the next messages to send by kind, up to about `budget_bytes` for each kind."""
+    def to_send(self, budget_bytes: int, *, may_join: bool = False) -> dict[Kind, list[EncodedMessage]]:
+        """Return the next messages to send by kind, up to about `budget_bytes` for each kind.
+
+        With `may_join`, consecutive small messages are joined into one entry.
+        """
         with self._lock:
             batches = {kind: messages.to_send(budget_bytes) for kind, messages in self._messages.items()}
-        return {kind: batch for kind, batch in batches.items() if batch}
+        return {kind: joined(kind, batch) if may_join else batch for kind, batch in batches.items() if batch}
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return the approximate memory of the messages that were not sent yet, in bytes."""
+        with self._lock:
+            return sum(messages.unsent_bytes for messages in self._messages.values())
 
     def mark_sent(self, kind: Kind, seqs: Iterable[int]) -> None:
         """Record that Redis has the messages of `kind` with these numbers."""

@@ -15,8 +15,9 @@ from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing
 from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckReport, AckWatch
-from trainwire.ingest.sending.buffer import SENDER_THREAD
-from trainwire.ingest.sending.cutter import Cutter
+from trainwire.ingest.sending.buffer import MAX_BATCH_BYTES, SENDER_THREAD
+from trainwire.ingest.sending.cutter import LATE_S, Cutter
+from trainwire.ingest.sending.flush_pace import FlushPace
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import KINDS, Kind
@@ -24,7 +25,7 @@ from trainwire.schemas.keys import KINDS, Kind
 if TYPE_CHECKING:
     from trainwire.ingest.destinations import Destination
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
-    from trainwire.ingest.sending.transports.transport import Transport
+    from trainwire.ingest.sending.transports.transport import Answer, Transport
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -65,6 +66,8 @@ class Sender:
         self._heartbeat = heartbeat
         self._destination = destination
         self._timing = timing
+        self._pace = FlushPace(timing.flush_interval_s)
+        self._flushed_at = 0.0
         self._wake = wake
         self._outage = Outage(timing, is_refusal_logged=is_refusal_logged)
         self._connection: Transport | None = None
@@ -166,7 +169,7 @@ class Sender:
         try:
             while not self._stopped.is_set():
                 # In an outage too: values are on the disk soon, whether or not they can be sent.
-                self._wake.wait(self._at_least(self._timing.flush_interval_s))
+                self._wake.wait(self._at_least(max(self._pace.least_s, min(self._pace.interval_s, LATE_S))))
                 self._wake.clear()
                 self._work()
             self._withdraw_heartbeat()
@@ -190,9 +193,11 @@ class Sender:
                 self._all_acked.set()
 
     def _send_all(self) -> None:
+        is_flush = False
         while self._backoff_left_s() <= 0 and not self._stopped.is_set():
             has_more = self._cutter.cut()
-            if not self._exchange() and not has_more:
+            is_flush = is_flush or self._is_time_to_flush()
+            if not self._exchange(is_flush=is_flush) and not has_more:
                 self._backoff_s = 0.0
                 break
 
@@ -221,22 +226,28 @@ class Sender:
         with suppress(Unavailable):  # the workers then notice the end by the missing heartbeats
             connection.withdraw_heartbeat(heartbeat)
 
-    def _exchange(self) -> bool:
-        """Send messages, and a heartbeat if it is due; return whether there may be more messages to send."""
+    def _is_time_to_flush(self) -> bool:
+        """Return whether to send messages now, or to collect more while the workers are behind."""
+        if not self._pace.is_slow or self._is_finishing:
+            return True
+        is_due = monotonic_s() - self._flushed_at >= self._pace.interval_s
+        return is_due or self._outbox.unsent_bytes >= MAX_BATCH_BYTES
+
+    def _exchange(self, *, is_flush: bool) -> bool:
+        """Send a heartbeat if it is due and, with `is_flush`, messages; return whether more may follow."""
         heartbeat = self._heartbeat if self._heartbeat is not None and self._heartbeat.is_due else None
-        batches = self._outbox.to_send(ROUND_TRIP_BYTES)
+        # Only workers that know entries of several messages publish how far behind they are.
+        may_join = self._pace.is_slow
+        batches = self._outbox.to_send(ROUND_TRIP_BYTES, may_join=may_join) if is_flush else {}
         kinds = self._outbox.sent_kinds() if self._is_time_for_acks(has_messages=bool(batches)) else []
         if not (batches or kinds or heartbeat):
             return False
+        if batches:
+            self._flushed_at = monotonic_s()
         answer = self._connected().exchange(batches, kinds, heartbeat)
         if batches or kinds:
             self._has_answered = True
-        if answer.is_job_deleted:
-            self._outbox.note_job_deleted()
-        if answer.is_unknown_resume:
-            self._warn_of_unknown_resume()
-        if answer.stop is not None and self._heartbeat is not None:
-            self._heartbeat.stop.note(self._heartbeat.origin.job_id, answer.stop)
+        self._note_reports(answer)
         # First: the acknowledgements are older than the messages that were sent with the same request.
         stepped_back = self._release(answer.acks)
         for kind, seqs in answer.seqs.items():
@@ -250,6 +261,17 @@ class Sender:
             self._outage.note_success()
         return bool(batches) or has_resends
 
+    def _note_reports(self, answer: Answer) -> None:
+        """Record what an answer reports about the job and the workers, except acknowledgements."""
+        if answer.behind_s is not None:
+            self._pace = self._pace.after(answer.behind_s)
+        if answer.is_job_deleted:
+            self._outbox.note_job_deleted()
+        if answer.is_unknown_resume:
+            self._warn_of_unknown_resume()
+        if answer.stop is not None and self._heartbeat is not None:
+            self._heartbeat.stop.note(self._heartbeat.origin.job_id, answer.stop)
+
     def _warn_of_unknown_resume(self) -> None:
         origin = self._outbox.origin
         self._warn(
@@ -261,7 +283,10 @@ class Sender:
     def _is_time_for_acks(self, *, has_messages: bool) -> bool:
         if not self._outbox.sent_kinds():
             return False
-        interval_s = self._at_least(self._timing.ack_interval_s * (1 if has_messages else LONE_ASK_FACTOR))
+        interval_s = self._timing.ack_interval_s
+        if not has_messages:
+            interval_s = max(LONE_ASK_FACTOR * interval_s, self._pace.interval_s if self._pace.is_slow else 0.0)
+        interval_s = self._at_least(interval_s)
         if not self._outbox.awaited():
             interval_s = max(interval_s, self._timing.idle_ask_interval_s)
         return monotonic_s() - self._acks_read_at >= interval_s

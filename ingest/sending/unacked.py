@@ -142,6 +142,12 @@ class UnackedMessages:
         return self.sent == self.last and not self._resend
 
     @property
+    def unsent_bytes(self) -> int:
+        """Return the approximate memory of the messages that were not sent yet, in bytes."""
+        unsent = takewhile(lambda message: message.seq > self.sent, reversed(self._in_memory.values()))
+        return sum(message.size_bytes for message in unsent)
+
+    @property
     def has_sent(self) -> bool:
         """Return whether this process has sent any messages of this kind."""
         return self.sent > self._began_at

@@ -11,6 +11,7 @@ import redis
 from msgspec.structs import replace
 
 from trainwire.schemas.keys import (
+    BEHIND_KINDS,
     HOLD_KEY,
     JOB_DELETED_FIELD,
     SHARDS_KEY,
@@ -20,9 +21,11 @@ from trainwire.schemas.keys import (
     acks_key,
     alive_field,
     alive_key,
+    behind_key,
     claim_key,
     lost_field,
     missing_field,
+    read_behind_s,
     read_shards,
     shard_of,
     stop_field,
@@ -40,10 +43,12 @@ MAX_CLAIM_BYTES: Final = 4096
 class StreamReports:
     """The state that workers publish for a job's trainers: acknowledgements, deletion, stop request, and the hold.
 
-    `must_hold` is True while Redis is nearly full.
+    `must_hold` is True while Redis is nearly full. `behind_s` is for how many seconds messages of the shard wait,
+    0 while that is short.
     """
 
     must_hold: bool = False
+    behind_s: float = 0.0
     is_job_deleted: bool = False
     acks: dict[Kind, AckFields] = field(default_factory=dict)
     stop: bytes | None = None
@@ -84,6 +89,7 @@ class SourceStreams:
         self._job_id = job_id
         self._source = source
         self._shards: int | None = None
+        self._may_read_behind = True
 
     @property
     def shard(self) -> int:
@@ -96,13 +102,13 @@ class SourceStreams:
         return shard_of(self._job_id, self._shards)
 
     def read_reports(self, kinds: Sequence[Kind]) -> StreamReports:
-        """Return the hold, and the acknowledgements of `kinds`, the deletion and the stop request.
+        """Return the hold, how far the workers are behind, and the acknowledgements, deletion and stop request.
 
-        If `kinds` is empty, only the hold is read; the other fields have their defaults.
+        If `kinds` is empty, only the first two are read; the other fields have their defaults.
         """
         pipe = self._pipeline()
         self._ask_reports(pipe, kinds)
-        return _reports(kinds, pipe.execute())
+        return self._reports(kinds, pipe.execute(raise_on_error=False))
 
     def append(self, batches: Mapping[Kind, Sequence[Entry]]) -> Appended:
         """Append the entries to the streams of their kinds, in order.
@@ -126,13 +132,13 @@ class SourceStreams:
         asked = len(pipe)
         self._append(pipe, batches)
         replies = pipe.execute(raise_on_error=False)
-        for reply in replies[:asked]:
-            if isinstance(reply, Exception):
-                raise reply
-        return _reports(kinds, replies[:asked]), _appended(batches, replies[asked:])
+        return self._reports(kinds, replies[:asked]), _appended(batches, replies[asked:])
 
     def _ask_reports(self, pipe: Any, kinds: Sequence[Kind]) -> None:
         pipe.exists(HOLD_KEY)
+        if self._may_read_behind:
+            for kind in BEHIND_KINDS:
+                pipe.get(behind_key(kind, self.shard))
         fields = (ack_field, missing_field, lost_field)
         names = [name(self._source, kind) for kind in kinds for name in fields]
         if names:
@@ -140,6 +146,24 @@ class SourceStreams:
                 acks_key(self._job_id),
                 [JOB_DELETED_FIELD, stop_field(self._source), unknown_resume_field(self._source), *names],
             )
+
+    def _reports(self, kinds: Sequence[Kind], replies: Sequence[Any]) -> StreamReports:
+        """Return the reports in the replies to `_ask_reports`; raise Redis' error if it refuses the read.
+
+        If it refuses only how far the workers are behind (older rights of a Redis user), this is not read again.
+        """
+        hold, *found = replies
+        behind: list[Any] = []
+        if self._may_read_behind:
+            behind, found = found[: len(BEHIND_KINDS)], found[len(BEHIND_KINDS) :]
+            self._may_read_behind = not any(isinstance(reply, Exception) for reply in behind)
+        for reply in (hold, *found):
+            if isinstance(reply, Exception):
+                raise reply
+        values = iter(found[0] if found else [None, None, None])
+        is_deleted, stop, is_unknown_resume = next(values) is not None, next(values), next(values) is not None
+        acks: dict[Kind, AckFields] = {kind: (next(values), next(values), next(values)) for kind in kinds}
+        return StreamReports(bool(hold), read_behind_s(behind), is_deleted, acks, stop, is_unknown_resume)
 
     def _append(self, pipe: Any, batches: Mapping[Kind, Sequence[Entry]]) -> None:
         shard = self.shard
@@ -220,14 +244,6 @@ class SourceStreams:
 
     def _pipeline(self) -> Any:
         return self._client.pipeline(transaction=False)
-
-
-def _reports(kinds: Sequence[Kind], replies: Sequence[Any]) -> StreamReports:
-    hold, *found = replies
-    values = iter(found[0] if found else [None, None, None])
-    is_deleted, stop, is_unknown_resume = next(values) is not None, next(values), next(values) is not None
-    acks: dict[Kind, AckFields] = {kind: (next(values), next(values), next(values)) for kind in kinds}
-    return StreamReports(bool(hold), is_deleted, acks, stop, is_unknown_resume)
 
 
 def _appended(batches: Mapping[Kind, Sequence[Entry]], replies: Sequence[Any]) -> Appended:

@@ -16,6 +16,9 @@ from trainwire.schemas.wire.messages import Message
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_amount
 
 WIRE_VERSION: Final = 1
+JOINED_VERSION: Final = 2
+"""Version of an entry that has several messages; workers that do not know it dead-letter the entry."""
+MAX_PARTS_CHARS: Final = 10_000
 COMPRESS_OVER_BYTES: Final = 2048
 
 INFERRED_END: Final = "~end-"
@@ -47,6 +50,8 @@ class Envelope(msgspec.Struct, frozen=True):
     seq: int
     encoding: str
     body: bytes
+    parts: tuple[int, ...] = ()
+    """In an entry of several messages: how many lines or points of the body belong to each."""
 
 
 class Loss(msgspec.Struct, omit_defaults=True, kw_only=True, frozen=True):
@@ -62,6 +67,7 @@ class Loss(msgspec.Struct, omit_defaults=True, kw_only=True, frozen=True):
 
 Entry: TypeAlias = dict[str, str | int | bytes]
 
+_JOINED: Final = str(JOINED_VERSION).encode()
 _encode_msgpack = msgspec.msgpack.Encoder().encode
 _decode_loss = msgspec.msgpack.Decoder(Loss).decode
 _decode_json_loss = msgspec.json.Decoder(Loss).decode
@@ -83,7 +89,15 @@ def encode_entry(message: Message) -> Entry:
     if len(body) > COMPRESS_OVER_BYTES:
         # Copied: trainers keep it until the ack, and the buffer of zstandard has the size of the whole body.
         body, encoding = bytes(memoryview(zstandard.compress(body, 1))), "msgpack+zstd"
-    return _entry(message.job_id, message.attempt, message.source, message.seq, encoding=encoding, body=body)
+    entry = _entry(message.job_id, message.attempt, message.source, message.seq, encoding=encoding, body=body)
+    if message.parts:
+        entry |= {"v": JOINED_VERSION, "parts": ",".join(map(str, message.parts))}
+    return entry
+
+
+def raw_value(value: str | int | bytes) -> bytes:
+    """Return the value of an entry's field as Redis stores it."""
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 def encode_loss(job_id: int, attempt: int, source: str, first: int, loss: Loss) -> Entry:
@@ -132,7 +146,8 @@ def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
     seq = _whole_number("seq", get(b"seq"), 1, MAX_ID)
     encoding = _given("enc", get(b"enc"))
     known = _ENCODINGS.get(encoding) or encoding.decode("utf-8", "replace")
-    return Envelope(job_id, attempt, source, seq, known, _given("body", get(b"body")))
+    parts = _parts(_given("parts", get(b"parts"))) if get(b"v") == _JOINED else ()
+    return Envelope(job_id, attempt, source, seq, known, _given("body", get(b"body")), parts)
 
 
 def read_origin(fields: Mapping[bytes, bytes]) -> tuple[int, str] | None:
@@ -149,8 +164,8 @@ def _origin(
     version: bytes | None, job: bytes | None, attempt: bytes | None, source: bytes | None
 ) -> tuple[int, int, str]:
     number = _whole_number("v", version, 0, MAX_ID)
-    if number != WIRE_VERSION:
-        raise InvalidMessage("unknown-version", f"version {number} is unknown: this trainwire supports 1")
+    if number not in (WIRE_VERSION, JOINED_VERSION):
+        raise InvalidMessage("unknown-version", f"version {number} is unknown: this trainwire supports 1 and 2")
     return (
         _whole_number("job", job, 1, MAX_ID),
         _whole_number("attempt", attempt, 0, MAX_ATTEMPT),
@@ -161,6 +176,13 @@ def _origin(
 @lru_cache(_KNOWN_SOURCES)
 def _job_and_source(job: bytes | None, source: bytes | None) -> tuple[int, str]:
     return _whole_number("job", job, 1, MAX_ID), _source(source)
+
+
+def _parts(value: bytes) -> tuple[int, ...]:
+    numbers = value.split(b",") if len(value) <= MAX_PARTS_CHARS else []
+    if not numbers or not all(number.isdigit() and len(number) <= 4 for number in numbers):
+        raise InvalidMessage("wrong-fields", f"parts {value[:40]!r} is not a list of numbers of lines or points")
+    return tuple(map(int, numbers))
 
 
 def _given(name: str, value: bytes | None) -> bytes:

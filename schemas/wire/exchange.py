@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from trainwire.schemas.keys import KINDS, AckFields, Kind
+from trainwire.schemas.wire.entries import MAX_PARTS_CHARS
 from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim
 from trainwire.schemas.wire.messages import SourceName
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
@@ -28,6 +29,7 @@ class WireEntry(msgspec.Struct, frozen=True):
     seq: Annotated[int, Meta(ge=1, le=MAX_ID)]
     enc: Annotated[str, Meta(max_length=20)]
     body: bytes
+    parts: Annotated[str, Meta(max_length=MAX_PARTS_CHARS)] | None = None
 
 
 class ExchangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -54,10 +56,12 @@ class ExchangeAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     acknowledgement fields of each requested kind. `is_alive` is False if Redis refused the heartbeat. `claim` is
     the value of the rank's claim in Redis, and `now_ms` the time of the Redis server. `stop` is the request to
     stop the source, if a user has made one. `is_unknown_resume` is True if the source resumes a job of which no
-    earlier attempt is stored.
+    earlier attempt is stored. `behind_ms` is for how many milliseconds messages wait for the workers, 0 while that
+    is short: clients then send less often.
     """
 
     hold: bool = False
+    behind_ms: int = 0
     is_job_deleted: bool = False
     taken: dict[Kind, int] = {}
     refusal: str | None = None

@@ -204,7 +204,11 @@ KIND_OF_BODY: Final[dict[type[Body], Kind]] = {body_type: kind for kind, body_ty
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One decoded stream entry: job, attempt, source, number (`seq`) within source and kind, and body."""
+    """One decoded stream entry: job, attempt, source, number (`seq`) within source and kind, and body.
+
+    An entry of several messages has the number of the last one, and `parts`: how many lines or points of the body
+    belong to each.
+    """
 
     kind: Kind
     job_id: int
@@ -212,3 +216,9 @@ class Message(msgspec.Struct, frozen=True):
     source: str
     seq: int
     body: Body
+    parts: tuple[int, ...] = ()
+
+    @property
+    def first(self) -> int:
+        """The number of the first message in the entry."""
+        return self.seq - max(len(self.parts) - 1, 0)

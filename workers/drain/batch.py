@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -12,6 +12,8 @@ from sqlalchemy import Connection
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.tables.kinds import ROW_KINDS
+from trainwire.schemas.wire.entries import encode_entry, raw_value
+from trainwire.schemas.wire.joining import split
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Body, Completion, Message, Metrics
 from trainwire.schemas.wire.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, occurrences, positions, rows, store
@@ -132,19 +134,19 @@ class Batch:
         entries that go to the dead letters.
         """
         new = []
-        for arrival in self._arrivals:
+        for arrival in self._split_where_needed():
             content = arrival.content
             if content.job_id is None or content.source is None or content.seq is None:
                 assert isinstance(content, Rejected)  # noqa: S101 - other contents have all three
                 self.letters.append(content)
                 continue
             position = self._sources.row(content.job_id, content.source, self._kind).position
-            if problem := _problem_of(content, content.seq, position):
+            if problem := _problem_of(content, _first_seq(content), position):
                 self.letters.append(_rejection(arrival, *problem))
             elif isinstance(content, Lost):
                 if not position.lose(content.seq, content.last, content.reason):
                     self.duplicates += 1
-            elif not position.accept(content.seq):
+            elif not position.accept(_first_seq(content), content.seq):
                 self.duplicates += 1
             elif isinstance(content, Rejected):
                 self._dead_letter(content)
@@ -153,6 +155,19 @@ class Batch:
             if isinstance(content, Lost):
                 self._sources.set_attempt_of_loss(content)
         return new
+
+    def _split_where_needed(self) -> Iterator[Arrival]:
+        """Yield the arrivals; an entry of several messages is split unless exactly these are expected next."""
+        for arrival in self._arrivals:
+            content = arrival.content
+            if (
+                not isinstance(content, Message)
+                or not content.parts
+                or self._sources.row(*_source(content), self._kind).position.last_seq + 1 == content.first
+            ):
+                yield arrival
+            else:
+                yield from _split(arrival.raw, content)
 
     def _store(self, arrivals: Sequence[Arrival]) -> None:
         """Store `arrivals` in order.
@@ -172,6 +187,9 @@ class Batch:
         except (Refused, InvalidMessage) as exc:
             self._jobs.update(before)
             self._sources.attempts = attempts
+            if len(arrivals) == 1 and messages[0].parts:
+                self._store([*_split(arrivals[0].raw, messages[0])])
+                return
             if len(arrivals) == 1:
                 detail = f"Postgres refused this message: {exc}"
                 self._dead_letter(_rejection(arrivals[0], "refused", detail, messages[0].seq))
@@ -298,11 +316,18 @@ def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
     return [next(queues[arrival.content.job_id, arrival.content.source]) for arrival in arrivals]
 
 
+def _split(raw: RawEntry, message: Message) -> Iterator[Arrival]:
+    """Yield the messages of a joined one, each with an entry of its own for its dead letter."""
+    for part in split(message):
+        fields = {name.encode(): raw_value(value) for name, value in encode_entry(part).items()}
+        yield Arrival(RawEntry(raw.entry_id, fields), part)
+
+
 def _is_in_order(arrivals: Sequence[Arrival]) -> bool:
     newest: dict[tuple[int | None, str | None], int] = {}
     for arrival in arrivals:
         content = arrival.content
-        source, seq = (content.job_id, content.source), content.seq or 0
+        source, seq = (content.job_id, content.source), _first_seq(content)
         if seq < newest.get(source, 0):
             return False
         newest[source] = seq
@@ -310,4 +335,12 @@ def _is_in_order(arrivals: Sequence[Arrival]) -> bool:
 
 
 def _seq(arrival: Arrival) -> int:
-    return arrival.content.seq or 0
+    return _first_seq(arrival.content)
+
+
+def _first_seq(content: Content) -> int:
+    return content.first if isinstance(content, Message) else content.seq or 0
+
+
+def _source(message: Message) -> tuple[int, str]:
+    return message.job_id, message.source

@@ -21,6 +21,7 @@ import zstandard
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire.body_decoding import body_from_object, decode_plain, plain_body
 from trainwire.schemas.wire.entries import LOST, decode_loss, open_envelope
+from trainwire.schemas.wire.joining import check_parts
 from trainwire.schemas.wire.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
 from trainwire.schemas.wire.messages import FREE_MAPS, Body, Logs, Message, Metrics
 from trainwire.schemas.wire.structure import json_elements, msgpack_elements
@@ -126,7 +127,10 @@ def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
             return Lost(*origin, loss.last, loss.reason, loss.started_at), len(envelope.body)
         plain = plain_body(envelope)
         size_bytes = len(plain)
-        return Message(kind, *origin, _decode_body(kind, envelope.encoding, plain)), size_bytes
+        body = _decode_body(kind, envelope.encoding, plain)
+        if envelope.parts:
+            check_parts(envelope.seq, envelope.parts, body)
+        return Message(kind, *origin, body, envelope.parts), size_bytes
     except InvalidMessage as exc:
         if exc.reason == "too-large":
             size_bytes = size_bytes or MAX_BODY_BYTES  # decompression stopped at this limit

@@ -14,7 +14,7 @@ from trainwire.workers.drain import store
 from trainwire.workers.drain.batch import Arrival, Batch
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import RawEntry, Rejected, decode, memory_bytes, rejected
-from trainwire.workers.drain.lookahead import START, LookAhead, SourceDigest, heavy_sources, source_of
+from trainwire.workers.drain.lookahead import START, LookAhead, SourceDigest, heavy_sources, source_of, waited_ms
 from trainwire.workers.drain.poison_entries import (
     MAX_POISON_ENTRIES,
     PoisonSearch,
@@ -64,7 +64,8 @@ class Drain:
     """Drains one stream until it is empty, other orders wait, or `drain_slice_s` has passed.
 
     After each commit that stored messages, and after their acknowledgement, `on_commit` is called with the changes
-    of the jobs.
+    of the jobs. `linger_s` (entries of the last transaction) returns for how many seconds the empty stream may
+    collect messages before the next drain is ordered.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Drain:
         on_commit: Callable[[list[Change]], None] | None = None,
         *,
         has_waiting_orders: Callable[[], bool] = lambda: False,
+        linger_s: Callable[[int], float] = lambda _entries: 0.0,
     ) -> None:
         self._engine = engine
         self._stream = stream
@@ -83,6 +85,7 @@ class Drain:
         self._clock = clock
         self._on_commit = on_commit
         self._has_waiting_orders = has_waiting_orders
+        self._linger_s = linger_s
         self._batch_bytes = max(1024, settings.drain_batch_bytes // 4)
         self._read_bytes = self._batch_bytes
         self._poison = PoisonSearch(stream.client, stream.key)
@@ -105,6 +108,7 @@ class Drain:
         total = Drained()
         crashes = 0
         while True:
+            before = total.entries
             try:
                 at_end = self._transaction(total, deadline)
             except (Unavailable, MostlyInvalid):
@@ -118,12 +122,23 @@ class Drain:
                 self._last_crash = exc
                 continue
             # Orders that were sent while this drain held the lease had no effect: it reads their entries too.
-            if total.leased_elsewhere or (at_end and self._stream.finish()):
+            if total.leased_elsewhere or (at_end and self._is_finished(total.entries - before)):
                 return total
             now = self._clock()
             if now >= deadline or (now >= share_end and self._has_waiting_orders()):
                 total.more = True
                 return total
+
+    def _is_finished(self, entries: int) -> bool:
+        """Return whether to end this drain, which has read all of the stream in a transaction of `entries`.
+
+        A stream that may collect messages is marked as ordered meanwhile, and ordered again by the stream watch.
+        """
+        linger_s = self._linger_s(entries) if entries else 0.0
+        if linger_s > 0:
+            self._stream.rest(linger_s)
+            return True
+        return self._stream.finish()
 
     def _transaction(self, total: Drained, deadline: float) -> bool:
         """Drain one batch, with retries; return whether the end of the stream is reached.
@@ -160,7 +175,7 @@ class Drain:
                 total.leased_elsewhere = True
                 return True
             began = self._clock()
-            self._stream.keep_ordered()
+            now_ms = self._stream.keep_ordered()
             limits = self._poison.begin()
             entries, at_end = self._stream.read(self._read_bytes, limits.max_entries)
             to_decode, poison = self._examined(limits, entries)
@@ -184,7 +199,8 @@ class Drain:
             self._check_poison(limits, len(arrivals))
             through_id = arrivals[-1].raw.entry_id
             self._move_cursor(connection, through_id, [*arrivals, *others], batch, began)
-        self._stream.settle(batch.acks(), through_id)
+        waited = waited_ms((arrival.raw for arrival in [*arrivals, *others]), now_ms)
+        self._stream.settle(batch.acks(), through_id, waited)
         self._lookahead.save(other.raw for other in others)
         self._poison.record_commit(len(arrivals), found_poison=bool(poison), is_all=is_all)
         self._count(total, batch, len(arrivals) + len(others))

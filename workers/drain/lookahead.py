@@ -113,6 +113,18 @@ def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
     return heavy
 
 
+def waited_ms(entries: Iterable[RawEntry], now_ms: int) -> int:
+    """Return for how many milliseconds the oldest entry of the median source has waited at `now_ms`.
+
+    So sources that fill the stream do not make the others send less often, whose entries are read ahead.
+    """
+    oldest: dict[_JobAndSource, int] = {}
+    for entry in entries:
+        oldest.setdefault(read_origin(entry.fields), int(entry.entry_id.partition("-")[0]))
+    waits = sorted(now_ms - added_ms for added_ms in oldest.values())
+    return max(0, waits[(len(waits) - 1) // 2]) if waits else 0
+
+
 class LookAhead:
     """Reads ahead in one stream.
 

@@ -72,10 +72,13 @@ class Position:
         start, end = _overlapping(self.missing, first, last)
         return start < end and (self.missing[start][0] < first or last < self.missing[end - 1][1])
 
-    def accept(self, seq: int) -> bool:
-        """Record that message `seq` arrived; return False if it had arrived before (a resend)."""
+    def accept(self, seq: int, last: int | None = None) -> bool:
+        """Record that message `seq` arrived; return False if it had arrived before (a resend).
+
+        With `last`, all messages up to this number arrived; `seq` must then be the next expected one.
+        """
         if seq == self.last_seq + 1:
-            self.last_seq = seq
+            self.last_seq = last or seq
             return True
         self.only_advanced = False
         if seq > self.last_seq:

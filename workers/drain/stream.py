@@ -12,7 +12,7 @@ from redis.exceptions import OutOfMemoryError
 
 from trainwire.schemas import keys
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.streams.clients import STREAM_ERRORS
+from trainwire.schemas.streams.clients import STREAM_ERRORS, beside
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.workers.drain.decoding import RawEntry
 from trainwire.workers.drain.positions import Position
@@ -166,10 +166,20 @@ class IngestStream:
             found = cast("list[Any]", self.client.xrevrange(self.key, count=1))
         return found[0][0].decode() if found else "0-0"
 
-    def keep_ordered(self) -> None:
-        """Mark the stream as ordered for `DRAIN_ORDERED_TTL_MS`, so that no second drain is ordered meanwhile."""
-        with redis_errors(), suppress(OutOfMemoryError):  # without the mark another drain finds the lease taken
-            self.client.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
+    def keep_ordered(self) -> int:
+        """Mark the stream as ordered for `DRAIN_ORDERED_TTL_MS`, so that no second drain is ordered meanwhile.
+
+        Returns the time of its Redis server in milliseconds since 1970.
+        """
+        with redis_errors():
+            pipeline: Any = self.client.pipeline(transaction=False)
+            pipeline.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
+            pipeline.execute_command("TIME", **beside(self.client, self.key))
+            marked, now = pipeline.execute(raise_on_error=False)
+            for reply in (marked, now):  # without the mark another drain finds the lease taken
+                if isinstance(reply, Exception) and not isinstance(reply, OutOfMemoryError):
+                    raise reply
+        return int(now[0]) * 1000 + int(now[1]) // 1000
 
     def finish(self) -> bool:
         """Delete the key that marks the stream as ordered, then return whether the stream is empty.
@@ -184,9 +194,9 @@ class IngestStream:
             return not pipeline.execute()[1]
 
     def rest(self, seconds: float) -> None:
-        """Prevent work orders for the stream for `seconds`, because a drain would fail again."""
+        """Prevent work orders for the stream for `seconds`: a drain would fail again, or take few messages."""
         with redis_errors():
-            self.client.set(keys.ordered_key(self.key), 1, px=round(seconds * 1000))
+            self.client.set(keys.ordered_key(self.key), 1, px=max(1, round(seconds * 1000)))
 
     def jammed(self) -> IngestStream:
         """Return the stream that holds the old entries if `stream_repair` has renamed this one.
@@ -208,9 +218,10 @@ class IngestStream:
         with redis_errors():
             return bool(self.client.eval(_DELETE_IF_EMPTY, 1, self.key))
 
-    def settle(self, acks: Iterable[Ack], through_id: str) -> None:
+    def settle(self, acks: Iterable[Ack], through_id: str, waited_ms: int = 0) -> None:
         """Publish acknowledgements after a commit, and delete the entries up to `through_id` from the stream.
 
+        Also publishes that messages waited for `waited_ms` milliseconds, unless that is short.
         Also removes the mark of a halted stream. A full Redis refuses the acknowledgements but accepts the
         deletion, which makes room for them. If they cannot be written at all (in a cluster their server may be
         unavailable), the trainer sends its messages again and receives them then.
@@ -218,7 +229,7 @@ class IngestStream:
         acks = list(acks)
         with redis_errors():
             try:
-                self._publish(acks, is_drained=True)
+                self._publish(acks, is_drained=True, waited_ms=waited_ms)
             except OutOfMemoryError:
                 self._trim(through_id)
                 with suppress(OutOfMemoryError):  # a resend gets the ack later
@@ -242,8 +253,10 @@ class IngestStream:
         with redis_errors():
             self._publish(acks, is_drained=False)
 
-    def _publish(self, acks: Iterable[Ack], *, is_drained: bool) -> None:
+    def _publish(self, acks: Iterable[Ack], *, is_drained: bool, waited_ms: int = 0) -> None:
         commands = [*ack_commands(acks)]
+        if waited_ms >= 1000 * keys.BEHIND_FROM_S and self.kind in keys.BEHIND_KINDS:
+            commands.append(("SET", keys.behind_key(self.kind, self.shard), waited_ms, "PX", keys.BEHIND_TTL_MS))
         if is_drained:
             commands.insert(0, ("HDEL", keys.HALTED_KEY, self.key))
         execute_all(self.client, commands)

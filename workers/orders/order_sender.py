@@ -35,16 +35,20 @@ log = structlog.get_logger("trainwire.workers.orders.order_sender")
 MIN_WAITING_DRAINS: Final = 32
 """No drain is ordered while this number of orders waits, or twice the number of streams if that is higher."""
 _ORDER_ONCE: Final = """
-if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
-if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[2]) then return 0 end
-redis.call('LPUSH', KEYS[2], ARGV[3])
-return 1
+if redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) and redis.call('LLEN', KEYS[2]) < tonumber(ARGV[2]) then
+  redis.call('LPUSH', KEYS[2], ARGV[3])
+  return 0
+end
+return math.max(1, redis.call('PTTL', KEYS[1]))
 """
 NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
-def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool = False) -> bool:
-    """Order the drain of a stream unless it is ordered or running; return whether an order was sent.
+def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool = False) -> float:
+    """Order the drain of a stream unless it is ordered or running; return 0 if an order was sent.
+
+    Otherwise, return for how many seconds the stream is still marked as ordered; a running drain may renew or end
+    this time.
 
     No order is sent while many orders wait: workers are busy, and an order for this stream is probably among them.
     If it was lost, a later call sends one. Raises `Unavailable` if Redis does not answer.
@@ -64,14 +68,14 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
             resources.streams.set(key, 1, px=keys.DRAIN_ORDERED_TTL_MS)
         elif resources.stream_client is None:  # in one round trip: each message waits for it
             arguments = (key, keys.INGEST_QUEUE, keys.DRAIN_ORDERED_TTL_MS, most_waiting, order)
-            return bool(resources.redis.eval(_ORDER_ONCE, 2, *cast("Any", arguments)))
+            return int(cast("int", resources.redis.eval(_ORDER_ONCE, 2, *cast("Any", arguments)))) / 1000
         elif (
             not resources.streams.set(key, 1, nx=True, px=keys.DRAIN_ORDERED_TTL_MS)
             or resources.redis.llen(keys.INGEST_QUEUE) >= most_waiting
         ):
-            return False
+            return max(1, resources.streams.pttl(key)) / 1000
         resources.redis.lpush(keys.INGEST_QUEUE, order)
-    return True
+    return 0.0
 
 
 def has_waiting_orders(resources: Resources) -> bool:

@@ -19,13 +19,17 @@ from trainwire.schemas.streams.urls import is_cluster
 from trainwire.stores.postgres.connections import open_redis, open_stream_client
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
+from trainwire.workers.streams.linger import MOST_LINGER_S
 from trainwire.workers.streams.sweep import all_streams
 
 log = structlog.get_logger("trainwire.workers.streams.watch")
 
 Stream = tuple[Kind, int]
-Order = Callable[[Resources, Kind, int], bool]
-"""Function that orders the drain of a stream unless one is ordered; it returns whether it sent an order."""
+Order = Callable[[Resources, Kind, int], float]
+"""Function that orders the drain of a stream unless one is ordered.
+
+It returns 0 if it sent an order, otherwise the seconds for which the stream is still marked as ordered.
+"""
 
 BLOCK_S: Final = 1.0
 """Timeout in seconds of a blocking read: short enough for `stop`, and below the timeout of the socket."""
@@ -101,7 +105,7 @@ class Watcher:
         self,
         client: redis.Redis,
         streams: Sequence[Stream],
-        order: Callable[[Kind, int], bool],
+        order: Callable[[Kind, int], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -121,9 +125,11 @@ class Watcher:
             time.sleep(wait_s)
             return
         for key, size_bytes in self._read(awake, wait_s):
-            is_sent = self._order(*self._streams[key])
-            pause_s = LEAST_PAUSE_S if is_sent else min(2 * self._pause_s[key], MOST_PAUSE_S)
+            ordered_s = self._order(*self._streams[key])
+            pause_s = min(2 * self._pause_s[key], MOST_PAUSE_S) if ordered_s else LEAST_PAUSE_S
             self._pause_s[key] = pause_s
+            if 0 < ordered_s <= MOST_LINGER_S:  # the stream collects messages, and no drain runs
+                pause_s = ordered_s
             self._resume_at[key] = self._clock() + max(pause_s, size_bytes / BYTES_PER_S)
 
     def _read(self, keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:

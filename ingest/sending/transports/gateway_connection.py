@@ -89,6 +89,7 @@ class GatewayConnection:
             None if found.refusal is None else Unavailable(found.refusal),
             read_stop(found.stop),
             found.is_unknown_resume,
+            behind_s=found.behind_ms / 1000 if batches or kinds else None,
         )
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:

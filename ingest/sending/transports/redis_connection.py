@@ -76,7 +76,7 @@ class RedisConnection:
     def read_reports(self, kinds: Sequence[Kind]) -> Answer:
         """Return the acknowledgements of `kinds`, the hold, and whether the job was deleted or has to stop.
 
-        If `kinds` is empty, only the hold is read.
+        If `kinds` is empty, only the hold and `behind_s` are read.
         """
         with self._translated():
             found = self._streams.read_reports(kinds)
@@ -138,6 +138,7 @@ def _answer(kinds: Sequence[Kind], found: StreamReports) -> Answer:
         acks,
         stop=read_stop(found.stop),
         is_unknown_resume=found.is_unknown_resume,
+        behind_s=found.behind_s,
     )
 
 

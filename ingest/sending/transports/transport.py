@@ -38,6 +38,8 @@ class Answer:
     stop: StopRequest | None = None
     is_unknown_resume: bool = False
     """Whether the source resumes a job of which no earlier attempt is stored."""
+    behind_s: float | None = None
+    """For how many seconds messages wait for the workers, 0 while that is short; None if it was not read."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from trainwire.schemas.keys import (
     acks_key,
     alive_field,
     alive_key,
+    behind_key,
     claim_key,
     stream_key,
 )
@@ -154,6 +155,16 @@ def test_a_heartbeat_and_a_claim(guarded: GatewayServer, resources: Resources, t
     assert not resources.redis.exists(alive_key(JOB % DEFAULT_SHARDS))
 
 
+def test_joined_messages_and_the_wait(guarded: GatewayServer, resources: Resources, token: MakeToken) -> None:
+    """An entry of several messages is appended as it is; the answer has how far the workers are behind."""
+    resources.redis.set(behind_key("metrics", JOB % DEFAULT_SHARDS), 2500)
+    body = request(entries={"logs": [entry(logs("a", "b"), seq=2, v=2, parts="1,1")]}, acks=["logs"])
+    found = answer(post(guarded, body, token(JOB)))
+    assert (found.taken, found.behind_ms) == ({"logs": 1}, 2500)
+    drain(resources, "logs", JOB)
+    assert rows(resources.engine, training_logs, "content") == ["a", "b"]
+
+
 def test_a_full_redis_and_a_deleted_job(guarded: GatewayServer, resources: Resources, token: MakeToken) -> None:
     """While trainers must hold back nothing is appended; of a deleted job everything counts as taken."""
     body = request(entries={"logs": [entry(logs("a"))]}, acks=["logs"])
@@ -189,7 +200,9 @@ def test_a_full_redis_and_a_deleted_job(guarded: GatewayServer, resources: Resou
         ({"claim": {"holder": {"job": JOB, "source": "0-victim", "at": 0}, "ttl_ms": 1}}, ("0-victim",)),
         ({"claim": {"holder": {"job": JOB, "source": CLAIMANT, "at": 0}, "ttl_ms": 10**9}}, ("600000",)),
         ({"has_ended": True}, ("is required",)),
-        ({"entries": {"logs": [entry(logs("a"), v=2)]}}, ("entries.logs.0.v '2'",)),
+        ({"entries": {"logs": [entry(logs("a"), v=3)]}}, ("entries.logs.0.v '3'",)),
+        ({"entries": {"logs": [entry(logs("a"), v=2)]}}, ("entries.logs.0.v '2'", "with parts")),
+        ({"entries": {"logs": [entry(logs("a", "b"), parts="1,1")]}}, ("entries.logs.0.v '1'",)),
         ({"entries": {"logs": [entry(logs("a"), enc="gzip")]}}, ("'gzip'", "msgpack+zstd")),
         ({"entries": {"logs": [entry(logs("a"), enc="lost", body=b"\xff")]}}, ("body of a loss",)),
         ({"entries": {"logs": [entry(logs("a"), seq=0)]}}, ("seq",)),

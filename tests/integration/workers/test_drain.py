@@ -230,8 +230,8 @@ def test_news_during_a_drain_is_read_by_it(resources: Resources, sender: Sender)
     rang: list[bool] = []
     settle = stream.settle
 
-    def settle_and_publish(acks: Iterable[Ack], through_id: str) -> None:
-        settle(acks, through_id)
+    def settle_and_publish(acks: Iterable[Ack], through_id: str, waited_ms: int = 0) -> None:
+        settle(acks, through_id, waited_ms)
         if not rang:
             rang.append(True)
             sender.send(logs("second"))

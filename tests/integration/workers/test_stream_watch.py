@@ -24,12 +24,13 @@ class Orders:
         self.sent: list[tuple[Kind, int]] = []
         self._client = client
 
-    def __call__(self, kind: Kind, shard: int) -> bool:
-        """Order a drain."""
-        if not self._client.set(ordered_key(stream_key(kind, shard)), 1, nx=True, px=200):
-            return False
+    def __call__(self, kind: Kind, shard: int) -> float:
+        """Order a drain; return 0, or the seconds until the mark of the ordered one expires."""
+        key = ordered_key(stream_key(kind, shard))
+        if not self._client.set(key, 1, nx=True, px=200):
+            return max(1, self._client.pttl(key)) / 1000
         self.sent.append((kind, shard))
-        return True
+        return 0
 
 
 @pytest.fixture
