@@ -28,7 +28,7 @@ After a slow search, as on a network file system, the next pause is longer.
 SLACK_NS: Final = 60 * 10**9
 """An event that is older than the start of the command by more than this belongs to an earlier training.
 
-The scalars in it are counted and not stored.
+The values in it, hyperparameters and texts too, are counted and not stored.
 """
 _READ_BYTES: Final = 1024 * 1024
 _HEADER: Final = struct.Struct("<Q4x")  # length, and its checksum
@@ -119,8 +119,9 @@ class EventFiles:
     def _read(self, path: Path, file: EventFile) -> None:
         try:
             for event in file.events():
-                if event.ts < self._started_at_ns - SLACK_NS and event.scalars:
-                    self._caught.not_taken(TENSORBOARD, "event of an earlier run", len(event.scalars))
+                if event.ts < self._started_at_ns - SLACK_NS:
+                    if count := event.count():
+                        self._caught.not_taken(TENSORBOARD, "event of an earlier run", count)
                 else:
                     self._caught.event(str(path.parent), event, None)
         except (OSError, DamagedEventError) as exc:

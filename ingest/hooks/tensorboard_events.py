@@ -6,6 +6,7 @@ The messages are defined in TensorFlow's `event.proto`, `summary.proto` and `ten
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -19,8 +20,14 @@ from trainwire.schemas.times import seconds_to_ns
 SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
 """Names of sibling folders for the data splits of one training, such as `train` and `eval`."""
 _TIME: Final = re.compile(r"\d{9,11}(\.\d+)?")
-_NUMBERS_OF_DTYPE: Final = {1: "<f", 2: "<d", 3: "<i", 9: "<q", 10: "<?", 19: "<e"}
-"""DataType -> `struct` format of one number in the field `tensor_content`."""
+_HALF, _BFLOAT16 = 19, 14
+_CONTENT: Final = {1: "f", 2: "d", 3: "i", 4: "B", 5: "h", 6: "b", 9: "q", 10: "?", 17: "H", 22: "I", 23: "Q"}
+"""DataType -> `struct` code of one number in the field `tensor_content`, without those of 16-bit floats."""
+_FIXED_VALUES: Final = {5: "<f", 6: "<d"}
+"""Field number of TensorProto -> `struct` format of each number in it: float_val, double_val."""
+_VARINT_VALUES: Final = frozenset({7, 10, 11, 13, 16, 17})
+"""Field numbers of TensorProto with varints: int_val, int64_val, bool_val, half_val, uint32_val, uint64_val."""
+_SIGNED_VALUES: Final = frozenset({7, 10})
 _KINDS: Final = {4: "image", 5: "histogram", 6: "audio"}
 """Field number of Summary.Value -> kind, for the kinds that are not stored."""
 
@@ -40,6 +47,10 @@ class Event:
     texts: list[tuple[str, str]] = field(default_factory=list)
     not_taken: list[str] = field(default_factory=list)
     """The kind of each value that is not a scalar, hyperparameter or text."""
+
+    def count(self) -> int:
+        """Return the number of values in the event."""
+        return len(self.scalars) + len(self.params) + len(self.texts) + len(self.not_taken)
 
 
 class EventDecoder:
@@ -105,28 +116,60 @@ def _plugin_data(metadata: bytes) -> tuple[str, bytes]:
 
 
 def _number(tensor: bytes) -> float | None:
-    """Return the number in a `TensorProto` that holds a single number; None for strings or several floats.
+    """Return the number in a `TensorProto` with one element; None for other tensors, strings and complex numbers.
 
-    Of several integers, the first is returned.
+    As in TensorFlow, a tensor with more elements than values repeats its last value, and one without values has
+    zeros.
     """
-    known = dict(fields(tensor))
-    dtype = known.get(1, 0)
-    if 4 in known:  # tensor_content
-        form = _NUMBERS_OF_DTYPE.get(dtype)
-        content = known[4]
-        return float(struct.unpack(form, content)[0]) if form and struct.calcsize(form) == len(content) else None
-    for number, form in ((5, "<f"), (6, "<d")):  # float_val, double_val: packed
-        if number in known:
-            return (
-                float(struct.unpack(form, known[number])[0])
-                if len(known[number]) == struct.calcsize(form)
-                else None
-            )
-    for number in (7, 10):  # int_val, int64_val: packed varints
-        if number in known:
-            value = varint(known[number], 0)[0] if isinstance(known[number], bytes) else known[number]
-            return float(signed(value))
-    return None
+    dtype, elements, content = 0, 1, b""
+    values: list[Any] = []
+    for number, value in fields(tensor):
+        if number == 1:
+            dtype = value
+        elif number == 2:
+            elements = _element_count(value)
+        elif number == 4:
+            content = value
+        else:
+            values += _values(number, value)
+    if elements != 1 or len(values) > 1 or dtype not in {*_CONTENT, _HALF, _BFLOAT16}:
+        return None
+    if content:
+        return _number_of_content(dtype, content)
+    if not values:
+        return 0.0
+    if dtype in {_HALF, _BFLOAT16}:
+        return _number_of_content(dtype, (values[0] & 0xFFFF).to_bytes(2, "little"))
+    return float(values[0])
+
+
+def _values(number: int, value: Any) -> Iterator[Any]:
+    """Yield the numbers in a field of a `TensorProto`: one number, or packed ones."""
+    if number in _FIXED_VALUES:
+        yield from (each for (each,) in struct.iter_unpack(_FIXED_VALUES[number], value))
+    elif number in _VARINT_VALUES:
+        convert = signed if number in _SIGNED_VALUES else int
+        yield from map(convert, [value] if isinstance(value, int) else _varints(value))
+
+
+def _element_count(shape: bytes) -> int:
+    """Return the number of elements in a tensor with the `TensorShapeProto` `shape`; that of a scalar is empty."""
+    return math.prod(signed(dict(fields(size)).get(1, 0)) for number, size in fields(shape) if number == 2)
+
+
+def _varints(packed: bytes) -> Iterator[int]:
+    at = 0
+    while at < len(packed):
+        number, at = varint(packed, at)
+        yield number
+
+
+def _number_of_content(dtype: int, content: bytes) -> float | None:
+    """Return the number in the bytes of a tensor, or None if they have another length than one number."""
+    if dtype == _BFLOAT16:  # the upper half of a float of 32 bits
+        return float(struct.unpack("<f", b"\0\0" + content)[0]) if len(content) == 2 else None
+    form = "<e" if dtype == _HALF else "<" + _CONTENT[dtype]
+    return float(struct.unpack(form, content)[0]) if struct.calcsize(form) == len(content) else None
 
 
 def _strings(tensor: bytes) -> Iterator[str]:

@@ -6,7 +6,6 @@ The format is defined in `wandb/proto/wandb_internal.proto`.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Final
 from trainwire.cli.transfer.readers.wandb_file import wandb_records
 from trainwire.cli.transfer.readers.wandb_values import item_of, json_value, text_of
 from trainwire.cli.transfer.runs import MAX_NS
-from trainwire.ingest.hooks.protobuf import fields
+from trainwire.ingest.hooks.protobuf import BYTES, fields
 from trainwire.ingest.provenance.masking import masked_fields
 
 HISTORY, SUMMARY, OUTPUT, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT_RAW, RUN, EXIT = (
@@ -23,8 +22,6 @@ HISTORY, SUMMARY, OUTPUT, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT_RAW, RUN
 )
 """Field numbers of `wandb_internal.Record`, which give the kind of a record."""
 _KINDS: Final = frozenset({HISTORY, SUMMARY, CONFIG, FILES, STATS, ARTIFACT, ALERT, OUTPUT, OUTPUT_RAW, RUN, EXIT})
-_has_run_or_exit: Final = re.compile(b"\x8a\x01|\x92\x01").search
-"""Searches for the protobuf keys (field number and wire type) of the fields RUN and EXIT."""
 _TAGS: Final = {2: "entity", 3: "project", 6: "group", 7: "job_type", 9: "notes", 12: "sweep"}
 """Field number in `wandb_internal.RunRecord` -> name of the tag, for the fields that become tags."""
 
@@ -34,11 +31,19 @@ def needed_field(record: bytes) -> tuple[int, Any] | None:
     return next((field for field in fields(record) if field[0] in _KINDS), None)
 
 
-def runs_and_exits(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (kind, content) of the records of the kinds RUN and EXIT in the first `size` bytes of a file."""
-    for record in wandb_records(path, size, _has_run_or_exit):
-        if _has_run_or_exit(record):
-            yield from (field for field in fields(record) if field[0] in {RUN, EXIT})
+def records_of_kind(path: Path, size: int, kind: int) -> Iterator[bytes]:
+    """Yield the content of the records of a kind above 15 in the first `size` bytes of a file.
+
+    Damage is only found in the blocks where these records may be.
+    """
+    key = bytes((kind << 3 & 0x7F | 0x80 | BYTES, kind >> 4))  # the protobuf key: field number and wire type
+
+    def may_have(data: bytes) -> bool:
+        return key in data
+
+    for record in wandb_records(path, size, may_have):
+        if key in record:
+            yield from (value for number, value in fields(record) if number == kind)
 
 
 @dataclass

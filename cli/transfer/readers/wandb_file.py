@@ -16,6 +16,8 @@ BLOCK_BYTES: Final = 32 * 1024
 MAX_RECORD_BYTES: Final = 256 * 1024 * 1024
 HEADER: Final = struct.Struct("<IHB")  # checksum, length, and the part of a record that follows
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+KIND_WITHIN_BYTES: Final = 256
+"""Number of bytes of a record within which W&B writes its kind, after its number and short other fields."""
 _CHECKSUMS: Final = [crc32(bytes((kind,))) for kind in range(LAST + 1)]
 """CRC-32 of each kind byte, with which the checksum of a record's data starts."""
 
@@ -33,8 +35,8 @@ def wandb_records(
 ) -> Iterator[bytes]:
     """Yield each record in the first `size` bytes of a `.wandb` file, after its checksum was verified.
 
-    Where `has_wanted` returns a false value for a block (`BLOCK_BYTES`), the records inside it are verified, but
-    not yielded.
+    Blocks (`BLOCK_BYTES`) for which `has_wanted` returns a false value are left out, except for the rest of a
+    record that begins before them. The argument of `has_wanted` is a block and the beginning of the next one.
 
     Raises `DamagedFileError`, with its position, for a record that is damaged or incomplete, and `OSError` if the
     file cannot be read.
@@ -61,28 +63,39 @@ def wandb_records(
 
 def _parts(path: Path, size: int, has_wanted: Callable[[bytes], object]) -> Iterator[tuple[int, int, bytes]]:
     """Yield (offset, kind, data) of each part of a record; zeros at the end of a block are skipped."""
-    kind_before = LAST
+    kind, is_after_gap = LAST, False
+    for offset, block, after in _blocks(path, size):
+        if (is_after_gap or kind in (FULL, LAST)) and not has_wanted(block + after):
+            is_after_gap = True
+            continue
+        at = 0 if offset else len(FILE_HEADER)
+        while (begin := at + HEADER.size) <= len(block):
+            checksum, length, kind = HEADER.unpack_from(block, at)
+            end = begin + length
+            data = block[begin:end]
+            if not FULL <= kind <= LAST or end > BLOCK_BYTES:
+                raise DamagedFileError(f"the record at byte {offset + at:,} is damaged")
+            if len(data) < length:
+                break
+            if crc32(data, _CHECKSUMS[kind]) != checksum:
+                raise DamagedFileError(f"the record at byte {offset + at:,} has a wrong checksum")
+            is_after_gap = is_after_gap and kind in (MIDDLE, LAST)
+            if not is_after_gap:
+                yield offset + at, kind, data
+            at = end
+        if at < len(block) < BLOCK_BYTES and BLOCK_BYTES - at >= HEADER.size:
+            raise CutShortError(f"the record at byte {offset + at:,} is cut short")
+
+
+def _blocks(path: Path, size: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield (offset, block, data at the beginning of the next block, of a record that may begin in this one)."""
     with path.open("rb") as file:
-        offset, at = 0, len(FILE_HEADER)
-        while block := file.read(min(BLOCK_BYTES, size - offset)):
-            if offset == 0 and len(block) < at:
-                raise CutShortError("its header is cut short")
-            if offset == 0 and block[:at] != FILE_HEADER:
-                raise DamagedFileError("it does not begin as a file of W&B")
-            is_wanted = has_wanted(block)
-            while (end := at + HEADER.size) <= len(block):
-                checksum, length, kind = HEADER.unpack_from(block, at)
-                data = block[end : end + length]
-                if not FULL <= kind <= LAST or end + length > BLOCK_BYTES:
-                    raise DamagedFileError(f"the record at byte {offset + at:,} is damaged")
-                if len(data) < length:
-                    break
-                if crc32(data, _CHECKSUMS[kind]) != checksum:
-                    raise DamagedFileError(f"the record at byte {offset + at:,} has a wrong checksum")
-                if is_wanted or kind != FULL or kind_before in (FIRST, MIDDLE):
-                    yield offset + at, kind, data
-                kind_before = kind
-                at = end + length
-            if at < len(block) < BLOCK_BYTES and BLOCK_BYTES - at >= HEADER.size:
-                raise CutShortError(f"the record at byte {offset + at:,} is cut short")
-            offset, at = offset + len(block), 0
+        block, offset = file.read(min(BLOCK_BYTES, size)), 0
+        if 0 < len(block) < len(FILE_HEADER):
+            raise CutShortError("its header is cut short")
+        if block and not block.startswith(FILE_HEADER):
+            raise DamagedFileError("it does not begin as a file of W&B")
+        while block:
+            following = file.read(min(BLOCK_BYTES, size - offset - len(block)))
+            yield offset, block, following[HEADER.size : HEADER.size + KIND_WITHIN_BYTES]
+            offset, block = offset + len(block), following

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -27,11 +27,11 @@ from trainwire.cli.transfer.readers.wandb_about import (
     checked_time,
     config_of,
     needed_field,
-    runs_and_exits,
+    records_of_kind,
     timestamp_ns,
 )
 from trainwire.cli.transfer.readers.wandb_file import CutShortError, wandb_records
-from trainwire.cli.transfer.readers.wandb_history import NOT_VALUES, HistoryDecoder
+from trainwire.cli.transfer.readers.wandb_history import NOT_VALUES, RowDecoder
 from trainwire.cli.transfer.readers.wandb_output import OutputLines
 from trainwire.cli.transfer.readers.wandb_values import Row, item_of, row_of, text_of
 from trainwire.cli.transfer.runs import (
@@ -64,6 +64,8 @@ W&B writes to the file of a running process every 15 s.
 """
 MOST_VALUES: Final = 5000
 """Largest number of values in one point; a step with more values is split into several points."""
+MOST_SUMMARIES: Final = 100
+"""Largest number of summary records that are kept for later."""
 DAMAGES: Final = (ValueError, struct.error, AttributeError, TypeError, LookupError, OverflowError)
 """Exceptions raised while decoding bytes that are not a valid record; a field may have an unexpected type."""
 RUNNING: Final = "may still run (no end, and changed within 10 minutes): import it again later"
@@ -104,13 +106,11 @@ def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
     is moved, so the run always becomes the same job.
     """
     about: About | None = None
-    has_end, damage = False, None
+    damage = None
     try:
         status = path.stat()
-        for kind, data in runs_and_exits(path, status.st_size):
-            if kind == RUN:
-                about = about_of(data, about)
-            has_end |= kind == EXIT
+        for run in records_of_kind(path, status.st_size, RUN):
+            about = about_of(run, about)
     except OSError as exc:
         return unreadable(path, exc)
     except DAMAGES as exc:
@@ -120,17 +120,26 @@ def _run(path: Path, name: str | None, copy: str) -> SourceRun | LeftOut:
             return LeftOut(str(path), "the file is empty")
         reason = "the file has no run" if damage is None else f"the file is damaged: {damage}"
         return LeftOut(str(path), reason, is_failure=damage is not None)
-    is_unfinished = not has_end and (damage is None or isinstance(damage, CutShortError))
-    if is_unfinished and time.time() - status.st_mtime < QUIET_S:
+    if time.time() - status.st_mtime < QUIET_S and _may_run(path, status.st_size):
         return LeftOut(name or about.name, RUNNING)
 
     def items(tally: Tally) -> Iterator[Item]:
         reader = _Reader(path, status.st_size, about, tally)
         yield Header(name=name or about.name, started_ns=about.started_ns, tags=about.tags, params=about.params)
         yield from reader.items()
-        yield reader.end(is_killed=is_unfinished)
+        yield reader.end()
 
     return SourceRun(tool="wandb", identity=f"{about.identity} {copy}", name=name or about.name, items=items)
+
+
+def _may_run(path: Path, size: int) -> bool:
+    """Return whether a run's file has no EXIT record, and no damage except a last record that is cut short."""
+    try:
+        return next(records_of_kind(path, size, EXIT), None) is None
+    except CutShortError:
+        return True
+    except (*DAMAGES, OSError):
+        return False
 
 
 class _Reader:
@@ -141,25 +150,39 @@ class _Reader:
         self._size = size
         self._about = about
         self._tally = tally
-        self._decoder = HistoryDecoder()
+        self._decoder = RowDecoder()
         self._params = dict(about.params)
         self._summary: dict[tuple[str, ...], bytes] = {}
+        self._newest_summaries: dict[frozenset[str], bytes] = {}
+        """Names of metrics -> the last summary record that has exactly these; not yet part of `_summary`."""
         self._files: set[str] = set()
         self._output = OutputLines()
         self._has_output = False
         self._last_ns = about.started_ns or 0
         self._exit_code: int | None = None
+        self._was_killed = True
+        """Whether the file, if it has no EXIT record, ends as one whose process was killed: without damage."""
 
     def items(self) -> Iterator[Item]:
         """Yield points, lines and parameters, until the end of the file or a damaged record."""
         try:
             for record in wandb_records(self._path, self._size):
                 if (row := self._decoder.decode(record)) is not None:
-                    yield from self._row(*row)
+                    step, axes, numbers = row
+                    if step is not None:
+                        ts = self._time_of(axes)
+                        if ts is None or not numbers or step > MAX_ID or len(numbers) > MOST_VALUES:
+                            yield from self._points(Row(numbers, []), ts, step)
+                        else:
+                            self._last_ns = max(self._last_ns, ts)
+                            yield Point(ts=ts, step=step, values=numbers)
+                    elif numbers:
+                        self._remember_summary(record, numbers)
                 elif (found := needed_field(record)) is not None:
                     kind, data = found
                     yield from self._history(data) if kind == HISTORY else self._record(kind, data)
         except (*DAMAGES, OSError) as exc:
+            self._was_killed = isinstance(exc, CutShortError)
             self._tally.fail(f"{self._path}: {exc}; what comes before it is imported")
         else:
             self._tally.taken["files"] += 1
@@ -167,23 +190,26 @@ class _Reader:
         yield from self._checked(lines)
         self._tally.skip("files", "files and artifacts stay with W&B", len(self._files))
 
-    def end(self, *, is_killed: bool) -> End:
+    def end(self) -> End:
         """Return the last item of the run, with its final status. Call it after `items` is exhausted.
 
-        Without an EXIT record the status is `failed` if `is_killed` is True, else `ended`.
+        Without an EXIT record the status is `failed`, or `ended` if damage hides the end of the file.
         """
+        self._apply_summaries()
         row = row_of([(names, raw) for names, raw in self._summary.items() if names[0] not in NOT_VALUES])
         numbers = dict(islice(row.numbers.items(), MAX_RESULTS)) or None
         ts = self._last_ns or self._path.stat().st_mtime_ns
         if self._exit_code is None:
-            status: Outcome = "failed" if is_killed else "ended"
-            return End(ts=ts, status=status, error_message=_KILLED if is_killed else None, final_metrics=numbers)
+            status: Outcome = "failed" if self._was_killed else "ended"
+            message = _KILLED if self._was_killed else None
+            return End(ts=ts, status=status, error_message=message, final_metrics=numbers)
         status = "failed" if self._exit_code else "completed"
         return End(ts=ts, status=status, exit_code=self._exit_code, final_metrics=numbers)
 
     def _record(self, kind: int, data: bytes) -> Iterator[Item]:
         if kind == SUMMARY:
-            self._summary.update(item_of(value) for number, value in fields(data) if number == 1)
+            self._apply_summaries()
+            self._summarize(data)
         elif kind == STATS:
             yield from self._stats(data)
         elif kind in {OUTPUT, OUTPUT_RAW}:
@@ -200,6 +226,32 @@ class _Reader:
             yield from self._checked(iter([Line(self._last_ns, f"W&B alert: {title}: {text}", "stderr")]))
         elif kind == EXIT:
             self._end(dict(fields(data)))
+
+    def _remember_summary(self, record: bytes, names: Iterable[str]) -> None:
+        """Remember a summary record with these metrics, in the place of an earlier one with the same metrics."""
+        key = frozenset(names)
+        self._newest_summaries.pop(key, None)
+        self._newest_summaries[key] = record
+        if len(self._newest_summaries) > MOST_SUMMARIES:
+            self._apply_summaries()
+
+    def _apply_summaries(self) -> None:
+        for record in self._newest_summaries.values():
+            for kind, data in fields(record):
+                if kind == SUMMARY:
+                    self._summarize(data)
+        self._newest_summaries.clear()
+
+    def _summarize(self, summary: bytes) -> None:
+        items = []
+        for number, value in fields(summary):
+            if number == 1:
+                items.append(value)
+                names, raw = item_of(value)
+                self._summary[names] = raw
+            elif number == 2:
+                self._summary.pop(item_of(value)[0], None)
+        self._decoder.learn(items)
 
     def _end(self, exit_fields: dict[int, int]) -> None:
         self._exit_code = signed(exit_fields.get(1, 0))
@@ -226,13 +278,6 @@ class _Reader:
         if step is None:  # versions before 2023 have it among the items
             step = int(axes.get("_step", b"-1"))
         return self._points(row_of(values), self._time_of(axes), step)
-
-    def _row(self, step: int, axes: dict[str, bytes], numbers: dict[str, float]) -> Sequence[Point]:
-        ts = self._time_of(axes)
-        if ts is None or not numbers or step > MAX_ID:
-            return self._points(Row(numbers, []), ts, step)
-        self._last_ns = max(self._last_ns, ts)
-        return (Point(ts=ts, step=step, values=numbers),)
 
     def _time_of(self, axes: dict[str, bytes]) -> int | None:
         """Return the time of a history row, or None if it is out of range.

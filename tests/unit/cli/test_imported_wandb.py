@@ -31,8 +31,9 @@ from tests.unit.cli.wandb_files import (
 from tests.unit.ingest.test_event_files import field
 from trainwire.cli.transfer.messages import messages_of
 from trainwire.cli.transfer.readers import wandb_file as reader
+from trainwire.cli.transfer.readers.wandb_about import records_of_kind
 from trainwire.cli.transfer.readers.wandb_file import BLOCK_BYTES, CutShortError, DamagedFileError, wandb_records
-from trainwire.cli.transfer.readers.wandb_history import HistoryDecoder
+from trainwire.cli.transfer.readers.wandb_history import RowDecoder
 from trainwire.cli.transfer.readers.wandb_runs import wandb_runs
 from trainwire.cli.transfer.readers.wandb_values import item_of, json_value, row_of
 from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
@@ -258,15 +259,15 @@ def test_rows_of_numbers_are_read_as_by_the_full_decoder(tmp_path: Path, monkeyp
         rows.append(record(2, content + field(2, field(1, step * 5) if step else b"")))
     path = wandb_file(tmp_path / "run-x.wandb", run_record(), *rows, exit_record(0))
     decoded: list[Any] = []
-    decode = HistoryDecoder.decode
+    decode = RowDecoder.decode
 
-    def noted(decoder: HistoryDecoder, data: bytes) -> Any:
+    def noted(decoder: RowDecoder, data: bytes) -> Any:
         decoded.append(decode(decoder, data))
         return decoded[-1]
 
-    monkeypatch.setattr(HistoryDecoder, "decode", noted)
+    monkeypatch.setattr(RowDecoder, "decode", noted)
     fast, fast_tally = items_of(path)
-    monkeypatch.setattr(HistoryDecoder, "decode", lambda *_: None)
+    monkeypatch.setattr(RowDecoder, "decode", lambda *_: None)
     full, full_tally = items_of(path)
     assert fast == full
     assert fast_tally.skipped == full_tally.skipped
@@ -277,7 +278,7 @@ def test_a_record_with_a_wrong_length_is_never_decoded_by_the_pattern() -> None:
     """Each change of a byte gives either None or what the full decoder returns."""
     sound = history(300, {"loss": 0.125, "val": -3, "val2": 2.5e-05}, 1.5)
     (content,) = (value for number, value in fields(sound) if number == 2)
-    decoder = HistoryDecoder()
+    decoder = RowDecoder()
     decoder.learn(value for number, value in fields(content) if number == 1)
     assert decoder.decode(sound) == fully_decoded(sound)
     decoded = 0
@@ -288,6 +289,105 @@ def test_a_record_with_a_wrong_length_is_never_decoded_by_the_pattern() -> None:
                 assert found == fully_decoded(changed)
                 decoded += 1
     assert decoded > 256
+
+
+NAMES = st.sampled_from((
+    *[("loss",), ("val", "acc"), ("val.acc",), ("_runtime",), ("_timestamp",), ("_wandb", "runtime"), ("_step",)],
+    *[("h", "_type"), ("_type",), ("_timestamp", "x"), ("",), ("\x82\x01",), ("n" * 110,)],
+))  # fmt: skip
+NUMBERS = st.floats().map(repr) | st.integers().map(str)
+VALUES = NUMBERS | st.sampled_from((
+    *['"NaN"', '"-Infinity"', "NaN", "-0.0", "1e999", '"text"', "null", "", " 1", "1_0", "[1]", "9" * 130],
+    *["\x82\x01", "0.5\n"],
+))  # fmt: skip
+ITEMS = st.lists(st.tuples(NAMES, VALUES, st.booleans()), max_size=5)
+ROWS = st.lists(st.tuples(st.booleans(), ITEMS | st.none(), st.integers(0, 2**21)), max_size=30)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ROWS)
+def test_any_rows_are_read_as_by_the_full_decoder(rows: list[tuple[bool, Any, int]]) -> None:
+    """History and summary records with any items, in any order and repeated, give the same points and results."""
+    records, items = [], b""
+    for is_history, pairs, step in rows:
+        if pairs is not None:  # else the items of the record before
+            items = b"".join(
+                field(1, item(names[0] if is_flat and len(names) == 1 else names, raw))
+                for names, raw, is_flat in pairs
+            )
+        end = field(2, field(1, step) if step else b"") if is_history and step % 5 else b""
+        records.append(record(2 if is_history else 3, items + end))
+    assert_same_as_full(records)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_changed_bytes_of_rows_are_read_as_by_the_full_decoder(data: st.DataObject) -> None:
+    """Rows with bytes that were replaced, added or left out give the same points, results and problems."""
+    items = b"".join(field(1, item(name, raw)) for name, raw in (("loss", "0.25"), ("_timestamp", "1.7e9")))
+    rows = [record(2, items + field(2, field(1, 300))), record(3, items)]
+    changed = []
+    for _ in range(10):
+        row = data.draw(st.sampled_from(rows))
+        at = data.draw(st.integers(0, len(row)))
+        noise = data.draw(st.sampled_from([b"", b"\n", b"\x82\x01", b"\x12", b"1", *rows]) | st.binary(max_size=3))
+        changed += [row[:at] + noise + row[at + data.draw(st.integers(0, 3)) :], row]
+    assert_same_as_full(rows * 2 + changed)
+
+
+def test_names_that_join_to_the_same_one_are_read_as_by_the_full_decoder() -> None:
+    """Of a nested name and a name with a dot the same one counts, in any order."""
+    items = [field(1, item(("val", "acc"), "1")), field(1, item(("val.acc",), "2"))]
+    rows = [record(2, each + field(2, field(1, 3))) for each in (*items, items[0] + items[1], items[1] + items[0])]
+    assert_same_as_full(rows * 3)
+
+
+def test_a_row_without_its_last_byte_is_damaged() -> None:
+    """The last value of a summary that lacks a byte is no number."""
+    items = field(1, item(("loss",), "0.25"))
+    assert_same_as_full([record(3, items), record(3, items), record(3, items[:-1])])
+
+
+def assert_same_as_full(records: list[bytes]) -> None:
+    """Compare what is read of these records with what is read of them without `RowDecoder`."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = wandb_file(Path(folder, "run.wandb"), run_record(), *records, exit_record(0))
+        fast, fast_tally = items_of(path)
+        patch.setattr(RowDecoder, "decode", lambda *_: None)
+        full, full_tally = items_of(path)
+    assert repr(fast) == repr(full)
+    assert fast_tally.skipped == full_tally.skipped
+    assert bool(fast_tally.problems) == bool(full_tally.problems)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 12) | st.integers(BLOCK_BYTES - 400, 2 * BLOCK_BYTES), max_size=9), st.randoms())
+def test_runs_are_found_in_any_block(sizes: list[int], random_: random.Random) -> None:
+    """Records of a run are found without reading the others, wherever a block ends, also after a long record."""
+    records = []
+    for size in sizes:
+        records.append(
+            record(random_.choice((2, 3, 13)), bytes(size) if random_.random() < 0.5 else b"\x8a\x01" * size)
+        )
+        records.append(record(17, field(1, b"x" * random_.choice((1, size)))))
+    with tempfile.TemporaryDirectory() as folder:
+        path = wandb_file(Path(folder, "run.wandb"), *records)
+        found = list(records_of_kind(path, path.stat().st_size, 17))
+    assert found == [value for each in records for number, value in fields(each) if number == 17]
+
+
+def test_a_removed_summary_is_no_result(tmp_path: Path) -> None:
+    """`del run.summary["x"]` is followed; a later value counts again."""
+    path = wandb_file(
+        tmp_path / "run.wandb",
+        run_record(),
+        *(record(3, field(1, item(("loss",), str(step))) + field(1, item(("x",), "1"))) for step in range(4)),
+        record(3, field(2, item(("x",), ""))),
+        record(3, field(2, item(("loss",), ""))),
+        record(3, field(1, item(("loss",), "7"))),
+        exit_record(0),
+    )
+    assert Read(path).end.final_metrics == {"loss": 7.0}
 
 
 def items_of(path: Path) -> tuple[list[Any], Tally]:

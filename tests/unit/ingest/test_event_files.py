@@ -59,6 +59,64 @@ def test_scalars_have_both_forms() -> None:
     assert (third.scalars, third.step, third.ts) == ({"accuracy": 0.75}, -1, 4_000_000_000 * 10**9)
 
 
+SHAPES = {(): field(2, b""), (1,): field(2, field(2, field(1, 1))), (1, 1): field(2, field(2, field(1, 1)) * 2)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("dtype", "value", "number"),
+    [
+        (1, field(4, struct.pack("<f", 0.5)), 0.5),
+        (1, field(5, struct.pack("<f", 0.5)), 0.5),
+        (1, b"\x2d" + struct.pack("<f", 0.5), 0.5),
+        (1, b"", 0.0),
+        (2, field(6, struct.pack("<d", 0.1)), 0.1),
+        (3, field(7, varint(-3)), -3.0),
+        (3, field(7, 5), 5.0),
+        (4, field(4, b"\xff"), 255.0),
+        (5, field(4, struct.pack("<h", -2)), -2.0),
+        (9, field(10, varint(1 << 40)), float(1 << 40)),
+        (9, field(4, struct.pack("<q", -1)), -1.0),
+        (10, field(11, b"\x01"), 1.0),
+        (10, field(4, b"\x00"), 0.0),
+        (14, field(13, varint(0x3FC0)), 1.5),
+        (14, field(4, b"\xc0\x3f"), 1.5),
+        (19, field(13, varint(0x3E00)), 1.5),
+        (19, field(4, b"\x00\x3e"), 1.5),
+        (22, field(16, varint((1 << 32) - 1)), float((1 << 32) - 1)),
+        (23, field(17, varint((1 << 64) - 1)), float((1 << 64) - 1)),
+    ],
+)
+def test_a_tensor_with_one_number_is_a_scalar(
+    shape: tuple[int, ...], dtype: int, value: bytes, number: float
+) -> None:
+    """A tensor of each numeric type, with its number in each form, is its number."""
+    event = EventDecoder().decode(tensor("loss", field(1, dtype) + SHAPES[shape] + value, "scalars"))
+    assert (event.scalars, event.not_taken) == ({"loss": number}, [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        field(1, 3) + field(2, field(2, field(1, 2))) + field(7, varint(3) + varint(4)),
+        field(1, 3) + field(7, varint(3) + varint(4)),
+        field(1, 3) + field(7, 3) + field(7, 4),
+        field(1, 1) + field(5, struct.pack("<2f", 1, 2)),
+        field(1, 1) + field(4, struct.pack("<2f", 1, 2)),
+        field(1, 1) + field(2, field(2, field(1, 3))) + field(5, struct.pack("<f", 1)),
+        field(1, 1) + field(2, field(2, b"")),
+        field(1, 7) + field(8, b"text"),
+        field(1, 8) + field(9, struct.pack("<2f", 1, 2)),
+        field(1, 10) + field(4, b"\0\1"),
+        b"",
+    ],
+)
+def test_other_tensors_are_counted(value: bytes) -> None:
+    """Several numbers, also those that one value stands for, none, texts and complex numbers are no scalar."""
+    event = EventDecoder().decode(tensor("loss", value, "scalars"))
+    assert (event.scalars, event.not_taken) == ({}, ["scalar"])
+
+
 def test_texts_are_taken_and_images_counted() -> None:
     """A text is not a number, and a value of another plugin is named."""
     decoder = EventDecoder()
@@ -121,10 +179,20 @@ def test_folders_of_hooked_writers_are_not_read_again(run: RecordedRun, tmp_path
 
 
 def test_events_of_an_earlier_run_are_counted_alone(run: RecordedRun, tmp_path: Path) -> None:
-    """A file of another training that is copied into the folder adds no metrics."""
+    """A file of another training that is copied into the folder adds no metrics, parameters, texts or images."""
     caught = Caught(run, lambda _: run)
     files = EventFiles([tmp_path], caught)
-    (tmp_path / "events.out.tfevents.1.x").write_bytes(record(scalar("loss", 1.0, 1, time=1.7e9)))
+    old = b"\x09" + struct.pack("<d", 1.7e9)
+    pair = field(1, field(1, b"lr") + field(2, b"\x11" + struct.pack("<d", 0.5)))
+    hparams = field(9, field(1, field(1, b"hparams") + field(2, field(3, pair))))
+    events = [
+        old,
+        scalar("loss", 1.0, 1, time=1.7e9),
+        old + tensor("note", field(8, b"words"), "text"),
+        old + field(5, field(1, field(1, b"_hparams_/session_start_info") + hparams)),
+        old + tensor("picture", b"", "images"),
+    ]
+    (tmp_path / "events.out.tfevents.1.x").write_bytes(b"".join(map(record, events)))
     files.close(10)
-    assert run.points == []
-    assert "1 of event of an earlier run" in str(caught.sentence())
+    assert (run.points, run.lines, run.params) == ([], [], {})
+    assert "4 of event of an earlier run" in str(caught.sentence())
