@@ -292,9 +292,9 @@ class Run(RunReports, RunEnd):
     ) -> Receipt:
         """Send the completion and return the receipt, within `timeout_s` seconds.
 
-        `status` is `completed` or `failed`; an `exit_code` other than 0 means `failed`, and so does an `error` (an
-        exception or a text) without a status. `final_metrics`, `best_metrics` and `best_epoch` replace the values
-        that the run has noted from its metrics and checkpoints.
+        `status` is `completed`, `failed`, or `preempted` if the scheduler ends the training. An `exit_code` other
+        than 0 means `failed`, and so does an `error` (an exception or a text) without a status. `final_metrics`,
+        `best_metrics` and `best_epoch` replace the values that the run has noted from its metrics and checkpoints.
 
         The call returns as soon as the workers have committed everything. If everything is in Redis, it also
         returns after two seconds (TRAINWIRE_SETTLE_S) without a new acknowledgement. If everything is in the

@@ -14,6 +14,7 @@ from trainwire.ingest.completion import Ending, History, completion, ending, end
 from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import SharedRun
 from trainwire.ingest.process.exits import TERMINATED, exits, finish_with_multiprocessing, terminations
+from trainwire.ingest.process.preemption import marked_reason
 from trainwire.ingest.process.tracebacks import leave_end_to_training, leave_to_launcher
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
@@ -82,7 +83,7 @@ class RunEnd(SharedRun):
     def _finish(self, end: Ending, results: Mapping[str, Any], timeout_s: float | None) -> Receipt:
         place = self._place | ({"stopped": True} if self._is_stopped_by(end) else {})
         if self._is_launched:
-            end = end._replace(exit_code=None)
+            end = self._as_preempted(end)._replace(exit_code=None)
         if self._log_caught is not None:
             log_caught, self._log_caught = self._log_caught, None
             log_caught()
@@ -102,6 +103,15 @@ class RunEnd(SharedRun):
                 self._provenance_sent,
             )
         return receipt
+
+    def _as_preempted(self, end: Ending) -> Ending:
+        """Return `end`; if it is a failure after the launcher was pre-empted, as a pre-emption."""
+        folder = self._traceback_folder if end.status == "failed" else None
+        reason = None if folder is None else marked_reason(folder)
+        if reason is None:
+            return end
+        has_cause = end.error_message not in {None, TERMINATED}
+        return end._replace(preempted=True, error_message=f"{reason}: {end.error_message}" if has_cause else reason)
 
     def _logged_once(self, end: Ending) -> Ending:
         """Return `end`; if its traceback is logged elsewhere, without this traceback.

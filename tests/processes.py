@@ -29,10 +29,13 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30
 
 
 class Process:
-    """One of our own processes, with its output in a file."""
+    """One of our own processes, with its output in a file; `python` is that of an installed trainwire."""
 
-    def __init__(self, settings: Settings, log_path: Path, *arguments: str, **env: str) -> None:
+    def __init__(
+        self, settings: Settings, log_path: Path, *arguments: str, python: str | None = None, **env: str
+    ) -> None:
         self._log_path = log_path
+        self._python = python
         self._arguments = arguments
         self._env = os.environ | {
             "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -65,8 +68,8 @@ class Process:
         """Start it."""
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainwire.workers", *self._arguments],
-                cwd=ROOT,
+                [self._python or sys.executable, "-m", "trainwire.workers", *self._arguments],
+                cwd=ROOT if self._python is None else self._log_path.parent,
                 env=self._env,
                 stdout=log,
                 stderr=log,
@@ -104,17 +107,24 @@ def kill_one(workers: list[Process], chance: random.Random) -> None:
 
 @contextmanager
 def workers_running(
-    settings: Settings, folder: Path, *, workers: int = 1, beat: bool = True, **env: str
+    settings: Settings,
+    folder: Path,
+    *,
+    workers: int = 1,
+    beat: bool = True,
+    python: str | None = None,
+    **env: str,
 ) -> Iterator[list[Process]]:
     """Run workers (and beat), with more of an environment; yields the workers' processes.
 
-    Where the environment names no Loki there is none.
+    Where the environment names no Loki there is none. `python` is that of an installed trainwire to run instead.
     """
     env = {"LOKI_ENABLED": str("LOKI_URL" in env)} | env
     processes = [
-        Process(settings, folder / f"worker{n}.log", "worker", "--name", f"w{n}", **env) for n in range(workers)
+        Process(settings, folder / f"worker{n}.log", "worker", "--name", f"w{n}", python=python, **env)
+        for n in range(workers)
     ]
-    others = [Process(settings, folder / "beat.log", "beat")] if beat else []
+    others = [Process(settings, folder / "beat.log", "beat", python=python)] if beat else []
     try:
         for process in [*processes, *others]:
             process.start()

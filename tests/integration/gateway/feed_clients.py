@@ -48,10 +48,16 @@ class GatewayAddress:
 
 
 class GatewayProcess(GatewayAddress):
-    """`python -m trainwire.gateway` on a port that it keeps over restarts."""
+    """`python -m trainwire.gateway` on a port that it keeps over restarts.
 
-    def __init__(self, folder: Path, database_url: str, redis_url: str, **env: str) -> None:
+    `python` is that of an installed trainwire to run instead of this one.
+    """
+
+    def __init__(
+        self, folder: Path, database_url: str, redis_url: str, *, python: str | None = None, **env: str
+    ) -> None:
         super().__init__(free_port())
+        self._python = python
         self._log = folder / "gateway.log"
         self._env = os.environ | {
             "DATABASE_URL": database_url,
@@ -78,8 +84,8 @@ class GatewayProcess(GatewayAddress):
         """Start it; return at once."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainwire.gateway"],
-                cwd=ROOT,
+                [self._python or sys.executable, "-m", "trainwire.gateway"],
+                cwd=ROOT if self._python is None else self._log.parent,
                 env=self._env,
                 stdout=log,
                 stderr=log,
