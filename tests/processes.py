@@ -18,6 +18,7 @@ import psutil
 from trainwire.workers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+START_TIMEOUT_S = 120  # on a machine with much else to do
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
@@ -129,7 +130,7 @@ def workers_running(
         for process in [*processes, *others]:
             process.start()
         for process in processes:
-            wait_until(process.is_ready, "the worker's start")
+            wait_until(process.is_ready, "the worker's start", START_TIMEOUT_S)
         yield processes
     except AssertionError:
         for process in [*processes, *others]:

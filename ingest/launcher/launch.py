@@ -222,6 +222,7 @@ def _run_logged(
         preempted = preemption.reason(exit_code)
         for text in tracebacks.take():
             run.log_traceback(text)
+        run.killed_sources = tracebacks.killed_sources()
         summary = hooks.close(exit_code, lambda: signals.came_late)
         try:
             run.finish(

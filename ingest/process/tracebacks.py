@@ -1,8 +1,9 @@
-"""Prevents a traceback from being logged twice: by the run that failed, and as captured output."""
+"""The folder by which scripts report their begin and their tracebacks to the launcher, which logs each once."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ KEPT_CHARS: Final = 1000
 _LOCK_NAME: Final = "launcher"
 _SUFFIX: Final = ".traceback"
 _READS_STOP: Final = "reads-stop"
+_BEGUN: Final = ".begun"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
 _MARKS: Final = frozenset(" ^~|+-")
 """Characters of the lines with which some versions of Python mark a part of the line above."""
@@ -66,6 +68,15 @@ class TracebackFolder:
             return [path.read_text(errors="replace") for path in sorted(self.path.glob(f"*{_SUFFIX}"))]
         return []
 
+    def killed_sources(self) -> list[str]:
+        """Return the sources of scripts that have begun and whose processes have ended without a completion."""
+        if self.path is None:
+            return []
+        with suppress(OSError):
+            marks = sorted(self.path.glob(f"*{_BEGUN}"))
+            return [mark.name.removesuffix(_BEGUN) for mark in marks if not _is_alive(mark)]
+        return []
+
     @property
     def has_reader_of_stop(self) -> bool:
         """Whether a script reads `run.should_stop`, so that it ends by itself when a user asks the job to stop."""
@@ -110,6 +121,29 @@ def leave_end_to_training(folder: Path) -> None:
     """Report to the launcher, by a file in `folder`, that this script reads `run.should_stop`."""
     with suppress(OSError):
         (folder / _READS_STOP).touch()
+
+
+def leave_begin(folder: Path, source: str) -> None:
+    """Report to the launcher, by a file in `folder`, that this process sends messages as `source`."""
+    with suppress(OSError):
+        (folder / f"{source}{_BEGUN}").write_text(str(os.getpid()))
+
+
+def remove_begin(folder: Path, source: str) -> None:
+    """Report to the launcher that the completion of `source` has been sent, or is in the spool."""
+    with suppress(OSError):
+        (folder / f"{source}{_BEGUN}").unlink()
+
+
+def _is_alive(mark: Path) -> bool:
+    """Return whether the process that left the file `mark` still runs; True if it has just removed it."""
+    try:
+        os.kill(int(mark.read_text()), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except (PermissionError, FileNotFoundError):
+        return True
+    return True
 
 
 def _wanted(traceback: str) -> Iterable[str]:

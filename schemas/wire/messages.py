@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.wire.limits import MAX_SOURCE_CHARS
+from trainwire.schemas.wire.limits import MAX_KILLED, MAX_SOURCE_CHARS
 
 ATTEMPT_UNKNOWN: Final = 0
 """Attempt number of a trainer that does not know its attempt; workers determine it (docs/wire-format.md)."""
@@ -153,7 +153,8 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     then count the messages of `of`, and a completion from `of` itself replaces this one, in whichever order the
     two arrive. `world_size` and `launcher` repeat the values of the source's first message. `stopped` is True if
     the source ended because of a request to stop, and `preempted` if its scheduler ended it; `status` is then
-    `failed` for workers that do not know the field.
+    `failed` for workers that do not know the field. `killed` are sources that a launcher has seen begin, and end
+    without a completion; they may have sent nothing.
     """
 
     ts: int
@@ -178,6 +179,7 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     world_size: WorldSize | None = None
     launcher: bool | None = None
     of: SourceName | None = None
+    killed: Annotated[list[SourceName], Meta(max_length=MAX_KILLED)] | None = None
     started_at: int | None = None
     resume_step: int | None = None
 

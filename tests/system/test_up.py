@@ -20,7 +20,7 @@ import psutil
 import pytest
 import requests
 
-from tests.processes import ROOT, wait_until
+from tests.processes import ROOT, START_TIMEOUT_S, wait_until
 from tests.twins.loki import LokiTwin
 from trainwire.stack.folders import hold, published
 from trainwire.stack.stack import Stack, StackOptions
@@ -64,7 +64,7 @@ class Terminal:
         """Start `trainwire up` and wait until it is ready."""
         process = self.begin(*arguments)
         count = len(self.ups)
-        self.wait_for(lambda: self.output().count(READY) == count or process.poll() is not None)
+        self.wait_for(lambda: self.output().count(READY) == count or process.poll() is not None, START_TIMEOUT_S)
         assert process.poll() is None, self.output()
         return process
 

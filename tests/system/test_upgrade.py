@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ for step in range({STEPS}):
 print("reported", flush=True)
 if status == "wait":
     time.sleep(600)
-receipt = run.finish(status, timeout_s=60)
+receipt = run.finish(status, timeout_s=120)
 print(json.dumps([receipt.produced, receipt.stored]))
 """
 
@@ -58,7 +59,7 @@ def train(resources: Resources, tmp_path: Path) -> Iterator[Callable[..., subpro
 
     def begin(python: str, job: int, status: str = "completed", **env: str) -> subprocess.Popen[str]:
         redis_url = resources.settings.redis_url.get_secret_value()
-        environment = os.environ | {"REDIS_URL": redis_url, "TRAINWIRE_SETTLE_S": "60"} | env
+        environment = os.environ | {"REDIS_URL": redis_url, "TRAINWIRE_SETTLE_S": "120"} | env
         # Only this version is found by the folder; the previous one is installed in its environment.
         process = subprocess.Popen(
             [python, script, str(job), status],
@@ -78,7 +79,7 @@ def train(resources: Resources, tmp_path: Path) -> Iterator[Callable[..., subpro
 
 def check_receipt(training: subprocess.Popen[str]) -> None:
     """Assert that a training ends well, and that its receipt has all of its messages as stored."""
-    printed, _ = training.communicate(timeout=120)
+    printed, _ = training.communicate(timeout=240)
     assert training.returncode == 0
     produced, stored = json.loads(printed.splitlines()[-1])
     assert produced == stored
@@ -107,7 +108,7 @@ def state_of(resources: Resources, job: int) -> str:
         return assess(find_positions(connection, job), found["attempt"], found["status"]).state
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_spool_of_the_previous_release_is_sent(
     resources: Resources, tmp_path: Path, previous_python: str, train: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -120,11 +121,11 @@ def test_a_spool_of_the_previous_release_is_sent(
 
     def of_spool(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "trainwire", "spool", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=240)
 
-    wait_until(lambda: of_spool("show", "5").stdout.count(" of 5") == STEPS, "its last line is on the disk")
+    wait_until(lambda: of_spool("show", "5").stdout.count(" of 5") == STEPS, "its last line is on the disk", 120)
     training.kill()
-    training.wait(10)
+    training.wait(30)
     with workers_running(resources.settings, tmp_path):
         sent = of_spool("send", "--any-server")
         assert sent.returncode == 0, sent.stderr
@@ -136,7 +137,7 @@ def test_a_spool_of_the_previous_release_is_sent(
     assert (found.state, found.missing, found.lost) == ("unproven", 0, 0)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("who_works", ["old", "both"])
 def test_old_and_new_work_side_by_side(
     resources: Resources,
@@ -164,7 +165,7 @@ def test_old_and_new_work_side_by_side(
         assert set(statuses.values()) == {"completed"}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_an_old_gateway_serves_on_the_newer_tables(
     resources: Resources, tmp_path: Path, previous_python: str, train: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -178,7 +179,9 @@ def test_an_old_gateway_serves_on_the_newer_tables(
         GatewayProcess(tmp_path, *addresses) as new,
     ):
         training = train(sys.executable, 6, "preempted")
-        wait_until(lambda: rows(resources.engine, training_jobs, "id", order=["id"]) == [6], "the job is there")
+        wait_until(
+            lambda: rows(resources.engine, training_jobs, "id", order=["id"]) == [6], "the job is there", 120
+        )
         for gateway in (old, new):
             with Client(gateway.url) as client:
                 events = list(client.job(6).follow())
@@ -201,7 +204,12 @@ def _items(gateway: GatewayProcess, path: str) -> list[dict[str, Any]]:
     return items
 
 
-@pytest.mark.timeout(400)
+def is_complete(terminal: Terminal, job: int) -> bool:
+    """Return whether `trainwire status` shows that all messages of a job are stored."""
+    return "complete: " in terminal.run("status", str(job)).stdout
+
+
+@pytest.mark.timeout(900)
 def test_a_data_folder_of_the_previous_release_opens(tmp_path: Path, previous_python: str) -> None:
     """The tables of its `trainwire up` are migrated by this one, all jobs are there, and new ones are added."""
     script = tmp_path / "train.py"
@@ -213,7 +221,7 @@ def test_a_data_folder_of_the_previous_release_opens(tmp_path: Path, previous_py
             done = terminal.run("run", "--job-id", str(job), "--", str(python), str(script), str(job), "completed")
             assert done.returncode == 0, done.stderr
             for known in range(1, job + 1):
-                terminal.wait_for(lambda known=known: "complete:" in terminal.run("status", str(known)).stdout)  # type: ignore[misc]
+                terminal.wait_for(partial(is_complete, terminal, known), 120)
                 printed = terminal.run("logs", str(known), "--limit", "10000").stdout.splitlines()
                 assert sum(f" of {known}" in line for line in printed) == STEPS
             up.send_signal(signal.SIGINT)

@@ -149,6 +149,20 @@ def test_a_signal_among_the_ranks_is_no_preemption(valkey: Any) -> None:
     assert {each.outcome for each in valkey.completions()} == {"failed"}
 
 
+@pytest.mark.parametrize(
+    ("end", "killed"),
+    [("os.kill(os.getpid(), 9)", 1), ("", 0), ("sys.exit(3)", 0), ("run.finish(); os.kill(os.getpid(), 9)", 0)],
+)
+def test_a_script_that_was_killed_is_named(valkey: Any, tmp_path: Path, end: str, killed: int) -> None:
+    """The launcher's completion has the sources that have begun and ended without a completion of their own."""
+    script = (
+        f"import os, sys; from trainwire import Run; run = Run(); open('source', 'w').write(run.source); {end}"
+    )
+    launch(valkey, "sh", "-c", f"cd {tmp_path}; exec '{sys.executable}' -c \"$0\"", script)
+    (named,) = [each.killed for each in valkey.completions() if each.launcher]
+    assert (named or []) == [(tmp_path / "source").read_text()] * killed
+
+
 def test_nohup_still_works(valkey: Any) -> None:
     """A hang-up that was ignored when the launcher started disturbs neither it nor the command."""
     ours = f"{sys.executable} -m trainwire.ingest --job-id 42 --redis-url {valkey.url}"
