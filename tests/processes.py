@@ -18,7 +18,7 @@ import psutil
 from trainwire.workers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-START_TIMEOUT_S = 120  # on a machine with much else to do
+START_TIMEOUT_S = 240  # on a machine with much else to do
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:

@@ -123,7 +123,11 @@ class ScenarioRun:
                 del self._servers[name]
                 self._serve(None)
         for trainer in self._trainers:
-            if trainer.poll() and trainer.code not in (0, -9) and not self._was_trainer_killed:
+            if (
+                trainer.poll()
+                and trainer.code not in (self._scenario.exit_code, -9)
+                and not self._was_trainer_killed
+            ):
                 return [f"{trainer.name} ended with {trainer.code}: {trainer.output[-2000:]}"]
             if not trainer.poll() and time.monotonic() - began > TRAINER_S:
                 return [f"{trainer.name} does not end"]

@@ -57,6 +57,8 @@ class Scenario:
     has_bucket: bool = False
     has_launcher: bool = False
     """Whether the trainer is `trainwire run` with a script."""
+    exit_code: int = 0
+    """The exit code of the trainers."""
     has_gateway: bool = False
     """Whether the trainers send over HTTP, and a browser watches."""
 
@@ -103,7 +105,24 @@ run.checkpoint("/elsewhere/best.pt", kind="best", step=5)
 """
 
 
+PREEMPTED_SCRIPT: Final = f"""{SCRIPT}
+import os, signal
+os.kill({{launcher}}, signal.SIGTERM)
+time.sleep(60)
+"""
+
+
 def _launched(settings: TrainerSettings) -> Receipt:
+    return _under_launcher(settings, SCRIPT)
+
+
+def _preempted(settings: TrainerSettings) -> Receipt:
+    """Train in a Slurm job that the scheduler ends: the launcher gets SIGTERM."""
+    os.environ["SLURM_JOB_ID"] = "812"
+    return _under_launcher(settings, PREEMPTED_SCRIPT.replace("{launcher}", str(os.getpid())))
+
+
+def _under_launcher(settings: TrainerSettings, script: str) -> Receipt:
     """Replace this process by `trainwire run`."""
     command = ["-m", "trainwire", "run", "--job-id", str(settings.job_id), "--name", "certified", "--"]
     os.environ.pop("TRAINWIRE_CHECKPOINT_BUCKET", None)
@@ -113,7 +132,7 @@ def _launched(settings: TrainerSettings) -> Receipt:
         "TRAINWIRE_FLUSH_INTERVAL_S": "0.01",
         "PYTHONPATH": f"{SITE}{os.pathsep}{ROOT}",
     }
-    os.execv(sys.executable, [sys.executable, *command, sys.executable, "-c", SCRIPT])
+    os.execv(sys.executable, [sys.executable, *command, sys.executable, "-c", script])
 
 
 def _with_folder(settings: TrainerSettings) -> Receipt:
@@ -135,6 +154,10 @@ ALL_KINDS: Final = Expected(
     COMPLETED | {"final_metrics": {"loss": 1 / 6, "f1": 5.0}},
 )
 LAUNCHED: Final = replace(ALL_KINDS, job={"status": "completed", "exit_code": 0, "params": {"lr": 0.1}})
+PREEMPTED: Final = replace(
+    ALL_KINDS,
+    job={"status": "preempted", "exit_code": 143, "error_message": "SIGTERM in Slurm job 812"},
+)
 FAILED: Final = replace(ALL_KINDS, job={"status": "failed", "exit_code": 3, "error_message": "out of memory"})
 TWO_RANKS: Final = Expected(
     ALL_KINDS.lines * 2, ALL_KINDS.steps * 2, ALL_KINDS.checkpoints * 2, {"status": "completed"}
@@ -146,6 +169,7 @@ SCENARIOS: Final = {
     for scenario in (
         Scenario("finished", (_finished,), ALL_KINDS),
         Scenario("launched", (_launched,), LAUNCHED, has_launcher=True),
+        Scenario("preempted", (_preempted,), PREEMPTED, has_launcher=True, exit_code=143),
         Scenario("failed", (_failed,), FAILED),
         Scenario("two-ranks", (_rank(0), _rank(1)), TWO_RANKS),
         Scenario("checkpoint-folder", (_with_folder,), replace(ALL_KINDS, shards=SHARDS), has_bucket=True),

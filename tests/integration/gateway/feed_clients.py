@@ -20,7 +20,7 @@ import urllib3
 from websockets.sync.client import ClientConnection, connect
 
 from tests.factories import Sender
-from tests.processes import ROOT, wait_until
+from tests.processes import ROOT, START_TIMEOUT_S, wait_until
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
 from trainwire.schemas.wire.messages import KIND_OF_BODY, Body
 from trainwire.workers.drain.changes import Change
@@ -78,7 +78,7 @@ class GatewayProcess(GatewayAddress):
     def start(self) -> None:
         """Start it; return when it answers."""
         self.launch()
-        wait_until(self._answers, f"a gateway on {self.url}: {self._log}", DEADLINE_S)
+        wait_until(self._answers, f"a gateway on {self.url}: {self._log}", START_TIMEOUT_S)
 
     def launch(self) -> None:
         """Start it; return at once."""
