@@ -15,7 +15,7 @@ from trainwire.ingest.spool.folder import source_folders
 
 DEADLINE_S: Final = 75.0
 """Seconds until a run must be complete; it is idle for most of them."""
-TRAINER_S: Final = 60.0
+TRAINER_S: Final = 240.0
 """Seconds within which a trainer must have ended: its deadline for `finish`, and a reserve for a busy machine."""
 TRAINERS: Final = ("trainer", "launcher", "training")
 """The roles of a training; values that one of them had not written when it was killed are lost."""
