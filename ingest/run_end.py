@@ -15,7 +15,7 @@ from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import SharedRun
 from trainwire.ingest.process.exits import TERMINATED, exits, finish_with_multiprocessing, terminations
 from trainwire.ingest.process.preemption import marked_reason
-from trainwire.ingest.process.tracebacks import leave_end_to_training, leave_to_launcher, remove_begin
+from trainwire.ingest.process.tracebacks import leave_end, leave_end_to_training, leave_to_launcher
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
 from trainwire.ingest.strict import NotStored
@@ -108,7 +108,7 @@ class RunEnd(SharedRun):
                 self._provenance_sent,
             )
         if self._traceback_folder is not None:
-            remove_begin(self._traceback_folder, self._session.outbox.origin.source)
+            leave_end(self._traceback_folder, self._session.outbox.origin.source)
         return receipt
 
     def _as_preempted(self, end: Ending) -> Ending:

@@ -10,6 +10,8 @@ from pathlib import Path
 from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
 from typing import Final
 
+from trainwire.ingest.process.tracebacks import leave_note, read_note
+
 SOON_S: Final = 300.0
 """A command that fails within this time after SIGTERM has ended because of it.
 
@@ -59,8 +61,7 @@ class Preemption:
             return
         self._announced.setdefault(signum, time.monotonic())
         if signum == SIGTERM and self._folder is not None:
-            with suppress(OSError):  # scripts then report a failure; the launcher's completion replaces it
-                (self._folder / _MARK).write_text(self._reason(signum))
+            leave_note(self._folder, _MARK, self._reason(signum))
 
     def reason(self, exit_code: int) -> str | None:
         """Return why the command was pre-empted, such as "SIGTERM in Slurm job 812"; None if it was not.
@@ -88,5 +89,5 @@ def marked_reason(folder: Path) -> str | None:
     mark = folder / _MARK
     with suppress(OSError):
         if time.time() - mark.stat().st_mtime <= SOON_S:
-            return mark.read_text()
+            return read_note(mark) or None
     return None

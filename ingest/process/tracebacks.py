@@ -64,17 +64,15 @@ class TracebackFolder:
             return []
         self._lock.close()
         self._lock = None
-        with suppress(OSError):
-            return [path.read_text(errors="replace") for path in sorted(self.path.glob(f"*{_SUFFIX}"))]
-        return []
+        return [text for path in self._paths(_SUFFIX) if (text := read_note(path))]
 
     def killed_sources(self) -> list[str]:
         """Return the sources of scripts that have begun and whose processes have ended without a completion."""
-        if self.path is None:
-            return []
+        return [mark.name.removesuffix(_BEGUN) for mark in self._paths(_BEGUN) if _was_killed(mark)]
+
+    def _paths(self, suffix: str) -> list[Path]:
         with suppress(OSError):
-            marks = sorted(self.path.glob(f"*{_BEGUN}"))
-            return [mark.name.removesuffix(_BEGUN) for mark in marks if not _is_alive(mark)]
+            return [] if self.path is None else sorted(self.path.glob(f"*{suffix}"))
         return []
 
     @property
@@ -119,31 +117,42 @@ def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
 
 def leave_end_to_training(folder: Path) -> None:
     """Report to the launcher, by a file in `folder`, that this script reads `run.should_stop`."""
-    with suppress(OSError):
-        (folder / _READS_STOP).touch()
+    leave_note(folder, _READS_STOP, "")
 
 
 def leave_begin(folder: Path, source: str) -> None:
-    """Report to the launcher, by a file in `folder`, that this process sends messages as `source`."""
-    with suppress(OSError):
-        (folder / f"{source}{_BEGUN}").write_text(str(os.getpid()))
+    """Report to the launcher that this process sends messages as `source`."""
+    leave_note(folder, f"{source}{_BEGUN}", str(os.getpid()))
 
 
-def remove_begin(folder: Path, source: str) -> None:
+def leave_end(folder: Path, source: str) -> None:
     """Report to the launcher that the completion of `source` has been sent, or is in the spool."""
+    leave_note(folder, f"{source}{_BEGUN}", "")
+
+
+def leave_note(folder: Path, name: str, text: str) -> None:
+    """Write `text` to a file of this name in the folder of a launcher; nothing is written if that fails."""
     with suppress(OSError):
-        (folder / f"{source}{_BEGUN}").unlink()
+        (folder / name).write_text(text, errors="replace")
 
 
-def _is_alive(mark: Path) -> bool:
-    """Return whether the process that left the file `mark` still runs; True if it has just removed it."""
+def read_note(path: Path) -> str:
+    """Return the text of a file in the folder of a launcher, empty if it cannot be read."""
+    with suppress(OSError):
+        return path.read_text(errors="replace")
+    return ""
+
+
+def _was_killed(mark: Path) -> bool:
+    """Return whether the process that left the file `mark` has ended without a completion."""
+    pid = read_note(mark)
     try:
-        os.kill(int(mark.read_text()), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except (PermissionError, FileNotFoundError):
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
         return True
-    return True
+    except (PermissionError, ValueError):  # it runs, or it has reported its end
+        return False
+    return False
 
 
 def _wanted(traceback: str) -> Iterable[str]:
