@@ -36,13 +36,17 @@ T = TypeVar("T")
 
 LONGEST_TIMEOUT_S: Final = 10.0**9
 """Upper limit of timeouts, about 30 years: locks raise `OverflowError` for much longer ones."""
-_STATUSES: Final = dict.fromkeys(
-    ("completed", "complete", "done", "finished", "ok", "passed", "succeeded", "success"), "completed"
-) | dict.fromkeys(
-    ("failed", "abort", "aborted", "canceled", "cancelled", "crashed", "error", "fail", "failure", "killed"),
-    "failed",
+_STATUSES: Final = (
+    dict.fromkeys(
+        ("completed", "complete", "done", "finished", "ok", "passed", "succeeded", "success"), "completed"
+    )
+    | dict.fromkeys(
+        ("failed", "abort", "aborted", "canceled", "cancelled", "crashed", "error", "fail", "failure", "killed"),
+        "failed",
+    )
+    | dict.fromkeys(("preempted", "evicted", "pre-empted", "preempt", "preempting", "requeued"), "preempted")
 )
-"""Maps the status words of other trackers and schedulers to `completed` or `failed`."""
+"""Maps the status words of other trackers and schedulers to `completed`, `failed` or `preempted`."""
 
 
 _ALERT_LEVELS: Final[dict[str, AlertLevel]] = {
@@ -223,13 +227,13 @@ class Arguments:
         return text or None
 
     def _status(self, value: object) -> str | None:
-        """Map a status word to `completed` or `failed`, an unknown word to `ended`, and None to None."""
+        """Map a word to `completed`, `failed` or `preempted`, an unknown one to `ended`, and None to None."""
         if value is None:
             return None
         word = plain_text(value)
         taken = _STATUSES.get(word.strip().lower(), "ended")
         if word != taken or taken == "ended":
-            self._replace("status", value, "not a way to end", taken, "write 'completed' or 'failed'")
+            self._replace("status", value, "not a way to end", taken, "write 'completed', 'failed' or 'preempted'")
         return taken
 
     def _read(

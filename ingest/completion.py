@@ -19,12 +19,16 @@ MAX_TRACEBACK_CHARS: Final = 100_000
 
 
 class Ending(NamedTuple):
-    """The final status of a run and its cause; the status is `ended` if the exit code is unknown."""
+    """The final status of a run and its cause; the status is `ended` if the exit code is unknown.
+
+    A pre-empted run has the status `failed` and `preempted`.
+    """
 
     status: Outcome = "completed"
     exit_code: int | None = None
     error_message: str | None = None
     traceback: str | None = None
+    preempted: bool = False
 
 
 class History(msgspec.Struct):
@@ -68,18 +72,20 @@ class History(msgspec.Struct):
 def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
     """Return the `Ending` of a run that ended with `status`, `exit_code` and `error`, as far as they are given.
 
-    `status` is `completed`, `failed`, `ended` or None; `error` is an exception, a text or None.
+    `status` is `completed`, `failed`, `preempted`, `ended` or None; `error` is an exception, a text or None.
     """
     if isinstance(error, SystemExit):
-        return _system_exit(error)
+        return _system_exit(error)._replace(preempted=status == "preempted")
     if status == "ended" and exit_code is None and error is None:
         return Ending("ended")
-    is_failure = status == "failed" or (status != "completed" and bool(error is not None or exit_code))
+    is_preempted = status == "preempted"
+    is_wrong = status != "completed" and bool(error is not None or exit_code)
+    is_failure = is_preempted or status == "failed" or is_wrong
     if isinstance(error, BaseException):
         message, text = _shown(error)
     else:
         message, text = "" if error is None else plain_text(error), None
-    return Ending("failed" if is_failure else "completed", exit_code, message or None, text)
+    return Ending("failed" if is_failure else "completed", exit_code, message or None, text, is_preempted)
 
 
 def ending_at_exit() -> Ending:
@@ -95,7 +101,7 @@ def completion(
     """Build the completion message of a run from its ending and `history`.
 
     `results` are arguments of `finish`; they override the values in `history`. `place` has the fields `rank`,
-    `world_size` and `launcher`, and `stopped` if a request has stopped the run.
+    `world_size` and `launcher`, `stopped` if a request has stopped the run, and `killed`.
     """
     best_epoch = results.get("best_epoch")
     return Completion(
@@ -103,6 +109,7 @@ def completion(
         status=end.status,
         exit_unknown=end.status == "ended",
         exit_code=end.exit_code,
+        preempted=end.preempted,
         total_epochs_completed=history.epoch,
         final_metrics=(results.get("final_metrics") or history.metrics) or None,
         best_metrics=results.get("best_metrics") or history.best_metrics,

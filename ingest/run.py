@@ -25,6 +25,7 @@ from trainwire.ingest.process.exits import at_end_of_target, exits, finish_with_
 from trainwire.ingest.process.forks import renew_in_children
 from trainwire.ingest.process.log_filter import quiet_ours
 from trainwire.ingest.process.ranks import Place
+from trainwire.ingest.process.tracebacks import leave_begin
 from trainwire.ingest.provenance.recording import OF_INTERPRETER
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.run_end import RunEnd
@@ -142,6 +143,8 @@ class Run(RunReports, RunEnd):
         is_launcher = settings.vitals.is_launcher
         if not is_launcher:
             open_runs.begin(self, self.job_id, self.attempt, self._started_at)
+            if self._traceback_folder is not None:
+                leave_begin(self._traceback_folder, self.source)
         beat_s = settings.vitals.interval_s
         self._session.take_metric(
             Metrics(ts=self._started_at, progress=running, heartbeat_s=beat_s, **about, **self._place)
@@ -292,9 +295,9 @@ class Run(RunReports, RunEnd):
     ) -> Receipt:
         """Send the completion and return the receipt, within `timeout_s` seconds.
 
-        `status` is `completed` or `failed`; an `exit_code` other than 0 means `failed`, and so does an `error` (an
-        exception or a text) without a status. `final_metrics`, `best_metrics` and `best_epoch` replace the values
-        that the run has noted from its metrics and checkpoints.
+        `status` is `completed`, `failed`, or `preempted` if the scheduler ends the training. An `exit_code` other
+        than 0 means `failed`, and so does an `error` (an exception or a text) without a status. `final_metrics`,
+        `best_metrics` and `best_epoch` replace the values that the run has noted from its metrics and checkpoints.
 
         The call returns as soon as the workers have committed everything. If everything is in Redis, it also
         returns after two seconds (TRAINWIRE_SETTLE_S) without a new acknowledgement. If everything is in the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM
 from types import TracebackType
@@ -14,10 +14,12 @@ from trainwire.ingest.completion import Ending, History, completion, ending, end
 from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import SharedRun
 from trainwire.ingest.process.exits import TERMINATED, exits, finish_with_multiprocessing, terminations
-from trainwire.ingest.process.tracebacks import leave_end_to_training, leave_to_launcher
+from trainwire.ingest.process.preemption import marked_reason
+from trainwire.ingest.process.tracebacks import leave_end, leave_end_to_training, leave_to_launcher
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
 from trainwire.ingest.strict import NotStored
+from trainwire.schemas.wire.limits import MAX_KILLED
 
 
 class RunEnd(SharedRun):
@@ -32,6 +34,8 @@ class RunEnd(SharedRun):
     _log_caught: Callable[[], None] | None
     _provenance_sent: threading.Event | None
     _has_read_stop = False
+    killed_sources: Sequence[str] = ()
+    """Sources of the launcher's command that have ended without a completion."""
     _is_terminated = False
     """Whether the launcher has terminated the command because of a request to stop."""
 
@@ -81,8 +85,10 @@ class RunEnd(SharedRun):
 
     def _finish(self, end: Ending, results: Mapping[str, Any], timeout_s: float | None) -> Receipt:
         place = self._place | ({"stopped": True} if self._is_stopped_by(end) else {})
+        if self.killed_sources:
+            place["killed"] = list(self.killed_sources[:MAX_KILLED])
         if self._is_launched:
-            end = end._replace(exit_code=None)
+            end = self._as_preempted(end)._replace(exit_code=None)
         if self._log_caught is not None:
             log_caught, self._log_caught = self._log_caught, None
             log_caught()
@@ -101,7 +107,19 @@ class RunEnd(SharedRun):
                 limit_s,
                 self._provenance_sent,
             )
+        if self._traceback_folder is not None:
+            leave_end(self._traceback_folder, self._session.outbox.origin.source)
         return receipt
+
+    def _as_preempted(self, end: Ending) -> Ending:
+        """Return `end`; if it is a failure after the launcher was pre-empted, as a pre-emption."""
+        folder = self._traceback_folder if end.status == "failed" else None
+        reason = None if folder is None else marked_reason(folder)
+        if reason is None:
+            return end
+        has_cause = end.error_message not in {None, TERMINATED}
+        message = f"{reason}: {end.error_message}" if has_cause else reason
+        return end._replace(preempted=True, error_message=message)
 
     def _logged_once(self, end: Ending) -> Ending:
         """Return `end`; if its traceback is logged elsewhere, without this traceback.

@@ -129,7 +129,8 @@ class _Ended(_Event, frozen=True, kw_only=True):
 class TrainingComplete(_Ended, frozen=True, kw_only=True, tag="training_complete"):
     """The job's attempt has ended and has not failed; published again if a later message adds to its results.
 
-    The status `ended` means that the exit code is unknown, and `stopped` that a user has requested the end.
+    The status `ended` means that the exit code is unknown, and `stopped` that a user has requested the end,
+    and `preempted` that the scheduler has ended the training.
     """
 
 

@@ -79,17 +79,18 @@ class Forked(ForkedProcess):
 
 
 def start_module(
-    module: str, arguments: tuple[str, ...], env: Mapping[str, str], log: IO[bytes]
+    module: str, arguments: tuple[str, ...], env: Mapping[str, str], log: IO[bytes], python: str | None = None
 ) -> StartedProcess:
     """Start `python -m <module> <arguments>` in a session of its own, in the folder of the repository.
 
-    Its environment is `env`, and its output goes to `log`.
+    Its environment is `env`, and its output goes to `log`. If `python` is given, it is the interpreter of an
+    installed trainwire, which is started outside of the repository.
     """
-    if ForkServer.is_possible() and _python_options(env) == _python_options(os.environ):
+    if python is None and ForkServer.is_possible() and _python_options(env) == _python_options(os.environ):
         return _forks().start([json.dumps(dict(env)), module, *arguments], log)
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=_ROOT,
+        [python or sys.executable, "-m", module, *arguments],
+        cwd=_ROOT if python is None else Path(log.name).parent,
         env={**_STARTS, **env},
         stdout=log,
         stderr=log,

@@ -18,6 +18,7 @@ from tests.forked_starts import StartedProcess, start_module
 from trainwire.workers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+START_TIMEOUT_S = 240  # on a machine with much else to do
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
@@ -29,10 +30,13 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30
 
 
 class Process:
-    """One of our own processes, with its output in a file."""
+    """One of our own processes, with its output in a file; `python` is that of an installed trainwire."""
 
-    def __init__(self, settings: Settings, log_path: Path, *arguments: str, **env: str) -> None:
+    def __init__(
+        self, settings: Settings, log_path: Path, *arguments: str, python: str | None = None, **env: str
+    ) -> None:
         self._log_path = log_path
+        self._python = python
         self._arguments = arguments
         self._env = os.environ | {
             "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -63,7 +67,7 @@ class Process:
     def start(self) -> Self:
         """Start it."""
         with self._log_path.open("ab") as log:
-            self._process = start_module("trainwire.workers", self._arguments, self._env, log)
+            self._process = start_module("trainwire.workers", self._arguments, self._env, log, self._python)
         return self
 
     def kill(self) -> None:
@@ -111,22 +115,29 @@ def kill_one(workers: list[Process], chance: random.Random) -> None:
 
 @contextmanager
 def workers_running(
-    settings: Settings, folder: Path, *, workers: int = 1, beat: bool = True, **env: str
+    settings: Settings,
+    folder: Path,
+    *,
+    workers: int = 1,
+    beat: bool = True,
+    python: str | None = None,
+    **env: str,
 ) -> Iterator[list[Process]]:
     """Run workers (and beat), with more of an environment; yields the workers' processes.
 
-    Where the environment names no Loki there is none.
+    Where the environment names no Loki there is none. `python` is that of an installed trainwire to run instead.
     """
     env = {"LOKI_ENABLED": str("LOKI_URL" in env)} | env
     processes = [
-        Process(settings, folder / f"worker{n}.log", "worker", "--name", f"w{n}", **env) for n in range(workers)
+        Process(settings, folder / f"worker{n}.log", "worker", "--name", f"w{n}", python=python, **env)
+        for n in range(workers)
     ]
-    others = [Process(settings, folder / "beat.log", "beat")] if beat else []
+    others = [Process(settings, folder / "beat.log", "beat", python=python)] if beat else []
     try:
         for process in [*processes, *others]:
             process.start()
         for process in processes:
-            wait_until(process.is_ready, "the worker's start")
+            wait_until(process.is_ready, "the worker's start", START_TIMEOUT_S)
         yield processes
     except AssertionError:
         for process in [*processes, *others]:

@@ -15,6 +15,7 @@ from trainwire.schemas.wire.messages import (
     Completion,
     Logs,
     Metrics,
+    Outcome,
     Point,
     Progress,
 )
@@ -132,7 +133,7 @@ class CompletionCallback(Callback):
         best_checkpoint_path="s3://models/42/best.pt",
     )
 
-    status: Literal["completed", "failed"] | None = None
+    status: Literal["completed", "failed", "preempted"] | None = None
     exit_code: Annotated[int, _Numeric, Field(ge=-MAX_ATTEMPT, le=MAX_ATTEMPT)] | None = None
     total_epochs_completed: Count | None = None
     final_metrics: MetricMap | None = None
@@ -148,14 +149,19 @@ class CompletionCallback(Callback):
     @model_validator(mode="after")
     def _has_outcome(self) -> Self:
         if self.status is None and self.exit_code is None:
-            raise ValueError("needs a status, completed or failed, or an exit_code")
+            raise ValueError("needs a status (completed, failed or preempted) or an exit_code")
         return self
 
     def messages(self) -> list[NewMessage]:
         """Return a list with the completion message; the Redis script adds the number of messages produced."""
         fields = self.model_dump(exclude={"attempt", "status"})
-        is_failed = self.status == "failed" or (self.status is None and self.exit_code != 0)
-        return [NewMessage(Completion(ts=time.time_ns(), status="failed" if is_failed else "completed", **fields))]
+        is_failed = self.status in {"failed", "preempted"} or (self.status is None and self.exit_code != 0)
+        status: Outcome = "failed" if is_failed else "completed"
+        return [
+            NewMessage(
+                Completion(ts=time.time_ns(), status=status, preempted=self.status == "preempted", **fields)
+            )
+        ]
 
 
 class LogsCallback(Callback):

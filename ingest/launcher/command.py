@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, Final, Self
 
 from trainwire.ingest.output.pseudo_terminal import Terminal
+from trainwire.ingest.process.preemption import Preemption
 
 FORWARDED: Final = (
     signal.SIGINT,
@@ -32,6 +33,8 @@ class Signals:
     """Context manager that forwards signals received by this process (the launcher) to the command."""
 
     def __init__(self) -> None:
+        self.preemption: Preemption | None = None
+        """Gets each signal before the command does, once it is set."""
         self._process: subprocess.Popen[bytes] | None = None
         self._terminal: Terminal | None = None
         self._early: list[int] = []
@@ -80,6 +83,8 @@ class Signals:
             return
         if signum in TYPED and _is_typed_at_terminal():
             return  # the terminal sends ctrl-C to the command too: twice would end it at once
+        if self.preemption is not None:
+            self.preemption.note(signum)
         if self._terminal is not None:
             self._terminal.fit()
         elif signum == signal.SIGWINCH:

@@ -22,6 +22,7 @@ from trainwire.ingest.launcher.command_output import (
     run_command,
 )
 from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S, STOP_MODES, stop_when_asked
+from trainwire.ingest.process.preemption import Preemption
 from trainwire.ingest.process.ranks import Place
 from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run
@@ -195,6 +196,7 @@ def _run_logged(
 ) -> int:
     """Run the command, log its output, finish `run`, and return the exit code."""
     with Signals() as signals, TracebackFolder() as tracebacks:
+        preemption = signals.preemption = Preemption(environ, tracebacks.path)
         terminal = open_terminal() if options.tty else None
         environment = _environment(environ, run, settings, tracebacks, has_terminal=terminal is not None)
         hooks = Hooks(
@@ -217,13 +219,16 @@ def _run_logged(
             fold_repeats=options.fold_repeats,
             on_lines=hooks.take_printed,
         )
+        preempted = preemption.reason(exit_code)
         for text in tracebacks.take():
             run.log_traceback(text)
+        run.killed_sources = tracebacks.killed_sources()
         summary = hooks.close(exit_code, lambda: signals.came_late)
         try:
             run.finish(
+                None if preempted is None else "preempted",
                 exit_code=exit_code,
-                error=error,
+                error=preempted or error,
                 final_metrics=summary,
                 timeout_s=options.finish_timeout_s,
             )

@@ -1,8 +1,9 @@
-"""Prevents a traceback from being logged twice: by the run that failed, and as captured output."""
+"""The folder by which scripts report their begin and their tracebacks to the launcher, which logs each once."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ KEPT_CHARS: Final = 1000
 _LOCK_NAME: Final = "launcher"
 _SUFFIX: Final = ".traceback"
 _READS_STOP: Final = "reads-stop"
+_BEGUN: Final = ".begun"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
 _MARKS: Final = frozenset(" ^~|+-")
 """Characters of the lines with which some versions of Python mark a part of the line above."""
@@ -62,8 +64,15 @@ class TracebackFolder:
             return []
         self._lock.close()
         self._lock = None
+        return [text for path in self._paths(_SUFFIX) if (text := read_note(path))]
+
+    def killed_sources(self) -> list[str]:
+        """Return the sources of scripts that have begun and whose processes have ended without a completion."""
+        return [mark.name.removesuffix(_BEGUN) for mark in self._paths(_BEGUN) if _was_killed(mark)]
+
+    def _paths(self, suffix: str) -> list[Path]:
         with suppress(OSError):
-            return [path.read_text(errors="replace") for path in sorted(self.path.glob(f"*{_SUFFIX}"))]
+            return [] if self.path is None else sorted(self.path.glob(f"*{suffix}"))
         return []
 
     @property
@@ -108,8 +117,42 @@ def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
 
 def leave_end_to_training(folder: Path) -> None:
     """Report to the launcher, by a file in `folder`, that this script reads `run.should_stop`."""
+    leave_note(folder, _READS_STOP, "")
+
+
+def leave_begin(folder: Path, source: str) -> None:
+    """Report to the launcher that this process sends messages as `source`."""
+    leave_note(folder, f"{source}{_BEGUN}", str(os.getpid()))
+
+
+def leave_end(folder: Path, source: str) -> None:
+    """Report to the launcher that the completion of `source` has been sent, or is in the spool."""
+    leave_note(folder, f"{source}{_BEGUN}", "")
+
+
+def leave_note(folder: Path, name: str, text: str) -> None:
+    """Write `text` to a file of this name in the folder of a launcher; nothing is written if that fails."""
     with suppress(OSError):
-        (folder / _READS_STOP).touch()
+        (folder / name).write_text(text, errors="replace")
+
+
+def read_note(path: Path) -> str:
+    """Return the text of a file in the folder of a launcher, empty if it cannot be read."""
+    with suppress(OSError):
+        return path.read_text(errors="replace")
+    return ""
+
+
+def _was_killed(mark: Path) -> bool:
+    """Return whether the process that left the file `mark` has ended without a completion."""
+    pid = read_note(mark)
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, ValueError):  # it runs, or it has reported its end
+        return False
+    return False
 
 
 def _wanted(traceback: str) -> Iterable[str]:

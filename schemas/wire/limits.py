@@ -51,6 +51,8 @@ MAX_ALERTS: Final = 1000
 MAX_ALERT_TITLE_CHARS: Final = 250
 MAX_ALERT_TEXT_CHARS: Final = 10_000
 MAX_SOURCE_CHARS: Final = 200
+MAX_KILLED: Final = 256
+"""Largest number of killed sources in the completion of a launcher."""
 
 UNCOUNTED_BYTES: Final = 128 * KIB
 """Size up to which a body is decoded without counting its elements: it then takes at most ten megabytes of memory.

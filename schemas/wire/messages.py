@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.wire.limits import MAX_SOURCE_CHARS
+from trainwire.schemas.wire.limits import MAX_KILLED, MAX_SOURCE_CHARS
 
 ATTEMPT_UNKNOWN: Final = 0
 """Attempt number of a trainer that does not know its attempt; workers determine it (docs/wire-format.md)."""
@@ -18,13 +18,14 @@ WorldSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_WORLD_SIZE)]
 """Number of ranks of an attempt."""
 SourceName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
 
-Status = Literal["pending", "running", "completed", "failed", "ended", "stopped", "stalled", "lost"]
+Status = Literal["pending", "running", "completed", "failed", "ended", "stopped", "preempted", "stalled", "lost"]
 Outcome = Literal["completed", "failed", "ended"]
-FinalStatus = Literal["completed", "failed", "ended", "stopped"]
-FINISHED: Final = ("completed", "failed", "ended", "stopped")
+FinalStatus = Literal["completed", "failed", "ended", "stopped", "preempted"]
+FINISHED: Final = ("completed", "failed", "ended", "stopped", "preempted")
 """Statuses of an attempt that has ended.
 
-`ended` means that the exit code is unknown, and `stopped` that a user has requested the end.
+`ended` means that the exit code is unknown, `stopped` that a user has requested the end, and `preempted` that the
+scheduler has ended the training.
 """
 
 
@@ -144,14 +145,16 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The end of one source. The outcome follows `stopped`, else the exit code if there is one, else `status`.
+    """The end of one source. The outcome follows `stopped` or `preempted`, else the exit code, else `status`.
 
     The status `ended` only ends the source, for example a forked child, and leaves the job's status unchanged;
     with `exit_unknown` the training process itself ended with an unknown exit code. `of` marks an inferred end:
     this source sent what source `of` left in its spool, and found no completion there. `produced` and `dropped`
     then count the messages of `of`, and a completion from `of` itself replaces this one, in whichever order the
     two arrive. `world_size` and `launcher` repeat the values of the source's first message. `stopped` is True if
-    the source ended because of a request to stop.
+    the source ended because of a request to stop, and `preempted` if its scheduler ended it; `status` is then
+    `failed` for workers that do not know the field. `killed` are sources that a launcher has seen begin, and end
+    without a completion; they may have sent nothing.
     """
 
     ts: int
@@ -159,6 +162,7 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     exit_code: int | None = None
     exit_unknown: bool = False
     stopped: bool = False
+    preempted: bool = False
     total_epochs_completed: int | None = None
     final_metrics: dict[str, float] | None = None
     best_metrics: dict[str, float] | None = None
@@ -175,14 +179,17 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     world_size: WorldSize | None = None
     launcher: bool | None = None
     of: SourceName | None = None
+    killed: Annotated[list[SourceName], Meta(max_length=MAX_KILLED)] | None = None
     started_at: int | None = None
     resume_step: int | None = None
 
     @property
     def outcome(self) -> FinalStatus:
-        """The outcome: `stopped`, otherwise according to the exit code, or `status` if there is no exit code."""
+        """The outcome: `stopped` or `preempted`, otherwise by the exit code, or `status` if there is none."""
         if self.stopped:
             return "stopped"
+        if self.preempted:
+            return "preempted"
         if self.exit_code is None:
             return self.status
         return "completed" if self.exit_code == 0 else "failed"

@@ -109,6 +109,21 @@ def test_a_stopped_job_is_neutral(gateway_page: Page, resources: Resources) -> N
         expect(page.locator(f"tr.job {part}")).to_have_css("color", quiet)
 
 
+def test_a_preempted_job_is_neutral(gateway_page: Page, resources: Resources) -> None:
+    """Its scheduler starts it again: status and reason are grey, in the list and in the sentence of its page."""
+    with resources.engine.begin() as connection:
+        values = {"id": 3, "status": "preempted", "attempt": 1, "error_message": "SIGTERM in Slurm job 812"}
+        connection.execute(insert(training_jobs).values(**values))
+    page = gateway_page
+    page.goto("/")
+    quiet = page.locator("tr.job .c-duration").evaluate("(cell) => getComputedStyle(cell).color")
+    for part in (".status", ".why"):
+        expect(page.locator(f"tr.job {part}")).to_have_css("color", quiet)
+    expect(page.locator("tr.job .why")).to_have_text("SIGTERM in Slurm job 812")
+    page.goto("/#/jobs/3")
+    expect(page.get_by_text(": SIGTERM in Slurm job 812.")).to_be_visible()
+
+
 def test_one_metric_is_no_plural(gateway_page: Page, sender: Sender, resources: Resources) -> None:
     """A job with a single metric has "1 metric"."""
     Seeds(sender, resources).many(4, ["loss"])

@@ -19,7 +19,7 @@ from trainwire.workers.__main__ import EXIT_NOT_READY
 
 DEADLINE_S: Final = 75.0
 """Seconds until a run must be complete; it is idle for most of them."""
-TRAINER_S: Final = 60.0
+TRAINER_S: Final = 240.0
 """Seconds within which a trainer must have ended: its deadline for `finish`, and a reserve for a busy machine."""
 RESTARTED: Final = (-9, EXIT_NOT_READY)
 """Exit codes after which a supervisor starts a server again."""
@@ -179,7 +179,11 @@ class ScenarioRun:
                 del self._servers[name]
                 self._serve(None)
         for trainer in self._trainers:
-            if trainer.poll() and trainer.code not in (0, -9) and not self._was_trainer_killed:
+            if (
+                trainer.poll()
+                and trainer.code not in (self._scenario.exit_code, -9)
+                and not self._was_trainer_killed
+            ):
                 return [f"{trainer.name} ended with {trainer.code}: {trainer.output[-2000:]}"]
             if not trainer.poll() and time.monotonic() - began > TRAINER_S:
                 return [f"{trainer.name} does not end"]

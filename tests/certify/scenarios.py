@@ -59,6 +59,8 @@ class Scenario:
     has_bucket: bool = False
     has_launcher: bool = False
     """Whether the trainer is `trainwire run` with a script."""
+    exit_code: int = 0
+    """The exit code of the trainers."""
     has_gateway: bool = False
     """Whether the trainers send over HTTP, and a browser watches."""
 
@@ -119,6 +121,10 @@ ALL_KINDS: Final = Expected(
     COMPLETED | {"final_metrics": {"loss": 1 / 6, "f1": 5.0}},
 )
 LAUNCHED: Final = replace(ALL_KINDS, job={"status": "completed", "exit_code": 0, "params": {"lr": 0.1}})
+PREEMPTED: Final = replace(
+    ALL_KINDS,
+    job={"status": "preempted", "exit_code": 143, "error_message": "SIGTERM in Slurm job 812"},
+)
 FAILED: Final = replace(ALL_KINDS, job={"status": "failed", "exit_code": 3, "error_message": "out of memory"})
 TWO_RANKS: Final = Expected(
     ALL_KINDS.lines * 2, ALL_KINDS.steps * 2, ALL_KINDS.checkpoints * 2, {"status": "completed"}
@@ -148,6 +154,7 @@ SCENARIOS: Final = {
     for scenario in (
         Scenario("finished", _finished, ALL_KINDS),
         Scenario("launched", (trainings.launched,), LAUNCHED, has_launcher=True),
+        Scenario("preempted", (trainings.preempted,), PREEMPTED, has_launcher=True, exit_code=143),
         Scenario("failed", (trainings.failed,), FAILED),
         Scenario("two-ranks", (trainings.rank_of_two(0), trainings.rank_of_two(1)), TWO_RANKS),
         Scenario(

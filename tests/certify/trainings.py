@@ -159,8 +159,25 @@ run.checkpoint("/elsewhere/best.pt", kind="best", step=5)
 """
 
 
+PREEMPTED_SCRIPT: Final = f"""{SCRIPT}
+import os, signal
+os.kill({{launcher}}, signal.SIGTERM)
+time.sleep(60)
+"""
+
+
 def launched(settings: TrainerSettings) -> Receipt:
     """Replace this process by `trainwire run`."""
+    return _under_launcher(settings, SCRIPT)
+
+
+def preempted(settings: TrainerSettings) -> Receipt:
+    """Train in a Slurm job that the scheduler ends: the launcher gets SIGTERM."""
+    os.environ["SLURM_JOB_ID"] = "812"
+    return _under_launcher(settings, PREEMPTED_SCRIPT.replace("{launcher}", str(os.getpid())))
+
+
+def _under_launcher(settings: TrainerSettings, script: str) -> Receipt:
     command = ["-m", "trainwire", "run", "--job-id", str(settings.job_id), "--name", "certified", "--"]
     os.environ.pop("TRAINWIRE_CHECKPOINT_BUCKET", None)
     os.environ |= {
@@ -169,4 +186,4 @@ def launched(settings: TrainerSettings) -> Receipt:
         "TRAINWIRE_FLUSH_INTERVAL_S": "0.01",
         "PYTHONPATH": f"{SITE}{os.pathsep}{ROOT}",
     }
-    os.execv(sys.executable, [sys.executable, *command, sys.executable, "-c", SCRIPT])
+    os.execv(sys.executable, [sys.executable, *command, sys.executable, "-c", script])

@@ -49,6 +49,8 @@ class End(NamedTuple):
     @property
     def launched_status(self) -> str:
         """The status of the job under a launcher, which knows the exit code."""
+        if self.status == "preempted":
+            return self.status
         return "failed" if self.exit_code else "completed"
 
 
@@ -188,6 +190,14 @@ SIGNALS: Final = {
         "failed",
         None,
         "pre-empted",
+    ),
+    "SIGTERM, a later handler that calls `finish('preempted')` and exits with 85": End(
+        RUN + "def handler(*_): run.finish('preempted', error='saved'); sys.exit(85)\n"
+        "signal.signal(signal.SIGTERM, handler); term(); time.sleep(9)",
+        85,
+        "preempted",
+        None,
+        "saved",
     ),
     "SIGTERM, `loop.add_signal_handler`": _goes_on(
         RUN + "import asyncio\nasync def main():\n    asked = asyncio.Event()\n"

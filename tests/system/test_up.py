@@ -20,7 +20,7 @@ import psutil
 import pytest
 import requests
 
-from tests.processes import wait_until
+from tests.processes import ROOT, START_TIMEOUT_S, wait_until
 from tests.twins.loki import LokiTwin
 from trainwire.stack.folders import hold, published
 from trainwire.stack.stack import Stack, StackOptions
@@ -34,6 +34,8 @@ class Terminal:
     """A user with an own home folder, and no servers but those they start."""
 
     def __init__(self, home: Path) -> None:
+        self.python: str | Path = sys.executable
+        self.cwd = ROOT
         self.data_dir = home / "data" / "trainwire"
         self.output_path = home / "up.txt"
         kept = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
@@ -49,8 +51,9 @@ class Terminal:
         """Start `trainwire up`."""
         with self.output_path.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "trainwire", "up", *arguments],
+                [self.python, "-m", "trainwire", "up", *arguments],
                 env=self.env,
+                cwd=self.cwd,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -61,14 +64,16 @@ class Terminal:
         """Start `trainwire up` and wait until it is ready."""
         process = self.begin(*arguments)
         count = len(self.ups)
-        self.wait_for(lambda: self.output().count(READY) == count or process.poll() is not None)
+        self.wait_for(lambda: self.output().count(READY) == count or process.poll() is not None, START_TIMEOUT_S)
         assert process.poll() is None, self.output()
         return process
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another trainwire command."""
-        command = [sys.executable, "-m", "trainwire", *arguments]
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60)
+        command = [self.python, "-m", "trainwire", *arguments]
+        return subprocess.run(
+            command, env=self.env, cwd=self.cwd, capture_output=True, text=True, check=False, timeout=60
+        )
 
     def document(self, *arguments: str) -> Any:
         """Run a command with --json and return its document, None when it failed."""

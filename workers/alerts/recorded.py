@@ -23,6 +23,7 @@ _VERBS: Final = {
     "failed": "failed",
     "ended": "has ended with an unknown result",
     "stopped": "was stopped by a user",
+    "preempted": "was pre-empted",
     "lost": "is lost",
     "stalled": "is stalled",
 }

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from trainwire.schemas.wire.messages import AlertLevel
 
-StatusCause = Literal["completed", "failed", "ended", "stopped", "lost", "stalled"]
+StatusCause = Literal["completed", "failed", "ended", "stopped", "preempted", "lost", "stalled"]
 OtherCause = Literal["alert", "metric", "nan", "no_progress", "spool", "dead_letters"]
 Cause: TypeAlias = StatusCause | OtherCause
 CAUSES: Final[tuple[str, ...]] = (*get_args(StatusCause), *get_args(OtherCause))
@@ -20,6 +20,7 @@ DEFAULT_LEVELS: Final[dict[str, AlertLevel]] = {
     **dict.fromkeys(CAUSES, "warning"),
     "completed": "info",
     "stopped": "info",
+    "preempted": "info",
     "failed": "error",
     "lost": "error",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -27,8 +27,12 @@ from trainwire.workers.drain.decoding import visible
 from trainwire.workers.drain.lifetimes import START_SPREAD, Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
 
-_CLAIMS: Final = ("ended", "completed", "failed", "stopped")
+_CLAIMS: Final = ("ended", "completed", "failed", "preempted", "stopped")
 """Outcomes by precedence: if completions of one attempt contradict each other, the last in this list applies."""
+
+_ALWAYS_REPLACED: Final = {("stopped", "completed"), ("preempted", "completed"), ("stopped", "preempted")}
+"""Pairs of a new outcome and a known one that it replaces, whichever has an exit code."""
+_End: TypeAlias = tuple[datetime | None, int | None]
 
 
 class JobState(msgspec.Struct):
@@ -210,6 +214,8 @@ class JobState(msgspec.Struct):
             self.status = self._outcome_with(body)
             self.completed_at = to_datetime(body.ts)
             self.exit_code = body.exit_code if body.exit_code is not None else self.exit_code
+        elif self.status == "preempted" and self.exit_code is None:
+            self.exit_code = body.exit_code
         # Several completions may report a failure; the message of one with a traceback is kept.
         if self.error_message is None or body.traceback is not None:
             self.error_message = _text_or(body.error_message, self.error_message)
@@ -218,13 +224,15 @@ class JobState(msgspec.Struct):
         self._fold_results(body)
 
     def _outcome_with(self, body: Completion) -> FinalStatus:
-        """Return the job's final status after a completion: that of the completion, but `stopped` stays `stopped`.
+        """Return the job's final status after a completion.
 
-        If a training obeys a request to stop, its launcher sees exit code 0 and reports a success: that does not
-        replace `stopped`.
+        It is that of the completion, except that `completed` does not replace `stopped` or `preempted`: if a
+        training obeys a request to stop, or reports that it is pre-empted, its launcher sees exit code 0 and
+        reports a success. `preempted` does not replace `stopped` either.
         """
-        is_stopped = self.status == "stopped" and body.outcome == "completed"
-        return "stopped" if is_stopped else body.outcome
+        if self.status == "stopped" and body.outcome in {"completed", "preempted"}:
+            return "stopped"
+        return "preempted" if (body.outcome, self.status) == ("completed", "preempted") else body.outcome
 
     def _may_end_by(self, body: Completion) -> bool:
         """Return False if the completion comes from a process that had ended before the newest attempt began.
@@ -237,14 +245,20 @@ class JobState(msgspec.Struct):
     def _is_decided_by(self, body: Completion) -> bool:
         """Return whether a completion sets the status of the job.
 
-        `stopped` always replaces `completed`. Otherwise a completion with an exit code takes precedence over one
-        without; then a failure over a success, and `stopped` over both, because processes fail when other
-        processes of their training stop.
+        Some outcomes always replace others. Otherwise a completion with an exit code takes
+        precedence over one without; then a failure over a success, and `stopped` over both, because processes
+        fail when other processes of their training stop. Of a failure and a pre-emption, the earlier one is the
+        cause of the other.
         """
-        if body.outcome != "failed" and body.rank:
+        if body.outcome not in {"failed", "preempted"} and body.rank:
             return False  # the job ends with the completion of rank 0, or with a failure of any rank
-        if not self.is_finished or (body.outcome, self.status) == ("stopped", "completed"):
+        if not self.is_finished or (body.outcome, self.status) in _ALWAYS_REPLACED:
             return True
+        new, known = (to_datetime(body.ts), body.exit_code), (self.completed_at, self.exit_code)
+        if (body.outcome, self.status) == ("preempted", "failed"):
+            return _is_cause(new, known)
+        if (body.outcome, self.status) == ("failed", "preempted"):
+            return not _is_cause(known, new)
         if (body.exit_code is None) != (self.exit_code is None):
             return body.exit_code is not None
         return _CLAIMS.index(body.outcome) > _CLAIMS.index(self.status)
@@ -285,6 +299,18 @@ LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUM
 
 FINAL_PATHS: Final = ("best_checkpoint_path", "last_checkpoint_path", "final_checkpoint_path")
 """The fields of a completion that contain the path or URI of a checkpoint."""
+
+
+def _is_cause(preempted: _End, failed: _End) -> bool:
+    """Return whether of a pre-emption and a failure, each with its time and exit code, the pre-emption counts.
+
+    A launcher knows the exit code and the cause of its command's end. A script in it that fails because of the
+    same signal reports no exit code, a moment earlier.
+    """
+    (at, code), (failed_at, failed_code) = preempted, failed
+    if code is not None and failed_code is None:
+        return True
+    return at is not None and (failed_at is None or at <= failed_at)
 
 
 def _text_or(value: str | None, known: str | None) -> str | None:

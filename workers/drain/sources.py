@@ -35,7 +35,8 @@ class Sources:
         senders = {(each.job_id, each.source) for each in contents if each.job_id and each.source}
         ended = set()
         if kind == "completions":
-            ended = {(each.job_id, _subject(each)) for each in contents if isinstance(each, Message)}
+            messages = [each for each in contents if isinstance(each, Message)]
+            ended = {(each.job_id, source) for each in messages for source in (_subject(each), *_killed(each))}
         self.rows = load_positions(connection, senders | ended)
         self.attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self.rows.items()}
         without_attempt = {
@@ -107,11 +108,14 @@ class Sources:
 
         Of several completions, the highest counts apply. Counts that another source reported apply only until the
         source's own completion, which replaces them.
+        Sources that a launcher names as killed count 0 messages at least.
         """
         body = message.body
         if not isinstance(body, Completion):
             return
         job_id, source = message.job_id, _subject(message)
+        for killed in _killed(message):
+            self._note_killed(job_id, killed, self.attempts.get((job_id, message.source)))
         if source != message.source:
             sender = self.row(job_id, message.source, self._kind)
             sender.produced = _highest(sender.produced, message.seq)  # the sender has no completion of its own
@@ -130,6 +134,20 @@ class Sources:
             row.produced, row.dropped = _highest(row.produced, produced), _highest(row.dropped, dropped)
             row.position.only_advanced = False  # the last acks of a source are written in full
             self._changed.add((job_id, source, kind))
+
+    def _note_killed(self, job_id: int, source: str, attempt: int | None) -> None:
+        """Record that a source has ended without a completion, even if none of its messages has arrived.
+
+        It counts 0 messages at least, and may have made more: the sum of the job is not proven.
+        """
+        if (job_id, source) in self._completed:
+            return
+        if attempt is not None:
+            self.attempts.setdefault((job_id, source), attempt)
+        row = self.row(job_id, source, "metrics")
+        if row.produced is None:
+            row.produced = 0
+            self._changed.add((job_id, source, "metrics"))
 
     def _clear_counts(self, job_id: int, source: str) -> None:
         """Clear the counts that another source reported for `source`, which now reports its own.
@@ -197,6 +215,12 @@ def _subject(content: Message | Lost) -> str:
     if isinstance(content, Message) and isinstance(content.body, Completion) and content.body.of is not None:
         return visible(content.body.of)
     return content.source
+
+
+def _killed(message: Message) -> list[str]:
+    """Return the sources that the completion of a launcher names as killed."""
+    body = message.body
+    return [visible(name) for name in body.killed or ()] if isinstance(body, Completion) else []
 
 
 def _highest(*counts: int | None) -> int | None:

@@ -2,11 +2,11 @@
 
 import { about, count, counted, duration, fromText, moment, value } from "./format.js";
 
-export const STATUSES = ["running", "stalled", "lost", "failed", "ended", "stopped", "completed", "pending"];
+export const STATUSES = ["running", "stalled", "lost", "failed", "ended", "stopped", "preempted", "completed", "pending"];
 
 /** Return whether the job's attempt has ended. */
 export function hasEnded(job) {
-  return ["completed", "failed", "ended", "stopped"].includes(job.status);
+  return ["completed", "failed", "ended", "stopped", "preempted"].includes(job.status);
 }
 
 /** "stopped by anna", or the status. */
@@ -93,6 +93,8 @@ export function sentence(job) {
       return `Ended after ${took}; its exit code is not known.`;
     case "stopped":
       return `S${statusWords(job).slice(1)} after ${took}${job.stop?.reason ? `: ${job.stop.reason}` : ""}.`;
+    case "preempted":
+      return `Pre-empted after ${took}${job.error_message ? `: ${job.error_message}` : exited(job)}.`;
     case "stalled":
       return `Stalled: ${job.status_reason || "alive, but it sends nothing"}.`;
     case "lost":

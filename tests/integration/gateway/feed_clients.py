@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.factories import Sender
 from tests.forked_starts import StartedProcess, start_module
-from tests.processes import wait_until
+from tests.processes import START_TIMEOUT_S, wait_until
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
 from trainwire.schemas.wire.messages import KIND_OF_BODY, Body
 from trainwire.workers.drain.changes import Change
@@ -47,10 +47,16 @@ class GatewayAddress:
 
 
 class GatewayProcess(GatewayAddress):
-    """`python -m trainwire.gateway` on a port that it keeps over restarts."""
+    """`python -m trainwire.gateway` on a port that it keeps over restarts.
 
-    def __init__(self, folder: Path, database_url: str, redis_url: str, **env: str) -> None:
+    `python` is that of an installed trainwire to run instead of this one.
+    """
+
+    def __init__(
+        self, folder: Path, database_url: str, redis_url: str, *, python: str | None = None, **env: str
+    ) -> None:
         super().__init__(free_port())
+        self._python = python
         self._log = folder / "gateway.log"
         self._env = os.environ | {
             "DATABASE_URL": database_url,
@@ -71,12 +77,12 @@ class GatewayProcess(GatewayAddress):
     def start(self) -> None:
         """Start it; return when it answers."""
         self.launch()
-        wait_until(self._answers, f"a gateway on {self.url}: {self._log}", DEADLINE_S)
+        wait_until(self._answers, f"a gateway on {self.url}: {self._log}", START_TIMEOUT_S)
 
     def launch(self) -> None:
         """Start it; return at once."""
         with self._log.open("ab") as log:
-            self._process = start_module("trainwire.gateway", (), self._env, log)
+            self._process = start_module("trainwire.gateway", (), self._env, log, self._python)
 
     def is_running(self) -> bool:
         """Return whether the process is alive."""

@@ -117,6 +117,52 @@ def test_an_unhandled_signal_is_the_result(valkey: Any, until: Callable[..., Non
     assert valkey.completions()[0].error_message == "killed by signal SIGTERM"
 
 
+@pytest.mark.parametrize("is_scripted", [False, True])
+def test_a_signal_of_the_scheduler_is_a_preemption(
+    valkey: Any, until: Callable[..., None], is_scripted: bool
+) -> None:
+    """In a Slurm job SIGTERM ends the command as ever; launcher and script report that they were pre-empted."""
+    command = ("sh", "-c", "echo ready; exec sleep 60")
+    if is_scripted:
+        script = "import time; from trainwire import Run; run = Run(); print('ready', flush=True); time.sleep(60)"
+        command = (sys.executable, "-c", script)
+    with launched(valkey, *command, SLURM_JOB_ID="812") as process:
+        until(lambda: valkey.lines("stdout") == ["ready"])
+        process.terminate()
+        assert process.wait(30) == 143
+    found = [(each.outcome, each.exit_code, each.error_message) for each in valkey.completions()]
+    reason = "SIGTERM in Slurm job 812"
+    by_launcher, by_script = ("preempted", 143, reason), ("preempted", None, reason)
+    assert sorted(found, key=str) == ([by_launcher, by_script] if is_scripted else [by_launcher])
+
+
+def test_a_signal_among_the_ranks_is_no_preemption(valkey: Any) -> None:
+    """A script that another process of the command terminates has failed: its launcher got no signal."""
+    script = (
+        "import subprocess, sys\n"
+        "rank = 'import time; from trainwire import Run; run = Run(); print(1, flush=True); time.sleep(60)'\n"
+        "child = subprocess.Popen([sys.executable, '-c', rank], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); child.terminate(); child.wait(); sys.exit(1)\n"
+    )
+    code, _, _ = launch(valkey, sys.executable, "-c", script, SLURM_JOB_ID="812")
+    assert code == 1
+    assert {each.outcome for each in valkey.completions()} == {"failed"}
+
+
+@pytest.mark.parametrize(
+    ("end", "killed"),
+    [("os.kill(os.getpid(), 9)", 1), ("", 0), ("sys.exit(3)", 0), ("run.finish(); os.kill(os.getpid(), 9)", 0)],
+)
+def test_a_script_that_was_killed_is_named(valkey: Any, tmp_path: Path, end: str, killed: int) -> None:
+    """The launcher's completion has the sources that have begun and ended without a completion of their own."""
+    script = (
+        f"import os, sys; from trainwire import Run; run = Run(); open('source', 'w').write(run.source); {end}"
+    )
+    launch(valkey, "sh", "-c", f"cd {tmp_path}; exec '{sys.executable}' -c \"$0\"", script)
+    (named,) = [each.killed for each in valkey.completions() if each.launcher]
+    assert (named or []) == [(tmp_path / "source").read_text()] * killed
+
+
 def test_nohup_still_works(valkey: Any) -> None:
     """A hang-up that was ignored when the launcher started disturbs neither it nor the command."""
     ours = f"{sys.executable} -m trainwire.ingest --job-id 42 --redis-url {valkey.url}"

@@ -12,7 +12,7 @@ from trainwire.schemas.tables import dead_letters, training_jobs, training_logs
 from trainwire.schemas.wire.messages import Body, Completion, Metrics, Progress
 from trainwire.stores.postgres.completeness import Completeness, find_completeness
 from trainwire.stores.postgres.jobs.job_lookup import find_job
-from trainwire.stores.postgres.source_positions import find_positions
+from trainwire.stores.postgres.source_positions import SourcePosition, find_positions
 from trainwire.workers.resources import Resources
 
 SOURCE = "0-ab12cd34"
@@ -268,3 +268,38 @@ def test_a_world_of_ranks_is_stored(resources: Resources, sender: Sender) -> Non
     found = sum_of(resources)
     assert found.line.endswith("; not reported: rank 2 of 3")
     assert (found.state, found.status) == ("unproven", "completed")
+
+
+@pytest.mark.parametrize("attempt", [0, 3])
+def test_a_killed_source_that_sent_nothing_is_part_of_the_sum(
+    resources: Resources, sender: Sender, attempt: int
+) -> None:
+    """The completion of a launcher names a source of its command: the sum is not complete, and names it too."""
+    counts = {"completions": 1}
+    sender.send(completion(exit_code=137, produced=counts, killed=[SOURCE]), source="0-launcher", attempt=attempt)
+    drain(resources, "completions")
+    found = sum_of(resources)
+    assert (found.state, found.status, found.silent_sources) == ("unproven", "failed", (SOURCE,))
+    assert found.produced == found.stored == 1
+    assert {row.attempt for row in positions_of(resources)} == {attempt or 1}
+
+
+@pytest.mark.parametrize("is_own_first", [True, False])
+def test_a_source_that_was_not_killed_after_all_is_complete(
+    resources: Resources, sender: Sender, *, is_own_first: bool
+) -> None:
+    """The completion of the source itself, before or after the launcher's, has the counts that apply."""
+    launcher = completion(exit_code=0, produced={"completions": 1}, killed=[SOURCE])
+    ends: list[tuple[Body, str]] = [(launcher, "0-launcher"), (own(logs=1), SOURCE)]
+    send(sender, logs("a"))
+    for body, source in ends[::-1] if is_own_first else ends:
+        sender.send(body, source=source, attempt=0)
+        drain(resources, "completions")
+    drain(resources)
+    assert (sum_of(resources).state, sum_of(resources).silent_sources) == ("complete", ())
+
+
+def positions_of(resources: Resources) -> list[SourcePosition]:
+    """Return the positions of the sources of job 1."""
+    with resources.engine.connect() as connection:
+        return list(find_positions(connection, 1))

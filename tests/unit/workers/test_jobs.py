@@ -8,7 +8,7 @@ import pytest
 
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
 from trainwire.schemas.times import to_datetime
-from trainwire.schemas.wire.messages import Body, Checkpoint, Metrics, Point, Progress, Status
+from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Metrics, Point, Progress, Status
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.lifetimes import began_at
 
@@ -264,3 +264,44 @@ def test_a_stopped_job(ends: list[dict[str, Any]], status: str) -> None:
     assert job.status == status
     if status == "stopped":
         assert job.error_message is None
+
+
+FAILED = {"status": "failed"}
+BY_LAUNCHER = {"status": "failed", "preempted": True, "exit_code": 143}
+STATED = {"status": "failed", "preempted": True}
+
+
+def _at(second: int, **fields: Any) -> Completion:
+    return completion(ts=NOW_NS + second * SECOND_NS, **fields)
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "exit_code"),
+    [
+        ([_at(0, **BY_LAUNCHER)], "preempted", 143),
+        ([_at(0, **BY_LAUNCHER, rank=3)], "preempted", 143),  # a pod of several
+        ([_at(0, **STATED), _at(1, exit_code=0)], "preempted", 0),  # the training has said so, and exits
+        ([_at(0, **STATED), _at(1, **FAILED, exit_code=85)], "preempted", 85),
+        ([_at(0, **FAILED), _at(1, **BY_LAUNCHER)], "preempted", 143),  # the script, then its launcher
+        ([_at(0, **FAILED, exit_code=1, rank=3), _at(1, **BY_LAUNCHER)], "failed", 1),  # others are then ended
+        ([_at(0, **BY_LAUNCHER), _at(1, **FAILED, exit_code=1, rank=3)], "preempted", 143),  # the others' NCCL
+        ([_at(0, **STATED, stopped=True), _at(1, **BY_LAUNCHER)], "stopped", 143),
+        ([_at(0, **STATED, of="0-x")], "running", None),
+    ],
+)
+def test_a_preempted_job(ends: list[Completion], status: str, exit_code: int | None) -> None:
+    """In whichever order they arrive, of a pre-emption and a failure the cause of the other is the job's end."""
+    for arriving in (ends, ends[::-1]):
+        job = JobState(1)
+        job.fold(Metrics(ts=NOW_NS), 1)
+        for end in arriving:
+            job.fold(end, 1)
+        assert (job.status, job.exit_code) == (status, exit_code)
+
+
+def test_a_requeued_start_is_the_next_attempt() -> None:
+    """After a pre-emption a source that began later opens a new attempt, and the job is running again."""
+    job = folded(logs("a"), _at(5, **BY_LAUNCHER))
+    attempt = job.attempt_of_source(0, None, NOW_NS + 9 * SECOND_NS)
+    job.fold(logs("again", ts=NOW_NS + 9 * SECOND_NS), attempt)
+    assert (attempt, job.status, job.exit_code) == (2, "running", None)

@@ -19,7 +19,7 @@ from trainwire.workers.sinks.mlflow.rows import (
     MetricRow,
     MirroredAttempt,
 )
-from trainwire.workers.sinks.mlflow.rules import STOPPED
+from trainwire.workers.sinks.mlflow.rules import FINAL_STATUS, STOPPED
 from trainwire.workers.sinks.plugin import SinkBacklog
 
 GRACE_S: Final = 60.0
@@ -41,7 +41,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
         At most `limit` jobs are returned. The end of an attempt is delivered once all its metrics are stored, or
         no message of it arrived for `grace_s` seconds.
         """
-        wanted = {"sink": self._sink, "limit": limit, "grace_s": self._grace_s}
+        wanted = {"sink": self._sink, "limit": limit, "grace_s": self._grace_s, "ended": list(FINAL_STATUS)}
         unsettled = cursors.unsettled(connection, self._sink)
         return list(connection.execute(_JOBS_BEHIND, wanted | {"unsettled": unsettled}).scalars())
 
@@ -162,7 +162,7 @@ _JOBS_BEHIND: Final = text(
         UNION
         SELECT job_id FROM training_attempts AS mirror JOIN training_jobs ON id = job_id
         WHERE changes > mirrored_changes
-        AND (mirror.status NOT IN ('completed', 'failed', 'ended', 'stopped', 'lost') OR {_SETTLED})
+        AND (mirror.status <> ALL(:ended) OR {_SETTLED})
     ) AS behind LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
     WHERE coalesce(next_attempt_at <= now(), true)
     ORDER BY moved_at NULLS FIRST, id LIMIT :limit

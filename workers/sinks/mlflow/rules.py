@@ -54,6 +54,7 @@ FINAL_STATUS: Final[dict[str, RunStatus]] = {
     "failed": "FAILED",
     "ended": "KILLED",
     "stopped": "KILLED",
+    "preempted": "KILLED",
     "lost": "KILLED",
 }
 """MLflow's run status for each status of an attempt that has ended."""

@@ -115,7 +115,7 @@ function note(job) {
 
 function why(job) {
   const words =
-    job.status === "failed"
+    ["failed", "preempted"].includes(job.status)
       ? job.error_message
       : ["stalled", "lost"].includes(job.status)
         ? job.status_reason

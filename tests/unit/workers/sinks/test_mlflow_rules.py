@@ -178,7 +178,14 @@ def test_notes_are_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("status", "final"),
-    [("completed", "FINISHED"), ("failed", "FAILED"), ("lost", "KILLED"), ("running", None), ("stalled", None)],
+    [
+        ("completed", "FINISHED"),
+        ("failed", "FAILED"),
+        ("preempted", "KILLED"),
+        ("lost", "KILLED"),
+        ("running", None),
+        ("stalled", None),
+    ],
 )
 def test_how_a_run_ends(status: str, final: str | None) -> None:
     """A run ends as its attempt did; the run of a stalled attempt stays open."""
