@@ -33,7 +33,7 @@ class Process:
 
     def __init__(self, settings: Settings, log_path: Path, *arguments: str, **env: str) -> None:
         self._log_path = log_path
-        self._arguments = arguments
+        self.command = [sys.executable, "-m", "trainwire.workers", *arguments]
         self._env = os.environ | {
             "DATABASE_URL": settings.database_url.get_secret_value(),
             "REDIS_URL": settings.redis_url.get_secret_value(),
@@ -65,7 +65,7 @@ class Process:
         """Start it."""
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainwire.workers", *self._arguments],
+                self.command,
                 cwd=ROOT,
                 env=self._env,
                 stdout=log,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 import redis
-from msgspec.structs import asdict
 
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.streams.source_streams import SourceStreams
@@ -38,7 +37,7 @@ def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> 
         answer.taken = {kind: len(entries) for kind, entries in request.entries.items()}
     elif request.entries:
         result = streams.append(
-            {kind: [asdict(each) for each in batch] for kind, batch in request.entries.items()}
+            {kind: [each.stream_fields() for each in batch] for kind, batch in request.entries.items()}
         )
         answer.taken, answer.refusal = result.counts, result.refusal
     return answer

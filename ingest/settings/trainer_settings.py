@@ -17,6 +17,7 @@ from trainwire.ingest.settings.setting_groups import (
     CheckpointSettings,
     SpoolSettings,
     Timing,
+    TraceSettings,
     Vitals,
     checked_pause_s,
 )
@@ -103,6 +104,7 @@ class TrainerSettings:
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     spool: SpoolSettings = field(default_factory=SpoolSettings)
     vitals: Vitals = field(default_factory=Vitals)
+    tracing: TraceSettings = field(default_factory=TraceSettings)
     stacks: StackFolders | None = None
     """The folders in which a running `trainwire up` is searched; None: those of the process environment."""
     strict: bool = False
@@ -158,6 +160,7 @@ class TrainerSettings:
             quiet=word(environ, "TRAINWIRE_QUIET", ("off", "on")) == "on",
             provenance=_provenance(environ.get(PROVENANCE_VARIABLE) or "all"),
             vitals=Vitals.from_env(environ),
+            tracing=TraceSettings.from_env(environ),
         )
 
     @classmethod

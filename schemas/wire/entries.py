@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias, get_args
 import msgspec
 import zstandard
 
+from trainwire.schemas.tracing import TRACEPARENT
 from trainwire.schemas.wire.limits import MAX_BODY_BYTES, MAX_SOURCE_CHARS
 from trainwire.schemas.wire.messages import Message
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_amount
@@ -67,11 +68,11 @@ _decode_json_loss = msgspec.json.Decoder(Loss).decode
 _is_reason = re.compile(r"[a-z-]{1,40}").fullmatch
 
 
-def encode_entry(message: Message) -> Entry:
+def encode_entry(message: Message, traceparent: str | None = None) -> Entry:
     """Return the XADD fields of a message; its body is msgpack, compressed if larger than COMPRESS_OVER_BYTES.
 
-    Raises `InvalidMessage` if a value cannot be encoded (a lone surrogate, 2**64), or if the body exceeds
-    MAX_BODY_BYTES.
+    `traceparent` identifies the span of the run, if it is traced (docs/tracing.md). Raises `InvalidMessage` if a
+    value cannot be encoded (a lone surrogate, 2**64), or if the body exceeds MAX_BODY_BYTES.
     """
     try:
         body = _encode_msgpack(message.body)
@@ -82,7 +83,8 @@ def encode_entry(message: Message) -> Entry:
     if len(body) > COMPRESS_OVER_BYTES:
         # Copied: trainers keep it until the ack, and the buffer of zstandard has the size of the whole body.
         body, encoding = bytes(memoryview(zstandard.compress(body, 1))), "msgpack+zstd"
-    return _entry(message.job_id, message.attempt, message.source, message.seq, encoding=encoding, body=body)
+    entry = _entry(message.job_id, message.attempt, message.source, message.seq, encoding=encoding, body=body)
+    return entry if traceparent is None else entry | {TRACEPARENT: traceparent}
 
 
 def encode_loss(job_id: int, attempt: int, source: str, first: int, loss: Loss) -> Entry:

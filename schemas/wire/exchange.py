@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict
 
 from trainwire.schemas.keys import KINDS, AckFields, Kind
+from trainwire.schemas.tracing import TRACEPARENT, checked_traceparent
 from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim
 from trainwire.schemas.wire.messages import SourceName
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
@@ -28,6 +30,15 @@ class WireEntry(msgspec.Struct, frozen=True):
     seq: Annotated[int, Meta(ge=1, le=MAX_ID)]
     enc: Annotated[str, Meta(max_length=20)]
     body: bytes
+    traceparent: Any = None
+    """The span of the run, if it is traced; of any type, because an invalid one is ignored."""
+
+    def stream_fields(self) -> dict[str, Any]:
+        """Return the fields of the XADD command; without `traceparent` if that is missing or invalid."""
+        fields = asdict(self)
+        if (traceparent := checked_traceparent(fields.pop(TRACEPARENT))) is not None:
+            fields[TRACEPARENT] = traceparent
+        return fields
 
 
 class ExchangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

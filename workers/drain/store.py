@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 import psycopg
-from sqlalchemy import Column, Connection, DateTime, Table, text
+from sqlalchemy import Column, Connection, DateTime, Engine, Table, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
@@ -25,6 +25,7 @@ from trainwire.stores.postgres.connections import (
     is_unavailable,
     postgres_trouble,
 )
+from trainwire.stores.tracing import span
 from trainwire.workers.drain.decoding import Rejected, visible
 from trainwire.workers.drain.occurrences import insert_dead_letters
 from trainwire.workers.drain.rows import Row
@@ -54,6 +55,18 @@ def postgres_errors() -> Iterator[None]:
         if is_unavailable(exc):
             raise Unavailable(f"Postgres: {postgres_trouble(exc)}") from exc
         raise
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection in a transaction, and commit it at the end of the block, as a span of its own.
+
+    Errors of Postgres are translated as by `postgres_errors`; after any error the transaction is rolled back.
+    """
+    with postgres_errors(), engine.begin() as connection:
+        yield connection
+        with span("commit"):
+            connection.commit()
 
 
 def take_lease(connection: Connection, stream: str) -> bool:
