@@ -20,8 +20,8 @@ from trainwire.gateway.http.origins import Origins, SecurityHeaders
 from trainwire.gateway.http.page_files import PageFiles
 from trainwire.gateway.http.proxies import RootPath, TrustedProxies
 from trainwire.gateway.http.request_limits import BodyLimit, RateLimit
-from trainwire.gateway.http.request_spans import request_spans
 from trainwire.gateway.http.responses import describe_structs
+from trainwire.gateway.request_spans import request_spans
 from trainwire.gateway.resources import open_resources
 from trainwire.gateway.routes import (
     alert_routes,

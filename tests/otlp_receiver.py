@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry: an HTTP server that decodes traces with the official package, and can misbehave."""
+"""A collector of OpenTelemetry: an HTTP server that decodes traces, and hangs or refuses if a test wants it."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def workers_running(
         for process in [*processes, *others]:
             process.start()
         for process in processes:
-            wait_until(process.is_ready, "the worker's start")
+            wait_until(process.is_ready, "the worker's start", 90)  # beside much else
         yield processes
     except AssertionError:
         for process in [*processes, *others]:

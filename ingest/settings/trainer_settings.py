@@ -104,7 +104,6 @@ class TrainerSettings:
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     spool: SpoolSettings = field(default_factory=SpoolSettings)
     vitals: Vitals = field(default_factory=Vitals)
-    tracing: TraceSettings = field(default_factory=TraceSettings)
     stacks: StackFolders | None = None
     """The folders in which a running `trainwire up` is searched; None: those of the process environment."""
     strict: bool = False
@@ -117,6 +116,7 @@ class TrainerSettings:
     """Whether runs report nothing; set by a launcher whose settings are invalid."""
     provenance: frozenset[str] = frozenset()
     """Items of the provenance to collect (docs/provenance.md); none by default in settings made in code."""
+    tracing: TraceSettings = field(default_factory=TraceSettings)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:

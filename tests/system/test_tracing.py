@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,12 +56,12 @@ def collector() -> Iterator[OtlpReceiver]:
         yield receiver
 
 
-def traced(collector: OtlpReceiver, slow_s: float = 0) -> dict[str, str]:
-    """Return the variables that trace a process, and export spans ten times a second."""
+def traced(collector: OtlpReceiver) -> dict[str, Any]:
+    """Return the variables that trace a process, and export all its spans, ten times a second."""
     return {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
-        "TRACE_SLOW_S": str(slow_s),
+        "TRACE_SLOW_S": "0",
     }
 
 
@@ -80,7 +81,7 @@ def train(script: str = TRAINER, **env: str) -> tuple[dict[str, Any], str]:
 
 def send_traced(sender: Sender, seq: int, traceparent: str) -> None:
     """Append a line of a traced run to its stream."""
-    message = Message("logs", 1, 0, "0-traced", seq, logs(f"line {seq}"))
+    message = Message("logs", 1, 0, "0-traced", seq, logs(f"line {seq}", ts=time.time_ns()))
     sender.send_raw("logs", 1, encode_entry(message, traceparent))
 
 
@@ -100,7 +101,7 @@ def recycling_worker(resources: Resources, folder: Path, **env: str) -> Iterator
 def test_one_trace_from_the_run_to_the_event(
     resources: Resources, collector: OtlpReceiver, tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
-    """The spans of trainer, gateway, drain, commit, delivery and notifier are one trace, that of the run's cause."""
+    """Spans of trainer, gateway, drain, commit, delivery and notifier are one trace, that of the run's cause."""
     env = traced(collector)
     with resources.engine.begin() as connection:
         token = create_token(connection, "test", "trainer", None)[1]
@@ -108,7 +109,7 @@ def test_one_trace_from_the_run_to_the_event(
         LokiTwin() as loki,
         workers_running(resources.settings, tmp_path, LOKI_URL=loki.url, **env),
         GatewayProcess(tmp_path, database_url, redis_url, GATEWAY_AUTH="on", **env) as gateway,
-        resources.redis.pubsub() as events,
+        resources.redis.pubsub() as events,  # type: ignore[no-untyped-call]
     ):
         events.subscribe(events_channel(JOB))
         cause = f"00-{CAUSE[0]}-{CAUSE[1]}-01"
@@ -217,22 +218,25 @@ def test_log_events_have_the_ids_of_their_span(
 def test_a_launched_training_is_part_of_its_launcher(
     resources: Resources, collector: OtlpReceiver, tmp_path: Path, redis_url: str
 ) -> None:
-    """The run of a script is a child of the span of `trainwire run`, and its processes are parts of the same trace."""
+    """The run of a script is a child of the span of `trainwire run`; all its processes are parts of one trace."""
     script = tmp_path / "train.py"
     script.write_text(
         "import subprocess, sys\n"
         "from trainwire import Run\n"
         "with Run() as run:\n"
         "    run.log('parent')\n"
-        "    subprocess.run([sys.executable, '-c', 'from trainwire import Run\\nwith Run() as r: r.log(\"child\")'])\n"
+        "    child = 'from trainwire import Run\\nwith Run() as run: run.log(\"child\")'\n"
+        "    subprocess.run([sys.executable, '-c', child], check=True)\n"
     )
     env = os.environ | {"REDIS_URL": redis_url, "TRAINWIRE_QUIET": "on"} | traced(collector)
-    with workers_running(resources.settings, tmp_path):
+    with workers_running(resources.settings, tmp_path, **traced(collector)):
         command = [sys.executable, "-m", "trainwire", "run", "--job-id", "7", "--", sys.executable, str(script)]
         subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=120, capture_output=True)
+    assert set(rows(resources.engine, training_logs, "content")) == {"parent", "child"}
     launcher, inner = sorted(collector.named("run"), key=lambda span: span.parent_id)
     assert not launcher.parent_id
     assert (inner.trace_id, inner.parent_id) == (launcher.trace_id, launcher.span_id)
+    assert {span.trace_id for span in collector.named("drain")} == {launcher.trace_id}
 
 
 @pytest.mark.parametrize(
@@ -253,12 +257,11 @@ def test_wrong_variables_are_named_at_the_start(resources: Resources, env: dict[
     assert "Traceback" not in done.stderr
 
 
-def test_missing_packages_are_named(resources: Resources, redis_url: str) -> None:
-    """Without the packages a server ends with the command that installs them; a training warns once and goes on."""
+def test_missing_packages_are_named(resources: Resources) -> None:
+    """Without the packages a server ends with the command that installs them; a training warns once."""
     without = "import sys; sys.modules['opentelemetry.sdk.trace'] = None\n"
-    done = sweep(
-        resources, "-c", f"{without}from trainwire.workers.__main__ import main; sys.exit(main(['sweep']))"
-    )
+    script = f"{without}from trainwire.workers.__main__ import main\nsys.exit(main(['sweep']))"
+    done = sweep(resources, "-c", script)
     assert done.returncode == 78
     assert "pip install 'trainwire[otel]'" in done.stderr
     trained = sweep(

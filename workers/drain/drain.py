@@ -158,7 +158,12 @@ class Drain:
 
         Returns True as well if another worker has the lease (`total.leased_elsewhere`).
         """
-        with ExitStack() as spans, store.transaction(self._engine) as connection:
+        with (
+            ExitStack() as spans,
+            store.postgres_errors(),
+            self._engine.begin() as connection,
+            store.commit_at_end(connection),
+        ):
             if not store.take_lease(connection, self._stream.name):
                 total.leased_elsewhere = True
                 return True
@@ -218,7 +223,12 @@ class Drain:
         Returns whether the stream may have further ones. Messages of sources that have invalid entries are not
         stored, because that would change their order.
         """
-        with ExitStack() as spans, store.transaction(self._engine) as connection:
+        with (
+            ExitStack() as spans,
+            store.postgres_errors(),
+            self._engine.begin() as connection,
+            store.commit_at_end(connection),
+        ):
             if not store.take_lease(connection, self._stream.name):
                 return False
             began_ns = time.time_ns()

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 import psycopg
-from sqlalchemy import Column, Connection, DateTime, Engine, Table, text
+from sqlalchemy import Column, Connection, DateTime, Table, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
@@ -58,15 +58,11 @@ def postgres_errors() -> Iterator[None]:
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection in a transaction, and commit it at the end of the block, as a span of its own.
-
-    Errors of Postgres are translated as by `postgres_errors`; after any error the transaction is rolled back.
-    """
-    with postgres_errors(), engine.begin() as connection:
-        yield connection
-        with span("commit"):
-            connection.commit()
+def commit_at_end(connection: Connection) -> Iterator[None]:
+    """Commit the transaction at the end of the block, as a span of its own, unless the block raises an error."""
+    yield
+    with span("commit"):
+        connection.commit()
 
 
 def take_lease(connection: Connection, stream: str) -> bool:
