@@ -27,15 +27,15 @@ class Span:
     span_id: str
     parent_id: str
     links: tuple[str, ...]
-    """The traceparents, without version and flags, of the linked spans."""
+    """The identities of the linked spans."""
     attributes: dict[str, Any]
     seconds: float
     is_error: bool
 
     @property
-    def traceparent(self) -> str:
-        """The identity of this span, as other processes send it."""
-        return f"00-{self.trace_id}-{self.span_id}-01"
+    def identity(self) -> str:
+        """A traceparent of this span without version and flags."""
+        return f"{self.trace_id}-{self.span_id}"
 
 
 class OtlpReceiver:
