@@ -34,6 +34,7 @@ from trainwire.ingest.sanitize import Number
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings.environment import whole_number
 from trainwire.ingest.settings.trainer_settings import TrainerSettings, checked_settings
+from trainwire.schemas.tracing import checked_traceparent
 from trainwire.schemas.wire.messages import Metrics, Progress
 from trainwire.schemas.wire.validation import MAX_ID
 
@@ -228,7 +229,7 @@ class Run(RunReports, RunEnd):
             Place(run.rank),
             handle["started_at"],
             handle["token"],
-            traceparent=handle.get("traceparent"),  # pickles of older versions have none
+            traceparent=checked_traceparent(handle.get("traceparent")),  # pickles of older versions have none
         )
         run._is_launched = run._is_launched or handle["is_captured"]  # noqa: SLF001
         finish_with_multiprocessing(run, Run._finish_at_exit)

@@ -58,8 +58,15 @@ class RunTrace:
 
     def end(self, status: str | None, exit_code: int | None) -> None:
         """End the span with the result of the run, and begin to export it; further calls change nothing."""
-        if not self._has_ended.is_set():
+        if self._has_ended.is_set():
+            return
+        try:
             self._end_span(status, exit_code)
+        except Exception as exc:
+            # Of the SDK: the messages of the run are still to be sent.
+            logger.debug("unexpected while the span of the run was ended", exc_info=True)
+            self._warn(message_of(exc))
+        finally:
             self._has_ended.set()
 
     def await_export(self, timeout_s: float) -> None:
