@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trainwire.ingest")
 
-EXPORT_WAIT_S: Final = 1.0
+EXPORT_WAIT_S: Final = 2.0
 """Longest time in seconds for which the end of a run waits for the collector."""
 _NOT_INSTALLED: Final = f"{ENDPOINT_VARIABLE} is set, which needs: {install_command('otel')}"
 _warned_of: Final[set[str]] = set()

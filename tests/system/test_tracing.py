@@ -232,7 +232,8 @@ def test_a_launched_training_is_part_of_its_launcher(
     with workers_running(resources.settings, tmp_path, **traced(collector)):
         command = [sys.executable, "-m", "trainwire", "run", "--job-id", "7", "--", sys.executable, str(script)]
         subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=120, capture_output=True)
-    assert set(rows(resources.engine, training_logs, "content")) == {"parent", "child"}
+        stored = {"parent", "child"}
+        wait_until(lambda: stored <= set(rows(resources.engine, training_logs, "content")), "both lines", 60)
     launcher, inner = sorted(collector.named("run"), key=lambda span: span.parent_id)
     assert not launcher.parent_id
     assert (inner.trace_id, inner.parent_id) == (launcher.trace_id, launcher.span_id)
