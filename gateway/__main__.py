@@ -17,6 +17,7 @@ from trainwire.gateway.http.timeouts import http_protocol
 from trainwire.gateway.settings import load_gateway_settings
 from trainwire.stores.sentry import report_errors, report_event
 from trainwire.stores.settings import WrongSettings
+from trainwire.stores.tracing import add_trace_ids, trace_process
 
 GRACE_S = 5
 """Seconds that running requests have to finish after SIGTERM, before uvicorn cancels them."""
@@ -35,6 +36,7 @@ def main() -> None:
     try:
         settings = load_gateway_settings()
         report_errors(settings, "gateway")
+        trace_process(settings, "gateway")
     except WrongSettings as exc:
         sys.exit(str(exc))
     _allow_many_sockets()
@@ -73,6 +75,8 @@ def configure_logging() -> None:
     structlog.configure(
         processors=[
             report_event,
+            structlog.contextvars.merge_contextvars,
+            add_trace_ids,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

@@ -21,6 +21,7 @@ from trainwire.gateway.http.page_files import PageFiles
 from trainwire.gateway.http.proxies import RootPath, TrustedProxies
 from trainwire.gateway.http.request_limits import BodyLimit, RateLimit
 from trainwire.gateway.http.responses import describe_structs
+from trainwire.gateway.request_spans import request_spans
 from trainwire.gateway.resources import open_resources
 from trainwire.gateway.routes import (
     alert_routes,
@@ -41,6 +42,7 @@ from trainwire.gateway.routes import (
 )
 from trainwire.gateway.settings import GatewaySettings
 from trainwire.gateway.telemetry import Telemetry
+from trainwire.stores.tracing import flush, is_tracing
 
 PAGE: Final = Path(__file__).parent / "page"
 ROUTERS: Final = (
@@ -80,6 +82,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             app.state.feed = feed
             yield
         resources.close()
+        flush()
 
     app = FastAPI(
         title="trainwire",
@@ -94,6 +97,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             Middleware(TrustedProxies, trusted=settings.trusted_proxies),
             Middleware(SecurityHeaders),
             Middleware(telemetry.middleware),
+            *([Middleware(request_spans)] if is_tracing() else []),
             Middleware(Origins, loopback_only=not settings.is_auth_on),
             Middleware(RateLimit, per_s=settings.gateway_requests_per_s),
             Middleware(BodyLimit, max_bytes=settings.gateway_max_body_bytes),

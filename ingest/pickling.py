@@ -17,6 +17,7 @@ from trainwire.ingest.settings.trainer_settings import TrainerSettings
 if TYPE_CHECKING:
     from trainwire.ingest.output.capture import Capture
     from trainwire.ingest.run import Run
+    from trainwire.ingest.sending.session import Session
 
 Handle: TypeAlias = dict[str, Any]
 """The content of a pickled run, in built-in types. It has no password and no reported values."""
@@ -36,6 +37,7 @@ class SharedRun:
     _started_at: int
     _is_launched: bool
     _capture: Capture | None
+    _session: Session
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return the function that restores the run, and its arguments (see `pickle`)."""
@@ -46,6 +48,7 @@ class SharedRun:
             "rank": self.rank,
             "started_at": self._started_at,
             "address": self._address,
+            "traceparent": self._session.outbox.origin.traceparent,
             "is_captured": self._is_launched or self._capture is not None,
         }
         return restored, (type(self), handle)

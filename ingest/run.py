@@ -35,6 +35,7 @@ from trainwire.ingest.sanitize import Number
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings.environment import whole_number
 from trainwire.ingest.settings.trainer_settings import TrainerSettings, checked_settings
+from trainwire.schemas.tracing import checked_traceparent
 from trainwire.schemas.wire.messages import Metrics, Progress
 from trainwire.schemas.wire.validation import MAX_ID
 
@@ -126,6 +127,7 @@ class Run(RunReports, RunEnd):
             place,
             None if joined is None else joined.started_at_ns,
             resume_step=start.own_resume_step,
+            traceparent=None if joined is None else settings.tracing.parent_run,
         )
         if joined is not None:
             self._join(about)
@@ -142,7 +144,8 @@ class Run(RunReports, RunEnd):
         """Report the start of the attempt with the header fields `about`, and prepare the end of the process."""
         is_launcher = settings.vitals.is_launcher
         if not is_launcher:
-            open_runs.begin(self, self.job_id, self.attempt, self._started_at)
+            traceparent = self.origin.traceparent
+            open_runs.begin(self, self.job_id, self.attempt, self._started_at, traceparent)
             if self._traceback_folder is not None:
                 leave_begin(self._traceback_folder, self.source)
         beat_s = settings.vitals.interval_s
@@ -172,11 +175,13 @@ class Run(RunReports, RunEnd):
         token: str | None = None,
         *,
         resume_step: int | None = None,
+        traceparent: str | None = None,
     ) -> None:
         """Start the session, and register the functions that finish the run when the process ends.
 
         If this run joins the run of another process, `joined_run_of_ns` is the start of the latter, in nanoseconds
-        since 1970. `token` is that of a restored pickle. `resume_step` begins a new attempt at this step.
+        since 1970, and `traceparent` the span of the latter. `token` is that of a restored pickle. `resume_step`
+        begins a new attempt at this step.
         """
         self._place = {
             "rank": place.rank,
@@ -193,6 +198,12 @@ class Run(RunReports, RunEnd):
         self._history = history
         self._address = address_of(settings)
         self._started_at: int = joined_run_of_ns or time.time_ns()
+        self._trace = None
+        if joined_run_of_ns is None and settings.tracing.is_on and not settings.is_disabled:
+            from trainwire.ingest.tracing import begin_trace  # noqa: PLC0415 - of no use without a collector
+
+            self._trace = begin_trace(settings.tracing, self.job_id, self._place)
+            traceparent = None if self._trace is None else self._trace.traceparent
         self._session = Session(
             self.job_id,
             self.attempt,
@@ -202,6 +213,7 @@ class Run(RunReports, RunEnd):
             began_ns=self._started_at,
             is_joined=joined_run_of_ns is not None,
             resume_step=resume_step,
+            traceparent=traceparent,
         )
         self._arguments = Arguments(self._session.report_wrong)
         self._token = register(self, token)
@@ -214,7 +226,14 @@ class Run(RunReports, RunEnd):
         """Return a run restored from the pickled `handle`: it reports to the job of the other process's run."""
         run = cls.__new__(cls)
         run.job_id, run.attempt, run.rank = handle["job_id"], handle["attempt"], handle["rank"]
-        run._begin(settings, History(), Place(run.rank), handle["started_at"], handle["token"])  # noqa: SLF001
+        run._begin(  # noqa: SLF001
+            settings,
+            History(),
+            Place(run.rank),
+            handle["started_at"],
+            handle["token"],
+            traceparent=checked_traceparent(handle.get("traceparent")),  # pickles of older versions have none
+        )
         run._is_launched = run._is_launched or handle["is_captured"]  # noqa: SLF001
         finish_with_multiprocessing(run, Run._finish_at_exit)
         return run

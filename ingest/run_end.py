@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from trainwire.ingest.completion import Ending, History, completion, ending, ending_at_exit
 from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import SharedRun
+from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.exits import TERMINATED, exits, finish_with_multiprocessing, terminations
 from trainwire.ingest.process.preemption import marked_reason
 from trainwire.ingest.process.tracebacks import leave_end, leave_end_to_training, leave_to_launcher
@@ -20,6 +22,9 @@ from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
 from trainwire.ingest.strict import NotStored
 from trainwire.schemas.wire.limits import MAX_KILLED
+
+if TYPE_CHECKING:
+    from trainwire.ingest.tracing import RunTrace
 
 
 class RunEnd(SharedRun):
@@ -32,6 +37,7 @@ class RunEnd(SharedRun):
     _traceback_folder: Path | None
     _cancel_end_of_target: Callable[[], object]
     _log_caught: Callable[[], None] | None
+    _trace: RunTrace | None
     _provenance_sent: threading.Event | None
     _has_read_stop = False
     killed_sources: Sequence[str] = ()
@@ -92,6 +98,9 @@ class RunEnd(SharedRun):
         if self._log_caught is not None:
             log_caught, self._log_caught = self._log_caught, None
             log_caught()
+        began_s, trace = monotonic_s(), self._trace if self._session.is_creator else None
+        if trace is not None:
+            trace.end(end.status, end.exit_code)
         limit_s: float | None = RESERVED_S  # in case ctrl-C interrupts the end of the capture
         try:
             if self._capture is not None:
@@ -109,6 +118,8 @@ class RunEnd(SharedRun):
             )
         if self._traceback_folder is not None:
             leave_end(self._traceback_folder, self._session.outbox.origin.source)
+        if trace is not None:
+            trace.await_export(math.inf if timeout_s is None else began_s + timeout_s - monotonic_s())
         return receipt
 
     def _as_preempted(self, end: Ending) -> Ending:

@@ -73,6 +73,8 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     kind: Kind | None = None
     first_seq: int | None = None
     last_seq: int | None = None
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
+    """The span of the run that reported the change; absent if run or workers are not traced (docs/tracing.md)."""
 
 
 class TrainingLog(_Event, frozen=True, kw_only=True, tag="training_log"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -72,6 +72,8 @@ class StoreSettings(BaseSettings):
 
     sentry_dsn: SecretStr | None = None
     """Address of a Sentry project to which unexpected errors are reported; None reports none."""
+    trace_slow_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    """Shortest duration in seconds of the spans that are exported, if traces are; with 0 all are."""
 
     @field_validator("checkpoint_lend_also")
     @classmethod

@@ -20,6 +20,7 @@ from trainwire.schemas.keys import ALERT_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
 from trainwire.stores.sentry import report_errors
 from trainwire.stores.settings import WrongSettings
+from trainwire.stores.tracing import flush, trace_process
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
@@ -52,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         resources = process_resources()
         report_errors(resources.settings, options.process)
+        if options.process != "fork-server":  # each of its forks calls this function
+            trace_process(resources.settings, options.process)
+            atexit.register(flush)
         log.info("process.starting", process=options.process, settings=resources.settings.model_dump(mode="json"))
         if options.process in {"worker", "metrics", "sweep"}:
             _check_schema(resources)
@@ -123,6 +127,7 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
     signals.worker_process_init.connect(_die_with_parent, weak=False)
     signals.worker_process_init.connect(_collect_less, weak=False)
+    signals.worker_process_shutdown.connect(_flush_spans, weak=False)
     # By default a pool process waits half a minute for the worker to confirm its last order, which a worker that
     # is ending may never do. Executing an order twice is harmless.
     pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = CONFIRMATION_TENTHS_S
@@ -208,6 +213,11 @@ def _collect_less(**_: object) -> None:
     """Let the garbage collector skip imported objects, and run less often: drains make few reference cycles."""
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)
+
+
+def _flush_spans(**_: object) -> None:
+    """Export the spans of this pool process, which ends without functions of `atexit`."""
+    flush()
 
 
 PROCESSES: Final = {

@@ -12,9 +12,11 @@ from typing import Any
 import structlog
 
 from trainwire.stores.sentry import report_event
+from trainwire.stores.tracing import add_trace_ids
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
+    add_trace_ids,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -28,6 +28,7 @@ from trainwire.workers.drain.stream import IngestStream, redis_errors
 from trainwire.workers.durations import timed_delivery
 from trainwire.workers.errors import MostlyInvalid, Unavailable
 from trainwire.workers.events.notify import publish, status_events
+from trainwire.workers.job_traces import find_traces
 from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.liveness.stop_publisher import publish_stops
@@ -240,7 +241,14 @@ def _delivery(resources: Resources, sink: str) -> Delivery[Any, Any]:
         raise Unavailable(f"there is an order to deliver to {sink}, which is switched off here (docs/settings.md)")
     backlog, connected = plugin(sink).connect(resources)
     backoff = Backoff(cap_s=settings.delivery_backoff_cap_s)
-    return Delivery(resources.engine, backlog, connected, slice_s=settings.delivery_slice_s, backoff=backoff)
+    return Delivery(
+        resources.engine,
+        backlog,
+        connected,
+        slice_s=settings.delivery_slice_s,
+        backoff=backoff,
+        find_traces=partial(find_traces, resources.streams),
+    )
 
 
 @task(keys.ALERT_TICK_TASK, "alert_tick")

@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from structlog.contextvars import bound_contextvars
 
 from trainwire.gateway.auth.authorization import Forbidden, Unauthorized
 from trainwire.schemas.migrations import WrongSchemaRevision
@@ -132,7 +133,10 @@ def shown(value: object) -> str:
 
 async def _handle(request: Request, exc: Exception) -> Response:
     headers = exc.headers if isinstance(exc, HTTPException) else None  # for example `Allow`
-    return problem_response(problem_of(exc), shown(request.url.path), headers)
+    job_id = request.path_params.get("job_id")
+    with bound_contextvars(**({} if job_id is None else {"job_id": job_id})):  # for the log events
+        document = problem_of(exc)
+    return problem_response(document, shown(request.url.path), headers)
 
 
 def problem_of(exc: Exception) -> Problem:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 import redis
-from msgspec.structs import asdict
 
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.streams.source_streams import SourceStreams
-from trainwire.schemas.wire.entries import Entry
-from trainwire.schemas.wire.exchange import ExchangeAnswer, ExchangeRequest, WireEntry
+from trainwire.schemas.wire.exchange import ExchangeAnswer, ExchangeRequest
 
 _SOME_KIND: Final = KINDS[:1]
 """One kind, read if a request wants no acknowledgements: the flag of a deleted job is read with them."""
@@ -40,14 +38,10 @@ def run_exchange(client: redis.Redis, job_id: int, request: ExchangeRequest) -> 
         answer.taken = {kind: len(entries) for kind, entries in request.entries.items()}
     elif request.entries:
         result = streams.append(
-            {kind: [_entry(each) for each in batch] for kind, batch in request.entries.items()}
+            {kind: [each.stream_fields() for each in batch] for kind, batch in request.entries.items()}
         )
         answer.taken, answer.refusal = result.counts, result.refusal
     return answer
-
-
-def _entry(wire: WireEntry) -> Entry:
-    return {name: value for name, value in asdict(wire).items() if value is not None}
 
 
 def _send_heartbeat(streams: SourceStreams, request: ExchangeRequest, answer: ExchangeAnswer) -> None:

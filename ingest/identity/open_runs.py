@@ -18,6 +18,7 @@ from trainwire.ingest.settings.variables import (
     JOB_ID_VARIABLE,
     JOB_NAME_VARIABLE,
     PARENT_VARIABLE,
+    TRACE_VARIABLE,
     TRACEBACKS_VARIABLE,
 )
 
@@ -28,6 +29,7 @@ _OF_ONE_JOB: Final = (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     TRACEBACKS_VARIABLE,
+    TRACE_VARIABLE,
 )
 
 
@@ -42,6 +44,7 @@ class _OpenRun(msgspec.Struct):
     job_id: int
     attempt: int
     started_at_ns: int
+    traceparent: str | None = None
     capturing_source: str | None = None
 
 
@@ -82,12 +85,17 @@ class OpenRuns:
         self._derived += 1
         return JobNumber(number_of(f"{launch}#{self._derived}"), is_made=True)
 
-    def begin(self, run: object, job_id: int, attempt: int, started_at_ns: int) -> None:
-        """Set environment variables that give child processes the job number, attempt and start time of `run`."""
+    def begin(
+        self, run: object, job_id: int, attempt: int, started_at_ns: int, traceparent: str | None = None
+    ) -> None:
+        """Set environment variables that give child processes the job number, attempt and start time of `run`.
+
+        `traceparent` identifies its span, if it is traced.
+        """
         if not self._open:
             self._before = {name: os.environ.get(name) for name in _OF_ONE_JOB}
         self._used.add(job_id)
-        self._open[id(run)] = _OpenRun(job_id, attempt, started_at_ns)
+        self._open[id(run)] = _OpenRun(job_id, attempt, started_at_ns, traceparent)
         self._export()
 
     def note_capture(self, run: object, source: str) -> None:
@@ -115,6 +123,7 @@ class OpenRuns:
                 wanted = dict.fromkeys(_OF_ONE_JOB)
                 wanted[JOB_ID_VARIABLE] = str(newest.job_id)
             wanted[PARENT_VARIABLE] = f"{newest.job_id}:{newest.attempt}:{newest.started_at_ns}"
+            wanted[TRACE_VARIABLE] = newest.traceparent
             wanted[CAPTURED_VARIABLE] = newest.capturing_source or wanted[CAPTURED_VARIABLE]
         for name, value in wanted.items():
             if value is None:

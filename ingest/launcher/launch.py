@@ -40,6 +40,7 @@ from trainwire.ingest.settings.variables import (
     TRACEBACKS_VARIABLE,
 )
 from trainwire.ingest.strict import StrictError
+from trainwire.schemas.tracing import TRACEPARENT_VARIABLE
 from trainwire.schemas.wire.limits import MAX_TEXT_CHARS
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID
@@ -281,6 +282,8 @@ def _environment(
         CAPTURED_VARIABLE: run.source,
         **variables_of(settings),
     }
+    if run.origin.traceparent is not None:
+        environment[TRACEPARENT_VARIABLE] = run.origin.traceparent
     environment.pop(PARENT_VARIABLE, None)  # the job's end is now the launcher's to report
     if (page_url := page_url_of(settings)) is not None:
         environment[PAGE_URL_VARIABLE] = page_url

@@ -85,7 +85,8 @@ class BodyEncoder:
     def _encoded(self, kind: Kind, seq: int, body: Body) -> Entry | None:
         origin = self._origin
         try:
-            return encode_entry(Message(kind, origin.job_id, origin.attempt, origin.source, seq, body))
+            message = Message(kind, origin.job_id, origin.attempt, origin.source, seq, body)
+            return encode_entry(message, origin.traceparent)
         except MemoryError:
             raise  # the caller encodes the body again later
         except Exception:

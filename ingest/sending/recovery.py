@@ -23,6 +23,7 @@ from trainwire.ingest.server_names import server_of
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, remove_abandoned, source_folders
 from trainwire.ingest.spool.spool import Spool
+from trainwire.schemas.tracing import checked_traceparent
 from trainwire.schemas.wire.entries import INFERRED_END
 from trainwire.schemas.wire.messages import Completion
 
@@ -152,7 +153,14 @@ def resumed(spool: Spool) -> tuple[Outbox, Completion | None]:
     buffer = Buffer(0, threading.Event())
     buffer.close(None)
     buffer.restore_dropped(spool.drops)
-    origin = Origin(about.job_id, about.attempt, about.source, about.rank, about.since_ns)
+    origin = Origin(
+        about.job_id,
+        about.attempt,
+        about.source,
+        about.rank,
+        about.since_ns,
+        traceparent=checked_traceparent(about.traceparent),
+    )
     outbox = Outbox(origin, buffer, lambda: spool)
     outbox.resume(spans)
     if "completions" in spans or not (spans or spool.drops):

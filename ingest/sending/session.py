@@ -66,13 +66,14 @@ class Session:
         began_ns: int,
         is_joined: bool = False,
         resume_step: int | None = None,
+        traceparent: str | None = None,
     ) -> None:
         """Begin a session, which accepts values from now on.
 
         `began_ns` is the start of the run, in nanoseconds since 1970. It is that of another process if this run
         joins the run of that process (`is_joined`). If `resume_step` is set, the attempt is a new one, even if the
-        previous one has not ended. A strict session first claims the rank, and raises `StrictError` as
-        `check_start` does.
+        previous one has not ended. `traceparent` identifies the span of the run. A strict session first claims the
+        rank, and raises `StrictError` as `check_start` does.
         """
         self._job_id = job_id
         self._attempt = attempt
@@ -83,6 +84,7 @@ class Session:
         self._since_ns = began_ns
         """The start of the attempt, which each source of this run reports, forked children included."""
         self._resume_step = resume_step
+        self._traceparent = traceparent
         self._creator_pid = None if is_joined else os.getpid()
         self._begin()
         if settings.strict:
@@ -100,7 +102,15 @@ class Session:
         source = f"{self._rank or 0}-{os.urandom(SOURCE_BYTES).hex()}"
         wake = threading.Event()
         self.buffer = Buffer(settings.buffer_bytes, wake, must_wait=settings.spool.when_full == "block")
-        origin = Origin(self._job_id, self._attempt, source, self._rank, self._since_ns, self._resume_step)
+        origin = Origin(
+            self._job_id,
+            self._attempt,
+            source,
+            self._rank,
+            self._since_ns,
+            self._resume_step,
+            self._traceparent,
+        )
         open_spool = spool_opener(settings.spool, self.destination, origin)
         self.outbox = outbox = Outbox(origin, self.buffer, open_spool, settings.spool.when_full)
         self._uploads = self._new_uploads(origin)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from trainwire.ingest.settings.environment import absolute_path, optional_whole, parsed, seconds, word
-from trainwire.ingest.settings.variables import CAPTURED_VARIABLE, SPOOL_VARIABLE
+from trainwire.ingest.settings.variables import CAPTURED_VARIABLE, SPOOL_VARIABLE, TRACE_VARIABLE
+from trainwire.schemas.tracing import TRACEPARENT_VARIABLE, checked_traceparent, export_problem, is_exporting
 from trainwire.schemas.wire.validation import MAX_ID
 
 SPOOL_OFF: Final = "off"
@@ -139,6 +140,33 @@ class SpoolSettings:
             limit_bytes=optional_whole(environ, "TRAINWIRE_SPOOL_BYTES", LEAST_SPOOL_BYTES, MAX_ID)
             or cls.limit_bytes,
             when_full=word(environ, "TRAINWIRE_SPOOL_FULL", ("drop_oldest_logs", "drop_newest", "block")),
+        )
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """Settings of tracing (docs/tracing.md); the SDK of OpenTelemetry reads its other variables itself.
+
+    `is_on` is True if the environment names a collector. `problem` is a sentence about a variable with an unusable
+    value; the run is then not traced. `caused_by` is the span of the process that started this one, and
+    `parent_run` the span of its open run.
+    """
+
+    is_on: bool = False
+    problem: str | None = None
+    caused_by: str | None = None
+    parent_run: str | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> TraceSettings:
+        """Read the settings from `environ`; an invalid `traceparent` is ignored, as W3C Trace Context demands."""
+        if not is_exporting(environ):
+            return cls()
+        return cls(
+            is_on=True,
+            problem=export_problem(environ),
+            caused_by=checked_traceparent(environ.get(TRACEPARENT_VARIABLE)),
+            parent_run=checked_traceparent(environ.get(TRACE_VARIABLE)),
         )
 
 

@@ -17,6 +17,7 @@ from trainwire.ingest.settings.setting_groups import (
     CheckpointSettings,
     SpoolSettings,
     Timing,
+    TraceSettings,
     Vitals,
     checked_pause_s,
 )
@@ -115,6 +116,7 @@ class TrainerSettings:
     """Whether runs report nothing; set by a launcher whose settings are invalid."""
     provenance: frozenset[str] = frozenset()
     """Items of the provenance to collect (docs/provenance.md); none by default in settings made in code."""
+    tracing: TraceSettings = field(default_factory=TraceSettings)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
@@ -158,6 +160,7 @@ class TrainerSettings:
             quiet=word(environ, "TRAINWIRE_QUIET", ("off", "on")) == "on",
             provenance=_provenance(environ.get(PROVENANCE_VARIABLE) or "all"),
             vitals=Vitals.from_env(environ),
+            tracing=TraceSettings.from_env(environ),
         )
 
     @classmethod

@@ -41,7 +41,15 @@ def _new_spool(folder: Path, limit_bytes: int, destination: Destination, origin:
         from trainwire.ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
         from trainwire.ingest.spool.spool import Spool  # noqa: PLC0415
     server = destination.server
-    about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
+    about = About(
+        origin.job_id,
+        origin.attempt,
+        origin.source,
+        origin.rank,
+        server,
+        origin.since_ns,
+        origin.traceparent,
+    )
     created = SourceFolder.create(folder, about)
     try:
         return Spool(created, limit_bytes)

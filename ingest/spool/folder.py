@@ -28,8 +28,8 @@ _ABANDONED_S: Final = 3600
 class About(msgspec.Struct, frozen=True):
     """Describes the source of the messages in a folder, and the server that they are for (host:port/db).
 
-    `since_ns` is the start of the source by its own clock, in nanoseconds since 1970. `host` and `pid` are for
-    display.
+    `since_ns` is the start of the source by its own clock, in nanoseconds since 1970. `traceparent` identifies the
+    span of its run, if that is traced. `host` and `pid` are for display.
     """
 
     job_id: int
@@ -38,6 +38,7 @@ class About(msgspec.Struct, frozen=True):
     rank: int | None
     server: str
     since_ns: int | None = None
+    traceparent: str | None = None
     host: str = msgspec.field(default_factory=socket.gethostname)
     pid: int = msgspec.field(default_factory=os.getpid)
 

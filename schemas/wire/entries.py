@@ -11,6 +11,7 @@ import msgspec
 import zstandard
 
 from trainwire.schemas.decode_errors import DECODE_ERRORS
+from trainwire.schemas.tracing import TRACEPARENT
 from trainwire.schemas.wire.limits import MAX_BODY_BYTES, MAX_SOURCE_CHARS
 from trainwire.schemas.wire.messages import Message
 from trainwire.schemas.wire.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_amount
@@ -74,11 +75,11 @@ _decode_json_loss = msgspec.json.Decoder(Loss).decode
 _is_reason = re.compile(r"[a-z-]{1,40}").fullmatch
 
 
-def encode_entry(message: Message) -> Entry:
+def encode_entry(message: Message, traceparent: str | None = None) -> Entry:
     """Return the XADD fields of a message; its body is msgpack, compressed if larger than COMPRESS_OVER_BYTES.
 
-    Raises `InvalidMessage` if a value cannot be encoded (a lone surrogate, 2**64), or if the body exceeds
-    MAX_BODY_BYTES.
+    `traceparent` identifies the span of the run, if it is traced (docs/tracing.md). Raises `InvalidMessage` if a
+    value cannot be encoded (a lone surrogate, 2**64), or if the body exceeds MAX_BODY_BYTES.
     """
     try:
         body = _encode_msgpack(message.body)
@@ -92,7 +93,7 @@ def encode_entry(message: Message) -> Entry:
     entry = _entry(message.job_id, message.attempt, message.source, message.seq, encoding=encoding, body=body)
     if message.parts:
         entry |= {"v": JOINED_VERSION, "parts": ",".join(map(str, message.parts))}
-    return entry
+    return entry if traceparent is None else entry | {TRACEPARENT: traceparent}
 
 
 def raw_value(value: str | int | bytes) -> bytes:

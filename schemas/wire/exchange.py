@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict
 
 from trainwire.schemas.keys import KINDS, AckFields, Kind
+from trainwire.schemas.tracing import TRACEPARENT, checked_traceparent
 from trainwire.schemas.wire.entries import MAX_PARTS_CHARS
 from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim
 from trainwire.schemas.wire.messages import SourceName
@@ -30,6 +32,13 @@ class WireEntry(msgspec.Struct, frozen=True):
     enc: Annotated[str, Meta(max_length=20)]
     body: bytes
     parts: Annotated[str, Meta(max_length=MAX_PARTS_CHARS)] | None = None
+    traceparent: Any = None
+    """The span of the run, if it is traced; of any type, because an invalid one is ignored."""
+
+    def stream_fields(self) -> dict[str, Any]:
+        """Return the fields of the XADD command; without `traceparent` if that is invalid."""
+        fields = asdict(self) | {TRACEPARENT: checked_traceparent(self.traceparent)}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 class ExchangeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

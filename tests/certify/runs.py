@@ -19,7 +19,7 @@ from trainwire.workers.__main__ import EXIT_NOT_READY
 
 DEADLINE_S: Final = 75.0
 """Seconds until a run must be complete; it is idle for most of them."""
-TRAINER_S: Final = 240.0
+TRAINER_S: Final = 120.0
 """Seconds within which a trainer must have ended: its deadline for `finish`, and a reserve for a busy machine."""
 RESTARTED: Final = (-9, EXIT_NOT_READY)
 """Exit codes after which a supervisor starts a server again."""

@@ -38,7 +38,7 @@ def test_every_setting_is_documented() -> None:
     source = "".join(Path(str(module.__file__)).read_text() for module in of_trainers)
     names = "TRAINWIRE|REDIS|STREAMS|RANK|WORLD_SIZE|OMPI|PMI|SLURM"
     trainers = set(re.findall(rf'"((?:{names})[A-Z_]*)"', source))
-    others = {"TRAINWIRE_DATA_DIR", "FLOWER_USER", "FLOWER_PASSWORD"}
+    others = {"TRAINWIRE_DATA_DIR", "FLOWER_USER", "FLOWER_PASSWORD", "OTEL_EXPORTER_OTLP_ENDPOINT"}
     assert workers | trainers | others == documented
 
 

@@ -24,6 +24,7 @@ from trainwire.workers.drain.positions import MAX_RANGES, Position, SourceKey, S
 from trainwire.workers.drain.sources import Sources
 from trainwire.workers.drain.stream import Ack
 from trainwire.workers.errors import MostlyInvalid, Refused
+from trainwire.workers.job_traces import NO_TRACES
 
 MAX_JUMP = 10**9
 """Largest accepted gap between two message numbers of a source.
@@ -117,13 +118,23 @@ class Batch:
             for job_id, before in self._jobs_before.items()
         )
 
-    def changes(self) -> list[Change]:
-        """Return one `Change` for each job of which a message was stored. Call it after the commit."""
+    def changes(self, traces: Mapping[int, str] = NO_TRACES) -> list[Change]:
+        """Return one `Change` for each job of which a message was stored. Call it after the commit.
+
+        `traces` has the `traceparent` of each job whose run is traced.
+        """
         by_job: dict[int, list[Message]] = defaultdict(list)
         for message in self._messages:
             by_job[message.job_id].append(message)
         return [
-            Change(self._kind, self._jobs_before[job_id], self._jobs[job_id], messages, self._sources.attempts)
+            Change(
+                self._kind,
+                self._jobs_before[job_id],
+                self._jobs[job_id],
+                messages,
+                self._sources.attempts,
+                traces.get(job_id),
+            )
             for job_id, messages in by_job.items()
         ]
 

@@ -20,6 +20,8 @@ class Change:
     after: JobState
     messages: Sequence[Message]
     source_attempts: Mapping[tuple[int, str], int]
+    traceparent: str | None = None
+    """The span of the run that sent the last of the messages, if it is traced."""
 
     def attempt_of(self, message: Message) -> int:
         """Return the attempt under which `message` was stored."""

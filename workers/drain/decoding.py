@@ -20,7 +20,7 @@ import zstandard
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire.body_decoding import body_from_object, decode_plain, plain_body
-from trainwire.schemas.wire.entries import LOST, decode_loss, open_envelope
+from trainwire.schemas.wire.entries import LOST, decode_loss, open_envelope, read_origin
 from trainwire.schemas.wire.joining import check_parts
 from trainwire.schemas.wire.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
 from trainwire.schemas.wire.messages import FREE_MAPS, Body, Logs, Message, Metrics
@@ -137,7 +137,8 @@ def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
         return rejected(raw, exc.reason, str(exc)), size_bytes
     except _INPUT_ERRORS as exc:
         # An error that no validation foresaw. Raised, it would stop the stream at this entry.
-        log.exception("decoding.failed", entry_id=raw.entry_id, kind=kind)
+        job_id, _ = read_origin(raw.fields) or (None, None)
+        log.exception("decoding.failed", entry_id=raw.entry_id, kind=kind, job_id=job_id)
         return rejected(raw, "undecodable", f"{type(exc).__name__}: {exc}"), size_bytes
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Connection, Engine
 
+from trainwire.schemas.wire.entries import read_origin
+from trainwire.stores.tracing import span
 from trainwire.workers.drain import store
 from trainwire.workers.drain.batch import Arrival, Batch
 from trainwire.workers.drain.changes import Change
@@ -23,6 +25,7 @@ from trainwire.workers.drain.poison_entries import (
 )
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import DrainsEnd, MostlyInvalid, Refused, Unavailable, WrongPooler
+from trainwire.workers.job_traces import traces_of
 from trainwire.workers.settings import Settings
 
 log = structlog.get_logger("trainwire.workers.drain.drain")
@@ -170,11 +173,16 @@ class Drain:
 
         Returns True as well if another worker has the lease (`total.leased_elsewhere`).
         """
-        with store.postgres_errors(), self._engine.begin() as connection:
+        with (
+            ExitStack() as spans,
+            store.postgres_errors(),
+            self._engine.begin() as connection,
+            store.commit_at_end(connection),
+        ):
             if not store.take_lease(connection, self._stream.name):
                 total.leased_elsewhere = True
                 return True
-            began = self._clock()
+            began, began_ns = self._clock(), time.time_ns()
             now_ms = self._stream.keep_ordered()
             limits = self._poison.begin()
             entries, at_end = self._stream.read(self._read_bytes, limits.max_entries)
@@ -189,6 +197,7 @@ class Drain:
             lookahead_from = self._clock()
             others = [] if is_all or limits.decode_in_child else self._read_ahead(arrivals)
             lookahead_s = self._clock() - lookahead_from
+            traces = self._traced(spans, [*arrivals, *others], began_ns)
             batch = Batch(connection, self._stream.kind, [*arrivals, *others])
             try:
                 batch.store(self._stream.name, self._settings.drain_max_invalid_ratio)
@@ -200,10 +209,10 @@ class Drain:
             through_id = arrivals[-1].raw.entry_id
             self._move_cursor(connection, through_id, [*arrivals, *others], batch, began)
         waited = waited_ms((arrival.raw for arrival in [*arrivals, *others]), now_ms)
-        self._stream.settle(batch.acks(), through_id, waited)
+        self._stream.settle(batch.acks(), through_id, waited, traces)
         self._lookahead.save(other.raw for other in others)
         self._poison.record_commit(len(arrivals), found_poison=bool(poison), is_all=is_all)
-        self._count(total, batch, len(arrivals) + len(others))
+        self._count(total, batch, len(arrivals) + len(others), traces)
         self._adapt(self._clock() - began - lookahead_s)
         return is_all
 
@@ -230,14 +239,21 @@ class Drain:
         Returns whether the stream may have further ones. Messages of sources that have invalid entries are not
         stored, because that would change their order.
         """
-        with store.postgres_errors(), self._engine.begin() as connection:
+        with (
+            ExitStack() as spans,
+            store.postgres_errors(),
+            self._engine.begin() as connection,
+            store.commit_at_end(connection),
+        ):
             if not store.take_lease(connection, self._stream.name):
                 return False
+            began_ns = time.time_ns()
             began = self._clock()
             arrivals = self._decode_valid(self._lookahead.read(START, self._with_invalid))
             if not arrivals:
                 self._lookahead.save(())
                 return self._lookahead.found_invalid or not self._lookahead.is_at_end
+            traces = self._traced(spans, arrivals, began_ns)
             batch = Batch(connection, self._stream.kind, arrivals)
             try:
                 batch.store(self._stream.name, self._settings.drain_max_invalid_ratio)
@@ -249,7 +265,7 @@ class Drain:
             self._move_cursor(connection, last_id, arrivals, batch, began)
         self._stream.acknowledge(batch.acks())
         self._lookahead.save(arrival.raw for arrival in arrivals)
-        self._count(total, batch, len(arrivals))
+        self._count(total, batch, len(arrivals), traces)
         return self._lookahead.is_partial or not self._lookahead.is_at_end
 
     def _decode_valid(self, entries: Sequence[RawEntry]) -> list[Arrival]:
@@ -272,14 +288,31 @@ class Drain:
         counts = store.TransactionCounts(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
         store.move_cursor(connection, self._stream.name, last_id, counts)
 
-    def _count(self, total: Drained, batch: Batch, entries: int) -> None:
+    def _traced(self, spans: ExitStack, arrivals: Sequence[Arrival], began_ns: int) -> Mapping[int, str]:
+        """Begin the span of this transaction, which ends with `spans`; return the `traceparent` of each job."""
+        traces = traces_of((arrival.content.job_id, arrival.raw.fields) for arrival in arrivals)
+        job_id = next(iter(traces)) if len(traces) == 1 else None
+        spans.enter_context(
+            span(
+                "drain",
+                traces.values(),
+                began_ns=began_ns,
+                kind="consumer",
+                stream=self._stream.name,
+                entries=len(arrivals),
+                job_id=job_id,
+            )
+        )
+        return traces
+
+    def _count(self, total: Drained, batch: Batch, entries: int, traces: Mapping[int, str]) -> None:
         """Add the counts of a committed batch to `total`; call `on_commit` if the batch stored messages."""
         total.entries += entries
         total.stored += batch.stored
         total.duplicates += batch.duplicates
         total.dead_lettered += len(batch.letters)
         if self._on_commit is not None and batch.stored:
-            self._on_commit(batch.changes())
+            self._on_commit(batch.changes(traces))
 
     def _examined(
         self, limits: TransactionLimits, entries: Sequence[RawEntry]
@@ -301,7 +334,14 @@ class Drain:
         if found is None:
             return entries, rejections
         entry = others[found.index]
-        log.error("drain.poison_entry", stream=self._stream.key, entry_id=entry.entry_id, reason=found.reason)
+        job_id, _ = read_origin(entry.fields) or (None, None)
+        log.error(
+            "drain.poison_entry",
+            stream=self._stream.key,
+            entry_id=entry.entry_id,
+            job_id=job_id,
+            reason=found.reason,
+        )
         rejections[entry.entry_id] = rejected(entry, found.reason, found.detail)
         return entries[: entries.index(entry) + 1], rejections
 

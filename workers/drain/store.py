@@ -25,6 +25,7 @@ from trainwire.stores.postgres.connections import (
     is_unavailable,
     postgres_trouble,
 )
+from trainwire.stores.tracing import span
 from trainwire.workers.drain.decoding import Rejected, visible
 from trainwire.workers.drain.occurrences import insert_dead_letters
 from trainwire.workers.drain.rows import Row
@@ -54,6 +55,14 @@ def postgres_errors() -> Iterator[None]:
         if is_unavailable(exc):
             raise Unavailable(f"Postgres: {postgres_trouble(exc)}") from exc
         raise
+
+
+@contextmanager
+def commit_at_end(connection: Connection) -> Iterator[None]:
+    """Commit the transaction at the end of the block, as a span of its own, unless the block raises an error."""
+    yield
+    with span("commit"):
+        connection.commit()
 
 
 def take_lease(connection: Connection, stream: str) -> bool:

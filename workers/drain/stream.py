@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
@@ -14,10 +14,12 @@ from trainwire.schemas import keys
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.streams.clients import STREAM_ERRORS, beside
 from trainwire.schemas.streams.tls import redis_trouble
+from trainwire.schemas.tracing import TRACEPARENT
 from trainwire.workers.drain.decoding import RawEntry
 from trainwire.workers.drain.positions import Position
 from trainwire.workers.drain.stream_repair import is_ahead, restart_if_jammed
 from trainwire.workers.errors import Unavailable
+from trainwire.workers.job_traces import NO_TRACES
 from trainwire.workers.redis_commands import Command, execute_all
 
 ACKS_TTL_S: Final = 7 * 24 * 3600
@@ -42,8 +44,8 @@ Ack = tuple[int, str, Kind, Position]
 """An acknowledgement: (job, source, kind, committed position)."""
 
 
-def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
-    """Yield the Redis commands that publish acknowledgements to trainers.
+def ack_commands(acks: Iterable[Ack], traces: Mapping[int, str] = NO_TRACES) -> Iterator[Command]:
+    """Yield the Redis commands that publish acknowledgements to trainers, with the `traces` of their jobs.
 
     For a position in which only the last number has advanced, one number is written. Otherwise, its missing ranges
     and its count of lost messages are written or removed, and the TTL of the hash is renewed: at the first message
@@ -54,7 +56,7 @@ def ack_commands(acks: Iterable[Ack]) -> Iterator[Command]:
         by_job[job_id].append((source, kind, position))
     for job_id, positions in by_job.items():
         key = keys.acks_key(job_id)
-        present: list[str | int] = []
+        present: list[str | int] = [TRACEPARENT, traces[job_id]] if job_id in traces else []
         absent: list[str] = []
         only_advanced = True
         for source, kind, position in positions:
@@ -218,10 +220,14 @@ class IngestStream:
         with redis_errors():
             return bool(self.client.eval(_DELETE_IF_EMPTY, 1, self.key))
 
-    def settle(self, acks: Iterable[Ack], through_id: str, waited_ms: int = 0) -> None:
+    def settle(
+        self, acks: Iterable[Ack], through_id: str, waited_ms: int = 0, traces: Mapping[int, str] = NO_TRACES
+    ) -> None:
         """Publish acknowledgements after a commit, and delete the entries up to `through_id` from the stream.
 
-        Also publishes that messages waited for `waited_ms` milliseconds, unless that is short.
+        Also publishes that messages waited for `waited_ms` milliseconds, unless that is short. `traces` has the
+        `traceparent` of jobs, for their deliveries (`trainwire.workers.job_traces`).
+
         Also removes the mark of a halted stream. A full Redis refuses the acknowledgements but accepts the
         deletion, which makes room for them. If they cannot be written at all (in a cluster their server may be
         unavailable), the trainer sends its messages again and receives them then.
@@ -229,11 +235,11 @@ class IngestStream:
         acks = list(acks)
         with redis_errors():
             try:
-                self._publish(acks, is_drained=True, waited_ms=waited_ms)
+                self._publish(acks, traces, is_drained=True, waited_ms=waited_ms)
             except OutOfMemoryError:
                 self._trim(through_id)
                 with suppress(OutOfMemoryError):  # a resend gets the ack later
-                    self._publish(acks, is_drained=True)
+                    self._publish(acks, traces, is_drained=True)
             except STREAM_ERRORS:
                 self._trim(through_id)
                 raise
@@ -251,10 +257,12 @@ class IngestStream:
     def acknowledge(self, acks: Iterable[Ack]) -> None:
         """Publish acknowledgements without deleting entries. If the stream is halted, it stays halted."""
         with redis_errors():
-            self._publish(acks, is_drained=False)
+            self._publish(acks, NO_TRACES, is_drained=False)
 
-    def _publish(self, acks: Iterable[Ack], *, is_drained: bool, waited_ms: int = 0) -> None:
-        commands = [*ack_commands(acks)]
+    def _publish(
+        self, acks: Iterable[Ack], traces: Mapping[int, str], *, is_drained: bool, waited_ms: int = 0
+    ) -> None:
+        commands = [*ack_commands(acks, traces)]
         if waited_ms >= 1000 * keys.BEHIND_FROM_S and self.kind in keys.BEHIND_KINDS:
             commands.append(("SET", keys.behind_key(self.kind, self.shard), waited_ms, "PX", keys.BEHIND_TTL_MS))
         if is_drained:

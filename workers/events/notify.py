@@ -23,6 +23,7 @@ from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables.kinds import ROW_KINDS, RowKind, without_rows
 from trainwire.schemas.wire.messages import Completion, FinalStatus, Metrics, Point, Status
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES
+from trainwire.stores.tracing import span
 from trainwire.workers.drain.changes import Change, StatusChange
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.rows import as_stored
@@ -110,12 +111,14 @@ def publish(client: redis.Redis, events: Iterable[Event]) -> None:
     Raises `Unavailable` if Redis does not answer.
     """
     commands: list[Command] = []
+    parents: list[str | None] = []
     for event in events:
         data = encode_event(event)
+        parents.append(event.traceparent or None)
         commands.append(("PUBLISH", events_channel(event.job_id), data))
         if not isinstance(event, TrainingLog):
             commands.append(("PUBLISH", JOBS_CHANNEL, data))
-    with redis_errors():
+    with redis_errors(), span("publish", parents, kind="producer", events=len(parents)):
         execute_all(client, commands)
 
 
@@ -199,7 +202,8 @@ def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _head(change: Change) -> dict[str, Any]:
     """Return the fields that every event about a job contains, whatever else it reports."""
-    return {"job_id": change.after.id, "attempt": change.after.attempt}
+    head = {"job_id": change.after.id, "attempt": change.after.attempt}
+    return head if change.traceparent is None else {**head, "traceparent": change.traceparent}
 
 
 def _new_rows(change: Change, kind: RowKind, *, has_rows: bool) -> dict[str, Any]:

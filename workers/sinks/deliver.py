@@ -15,9 +15,12 @@ from math import ceil
 from typing import Final, Generic
 
 from sqlalchemy import Connection, Engine
+from structlog.contextvars import bound_contextvars
 
 from trainwire.schemas.backoff import Backoff
+from trainwire.stores.tracing import span
 from trainwire.workers.drain.store import postgres_errors
+from trainwire.workers.job_traces import NO_TRACES
 from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.base import BatchT, Delivered, DeliveredT, RowBatch, Sink, SinkUnavailable
 from trainwire.workers.sinks.plugin import SinkBacklog
@@ -58,7 +61,8 @@ class DeliveryReport:
 class Delivery(Generic[BatchT, DeliveredT]):
     """Delivers the rows of all jobs that are behind to one sink, for about `slice_s` seconds per `run`.
 
-    `backoff` computes the delays before the sink, or a single job, is tried again.
+    `backoff` computes the delays before the sink, or a single job, is tried again. `find_traces` returns the
+    `traceparent` of those jobs whose run is traced.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
         slice_s: float,
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
+        find_traces: Callable[[Sequence[int]], Mapping[int, str]] = lambda _: NO_TRACES,
     ) -> None:
         self._engine = engine
         self._backlog = backlog
@@ -77,6 +82,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
         self._slice_s = slice_s
         self._backoff = backoff or Backoff()
         self._clock = clock
+        self._find_traces = find_traces
 
     def run(self) -> DeliveryReport:
         """Deliver rows until none is left, the time slice ends, or other workers have the leases on all jobs.
@@ -157,6 +163,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
                 is_late=lambda: self._clock() >= deadline,
                 failed=cursors.failed_attempts(leases, self._sink.name, leased),
                 backoff=self._backoff,
+                traces=self._find_traces(leased),
             )
             try:
                 report.refused += delivered.run(leased)
@@ -194,6 +201,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         is_late: Callable[[], bool],
         failed: Mapping[int, int],
         backoff: Backoff,
+        traces: Mapping[int, str] = NO_TRACES,
     ) -> None:
         self._engine = engine
         self._backlog = backlog
@@ -201,6 +209,7 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         self._is_late = is_late
         self._failed = failed
         self._backoff = backoff
+        self._traces = traces
         self.has_answer = False
         self.has_failed = False
         self._has_begun = False
@@ -295,8 +304,13 @@ class DeliveryRound(Generic[BatchT, DeliveredT]):
         if self._must_end():
             return None
         self._has_begun = True
+        parents = [self._traces.get(job_id)]
         try:
-            return next(turn)
+            with (
+                bound_contextvars(job_id=job_id, sink=self._sink.name),
+                span("deliver", parents, kind="client", job_id=job_id, sink=self._sink.name),
+            ):
+                return next(turn)
         except SinkUnavailable as exc:
             if not self._fails_alone(job_id, exc):
                 self._is_unavailable.set()

@@ -19,7 +19,7 @@ def open_transport(url: str, token: str | None, origin: Origin) -> Transport:
     if is_gateway(url):
         from trainwire.ingest.sending.transports.gateway_connection import GatewayConnection  # noqa: PLC0415
 
-        return GatewayConnection(url, token, origin.job_id, origin.source)
+        return GatewayConnection(url, token, origin.job_id, origin.source, origin.traceparent)
     from trainwire.ingest.sending.transports.redis_connection import RedisConnection  # noqa: PLC0415
 
     return RedisConnection(url, origin.job_id, origin.source)

@@ -19,6 +19,7 @@ from trainwire.ingest.sending.unacked import EncodedMessage
 from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.gateway_urls import base_of
 from trainwire.schemas.keys import Kind
+from trainwire.schemas.tracing import TRACEPARENT
 from trainwire.schemas.wire.exchange import (
     CONTENT_TYPE,
     MESSAGES_PATH,
@@ -54,11 +55,14 @@ class GatewayConnection:
     least_interval_s = 0.1
     """Shortest interval between exchanges in seconds: a request costs more than a Redis command."""
 
-    def __init__(self, url: str, token: str | None, job_id: int, source: str) -> None:
+    def __init__(
+        self, url: str, token: str | None, job_id: int, source: str, traceparent: str | None = None
+    ) -> None:
         self._server = base_of(url)
         self._token = token
         self._job_id = job_id
         self._source = source
+        self._trace_headers = {} if traceparent is None else {TRACEPARENT: traceparent}
         self._path = MESSAGES_PATH.format(job_id=job_id)
         self._http = HttpClient(url)
         self._request_bytes = self._most_bytes = REQUEST_BYTES
@@ -135,7 +139,12 @@ class GatewayConnection:
 
     def _post(self, fields: Mapping[str, Any]) -> Response:
         body = zstandard.compress(encode_exchange({"source": self._source, **fields}), 1)
-        headers = {"Content-Type": CONTENT_TYPE, "Content-Encoding": "zstd", "User-Agent": "trainwire"}
+        headers = {
+            "Content-Type": CONTENT_TYPE,
+            "Content-Encoding": "zstd",
+            "User-Agent": "trainwire",
+            **self._trace_headers,
+        }
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
         return self._http.post(self._path, body, headers)

@@ -28,7 +28,7 @@ from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.events.notify import events_of, publish
 from trainwire.workers.resources import Resources
 
-DEADLINE_S = 30
+DEADLINE_S = 90
 ITEMS = {"logs": "lines", "metrics": "points", "checkpoints": "checkpoints"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 from sqlalchemy import text
@@ -27,6 +27,7 @@ from trainwire.workers.drain.decoding import RawEntry
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import Ack, IngestStream, next_page
 from trainwire.workers.errors import MostlyInvalid
+from trainwire.workers.job_traces import NO_TRACES
 from trainwire.workers.resources import Resources
 
 STREAM = stream_key("logs", 1)
@@ -230,8 +231,10 @@ def test_news_during_a_drain_is_read_by_it(resources: Resources, sender: Sender)
     rang: list[bool] = []
     settle = stream.settle
 
-    def settle_and_publish(acks: Iterable[Ack], through_id: str, waited_ms: int = 0) -> None:
-        settle(acks, through_id, waited_ms)
+    def settle_and_publish(
+        acks: Iterable[Ack], through_id: str, waited_ms: int = 0, traces: Mapping[int, str] = NO_TRACES
+    ) -> None:
+        settle(acks, through_id, waited_ms, traces)
         if not rang:
             rang.append(True)
             sender.send(logs("second"))
