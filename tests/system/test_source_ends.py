@@ -45,11 +45,14 @@ with Run(job_id=int(sys.argv[1])) as run:
 """
 KILLED_SCRIPT = """
 import os, signal, time
+import redis
 from trainwire import Run
 run = Run.from_env()
 for number in range(100):
     run.log(f"line {number}")
-time.sleep(1)
+acks = redis.Redis.from_url(os.environ["REDIS_URL"])
+while not acks.hexists("ingest:acks:2", f"{run.source}:logs"):
+    time.sleep(0.05)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 FULL = """
@@ -160,8 +163,7 @@ def test_the_end_of_a_script_killed_under_its_launcher_is_inferred(working: Reso
         REDIS_URL=url_of(working),
     )
     assert run.returncode == 128 + signal.SIGKILL
-    # The completion of the launcher may be stored before the first line of the script.
-    wait_until(lambda: sum_of(working, 2).state == "open", "the lines of the script")
+    assert sum_of(working, 2).state == "open"
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     found = sum_of(working, 2)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,7 +20,7 @@ from sqlalchemy import Engine, text
 
 from tests.factories import Sender, drain, logs
 from tests.processes import Process, kill_one, wait_until, workers_running
-from trainwire.schemas.keys import BEAT_QUEUE, HOLD_KEY, acks_key, stream_key
+from trainwire.schemas.keys import BEAT_QUEUE, DEFAULT_SHARDS, HOLD_KEY, acks_key, shard_of, stream_key
 from trainwire.schemas.migrations import upgrade
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.valkey import EmbeddedValkey
@@ -185,12 +186,23 @@ def test_postgres_restarted_twenty_times_under_a_worker(
 def fill_to_the_brim(sender: Sender) -> int:
     """Publish 4 kB lines as job 1 until Redis accepts no more; return the number of accepted lines."""
     line = os.urandom(2000).hex()
-    sent = 0
+    stream = stream_key("logs", shard_of(1, DEFAULT_SHARDS))
+
+    def entry(number: int) -> dict[Any, Any]:
+        fields = {"v": 1, "job": 1, "attempt": 1, "source": "0-test", "seq": number, "enc": "json"}
+        return fields | {"body": f'{{"log_type":"stdout","lines":["{number} {line}"],"ts":[1]}}'}
+
+    sent, client = 0, sender.client
+    # Each write is synced to the disk, but once for many that come at once; the last tenth comes one by one.
+    while (memory := client.info("memory"))["used_memory"] < 0.9 * memory["maxmemory"]:
+        with client.pipeline(transaction=False) as several:
+            for number in range(sent + 1, sent + 101):
+                several.xadd(stream, entry(number))
+            several.execute()
+        sent += 100
     with suppress(redis.OutOfMemoryError):
         while True:
-            fields = {"v": 1, "job": 1, "attempt": 1, "source": "0-test", "seq": sent + 1, "enc": "json"}
-            body = f'{{"log_type":"stdout","lines":["{sent} {line}"],"ts":[1]}}'
-            sender.send_raw("logs", 1, fields | {"body": body})
+            client.xadd(stream, entry(sent + 1))
             sent += 1
     assert sent > 5000
     # Redis now refuses every write until a tenth of the streams has been drained.
