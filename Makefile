@@ -24,7 +24,7 @@ demo: $(VENV)/.embedded ## set everything up and run a real training under train
 up: $(VENV)/.embedded ## run the whole stack in the foreground; ctrl-C stops it
 	@$(BIN)/trainwire up
 
-# Each process waits for its servers half of the time: twice as many as cores.
+# Twice as many processes as the two cores of CI: they often wait for servers and for what they have started.
 test: $(VENV)/.test ## run the tests, on real servers that they start themselves
 	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not chaos and not browser and not system" --ignore tests/integrations
 
