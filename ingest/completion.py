@@ -101,7 +101,7 @@ def completion(
     """Build the completion message of a run from its ending and `history`.
 
     `results` are arguments of `finish`; they override the values in `history`. `place` has the fields `rank`,
-    `world_size` and `launcher`, `stopped` if a request has stopped the run, and `killed`.
+    `world_size` and `launcher` of the completion, and `stopped` and `killed` if they are set.
     """
     best_epoch = results.get("best_epoch")
     return Completion(

@@ -16,7 +16,10 @@ from trainwire.schemas.gateway_urls import is_gateway
 logger = logging.getLogger("trainwire.ingest")
 
 REDIS_BACKOFF_CAP_S: Final = 1.0
-"""Longest pause in seconds before Redis is tried again: a connection costs it less than one with TLS a gateway."""
+"""Longest pause in seconds before Redis is tried again.
+
+A connection costs Redis less than a connection with TLS costs a gateway.
+"""
 
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
 """Error numbers (errno(3)) of a temporary lack of file descriptors, memory, processes or buffers."""
@@ -25,8 +28,8 @@ _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAG
 def is_passing(exc: BaseException) -> bool:
     """Return whether `exc` reports a lack of system resources, so that the same call may succeed later.
 
-    An `ImportError` counts too if its text is that of such an error: an import fails so without a free file
-    descriptor.
+    An `ImportError` counts too if it contains the text of such an error: without a free file descriptor, an import
+    fails with it.
     """
     if isinstance(exc, ImportError):
         return any(os.strerror(number) in str(exc) for number in _PASSING)
@@ -56,9 +59,10 @@ class Outage:
     """Counts consecutive failures, logs start and end of an outage, and computes the pauses between retries."""
 
     def __init__(self, timing: Timing, *, is_refusal_logged: bool = False) -> None:
-        """Initialize without an outage.
+        """Create a counter without failures.
 
-        If `is_refusal_logged`, another process warns of a refusal by the server.
+        If `is_refusal_logged` is True, another process logs an error when the server refuses this trainer, so this
+        object logs the refusal only at the level DEBUG.
         """
         self._is_refusal_logged = is_refusal_logged
         self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
@@ -72,7 +76,7 @@ class Outage:
     def note_failure(self, error: Unavailable, address: str | None) -> float:
         """Count a failure, and log it unless the outage is already logged; return the seconds to wait.
 
-        A refusal is always logged. The pause is at most `REDIS_BACKOFF_CAP_S` if `address` is that of a Redis.
+        A refusal is logged each time. The pause is at most `REDIS_BACKOFF_CAP_S` if `address` is that of a Redis.
         """
         self.is_without_server = isinstance(error, NoServer)
         if self._failures == 0:

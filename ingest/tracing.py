@@ -36,7 +36,7 @@ _warned_of: Final[set[str]] = set()
 class RunTrace:
     """The span of one run, exported at its end by a daemon thread, so that no collector can delay the training.
 
-    The thread starts with the run: at the exit of the interpreter Python starts none, and imports fail.
+    The thread starts with the run: while the interpreter exits, no thread can be started, and imports fail.
     """
 
     def __init__(self, span: Span, job_id: int) -> None:
@@ -48,7 +48,7 @@ class RunTrace:
         self.traceparent = (
             f"00-{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}-{context.trace_flags:02x}"
         )
-        """Identifies the span, in the messages of the run."""
+        """Identifies the span; the messages of the run contain it."""
         self._has_ended = threading.Event()
         self._is_exported = threading.Event()
         if context.trace_flags.sampled:
@@ -63,7 +63,7 @@ class RunTrace:
         try:
             self._end_span(status, exit_code)
         except Exception as exc:
-            # Of the SDK: the messages of the run are still to be sent.
+            # An error of the SDK must not prevent the messages of the run from being sent.
             logger.debug("unexpected while the span of the run was ended", exc_info=True)
             self._warn(message_of(exc))
         finally:
@@ -99,7 +99,7 @@ class RunTrace:
             # As the processors of the SDK do: a training may trace its HTTP requests.
             context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))  # noqa: SLF001
             self._has_ended.wait()
-            span: ReadableSpan = self._span  # type: ignore[assignment]  # a sampled one is of the SDK
+            span: ReadableSpan = self._span  # type: ignore[assignment]  # a sampled span is one of the SDK
             if exporter.export([span]) is not SpanExportResult.SUCCESS:
                 self._warn("the collector has not accepted it")
         except ImportError:
@@ -115,7 +115,7 @@ def begin_trace(settings: TraceSettings, job_id: int, place: Mapping[str, Any]) 
     """Begin the span of the run of job `job_id`; return None, with one warning, if it cannot be traced.
 
     It joins the trace of the current span of the training, or else that of the process that started this one.
-    `place` has the rank and number of ranks.
+    `place` has the rank, the number of ranks, and whether this is a launcher.
     """
     if settings.problem is not None:
         warn_once(f"{settings.problem}: the run is not traced")
@@ -125,7 +125,7 @@ def begin_trace(settings: TraceSettings, job_id: int, place: Mapping[str, Any]) 
     except ImportError:
         warn_once(f"{_NOT_INSTALLED}; the run is not traced")
     except Exception as exc:
-        # Of the SDK, for a variable of its own, or without a thread: the training runs all the same.
+        # The SDK rejects the value of a variable, or no thread can be started: the training runs without a trace.
         logger.debug("unexpected while the span of the run was begun", exc_info=True)
         warn_once(f"the run is not traced: {message_of(exc)}")
     return None
@@ -161,12 +161,12 @@ def _cause(traceparent: str | None) -> Context | None:
 
 
 def _is_of_training(_: logging.LogRecord) -> bool:
-    """Return whether a log record of a library was not made by a thread of ours, which logs one warning itself."""
+    """Return False for log records of our own threads, which log one warning instead of those of libraries."""
     return not is_own_thread()
 
 
 def warn_once(text: str) -> None:
-    """Log a warning, each text only once in a process."""
+    """Log a warning, unless this process has already logged the same text."""
     if text not in _warned_of:
         _warned_of.add(text)
         logger.warning(text)

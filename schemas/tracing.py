@@ -15,12 +15,12 @@ _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_P
 PROTOCOL: Final = "http/protobuf"
 
 TRACEPARENT: Final = "traceparent"
-"""Name of the HTTP header, of the field of a stream entry, and of that in the hash of a job's acknowledgements."""
+"""Name of an HTTP header, and of a field in stream entries and in the hash of a job's acknowledgements."""
 TRACEPARENT_VARIABLE: Final = "TRACEPARENT"
 """The environment variable with the `traceparent` of the process that started this one."""
 TRACEPARENT_CHARS: Final = 55
 _MAX_CHARS: Final = 512
-"""Longest value that is examined: a later version of the format may append fields."""
+"""Longest value that is accepted: a later version of the format may append fields."""
 _match = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?P<ids>(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})",
     re.ASCII,
@@ -38,7 +38,7 @@ def is_exporting(environ: Mapping[str, str]) -> bool:
 def export_problem(environ: Mapping[str, str]) -> str | None:
     """Return a sentence that names the variable with an unusable address or protocol; None if there is none.
 
-    The address is not repeated, because it may have a password.
+    The address is not repeated, because it may contain a password.
     """
     for name in _ENDPOINTS:
         if (address := environ.get(name)) and not re.match(r"https?://[^/\s]", address):
@@ -53,8 +53,8 @@ def export_problem(environ: Mapping[str, str]) -> str | None:
 def checked_traceparent(value: object) -> str | None:
     """Return a `traceparent` in version 00 of its format; None if `value` is not a valid one.
 
-    `value` comes from other programs and may be anything. Of a later version, the fields of version 00 are
-    returned, as the specification demands: https://www.w3.org/TR/trace-context/#versioning-of-traceparent.
+    `value` comes from other programs and may be anything. For a later version, the fields of version 00 are
+    returned, as the specification requires: https://www.w3.org/TR/trace-context/#versioning-of-traceparent.
     """
     if isinstance(value, bytes):
         value = value[: _MAX_CHARS + 1].decode("ascii", "replace")

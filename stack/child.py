@@ -197,7 +197,7 @@ def shown_exit(code: int) -> str:
 def stop_leftover(pid_path: Path, stop_signal: signal.Signals, timeout_s: float) -> bool:
     """Stop the process that a killed `trainwire up` recorded in the pid file; return whether it was running.
 
-    If it runs on `timeout_s` seconds after the stop signal, it is killed with its children.
+    If the process is still running `timeout_s` seconds after the stop signal, kill it and its children.
     """
     process = _recorded_process(pid_path)
     if process is not None:

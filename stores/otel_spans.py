@@ -1,4 +1,4 @@
-"""Makes spans with the SDK of OpenTelemetry. Imported only by processes that are traced (`stores.tracing`)."""
+"""Creates spans with the SDK of OpenTelemetry. Imported only by processes that are traced (`stores.tracing`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from opentelemetry.trace import (
 FLUSH_S: Final = 2.0
 """Longest time in seconds for which the end of a process waits for the collector."""
 _IDS: Final = "trainwire_trace_ids"
-"""Attribute of an exception with the ids of the span that it has ended."""
+"""Attribute of an exception with the ids of the span that it ended."""
 MAX_LINKS: Final = 128
 """Maximum number of links of a span; it is also the default limit of OpenTelemetry."""
 
@@ -54,7 +54,7 @@ class SlowSpans(BatchSpanProcessor):
 
 
 class Spans:
-    """Makes the spans of one process. Each forked child gets a tracer provider of its own with its first span.
+    """Creates the spans of one process. Each forked child gets a tracer provider of its own with its first span.
 
     The thread that exports spans does not survive a fork, and an open connection must not be shared. The
     constructor raises `ValueError` for an unusable variable of OpenTelemetry.
@@ -109,7 +109,7 @@ class Spans:
             try:
                 yield span
             except Exception as exc:
-                # Not its text, which may have data of a training.
+                # Not its text, which may contain data of a training.
                 span.set_status(Status(StatusCode.ERROR, type(exc).__name__))
                 vars(exc).setdefault(_IDS, self.ids())
                 raise
@@ -117,8 +117,8 @@ class Spans:
     def ids(self) -> dict[str, str | int]:
         """Return the trace_id and span_id of the current span in hexadecimal digits, and its job_id if it has one.
 
-        In an `except` block outside of a span, these are of the span that the exception has ended. Returns nothing
-        if there is no such span.
+        In an `except` block outside of a span, they are those of the span that the exception ended. Returns an
+        empty dict if there is no such span.
         """
         span = get_current_span()
         context = span.get_span_context()

@@ -60,12 +60,12 @@ def span(
 
     Args:
         name: name of the span.
-        parents: valid `traceparent` texts of the work that caused this block. One makes the span a part of that
-            trace; with several different ones the span begins a trace of its own, with a link to each. Without
-            any, the span is a part of the current span, if there is one.
+        parents: valid `traceparent` texts of the spans that caused this one. With one, it is the parent of the
+            new span. With several different ones, the new span begins a trace of its own, and has a link to each.
+            Without any, the parent is the current span, if there is one.
         began_ns: the start in nanoseconds since 1970; None: now.
         kind: the span's kind in OpenTelemetry: internal, server, client, producer or consumer.
-        attributes: values to store, under `trainwire.<name>`; None is left out.
+        attributes: attributes of the span, stored as `trainwire.<name>`; those with the value None are left out.
     """
     if _spans is None:
         return _OFF
@@ -81,7 +81,7 @@ def flush() -> None:
 def add_trace_ids(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add trace_id, span_id and job_id of the current span to a log event; a processor of structlog.
 
-    An event that is logged while an exception is handled gets those of the span that the exception has ended.
+    An event that is logged in an `except` block outside of a span gets those of the span that the exception ended.
     """
     if _spans is not None:
         for name, value in _spans.ids().items():

@@ -1,4 +1,4 @@
-"""The traces of jobs: deliveries join that of the run which sent the rows, days later too (docs/tracing.md).
+"""Finds the traces of jobs, so that a delivery joins the trace of the run, even days later (docs/tracing.md).
 
 The drain saves the `traceparent` of a job's newest message in the hash of the job's acknowledgements in Redis. It
 does so only in a process that is traced.
@@ -23,9 +23,10 @@ _FIELD: Final = TRACEPARENT.encode()
 
 
 def traces_of(entries: Iterable[tuple[int | None, Mapping[bytes, bytes]]]) -> Mapping[int, str]:
-    """Return the last valid `traceparent` of each job; `entries` are jobs with the fields of a stream entry.
+    """Return the last `traceparent` of each job, if it is valid.
 
-    Returns nothing if this process is not traced.
+    `entries` are pairs of a job and the fields of a stream entry. Returns an empty mapping if this process is not
+    traced.
     """
     if not is_tracing():
         return NO_TRACES
@@ -36,7 +37,8 @@ def traces_of(entries: Iterable[tuple[int | None, Mapping[bytes, bytes]]]) -> Ma
 def find_traces(client: redis.Redis, job_ids: Sequence[int]) -> Mapping[int, str]:
     """Return the saved `traceparent` of those jobs that have one.
 
-    Returns nothing if this process is not traced, or if Redis does not answer: a delivery does not need it.
+    Returns an empty mapping if this process is not traced, or if Redis does not answer: deliveries work without
+    traces.
     """
     if not is_tracing():
         return NO_TRACES

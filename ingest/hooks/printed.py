@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MATCH_TIMEOUT_S: Final = 5.0
 START_TIMEOUT_S: Final = 30.0
-"""Seconds for the start of the child process that matches patterns, which takes long on a busy machine."""
+"""Longest time in seconds for the start of the child process that matches patterns; a busy machine is slow."""
 _MOST_CHARS: Final = 4000
 _STEPS: Final = ("step", "global_step", "iteration", "iter")
 _EPOCH: Final = "epoch"
@@ -58,7 +58,7 @@ class PrintedMetrics:
             self._caught.metrics(PRINTED, numbers, ts=ts, step=each.step, epoch=epoch)
 
     def close(self) -> None:
-        """Kill the child process that matches the user's patterns, if there is one."""
+        """Kill the child process in which the user's patterns are matched with lines, if there is one."""
         if self._matcher is not None:
             self._matcher.close()
 
@@ -131,9 +131,9 @@ def _literal(text: str) -> Any:
 class PatternMatcher:
     """Matches the user's regular expressions in a child process.
 
-    A pattern may take practically forever for a line, while `re` holds the global interpreter lock. A thread would
-    then block the launcher; a child process can be killed. `on_slow` is then called with the pattern, which is not
-    applied any more.
+    A pattern may need hours for one line (catastrophic backtracking), and `re` holds the global interpreter lock
+    meanwhile. In a thread this would block the launcher; a child process can be killed. `on_slow` is then called
+    with the pattern, which is not applied any more.
     """
 
     def __init__(self, patterns: Sequence[str], on_slow: Callable[[str], object]) -> None:

@@ -1,4 +1,4 @@
-"""Detects that the scheduler of this machine has ended a command of the launcher (docs/slurm.md)."""
+"""Detects whether a scheduler, such as Slurm, has ended the command of the launcher (docs/slurm.md)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Final
 from trainwire.ingest.process.tracebacks import leave_note, read_note
 
 SOON_S: Final = 300.0
-"""A command that fails within this time after SIGTERM has ended because of it.
+"""A command that fails within this number of seconds after SIGTERM counts as ended by the signal.
 
-Most schedulers send SIGKILL much earlier; the notice before it can be set to minutes.
+Most schedulers send SIGKILL much earlier, but the time before SIGKILL can be set to minutes.
 """
 ANNOUNCING: Final = (SIGTERM, SIGUSR1, SIGUSR2)
 """Signals by which schedulers announce that they will kill a job."""
@@ -26,8 +26,8 @@ _MARK: Final = "preempted"
 def scheduler_of(environ: Mapping[str, str], pid: int, parent: int) -> str | None:
     """Return the scheduler that sends signals to process `pid`, such as "Slurm job 812"; None if there is none.
 
-    Kubernetes sends signals to the first process of a container. Its variables alone prove nothing: other
-    processes have them too.
+    Kubernetes sends signals to the first process of a container. Its environment variables alone prove nothing:
+    other processes have them too.
     """
     for variable, name in _JOBS:
         if number := environ.get(variable, "").strip():
@@ -37,7 +37,7 @@ def scheduler_of(environ: Mapping[str, str], pid: int, parent: int) -> str | Non
 
 
 def is_past_limit(environ: Mapping[str, str], now_s: float) -> bool:
-    """Return whether the time limit of the Slurm job is over; then SIGTERM is no pre-emption."""
+    """Return whether the Slurm job has reached its time limit; SIGTERM is then not a pre-emption."""
     end = environ.get("SLURM_JOB_END_TIME", "").strip()
     return end.isascii() and end.isdecimal() and now_s >= int(end[:15])
 
@@ -45,8 +45,8 @@ def is_past_limit(environ: Mapping[str, str], now_s: float) -> bool:
 class Preemption:
     """A signal that announced the end of a command, and whether the command has ended because of it.
 
-    `folder` is the folder through which scripts of the command report to the launcher, None without one: they
-    find there that their job is pre-empted.
+    `folder` is the folder through which the launcher and the scripts of the command exchange files, or None. The
+    launcher writes a file into it from which the scripts learn of a pre-emption.
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path | None) -> None:
@@ -56,7 +56,7 @@ class Preemption:
         self._announced: dict[int, float] = {}
 
     def note(self, signum: int) -> None:
-        """Note a signal from outside, before it is forwarded to the command."""
+        """Record a signal that the launcher has received, before it is forwarded to the command."""
         if self._scheduler is None or signum not in ANNOUNCING or is_past_limit(self._environ, time.time()):
             return
         self._announced.setdefault(signum, time.monotonic())
@@ -66,8 +66,8 @@ class Preemption:
     def reason(self, exit_code: int) -> str | None:
         """Return why the command was pre-empted, such as "SIGTERM in Slurm job 812"; None if it was not.
 
-        `exit_code` is that of a shell. Exit code 0 is a success. SIGUSR1 and SIGUSR2 count only if they have
-        killed the command.
+        `exit_code` is in the format of a shell: 128 + signal number if a signal killed the command. A command with
+        exit code 0 was not pre-empted. SIGUSR1 and SIGUSR2 count only if they killed the command.
         """
         if exit_code == 0:
             return None
@@ -82,9 +82,9 @@ class Preemption:
 
 
 def marked_reason(folder: Path) -> str | None:
-    """Return why the job of this script's launcher is pre-empted; None if it is not, or not any more.
+    """Return the reason if the launcher has recorded a pre-emption in the last `SOON_S` seconds, else None.
 
-    `folder` is that of `Preemption`.
+    Called by scripts; `folder` is the one of the launcher's `Preemption`.
     """
     mark = folder / _MARK
     with suppress(OSError):

@@ -1,4 +1,7 @@
-"""Decides how often a trainer sends, by how far behind the workers are (docs/decisions/0043)."""
+"""Computes the interval between two flushes of a trainer, which is longer while the workers are behind.
+
+See docs/decisions/0043.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from typing import Final
 from trainwire.schemas.keys import BEHIND_FROM_S
 
 LONGEST_INTERVAL_S: Final = 5.0
-"""Longest interval between two flushes in seconds, unless a longer one is set."""
+"""Longest interval between two flushes in seconds, unless `least_s` is longer."""
 GROWTH: Final = 2.0
-"""Seconds of the interval for each second that the workers are behind, above `BEHIND_FROM_S`."""
+"""Length of the interval in seconds for each second above `BEHIND_FROM_S` that the workers are behind."""
 NEAR: Final = 1.1
-"""Ratio of two intervals below which they count as equal, so that the interval reaches its end."""
+"""Intervals count as equal if their ratio is below this; without it, the interval would never reach its target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class FlushPace:
 
     @property
     def is_slow(self) -> bool:
-        """Return whether messages are collected for longer than `least_s`."""
+        """Return whether the interval is longer than `least_s`."""
         return self.interval_s > self.least_s
 
     def after(self, behind_s: float) -> FlushPace:

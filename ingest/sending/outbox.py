@@ -300,7 +300,7 @@ class Outbox:
         return True
 
     def _count_messages(self, completion: Completion) -> None:
-        """Set the number of messages of each kind in the completion, which counts as the last message itself."""
+        """Set `produced` and `dropped` of the completion; the completion itself is included in the count."""
         produced: dict[str, int] = {
             kind: messages.last for kind, messages in self._messages.items() if messages.last
         }

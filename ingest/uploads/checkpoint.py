@@ -127,9 +127,9 @@ class Slot(NamedTuple):
 def slot_of(checkpoint: Checkpoint, is_folder: bool) -> Slot:
     """Return the slot of a checkpoint.
 
-    A newer checkpoint of the same slot supersedes it if its upload has not begun. For the kinds `best`, `last` and
-    `final`, the step is not part of the slot. Retention deletes superseded uploads by the same rule
-    (`trainwire.workers.checkpoints.surplus`).
+    A newer checkpoint replaces an older one of the same slot: an upload of the older one that has not begun is
+    cancelled, and workers delete its uploaded file (`trainwire.workers.checkpoints.surplus`, which uses the same
+    slots). For the kinds `best`, `last` and `final`, the step is not part of the slot.
     """
     step = None if checkpoint.kind in NEWEST_KINDS else checkpoint.step
     return Slot(checkpoint.kind, checkpoint.epoch, step, _ending(checkpoint, is_folder))

@@ -1,4 +1,7 @@
-"""Joins the bodies of consecutive messages of a source for one entry, and splits them again (decision 43)."""
+"""Joins the bodies of consecutive messages of a source, and splits them again (docs/decisions/0043).
+
+The joined body is sent in one entry of the stream.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,11 @@ from trainwire.schemas.wire.validation import InvalidMessage
 
 
 def joined_body(first: Body, second: Body) -> Body | None:
-    """Return one body with the lines or points of both; None if they do not belong into one entry.
+    """Return one body with the lines or points of both; None if they cannot be joined.
 
-    Lines of stdout and stderr are not joined, nor messages with other parts than lines, points and progress.
+    Bodies of log lines are joined if all their other fields are equal: lines of stdout and stderr are not joined.
+    Bodies of points are joined if they have the same rank, start time and `resume_step`, and no other fields than
+    points and progress. The result has at most `MAX_ITEMS` lines or points.
     """
     counts = item_count(first), item_count(second)
     if not all(counts) or sum(counts) > MAX_ITEMS:
@@ -53,7 +58,7 @@ def _joined_metrics(first: Metrics, second: Metrics) -> Metrics | None:
 
 
 def split(message: Message) -> Iterator[Message]:
-    """Yield the messages of a joined one, each with its number. The last one has the progress."""
+    """Yield the messages that were joined into `message`, each with its number; the last one has the progress."""
     body = message.body
     for number, (begin, end) in enumerate(pairwise(accumulate(message.parts, initial=0)), message.first):
         part: Body = body

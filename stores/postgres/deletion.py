@@ -168,9 +168,10 @@ def begin_deletion(
 
     After the commit the job is not listed any more, and none of its messages are stored or delivered. Workers
     delete the remaining data. `by` and `reason` (at most MAX_REASON_CHARS) are stored in the tombstone.
-    If the job was deleted before, its parts that are `left`, and its `kept` parts other than files that `choice`
-    does not keep, are set to `open`. Raises `NoSuchJob` if there is neither a job nor a tombstone, and
-    `StillAtWork` if the job has not ended and `force` is False.
+    If the job was deleted before, parts with the state `left` are set to `open`, and so are `kept` parts that
+    `choice` does not keep. Kept files stay `kept`, because the rows that list them are deleted.
+    Raises `NoSuchJob` if there is neither a job nor a tombstone, and `StillAtWork` if the job has not ended and
+    `force` is False.
     """
     # Waits for drains that have locked the job; later drains find the tombstone.
     connection.execute(_LOCK, {"job_id": job_id})

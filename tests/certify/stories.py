@@ -1,4 +1,8 @@
-"""What happens during a run besides its training: conditions, commands of an operator, and new workers."""
+"""Stories: the steps of a run besides its training, such as backups, commands of an operator, and new workers.
+
+A story is a generator. The run executes each step that it yields: waits for a condition, runs a command, or
+restarts the worker.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,10 @@ if TYPE_CHECKING:
     from tests.certify.world import World
 
 ARMED: Final = "armed"
-"""The signal from which on calls of a run count, where its scenario has one."""
+"""The signal after which calls of a run count, if its scenario has `is_armed_by_story`."""
 PAGE_S: Final = 10.0
 ANSWER_S: Final = 60.0
-"""Seconds within which a gateway is started again and answers, on a busy machine."""
+"""Longest time in seconds until a gateway that was killed answers again, on a busy machine."""
 ROWS: Final = {"logs": "training_logs", "metrics": "training_metrics", "checkpoints": "training_checkpoints"}
 
 Condition = Callable[[], bool]
@@ -33,16 +37,16 @@ Condition = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Command:
-    """A command of an operator, in a process of its own; it is repeated until it succeeds.
+    """A command of an operator, run in a process of its own; it is repeated until it succeeds.
 
-    Its calls count for `role`; nothing counts if that is empty.
+    Its calls are counted under `role`; if that is empty, they are not counted.
     """
 
     name: str
     run: Callable[[], None]
     role: str
     is_done: Condition = lambda: False
-    """Whether a command that fails need not be repeated, because an earlier try has done its work."""
+    """Whether a failed command is not repeated, because it has had its effect."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,7 @@ Story = Callable[["World"], Iterator[Step]]
 
 
 def trainwire(*arguments: str, is_done: Condition = lambda: False) -> Command:
-    """Return a command of the command line."""
-
+    """Return the command `trainwire` with these arguments."""
     _import_commands()
 
     def run() -> None:
@@ -74,12 +77,12 @@ def _import_commands() -> None:
 
 
 def arm(world: World) -> None:
-    """Let calls of the run count from now on."""
+    """Count the calls of the run from now on."""
     signal_file(world.folder, ARMED).touch()
 
 
 def pause(seconds: float) -> Iterator[Step]:
-    """Let time pass before an outage, whose place in the run is arbitrary."""
+    """Wait before an outage that may begin anywhere in the run."""
     until = time.monotonic() + seconds
     yield lambda: time.monotonic() >= until
 
@@ -89,7 +92,7 @@ def _signal(world: World, name: str) -> None:
 
 
 def _has(world: World, rows: int, kind: str = "logs") -> Condition:
-    """Return the condition that so many rows of a kind are stored."""
+    """Return the condition that at least `rows` rows of a kind are stored."""
     return lambda: _number(world, f"SELECT count(*) FROM {ROWS[kind]} WHERE job_id = {world.job}") >= rows
 
 
@@ -166,7 +169,7 @@ def stop(world: World) -> Iterator[Step]:
 
 
 def alert(world: World) -> Iterator[Step]:
-    """The rules come into force, then the training begins."""
+    """The alert rules take effect, then the training begins."""
     yield lambda: _number(world, "SELECT count(*) FROM delivery_cursors WHERE sink = 'alerts'") > 0
     arm(world)
     _signal(world, "rules")
@@ -176,7 +179,7 @@ CSV: Final = "step,loss,f1\n" + "".join(f"{number},{1 / (number + 1)},{number}\n
 
 
 def import_csv(world: World) -> Iterator[Step]:
-    """An operator imports a run, and begins again where that failed."""
+    """An operator imports a run, and repeats the import if it failed."""
     from trainwire.cli.transfer.readers.csv_file import csv_run  # noqa: PLC0415 - few runs need it
 
     file = world.folder / f"imported-{world.job}.csv"
@@ -211,9 +214,9 @@ def age_files(world: World) -> Iterator[Step]:
 
 
 def run_commands(world: World) -> Iterator[Step]:
-    """An operator looks at the job with all commands that read, and lets its lines be delivered again.
+    """An operator runs all commands that read the job, and has its lines delivered again.
 
-    The commands do not depend on each other: of a command that fails, the others are left out.
+    The commands do not depend on each other: if one of them has the failing call, the others are left out.
     """
     arm(world)
     job = str(world.job)
@@ -257,11 +260,11 @@ PAGES: Final = (
     "/jobs/{job}/checkpoints",
     "/alerts",
 )
-"""The addresses of the gateway that read; those that send commands have stories of their own."""
+"""The addresses of the gateway for reading; those that send commands have stories of their own."""
 
 
 def read_pages(world: World) -> Iterator[Step]:
-    """A reader requests all documents of the gateway: each answers as expected, or that a store is unavailable."""
+    """A reader requests all documents of the gateway, until it returns each; errors must be 502 or 503."""
     arm(world)
 
     def run() -> None:
@@ -276,7 +279,7 @@ def read_pages(world: World) -> Iterator[Step]:
 
 
 def _answer(session: requests.Session, url: str) -> requests.Response:
-    """Request a document until the answer is 200; raise `AssertionError` for another one than "unavailable"."""
+    """Request a document until the status is 200; raise `AssertionError` for a status other than 502 and 503."""
     deadline = time.monotonic() + ANSWER_S
     while time.monotonic() < deadline:
         try:

@@ -88,9 +88,9 @@ class Position:
         return self._fill(seq)
 
     def lose(self, first: int, last: int, reason: str) -> int:
-        """Move those of the numbers `first` to `last` that are missing to `lost`; return how many were moved.
+        """Record the missing ones of the messages `first` to `last` as lost; return their number.
 
-        Numbers above `last_seq` count as missing.
+        Messages above `last_seq` are missing too; `last_seq` is then raised to `last`.
         """
         self.only_advanced = False
         self._extend(last)

@@ -118,9 +118,10 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
 
 
 def order_anew(resources: Resources, queues: Collection[str]) -> None:
-    """Send the orders again that a killed worker of these queues may have lost; a duplicate is harmless.
+    """Send orders for `queues` again, because a killed worker may have lost them; a duplicate is harmless.
 
-    Orders of drains are only made possible again: the stream watch of a starting worker sends those at once.
+    For drains, only the keys that mark streams as ordered are deleted: the stream watch of a starting worker then
+    sends the orders at once.
     """
     if keys.INGEST_QUEUE in queues:
         streams = all_streams(resources.settings.ingest_shards)

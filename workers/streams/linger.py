@@ -1,4 +1,7 @@
-"""Lets messages of busy streams collect, so that one transaction takes many of them (decision 43)."""
+"""Delays the next drain of a stream while workers are busy, so that one transaction stores more messages.
+
+See docs/decisions/0043.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,21 @@ from typing import Final
 from trainwire.schemas.keys import Kind
 
 MOST_LINGER_S: Final = 0.2
-"""Longest time in seconds for which messages wait so that more of them collect."""
+"""Longest delay of the next drain of a stream, in seconds."""
 LEAST_SHARE: Final = 0.2
-"""Share of its time that a process spends in drains, up to which no stream has to wait."""
+"""Drains are not delayed while the process spends at most this share of its time in them."""
 FULL_SHARE: Final = 0.4
-"""Share from which streams wait for `MOST_LINGER_S`."""
+"""The delay is `MOST_LINGER_S` if the process spends at least this share of its time in drains."""
 ENOUGH_ENTRIES: Final = 500
-"""Entries of a transaction from which its fixed cost (5 to 15 ms of CPU time) matters little."""
+"""With this many entries or more, the fixed cost of a transaction (5 to 15 ms of CPU time) matters little."""
 MEMORY_S: Final = 1.0
 """Time constant, in seconds, of the average of the share."""
 LINGERING_KINDS: Final[tuple[Kind, ...]] = ("logs", "metrics")
-"""The kinds with many messages; checkpoints and completions are few and urgent."""
+"""The kinds whose drains may be delayed; checkpoints and completions are few and urgent."""
 
 
 def linger_s(share: float, entries: int) -> float:
-    """Return for how many seconds a stream is left alone after a drain has emptied it.
+    """Return for how many seconds the next drain of a stream is delayed after a drain has emptied it.
 
     Args:
         share: the share of its time that this process spends in drains.

@@ -54,10 +54,10 @@ def find_provenance(connection: Connection, job_id: int, attempt: int) -> dict[s
 
 
 def renaming(attempts: Sequence[Attempt]) -> str | None:
-    """Return a warning if the two newest named attempts have different names, else None.
+    """Return a warning if a user may have reused the job number of another training, else None.
 
-    Different names suggest that a user has reused the job number of another training. A job whose first attempt
-    resumes from a step is another warning.
+    There are two signs: the first stored attempt resumes from a step, or the two newest named attempts have
+    different names. If both are present, the warning is about the first.
     """
     if attempts and attempts[0].resume_step is not None:
         return (

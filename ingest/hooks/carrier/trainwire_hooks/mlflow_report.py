@@ -16,10 +16,11 @@ Fields = dict[str, Any]
 
 
 def place_of(runs: dict[str, Fields], name: str, tags: dict[str, str]) -> Fields:
-    """Return two fields of a new run in MLflow: `prefix`, for its metric names, and `rank`, of this process.
+    """Return a dict with the rank of this process (`rank`) and the prefix of metric names (`prefix`).
 
-    The prefix is empty for the first run of a rank. For a later run it is the name of the run, after the prefix of
-    its parent if it is nested; a number is added if the prefix is already in use.
+    `runs` are the earlier runs in MLflow of the job; `name` and `tags` are those of the new one. The prefix is
+    empty for the first run of a rank. For a later run it is `{name}/`, or `{name}-2/` and so on if that is already
+    in use; for a nested run, the prefix of its parent is put before the name.
     """
     rank = " ".join(f"{key}={value}" for key, value in sorted(os.environ.items()) if key in _RANKS)
     same_rank = [run for run in runs.values() if run["rank"] == rank]
