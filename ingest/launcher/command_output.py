@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, TextIO
 
@@ -134,8 +135,10 @@ def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
 def occupy_standard_descriptors() -> None:
     """Open /dev/null for each closed standard stream, so that no file opened later gets its descriptor number.
 
-    The command does not inherit these descriptors: its streams stay closed.
+    The command does not inherit these descriptors: its streams stay closed. Without /dev/null, as in a bare
+    chroot, nothing is opened.
     """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
-        pass
-    os.close(descriptor)
+    with suppress(OSError):  # the command must start in any case
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+            pass
+        os.close(descriptor)

@@ -193,7 +193,8 @@ def _of_loki(world: World, stored: list[tuple[str, str]], *, may_have_more: bool
 
 
 def _of_redis(world: World) -> Iterator[str]:
-    left = {key: world.redis.xlen(key) for kind in KINDS for key in world.redis.scan_iter(f"ingest:*:{kind}")}
+    names = [f"ingest:{{*}}:{kind}" for kind in KINDS]
+    left = {key: world.redis.xlen(key) for name in names for key in world.redis.scan_iter(name)}
     if any(left.values()):
         yield f"entries left in {left}"
     if halted := world.redis.hgetall("ingest:halted"):

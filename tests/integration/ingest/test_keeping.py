@@ -198,3 +198,30 @@ def test_closed_streams_take_nothing_from_the_log(valkey: Any, tmp_path: Path, c
     assert done.returncode == (4 if "<&-" in closed else 3)
     assert (valkey.lines("stdout"), valkey.lines("stderr")) == (["out"], ["err"])
     assert done.stdout == (b"" if ">&-" in closed.split() or ">/dev/full" in closed.split() else b"out\n")
+
+
+NO_NULL_DEVICE = """
+import os
+original = os.open
+def refuse(path, *arguments, **options):
+    if path == os.devnull:
+        raise PermissionError(13, "Permission denied")
+    return original(path, *arguments, **options)
+os.open = refuse
+"""
+
+
+def test_a_command_starts_without_the_null_device(valkey: Any, tmp_path: Path) -> None:
+    """In a sandbox whose /dev/null cannot be opened, the command runs, and its output is shown and logged."""
+    (tmp_path / "sitecustomize.py").write_text(NO_NULL_DEVICE)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", "trainwire.ingest", "--job-id", "42", "--", "echo", "out"],
+        env={**os.environ, "PYTHONPATH": path, "REDIS_URL": valkey.url, "TRAINWIRE_SETTLE_S": "0.1"},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (0, b"out\n")
+    assert valkey.lines("stdout") == ["out"]
