@@ -25,6 +25,7 @@ from trainwire.client.source import (
     LogQuery,
     MetricNames,
 )
+from trainwire.schemas.completeness_states import may_grow
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.metric_download import (
     LENGTH_BYTES,
@@ -46,7 +47,10 @@ MAX_NAMES_CHARS: Final = 2000
 A character has up to twelve in an address, of which nginx accepts 8 KB.
 """
 RECONNECT_S: Final = 1.0
-_ENDS: Final = ("training_complete", "training_error", "training_deleted")
+SETTLE_S: Final = 10.0
+"""Longest time for which `follow` waits for rows that are stored after the completion."""
+SETTLE_POLL_S: Final = 0.1
+_ENDS: Final = ("training_complete", "training_error")
 
 
 class HttpSource:
@@ -179,6 +183,7 @@ class HttpSource:
     def follow(self, job_id: int) -> Iterator[dict[str, Any]]:
         """Yield the events of a job until it has ended; reconnect and continue if the connection ends.
 
+        The last rows may come after the event of the end, for they are stored by other drains; they are awaited.
         `GatewayUnavailable` is raised only before the first event, because a gateway may restart later.
         """
         position: str | None = None
@@ -190,7 +195,10 @@ class HttpSource:
                         position = found or position
                         yield event
                         rows = _rows_at_end(event) or rows
-                        if event["type"] in _ENDS or (rows and position and _has_all(position, rows)):
+                        if event["type"] in _ENDS:
+                            rows = self._settled_rows(job_id)
+                        has_all = rows and position and _has_all(position, rows)
+                        if has_all or event["type"] == "training_deleted":
                             return
             except GatewayUnavailable:
                 if position is None:
@@ -198,6 +206,15 @@ class HttpSource:
             except (OSError, HTTPException):  # the connection ended within an event
                 pass
             time.sleep(RECONNECT_S)
+
+    def _settled_rows(self, job_id: int) -> list[int]:
+        """Return the numbers of rows of an ended job, once no more are expected, or after `SETTLE_S` seconds."""
+        deadline = time.monotonic() + SETTLE_S
+        while may_grow(self._json(f"/jobs/{job_id}/completeness")):
+            if time.monotonic() > deadline:  # the trainer was killed: the rest of its spool may be sent much later
+                break
+            time.sleep(SETTLE_POLL_S)
+        return _rows(self._json(f"/jobs/{job_id}"))
 
     def close(self) -> None:
         """Do nothing, because no connection stays open between requests."""
@@ -231,7 +248,12 @@ def _rows_at_end(event: dict[str, Any]) -> list[int] | None:
     """
     if event["type"] not in ("snapshot", "resumed") or event["job"]["status"] not in FINISHED:
         return None
-    return [event["job"]["rows"][kind] for kind in ("logs", "metrics", "checkpoints")]
+    return _rows(event["job"])
+
+
+def _rows(job: dict[str, Any]) -> list[int]:
+    """Return the numbers of rows in the document of a job, in the order of a position in the feed."""
+    return [job["rows"][kind] for kind in ("logs", "metrics", "checkpoints")]
 
 
 def _has_all(position: str, rows: Sequence[int]) -> bool:

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from trainwire.schemas.completeness_states import State
 from trainwire.schemas.wire.messages import Status
 from trainwire.stores.postgres.alerts import AlertEntry, DestinationOutage
-from trainwire.stores.postgres.completeness import State
 from trainwire.stores.postgres.deletion import DeletionPart, PartName
 from trainwire.stores.postgres.deletion_plan import DeletionPlan
 from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from trainwire.schemas.completeness_states import State
 from trainwire.schemas.wire.messages import FINISHED, Status
 from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.postgres.source_positions import (
@@ -26,9 +27,6 @@ from trainwire.stores.postgres.source_positions import (
     shared_ranks,
 )
 
-State = Literal["open", "incomplete", "unproven", "accounted", "complete"]
-MAY_GROW: Final[tuple[State, ...]] = ("open", "incomplete")
-"""States in which more rows may arrive."""
 SHOWN_RANGES: Final = 10
 SHOWN_SOURCES: Final = 5
 
@@ -183,14 +181,6 @@ def assess(
         unnumbered=unnumbered or {},
         shared_ranks=shared_ranks(rows, now or datetime.now(UTC)),
     )
-
-
-def may_grow(document: Mapping[str, Any]) -> bool:
-    """Return whether more rows of a job may arrive, from the `document` of its sum.
-
-    Computed from the document because a gateway sends nothing else; `trainwire logs -f` waits while it is True.
-    """
-    return document["state"] in MAY_GROW or bool(document["absent_ranks"])
 
 
 def shown_ranges(ranges: Sequence[tuple[int, int]]) -> str:

@@ -19,13 +19,14 @@ from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import local, safe, warn
 from trainwire.client.job import Job as ClientJob
+from trainwire.schemas.completeness_states import may_grow
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.locate import Address
 from trainwire.stores.loki.http import LokiUnavailable, loki_http
 from trainwire.stores.loki.lines import find_lines
-from trainwire.stores.postgres.completeness import find_completeness, may_grow
+from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.jobs.job_lookup import Job, find_job, removed_rows
 from trainwire.stores.rows.command_rows import LogFilter, StoredLine, logs_after, newest_logs
 from trainwire.workers.sinks.loki.sink import LokiSink

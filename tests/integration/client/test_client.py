@@ -457,6 +457,19 @@ def test_new_rows_are_followed_until_the_end(feed_gateway: GatewayProcess, train
     assert [event["type"] for event in again.follow()] == ["snapshot"]
 
 
+def test_lines_stored_after_the_completion_are_followed(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """A completion can be stored before the last lines, because each kind of message has a stream of its own."""
+    trainer.send(logs("first"))
+    events = Client(feed_gateway.url).job(trainer.job_id).follow()
+    assert next(events)["type"] == "snapshot"
+    trainer.send(completion(produced={"logs": 2, "completions": 1}))
+    assert next(events)["type"] == "training_complete"
+    timer = threading.Timer(0.5, trainer.send, [logs("last")])
+    timer.start()
+    assert [line["text"] for event in events for line in event.get("lines") or ()] == ["last"]
+    timer.join()
+
+
 def test_a_token_is_needed_where_the_gateway_requires_one(
     guarded: GatewayServer, resources: Resources, job: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from trainwire.schemas.completeness_states import State, may_grow
 from trainwire.schemas.wire.messages import Status
-from trainwire.stores.postgres.completeness import Completeness, State, assess, may_grow, shown_ranges
+from trainwire.stores.postgres.completeness import Completeness, assess, shown_ranges
 from trainwire.stores.postgres.source_positions import SourcePosition
 
 
