@@ -120,10 +120,17 @@ def _of_folder(world: World, connection: Connection, shards: int) -> Iterator[st
 
 
 def _of_uploads(world: World, connection: Connection, kept: frozenset[int]) -> Iterator[str]:
-    columns = "step, uri, verified_at IS NOT NULL, deleted_at IS NULL"
+    columns = "step, uri, upload_error, verified_at IS NOT NULL, deleted_at IS NULL"
     query = f"SELECT {columns} FROM training_checkpoints WHERE job_id = {world.job} AND step >= 10"
-    for step, uri, is_verified, is_kept in connection.execute(text(query)).all():
-        if not is_verified or is_kept != (step in kept):
+    uploads = connection.execute(text(query)).all()
+    failed = [upload for upload in uploads if upload[2] is not None]
+    if failed and "file." not in world.failed_call:
+        yield f"not uploaded: {failed}"
+    for step, uri, error, is_verified, is_kept in uploads:
+        if error is not None:
+            continue
+        # Which file is kept depends on the uploads that did not fail.
+        if not is_verified or (not failed and is_kept != (step in kept)):
             yield f"the upload of step {step} is verified: {is_verified}, kept: {is_kept}"
         if uri.startswith("s3:") and bool(world.objects(uri)) != is_kept:
             yield f"the bucket has {world.objects(uri)} of step {step}, kept: {is_kept}"

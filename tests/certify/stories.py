@@ -229,7 +229,7 @@ def run_commands(world: World) -> Iterator[Step]:
         ["deliveries"],
         ["dead-letters", "list"],
         ["alerts"],
-        ["verify", job],
+        ["verify", job, "--sink", "loki"],
         ["export", job, "--output", str(world.folder / "exported")],
         ["replay", job, "--sink", "loki", "--from", "1"],
         ["tag", job, "seen=yes"],
