@@ -44,15 +44,18 @@ with Run(job_id=int(sys.argv[1])) as run:
     os.wait()
 """
 KILLED_SCRIPT = """
-import os, signal, time
+import os, signal, sys, time
 import redis
 from trainwire import Run
 run = Run.from_env()
 for number in range(100):
     run.log(f"line {number}")
-acks = redis.Redis.from_url(os.environ["REDIS_URL"])
-while not acks.hexists("ingest:acks:2", f"{run.source}:logs"):
-    time.sleep(0.05)
+if sys.argv[1] == "stored":
+    acks = redis.Redis.from_url(os.environ["REDIS_URL"])
+    while not acks.hexists("ingest:acks:2", f"{run.source}:logs"):
+        time.sleep(0.05)
+else:
+    time.sleep(1)  # the spool has each line after 0.2 s
 os.kill(os.getpid(), signal.SIGKILL)
 """
 FULL = """
@@ -150,7 +153,7 @@ def test_a_child_that_outlives_the_block_belongs_to_its_attempt(working: Resourc
 
 
 def test_the_end_of_a_script_killed_under_its_launcher_is_inferred(working: Resources, tmp_path: Path) -> None:
-    """The job is `open` until the script's spool is sent; then its source is named as unproven."""
+    """Its launcher names the script's source, so the sum is unproven, before and after its spool is sent."""
     run = python(
         "-m",
         "trainwire.ingest",
@@ -160,10 +163,11 @@ def test_the_end_of_a_script_killed_under_its_launcher_is_inferred(working: Reso
         sys.executable,
         "-c",
         KILLED_SCRIPT,
+        "stored",
         REDIS_URL=url_of(working),
     )
     assert run.returncode == 128 + signal.SIGKILL
-    assert sum_of(working, 2).state == "open"
+    assert sum_of(working, 2).state == "unproven"
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     found = sum_of(working, 2)
@@ -192,7 +196,7 @@ def test_messages_dropped_by_a_killed_trainer_are_counted(working: Resources, tm
 def test_one_pass_sends_the_spool_of_a_killed_trainer(working: Resources, tmp_path: Path) -> None:
     """One `trainwire spool send` sends the whole spool and removes its folder."""
     env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_JOB_ID": "4"}
-    assert python("-c", KILLED_SCRIPT, **env).returncode == -signal.SIGKILL
+    assert python("-c", KILLED_SCRIPT, "spooled", **env).returncode == -signal.SIGKILL
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert sum_of(working, 4).missing == 0 < sum_of(working, 4).stored

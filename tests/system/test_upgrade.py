@@ -146,22 +146,26 @@ def test_old_and_new_work_side_by_side(
     train: Callable[..., subprocess.Popen[str]],
     who_works: str,
 ) -> None:
-    """On the newer tables, workers of both releases store what trainers of both send, once."""
+    """On the newer tables, old workers store what trainers of both releases send, and both workers those of old.
+
+    Trainers are upgraded last: while they know from newer workers that these are behind, they join messages, and
+    an older worker refuses these (docs/deploy.md).
+    """
     with ExitStack() as running:
         for version, python in {"old": previous_python, "new": None}.items():
             if who_works in {version, "both"}:
                 folder = tmp_path / version
                 folder.mkdir()
                 running.enter_context(workers_running(resources.settings, folder, python=python))
-        pythons = {1: previous_python, 2: sys.executable, 3: previous_python, 4: sys.executable}
-        trainings = [train(python, job) for job, python in pythons.items()]
-        trainings.append(train(sys.executable, 6, "preempted"))
-        for training in trainings:
+        trainings = {job: train(previous_python, job) for job in (1, 2)}
+        if who_works == "old":
+            trainings |= {3: train(sys.executable, 3), 4: train(sys.executable, 4, "preempted")}
+        for training in trainings.values():
             check_receipt(training)
-        check_rows(resources, *pythons, 6)
-        assert {state_of(resources, job) for job in (*pythons, 6)} == {"complete"}
+        check_rows(resources, *trainings)
+        assert {state_of(resources, job) for job in trainings} == {"complete"}
         statuses = dict(rows(resources.engine, training_jobs, "id", "status", order=["id"]))
-        assert {statuses.pop(6)} <= ({"failed"} if who_works == "old" else {"failed", "preempted"})
+        assert statuses.pop(4, "failed") == "failed"  # an old worker does not know the status
         assert set(statuses.values()) == {"completed"}
 
 
