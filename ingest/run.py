@@ -136,7 +136,8 @@ class Run(RunReports, RunEnd):
             about["name"] = default_name(script_of_process(), self.job_id)
         running = Progress(status="running", total_epochs=epochs, resume_step=start.resume_step)
         self._open(settings, running, {**about, "parent_id": lineage.parent_id, "fork_step": lineage.fork_step})
-        is_of_launcher = self._is_launched and not number.is_made
+        is_printed = about["name"] in (None, settings.job_name)
+        is_of_launcher = self._is_launched and not number.is_made and is_printed
         if not settings.vitals.is_launcher and not is_of_launcher:  # a launcher prints the link itself
             announce(settings, number, about["name"], self.rank)
 

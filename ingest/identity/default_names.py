@@ -32,12 +32,12 @@ def default_name(script: str, job_id: int) -> str:
     Words are easier to read and remember than hex digits. Of 100 jobs of a script, two have the same name with
     a probability of 1.2%.
     """
-    digest = int.from_bytes(hashlib.blake2b(str(job_id).encode(), digest_size=8).digest())
-    words = []
-    for choice in (_FIRST.split(), _SECOND.split()):
-        digest, index = divmod(digest, len(choice))
-        words.append(choice[index])
-    return f"{script}-{'-'.join(words)}-{digest % 100:02}"
+    return f"{script}{_ending(job_id)}"
+
+
+def is_default_name(name: str, job_id: int) -> bool:
+    """Return whether `name` is a default name of this job, whatever its script."""
+    return name.endswith(_ending(job_id))
 
 
 def script_of_process() -> str:
@@ -59,6 +59,15 @@ def script_of_command(command: Sequence[str]) -> str:
         if before == "-m" and not argument.startswith("-") and "torch.distributed" not in argument:
             return argument.rpartition(".")[2] or _NO_SCRIPT
     return _stem(command[0])
+
+
+def _ending(job_id: int) -> str:
+    digest = int.from_bytes(hashlib.blake2b(str(job_id).encode(), digest_size=8).digest())
+    words = []
+    for choice in (_FIRST.split(), _SECOND.split()):
+        digest, index = divmod(digest, len(choice))
+        words.append(choice[index])
+    return f"-{'-'.join(words)}-{digest % 100:02}"
 
 
 def _stem(path: str) -> str:
