@@ -298,6 +298,7 @@ def test_redirects_that_never_end(gateway: ScriptedGateway, connection: Connect)
         ((200, {"Content-Type": "text/html"}, b"<html>sign in"), "answers with text/html"),
         ((200, {"Content-Type": CONTENT_TYPE}, b"\xc1"), "its answer cannot be read"),
         ((404, {"Content-Type": "text/html"}, b""), "HTTP status 404: is TRAINWIRE_URL the address of a gateway"),
+        ((400, {"Content-Type": "text/html"}, b"<html>"), "HTTP status 400: does this port expect https://"),
         (problem(422, "a\x1b[31mb"), r"a \[31mb"),
         ((503, {"Content-Type": "application/problem+json"}, b"["), "HTTP status 503"),
     ],
