@@ -14,7 +14,7 @@ from trainwire.ingest.call_guard import forgiving
 from trainwire.ingest.completion import History
 from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.identity.announcements import announce
-from trainwire.ingest.identity.default_names import default_name, script_of_process
+from trainwire.ingest.identity.default_names import default_name, named, script_of_process
 from trainwire.ingest.identity.lineage import checked_lineage
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.identity.origin import Origin
@@ -116,7 +116,7 @@ class Run(RunReports, RunEnd):
         about = description(name, params, grouped(tags, project, group), mlflow_run_id)
         number = open_runs.number_for(settings, place) if job_id is None else JobNumber(checked_id(job_id))
         self.job_id: int = number.job_id
-        about["name"], settings = settings.named(about["name"], self.job_id)
+        about["name"], settings = named(settings, about["name"], self.job_id)
         lineage = checked_lineage(number, resume_from_step, parent, fork_step)
         start = start_of(settings, number, attempt, lineage.resume_step, is_job_given=job_id is not None)
         self.attempt = start.attempt

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
+
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 _FIRST: Final = (
     "amber bold brave brisk bright calm clear clever cool cosy crisp dapper early eager fair fancy fine fleet "
@@ -35,9 +38,19 @@ def default_name(script: str, job_id: int) -> str:
     return f"{script}{_ending(job_id)}"
 
 
-def is_default_name(name: str, job_id: int) -> bool:
-    """Return whether `name` is a default name of this job, whatever its script."""
-    return name.endswith(_ending(job_id))
+def named(settings: TrainerSettings, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
+    """Return the name and the settings for a run of job `job_id` that was given `name`, or no name (None).
+
+    If `settings` are of the same job, a run without a name gets their `job_name`. One with a name gets it too if a
+    user has chosen it (`trainwire run --name`), but not if it is a default name. If the run has another job or name
+    than `settings`, `is_refused_alike` is False in the result: the server may refuse this run and not its launcher,
+    so this process logs the refusal itself. Settings without a job id fit any job.
+    """
+    if settings.job_id == job_id and settings.job_name and not settings.job_name.endswith(_ending(job_id)):
+        return settings.job_name, settings
+    if settings.job_id not in (None, job_id) or name not in (None, settings.job_name):
+        return name, replace(settings, is_refused_alike=False)
+    return (settings.job_name if settings.job_id == job_id else name), settings
 
 
 def script_of_process() -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from trainwire.ingest.identity.default_names import is_default_name
 from trainwire.ingest.process.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
 from trainwire.ingest.settings.environment import optional_whole, word
@@ -189,21 +188,6 @@ class TrainerSettings:
                 environ.pop(each, None)
             if name in _CAUTIOUS:
                 environ[name] = _CAUTIOUS[name]
-
-    def named(self, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
-        """Return the name and the settings for a run of job `job_id` that was given `name`, or no name (None).
-
-        If these settings are of the same job, a run without a name gets `job_name`; one with a name gets it too,
-        if a user has chosen `job_name` (`trainwire run --name`), but not if it is a default name. If the run has
-        another job or name than these settings, `is_refused_alike` is False in the result: the server may refuse
-        this run and not its launcher, so this process logs the refusal itself. Settings without a job id fit any
-        job.
-        """
-        if self.job_id == job_id and self.job_name is not None and not is_default_name(self.job_name, job_id):
-            return self.job_name, self
-        if self.job_id not in (None, job_id) or name not in (None, self.job_name):
-            return name, replace(self, is_refused_alike=False)
-        return (self.job_name if self.job_id == job_id else name), self
 
     @property
     def streams(self) -> str | None:

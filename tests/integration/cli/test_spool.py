@@ -39,10 +39,10 @@ def test_a_job_in_the_spool_is_shown_by_its_name(trainwire: Trainwire, tmp_path:
     listed = json.loads(trainwire("spool", "list", "--json", "--spool", str(spool)).out)
     assert {each["job_id"]: each["name"] for each in listed} == {1: "digits", 2: "digits-2", 3: "cats", 4: None}
     for text, shown in (
-        ("2", "line of 2"),
-        ("digits", "line of 1"),
-        ("digits-", "line of 2"),
-        ("ca", "line of 3"),
+        ("2", "line 2"),
+        ("digits", "line 1"),
+        ("digits-", "line 2"),
+        ("ca", "line 3"),
     ):
         assert trainwire("spool", "show", text, "--spool", str(spool)).out == f"{shown}\n"
     several, none = (trainwire("spool", "show", text, "--spool", str(spool)) for text in ("di", "dogs"))
