@@ -41,10 +41,10 @@ def default_name(script: str, job_id: int) -> str:
 def named(settings: TrainerSettings, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
     """Return the name and the settings for a run of job `job_id` that was given `name`, or no name (None).
 
-    If `settings` are of the same job, a run without a name gets their `job_name`. One with a name gets it too if a
-    user has chosen it (`trainwire run --name`), but not if it is a default name. If the run has another job or name
-    than `settings`, `is_refused_alike` is False in the result: the server may refuse this run and not its launcher,
-    so this process logs the refusal itself. Settings without a job id fit any job.
+    If `settings` are of the same job, a run without a name gets their `job_name`. One with a name gets it too, if
+    a user has chosen it (`trainwire run --name`), but not if it is a default name. If the run has another job or
+    name than `settings`, `is_refused_alike` is False in the result: the server may refuse this run and not its
+    launcher, so this process logs the refusal itself. Settings without a job id fit any job.
     """
     if settings.job_id == job_id and settings.job_name and not settings.job_name.endswith(_ending(job_id)):
         return settings.job_name, settings
