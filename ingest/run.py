@@ -14,7 +14,7 @@ from trainwire.ingest.call_guard import forgiving
 from trainwire.ingest.completion import History
 from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.identity.announcements import announce
-from trainwire.ingest.identity.default_names import default_name, script_of_process
+from trainwire.ingest.identity.default_names import default_name, named, script_of_process
 from trainwire.ingest.identity.lineage import checked_lineage
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.identity.origin import Origin
@@ -116,7 +116,7 @@ class Run(RunReports, RunEnd):
         about = description(name, params, grouped(tags, project, group), mlflow_run_id)
         number = open_runs.number_for(settings, place) if job_id is None else JobNumber(checked_id(job_id))
         self.job_id: int = number.job_id
-        about["name"], settings = settings.named(about["name"], self.job_id)
+        about["name"], settings = named(settings, about["name"], self.job_id)
         lineage = checked_lineage(number, resume_from_step, parent, fork_step)
         start = start_of(settings, number, attempt, lineage.resume_step, is_job_given=job_id is not None)
         self.attempt = start.attempt
@@ -136,7 +136,8 @@ class Run(RunReports, RunEnd):
             about["name"] = default_name(script_of_process(), self.job_id)
         running = Progress(status="running", total_epochs=epochs, resume_step=start.resume_step)
         self._open(settings, running, {**about, "parent_id": lineage.parent_id, "fork_step": lineage.fork_step})
-        is_of_launcher = self._is_launched and not number.is_made
+        is_printed = about["name"] in (None, settings.job_name)
+        is_of_launcher = self._is_launched and not number.is_made and is_printed
         if not settings.vitals.is_launcher and not is_of_launcher:  # a launcher prints the link itself
             announce(settings, number, about["name"], self.rank)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
+
+from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 _FIRST: Final = (
     "amber bold brave brisk bright calm clear clever cool cosy crisp dapper early eager fair fancy fine fleet "
@@ -32,12 +35,22 @@ def default_name(script: str, job_id: int) -> str:
     Words are easier to read and remember than hex digits. Of 100 jobs of a script, two have the same name with
     a probability of 1.2%.
     """
-    digest = int.from_bytes(hashlib.blake2b(str(job_id).encode(), digest_size=8).digest())
-    words = []
-    for choice in (_FIRST.split(), _SECOND.split()):
-        digest, index = divmod(digest, len(choice))
-        words.append(choice[index])
-    return f"{script}-{'-'.join(words)}-{digest % 100:02}"
+    return f"{script}{_ending(job_id)}"
+
+
+def named(settings: TrainerSettings, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
+    """Return the name and the settings for a run of job `job_id` that was given `name`, or no name (None).
+
+    If `settings` are of the same job, a run without a name gets their `job_name`. One with a name gets it too, if
+    a user has chosen it (`trainwire run --name`), but not if it is a default name. If the run has another job or
+    name than `settings`, `is_refused_alike` is False in the result: the server may refuse this run and not its
+    launcher, so this process logs the refusal itself. Settings without a job id fit any job.
+    """
+    if settings.job_id == job_id and settings.job_name and not settings.job_name.endswith(_ending(job_id)):
+        return settings.job_name, settings
+    if settings.job_id not in (None, job_id) or name not in (None, settings.job_name):
+        return name, replace(settings, is_refused_alike=False)
+    return (settings.job_name if settings.job_id == job_id else name), settings
 
 
 def script_of_process() -> str:
@@ -59,6 +72,15 @@ def script_of_command(command: Sequence[str]) -> str:
         if before == "-m" and not argument.startswith("-") and "torch.distributed" not in argument:
             return argument.rpartition(".")[2] or _NO_SCRIPT
     return _stem(command[0])
+
+
+def _ending(job_id: int) -> str:
+    digest = int.from_bytes(hashlib.blake2b(str(job_id).encode(), digest_size=8).digest())
+    words = []
+    for choice in (_FIRST.split(), _SECOND.split()):
+        digest, index = divmod(digest, len(choice))
+        words.append(choice[index])
+    return f"-{'-'.join(words)}-{digest % 100:02}"
 
 
 def _stem(path: str) -> str:

@@ -189,17 +189,6 @@ class TrainerSettings:
             if name in _CAUTIOUS:
                 environ[name] = _CAUTIOUS[name]
 
-    def named(self, name: str | None, job_id: int) -> tuple[str | None, TrainerSettings]:
-        """Return the name and the settings for a run of job `job_id` that was given `name`, or no name (None).
-
-        If these settings name the same job, a run without a name gets `job_name`. If the run has another job or
-        name than these settings, `is_refused_alike` is False in the result: the server may refuse this run and not
-        its launcher, so this process logs the refusal itself. Settings without a job id fit any job.
-        """
-        if self.job_id not in (None, job_id) or name not in (None, self.job_name):
-            return name, replace(self, is_refused_alike=False)
-        return (self.job_name if self.job_id == job_id else name), self
-
     @property
     def streams(self) -> str | None:
         """Return the configured address of the gateway, else that of the Redis with the streams, else None."""

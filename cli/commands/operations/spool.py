@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, job_number, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, job_number, servers, write_json
 from trainwire.cli.numbers import seconds_option
 from trainwire.cli.terminal import local, one_line, print_table, say, warn
 from trainwire.ingest.destinations import ANY_STACK, name_of
@@ -25,7 +25,7 @@ from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.wire.body_decoding import decode_body
 from trainwire.schemas.wire.entries import open_envelope
-from trainwire.schemas.wire.messages import Logs
+from trainwire.schemas.wire.messages import Logs, Metrics
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import streams_url
 
@@ -54,14 +54,35 @@ def list_sources(as_json: AsJson = False, spool: SpoolDir = None) -> None:
 
 
 @app.command()
-def show(job_id: JobId, spool: SpoolDir = None) -> None:
+def show(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="Its number, its name, or the beginning of its name.")],
+    spool: SpoolDir = None,
+) -> None:
     """Print the log lines of a job that are in the spool; some of them may already be stored in Postgres."""
-    sources = [source for source in list_spool(_folder(spool)) if source.about.job_id == job_id]
-    if not sources:
-        raise Problem(f"no messages of job {job_id} in {_folder(spool)}")
+    folder = _folder(spool)
+    sources = list(list_spool(folder))
+    job_id = _job_id(job, sources, folder)
     for source in sources:
-        for line in _lines(source):
-            say(one_line(line))
+        if source.about.job_id == job_id:
+            for line in _lines(source):
+                say(one_line(line))
+
+
+def _job_id(text: str, sources: list[Spooled], folder: Path) -> int:
+    """Return the number of the job with this number, this name, or a name that begins with `text`.
+
+    Raises `Problem` unless exactly one job of these sources fits.
+    """
+    names = [(source.about.job_id, _job_name(source) or "") for source in sources]
+    fitting = {job_id for job_id, name in names if text == str(job_id)}
+    fitting = fitting or {job_id for job_id, name in names if text == name}
+    fitting = fitting or {job_id for job_id, name in names if text and name.startswith(text)}
+    if not fitting:
+        raise Problem(f"no messages of job {text} in {folder}: `trainwire spool list` lists what there is")
+    if len(fitting) > 1:
+        numbers = ", ".join(map(str, sorted(fitting)))
+        raise Problem(f"{len(fitting)} jobs in {folder} fit {text!r}: choose one by its number: {numbers}")
+    return fitting.pop()
 
 
 @app.command()
@@ -200,17 +221,28 @@ def _lines(source: Spooled) -> Iterator[str]:
             yield f"[messages {seq} to {following - 1} are damaged]"
             seq = following
         for number, entry in found.items():
-            fields = {name.encode(): str(value).encode() for name, value in entry.items() if name != "body"}
-            body = entry["body"]
-            assert isinstance(body, bytes)  # noqa: S101 - the spool stores bodies as bytes
-            yield from _text("logs", fields | {b"body": body})
+            body = _body("logs", entry)
+            if isinstance(body, Logs):
+                yield from body.lines
             seq = number + 1
 
 
-def _text(kind: Kind, fields: dict[bytes, bytes]) -> Iterator[str]:
-    body = decode_body(kind, open_envelope(fields))
-    if isinstance(body, Logs):
-        yield from body.lines
+def _job_name(source: Spooled) -> str | None:
+    """Return the name that a source gives its job at its start; None if it gives none, or if that is stored."""
+    spool = Spool(SourceFolder(source.path, source.about, -1), NO_LIMIT)
+    span = spool.spans().get("metrics")
+    for entry in spool.read("metrics", span.first).values() if span else ():
+        body = _body("metrics", entry)
+        if isinstance(body, Metrics) and body.name is not None:
+            return body.name
+    return None
+
+
+def _body(kind: Kind, entry: Mapping[str, object]) -> object:
+    fields = {name.encode(): str(value).encode() for name, value in entry.items() if name != "body"}
+    body = entry["body"]
+    assert isinstance(body, bytes)  # noqa: S101 - the spool stores bodies as bytes
+    return decode_body(kind, open_envelope(fields | {b"body": body}))
 
 
 def _show_table(found: list[Spooled]) -> None:
@@ -220,12 +252,13 @@ def _show_table(found: list[Spooled]) -> None:
         counts = " · ".join(f"{source.messages[kind]:,} {kind}" for kind in KINDS if kind in source.messages)
         rows.append(
             (
-                *(about.job_id, about.attempt or None, about.source, about.server, about.host, about.pid),
+                *(about.job_id, one_line(_job_name(source) or ""), about.attempt or None),
+                *(about.source, about.server, about.host, about.pid),
                 *("in use" if source.is_live else "left", counts, f"{source.size_bytes / 1e6:,.1f} MB"),
                 f"{local(source.written_at):%Y-%m-%d %H:%M:%S}",
             )
         )
-    columns = ("job", "attempt", "source", "server", "host", "pid", "state", "messages", "size", "written")
+    columns = ("job", "name", "attempt", "source", "server", "host", "pid", "state", "messages", "size", "written")
     print_table(columns, rows)
 
 
@@ -233,6 +266,7 @@ def _document(source: Spooled) -> dict[str, object]:
     about = source.about
     return {
         "job_id": about.job_id,
+        "name": _job_name(source),
         "attempt": about.attempt or None,
         "source": about.source,
         "rank": about.rank,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import chain
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, TextIO
 
+from trainwire.cli.transfer.readers.csv_columns import NOT_UTF8, Columns, columns_of_header, delimiter_of
 from trainwire.cli.transfer.runs import (
     MAX_NS,
     MIN_NS,
@@ -24,38 +23,17 @@ from trainwire.cli.transfer.runs import (
     content_hash,
 )
 from trainwire.schemas.non_finite import BEYOND_FLOAT, is_beyond_float
-from trainwire.schemas.times import seconds_to_ns, to_ns
-from trainwire.schemas.wire.limits import MAX_ITEMS, MAX_METRIC_NAME_CHARS
+from trainwire.schemas.wire.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.wire.messages import Point
-from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stack.errors import Problem
 
 MAX_CELL_CHARS: Final = 64 * 1024 * 1024
 """Largest number of characters in a cell; more are the result of a quote that is not closed."""
 MAX_HEADER_CHARS: Final = 1024 * 1024
-TIME_NAMES: Final = frozenset({"time", "timestamp", "wall_time", "wall time"})
-FORM: Final = (
-    "expected a header with `step`, `epoch` or `time` and a column for each metric, or with `name`, `value` "
-    "and one of these"
-)
+FIRST_ROWS: Final = 100
+"""Number of rows that are searched for the first time."""
 _NO_NUMBER: Final = "not a number"
 _NO_TIME: Final = "time is neither ISO 8601 nor seconds since 1970"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Indexes of the columns in a CSV file.
-
-    `long` has the indexes of the columns `name` and `value` in the long form, and is None in the wide form.
-    """
-
-    step: int | None
-    epoch: int | None
-    time: int | None
-    long: tuple[int, int] | None
-    metrics: tuple[tuple[int, str], ...]
-    unnamed: tuple[int, ...]
-    width: int
 
 
 def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
@@ -74,9 +52,12 @@ def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
             if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
                 raise Problem(f"{path} is UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`")
         with _opened(path) as file:
-            delimiter = _delimiter(file.readline(MAX_HEADER_CHARS))
+            delimiter = delimiter_of(file.readline(MAX_HEADER_CHARS))
             file.seek(0)
-            columns = _columns(path, next(_rows(path, file, delimiter), []))
+            rows = _rows(path, file, delimiter)
+            columns = columns_of_header(path, next(rows, []), delimiter).without_elapsed(
+                _readable(islice(rows, FIRST_ROWS))
+            )
     except OSError as exc:
         raise Problem(f"cannot read {path}: {exc.strerror or exc}") from exc
     shown = name or path.stem
@@ -94,6 +75,8 @@ class _CsvReader:
         self._columns = columns
         self._changed_ns = changed_ns
         self._tally = tally
+        self._has_fractions = False
+        """Whether epochs have fractions, such as 0.5 in the middle of the first one."""
 
     def items(self, name: str) -> Iterator[Item]:
         """Yield the header, the points and the end of the run; skip and count cells that cannot be stored."""
@@ -128,6 +111,7 @@ class _CsvReader:
     def _wide(self, rows: Iterable[Sequence[str]]) -> Iterator[Point]:
         metrics, width = self._columns.metrics, self._columns.width
         last = max(index for index, _ in metrics)
+        number = self._columns.number if self._columns.has_decimal_commas else float
         for row in rows:
             values = {}
             if len(row) <= last or len(row) > width:
@@ -136,7 +120,7 @@ class _CsvReader:
                 cell = row[index]
                 if cell:
                     try:
-                        values[name] = float(cell)
+                        values[name] = number(cell)
                     except ValueError:
                         if not cell.isspace():
                             self._tally.skip("points", f"{_NO_NUMBER}, column {name[:100]!r}")
@@ -163,8 +147,11 @@ class _CsvReader:
             if not name or len(name) > MAX_METRIC_NAME_CHARS:
                 self._tally.skip("points", f"name is empty or over {MAX_METRIC_NAME_CHARS:,} characters")
                 continue
+            if NOT_UTF8 in name:
+                self._tally.skip("points", "name is not UTF-8")
+                continue
             try:
-                values = {name: float(cell)}
+                values = {name: self._columns.number(cell)}
             except ValueError:
                 self._tally.skip("points", "no value" if not cell.strip() else _NO_NUMBER)
                 continue
@@ -181,18 +168,40 @@ class _CsvReader:
     def _point(self, row: Sequence[str], values: dict[str, float]) -> Point | None:
         columns = self._columns
         try:
-            step = None if columns.step is None else _whole(row, columns.step)
-            epoch = None if columns.epoch is None else _whole(row, columns.epoch)
+            step = columns.whole(row, columns.step)
+            epoch = self._epoch(row, values)
         except ValueError:
             self._tally.skip("points", "step or epoch is not a whole number", len(values))
             return None
         if columns.time is None:
             return Point(ts=self._changed_ns, values=values, epoch=epoch, step=step)
-        ts = _time_ns(row[columns.time] if columns.time < len(row) else "")
+        ts = columns.time_ns(row)
         if ts is None or not MIN_NS <= ts <= MAX_NS:
             self._tally.skip("points", _NO_TIME if ts is None else OUT_OF_RANGE, len(values))
             return None
         return Point(ts=ts, values=values, epoch=epoch, step=step)
+
+    def _epoch(self, row: Sequence[str], values: dict[str, float]) -> int | None:
+        """Return the epoch of a row; raise `ValueError` if it is no number.
+
+        In the wide form it may have a fraction, as Transformers writes it: then the point is in the current epoch,
+        counted from 1, and the number is added to `values` as the metric `epoch`, as for printed lines.
+        """
+        columns = self._columns
+        try:
+            epoch = columns.whole(row, columns.epoch)
+        except ValueError:
+            if columns.long or columns.epoch is None:
+                raise
+            fraction = columns.number(row[columns.epoch])
+            if not math.isfinite(fraction) or fraction.is_integer():  # an integer beyond 64 bits
+                raise
+            self._has_fractions = True
+            values["epoch"] = fraction
+            return math.ceil(fraction)
+        if self._has_fractions and epoch is not None:
+            values["epoch"] = float(epoch)
+        return epoch
 
 
 def _merged(points: Iterable[Point]) -> Iterator[Point]:
@@ -218,6 +227,12 @@ def _opened(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig", errors="replace", newline="")
 
 
+def _readable(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Yield rows up to the first that cannot be read."""
+    with suppress(Problem):
+        yield from rows
+
+
 def _rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     csv.field_size_limit(MAX_CELL_CHARS)
     row: list[str] = []
@@ -235,74 +250,3 @@ def _rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[list[str]
             f"{path}, line {before + 1:,}: a quote is not closed, so the lines after it are not read; "
             "close it or remove it"
         )
-
-
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
-
-
-def _columns(path: Path, header: Sequence[str]) -> Columns:
-    names = [name.strip() for name in header]
-    if not any(names):
-        raise Problem(f"{path} has no header: {FORM}")
-    repeated = [name for name, count in Counter(filter(None, names)).items() if count > 1]
-    if repeated:
-        raise Problem(f"{path} has two columns {repeated[0][:100]!r}: rename one of them")
-    lower = [name.lower() for name in names]
-    at = {kind: lower.index(kind) if kind in lower else None for kind in ("step", "epoch", "name", "value")}
-    time_at = next((index for index, name in enumerate(lower) if name in TIME_NAMES), None)
-    places = {at["step"], at["epoch"], time_at} - {None}
-    found = ", ".join(repr(name[:50]) for name in names[:10])
-    long = None if at["name"] is None or at["value"] is None else (at["name"], at["value"])
-    metrics = tuple((index, name) for index, name in enumerate(names) if name and index not in places)
-    if not places or not metrics:
-        raise Problem(f"{path} has the columns {found}: {FORM}")
-    longest = max(metrics, key=lambda metric: len(metric[1]))[1]
-    if len(longest) > MAX_METRIC_NAME_CHARS or len(metrics) > MAX_ITEMS:
-        raise Problem(
-            f"{path} has {len(metrics):,} metrics, one with a name of {len(longest):,} characters: at most "
-            f"{MAX_ITEMS:,} metrics, with {MAX_METRIC_NAME_CHARS:,} characters each, are allowed"
-        )
-    return Columns(
-        step=at["step"],
-        epoch=at["epoch"],
-        time=time_at,
-        long=long,
-        metrics=() if long else metrics,
-        unnamed=() if long else tuple(index for index, name in enumerate(names) if not name),
-        width=len(names),
-    )
-
-
-def _whole(row: Sequence[str], index: int) -> int | None:
-    """Parse a cell as an integer; return None if it is empty, and raise `ValueError` if it is not an integer."""
-    text = row[index].strip() if index < len(row) else ""
-    if not text:
-        return None
-    try:
-        number = int(text)
-    except ValueError:
-        floating = float(text)
-        if not floating.is_integer():  # false for NaN and infinities too
-            raise ValueError(text) from None
-        number = int(floating)
-    if abs(number) > MAX_ID:
-        raise ValueError(text)
-    return number
-
-
-def _time_ns(text: str) -> int | None:
-    """Parse a time as nanoseconds since 1970; return None if it is invalid.
-
-    It may be ISO 8601, by default in UTC, or seconds since 1970.
-    """
-    text = text.strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            at = datetime.fromisoformat(text)
-            return to_ns(at if at.tzinfo is not None else at.replace(tzinfo=UTC))
-        except (ValueError, OverflowError):
-            return None
-    return seconds_to_ns(seconds) if math.isfinite(seconds) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from array import array
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -37,9 +38,11 @@ _MS: Final = 1_000_000
 def mlflow_api(uri: str) -> MlflowApi:
     """Return a client for an MLflow server; raise `Problem` if `uri` is not an HTTP URL."""
     if not uri.startswith(("http://", "https://")):
+        # MLflow 3.17 refuses folders without the variable.
+        allow = "" if "://" in uri and not uri.startswith("file:") else "MLFLOW_ALLOW_FILE_STORE=true "
         raise Problem(
-            f"{uri!r} is not the address of an MLflow server: start one with "
-            f"`mlflow server --backend-store-uri {uri}` and give its address, like http://localhost:5000"
+            f"{uri!r} is not the address of an MLflow server: start one with `{allow}mlflow server "
+            f"--backend-store-uri {shlex.quote(uri)}` and give its address, like http://localhost:5000"
         )
     return MlflowApi(plain_send(uri))
 

@@ -161,6 +161,8 @@ class GatewayConnection:
             case 401 | 403:
                 token = "" if self._token else " (TRAINWIRE_TOKEN is not set)"
                 raise Refused(f"{self._server} refuses the messages of job {self._job_id}: {detail}{token}")
+            case 400 if response.media_type == "text/html" and self._server.startswith("http://"):  # nginx
+                raise Unavailable(f"{detail}: does this port expect https://?")
             case 404 | 405:
                 raise Unavailable(f"{detail}: is TRAINWIRE_URL the address of a gateway of this version?")
             case 413:

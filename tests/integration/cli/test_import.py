@@ -364,7 +364,12 @@ def make_run(server: MlflowServer, experiment: str, status: str) -> str:
         (("csv", "/no/such.csv"), "/no/such.csv", "No such file"),
         (("tensorboard", "/no/such"), "/no/such", "tensorboard --logdir"),
         (("wandb", "/no/such"), "/no/such", "the folder `wandb` of the training"),
-        (("mlflow", "sqlite:///mlflow.db"), "sqlite:///mlflow.db", "mlflow server --backend-store-uri"),
+        (("mlflow", "sqlite:///mlflow.db"), "sqlite:///mlflow.db", "`mlflow server --backend-store-uri"),
+        (
+            ("mlflow", "my runs"),
+            "my runs",
+            "`MLFLOW_ALLOW_FILE_STORE=true mlflow server --backend-store-uri 'my runs'",
+        ),
         (("mlflow", "http://127.0.0.1:1"), "127.0.0.1:1", "run the same command again"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.integration.cli.conftest import Trainwire
 from trainwire.ingest.spool.folder import About, SourceFolder
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.wire.entries import encode_entry
-from trainwire.schemas.wire.messages import Logs, Message
+from trainwire.schemas.wire.messages import Logs, Message, Metrics
 
 
 def leave(spool: Path, job_id: int) -> Path:
@@ -22,6 +23,32 @@ def leave(spool: Path, job_id: int) -> Path:
     left.append("logs", 1, 1, encode_entry(Message("logs", job_id, 1, "0-test", 1, body)))
     left.close()
     return folder.path
+
+
+def test_a_job_in_the_spool_is_shown_by_its_name(trainwire: Trainwire, tmp_path: Path) -> None:
+    """A number, a name or the beginning of one; where several jobs fit, the error has their numbers."""
+    spool = tmp_path / "spool"
+    for job_id, name in ((1, "digits"), (2, "digits-2"), (3, "cats")):
+        left = Spool(SourceFolder.create(spool, About(job_id, 1, "0-test", None, "redis:6379/0")), 1 << 40)
+        begin = Message("metrics", job_id, 1, "0-test", 1, Metrics(ts=1, name=name))
+        line = Message("logs", job_id, 1, "0-test", 1, Logs(log_type="stdout", lines=[f"line {job_id}"], ts=[1]))
+        left.append("metrics", 1, 1, encode_entry(begin))
+        left.append("logs", 1, 1, encode_entry(line))
+        left.close()
+    leave(spool, 4)
+    listed = json.loads(trainwire("spool", "list", "--json", "--spool", str(spool)).out)
+    assert {each["job_id"]: each["name"] for each in listed} == {1: "digits", 2: "digits-2", 3: "cats", 4: None}
+    for text, shown in (
+        ("2", "line 2"),
+        ("digits", "line 1"),
+        ("digits-", "line 2"),
+        ("ca", "line 3"),
+    ):
+        assert trainwire("spool", "show", text, "--spool", str(spool)).out == f"{shown}\n"
+    several, none = (trainwire("spool", "show", text, "--spool", str(spool)) for text in ("di", "dogs"))
+    assert (several.code, none.code) == (1, 1)
+    assert "choose one by its number: 1, 2" in " ".join(several.err.split())
+    assert "no messages of job dogs" in " ".join(none.err.split())
 
 
 @pytest.fixture

@@ -86,6 +86,27 @@ def test_a_script_under_the_launcher_joins_its_job(valkey: Any) -> None:
     assert re.fullmatch(r"python-[a-z]+-[a-z]+-\d\d", names[numbers[1]][0])
 
 
+def test_a_chosen_name_is_kept_and_a_default_one_replaced(valkey: Any) -> None:
+    """`--name` goes before the name in the code, and this before a default name: then a second line has it."""
+    script = SAYS.replace("Run()", "Run(name='digits')")
+    launcher, page = (sys.executable, "-m", "trainwire.ingest"), "http://page.test"
+    (job_id,), errors = finish(
+        start(valkey, *launcher, "--", sys.executable, "-c", script, TRAINWIRE_PAGE_URL=page)
+    )
+    first, second = errors.splitlines()
+    assert re.fullmatch(rf"trainwire: python-[a-z]+-[a-z]+-\d\d \(job {job_id}\): .*", first)
+    assert second == f"trainwire: digits (job {job_id}): {page}/#/jobs/{job_id}"
+    (chosen,), errors = finish(
+        start(valkey, *launcher, "--name", "cats", "--", sys.executable, "-c", script, TRAINWIRE_PAGE_URL=page)
+    )
+    assert errors == f"trainwire: cats (job {chosen}): {page}/#/jobs/{chosen}\n"
+    names = {
+        number: [body.name for body in sent if body.name] for number, sent in bodies(valkey, "metrics").items()
+    }
+    assert names[job_id][-1] == "digits"
+    assert names[chosen] == ["cats", "cats"]
+
+
 def test_runs_in_a_loop_are_jobs_in_the_order_of_time(valkey: Any) -> None:
     """Twenty runs of one process, one after the other, are twenty jobs, each completed once."""
     script = (

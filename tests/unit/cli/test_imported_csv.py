@@ -38,6 +38,10 @@ def read(tmp_path: Path, content: str | bytes) -> tuple[list[Point], Tally]:
         ("Wall time,Step,Value\n1700000001.5,1,0.5\n", (None, 1, {"Value": 0.5})),
         ("name,step,value\nloss,1,0.5\nacc,1,0.25\n", (None, 1, {"loss": 0.5, "acc": 0.25})),
         ("step,loss,note\n1,0.5\n", (None, 1, {"loss": 0.5})),
+        ("_step,_timestamp,loss\n1,1700000001.5,0.5\n", (None, 1, {"loss": 0.5})),
+        ("iteration,global_step,loss\n7,1,0.5\n", (None, 1, {"loss": 0.5, "iteration": 7.0})),
+        ("step;time;loss;x\n1;1700000001,5;0,5;-1,5e-1\n", (None, 1, {"loss": 0.5, "x": -0.15})),
+        ("name;step;value\nloss;1,0;0,5\n", (None, 1, {"loss": 0.5})),
     ],
 )
 def test_forms_of_a_header(tmp_path: Path, content: str, expected: tuple[object, ...]) -> None:
@@ -66,6 +70,9 @@ def test_times_are_iso_or_seconds_and_else_that_of_the_file(tmp_path: Path) -> N
         ("x,2024-01-01,0.5", "step or epoch is not a whole number"),
         ("1.5,2024-01-01,0.5", "step or epoch is not a whole number"),
         ("nan,2024-01-01,0.5", "step or epoch is not a whole number"),
+        (f"{2**64}.0,2024-01-01,0.5", "step or epoch is not a whole number"),
+        ('"1,5",2024-01-01,0.5', "step or epoch is not a whole number"),
+        ('1,2024-01-01,"0,5"', "not a number, column 'loss'"),
         (f"{2**64},2024-01-01,0.5", "step or epoch is not a whole number"),
         ("1,yesterday,0.5", "time is neither ISO 8601 nor seconds since 1970"),
         ("1,,0.5", "time is neither ISO 8601 nor seconds since 1970"),
@@ -95,11 +102,43 @@ def test_a_number_beyond_a_float_is_not_an_infinity(tmp_path: Path) -> None:
     assert tally.skipped["points"] == {"number beyond the range of a float (1.8e308)": 1}
 
 
+def test_epochs_with_fractions_are_kept_as_a_metric(tmp_path: Path) -> None:
+    """As Transformers' history has them: the point is in the current epoch; in the long form they are counted."""
+    points, tally = read(tmp_path, "loss,epoch,step\n3,0,0\n2,0.5,10\n1,1.0,20\n0,nan,30\n0,inf,40\n9,,50\n")
+    assert [(point.epoch, point.step, point.values) for point in points] == [
+        (0, 0, {"loss": 3.0}),
+        (1, 10, {"loss": 2.0, "epoch": 0.5}),
+        (1, 20, {"loss": 1.0, "epoch": 1.0}),
+        (None, 50, {"loss": 9.0}),
+    ]
+    assert tally.skipped["points"] == {"step or epoch is not a whole number": 2}
+    _, tally = read(tmp_path, "name,value,epoch\nloss,1,0.5\n")
+    assert tally.skipped["points"] == {"step or epoch is not a whole number": 1}
+
+
+def test_a_time_since_the_start_is_a_metric(tmp_path: Path) -> None:
+    """Ultralytics' column `time` has seconds since the start of the training: points have the file's time."""
+    points, tally = read(tmp_path, "epoch,time,loss\n1,,3\n2,12.5,2\n3,1700000000,1\n")
+    assert [(point.epoch, point.ts, point.values) for point in points] == [
+        (1, 1_700_000_000 * 10**9, {"loss": 3.0}),
+        (2, 1_700_000_000 * 10**9, {"time": 12.5, "loss": 2.0}),
+        (3, 1_700_000_000 * 10**9, {"time": 1_700_000_000.0, "loss": 1.0}),
+    ]
+    assert not any(tally.skipped.values())
+    (point,), _ = read(tmp_path, "name,step,value,time\nloss,1,0.5,12.5\n")
+    assert (point.ts, point.values) == (1_700_000_000 * 10**9, {"loss": 0.5})
+    (point,), _ = read(tmp_path, "time,loss\n12.5,0.5\n")
+    assert (point.ts, point.values) == (12_500_000_000, {"loss": 0.5})
+
+
 def test_bytes_that_are_no_utf8_are_no_number(tmp_path: Path) -> None:
     """A cell in another encoding is counted, and nothing else is lost."""
     points, tally = read(tmp_path, b"step,loss\n1,\xff\n2,\x000\n3,3\n")
     assert [point.step for point in points] == [3]
     assert tally.skipped["points"].total() == 2
+    points, tally = read(tmp_path, b"step,name,value\n1,l\xf6ss,1\n2,loss,2\n")
+    assert [point.values for point in points] == [{"loss": 2.0}]
+    assert tally.skipped["points"] == {"name is not UTF-8": 1}
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
@@ -146,6 +185,7 @@ def test_a_column_without_a_name_is_counted(tmp_path: Path) -> None:
         ("step,loss,loss\n1,2,3\n", "two columns 'loss'"),
         ("step," + "x" * 1001 + "\n", "1,001 characters"),
         ("step,loss\n1,2\n".encode("utf-16"), "iconv"),
+        ("step,l\u00f6ss\n1,2\n".encode("latin-1"), "is not UTF-8, so a column would be called 'l\ufffdss'"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "expected a header"),
     ],
 )

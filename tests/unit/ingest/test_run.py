@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from trainwire import Run, TrainerSettings
+from trainwire.ingest.identity.default_names import named
 from trainwire.ingest.settings.setting_groups import Timing
 
 Tell = Callable[..., Any]
@@ -293,5 +294,5 @@ def test_a_signal_handler_may_log(tell: Tell) -> None:
 def test_a_given_name_that_is_also_exported_is_kept() -> None:
     """A name that equals the exported one of no particular job is the run's name."""
     settings = TrainerSettings.from_env({"TRAINWIRE_JOB_NAME": "x", "REDIS_URL": "redis://localhost"})
-    assert settings.named("x", 5) == ("x", settings)
-    assert settings.named(None, 5) == (None, settings)
+    assert named(settings, "x", 5) == ("x", settings)
+    assert named(settings, None, 5) == (None, settings)
