@@ -82,7 +82,7 @@ export class Differences {
 function finalMetrics(job) {
   const final = hasEnded(job) ? job.final_metrics : null;
   const entries = Object.entries(latestMetrics(job));
-  return Object.fromEntries(entries.map(([name, newest]) => [name, rankedValue(job.last_by_rank, name, final?.[name]) ?? newest]));
+  return Object.fromEntries(entries.map(([name, newest]) => [name, rankedValue(job, name, final?.[name]) ?? newest]));
 }
 
 function valueWords(given) {

@@ -90,7 +90,7 @@ export class JobHeader {
   #metrics(job) {
     const final = hasEnded(job) ? job.final_metrics : null;
     const shown = headline(latestMetrics(job), SHOWN_METRICS);
-    const source = (name) => rankedValue(job.last_by_rank, name, final?.[name]);
+    const source = (name) => rankedValue(job, name, final?.[name]);
     const key = JSON.stringify([shown, shown.map(([name]) => source(name)), job.best_metrics, job.best_epoch]);
     if (key === this.metricsKey) return;
     this.metricsKey = key;

@@ -22,6 +22,11 @@ function hasOnlyLogs(job) {
   return job.rows.logs > 0 && job.rows.metrics === 0;
 }
 
+/** Return whether a job has ended without log lines; the other panels then have the whole width. */
+function hasNoOutput(job) {
+  return hasEnded(job) && job.rows.logs === 0;
+}
+
 /** Open the page of job `id`; return a function that closes it. */
 export function openJob(view, id, query) {
   const page = new JobPage(view, id, query);
@@ -102,6 +107,11 @@ class JobPage {
     action();
   }
 
+  /** Return whether the job has lines, or may still get some. */
+  hasLog() {
+    return this.job === null || !hasNoOutput(this.job);
+  }
+
   /** Show the log at a time in milliseconds since 1970. */
   showTime(ms) {
     this.#withLog(() => this.panels.log.goToTime(ms));
@@ -114,7 +124,7 @@ class JobPage {
     this.content.replaceChildren(h("article", { class: "job-page" }, this.header.root, this.frame));
     const given = this.address.get("tab");
     this.isLogOnly = hasOnlyLogs(this.job);
-    this.frame.classList.toggle("is-log-only", this.isLogOnly);
+    this.#setWidth();
     this.tabs.open(this.panels[given] ? given : this.isLogOnly ? "log" : PANELS[0].id);
   }
 
@@ -159,7 +169,7 @@ class JobPage {
     applyEvent(this.job, event);
     this.#each((panel) => panel.take?.(event));
     if (changesMore(this.job, event)) this.refresh();
-    this.#leaveLogOnly();
+    this.#arrange();
     this.draw();
   }
 
@@ -167,17 +177,22 @@ class JobPage {
     const isFirst = this.job === null;
     this.job = event.job;
     if (isFirst) this.#build();
-    else this.#leaveLogOnly();
+    else this.#arrange();
     this.#each((panel) => panel.begin?.(event, isFirst));
     this.draw();
   }
 
-  /** Show the charts beside the log as soon as there are metrics. */
-  #leaveLogOnly() {
-    if (!this.isLogOnly || hasOnlyLogs(this.job)) return;
-    this.isLogOnly = false;
-    this.frame.classList.remove("is-log-only");
-    if (this.tabs.current === "log") this.tabs.open(PANELS[0].id);
+  /** Show the charts beside the log as soon as there are metrics and lines, or the job runs again. */
+  #arrange() {
+    const hadOnePane = this.hasOnePane;
+    this.isLogOnly &&= hasOnlyLogs(this.job);
+    this.#setWidth();
+    if (hadOnePane && !this.hasOnePane && this.tabs.current === "log") this.tabs.open(PANELS[0].id);
+  }
+
+  #setWidth() {
+    this.hasOnePane = this.isLogOnly || hasNoOutput(this.job);
+    this.frame.classList.toggle("has-one-pane", this.hasOnePane);
   }
 
   async #refresh() {
@@ -185,6 +200,7 @@ class JobPage {
       const job = await get(`/jobs/${this.id}`);
       if (this.isClosed) return;
       this.job = job;
+      this.#arrange();
       this.panels.delivery.reload();
       this.draw();
     } catch {

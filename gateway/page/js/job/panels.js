@@ -23,6 +23,7 @@ export const PANELS = [
       new ChartPanel(page.id, {
         address: page.address,
         onPick: (ms) => page.showTime(ms),
+        hasLog: () => page.hasLog(),
       }),
   },
   {
