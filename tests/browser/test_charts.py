@@ -74,6 +74,17 @@ def test_any_name_has_its_points(gateway_page: Page, seeds: Seeds) -> None:
     expect(gateway_page.locator(".plot[aria-label*=' 9 points']")).to_have_count(6, timeout=WITHIN_MS)
 
 
+def test_a_metric_has_one_tile(gateway_page: Page, seeds: Seeds, resources: Resources) -> None:
+    """The final value of `acc` is that of the points `accuracy`, and is shown once."""
+    seeds.points(16, lambda _: {"acc": 0.5, "constructor": 1.0}, range(3))
+    seeds.end(16)
+    with resources.engine.begin() as connection:
+        final = 'UPDATE training_jobs SET final_metrics = \'{"acc"\\: 0.75, "constructor"\\: 1}\' WHERE id = 16'
+        connection.execute(text(final))
+    gateway_page.goto("/#/jobs/16")
+    expect(gateway_page.locator(".tile")).to_have_text(["accuracy 0.75", "constructor 1"])
+
+
 def test_a_chart_of_nan_has_whole_labels(gateway_page: Page, seeds: Seeds) -> None:
     """Without a vertical axis the first label of the horizontal axis has room at the left."""
     seeds.points(19, lambda _: {"loss": math.nan}, range(9))

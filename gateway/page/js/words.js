@@ -45,7 +45,17 @@ export function runtimeWords(job) {
 
 /** Return the newest metrics of a job; after the end of its attempt, final metrics override them. */
 export function latestMetrics(job) {
-  return { ...job.last_metrics, ...(hasEnded(job) ? job.final_metrics : null) };
+  return { ...job.last_metrics, ...finalMetrics(job) };
+}
+
+const NAME_OF_ALIAS = new Map(Object.entries({ acc: "accuracy", lr: "learning_rate" })); // as points are stored
+
+/** Return the final metrics of a job whose attempt has ended, under the names of its points; null before its end. */
+export function finalMetrics(job) {
+  if (!hasEnded(job) || !job.final_metrics) return null;
+  const own = job.final_metrics;
+  const nameOf = (given) => (Object.hasOwn(own, NAME_OF_ALIAS.get(given)) ? given : (NAME_OF_ALIAS.get(given) ?? given));
+  return Object.fromEntries(Object.entries(own).map(([given, found]) => [nameOf(given), found]));
 }
 
 /** Return the progress in per cent; null if the trainer has not reported enough to compute it. */
