@@ -339,6 +339,24 @@ def test_a_job_with_lines_alone_shows_them_on_the_whole_width(gateway_page: Page
     expect(gateway_page.locator(".log .line")).to_have_count(1)
 
 
+def test_the_log_has_no_tab_beside_the_charts(gateway_page: Page, seeds: Seeds) -> None:
+    """A link to the tab Log from a phone, the key 6 and a wider window leave the charts beside the log."""
+    seeds.points(86, lambda _: {"loss": 1.0}, [1])
+    seeds.lines(86, "a line")
+    charts = gateway_page.get_by_role("tab", name="Charts")
+    gateway_page.goto("/#/jobs/86?tab=log")
+    expect(charts).to_have_attribute("aria-selected", "true")
+    gateway_page.keyboard.press("6")
+    expect(gateway_page.locator(".log-view")).to_be_focused()
+    expect(charts).to_have_attribute("aria-selected", "true")
+    gateway_page.set_viewport_size({"width": 390, "height": 800})
+    gateway_page.keyboard.press("6")
+    expect(gateway_page.get_by_role("tab", name="Log")).to_have_attribute("aria-selected", "true")
+    gateway_page.set_viewport_size({"width": 1280, "height": 800})
+    expect(charts).to_have_attribute("aria-selected", "true")
+    described(gateway_page, "loss")
+
+
 def test_a_job_without_lines_expects_them_until_it_has_ended(gateway_page: Page, seeds: Seeds) -> None:
     """The log shows that there is no output yet; after the end the charts have its place, until a line comes."""
     seeds.points(85, lambda _: {"loss": 1.0}, [1])

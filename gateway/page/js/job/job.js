@@ -16,6 +16,7 @@ import { Tabs } from "./tabs.js";
 
 const REFRESH_MS = 1000;
 const TICK_MS = 1000;
+const NARROW = matchMedia("(max-width: 720px)"); // as in css/job.css
 
 /** Return whether a job has log lines and no metrics; the log then has the whole width. */
 function hasOnlyLogs(job) {
@@ -47,6 +48,7 @@ class JobPage {
       PANELS.map((entry) => ({ id: entry.id, title: entry.title, panel: rootOf(entry.id) })),
       (tab) => this.#opened(tab),
     );
+    this.leaveLogTab = () => this.tabs.current === "log" && this.tabs.open("log");
     this.draw = oncePerFrame(() => this.#draw());
     this.refresh = throttled(() => this.#refresh(), REFRESH_MS);
   }
@@ -67,6 +69,7 @@ class JobPage {
     this.feed.open();
     this.timer = setInterval(this.draw, TICK_MS);
     this.unbind = bindKeys(this.#keys());
+    NARROW.addEventListener("change", this.leaveLogTab);
   }
 
   close() {
@@ -74,6 +77,7 @@ class JobPage {
     clearInterval(this.timer);
     this.refresh.cancel();
     this.unbind();
+    NARROW.removeEventListener("change", this.leaveLogTab);
     this.address.close();
     this.feed.close();
     this.#each((panel) => panel.close?.());
@@ -85,7 +89,7 @@ class JobPage {
 
   #keys() {
     const { charts, log } = this.panels;
-    const tabs = PANELS.map(({ id, title, key, help }) => [key, [help ?? title, () => this.tabs.open(id)]]);
+    const tabs = PANELS.map(({ id, title, key }) => [key, [title, () => this.tabs.open(id)]]);
     return {
       "/": ["Search the log", () => this.#withLog(() => log.focusSearch())],
       f: ["Follow the newest line, or stop", () => log.toggleFollow()],
@@ -99,6 +103,7 @@ class JobPage {
         () => log.closeDetail() || charts.showFull(null),
       ],
       ...Object.fromEntries(tabs),
+      6: ["Log", () => this.#withLog(() => log.focusLines())],
     };
   }
 
@@ -187,7 +192,7 @@ class JobPage {
     const hadOnePane = this.hasOnePane;
     this.isLogOnly &&= hasOnlyLogs(this.job);
     this.#setWidth();
-    if (hadOnePane && !this.hasOnePane && this.tabs.current === "log") this.tabs.open(PANELS[0].id);
+    if (hadOnePane && !this.hasOnePane) this.leaveLogTab();
   }
 
   #setWidth() {
@@ -218,6 +223,8 @@ class JobPage {
   }
 
   #opened(tab) {
+    // The log has no tab where it stands beside the others.
+    if (tab === "log" && !this.hasOnePane && !NARROW.matches) return this.tabs.open(PANELS[0].id);
     this.frame?.setAttribute("data-tab", tab);
     const usual = this.isLogOnly ? "log" : PANELS[0].id;
     if (this.frame) this.address.set("tab", tab === usual ? null : tab);

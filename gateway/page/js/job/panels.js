@@ -30,7 +30,6 @@ export const PANELS = [
     id: "log",
     title: "Log",
     key: "6",
-    help: "Log (on a narrow screen)",
     make: (page) => new LogPanel(page.id, page.address),
     note: (job) => job.rows.logs,
   },
