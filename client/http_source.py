@@ -96,7 +96,6 @@ class HttpSource:
         """Yield blocks with all points of the metrics `names`, or of all metrics if `names` is empty."""
         path = f"/jobs/{job_id}/metrics/download"
         shown = joined_names(names)
-        # White space around a name is not part of the parameter, and servers limit the length of an address.
         is_exact = split_names([shown]) == list(dict.fromkeys(names)) and len(shown) <= MAX_NAMES_CHARS
         with self._gateway.open(path, {"names": (shown or None) if is_exact else None}) as answer:
             while True:

@@ -187,8 +187,9 @@ class Job:
         else:
             raise ClientError(f"{which!r} is no checkpoint: write 'best', 'last' or the seq of one")
         if not named:
-            seqs = ", ".join(str(each.seq) for each in found[-10:]) or "none"
-            raise ClientError(f"job {self.id} has no checkpoint {which!r}: its newest are {seqs}")
+            seqs = ", ".join(str(each.seq) for each in found[-10:])
+            newest = f"its newest are {seqs}" if seqs else "it has none"
+            raise ClientError(f"job {self.id} has no checkpoint {which!r}: {newest}")
         return named[-1]
 
 

@@ -112,7 +112,9 @@ class Metrics(Mapping[str, Series]):
     def __getitem__(self, name: str) -> Series:
         column = self._metrics.get(name) or self._metrics.get(COLUMN_OF.get(name, name))
         if column is None:
-            raise KeyError(f"job {self.job_id} has no metric {name!r} here: {', '.join(list(self)[:20])}")
+            raise KeyError(
+                f"job {self.job_id} has no metric {name!r} here: {', '.join(list(self)[:20]) or 'none were found'}"
+            )
         about = {each: found.full(self._rows) for each, found in self._about.items()}
         if not column.has_all(self._rows):
             rows = range(len(column.values)) if column.rows is None else column.rows

@@ -45,6 +45,11 @@ class MetricBlock(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Packed] = {}
 
 
+_SPACE: Final = " \t\r\n"
+_CHARACTERS: Final = re.compile(r"\\[\\, \t\r\n]|.", re.DOTALL)
+_BETWEEN_COMMAS: Final = re.compile(r"(?:\\[\\, \t\r\n]|[^,])+")
+_TO_ESCAPE: Final = re.compile(r"[\\,]|^[ \t\r\n]|[ \t\r\n]\Z")
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(MetricBlock).decode
 
@@ -54,17 +59,29 @@ class WrongBlock(ValueError):  # noqa: N818 - named after its message
 
 
 def joined_names(names: Iterable[str]) -> str:
-    r"""Join names with commas for a query parameter; a comma within a name becomes `\,`."""
-    return ",".join(name.replace(",", "\\,") for name in names)
+    r"""Join names with commas for a query parameter.
+
+    A comma or backslash within a name, and white space at its ends, gets a backslash before it: `a, b` becomes
+    `a\, b`.
+    """
+    return ",".join(_TO_ESCAPE.sub(r"\\\g<0>", name) for name in names)
 
 
 def split_names(given: Iterable[str]) -> list[str]:
-    """Split values that `joined_names` made; return the distinct names without surrounding white space, in order.
+    """Split values that `joined_names` made, or that people have typed; return the distinct names in order.
 
-    Blank names are left out.
+    White space around a name without a backslash before it is removed, and blank names are left out.
     """
-    names = [name.replace("\\,", ",").strip() for text in given for name in re.split(r"(?<!\\),", text)]
+    names = [_unescaped(part) for text in given for part in _BETWEEN_COMMAS.findall(text)]
     return list(dict.fromkeys(name for name in names if name))
+
+
+def _unescaped(text: str) -> str:
+    characters = _CHARACTERS.findall(text)
+    for end in (-1, 0):
+        while characters and characters[end] in _SPACE:
+            del characters[end]
+    return "".join(character[-1] for character in characters)
 
 
 def encode_frame(block: MetricBlock) -> bytes:

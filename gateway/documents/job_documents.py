@@ -34,6 +34,10 @@ MAX_NAMES: Final = 5000
 """Maximum number of metric names in one document, because the feed sends the document to each client."""
 MAX_FORKS: Final = 100
 
+_METRIC_RANKS: Final = text(
+    "SELECT count(DISTINCT rank) FROM source_positions "
+    "WHERE job_id = :job_id AND attempt = :attempt AND kind = 'metrics' AND last_seq > 0"
+)
 _FORKS: Final = text("SELECT id FROM training_jobs WHERE parent_id = :job_id ORDER BY created_at, id LIMIT :limit")
 
 
@@ -92,6 +96,7 @@ def job_detail(
         metric_names_complete=known.is_complete(job.last_metric_seq) and len(shown) == len(known.names),
         results_complete=all(len(getattr(job, result) or ()) <= MOST_SHOWN_NAMES for result in RESULTS),
         last_by_rank=last_values_by_rank(connection, job, LAST_ROWS_OF_RANKS),
+        metric_ranks=connection.execute(_METRIC_RANKS, {"job_id": job.id, "attempt": job.attempt}).scalar_one(),
         warning=renaming(attempts),
         last_checkpoint=job.last_checkpoint_path or last_checkpoint(connection, job_id),
         removed_rows=removed_rows(connection, job_id),

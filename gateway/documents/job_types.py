@@ -107,7 +107,8 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
 
     If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is false,
     `final_metrics` or `best_metrics` has more names than the 1,000 in this document. For a training on several
-    ranks, `last_by_rank` has the newest value of each metric and rank among the job's last rows.
+    ranks, `last_by_rank` has the newest value of each metric and rank among the job's last rows. `metric_ranks` is
+    the number of ranks of the newest attempt that have sent metrics.
     `forks` are the first 100 jobs that are forks of this one. `last_checkpoint` is the newest usable checkpoint.
     `removed_rows` has the last `seq` of each kind that retention has removed.
     """
@@ -120,6 +121,7 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     metric_names_complete: bool
     results_complete: bool
     last_by_rank: dict[str, dict[str, Number]]
+    metric_ranks: int
     forks: list[int]
     last_checkpoint: str | None
     removed_rows: dict[str, int]

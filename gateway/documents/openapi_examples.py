@@ -48,6 +48,7 @@ _DETAIL: Final[dict[str, Any]] = {
     "metric_names_complete": True,
     "results_complete": True,
     "last_by_rank": {"loss": {"0": 0.31, "1": 0.33}},
+    "metric_ranks": 2,
     "forks": [43],
     "last_checkpoint": "s3://models/42/epoch-3.pt",
     "removed_rows": {"logs": 0, "metrics": 0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import time
 
@@ -50,6 +51,47 @@ def test_ranks_are_told_apart(gateway_page: Page, seeds: Seeds) -> None:
     gateway_page.get_by_role("button", name="Mean of ranks").click()
     gateway_page.get_by_role("group", name="Ranks").get_by_role("button", name="rank 2").click()
     expect(entries).to_have_count(3)
+
+
+def test_ranks_without_a_new_value_are_counted(gateway_page: Page, seeds: Seeds) -> None:
+    """A mean without a rank whose last value is older than the newest 500 rows says so; a lone rank is named."""
+    seeds.points(17, lambda _: {"loss": 9.0}, range(3), rank=2)
+    seeds.points(17, lambda _: {"loss": 1.0}, range(300), rank=1)
+    seeds.points(17, lambda _: {"loss": 2.0, "only": 3.0}, range(300), rank=0)
+    gateway_page.goto("/#/jobs/17")
+    tile = gateway_page.locator(".tile", has_text="loss")
+    expect(tile).to_have_text("loss 1.5 mean of 2 of 3 ranks")
+    expect(gateway_page.locator(".tile", has_text="only")).to_have_text("only 3 rank 0")
+    seeds.points(17, lambda _: {"loss": 4.5}, [300], rank=2, attempt=1)
+    expect(tile).to_have_text("loss 2.5 mean of 3 ranks")
+
+
+def test_any_name_has_its_points(gateway_page: Page, seeds: Seeds) -> None:
+    """Metrics whose names have white space at their ends, backslashes and commas have charts."""
+    names = (" lead trail ", "\\", "a\\,b", "\n", "new\nline", "loss")
+    seeds.points(18, lambda step: dict.fromkeys(names, step), range(9))
+    gateway_page.goto("/#/jobs/18")
+    expect(gateway_page.locator(".plot[aria-label*=' 9 points']")).to_have_count(6, timeout=WITHIN_MS)
+
+
+def test_a_metric_has_one_tile(gateway_page: Page, seeds: Seeds, resources: Resources) -> None:
+    """The final value of `acc` is that of the points `accuracy`, and is shown once."""
+    seeds.points(16, lambda _: {"acc": 0.5, "constructor": 1.0}, range(3))
+    seeds.end(16)
+    with resources.engine.begin() as connection:
+        final = 'UPDATE training_jobs SET final_metrics = \'{"acc"\\: 0.75, "constructor"\\: 1}\' WHERE id = 16'
+        connection.execute(text(final))
+    gateway_page.goto("/#/jobs/16")
+    expect(gateway_page.locator(".tile")).to_have_text(["accuracy 0.75", "constructor 1"])
+
+
+def test_a_chart_of_nan_has_whole_labels(gateway_page: Page, seeds: Seeds) -> None:
+    """Without a vertical axis the first label of the horizontal axis has room at the left."""
+    seeds.points(19, lambda _: {"loss": math.nan}, range(9))
+    gateway_page.goto("/#/jobs/19")
+    described(gateway_page, "loss")
+    over = gateway_page.locator(f"{LOSS} .u-over")
+    assert over.evaluate("(over) => over.offsetLeft") >= 20
 
 
 def test_the_final_values_of_ranks_name_their_rank(gateway_page: Page, seeds: Seeds, resources: Resources) -> None:
@@ -297,14 +339,41 @@ def test_a_job_with_lines_alone_shows_them_on_the_whole_width(gateway_page: Page
     expect(gateway_page.locator(".log .line")).to_have_count(1)
 
 
+def test_the_log_has_no_tab_beside_the_charts(gateway_page: Page, seeds: Seeds) -> None:
+    """A link to the tab Log from a phone, the key 6 and a wider window leave the charts beside the log."""
+    seeds.points(86, lambda _: {"loss": 1.0}, [1])
+    seeds.lines(86, "a line")
+    charts = gateway_page.get_by_role("tab", name="Charts")
+    gateway_page.goto("/#/jobs/86?tab=log")
+    expect(charts).to_have_attribute("aria-selected", "true")
+    gateway_page.keyboard.press("6")
+    expect(gateway_page.locator(".log-view")).to_be_focused()
+    expect(charts).to_have_attribute("aria-selected", "true")
+    gateway_page.set_viewport_size({"width": 390, "height": 800})
+    gateway_page.keyboard.press("6")
+    expect(gateway_page.get_by_role("tab", name="Log")).to_have_attribute("aria-selected", "true")
+    gateway_page.set_viewport_size({"width": 1280, "height": 800})
+    expect(charts).to_have_attribute("aria-selected", "true")
+    described(gateway_page, "loss")
+
+
 def test_a_job_without_lines_expects_them_until_it_has_ended(gateway_page: Page, seeds: Seeds) -> None:
-    """The log shows that there is no output yet, and once the job has ended that there is none."""
+    """The log shows that there is no output yet; after the end the charts have its place, until a line comes."""
     seeds.points(85, lambda _: {"loss": 1.0}, [1])
     gateway_page.goto("/#/jobs/85")
     empty = gateway_page.locator(".log-empty")
     expect(empty).to_have_text("No output yet.")
+    hint = gateway_page.locator(".chart-hint")
+    expect(hint).to_have_text("Click a point to see the log at that moment. Drag to zoom.")
     seeds.end(85)
+    expect(gateway_page.locator(".log")).to_be_hidden()
+    expect(hint).to_have_text("Drag to zoom.")
+    assert gateway_page.locator(".side").evaluate("(side) => side.clientWidth") == 1280
+    gateway_page.get_by_role("tab", name="Log").click()
     expect(empty).to_have_text("No output.")
+    seeds.lines(85, "a late line")
+    expect(gateway_page.locator(".log .line")).to_have_count(1)
+    described(gateway_page, "loss")
 
 
 NAMES = """

@@ -42,6 +42,7 @@ function beginAttempt(job, attempt) {
     status: "running",
     traceback: null,
     last_by_rank: job.last_by_rank && {},
+    metric_ranks: 0,
   });
 }
 
@@ -59,6 +60,8 @@ function takeRanks(job, points) {
     for (const [name, value] of Object.entries(values))
       job.last_by_rank[name] = { ...job.last_by_rank[name], [rank]: value };
   }
+  const known = Object.values(job.last_by_rank ?? {}).map((ranks) => Object.keys(ranks).length);
+  job.metric_ranks = Math.max(job.metric_ranks ?? 0, ...known);
 }
 
 function extendSparkline(job, metrics) {

@@ -45,7 +45,17 @@ export function runtimeWords(job) {
 
 /** Return the newest metrics of a job; after the end of its attempt, final metrics override them. */
 export function latestMetrics(job) {
-  return { ...job.last_metrics, ...(hasEnded(job) ? job.final_metrics : null) };
+  return { ...job.last_metrics, ...finalMetrics(job) };
+}
+
+const NAME_OF_ALIAS = new Map(Object.entries({ acc: "accuracy", lr: "learning_rate" })); // as points are stored
+
+/** Return the final metrics of a job whose attempt has ended, under the names of its points; null before its end. */
+export function finalMetrics(job) {
+  if (!hasEnded(job) || !job.final_metrics) return null;
+  const own = job.final_metrics;
+  const nameOf = (given) => (Object.hasOwn(own, NAME_OF_ALIAS.get(given)) ? given : (NAME_OF_ALIAS.get(given) ?? given));
+  return Object.fromEntries(Object.entries(own).map(([given, found]) => [nameOf(given), found]));
 }
 
 /** Return the progress in per cent; null if the trainer has not reported enough to compute it. */
@@ -130,18 +140,19 @@ export function headline(metrics, most) {
 /**
  * Return the value of a metric of a training on several ranks as `{value, words}`; `words` names the ranks it is from.
  * Return null for a training on one rank. `final` is the final value of the attempt, if it has one; otherwise the value
- * is the mean of all ranks.
+ * is the mean of all ranks, or of those whose newest value is known: "mean of 2 of 3 ranks".
  */
-export function rankedValue(byRank, name, final) {
-  const isAlone = Object.values(byRank ?? {}).every((ranks) => Object.keys(ranks).every((rank) => rank === "0"));
+export function rankedValue({ last_by_rank: byRank, metric_ranks: ranks = 0 }, name, final) {
+  const isAlone =
+    ranks <= 1 && Object.values(byRank ?? {}).every((found) => Object.keys(found).every((rank) => rank === "0"));
   const values = Object.entries(byRank?.[name] ?? {});
   if (!isAlone && final !== undefined) {
     const owners = values.filter(([, found]) => found === final).map(([rank]) => `rank ${rank}`);
-    const isOfAll = owners.length > 1 && owners.length === values.length;
+    const isOfAll = owners.length > 1 && owners.length >= ranks;
     return { value: final, words: isOfAll ? "all ranks" : (owners[0] ?? "final") };
   }
   if (isAlone || !values.length) return null;
   if (values.length === 1) return { value: values[0][1], words: `rank ${values[0][0]}` };
   const sum = values.reduce((total, [, found]) => total + Number(found), 0);
-  return { value: sum / values.length, words: `mean of ${counted(values.length, "rank")}` };
+  return { value: sum / values.length, words: `mean of ${values.length < ranks ? `${values.length} of ` : ""}${counted(Math.max(values.length, ranks), "rank")}` };
 }

@@ -3,7 +3,7 @@
 import { clock, count, dateTime, duration, value } from "../format.js";
 
 const CHARACTER_PX = 6.3;
-const MIN_AXIS_PX = 30;
+export const MIN_AXIS_PX = 30;
 const DAY_S = 86400;
 
 /** Return the uPlot options of both axes; `axis` is step, epoch, time (seconds since 1970) or relative (seconds). */

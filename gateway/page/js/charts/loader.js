@@ -89,7 +89,9 @@ export class MetricLoader {
       if (problem) this.#fail(key, problem);
       else this.failures.delete(key);
     }
-    if (!problem) this.wanted = this.wanted.filter((piece) => !batch.includes(piece));
+    // `request` may have replaced the pieces by equal ones meanwhile.
+    const loaded = new Set(problem ? [] : batch.map(keyOf));
+    this.wanted = this.wanted.filter((piece) => !loaded.has(keyOf(piece)));
     this.#start();
     this.onChange();
   }
@@ -111,7 +113,10 @@ export function failureWords(problem) {
   return problem.message;
 }
 
-/** Encode names as the gateway's parameter `names`: comma-separated, with commas in names escaped. */
+/**
+ * Encode names as the gateway's parameter `names`: comma-separated, with a backslash before commas, backslashes, and
+ * white space at the ends of a name.
+ */
 export function namesParameter(names) {
-  return names.map((name) => name.replaceAll(",", "\\,")).join(",");
+  return names.map((name) => name.replace(/[\\,]|^[ \t\r\n]|[ \t\r\n]$/g, "\\$&")).join(",");
 }

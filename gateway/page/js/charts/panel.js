@@ -21,10 +21,10 @@ const TOGETHER = "All selected metrics";
 const MANY_RANKS = 8;
 const [LARGE, FEW] = [2, 4];
 
-/** The panel of charts. Its settings are stored in `address`; `onPick(ms)` is called when a point is clicked. */
+/** The panel of charts. Its settings are stored in `address`; `onPick(ms)` is called when a point is clicked, if `hasLog()`. */
 export class ChartPanel {
-  constructor(jobId, { address, onPick }) {
-    Object.assign(this, { jobId, address, themeRevision: 0, shown: [], apart: [] });
+  constructor(jobId, { address, onPick, hasLog }) {
+    Object.assign(this, { jobId, address, hasLog, themeRevision: 0, shown: [], apart: [] });
     this.settings = readSettings(address);
     this.update = throttled(() => this.#draw(), REDRAW_MS);
     this.actions = new ChartActions(this);
@@ -51,11 +51,7 @@ export class ChartPanel {
       onAction: (name, title) => this.actions[name](title),
     });
     this.message = h("p", { class: "quiet padded", role: "status" }, "Loading…");
-    this.hint = h(
-      "p",
-      { class: "chart-hint quiet" },
-      "Click a point to see the log at that moment. Drag to zoom.",
-    );
+    this.hint = h("p", { class: "chart-hint quiet" });
     this.root = h(
       "section",
       { class: "charts", "aria-label": "Charts" },
@@ -90,6 +86,7 @@ export class ChartPanel {
   setJob(job) {
     this.data.job = job;
     this.data.ancestors.follow(job);
+    setText(this.hint, `${this.hasLog() ? "Click a point to see the log at that moment. " : ""}Drag to zoom.`);
   }
 
   opened() {
@@ -148,6 +145,7 @@ export class ChartPanel {
 
   // The hint is hidden once the user has clicked a point.
   #picked(ms, onPick) {
+    if (!this.hasLog()) return;
     remembered.set("picked", "1");
     this.update();
     onPick(ms);

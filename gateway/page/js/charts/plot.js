@@ -1,7 +1,7 @@
 // Converts lines to the data and options of uPlot: columns, series, and bands between lowest and highest value.
 
 import uPlot from "../../vendor/uplot/uPlot.esm.js";
-import { axes } from "./axes.js";
+import { axes, MIN_AXIS_PX } from "./axes.js";
 import { chartColors, faint } from "./colors.js";
 
 const GAPS_KEPT = 1; // uPlot.join: a null stays a gap, a missing x is drawn through
@@ -60,7 +60,8 @@ export function plotOptions(lines, { axis, isLog, isOutlierFree }) {
   const y = { distr: isLog ? 3 : 1 };
   if (isOutlierFree) y.range = (plot) => rangeWithoutOutliers(plot, isLog);
   return {
-    padding: [8, 10, 0, 0],
+    // Without a finite value there is no vertical axis; the first label below still needs room at the left.
+    padding: [8, 10, 0, (_, __, [, , , hasAxis]) => (hasAxis ? 0 : MIN_AXIS_PX)],
     legend: { show: false },
     scales: { x: { time: isTime }, y },
     axes: axes(axis, chartColors()),

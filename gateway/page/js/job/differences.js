@@ -4,7 +4,7 @@ import { get } from "../api.js";
 import { comparedIds } from "../comparison.js";
 import { h } from "../dom.js";
 import { value } from "../format.js";
-import { hasEnded, jobName, latestMetrics, ordered, rankedValue, runtimeWords } from "../words.js";
+import { finalMetrics, jobName, latestMetrics, ordered, rankedValue, runtimeWords } from "../words.js";
 import { flat } from "./facts.js";
 
 const MOST_ROWS = 1000;
@@ -52,7 +52,7 @@ export class Differences {
         h("thead", null, h("tr", null, h("td"), heads)),
         this.#group("Job", (job) => ({ status: job.status, duration: runtimeWords(job) }), { isWhole: true }),
         this.#group("Parameters", (job) => Object.fromEntries(flat(job.params))),
-        this.#group("Final metrics", finalMetrics, { shown: valueWords, isWhole: true, order: ordered }),
+        this.#group("Final metrics", shownMetrics, { shown: valueWords, isWhole: true, order: ordered }),
         this.#group("Best metrics", (job) => job.best_metrics, { shown: value, isWhole: true, order: ordered }),
         this.#group("Tags", (job) => Object.fromEntries(flat(job.tags))),
       ),
@@ -79,10 +79,10 @@ export class Differences {
 }
 
 /** Return the final or newest metrics of a job; those of several ranks as `{value, words}`, where words names the ranks. */
-function finalMetrics(job) {
-  const final = hasEnded(job) ? job.final_metrics : null;
+function shownMetrics(job) {
+  const final = finalMetrics(job);
   const entries = Object.entries(latestMetrics(job));
-  return Object.fromEntries(entries.map(([name, newest]) => [name, rankedValue(job.last_by_rank, name, final?.[name]) ?? newest]));
+  return Object.fromEntries(entries.map(([name, newest]) => [name, rankedValue(job, name, final?.[name]) ?? newest]));
 }
 
 function valueWords(given) {

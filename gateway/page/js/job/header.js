@@ -4,7 +4,7 @@ import { h, setText } from "../dom.js";
 import { count, dateTime, fromText, value } from "../format.js";
 import { statusBadge } from "../list/row.js";
 import { StopButton } from "./stop.js";
-import { epochs, hasEnded, headline, jobName, latestMetrics, percent, rankedValue, remaining, sentence } from "../words.js";
+import { epochs, finalMetrics, headline, jobName, latestMetrics, percent, rankedValue, remaining, sentence } from "../words.js";
 
 const SHOWN_METRICS = 4;
 
@@ -88,9 +88,9 @@ export class JobHeader {
   }
 
   #metrics(job) {
-    const final = hasEnded(job) ? job.final_metrics : null;
+    const final = finalMetrics(job);
     const shown = headline(latestMetrics(job), SHOWN_METRICS);
-    const source = (name) => rankedValue(job.last_by_rank, name, final?.[name]);
+    const source = (name) => rankedValue(job, name, final?.[name]);
     const key = JSON.stringify([shown, shown.map(([name]) => source(name)), job.best_metrics, job.best_epoch]);
     if (key === this.metricsKey) return;
     this.metricsKey = key;

@@ -16,10 +16,16 @@ import { Tabs } from "./tabs.js";
 
 const REFRESH_MS = 1000;
 const TICK_MS = 1000;
+const NARROW = matchMedia("(max-width: 720px)"); // as in css/job.css
 
 /** Return whether a job has log lines and no metrics; the log then has the whole width. */
 function hasOnlyLogs(job) {
   return job.rows.logs > 0 && job.rows.metrics === 0;
+}
+
+/** Return whether a job has ended without log lines; the other panels then have the whole width. */
+function hasNoOutput(job) {
+  return hasEnded(job) && job.rows.logs === 0;
 }
 
 /** Open the page of job `id`; return a function that closes it. */
@@ -42,6 +48,7 @@ class JobPage {
       PANELS.map((entry) => ({ id: entry.id, title: entry.title, panel: rootOf(entry.id) })),
       (tab) => this.#opened(tab),
     );
+    this.leaveLogTab = () => this.tabs.current === "log" && this.tabs.open("log");
     this.draw = oncePerFrame(() => this.#draw());
     this.refresh = throttled(() => this.#refresh(), REFRESH_MS);
   }
@@ -62,6 +69,7 @@ class JobPage {
     this.feed.open();
     this.timer = setInterval(this.draw, TICK_MS);
     this.unbind = bindKeys(this.#keys());
+    NARROW.addEventListener("change", this.leaveLogTab);
   }
 
   close() {
@@ -69,6 +77,7 @@ class JobPage {
     clearInterval(this.timer);
     this.refresh.cancel();
     this.unbind();
+    NARROW.removeEventListener("change", this.leaveLogTab);
     this.address.close();
     this.feed.close();
     this.#each((panel) => panel.close?.());
@@ -80,7 +89,7 @@ class JobPage {
 
   #keys() {
     const { charts, log } = this.panels;
-    const tabs = PANELS.map(({ id, title, key, help }) => [key, [help ?? title, () => this.tabs.open(id)]]);
+    const tabs = PANELS.map(({ id, title, key }) => [key, [title, () => this.tabs.open(id)]]);
     return {
       "/": ["Search the log", () => this.#withLog(() => log.focusSearch())],
       f: ["Follow the newest line, or stop", () => log.toggleFollow()],
@@ -94,12 +103,18 @@ class JobPage {
         () => log.closeDetail() || charts.showFull(null),
       ],
       ...Object.fromEntries(tabs),
+      6: ["Log", () => this.#withLog(() => log.focusLines())],
     };
   }
 
   #withLog(action) {
     if (this.panels.log.root.offsetParent === null) this.tabs.open("log");
     action();
+  }
+
+  /** Return whether the job has lines, or may still get some. */
+  hasLog() {
+    return this.job === null || !hasNoOutput(this.job);
   }
 
   /** Show the log at a time in milliseconds since 1970. */
@@ -114,7 +129,7 @@ class JobPage {
     this.content.replaceChildren(h("article", { class: "job-page" }, this.header.root, this.frame));
     const given = this.address.get("tab");
     this.isLogOnly = hasOnlyLogs(this.job);
-    this.frame.classList.toggle("is-log-only", this.isLogOnly);
+    this.#setWidth();
     this.tabs.open(this.panels[given] ? given : this.isLogOnly ? "log" : PANELS[0].id);
   }
 
@@ -159,7 +174,7 @@ class JobPage {
     applyEvent(this.job, event);
     this.#each((panel) => panel.take?.(event));
     if (changesMore(this.job, event)) this.refresh();
-    this.#leaveLogOnly();
+    this.#arrange();
     this.draw();
   }
 
@@ -167,17 +182,22 @@ class JobPage {
     const isFirst = this.job === null;
     this.job = event.job;
     if (isFirst) this.#build();
-    else this.#leaveLogOnly();
+    else this.#arrange();
     this.#each((panel) => panel.begin?.(event, isFirst));
     this.draw();
   }
 
-  /** Show the charts beside the log as soon as there are metrics. */
-  #leaveLogOnly() {
-    if (!this.isLogOnly || hasOnlyLogs(this.job)) return;
-    this.isLogOnly = false;
-    this.frame.classList.remove("is-log-only");
-    if (this.tabs.current === "log") this.tabs.open(PANELS[0].id);
+  /** Show the charts beside the log as soon as there are metrics and lines, or the job runs again. */
+  #arrange() {
+    const hadOnePane = this.hasOnePane;
+    this.isLogOnly &&= hasOnlyLogs(this.job);
+    this.#setWidth();
+    if (hadOnePane && !this.hasOnePane) this.leaveLogTab();
+  }
+
+  #setWidth() {
+    this.hasOnePane = this.isLogOnly || hasNoOutput(this.job);
+    this.frame.classList.toggle("has-one-pane", this.hasOnePane);
   }
 
   async #refresh() {
@@ -185,6 +205,7 @@ class JobPage {
       const job = await get(`/jobs/${this.id}`);
       if (this.isClosed) return;
       this.job = job;
+      this.#arrange();
       this.panels.delivery.reload();
       this.draw();
     } catch {
@@ -202,6 +223,8 @@ class JobPage {
   }
 
   #opened(tab) {
+    // The log has no tab where it stands beside the others.
+    if (tab === "log" && !this.hasOnePane && !NARROW.matches) return this.tabs.open(PANELS[0].id);
     this.frame?.setAttribute("data-tab", tab);
     const usual = this.isLogOnly ? "log" : PANELS[0].id;
     if (this.frame) this.address.set("tab", tab === usual ? null : tab);

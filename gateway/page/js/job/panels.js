@@ -23,13 +23,13 @@ export const PANELS = [
       new ChartPanel(page.id, {
         address: page.address,
         onPick: (ms) => page.showTime(ms),
+        hasLog: () => page.hasLog(),
       }),
   },
   {
     id: "log",
     title: "Log",
     key: "6",
-    help: "Log (on a narrow screen)",
     make: (page) => new LogPanel(page.id, page.address),
     note: (job) => job.rows.logs,
   },

@@ -130,6 +130,10 @@ export class LogPanel {
     this.filters.search.select();
   }
 
+  focusLines() {
+    this.view.focus({ preventScroll: true });
+  }
+
   focusGoTo() {
     this.filters.goTo.focus();
     this.filters.goTo.select();

@@ -19,6 +19,16 @@ export function axisOf(field, values, isLog = undefined) {
   return { field, title: columnOf(field).title + (axis.isLog ? " (log)" : ""), shown: (given) => shown(field, given), ...axis };
 }
 
+/** Return the ticks, in ascending order, of which each is at least `least` pixels after the one before. */
+export function spaced(ticks, length, least) {
+  let last = -Infinity;
+  return ticks.filter(({ at }) => {
+    if ((at - last) * length < least) return false;
+    last = at;
+    return true;
+  });
+}
+
 function isPresent(given) {
   return given !== null && given !== undefined && !["NaN", "Infinity", "-Infinity"].includes(given);
 }

@@ -1,7 +1,7 @@
 // Parallel coordinates: a line for each job through its values on parallel axes, coloured by the last axis.
 
 import { svg } from "../../dom.js";
-import { axisOf } from "./axis.js";
+import { axisOf, spaced } from "./axis.js";
 import { colorOf } from "./color.js";
 
 const MARGIN = { left: 46, right: 66, top: 34, bottom: 14 };
@@ -43,14 +43,13 @@ function path(places, x, y) {
 }
 
 function drawnAxis(axis, x, y, { index, height, room }) {
-  const every = Math.max(1, Math.ceil((axis.ticks.length * LABEL_PX) / (height - MARGIN.top - MARGIN.bottom)));
   const most = Math.max(6, Math.floor(room / 7));
   const title = axis.title.length > most ? `${axis.title.slice(0, most - 1)}…` : axis.title;
   return [
     svg("line", { class: "axis", x1: x, x2: x, y1: MARGIN.top, y2: height - MARGIN.bottom }),
     svg("text", { class: "axis-title", x, y: index % 2 && room < 110 ? 26 : 12, "text-anchor": "middle" }, title),
-    ...axis.ticks
-      .filter((_, number) => number % every === 0)
-      .map(({ at, label }) => svg("text", { class: "tick", x: x + 6, y: y(at) + 4 }, label.slice(0, 12))),
+    ...spaced(axis.ticks, height - MARGIN.top - MARGIN.bottom, LABEL_PX).map(({ at, label }) =>
+      svg("text", { class: "tick", x: x + 6, y: y(at) + 4 }, label.slice(0, 12)),
+    ),
   ];
 }

@@ -1,7 +1,7 @@
 // Scatter plot: a point for each job at its values of two fields.
 
 import { svg } from "../../dom.js";
-import { axisOf } from "./axis.js";
+import { axisOf, spaced } from "./axis.js";
 import { colorOf } from "./color.js";
 
 const MARGIN = { left: 64, right: 18, top: 26, bottom: 44 };
@@ -62,11 +62,6 @@ function axis(jobs, field, isLog) {
 }
 
 /** Return as many ticks as have room for their labels. */
-function spaced(ticks, length, least) {
-  const every = Math.max(1, Math.ceil((ticks.length * least) / Math.max(1, length)));
-  return ticks.filter((_, index) => index % every === 0);
-}
-
 function cut(text, most) {
   return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 }
