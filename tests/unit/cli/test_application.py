@@ -116,7 +116,6 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 @pytest.mark.parametrize(
     "command",
     [
-        "spool show",
         "run --job-id",
         "token create --name me --role trainer --job",
     ],
