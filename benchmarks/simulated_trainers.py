@@ -25,8 +25,8 @@ from trainwire.ingest.sending.flush_pace import FlushPace
 from trainwire.ingest.sending.sender import LONE_ASK_FACTOR
 from trainwire.ingest.settings.setting_groups import Timing, Vitals
 from trainwire.schemas.keys import (
-    BEHIND_KINDS,
     DEFAULT_SHARDS,
+    FREQUENT_KINDS,
     HOLD_KEY,
     JOB_DELETED_FIELD,
     Kind,
@@ -94,7 +94,7 @@ class Trainer:
         self._shard = shard_of(job, DEFAULT_SHARDS)
         self._kinds: dict[Kind, Unacked] = {kind: Unacked(source, kind) for kind in ("logs", "metrics")}
         names = chain.from_iterable(kind.fields for kind in self._kinds.values())
-        waits = [pack(("GET", behind_key(kind, self._shard))) for kind in BEHIND_KINDS]
+        waits = [pack(("GET", behind_key(kind, self._shard))) for kind in FREQUENT_KINDS]
         self._ask_room = [pack(("EXISTS", HOLD_KEY)), *waits]
         self._ask_acks = pack(("HMGET", acks_key(job), JOB_DELETED_FIELD, stop_field(source), *names))
         self._to_send: list[Outgoing] = []

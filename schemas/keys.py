@@ -19,8 +19,8 @@ HOLD_KEY: Final = "ingest:hold"
 
 BEHIND_FROM_S: Final = 0.5
 """Seconds that messages may wait in a stream before workers publish it, and trainers send less often."""
-BEHIND_KINDS: Final[tuple[Kind, ...]] = ("logs", "metrics")
-"""The kinds of messages for which workers publish how long they wait."""
+FREQUENT_KINDS: Final[tuple[Kind, ...]] = ("logs", "metrics")
+"""The kinds with many messages, which may be collected while workers are busy; the others are few and urgent."""
 BEHIND_TTL_MS: Final = 3000
 """Milliseconds after which a published wait expires: then the workers have room, or there are none."""
 

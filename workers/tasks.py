@@ -13,7 +13,7 @@ import structlog
 from trainwire.schemas import keys
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.events import decode_events
-from trainwire.schemas.keys import Kind
+from trainwire.schemas.keys import FREQUENT_KINDS, Kind
 from trainwire.stores.files.presign_policy import served_prefixes
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
@@ -52,7 +52,7 @@ from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.links import link_runs
 from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.plugin import plugin
-from trainwire.workers.streams.linger import LINGERING_KINDS, DrainShare, linger_s
+from trainwire.workers.streams.linger import DrainShare, linger_s
 from trainwire.workers.streams.outage_log import OutageLog
 from trainwire.workers.streams.stray_streams import drain_jammed, drain_stray_streams
 from trainwire.workers.streams.sweep import overdue, publish_hold, publish_shards
@@ -135,7 +135,7 @@ def _drain(resources: Resources, stream: IngestStream) -> None:
     if stream.shard >= resources.settings.ingest_shards and not stream.has_entries():
         return  # creates no cursor for a shard that does not exist
     publish_changes = partial(order_notify, resources)
-    may_linger = stream.kind in LINGERING_KINDS
+    may_linger = stream.kind in FREQUENT_KINDS
     drain_jammed(resources, stream, publish_changes)
     drained = Drain(
         resources.engine,

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from trainwire.ingest.sanitize import StructT, repaired
 from trainwire.ingest.sending.size_limits import fitted
 from trainwire.ingest.sending.unacked import EncodedMessage
-from trainwire.schemas.keys import Kind
+from trainwire.schemas.keys import FREQUENT_KINDS, Kind
+from trainwire.schemas.tracing import TRACEPARENT
 from trainwire.schemas.wire.entries import Entry, encode_entry
 from trainwire.schemas.wire.joining import item_count as joined_items
 from trainwire.schemas.wire.joining import joined_body
@@ -29,7 +30,6 @@ logger = logging.getLogger("trainwire.ingest")
 
 JOINED_BYTES: Final = 64 * 1024
 """Size of a body from which it is not joined with the next one."""
-JOINED_KINDS: Final[frozenset[Kind]] = frozenset({"logs", "metrics"})
 
 _decode_logs: Final = msgspec.msgpack.Decoder(Logs).decode
 _decode_metrics: Final = msgspec.msgpack.Decoder(Metrics).decode
@@ -97,8 +97,7 @@ class BodyEncoder:
 
 def item_count(body: Body) -> int:
     """Return the number of lines or points in a body; 1 for a body without any."""
-    items = body.lines if isinstance(body, Logs) else body.points if isinstance(body, Metrics) else []
-    return max(1, len(items))
+    return max(1, joined_items(body))
 
 
 def sanitized(body: Body) -> tuple[Body | None, int]:
@@ -179,7 +178,7 @@ def joined(kind: Kind, messages: Sequence[EncodedMessage]) -> list[EncodedMessag
     A joined one has the number of its last message. The workers store each of its messages once, even if some of
     them were sent before.
     """
-    if kind not in JOINED_KINDS or len(messages) < 2:
+    if kind not in FREQUENT_KINDS or len(messages) < 2:
         return list(messages)
     made: list[EncodedMessage] = []
     group: list[EncodedMessage] = []
@@ -208,6 +207,8 @@ def _as_one(
     entry, seq = group[-1].entry, group[-1].seq
     job, attempt, source = int(entry["job"]), int(entry["attempt"]), str(entry["source"])
     encoded = encode_entry(Message(kind, job, attempt, source, seq, body, tuple(parts)))
+    if TRACEPARENT in entry:
+        encoded[TRACEPARENT] = entry[TRACEPARENT]
     return [EncodedMessage(seq, encoded, items=sum(parts))]
 
 

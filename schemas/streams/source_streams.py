@@ -11,7 +11,7 @@ import redis
 from msgspec.structs import replace
 
 from trainwire.schemas.keys import (
-    BEHIND_KINDS,
+    FREQUENT_KINDS,
     HOLD_KEY,
     JOB_DELETED_FIELD,
     SHARDS_KEY,
@@ -137,7 +137,7 @@ class SourceStreams:
     def _ask_reports(self, pipe: Any, kinds: Sequence[Kind]) -> None:
         pipe.exists(HOLD_KEY)
         if self._may_read_behind:
-            for kind in BEHIND_KINDS:
+            for kind in FREQUENT_KINDS:
                 pipe.get(behind_key(kind, self.shard))
         fields = (ack_field, missing_field, lost_field)
         names = [name(self._source, kind) for kind in kinds for name in fields]
@@ -155,7 +155,7 @@ class SourceStreams:
         hold, *found = replies
         behind: list[Any] = []
         if self._may_read_behind:
-            behind, found = found[: len(BEHIND_KINDS)], found[len(BEHIND_KINDS) :]
+            behind, found = found[: len(FREQUENT_KINDS)], found[len(FREQUENT_KINDS) :]
             self._may_read_behind = not any(isinstance(reply, Exception) for reply in behind)
         for reply in (hold, *found):
             if isinstance(reply, Exception):

@@ -73,11 +73,11 @@ def split(message: Message) -> Iterator[Message]:
 
 def check_parts(seq: int, parts: Sequence[int], body: Body) -> None:
     """Raise `InvalidMessage` unless `parts` are the numbers of lines or points of the messages up to `seq`."""
-    items = body.lines if isinstance(body, Logs) else body.points if isinstance(body, Metrics) else ()
-    if not 2 <= len(parts) <= min(seq, MAX_ITEMS) or min(parts) < 1 or sum(parts) != len(items):
+    items = item_count(body)
+    if not 2 <= len(parts) <= min(seq, MAX_ITEMS) or min(parts) < 1 or sum(parts) != items:
         raise InvalidMessage(
             "wrong-fields",
-            f"parts of {len(parts)} messages do not match {len(items)} lines or points of seq {seq}",
+            f"parts of {len(parts)} messages do not match {items} lines or points of seq {seq}",
         )
 
 

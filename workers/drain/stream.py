@@ -263,7 +263,7 @@ class IngestStream:
         self, acks: Iterable[Ack], traces: Mapping[int, str], *, is_drained: bool, waited_ms: int = 0
     ) -> None:
         commands = [*ack_commands(acks, traces)]
-        if waited_ms >= 1000 * keys.BEHIND_FROM_S and self.kind in keys.BEHIND_KINDS:
+        if waited_ms >= 1000 * keys.BEHIND_FROM_S and self.kind in keys.FREQUENT_KINDS:
             commands.append(("SET", keys.behind_key(self.kind, self.shard), waited_ms, "PX", keys.BEHIND_TTL_MS))
         if is_drained:
             commands.insert(0, ("HDEL", keys.HALTED_KEY, self.key))

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from trainwire.schemas.keys import Kind
-
 MOST_LINGER_S: Final = 0.2
 """Longest delay of the next drain of a stream, in seconds."""
 LEAST_SHARE: Final = 0.2
@@ -22,8 +20,6 @@ ENOUGH_ENTRIES: Final = 500
 """With this many entries or more, the fixed cost of a transaction (5 to 15 ms of CPU time) matters little."""
 MEMORY_S: Final = 1.0
 """Time constant, in seconds, of the average of the share."""
-LINGERING_KINDS: Final[tuple[Kind, ...]] = ("logs", "metrics")
-"""The kinds whose drains may be delayed; checkpoints and completions are few and urgent."""
 
 
 def linger_s(share: float, entries: int) -> float:

@@ -17,7 +17,7 @@ from trainwire.ingest.sending.flush_pace import FlushPace
 from trainwire.ingest.sending.transports.redis_connection import RedisConnection
 from trainwire.ingest.settings.setting_groups import SpoolSettings
 from trainwire.ingest.spool.listing import list_spool
-from trainwire.schemas.keys import BEHIND_KINDS, behind_key
+from trainwire.schemas.keys import FREQUENT_KINDS, behind_key
 from trainwire.schemas.wire.body_decoding import decode_body
 from trainwire.schemas.wire.entries import open_envelope
 from trainwire.schemas.wire.exchange import CONTENT_TYPE, ExchangeAnswer, decode_answer, encode_exchange
@@ -172,7 +172,7 @@ def test_a_refused_read_is_not_repeated(valkey: Any) -> None:
     connection = RedisConnection(valkey.url.replace("//", "//old:pw@"), 42, "0-here")
     assert [connection.read_reports(["logs"]).behind_s for _ in range(3)] == [0, 0, 0]
     denied = [entry for entry in valkey.client.acl_log() if entry["username"] == "old"]
-    assert sum(int(entry["count"]) for entry in denied) == len(BEHIND_KINDS)
+    assert sum(int(entry["count"]) for entry in denied) == len(FREQUENT_KINDS)
     connection.close()
 
 

@@ -85,6 +85,16 @@ def test_points_share_an_entry_and_headers_do_not(buffer: Buffer, outbox: Outbox
     assert (second.body.name, second.parts) == ("digits", ())  # type: ignore[union-attr]
 
 
+def test_a_joined_entry_keeps_the_trace(buffer: Buffer) -> None:
+    """An entry of several messages has the `traceparent` of the run, as that of one message has."""
+    traceparent = f"00-{'5' * 32}-{'6' * 16}-01"
+    outbox = Outbox(Origin(42, 0, "0-test", 0, since_ns=5, traceparent=traceparent), buffer)
+    log(buffer, outbox, "a")
+    log(buffer, outbox, "b")
+    (message,) = outbox.to_send(10**6, may_join=True)["logs"]
+    assert (message.entry["parts"], message.entry["traceparent"]) == ("1,1", traceparent)
+
+
 def test_what_is_not_joined(buffer: Buffer, outbox: Outbox) -> None:
     """Another output and a large message have entries of their own; so has every message without `may_join`."""
     log(buffer, outbox, "out")
