@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trainwire.gateway.telemetry import METHODS, NO_ROUTE
+from trainwire.gateway.telemetry import NO_ROUTE, method_of
 from trainwire.schemas.tracing import TRACEPARENT, checked_traceparent
 from trainwire.stores.tracing import span
 
@@ -28,7 +28,7 @@ def request_spans(app: ASGIApp) -> ASGIApp:
             return
         given = Headers(scope=scope).getlist(TRACEPARENT)
         parent = checked_traceparent(given[0]) if len(given) == 1 else None
-        with span(scope["method"] if scope["method"] in METHODS else "other", [parent], kind="server") as request:
+        with span(method_of(scope), [parent], kind="server") as request:
 
             async def send_traced(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -50,7 +50,7 @@ def _describe(request: Span, scope: Scope, status: int) -> None:
     """Name the span after the route of its request, which is known once the response begins."""
     if not request.is_recording():
         return
-    method = scope["method"] if scope["method"] in METHODS else "other"
+    method = method_of(scope)
     route = getattr(scope.get("route"), "path", NO_ROUTE)
     request.update_name(f"{method} {route}")
     request.set_attributes(

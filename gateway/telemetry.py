@@ -58,8 +58,13 @@ class Telemetry:
                 await app(scope, receive, send_counted)
             finally:
                 route = getattr(scope.get("route"), "path", NO_ROUTE)
-                method = scope["method"] if scope["method"] in METHODS else "other"
+                method = method_of(scope)
                 self._requests.labels(method, route, str(status)).inc()
                 self._duration.labels(route).observe(time.monotonic() - began_at)
 
         return counted
+
+
+def method_of(scope: Scope) -> str:
+    """Return the method of a request; `other` for unknown ones, because clients can invent any number of them."""
+    return str(scope["method"]) if scope["method"] in METHODS else "other"
