@@ -19,6 +19,7 @@ from trainwire.workers.resources import Resources
 pytestmark = pytest.mark.timeout(200)
 WITHIN_MS = 20_000
 LOSS = "figure[data-title=loss]"
+TILE = ".head-metrics .tile"
 
 
 @pytest.fixture
@@ -44,8 +45,8 @@ def test_ranks_are_told_apart(gateway_page: Page, seeds: Seeds) -> None:
     assert [text.split("\n")[0] for text in entries.all_inner_texts()] == [f"rank {rank}" for rank in range(4)]
     colors = entries.locator("line").evaluate_all("(all) => all.map((each) => each.getAttribute('stroke'))")
     assert len(set(colors)) == 4
-    expect(gateway_page.locator(".tile", has_text="loss")).to_have_text("loss 2.5 mean of 4 ranks")
-    expect(gateway_page.locator(".tile", has_text="only")).to_have_text("only 5 rank 3")
+    expect(gateway_page.locator(TILE, has_text="loss")).to_have_text("loss 2.5 mean of 4 ranks")
+    expect(gateway_page.locator(TILE, has_text="only")).to_have_text("only 5 rank 3")
     gateway_page.get_by_role("button", name="Mean of ranks").click()
     expect(entries).to_have_text("mean of 4 ranks2.5 (1 to 4)")
     gateway_page.get_by_role("button", name="Mean of ranks").click()
@@ -59,9 +60,9 @@ def test_ranks_without_a_new_value_are_counted(gateway_page: Page, seeds: Seeds)
     seeds.points(17, lambda _: {"loss": 1.0}, range(300), rank=1)
     seeds.points(17, lambda _: {"loss": 2.0, "only": 3.0}, range(300), rank=0)
     gateway_page.goto("/#/jobs/17")
-    tile = gateway_page.locator(".tile", has_text="loss")
+    tile = gateway_page.locator(TILE, has_text="loss")
     expect(tile).to_have_text("loss 1.5 mean of 2 of 3 ranks")
-    expect(gateway_page.locator(".tile", has_text="only")).to_have_text("only 3 rank 0")
+    expect(gateway_page.locator(TILE, has_text="only")).to_have_text("only 3 rank 0")
     seeds.points(17, lambda _: {"loss": 4.5}, [300], rank=2, attempt=1)
     expect(tile).to_have_text("loss 2.5 mean of 3 ranks")
 
@@ -82,7 +83,7 @@ def test_a_metric_has_one_tile(gateway_page: Page, seeds: Seeds, resources: Reso
         final = 'UPDATE training_jobs SET final_metrics = \'{"acc"\\: 0.75, "constructor"\\: 1}\' WHERE id = 16'
         connection.execute(text(final))
     gateway_page.goto("/#/jobs/16")
-    expect(gateway_page.locator(".tile")).to_have_text(["accuracy 0.75", "constructor 1"])
+    expect(gateway_page.locator(TILE)).to_have_text(["accuracy 0.75", "constructor 1"])
 
 
 def test_a_chart_of_nan_has_whole_labels(gateway_page: Page, seeds: Seeds) -> None:
@@ -102,8 +103,8 @@ def test_the_final_values_of_ranks_name_their_rank(gateway_page: Page, seeds: Se
         final = 'UPDATE training_jobs SET final_metrics = \'{"loss"\\: 3, "accuracy"\\: 0.7}\''
         connection.execute(text(final))
     gateway_page.goto("/#/jobs/12")
-    expect(gateway_page.locator(".tile", has_text="loss").first).to_have_text("loss 3 rank 2")
-    expect(gateway_page.locator(".tile", has_text="accuracy").first).to_have_text("accuracy 0.7 final")
+    expect(gateway_page.locator(TILE, has_text="loss").first).to_have_text("loss 3 rank 2")
+    expect(gateway_page.locator(TILE, has_text="accuracy").first).to_have_text("accuracy 0.7 final")
 
 
 def test_a_comparison_is_whole_and_live(gateway_page: Page, seeds: Seeds) -> None:
