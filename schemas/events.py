@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias
@@ -185,11 +186,10 @@ def decode_events(data: bytes | str) -> list[Event]:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of an event."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "trainwire event",
-        **msgspec.json.schema(Event),
-    }
+    schema = msgspec.json.schema(Event)
+    for definition in schema["$defs"].values():
+        definition["description"] = inspect.cleandoc(definition["description"])  # Python 3.13 did
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "trainwire event", **schema}
 
 
 def schema_text() -> str:

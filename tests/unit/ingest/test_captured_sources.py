@@ -65,7 +65,9 @@ class Ended:
 
     def __init__(self, script: str, folder: Path, **options: Any) -> None:
         result = folder / "lines.json"
-        command = [sys.executable, "-c", BEGIN + script, str(result)]
+        # From Python 3.12 on, a fork beside threads is a warning, which would be one more line.
+        fork = "ignore:This process:DeprecationWarning"
+        command = [sys.executable, "-W", fork, "-c", BEGIN + script, str(result)]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process: Any = subprocess.run(command, env=environment, timeout=TIMEOUT_S, check=False, **options)
