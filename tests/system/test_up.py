@@ -64,7 +64,7 @@ class Terminal:
         """Start `trainwire up` and wait until it is ready."""
         process = self.begin(*arguments)
         count = len(self.ups)
-        self.wait_for(lambda: self.output().count(READY) == count or process.poll() is not None, START_TIMEOUT_S)
+        self.wait_for(lambda: self.output().count(READY) == count or process.poll() is not None)
         assert process.poll() is None, self.output()
         return process
 
@@ -92,7 +92,7 @@ class Terminal:
         """Return the process of a part."""
         return psutil.Process(json.loads((self.data_dir / "run" / f"{name}.json").read_text())["pid"])
 
-    def wait_for(self, condition: Callable[[], object], timeout_s: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], object], timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until `condition()` holds; fail with the output of `up`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
