@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Final
 
 PARENT: Final = 1
@@ -12,10 +13,10 @@ START_TIME: Final = 19
 """Index of the start time, in clock ticks since the boot."""
 
 
-def proc_stat(pid: int) -> list[bytes]:
+def proc_stat(pid: int, proc: Path = Path("/proc")) -> list[bytes]:
     """Return the fields of process `pid` after its name, from the state on; an empty list if they are unknown."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with (proc / str(pid) / "stat").open("rb") as file:
             fields = file.read().rpartition(b") ")[2].split()  # the name may contain spaces and parentheses
     except OSError:
         return []

@@ -12,9 +12,9 @@ import typer
 from trainwire.cli.commands.options import AsJson, DataDir, job_number, servers, write_json
 from trainwire.cli.numbers import seconds_option
 from trainwire.cli.terminal import local, one_line, print_table, say, warn
-from trainwire.ingest.destinations import ANY_STACK, name_of
 from trainwire.ingest.sending.recovery import NO_LIMIT, Leftover, send_leftovers
-from trainwire.ingest.server_names import server_of, shown_server
+from trainwire.ingest.servers.destinations import ANY_STACK, name_of
+from trainwire.ingest.servers.server_names import server_of, shown_server
 from trainwire.ingest.settings.running_stacks import StackFolders
 from trainwire.ingest.settings.server_addresses import checked_url, token_of
 from trainwire.ingest.settings.setting_groups import Timing, default_spool_dir

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import msgspec
 import zstandard
 
-from trainwire.ingest.outage import Refused, Unavailable
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.transports.http_client import HttpClient, Response
 from trainwire.ingest.sending.transports.transport import Answer, Claim, ack_reports, foreign_claim
 from trainwire.ingest.sending.unacked import EncodedMessage
+from trainwire.ingest.servers.outage import Refused, Unavailable
 from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.gateway_urls import base_of
 from trainwire.schemas.keys import Kind

@@ -11,10 +11,10 @@ from typing import Final
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from trainwire.ingest.outage import Unavailable
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.transports.transport import Answer, Claim, ack_reports, foreign_claim
 from trainwire.ingest.sending.unacked import EncodedMessage
+from trainwire.ingest.servers.outage import Unavailable
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.streams.clients import STREAM_ERRORS, drop_connections, open_streams
 from trainwire.schemas.streams.source_streams import Appended, SourceStreams, StreamReports
