@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,10 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.jobs.jobs import shown_rows, shown_values
+from trainwire.cli.commands.jobs.jobs import shown_rows
 from trainwire.cli.commands.jobs.logs import has_ended
+from trainwire.cli.formats import shown_values
+from trainwire.cli.invocation import own_command
 from trainwire.cli.terminal import console, one_line, say
 from trainwire.ingest.identity.job_numbers import make_number
 from trainwire.stack.database import reading
@@ -118,8 +119,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Addres
     wait_for(lambda: process.poll() is not None or published() is not None, UP_TIMEOUT_S)
     address = published()
     if address is None:
-        said = (data_dir / "logs" / "up.log").read_text(errors="replace")
-        raise Problem(f"`trainwire up` did not come up; it said:\n{said}")
+        output = (data_dir / "logs" / "up.log").read_text(errors="replace")
+        raise Problem(f"`trainwire up` has not started; its output:\n{output}")
     return address
 
 
@@ -192,13 +193,9 @@ def sum_up(connection: Connection, address: Address, job_id: int) -> None:
         say(f"  {name:<16}{one_line(value)}")
     if address.flower_url:
         say(f"  {'Flower ran at':<16}{address.flower_url}")
-    program = Path(sys.executable).with_name("trainwire")
-    shown: Path | str = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
-    if (found := shutil.which("trainwire")) and Path(found).samefile(program):
-        shown = "trainwire"
     say("\nTry next, each in a terminal of its own:")
     for arguments in ("up", f"status {job_id}", f"logs {job_id}", f"metrics {job_id}", "jobs"):
-        say(f"  {shown} {arguments}")
+        say(f"  {own_command()} {arguments}")
     if address.gateway_url:
         say(f"\nWhile trainwire runs, see it in a browser: {address.gateway_url}")
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from trainwire.cli.commands.jobs.jobs import named_job, shown_number
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
 from trainwire.cli.comparison import MOST_JOBS, differs, final_metrics, flat, side_by_side
+from trainwire.cli.formats import shown_number
 from trainwire.cli.gateway_jobs import gateway_jobs
-from trainwire.cli.job_references import job_to_change
+from trainwire.cli.job_references import job_to_change, named_job
 from trainwire.cli.terminal import one_line, print_table, say
 from trainwire.client.client import Client
 from trainwire.client.errors import ClientError

@@ -13,16 +13,16 @@ from typing import Annotated, Any, Final, TypeVar, get_args
 
 import typer
 from rich.text import Text
-from sqlalchemy import Connection
 
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
+from trainwire.cli.formats import shown_clock, shown_number, shown_time, shown_values
 from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.cli.gateway_reads import GatewayReads
-from trainwire.cli.job_references import job_id_of
+from trainwire.cli.job_references import named_job
 from trainwire.cli.job_report import StatusReport, gateway_report, stored_report
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.provenance import provenance_lines
-from trainwire.cli.terminal import cell, console, local, one_line, print_table, say, shown_clock, warn
+from trainwire.cli.terminal import cell, console, one_line, print_table, say, warn
 from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.wire.messages import Status
@@ -30,9 +30,8 @@ from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import streams_url
 from trainwire.stores.postgres.checkpoints import CheckpointFile
-from trainwire.stores.postgres.deletion import find_deletion
 from trainwire.stores.postgres.deliveries import counted, shown_delivery
-from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
+from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.postgres.jobs.job_pages import JobQuery, find_page, read_columns
 
 P = TypeVar("P")
@@ -161,24 +160,6 @@ def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
     return f"checkpoints: {shown}; the newest: {newest.reason}; see `trainwire checkpoints {job_id}`"
 
 
-def named_job(connection: Connection, reference: str) -> Job:
-    """Return the job that `reference` names (see `job_id_of`); raise `Problem` if no job or several jobs match."""
-    return known_job(connection, job_id_of(connection, reference))
-
-
-def known_job(connection: Connection, job_id: int) -> Job:
-    """Return the job with the number `job_id`; raise `Problem` if it does not exist or was deleted."""
-    job = find_job(connection, job_id)
-    if job is not None:
-        return job
-    if (deletion := find_deletion(connection, job_id)) is not None:
-        at, by = shown_time(deletion.deleted_at), deletion.deleted_by
-        raise Problem(
-            f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` shows the deletion"
-        )
-    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
-
-
 def job_document(job: Job) -> dict[str, Any]:
     """Return the job as a dictionary for JSON output; `rows` replaces the fields that end with `_seq`."""
     shown = {name: getattr(job, name) for name in Job.__struct_fields__ if not name.endswith("_seq")}
@@ -241,16 +222,6 @@ def shown_rows(job: Job) -> str:
     return " · ".join(counted(count, ROW_NAMES[kind]) for kind, count in job.rows.items())
 
 
-def shown_values(values: dict[str, Any]) -> str:
-    """Format metrics as one line, with six significant digits."""
-    return " · ".join(f"{name} {shown_number(value)}" for name, value in values.items())
-
-
-def shown_number(value: object) -> str:
-    """Format a float with six significant digits; other values are converted to text."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def _best(job: Job) -> str:
     epoch = "" if job.best_epoch is None else f" (epoch {job.best_epoch})"
     return f"{shown_values(job.best_metrics)}{epoch}" if job.best_metrics else ""
@@ -272,11 +243,6 @@ def shown_status(job: Job) -> str:
     if job.status == "stopped" and job.stop:
         return f"stopped by {one_line(job.stop['requested_by'])}"
     return job.status if job.quiet_since is None else f"{job.status} since {shown_time(job.quiet_since)}"
-
-
-def shown_time(at: datetime | None) -> str | None:
-    """Format a time in the local time zone; return None for None."""
-    return None if at is None else f"{local(at):%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _show_table(found: list[Job], values: dict[int, dict[str, Any]], fields: list[str]) -> None:

@@ -11,13 +11,13 @@ from typing import Annotated, Protocol
 import typer
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.jobs.jobs import known_job
 from trainwire.cli.commands.options import DataDir, JobReference, servers
+from trainwire.cli.formats import local
 from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.cli.gateway_reads import GatewayReads
-from trainwire.cli.job_references import job_id_of
+from trainwire.cli.job_references import job_id_of, known_job
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
-from trainwire.cli.terminal import local, safe, warn
+from trainwire.cli.terminal import safe, warn
 from trainwire.client.job import Job as ClientJob
 from trainwire.schemas.completeness_states import may_grow
 from trainwire.schemas.wire.messages import LOG_TYPES
