@@ -18,7 +18,7 @@ COMMANDS: Final = {
     "demo": "trainwire.cli.commands.demo:demo",
     "run": "trainwire.cli.commands.run:run",
     "jobs": "trainwire.cli.commands.jobs.jobs:jobs",
-    "status": "trainwire.cli.commands.jobs.jobs:status",
+    "status": "trainwire.cli.commands.jobs.status:status",
     "logs": "trainwire.cli.commands.jobs.logs:logs",
     "metrics": "trainwire.cli.commands.jobs.metrics:metrics",
     "mlflow": "trainwire.cli.commands.jobs.mlflow:mlflow",

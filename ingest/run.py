@@ -15,7 +15,6 @@ from trainwire.ingest.completion import History
 from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.identity.announcements import announce
 from trainwire.ingest.identity.default_names import default_name, named, script_of_process
-from trainwire.ingest.identity.lineage import checked_lineage
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.pickling import Handle, address_of, register
@@ -29,7 +28,7 @@ from trainwire.ingest.provenance.recording import OF_INTERPRETER
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.run_end import RunEnd
 from trainwire.ingest.run_reports import RunReports
-from trainwire.ingest.run_start import RunOptions, checked_id, given_place, start_of
+from trainwire.ingest.run_start import RunOptions, checked_id, checked_lineage, given_place, start_of
 from trainwire.ingest.sanitize import Number
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.servers.outage import is_passing

@@ -15,8 +15,8 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.jobs.jobs import shown_rows
 from trainwire.cli.commands.jobs.logs import has_ended
+from trainwire.cli.commands.jobs.status import shown_rows
 from trainwire.cli.formats import shown_values
 from trainwire.cli.invocation import own_command
 from trainwire.cli.terminal import console, one_line, say

@@ -29,7 +29,7 @@ def test_named_tests_exist(document: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["docs/architecture.md", "docs/extend.md", "CONTRIBUTING.md"])
 def test_named_files_exist(document: str) -> None:
     """Each path exists: from the root, or from a folder of the path before it in the same section."""
     for section in (ROOT / document).read_text().split("\n### "):
