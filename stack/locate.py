@@ -36,6 +36,11 @@ class Address:
     Empty if the servers are not those of a stack.
     """
 
+    @property
+    def urls(self) -> dict[str, str | None]:
+        """The URLs of all servers by the names of their fields, such as `database_url`."""
+        return {f"{name}_url": getattr(self, f"{name}_url") for name in SERVERS}
+
     def need_database_url(self) -> str:
         """Return the URL of Postgres; raise `Problem` if it is unknown."""
         if self.database_url is None:

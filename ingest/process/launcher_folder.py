@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, Self
 
+from trainwire.ingest.process.proc_stat import is_alive
+
 _LOCK_NAME: Final = "launcher"
 _TRACEBACK: Final = ".traceback"
 _READS_STOP: Final = "reads-stop"
@@ -114,11 +116,5 @@ def read_note(path: Path) -> str:
 
 def _was_killed(mark: Path) -> bool:
     """Return whether the process that left the file `mark` has ended without a completion."""
-    pid = read_note(mark)
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, ValueError):  # it runs, or it has reported its end
-        return False
-    return False
+    pid = read_note(mark)  # empty if the process has reported its end
+    return pid.isdecimal() and not is_alive(int(pid))

@@ -1,4 +1,4 @@
-"""Reads `/proc/PID/stat`, which Linux has for each process (proc(5))."""
+"""Reads about a process by its id: whether it exists, and `/proc/PID/stat`, which Linux has (proc(5))."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ PARENT: Final = 1
 """Index of the parent's process id in the fields that `proc_stat` returns."""
 START_TIME: Final = 19
 """Index of the start time, in clock ticks since the boot."""
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process of any user has this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def proc_stat(pid: int, proc: Path = Path("/proc")) -> list[bytes]:
