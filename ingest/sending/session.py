@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.identity.origin import Origin
-from trainwire.ingest.lines.line_intake import LineIntake
+from trainwire.ingest.lines.log_lines import LogLines
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.forks import renew_in_children
 from trainwire.ingest.receipt import Receipt
@@ -129,7 +129,7 @@ class Session:
             self._heartbeat,
             is_refusal_logged=settings.is_refused_alike,
         )
-        self.lines = LineIntake(
+        self.lines = LogLines(
             settings.log_lines_per_s, self._take_lines, partial(self.buffer.count_dropped, "logs")
         )
         self._starting = threading.Lock()

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from trainwire.ingest.lines.log_levels import levels_of
 from trainwire.ingest.lines.printed_lines import PrintedLines
 from trainwire.ingest.process.clock import monotonic_ns
+from trainwire.schemas.wire.messages import LogType
 
 if TYPE_CHECKING:
     from trainwire.ingest.lines.sampling import LineSampler
-    from trainwire.schemas.wire.messages import LogType
 
-TakeLines: TypeAlias = "Callable[[Sequence[str], LogType, int, Iterable[str | None]], None]"
+TakeLines: TypeAlias = Callable[[Sequence[str], LogType, int, Iterable[str | None]], None]
 
 
-class LineIntake:
+class LogLines:
     """Accepts lines from any thread, and passes those on that are to be logged."""
 
     def __init__(self, lines_per_s: int | None, pass_on: TakeLines, count_left_out: Callable[[int], None]) -> None:
