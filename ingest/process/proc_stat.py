@@ -27,7 +27,7 @@ def is_alive(pid: int) -> bool:
 def proc_stat(pid: int, proc: Path = Path("/proc")) -> list[bytes]:
     """Return the fields of process `pid` after its name, from the state on; an empty list if they are unknown."""
     try:
-        with (proc / str(pid) / "stat").open("rb") as file:
+        with open(proc / str(pid) / "stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()  # the name may contain spaces and parentheses
     except OSError:
         return []
