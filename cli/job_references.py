@@ -6,9 +6,11 @@ import shlex
 
 from sqlalchemy import Connection
 
-from trainwire.cli.terminal import local, one_line, warn
+from trainwire.cli.formats import local, shown_time
+from trainwire.cli.terminal import one_line, warn
 from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.jobs.job_lookup import Job
+from trainwire.stores.postgres.deletion import find_deletion
+from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
 from trainwire.stores.postgres.jobs.job_references import LAST, find_referenced, number_in
 
 
@@ -47,6 +49,24 @@ def job_to_change(reference: str, job_id: int) -> int:
     if reference.isdecimal() and reference != str(job_id) and str(job_id).endswith(reference):
         raise Problem(f"no job {reference}; the number of job {job_id} ends so: write out its number to change it")
     return job_id
+
+
+def named_job(connection: Connection, reference: str) -> Job:
+    """Return the job that `reference` names (see `job_id_of`); raise `Problem` if no job or several jobs match."""
+    return known_job(connection, job_id_of(connection, reference))
+
+
+def known_job(connection: Connection, job_id: int) -> Job:
+    """Return the job with the number `job_id`; raise `Problem` if it does not exist or was deleted."""
+    job = find_job(connection, job_id)
+    if job is not None:
+        return job
+    if (deletion := find_deletion(connection, job_id)) is not None:
+        at, by = shown_time(deletion.deleted_at), deletion.deleted_by
+        raise Problem(
+            f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` shows the deletion"
+        )
+    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
 
 
 def _report_other(text: str, job_id: int, other: int, *, is_strict: bool) -> None:

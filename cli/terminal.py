@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Container, Iterable
-from datetime import UTC, datetime
 from typing import Final
 
 from rich.console import Console
@@ -48,21 +47,6 @@ def safe(text: str, *, colours: bool = False) -> str:
 def one_line(text: str) -> str:
     """Return `safe(text)` on one line; each sequence of white space becomes one space."""
     return " ".join(safe(text).split())
-
-
-def local(at: datetime) -> datetime:
-    """Return `at` in the local time zone, or in UTC where the year is out of range there."""
-    try:
-        return at.astimezone()
-    except (OverflowError, ValueError):
-        return at.astimezone(UTC)
-
-
-def shown_clock(at: datetime) -> str:
-    """Return the local time of day, or date and time if the day is not today."""
-    here = local(at)
-    is_today = here.date() == local(datetime.now(UTC)).date()
-    return f"{here:%H:%M:%S}" if is_today else f"{here:%Y-%m-%d %H:%M}"
 
 
 def say(line: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -24,13 +25,15 @@ def fetch(url: str, recorded: CheckpointInfo, to: str | Path | None, *, force: b
     Raises `ClientError` if the file exists and `force` is False, if the download fails, or if the size or SHA-256
     is not the recorded one; no partial file is left.
     """
-    target = _target(recorded.uri, to)
+    target = target_of(recorded.uri, to)
     if os.path.lexists(target) and not force:
         raise ClientError(f"{target} exists already: choose another name with to=, or replace it with force=True")
     # In the same folder: a rename is atomic only within one file system.
     arriving = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        _check(recorded, *_read(url, arriving))
+        write_verified(
+            _pieces(url), arriving, recorded.uri, size_bytes=recorded.size_bytes, sha256=recorded.sha256
+        )
         arriving.replace(target)
     except HTTPException as exc:
         raise ClientError(f"{recorded.uri} cannot be downloaded: {exc!r}") from exc
@@ -41,30 +44,45 @@ def fetch(url: str, recorded: CheckpointInfo, to: str | Path | None, *, force: b
     return target
 
 
-def _target(uri: str, to: str | Path | None) -> Path:
-    own = Path(PurePosixPath(uri).name or "checkpoint")
+def target_of(key: str, to: str | Path | None) -> Path:
+    """Return the path to which the file or folder at `key` (a key or URI of the object store) is downloaded.
+
+    It is `to`, or its own name in the folder `to`, or by default in the current folder.
+    """
+    name = PurePosixPath(key).name
+    own = Path("checkpoint" if name in {"", ".."} else name)
     if to is None:
         return own
     chosen = Path(to)
     return chosen / own if chosen.is_dir() else chosen
 
 
-def _read(url: str, path: Path) -> tuple[int, str]:
-    """Download `url` to the file `path`; return its size and SHA-256."""
-    size_bytes, digest = 0, hashlib.sha256()
-    with urlopen(url, timeout=TIMEOUT_S) as answer, path.open("xb") as file:  # noqa: S310 - of the gateway
-        while piece := answer.read(READ_BYTES):
+def write_verified(
+    pieces: Iterable[bytes], path: Path, uri: object, *, size_bytes: int | None, sha256: str | None
+) -> None:
+    """Write `pieces`, the content of the object at `uri`, to a new file at `path`.
+
+    Raises `ClientError` if the size or SHA-256 is not the recorded one (None: not recorded); the caller then
+    deletes the file.
+    """
+    arrived_bytes, digest = 0, hashlib.sha256()
+    with path.open("xb") as file:
+        for piece in pieces:
             file.write(piece)
             digest.update(piece)
-            size_bytes += len(piece)
-    return size_bytes, digest.hexdigest()
-
-
-def _check(recorded: CheckpointInfo, size_bytes: int, digest: str) -> None:
-    if recorded.sha256 is not None and digest != recorded.sha256.lower():
+            arrived_bytes += len(piece)
+    if sha256 is not None and digest.hexdigest() != sha256.lower():
         raise ClientError(
-            f"{recorded.uri} is not what the trainer uploaded: its SHA-256 is {digest}, recorded is "
-            f"{recorded.sha256}"
+            f"{uri} is not what the trainer uploaded: its SHA-256 is {digest.hexdigest()}, recorded is {sha256}; "
+            "the download was deleted"
         )
-    if recorded.size_bytes is not None and size_bytes != recorded.size_bytes:
-        raise ClientError(f"{recorded.uri} has {size_bytes:,} bytes, recorded are {recorded.size_bytes:,}")
+    if size_bytes is not None and arrived_bytes != size_bytes:
+        raise ClientError(
+            f"{uri} has {arrived_bytes:,} bytes, recorded are {size_bytes:,}; the download was deleted"
+        )
+
+
+def _pieces(url: str) -> Iterator[bytes]:
+    with urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - of the gateway
+        while piece := answer.read(READ_BYTES):
+            yield piece

@@ -54,7 +54,7 @@ _ENDS: Final = ("training_complete", "training_error")
 
 
 class HttpSource:
-    """Answers the client's requests from the gateway at `url`, with an access token if one is given."""
+    """Answers the client's requests (`Source`) from the gateway at `url`, with an access token if one is given."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self._gateway = Gateway(url, token)
@@ -65,24 +65,20 @@ class HttpSource:
         return f"HttpSource({self._url!r})"
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return at most `limit` of the jobs that match `query`, from `cursor` on."""
         fields = {"filter": query.filter, "sort": query.sort, "columns": ",".join(query.columns) or None}
         page = self._json("/jobs", {**fields, "limit": limit, "cursor": cursor})
         return JobPage([self._record(JobInfo, item) for item in page["items"]], page["next"], page.get("total"))
 
     def fields(self) -> dict[str, list[str]]:
-        """Return the names that filters can use, by kind (`jobs`, `params`, `tags`, `metrics`)."""
         return self._json("/jobs/fields")
 
     def find(self, reference: str) -> Candidates:
-        """Return the jobs that match `reference`: a number, a name, the beginning of either, or `last`."""
         found = self._json("/jobs/resolve", {"reference": reference})
         with self._same_version():
             jobs = [(item["id"], item["name"], item["status"]) for item in found["items"]]
             return Candidates(jobs, found["total"], found.get("also_named"))  # absent in older gateways
 
     def job(self, job_id: int) -> JobInfo:
-        """Return the state of a job; raise `JobNotFound` if it does not exist."""
         return self._record(JobInfo, self._json(f"/jobs/{job_id}"))
 
     def stop(self, job_id: int, by: str | None, reason: str) -> StopInfo:
@@ -93,7 +89,6 @@ class HttpSource:
         )
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
-        """Yield blocks with all points of the metrics `names`, or of all metrics if `names` is empty."""
         path = f"/jobs/{job_id}/metrics/download"
         shown = joined_names(names)
         is_exact = split_names([shown]) == list(dict.fromkeys(names)) and len(shown) <= MAX_NAMES_CHARS
@@ -108,7 +103,6 @@ class HttpSource:
                 yield block
 
     def metric_names(self, job_id: int) -> MetricNames:
-        """Return the names of a job's metrics, and whether the list is complete."""
         path, is_complete = f"/jobs/{job_id}/metrics/names", False
         for _ in range(MOST_READS_OF_NAMES):
             is_complete = self._json(path, {"limit": 1})["complete"]
@@ -123,11 +117,9 @@ class HttpSource:
         return MetricNames(names, is_complete)
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return the command, code version and machine of an attempt, by default the newest; empty if unknown."""
         return dict(self._json(f"/jobs/{job_id}/provenance", {"attempt": attempt})["items"])
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return the counts of a job's messages, and the state of their sum, such as `complete`."""
         return self._record(CompletenessInfo, self._json(f"/jobs/{job_id}/completeness"))
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
@@ -143,7 +135,6 @@ class HttpSource:
         return LogPage(lines, lines[-1].seq if len(lines) == limit else None)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines with `seq` < `before`, at most `limit`, oldest first, untruncated."""
         page = self._json(f"/jobs/{job_id}/logs", {**query._asdict(), "before": before, "limit": limit})
         lines = self._lines(job_id, page)
         if scanned := page.get("scanned"):
@@ -151,7 +142,6 @@ class HttpSource:
         return LogPage(lines, lines[0].seq if len(lines) == limit else None)
 
     def seq_at(self, job_id: int, at: datetime) -> int | None:
-        """Return the sequence number of the first log line logged at `at` or later; None if there is none."""
         items = self._json(f"/jobs/{job_id}/logs", {"at": at.isoformat(), "limit": 1})["items"]
         return items[0]["seq"] if items else None
 
@@ -166,7 +156,6 @@ class HttpSource:
         return lines
 
     def checkpoints(self, job_id: int) -> list[CheckpointInfo]:
-        """Return all checkpoints of a job in the order of their sequence numbers."""
         found: list[CheckpointInfo] = []
         while True:
             before = found[0].seq if found else None
@@ -176,7 +165,6 @@ class HttpSource:
                 return found
 
     def checkpoint_url(self, job_id: int, seq: int) -> str:
-        """Return a signed URL from which a checkpoint's file can be downloaded."""
         return str(self._json(f"/jobs/{job_id}/checkpoints/{seq}/url")["url"])
 
     def follow(self, job_id: int) -> Iterator[dict[str, Any]]:

@@ -67,7 +67,7 @@ UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 
 
 class PostgresSource:
-    """Answers the client's requests from the Postgres at `database_url`; only `stop` writes to it."""
+    """Answers the client's requests (`Source`) from the Postgres at `database_url`; only `stop` writes to it."""
 
     def __init__(self, database_url: str) -> None:
         try:
@@ -82,7 +82,6 @@ class PostgresSource:
         return f"PostgresSource({shown_servers(self._settings.sqlalchemy_url())!r})"
 
     def jobs(self, query: JobQuery, limit: int, cursor: str | None) -> JobPage:
-        """Return at most `limit` of the jobs that match `query`, from `cursor` on."""
         after, now = _place(cursor, query.sort)
         try:
             fields = parse_fields(",".join(query.columns))
@@ -108,19 +107,16 @@ class PostgresSource:
         return JobPage(infos, following, total)
 
     def fields(self) -> dict[str, list[str]]:
-        """Return the names that filters can use, by kind (`jobs`, `params`, `tags`, `metrics`)."""
         with self._reading() as connection:
             return field_names(connection)
 
     def find(self, reference: str) -> Candidates:
-        """Return the jobs that match `reference`: a number, a name, the beginning of either, or `last`."""
         with self._reading() as connection:
             found = find_referenced(connection, reference)
         jobs = [(job.id, job.name, job.status) for job in found.jobs]
         return Candidates(jobs, found.total, found.also_named)
 
     def job(self, job_id: int) -> JobInfo:
-        """Return the state of a job; raise `JobNotFound` if it does not exist."""
         with self._reading() as connection:
             job = _known(connection, job_id)
             last = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
@@ -139,7 +135,6 @@ class PostgresSource:
         return record(StopInfo, {name: getattr(found, name) for name in StopInfo.__struct_fields__})
 
     def metrics(self, job_id: int, names: Sequence[str]) -> Iterator[MetricBlock]:
-        """Yield blocks with all points of the metrics `names`, or of all metrics if `names` is empty."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_metric_seq
             removed = removed_rows(connection, job_id)["metrics"]
@@ -147,7 +142,6 @@ class PostgresSource:
             yield from read_packed_metrics(self._engine, job_id, names, removed, last)
 
     def metric_names(self, job_id: int) -> MetricNames:
-        """Return the names of a job's metrics, and whether the list is complete."""
         for _ in range(MOST_READS_OF_NAMES):
             with self._reading() as connection:
                 last = _known(connection, job_id).last_metric_seq
@@ -157,19 +151,16 @@ class PostgresSource:
         return MetricNames(list(known.ordered), known.is_complete(last))
 
     def provenance(self, job_id: int, attempt: int | None) -> dict[str, Any]:
-        """Return the command, code version and machine of an attempt, by default the newest; empty if unknown."""
         with self._reading() as connection:
             job = _known(connection, job_id)
             return find_provenance(connection, job_id, job.attempt if attempt is None else attempt)
 
     def completeness(self, job_id: int) -> CompletenessInfo:
-        """Return the counts of a job's messages, and the state of their sum, such as `complete`."""
         with self._reading() as connection:
             found = find_completeness(connection, _known(connection, job_id))
         return CompletenessInfo(**{name: getattr(found, name) for name in CompletenessInfo.__struct_fields__})
 
     def logs(self, job_id: int, query: LogQuery, after: int, limit: int = PAGE_LINES) -> LogPage:
-        """Return the first matching lines with `seq` > `after`, at most `limit`, untruncated."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             page = next_page(connection, _line_filter(job_id, query), after, last, limit, is_cut=False)
@@ -177,7 +168,6 @@ class PostgresSource:
         return LogPage(page.lines, following)
 
     def logs_before(self, job_id: int, query: LogQuery, before: int, limit: int) -> LogPage:
-        """Return the last matching lines with `seq` < `before`, at most `limit`, oldest first, untruncated."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             wanted = _line_filter(job_id, query)
@@ -186,7 +176,6 @@ class PostgresSource:
         return LogPage(page.lines, following)
 
     def seq_at(self, job_id: int, at: datetime) -> int | None:
-        """Return the sequence number of the first log line logged at `at` or later; None if there is none."""
         with self._reading() as connection:
             last = _known(connection, job_id).last_log_seq
             # Retention may have removed the line that the search returns.
@@ -195,7 +184,6 @@ class PostgresSource:
         return found.lines[0].seq if found.lines else None
 
     def checkpoints(self, job_id: int) -> list[CheckpointInfo]:
-        """Return all checkpoints of a job in the order of their sequence numbers."""
         with self._reading() as connection:
             job = _known(connection, job_id)
             files = find_checkpoints(connection, job_id)
@@ -226,7 +214,6 @@ class PostgresSource:
         )
 
     def close(self) -> None:
-        """Close all connections."""
         self._engine.dispose()
 
     @contextmanager

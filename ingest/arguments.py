@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsFloat, TypeVar
 
 from trainwire.ingest.completion import Ending, ending
-from trainwire.ingest.line_splitting import split_lines
+from trainwire.ingest.lines.line_splitting import split_lines
 from trainwire.ingest.process.interruptions import raise_interruption
 from trainwire.ingest.sanitize import (
     count,
@@ -24,9 +24,8 @@ from trainwire.ingest.sanitize import (
     truth,
     whole_of,
 )
-from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.uploads.checkpoint import is_missing, location
-from trainwire.schemas.wire.messages import ALERT_LEVELS, AlertLevel
+from trainwire.schemas.wire.messages import ALERT_LEVELS, AlertLevel, LogType
 from trainwire.schemas.wire.validation import MAX_TIME_NS, MIN_TIME_NS
 
 if TYPE_CHECKING:

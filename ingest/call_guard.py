@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from trainwire.ingest.process.interruptions import raise_interruption
 from trainwire.ingest.sanitize import number, plain_text, shown
+from trainwire.schemas.wire.messages import LOG_TYPES
 
 CallT = TypeVar("CallT", bound=Callable[..., Any])
-
-LOG_TYPES: Final = ("stdout", "stderr")
 
 
 class CallArguments(NamedTuple):

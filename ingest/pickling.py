@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakValueDictionary
 
-from trainwire.ingest.destinations import ANY_STACK, STACK_IN, destination_of
-from trainwire.ingest.server_names import server_of
+from trainwire.ingest.servers.destinations import ANY_STACK, STACK_IN, destination_of
+from trainwire.ingest.servers.server_names import server_of
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 if TYPE_CHECKING:

@@ -15,24 +15,23 @@ from trainwire.ingest.completion import History
 from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.identity.announcements import announce
 from trainwire.ingest.identity.default_names import default_name, named, script_of_process
-from trainwire.ingest.identity.lineage import checked_lineage
 from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.identity.origin import Origin
-from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, address_of, register
 from trainwire.ingest.process.daemon_pool import message_of
 from trainwire.ingest.process.exits import at_end_of_target, exits, finish_with_multiprocessing, terminations
 from trainwire.ingest.process.forks import renew_in_children
+from trainwire.ingest.process.launcher_folder import note_begin
 from trainwire.ingest.process.log_filter import quiet_ours
 from trainwire.ingest.process.ranks import Place
-from trainwire.ingest.process.tracebacks import leave_begin
 from trainwire.ingest.provenance.recording import OF_INTERPRETER
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.run_end import RunEnd
 from trainwire.ingest.run_reports import RunReports
-from trainwire.ingest.run_start import RunOptions, checked_id, given_place, start_of
+from trainwire.ingest.run_start import RunOptions, checked_id, checked_lineage, given_place, start_of
 from trainwire.ingest.sanitize import Number
 from trainwire.ingest.sending.session import Session
+from trainwire.ingest.servers.outage import is_passing
 from trainwire.ingest.settings.environment import whole_number
 from trainwire.ingest.settings.trainer_settings import TrainerSettings, checked_settings
 from trainwire.schemas.tracing import checked_traceparent
@@ -147,8 +146,8 @@ class Run(RunReports, RunEnd):
         if not is_launcher:
             traceparent = self.origin.traceparent
             open_runs.begin(self, self.job_id, self.attempt, self._started_at, traceparent)
-            if self._traceback_folder is not None:
-                leave_begin(self._traceback_folder, self.source)
+            if self._launcher_folder is not None:
+                note_begin(self._launcher_folder, self.source)
         beat_s = settings.vitals.interval_s
         self._session.take_metric(
             Metrics(ts=self._started_at, progress=running, heartbeat_s=beat_s, **about, **self._place)
@@ -191,7 +190,7 @@ class Run(RunReports, RunEnd):
         }
         # The launcher logs the output of its own job, and knows the exit code of the whole command.
         self._is_launched = settings.is_captured and settings.job_id in (None, self.job_id)
-        self._traceback_folder = settings.traceback_folder if self._is_launched else None
+        self._launcher_folder = settings.launcher_folder if self._is_launched else None
         self._is_strict = settings.strict
         self._capture = None
         self._provenance_sent = None

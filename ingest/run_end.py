@@ -16,8 +16,8 @@ from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import SharedRun
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.exits import TERMINATED, exits, finish_with_multiprocessing, terminations
+from trainwire.ingest.process.launcher_folder import leave_traceback, note_end, note_reader_of_stop
 from trainwire.ingest.process.preemption import marked_reason
-from trainwire.ingest.process.tracebacks import leave_end, leave_end_to_training, leave_to_launcher
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
 from trainwire.ingest.strict import NotStored
@@ -34,7 +34,7 @@ class RunEnd(SharedRun):
     _history: History
     _place: dict[str, Any]
     _is_strict: bool
-    _traceback_folder: Path | None
+    _launcher_folder: Path | None
     _cancel_end_of_target: Callable[[], object]
     _log_caught: Callable[[], None] | None
     _trace: RunTrace | None
@@ -51,8 +51,8 @@ class RunEnd(SharedRun):
 
         A training loop can end on it: `if run.should_stop: break`. The status of the job is then `stopped`.
         """
-        if self._traceback_folder is not None and not self._has_read_stop:
-            leave_end_to_training(self._traceback_folder)
+        if self._launcher_folder is not None and not self._has_read_stop:
+            note_reader_of_stop(self._launcher_folder)
         self._has_read_stop = True
         return self._session.should_stop()
 
@@ -116,15 +116,15 @@ class RunEnd(SharedRun):
                 limit_s,
                 self._provenance_sent,
             )
-        if self._traceback_folder is not None:
-            leave_end(self._traceback_folder, self._session.outbox.origin.source)
+        if self._launcher_folder is not None:
+            note_end(self._launcher_folder, self._session.outbox.origin.source)
         if trace is not None:
             trace.await_export(math.inf if timeout_s is None else began_s + timeout_s - monotonic_s())
         return receipt
 
     def _as_preempted(self, end: Ending) -> Ending:
         """Return `end`; if it is a failure after the launcher was pre-empted, as a pre-emption."""
-        folder = self._traceback_folder if end.status == "failed" else None
+        folder = self._launcher_folder if end.status == "failed" else None
         reason = None if folder is None else marked_reason(folder)
         if reason is None:
             return end
@@ -137,11 +137,11 @@ class RunEnd(SharedRun):
 
         It is logged elsewhere if it was captured as output, or if the launcher will log it.
         """
-        text, folder = end.traceback, self._traceback_folder
+        text, folder = end.traceback, self._launcher_folder
         if text is None:
             return end
-        is_left = folder is not None and leave_to_launcher(folder, self._session.outbox.origin.source, text)
-        return end._replace(traceback=None) if is_left or self._session.printed.contain(text) else end
+        is_left = folder is not None and leave_traceback(folder, self._session.outbox.origin.source, text)
+        return end._replace(traceback=None) if is_left or self._session.lines.printed.contain(text) else end
 
     def _finish_at_exit(self) -> None:
         self._finish(ending_at_exit(), {}, None if self._session.is_creator else CHILD_FLUSH_S)

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import History
-from trainwire.ingest.line_splitting import split_lines
+from trainwire.ingest.lines.line_splitting import split_lines
 from trainwire.ingest.provenance.recording import recorder
 from trainwire.ingest.sanitize import Number, level_name, plain_text
-from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.sending.size_limits import shortened
 from trainwire.ingest.uploads.checkpoint import checkpoint_at
 from trainwire.schemas.wire.limits import MAX_ALERT_TEXT_CHARS, MAX_ALERT_TITLE_CHARS
-from trainwire.schemas.wire.messages import Alert, Checkpoint, Metrics, Point
+from trainwire.schemas.wire.messages import Alert, Checkpoint, LogType, Metrics, Point
 
 if TYPE_CHECKING:
     from trainwire.ingest.uploads.uploads import UploadChoice
@@ -57,7 +56,7 @@ class RunReports:
         ts = time.time_ns()
         line = plain_text(text)
         lines = split_lines(line) if "\n" in line else (line,)
-        self._session.take_lines(lines, self._arguments.log_type(log_type), ts, level_name(level))
+        self._session.lines.take(lines, self._arguments.log_type(log_type), ts, level_name(level))
 
     def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
         """Log lines that were printed at `ts` (nanoseconds since 1970), with the log levels found in them.
@@ -65,12 +64,12 @@ class RunReports:
         The call blocks while lines are printed faster than the disk can write them, for ten seconds if the disk
         hangs.
         """
-        self._session.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
+        self._session.lines.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
         self._session.relieve()
 
     def log_traceback(self, text: str) -> None:
         """Log the lines of a traceback, unless all of them were already captured as output."""
-        if not self._session.printed.contain(text):
+        if not self._session.lines.printed.contain(text):
             self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
 
     def record_provenance(self, items: frozenset[str], command: Sequence[str] | None = None) -> None:
@@ -174,7 +173,7 @@ class RunReports:
         alert = Alert(ts=ts, title=heading, text=details, level=severity)
         self._session.take_metric(Metrics(ts=ts, alerts=[alert]))
         line = f"ALERT: {heading}: {details}" if details else f"ALERT: {heading}"
-        self._session.take_lines(split_lines(line), "stderr", ts, severity.upper())
+        self._session.lines.take(split_lines(line), "stderr", ts, severity.upper())
 
     @forgiving()
     def link_mlflow(self, mlflow_run_id: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.outage import Refused, Unavailable
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.server_names import shown_server
+from trainwire.ingest.servers.outage import Refused, Unavailable
+from trainwire.ingest.servers.server_names import shown_server
 from trainwire.schemas.gateway_urls import is_gateway
 
 if TYPE_CHECKING:

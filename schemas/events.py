@@ -15,7 +15,7 @@ import msgspec
 from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.non_finite import Number
-from trainwire.schemas.wire.messages import FinalStatus, Status
+from trainwire.schemas.wire.messages import FinalStatus, LogType, Status
 from trainwire.schemas.wire.validation import InvalidMessage
 
 EVENTS_VERSION: Final = 1
@@ -27,7 +27,7 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seq: int
     attempt: int
     ts: int
-    log_type: Literal["stdout", "stderr"]
+    log_type: LogType
     text: str
     level: str | None = None
     rank: int | None = None

@@ -10,7 +10,7 @@ from typing import Any, Final
 from trainwire.ingest.settings.running_stacks import StackFolders, is_held
 from trainwire.ingest.settings.server_addresses import streams_url_of
 from trainwire.stack.errors import Problem, as_problem
-from trainwire.stack.folders import chosen_data_dir, published, running_data_dirs
+from trainwire.stack.folders import chosen_data_dir, default_data_dir, published, running_data_dirs
 from trainwire.stack.persisted_config import is_embedded_url
 
 NOT_RUNNING = (
@@ -36,6 +36,11 @@ class Address:
     Empty if the servers are not those of a stack.
     """
 
+    @property
+    def urls(self) -> dict[str, str | None]:
+        """The URLs of all servers by the names of their fields, such as `database_url`."""
+        return {f"{name}_url": getattr(self, f"{name}_url") for name in SERVERS}
+
     def need_database_url(self) -> str:
         """Return the URL of Postgres; raise `Problem` if it is unknown."""
         if self.database_url is None:
@@ -54,7 +59,8 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
 
     URLs of Postgres and Redis that the environment lacks are taken from the running stack. If `trainwire env` of a
     running stack exported them, the current ones of that stack are returned. Raises `Problem` if the stack in
-    `data_dir` is not running, or if the environment has none of the two URLs and not exactly one stack is running.
+    `data_dir` is not running, or if the environment has none of the two URLs and no stack can be chosen
+    (`running_stack`).
     """
     if data_dir is not None:
         return running_stack(data_dir, environ)
@@ -107,9 +113,10 @@ def _named(environ: Mapping[str, str]) -> Address:
 
 
 def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
-    """Return the addresses of the stack in the chosen data folder, or of the only running stack.
+    """Return the addresses of the stack in the chosen data folder, else of the default one, else of the only one.
 
-    Raises `Problem` if it is not running, or if no folder is chosen and several stacks are running.
+    Trainers choose in the same way (`StackFolders.find`). Raises `Problem` if it is not running, or if no folder
+    is chosen, and several stacks are running of which none has the default folder.
     """
     chosen = chosen_data_dir(data_dir, environ)
     if chosen is not None:
@@ -117,6 +124,9 @@ def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
     running = running_data_dirs(environ)
     if not running:
         raise Problem(NOT_RUNNING)
+    default = default_data_dir(environ)
+    if default in running:
+        return _stack_in(default)
     if len(running) > 1:
         listed = ", ".join(str(folder) for folder in running)
         raise Problem(f"more than one trainwire is running: choose one with --data-dir ({listed})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -290,17 +289,9 @@ class Stack:
                 self._say(f"{name}: stopped a leftover of a killed `trainwire up`")
 
     def _publish(self) -> None:
-        address = self.address
-        urls = {
-            "database_url": address.database_url,
-            "redis_url": address.redis_url,
-            "flower_url": address.flower_url,
-            "gateway_url": address.gateway_url,
-            "metrics_url": address.metrics_url,
-            "streams_url": self._environ.get(STREAMS_URL_VARIABLE) or None,
-        }
-        settings = recorded_settings(self._environ)
-        publish(self._options.data_dir, {**urls, "pid": os.getpid(), "settings": settings}, self._environ)
+        urls = self.address.urls | {"streams_url": self._environ.get(STREAMS_URL_VARIABLE) or None}
+        record = {**urls, "settings": recorded_settings(self._environ)}
+        publish(self._options.data_dir, record, self._environ)
 
 
 def workers_command(*arguments: str) -> list[str]:

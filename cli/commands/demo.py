@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,17 +15,17 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.jobs.jobs import shown_rows, shown_values
 from trainwire.cli.commands.jobs.logs import has_ended
-from trainwire.cli.terminal import console, one_line, say
+from trainwire.cli.commands.jobs.status import status as show_status
+from trainwire.cli.invocation import own_command
+from trainwire.cli.terminal import console, say
 from trainwire.ingest.identity.job_numbers import make_number
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.folders import chosen_data_dir, default_data_dir
 from trainwire.stack.locate import Address, locate
 from trainwire.stack.stack import python_command
-from trainwire.stores.postgres.completeness import find_completeness
-from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
+from trainwire.stores.postgres.jobs.job_lookup import find_job
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
 UP_TIMEOUT_S = 120.0
@@ -57,7 +56,7 @@ def run_demo() -> int:
             watch(connection, job_id, process)
         code = process.returncode
         wait_for(lambda: has_ended(connection, job_id), ARRIVAL_TIMEOUT_S)
-        sum_up(connection, with_web_servers(address), job_id)
+        show_result(with_web_servers(address), job_id)
         say("\nStopping; the data stays" if is_ours else "")
     say(f"\nThe demo took {time.monotonic() - began:.0f} s.")
     if code:
@@ -118,8 +117,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Addres
     wait_for(lambda: process.poll() is not None or published() is not None, UP_TIMEOUT_S)
     address = published()
     if address is None:
-        said = (data_dir / "logs" / "up.log").read_text(errors="replace")
-        raise Problem(f"`trainwire up` did not come up; it said:\n{said}")
+        output = (data_dir / "logs" / "up.log").read_text(errors="replace")
+        raise Problem(f"`trainwire up` has not started; its output:\n{output}")
     return address
 
 
@@ -182,38 +181,17 @@ def _show(connection: Connection, job_id: int, progress: Progress, bar: TaskID, 
     return epoch
 
 
-def sum_up(connection: Connection, address: Address, job_id: int) -> None:
-    """Print a summary of the job from Postgres, and commands to try next."""
-    job = find_job(connection, job_id)
-    if job is None:
-        raise Problem(f"no message of job {job_id} has reached Postgres")
+def show_result(address: Address, job_id: int) -> None:
+    """Print `trainwire status` of the job, read from Postgres, and commands to try next."""
     say("\nRead back from Postgres:")
-    for name, value in summary(connection, job):
-        say(f"  {name:<16}{one_line(value)}")
+    show_status(str(job_id), data_dir=address.data_dir)
     if address.flower_url:
-        say(f"  {'Flower ran at':<16}{address.flower_url}")
-    program = Path(sys.executable).with_name("trainwire")
-    shown: Path | str = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
-    if (found := shutil.which("trainwire")) and Path(found).samefile(program):
-        shown = "trainwire"
+        say(f"{'Flower ran at':<16}{address.flower_url}")
     say("\nTry next, each in a terminal of its own:")
     for arguments in ("up", f"status {job_id}", f"logs {job_id}", f"metrics {job_id}", "jobs"):
-        say(f"  {shown} {arguments}")
+        say(f"  {own_command()} {arguments}")
     if address.gateway_url:
         say(f"\nWhile trainwire runs, see it in a browser: {address.gateway_url}")
-
-
-def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:
-    """Return the summary of a job as pairs (name, value), one for each printed line."""
-    return [
-        ("job", f"{job.id} {job.name or ''}"),
-        ("status", f"{job.status}, exit code {job.exit_code}"),
-        ("rows", shown_rows(job)),
-        ("last metrics", shown_values(last_values(connection, [job.id], LAST_ROWS).get(job.id, {}))),
-        ("best checkpoint", str(job.best_checkpoint_path)),
-        ("last checkpoint", str(job.last_checkpoint_path)),
-        ("every message", find_completeness(connection, job).line),
-    ]
 
 
 def demo_folder(address: Address) -> Path:

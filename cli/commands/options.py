@@ -39,6 +39,7 @@ JobReference = Annotated[
         metavar="JOB", help="Its number, its name, the beginning of either, its last digits, or `last`."
     ),
 ]
+JobReferences = Annotated[list[str], typer.Argument(metavar="JOB...", help="Numbers or names of jobs, or `last`.")]
 Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store: {SINK_NAMES}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

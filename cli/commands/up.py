@@ -17,8 +17,8 @@ import typer
 from trainwire.cli.invocation import own_command
 from trainwire.cli.numbers import whole_option
 from trainwire.cli.terminal import say
-from trainwire.ingest.destinations import ANY_STACK, name_of
-from trainwire.ingest.server_names import server_of
+from trainwire.ingest.servers.destinations import ANY_STACK, name_of
+from trainwire.ingest.servers.server_names import server_of
 from trainwire.ingest.settings.running_stacks import NoStack, StackFolders
 from trainwire.ingest.settings.setting_groups import default_spool_dir
 from trainwire.stack.database import settings_for

@@ -206,6 +206,10 @@ def _published_settings(part: Part, published: tuple[Any, bool], wanted: int) ->
         yield part.warning(
             "shards", "no worker has ever started here", "start one: python -m trainwire.workers worker"
         )
+    elif not shards.isdigit():
+        text = f"the key {SHARDS_KEY} is {shards.decode(errors='replace')[:100]!r}, which is no number of shards"
+        remedy = f"find the client that wrote it, then DEL {SHARDS_KEY} and start a worker again"
+        yield part.error("shards", text, remedy)
     elif int(shards) != wanted:
         text = f"workers published {int(shards)} shards, INGEST_SHARDS here is {wanted}"
         yield part.error("shards", text, "give all workers the same INGEST_SHARDS while the streams are empty")

@@ -40,7 +40,7 @@ def search_log(
 ) -> dict[str, Any]:
     """Search a job's log: the newest matching lines, or with `after_seq` the first ones after it, in order.
 
-    To read the whole log from its start, begin with after_seq=0 and go on as `left_out` says.
+    To read the whole log from its start, begin with after_seq=0 and go on with the after_seq in `left_out`.
     """
     if after_seq is not None and before_seq is not None:
         raise ClientError(f"after_seq={after_seq} and before_seq={before_seq}: give at most one of them")

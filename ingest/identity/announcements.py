@@ -6,8 +6,8 @@ import os
 import sys
 from contextlib import suppress
 
-from trainwire.ingest.destinations import page_url_of
 from trainwire.ingest.identity.open_runs import JobNumber
+from trainwire.ingest.servers.destinations import page_url_of
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 

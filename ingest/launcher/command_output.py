@@ -16,7 +16,7 @@ from trainwire.ingest.launcher.keeper import Keeper
 from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
 from trainwire.ingest.output.pseudo_terminal import Terminal
 from trainwire.ingest.run import Run
-from trainwire.ingest.sending.buffer import LogType
+from trainwire.schemas.wire.messages import LogType
 
 GRANDCHILD_GRACE_S: Final = 2.0
 """Seconds for which output is read after the command has ended, if a process that it started has the pipe open."""

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from trainwire.ingest.destinations import page_url_of, variables_of
 from trainwire.ingest.hooks.hooks import WITHOUT_WANDB, CatchOptions, Hooks
 from trainwire.ingest.identity.announcements import announce, print_note
 from trainwire.ingest.identity.default_names import default_name, script_of_command
@@ -22,10 +21,11 @@ from trainwire.ingest.launcher.command_output import (
     run_command,
 )
 from trainwire.ingest.launcher.stopping import DEFAULT_STOP_GRACE_S, STOP_MODES, stop_when_asked
+from trainwire.ingest.process.launcher_folder import LauncherFolder
 from trainwire.ingest.process.preemption import Preemption
 from trainwire.ingest.process.ranks import Place
-from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run
+from trainwire.ingest.servers.destinations import page_url_of, variables_of
 from trainwire.ingest.settings.environment import whole_number
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.ingest.settings.variables import (
@@ -34,10 +34,10 @@ from trainwire.ingest.settings.variables import (
     DISABLED_VARIABLE,
     JOB_ID_VARIABLE,
     JOB_NAME_VARIABLE,
+    LAUNCHER_FOLDER_VARIABLE,
     PAGE_URL_VARIABLE,
     PARENT_VARIABLE,
     RESUME_VARIABLE,
-    TRACEBACKS_VARIABLE,
 )
 from trainwire.ingest.strict import StrictError
 from trainwire.schemas.tracing import TRACEPARENT_VARIABLE
@@ -196,21 +196,21 @@ def _run_logged(
     options: LaunchOptions,
 ) -> int:
     """Run the command, log its output, finish `run`, and return the exit code."""
-    with Signals() as signals, TracebackFolder() as tracebacks:
-        preemption = signals.preemption = Preemption(environ, tracebacks.path)
+    with Signals() as signals, LauncherFolder() as folder:
+        preemption = signals.preemption = Preemption(environ, folder.path)
         terminal = open_terminal() if options.tty else None
-        environment = _environment(environ, run, settings, tracebacks, has_terminal=terminal is not None)
+        environment = _environment(environ, run, settings, folder, has_terminal=terminal is not None)
         hooks = Hooks(
             run,
             partial(_run_of_rank, run, settings),
-            tracebacks.path,
+            folder.path,
             options.catch,
             print_note,
             settings=settings,
         )
         environment |= hooks.environment(environment)
         if options.on_stop == "sigterm":
-            stop_when_asked(run, signals, tracebacks, options.stop_grace_s)
+            stop_when_asked(run, signals, folder, options.stop_grace_s)
         exit_code, error = run_command(
             command,
             run,
@@ -221,9 +221,9 @@ def _run_logged(
             on_lines=hooks.take_printed,
         )
         preempted = preemption.reason(exit_code)
-        for text in tracebacks.take():
+        for text in folder.take_tracebacks():
             run.log_traceback(text)
-        run.killed_sources = tracebacks.killed_sources()
+        run.killed_sources = folder.killed_sources()
         summary = hooks.close(exit_code, lambda: signals.came_late)
         try:
             run.finish(
@@ -265,7 +265,7 @@ def _environment(
     environ: Mapping[str, str],
     run: Run,
     settings: TrainerSettings,
-    tracebacks: TracebackFolder,
+    folder: LauncherFolder,
     *,
     has_terminal: bool,
 ) -> dict[str, str]:
@@ -287,8 +287,8 @@ def _environment(
     environment.pop(PARENT_VARIABLE, None)  # the job's end is now the launcher's to report
     if (page_url := page_url_of(settings)) is not None:
         environment[PAGE_URL_VARIABLE] = page_url
-    if tracebacks.path is not None:
-        environment[TRACEBACKS_VARIABLE] = str(tracebacks.path)
+    if folder.path is not None:
+        environment[LAUNCHER_FOLDER_VARIABLE] = str(folder.path)
     if run.attempt != ATTEMPT_UNKNOWN:
         environment[ATTEMPT_VARIABLE] = str(run.attempt)
     return {name: value for name, value in environment.items() if value is not None}

@@ -14,7 +14,7 @@ from trainwire.ingest.process.proc_stat import PARENT, START_TIME, proc_stat
 
 if TYPE_CHECKING:
     from trainwire.ingest.launcher.command import Signals
-    from trainwire.ingest.process.tracebacks import TracebackFolder
+    from trainwire.ingest.process.launcher_folder import LauncherFolder
     from trainwire.ingest.run import Run
 
 STOP_MODES: Final = ("sigterm", "none")
@@ -30,7 +30,7 @@ class _Process(NamedTuple):
     started: str
 
 
-def stop_when_asked(run: Run, signals: Signals, tracebacks: TracebackFolder, grace_s: float) -> None:
+def stop_when_asked(run: Run, signals: Signals, folder: LauncherFolder, grace_s: float) -> None:
     """Start a thread that sends SIGTERM (never SIGKILL) to the command when a user asks the job to stop.
 
     If a process of the command reads `run.should_stop`, the signal is sent only if the command still runs
@@ -43,7 +43,7 @@ def stop_when_asked(run: Run, signals: Signals, tracebacks: TracebackFolder, gra
             if signals.has_ended():
                 return
         until = time.monotonic() + grace_s
-        while tracebacks.has_reader_of_stop and time.monotonic() < until:
+        while folder.has_reader_of_stop and time.monotonic() < until:
             if signals.has_ended():
                 return
             time.sleep(POLL_S)

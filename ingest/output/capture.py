@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from trainwire.ingest.output.pipes import OutputPipe, await_ends
 from trainwire.ingest.output.pseudo_terminal import Terminal
 from trainwire.ingest.output.tee import Tee
-from trainwire.ingest.sending.buffer import LogType
+from trainwire.schemas.wire.messages import LogType
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run

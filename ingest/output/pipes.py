@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
-from trainwire.ingest.line_splitting import LineCutter
+from trainwire.ingest.lines.line_splitting import LineCutter
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import start_daemon
-from trainwire.ingest.sending.buffer import LogType
+from trainwire.schemas.wire.messages import LogType
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from trainwire.ingest.line_splitting import LineCutter
+from trainwire.ingest.lines.line_splitting import LineCutter
 from trainwire.ingest.sanitize import plain_text
-from trainwire.ingest.sending.buffer import LogType
+from trainwire.schemas.wire.messages import LogType
 
 TakeLines = Callable[[Sequence[str], LogType, int], None]
 """Called with lines, their log type and their time in nanoseconds since 1970."""

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from trainwire.ingest.process.proc_stat import PARENT, START_TIME, proc_stat
 from trainwire.ingest.process.ranks import RANKS, Place
 
 _UUID: Final = r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}"
@@ -92,20 +93,21 @@ def _launcher_process(environ: Mapping[str, str], proc: Path) -> str | None:
     is_by_hand = variable == "RANK" and "TORCHELASTIC_RUN_ID" not in environ
     with suppress(OSError, ValueError, IndexError):  # another system, or another user's process
         for pid in _multiprocessing_parent() if is_by_hand else _ancestors(proc):
-            entries = (proc / pid / "environ").read_bytes().split(b"\0")
+            entries = (proc / str(pid) / "environ").read_bytes().split(b"\0")
             if is_by_hand or not any(entry.startswith(f"{variable}=".encode()) for entry in entries):
                 boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
-                space = os.readlink(proc / pid / "ns" / "pid")
+                space = os.readlink(proc / str(pid) / "ns" / "pid")
+                started = proc_stat(pid, proc)[START_TIME].decode()
                 inner = environ.get("TORCHELASTIC_RUN_ID", "")
-                return f"process:{os.uname().nodename}/{boot}/{space}/{pid}/{_stat(proc, pid)[19]}/{inner}"
+                return f"process:{os.uname().nodename}/{boot}/{space}/{pid}/{started}/{inner}"
     return None
 
 
-def _multiprocessing_parent() -> list[str]:
+def _multiprocessing_parent() -> list[int]:
     """Return a list with the parent's process id; empty if this process was not started by multiprocessing."""
     module = sys.modules.get("multiprocessing.process")
     parent = None if module is None else module.parent_process()
-    return [] if parent is None else [str(parent.pid)]
+    return [] if parent is None or parent.pid is None else [parent.pid]
 
 
 def _is_on_one_machine(environ: Mapping[str, str], variable: str) -> bool:
@@ -116,15 +118,10 @@ def _is_on_one_machine(environ: Mapping[str, str], variable: str) -> bool:
     return any(environ.get(size) and environ.get(size) == environ.get(local) for size, local in _SIZES)
 
 
-def _ancestors(proc: Path) -> Iterator[str]:
-    pid = str(os.getppid())
+def _ancestors(proc: Path) -> Iterator[int]:
+    pid = os.getppid()
     for _ in range(_DEEPEST):
-        if pid == "0":
+        if not pid:
             return
         yield pid
-        pid = _stat(proc, pid)[1]
-
-
-def _stat(proc: Path, pid: str) -> list[str]:
-    """Return the fields of /proc/PID/stat after the name: state, parent process, ...; the 20th is the start."""
-    return (proc / pid / "stat").read_text(errors="replace").rpartition(") ")[2].split()
+        pid = int(proc_stat(pid, proc)[PARENT])

@@ -10,7 +10,7 @@ from pathlib import Path
 from signal import SIGTERM, SIGUSR1, SIGUSR2, Signals
 from typing import Final
 
-from trainwire.ingest.process.tracebacks import leave_note, read_note
+from trainwire.ingest.process.launcher_folder import leave_note, read_note
 
 SOON_S: Final = 300.0
 """A command that fails within this number of seconds after SIGTERM counts as ended by the signal.

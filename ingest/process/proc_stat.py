@@ -1,9 +1,10 @@
-"""Reads `/proc/PID/stat`, which Linux has for each process (proc(5))."""
+"""Reads about a process by its id: whether it exists, and `/proc/PID/stat`, which Linux has (proc(5))."""
 
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Final
 
 PARENT: Final = 1
@@ -12,10 +13,21 @@ START_TIME: Final = 19
 """Index of the start time, in clock ticks since the boot."""
 
 
-def proc_stat(pid: int) -> list[bytes]:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of any user has this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def proc_stat(pid: int, proc: Path = Path("/proc")) -> list[bytes]:
     """Return the fields of process `pid` after its name, from the state on; an empty list if they are unknown."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with open(proc / str(pid) / "stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()  # the name may contain spaces and parentheses
     except OSError:
         return []

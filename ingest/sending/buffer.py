@@ -7,14 +7,12 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count, repeat
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from trainwire.ingest.sending.size_limits import line_pieces
-from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
-
-LogType: TypeAlias = Literal["stdout", "stderr"]
+from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Logs, LogType, Metrics, Point, Progress
 
 SENDER_THREAD: Final = "trainwire-sender"
 """The name of the threads that empty the buffer. They never wait for room in it."""

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from trainwire.ingest.destinations import NamedServer
 from trainwire.ingest.identity.origin import Origin
-from trainwire.ingest.outage import is_passing
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
-from trainwire.ingest.server_names import server_of
+from trainwire.ingest.servers.destinations import NamedServer
+from trainwire.ingest.servers.outage import is_passing
+from trainwire.ingest.servers.server_names import server_of
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, remove_abandoned, source_folders
 from trainwire.ingest.spool.spool import Spool

@@ -9,15 +9,15 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.outage import NoServer
 from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing
+from trainwire.ingest.servers.outage import NoServer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainwire.ingest.destinations import Destination
     from trainwire.ingest.identity.origin import Origin
+    from trainwire.ingest.servers.destinations import Destination
     from trainwire.ingest.settings.setting_groups import Timing
 
 logger = logging.getLogger("trainwire.ingest")

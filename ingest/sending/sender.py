@@ -9,23 +9,22 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.outage import Outage, Refused, Unavailable
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import message_of, start_daemon
-from trainwire.ingest.process.forks import importing
-from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckReport, AckWatch
 from trainwire.ingest.sending.buffer import MAX_BATCH_BYTES, SENDER_THREAD
 from trainwire.ingest.sending.cutter import LATE_S, Cutter
 from trainwire.ingest.sending.flush_pace import FlushPace
 from trainwire.ingest.sending.outbox import Outbox
+from trainwire.ingest.sending.transports.connections import ServerConnection
+from trainwire.ingest.servers.outage import Outage, Refused, Unavailable
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import KINDS, Kind
 
 if TYPE_CHECKING:
-    from trainwire.ingest.destinations import Destination
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
-    from trainwire.ingest.sending.transports.transport import Answer, Transport
+    from trainwire.ingest.sending.transports.transport import Answer
+    from trainwire.ingest.servers.destinations import Destination
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -64,15 +63,12 @@ class Sender:
     ) -> None:
         self._outbox = outbox
         self._heartbeat = heartbeat
-        self._destination = destination
         self._timing = timing
         self._pace = FlushPace(timing.flush_interval_s)
         self._flushed_at = 0.0
         self._wake = wake
         self._outage = Outage(timing, is_refusal_logged=is_refusal_logged)
-        self._connection: Transport | None = None
-        self._address: str | None = None
-        self._is_located = False
+        self._connection = ServerConnection(destination, outbox.origin)
         self._watches = {kind: AckWatch(timing, monotonic_s()) for kind in KINDS}
         self._failed_at = 0.0
         self._backoff_s = 0.0
@@ -209,9 +205,9 @@ class Sender:
 
     def _note_failure(self, exc: Unavailable) -> None:
         self.is_refused = isinstance(exc, Refused)
-        self._backoff_s = self._outage.note_failure(exc, self._address)
+        self._backoff_s = self._outage.note_failure(exc, self._connection.address)
         self._failed_at = monotonic_s()
-        self._disconnect()
+        self._connection.close()
 
     def _backoff_left_s(self) -> float:
         if self.is_refused:
@@ -220,11 +216,11 @@ class Sender:
         return self._failed_at + min(self._backoff_s, longest_s) - monotonic_s()
 
     def _withdraw_heartbeat(self) -> None:
-        heartbeat, connection = self._heartbeat, self._connection
-        if heartbeat is None or not heartbeat.is_known or connection is None or self._backoff_left_s() > 0:
+        heartbeat, transport = self._heartbeat, self._connection.transport
+        if heartbeat is None or not heartbeat.is_known or transport is None or self._backoff_left_s() > 0:
             return
         with suppress(Unavailable):  # the workers then notice the end by the missing heartbeats
-            connection.withdraw_heartbeat(heartbeat)
+            transport.withdraw_heartbeat(heartbeat)
 
     def _is_time_to_flush(self) -> bool:
         """Return whether to send messages now, or to collect more while the workers are behind."""
@@ -244,7 +240,7 @@ class Sender:
             return False
         if batches:
             self._flushed_at = monotonic_s()
-        answer = self._connected().exchange(batches, kinds, heartbeat)
+        answer = self._connection.open().exchange(batches, kinds, heartbeat)
         if batches or kinds:
             self._has_answered = True
         self._note_reports(answer)
@@ -293,7 +289,8 @@ class Sender:
 
     def _at_least(self, interval_s: float) -> float:
         """Return `interval_s`, or less while the run ends, but not less than the transport's minimum interval."""
-        least_s = 0.0 if self._connection is None else self._connection.least_interval_s
+        transport = self._connection.transport
+        least_s = 0.0 if transport is None else transport.least_interval_s
         return max(FINISHING_INTERVAL_S if self._is_finishing else interval_s, least_s)
 
     def _release(self, acks: Mapping[Kind, AckReport]) -> set[Kind]:
@@ -324,30 +321,9 @@ class Sender:
             has_resends = has_resends or bool(ranges)
         return has_resends
 
-    def _connected(self) -> Transport:
-        if self._connection is None or not self._is_located:
-            address = self._destination.locate()  # a `trainwire up` that was restarted can have another port
-            if address != self._address:
-                self._address, self._connection = address, None
-        if self._connection is None:
-            assert self._address is not None  # noqa: S101 - just located
-            with importing():  # here, not at the top: redis takes 100 ms to import
-                from trainwire.ingest.sending.transports.connections import open_transport  # noqa: PLC0415
-
-                quiet_libraries()
-                self._connection = open_transport(self._address, self._destination.token, self._outbox.origin)
-                quiet_libraries()  # it has imported more
-        self._is_located = True
-        return self._connection
-
-    def _disconnect(self) -> None:
-        self._is_located = False
-        if self._connection is not None:
-            self._connection.close()
-
     def _end(self) -> None:
         """Let `finish` return, because the thread has ended."""
-        self._disconnect()
+        self._connection.close()
         self._all_sent.set()
         self._all_acked.set()
 

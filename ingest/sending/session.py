@@ -9,31 +9,28 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.destinations import destination_of
 from trainwire.ingest.identity.origin import Origin
-from trainwire.ingest.outage import NoServer
-from trainwire.ingest.process.clock import monotonic_ns, monotonic_s
+from trainwire.ingest.lines.log_lines import LogLines
+from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.forks import renew_in_children
-from trainwire.ingest.process.tracebacks import PrintedLines
 from trainwire.ingest.receipt import Receipt
-from trainwire.ingest.sending.buffer import Buffer, LogType
+from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat, StopSignal
-from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.recovery_thread import send_for_children, start_recovery
 from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.sending.session_warnings import SessionWarnings
-from trainwire.ingest.sending.stop_mark import StopMark
+from trainwire.ingest.servers.destinations import destination_of
+from trainwire.ingest.servers.outage import NoServer
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.ingest.spool.access import spool_opener
-from trainwire.schemas.wire.messages import Checkpoint, Completion, Metrics, Point
+from trainwire.ingest.spool.stop_mark import StopMark
+from trainwire.schemas.wire.messages import Checkpoint, Completion, LogType, Metrics, Point
 
 if TYPE_CHECKING:
     from trainwire.ingest.arguments import WrongArgument
-    from trainwire.ingest.sending.sampling import LineSampler
     from trainwire.ingest.uploads.uploads import UploadChoice, Uploads
 
 SOURCE_BYTES: Final = 12
@@ -132,7 +129,9 @@ class Session:
             self._heartbeat,
             is_refusal_logged=settings.is_refused_alike,
         )
-        self._sampler = _new_sampler(settings.log_lines_per_s)
+        self.lines = LogLines(
+            settings.log_lines_per_s, self._take_lines, partial(self.buffer.count_dropped, "logs")
+        )
         self._starting = threading.Lock()
         self._finishing = threading.RLock()  # re-entrant: a signal handler may call finish within finish
         self.finished = threading.Event()
@@ -142,7 +141,6 @@ class Session:
         self._receipt: Receipt | None = None
         self._warnings = SessionWarnings(self._job_id, settings)
         self._outputs = 0
-        self.printed = PrintedLines()
 
     def _new_uploads(self, origin: Origin) -> Uploads | None:
         """Return the uploads of checkpoints; None if no bucket is configured."""
@@ -151,16 +149,6 @@ class Session:
         from trainwire.ingest.uploads.uploads import Uploads  # noqa: PLC0415 - of no use without a bucket
 
         return Uploads(self._settings, origin, self._publish_checkpoint, can_upload=self.is_creator)
-
-    def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
-        """Queue log lines to be sent, all with one `level`; lines above the limit per second are sampled."""
-        self._take_lines(self._sampled(texts, log_type, ts), log_type, ts, repeat(level))
-
-    def take_printed(self, texts: Sequence[str], log_type: LogType, ts: int) -> None:
-        """Queue lines that a program has printed to be sent, with the log levels found in them."""
-        texts = self._sampled(texts, log_type, ts)
-        self.printed.add(texts)
-        self._take_lines(texts, log_type, ts, levels_of(texts))
 
     def note_output(self) -> None:
         """Count output of the training as activity, so that the job is not shown as stalled.
@@ -250,8 +238,7 @@ class Session:
                 self._receipt = Receipt()
                 self.finished.set()
                 self.buffer.stop_waiting()
-                for log_type, notice in (self._sampler.close() if self._sampler else {}).items():
-                    self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
+                self.lines.close()
                 try:
                     if self.is_creator:
                         self._stop_mark.remove()
@@ -319,20 +306,6 @@ class Session:
         if not self.buffer.add_lines(texts, log_type, ts, levels):
             self._warnings.of_drop(self.buffer)
 
-    def _sampled(self, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
-        """Return those lines of `texts` that are to be logged.
-
-        Log a notice if lines of an earlier second were left out.
-        """
-        if self._sampler is None:
-            return texts
-        sample = self._sampler.sample(texts, log_type, monotonic_ns())
-        if sample.notice is not None:
-            self._take_lines((sample.notice,), log_type, ts, ("WARNING",))
-        if sample.left_out:
-            self.buffer.count_dropped("logs", sample.left_out)
-        return sample.lines
-
     def _publish_checkpoint(self, checkpoint: Checkpoint) -> None:
         if not self._sender.is_started:
             self._start()
@@ -362,11 +335,3 @@ class Session:
         if spool is not None and self._sender.is_reachable:
             send_for_children(spool, self.outbox.origin, self.destination, self._settings.timing, timeout_s)
         return monotonic_s() - began_s
-
-
-def _new_sampler(lines_per_s: int | None) -> LineSampler | None:
-    if lines_per_s is None:
-        return None
-    from trainwire.ingest.sending.sampling import LineSampler  # noqa: PLC0415 - of no use without a limit
-
-    return LineSampler(lines_per_s)

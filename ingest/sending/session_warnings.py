@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from trainwire.ingest.destinations import ANY_STACK, NamedServer, spool_variable_of
-from trainwire.ingest.server_names import shown_server
+from trainwire.ingest.servers.destinations import ANY_STACK, NamedServer, spool_variable_of
+from trainwire.ingest.servers.server_names import shown_server
 
 if TYPE_CHECKING:
-    from trainwire.ingest.destinations import Destination
     from trainwire.ingest.receipt import Receipt
     from trainwire.ingest.sending.buffer import Buffer
+    from trainwire.ingest.servers.destinations import Destination
     from trainwire.ingest.settings.trainer_settings import TrainerSettings
 
 logger = logging.getLogger("trainwire.ingest")

@@ -35,10 +35,7 @@ class Vitals:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Vitals:
-        """Read the settings from `environ`.
-
-        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
-        """
+        """Read the settings from `environ`, with the errors of `TrainerSettings.from_env`."""
         return cls(
             interval_s=seconds(environ, "TRAINWIRE_HEARTBEAT_S", cls.interval_s, 0.05, 20),
             stall_after_s=_stall_after_s(environ),
@@ -72,10 +69,7 @@ class Timing:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Timing:
-        """Read the settings from `environ`; most intervals have no variable.
-
-        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
-        """
+        """Read the settings that have a variable from `environ`, with the errors of `TrainerSettings.from_env`."""
         return cls(
             flush_interval_s=seconds(environ, "TRAINWIRE_FLUSH_INTERVAL_S", cls.flush_interval_s, 0.001, 60),
             settle_s=seconds(environ, "TRAINWIRE_SETTLE_S", cls.settle_s, 0, 600),
@@ -99,10 +93,7 @@ class CheckpointSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> CheckpointSettings:
-        """Read the settings from `environ`.
-
-        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
-        """
+        """Read the settings from `environ`, with the errors of `TrainerSettings.from_env`."""
         spool = environ.get("TRAINWIRE_CHECKPOINT_SPOOL")
         prefix = environ.get("TRAINWIRE_CHECKPOINT_PREFIX", cls.prefix).strip("/")
         return cls(
@@ -131,10 +122,7 @@ class SpoolSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> SpoolSettings:
-        """Read the settings from `environ`.
-
-        Raises `ValueError` for an invalid value; the text names the variable, the value and the allowed ones.
-        """
+        """Read the settings from `environ`, with the errors of `TrainerSettings.from_env`."""
         return cls(
             folder=None if environ.get(SPOOL_VARIABLE) == SPOOL_OFF else default_spool_dir(environ),
             limit_bytes=optional_whole(environ, "TRAINWIRE_SPOOL_BYTES", LEAST_SPOOL_BYTES, MAX_ID)

@@ -27,13 +27,13 @@ from trainwire.ingest.settings.variables import (
     DISABLED_VARIABLE,
     JOB_ID_VARIABLE,
     JOB_NAME_VARIABLE,
+    LAUNCHER_FOLDER_VARIABLE,
     PAGE_URL_VARIABLE,
     PARENT_VARIABLE,
     PROVENANCE_VARIABLE,
     REDIS_URL_VARIABLE,
     RESUME_VARIABLE,
     STREAMS_URL_VARIABLE,
-    TRACEBACKS_VARIABLE,
     URL_VARIABLE,
 )
 from trainwire.schemas.gateway_urls import base_of, is_gateway
@@ -96,7 +96,7 @@ class TrainerSettings:
     """Whether a launcher or a parent process captures the output of this process."""
     is_refused_alike: bool = False
     """Whether a server that refuses this run refuses its launcher too; the launcher then logs the refusal."""
-    traceback_folder: Path | None = None
+    launcher_folder: Path | None = None
     """The folder in which tracebacks are left for the launcher to log."""
     log_lines_per_s: int | None = None
     """The number of log lines per second beyond which they are sampled; None: no limit."""
@@ -151,7 +151,7 @@ class TrainerSettings:
             log_lines_per_s=optional_whole(environ, "TRAINWIRE_LOG_LINES_PER_S", 1, MAX_ID),
             is_captured=bool(environ.get(CAPTURED_VARIABLE)),
             is_refused_alike=bool(environ.get(CAPTURED_VARIABLE)),
-            traceback_folder=Path(folder) if (folder := environ.get(TRACEBACKS_VARIABLE)) else None,
+            launcher_folder=Path(folder) if (folder := environ.get(LAUNCHER_FOLDER_VARIABLE)) else None,
             timing=Timing.from_env(environ),
             checkpoints=CheckpointSettings.from_env(environ),
             spool=SpoolSettings.from_env(environ),

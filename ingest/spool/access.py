@@ -19,7 +19,7 @@ from trainwire.schemas.wire.entries import Entry
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainwire.ingest.destinations import Destination
+    from trainwire.ingest.servers.destinations import Destination
     from trainwire.ingest.spool.spool import Spool  # imported by the sender's thread: it is slow to import
 
 logger = logging.getLogger("trainwire.ingest")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trainwire.ingest.process.proc_stat import is_alive
 from trainwire.ingest.spool.folder import About, is_owned, read_about, source_folders
 from trainwire.ingest.spool.segments import Segments
 from trainwire.schemas.keys import KINDS, Kind
@@ -36,7 +36,7 @@ class Spooled:
     @property
     def is_being_sent(self) -> bool:
         """Return whether another process of this machine has locked the folder of an ended source, to send it."""
-        return self.is_live and self.about.host == socket.gethostname() and not _is_alive(self.about.pid)
+        return self.is_live and self.about.host == socket.gethostname() and not is_alive(self.about.pid)
 
 
 def list_spool(spool: Path) -> Iterator[Spooled]:
@@ -48,16 +48,6 @@ def list_spool(spool: Path) -> Iterator[Spooled]:
             continue
         if found is not None:
             yield found
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _read(path: Path) -> Spooled | None:

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from trainwire.ingest.outage import is_passing
 from trainwire.ingest.process.clock import monotonic_s
+from trainwire.ingest.servers.outage import is_passing
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.backoff import Backoff
 

@@ -28,6 +28,8 @@ FINISHED: Final = ("completed", "failed", "ended", "stopped", "preempted")
 scheduler has ended the training.
 """
 
+LogType = Literal["stdout", "stderr"]
+LOG_TYPES: Final[tuple[LogType, ...]] = get_args(LogType)
 
 FREE_MAPS: Final = ("params", "tags", "provenance")
 """Fields of `Metrics` that may contain any JSON object, within the limits of `trainwire.schemas.wire.limits`."""
@@ -46,7 +48,7 @@ class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     attempt, even if the previous one has not ended.
     """
 
-    log_type: Literal["stdout", "stderr"]
+    log_type: LogType
     lines: list[str]
     ts: list[int]
     levels: list[str | None] | None = None

@@ -65,7 +65,6 @@ LOCAL: Final = {
         "fork_server.py:set_command_line",
         "keeper.py:is_stopped",
         "launches.py:_launcher_process",
-        "launches.py:_stat",
         "poison_entries.py:_address_space_bytes",
         "proc_stat.py:proc_stat",
         "proc_stat.py:start_time_s",

@@ -21,10 +21,10 @@ from tests.processes import ROOT
 from tests.tcp_proxy import TcpProxy
 from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
 from trainwire import Run, TrainerSettings
-from trainwire.ingest import outage
 from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.sending.transports import redis_connection as link
 from trainwire.ingest.sending.transports.redis_connection import RedisConnection
+from trainwire.ingest.servers import outage
 from trainwire.ingest.settings.setting_groups import SpoolSettings, Timing
 from trainwire.schemas.keys import INGEST_QUEUE, stream_key
 from trainwire.schemas.streams.broker import broker_at

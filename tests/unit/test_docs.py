@@ -29,6 +29,18 @@ def test_named_tests_exist(document: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.parametrize("document", ["docs/architecture.md", "docs/extend.md", "CONTRIBUTING.md"])
+def test_named_files_exist(document: str) -> None:
+    """Each path exists: from the root, or from a folder of the path before it in the same section."""
+    for section in (ROOT / document).read_text().split("\n### "):
+        folder = ROOT
+        for name in re.findall(r"`([\w./]+(?:\.py|\.yaml|/))`", section):
+            places = [place / name for place in (folder, *folder.parents) if place.is_relative_to(ROOT)]
+            found = next((place for place in places if place.exists()), None)
+            assert found is not None, name
+            folder = found if found.is_dir() else found.parent
+
+
 def test_every_setting_is_documented() -> None:
     """Each variable of workers, gateway and trainers has its line in docs/settings.md, and no other has."""
     documented = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text()))

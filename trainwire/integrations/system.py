@@ -11,10 +11,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from trainwire.ingest.outage import is_passing
 from trainwire.ingest.process.daemon_pool import start_daemon
 from trainwire.ingest.process.forks import importing
 from trainwire.ingest.run import Run
+from trainwire.ingest.servers.outage import is_passing
 from trainwire.integrations.reporting import finish_event, report_aside
 
 try:

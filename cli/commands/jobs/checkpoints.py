@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from trainwire.cli.commands.jobs.jobs import named_job
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
+from trainwire.cli.formats import shown_size
 from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.cli.gateway_reads import GatewayReads
+from trainwire.cli.job_references import named_job
 from trainwire.cli.numbers import whole_option
 from trainwire.cli.terminal import one_line, print_table, say, warn
+from trainwire.client.download import target_of, write_verified
+from trainwire.client.errors import ClientError
 from trainwire.client.job import Job
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
@@ -38,7 +40,6 @@ from trainwire.stores.postgres.checkpoints import (
 )
 
 Advance = Callable[[int], None]
-_UNNAMED: Final = "checkpoint"
 Which = Annotated[
     str | None, typer.Option("--download", metavar="best|last|SEQ", help="Download this one, verified.")
 ]
@@ -105,7 +106,7 @@ def _print_url(source: CheckpointSource, expires_s: int) -> None:
 
 
 def _download(source: CheckpointSource, to: Path | None, *, force: bool) -> None:
-    target = target_of(source, to)
+    target = target_of(source.uri.key, to)
     with as_problem(S3Unavailable):
         store = open_s3()
     with _progress(target.name, None if source.uri.is_folder else source.size_bytes) as advance:
@@ -114,8 +115,8 @@ def _download(source: CheckpointSource, to: Path | None, *, force: bool) -> None
 
 
 def _download_over_http(job: Job, which: str, to: Path | None, *, force: bool) -> None:
-    target = job.download(which, to=to, force=force)
-    _report_download(target, job.checkpoint(which).sha256)
+    found = job.checkpoint(which)  # once: a newer checkpoint may be stored meanwhile
+    _report_download(job.download(found.seq, to=to, force=force), found.sha256)
 
 
 def _report_download(target: Path, sha256: str | None) -> None:
@@ -124,18 +125,6 @@ def _report_download(target: Path, sha256: str | None) -> None:
         say(one_line(f"{target}: downloaded"))
     else:
         say(one_line(f"{target}: downloaded, SHA-256 as recorded"))
-
-
-def target_of(source: CheckpointSource, chosen: Path | None) -> Path:
-    """Return the path to which a checkpoint is downloaded.
-
-    It is `chosen`, or the checkpoint's name in the folder `chosen`, or by default in the current folder.
-    """
-    name = PurePosixPath(source.uri.key).name
-    own = Path(_UNNAMED if name in {"", ".."} else name)
-    if chosen is None:
-        return own
-    return chosen / own if chosen.is_dir() else chosen
 
 
 def download(store: S3Store, source: CheckpointSource, target: Path, *, force: bool, advance: Advance) -> None:
@@ -177,22 +166,13 @@ def _fetch_folder(store: S3Store, source: CheckpointSource, folder: Path, advanc
 
 
 def _fetch(store: S3Store, source: CheckpointSource, path: Path, advance: Advance) -> None:
-    size_bytes, digest = 0, hashlib.sha256()
-    with path.open("xb") as file:
+    def pieces() -> Iterator[bytes]:
         for piece in store.read(source.uri):
-            file.write(piece)
-            digest.update(piece)
-            size_bytes += len(piece)
+            yield piece
             advance(len(piece))
-    if source.sha256 is not None and digest.hexdigest() != source.sha256.lower():
-        raise Problem(
-            f"{source.uri} is not what the trainer uploaded: its SHA-256 is {digest.hexdigest()}, recorded is "
-            f"{source.sha256}; the download was deleted"
-        )
-    if source.size_bytes is not None and size_bytes != source.size_bytes:
-        raise Problem(
-            f"{source.uri} has {size_bytes:,} bytes, recorded are {source.size_bytes:,}; the download was deleted"
-        )
+
+    with as_problem(ClientError):
+        write_verified(pieces(), path, source.uri, size_bytes=source.size_bytes, sha256=source.sha256)
 
 
 def _put_in_place(arriving: Path, target: Path) -> None:
@@ -248,13 +228,3 @@ def _show_table(files: list[CheckpointFile]) -> None:
         best = "best" if file.is_best else ""
         rows.append((file.seq, file.attempt, file.kind, file.epoch, file.step, size, best, state, file.uri))
     print_table(columns, rows, right={"seq", "attempt", "epoch", "step", "size"})
-
-
-def shown_size(size_bytes: int) -> str:
-    """Format a size in bytes with a decimal unit (1 kB = 1000 bytes)."""
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000:
-            return f"{size:.4g} {unit}"
-        size /= 1000
-    return f"{size:,.4g} TB"

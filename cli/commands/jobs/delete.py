@@ -90,38 +90,36 @@ def delete(
     Lists the data and asks for confirmation first. Exit code 1 if data is left: repeat the command to continue.
     """
     choice = Choice(with_files=with_files, keep=keep)
+    # Without a confirmation, an abbreviation could match another job than the intended one.
+    may_abbreviate = dry_run or not yes
+
+    def is_confirmed(job_id: int, found: DeletionPlan | Deletion, where: str = "") -> bool:
+        _show_plan(found, choice, as_json=as_json, is_dry_run=dry_run)
+        if not (dry_run or yes):
+            _ask(job_id, where)
+        return not dry_run
+
     with gateway_jobs(data_dir) as remote:
         if remote is not None:
-            job_id = remote.number_of(job, may_abbreviate=dry_run or not yes)
+            job_id = remote.number_of(job, may_abbreviate=may_abbreviate)
             if forget:
                 remote.forget(job_id)
                 _say_forgotten(job_id)
-                return
-            _show_plan(remote.plan_or_deletion(job_id), choice, as_json=as_json, is_dry_run=dry_run)
-            if dry_run:
-                return
-            if not yes:
-                _ask(job_id, f" of {remote.url}")
-            progress = _progress(is_quiet=as_json)
-            done = remote.delete(job_id, choice, reason, force=force, on_progress=progress)
-            _report(done, as_json=as_json, is_by_workers=True)
+            elif is_confirmed(job_id, remote.plan_or_deletion(job_id), f" of {remote.url}"):
+                progress = _progress(is_quiet=as_json)
+                done = remote.delete(job_id, choice, reason, force=force, on_progress=progress)
+                _report(done, as_json=as_json, is_by_workers=True)
             return
     settings = settings_for(servers(data_dir), with_redis=True)
     with open_database(settings) as engine:
         with engine.connect() as connection:
             check_revision(connection)
-            # Without a confirmation, an abbreviation could match another job than the intended one.
-            job_id = job_id_of(connection, job, may_abbreviate=dry_run or not yes)
+            job_id = job_id_of(connection, job, may_abbreviate=may_abbreviate)
         if forget:
             _forget(engine, settings, job_id)
-            return
-        _show_plan(_plan(engine, job_id), choice, as_json=as_json, is_dry_run=dry_run)
-        if dry_run:
-            return
-        if not yes:
-            _ask(job_id)
-        done = _delete(engine, settings, job_id, choice, reason, force=force, is_quiet=as_json)
-    _report(done, as_json=as_json)
+        elif is_confirmed(job_id, _plan(engine, job_id)):
+            done = _delete(engine, settings, job_id, choice, reason, force=force, is_quiet=as_json)
+            _report(done, as_json=as_json)
 
 
 def _plan(engine: Engine, job_id: int) -> DeletionPlan | Deletion:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from trainwire.cli.commands.jobs.checkpoints import shown_size
-from trainwire.cli.commands.jobs.jobs import shown_time
+from trainwire.cli.formats import shown_size, shown_time
 from trainwire.cli.terminal import one_line
 from trainwire.schemas.sinks import SINKS
 from trainwire.stores.postgres.deletion import Choice, Deletion, DeletionPart

@@ -14,9 +14,8 @@ from typing import Annotated, Final, TextIO
 import typer
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.jobs.jobs import known_job
 from trainwire.cli.commands.options import DataDir, Quiet, servers, write_json
-from trainwire.cli.job_references import job_id_of
+from trainwire.cli.job_references import job_id_of, known_job
 from trainwire.cli.terminal import one_line, say, warn
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.cli.transfer.exports.mlflow_export import MlflowExport, MlflowExportReport

@@ -1,44 +1,32 @@
-"""`trainwire jobs` and `trainwire status`: list jobs, and show one."""
+"""`trainwire jobs`: lists jobs."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_args
 
 import typer
 from rich.text import Text
-from sqlalchemy import Connection
 
-from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, servers, write_json
+from trainwire.cli.formats import shown_number, shown_time
 from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.cli.gateway_reads import GatewayReads
-from trainwire.cli.job_references import job_id_of
-from trainwire.cli.job_report import StatusReport, gateway_report, stored_report
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
-from trainwire.cli.provenance import provenance_lines
-from trainwire.cli.terminal import cell, console, local, one_line, print_table, say, shown_clock, warn
+from trainwire.cli.terminal import cell, console, one_line, print_table, say
 from trainwire.schemas.filters.job_filter import parse_fields, parse_filter, parse_sort
 from trainwire.schemas.filters.tokens import WrongFilter
 from trainwire.schemas.wire.messages import Status
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
-from trainwire.stack.locate import streams_url
-from trainwire.stores.postgres.checkpoints import CheckpointFile
-from trainwire.stores.postgres.deletion import find_deletion
-from trainwire.stores.postgres.deliveries import counted, shown_delivery
-from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
+from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.postgres.jobs.job_pages import JobQuery, find_page, read_columns
 
 P = TypeVar("P")
 MIN_NAME_WIDTH: Final = 12
-EXIT_UNKNOWN = "its process has ended with an unknown exit code (docs/ends.md)"
-ROW_NAMES = {"logs": "log line", "metrics": "metric point", "checkpoints": "checkpoint"}
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
 
 
@@ -108,155 +96,14 @@ def _say_none(status: str | None, *, is_narrowed: bool) -> None:
     say(f"no such {wanted}jobs" if is_narrowed else "no jobs yet" if status is None else f"no {wanted}jobs")
 
 
-def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Show one job: status, progress, last metrics, row counts, and whether all its messages have arrived."""
-    report = _report(job, data_dir)
-    if report.halted is None:
-        warn("whether a drain has stopped is not known over HTTP: run `trainwire doctor` beside the workers")
-    if as_json:
-        write_json(_status_document(report))
-        return
-    sinks = [(sink, shown_delivery(*delivery, shown_clock)) for sink, delivery in report.deliveries.items()]
-    for name, value in _status_lines(report) + provenance_lines(report.provenance) + sinks:
-        say(f"{name:<16}{one_line(value)}")
-    _say_completeness(report)
-    if report.warning:
-        warn(one_line(report.warning))
-    if report.problems:
-        warn(one_line(_shown_problems(report.job.id, report.problems)))
-    for stream, reason in (report.halted or {}).items():
-        warn(f"the drain of {one_line(stream)} has stopped: {one_line(reason)}")
-
-
-def _report(job: str, data_dir: Path | None) -> StatusReport:
-    with gateway_jobs(data_dir) as remote:
-        if remote is not None:
-            return gateway_report(remote, job)
-    from trainwire.cli.redis_clients import halted_streams  # noqa: PLC0415 - `trainwire jobs` does not need Redis
-
-    address = servers(data_dir)
-    halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
-    with reading(address) as connection:
-        return stored_report(connection, named_job(connection, job), halted)
-
-
-def _say_completeness(report: StatusReport) -> None:
-    completeness = report.completeness
-    say(one_line(completeness["line"]))
-    if 0 < completeness["stored"] < sum(report.job.rows.values()):
-        say(f"{'':<16}a message is a batch of rows: log lines, or points of metrics, that were sent together")
-    if completeness["absent_ranks"]:
-        say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
-    if completeness["shared_ranks"]:
-        warn(
-            f"several trainers were job {report.job.id} with the same rank at the same time: nothing is lost, but "
-            "their messages are mixed in one attempt. Give each a job id, or a rank (TRAINWIRE_RANK), of its own"
-        )
-
-
-def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
-    counts = Counter(file.state for file in problems)
-    shown = ", ".join(f"{count:,} {state}" for state, count in counts.items())
-    newest = problems[-1]
-    return f"checkpoints: {shown}; the newest: {newest.reason}; see `trainwire checkpoints {job_id}`"
-
-
-def named_job(connection: Connection, reference: str) -> Job:
-    """Return the job that `reference` names (see `job_id_of`); raise `Problem` if no job or several jobs match."""
-    return known_job(connection, job_id_of(connection, reference))
-
-
-def known_job(connection: Connection, job_id: int) -> Job:
-    """Return the job with the number `job_id`; raise `Problem` if it does not exist or was deleted."""
-    job = find_job(connection, job_id)
-    if job is not None:
-        return job
-    if (deletion := find_deletion(connection, job_id)) is not None:
-        at, by = shown_time(deletion.deleted_at), deletion.deleted_by
-        raise Problem(
-            f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` shows the deletion"
-        )
-    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
-
-
 def job_document(job: Job) -> dict[str, Any]:
     """Return the job as a dictionary for JSON output; `rows` replaces the fields that end with `_seq`."""
     shown = {name: getattr(job, name) for name in Job.__struct_fields__ if not name.endswith("_seq")}
     return shown | {"rows": job.rows}
 
 
-def _status_document(report: StatusReport) -> dict[str, Any]:
-    return job_document(report.job) | {
-        "last_metrics": report.last_metrics,
-        "last_checkpoint": report.checkpoint,
-        "completeness": report.completeness,
-        # `attempts` and `last_error` are fields of both, the job's and the sink's.
-        "deliveries": {
-            sink: {**plain(job), "sink": plain(health)} for sink, (job, health) in report.deliveries.items()
-        },
-        "halted": report.halted,
-        "checkpoint_problems": report.problems,
-        "provenance": report.provenance,
-    }
-
-
-def _status_lines(report: StatusReport) -> list[tuple[str, str]]:
-    job = report.job
-    named = f" {job.name}" if job.name else ""
-    lines: list[tuple[str, object]] = [
-        ("job", f"{job.id}{named}"),
-        ("status", f"{shown_status(job)}, attempt {job.attempt}"),
-        ("note", job.note),
-        ("archived", shown_time(job.archived_at)),
-        ("why", EXIT_UNKNOWN if job.status == "ended" else job.status_reason),
-        ("stop", _stop(job)),
-        ("resumed", None if job.resume_step is None else f"from step {job.resume_step:,}"),
-        ("forked", None if job.parent_id is None else f"from job {job.parent_id} at step {job.fork_step or 0:,}"),
-        ("started", shown_time(job.started_at)),
-        ("ended", shown_time(job.completed_at)),
-        ("last seen", None if job.completed_at else shown_time(job.last_seen_at)),
-        ("progress", _progress(job)),
-        ("last metrics", shown_values(report.last_metrics)),
-        ("best metrics", _best(job)),
-        ("exit code", job.exit_code),
-        ("error", job.error_message),
-        ("best checkpoint", job.best_checkpoint_path),
-        ("last checkpoint", report.checkpoint),
-        ("rows", shown_rows(job)),
-    ]
-    return [(name, str(value)) for name, value in lines if value not in (None, "")]
-
-
-def _stop(job: Job) -> str | None:
-    """Format the user's request to stop the job: its author, time and reason; None if there is none."""
-    if job.stop is None:
-        return None
-    at = shown_time(datetime.fromisoformat(job.stop["requested_at"]))
-    why = f": {job.stop['reason']}" if job.stop["reason"] else ""
-    return f"asked by {job.stop['requested_by']} {at}{why}"
-
-
-def shown_rows(job: Job) -> str:
-    """Format the numbers of log, metric and checkpoint rows of the job."""
-    return " · ".join(counted(count, ROW_NAMES[kind]) for kind, count in job.rows.items())
-
-
-def shown_values(values: dict[str, Any]) -> str:
-    """Format metrics as one line, with six significant digits."""
-    return " · ".join(f"{name} {shown_number(value)}" for name, value in values.items())
-
-
-def shown_number(value: object) -> str:
-    """Format a float with six significant digits; other values are converted to text."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _best(job: Job) -> str:
-    epoch = "" if job.best_epoch is None else f" (epoch {job.best_epoch})"
-    return f"{shown_values(job.best_metrics)}{epoch}" if job.best_metrics else ""
-
-
-def _progress(job: Job) -> str | None:
+def progress_of(job: Job) -> str | None:
+    """Format the epoch and the percentage that the job has reached; None if neither is known."""
     parts = []
     if job.current_epoch is not None:
         of = "" if job.total_epochs is None else f" of {job.total_epochs}"
@@ -274,18 +121,13 @@ def shown_status(job: Job) -> str:
     return job.status if job.quiet_since is None else f"{job.status} since {shown_time(job.quiet_since)}"
 
 
-def shown_time(at: datetime | None) -> str | None:
-    """Format a time in the local time zone; return None for None."""
-    return None if at is None else f"{local(at):%Y-%m-%d %H:%M:%S %Z}"
-
-
 def _show_table(found: list[Job], values: dict[int, dict[str, Any]], fields: list[str]) -> None:
     usual = ("attempt", "progress", "started", "log lines", "points", "checkpoints")
     heads = ("job", "name", "status", *(fields or usual))
     rows = []
     for job in found:
         status_cell = Text(shown_status(job), style=STATUS_COLOURS.get(job.status, ""))
-        rest: Sequence[object] = (job.attempt, _progress(job), shown_time(job.started_at), *job.rows.values())
+        rest: Sequence[object] = (job.attempt, progress_of(job), shown_time(job.started_at), *job.rows.values())
         if fields:
             rest = [_column_value(field, values[job.id][field]) for field in fields]
         rows.append([cell(job.id), cell(job.name), status_cell, *map(cell, rest)])

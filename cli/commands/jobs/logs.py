@@ -11,15 +11,16 @@ from typing import Annotated, Protocol
 import typer
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.jobs.jobs import known_job
 from trainwire.cli.commands.options import DataDir, JobReference, servers
+from trainwire.cli.formats import local
 from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.cli.gateway_reads import GatewayReads
-from trainwire.cli.job_references import job_id_of
+from trainwire.cli.job_references import job_id_of, known_job
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
-from trainwire.cli.terminal import local, safe, warn
+from trainwire.cli.terminal import safe, warn
 from trainwire.client.job import Job as ClientJob
 from trainwire.schemas.completeness_states import may_grow
+from trainwire.schemas.wire.messages import LOG_TYPES
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem, as_problem
@@ -36,7 +37,6 @@ POLL_GATEWAY_EVERY_S = 1.0
 QUIET_S = 10.0
 """Seconds without a new row after which `logs -f` ends for a finished job; missing messages may never arrive."""
 FOLLOW_BATCH = 5000
-LOG_TYPES = ("stdout", "stderr")
 
 
 def logs(

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from trainwire.cli.commands.jobs.jobs import named_job, shown_number
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.formats import shown_number
 from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.cli.gateway_reads import GatewayReads
+from trainwire.cli.job_references import named_job
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import cell, one_line, print_table, say, warn
 from trainwire.client.client import Client

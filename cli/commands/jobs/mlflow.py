@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.jobs.jobs import known_job, shown_number, shown_time
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
-from trainwire.cli.job_references import job_id_of
+from trainwire.cli.formats import shown_clock, shown_number, shown_time
+from trainwire.cli.job_references import job_id_of, known_job
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
-from trainwire.cli.terminal import one_line, print_table, say, shown_clock
+from trainwire.cli.terminal import one_line, print_table, say
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem, as_problem

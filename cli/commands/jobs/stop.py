@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from trainwire.cli.commands.jobs.jobs import named_job, shown_time
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.formats import shown_time
 from trainwire.cli.gateway_jobs import gateway_jobs
-from trainwire.cli.job_references import job_to_change
+from trainwire.cli.job_references import job_to_change, named_job
 from trainwire.cli.terminal import one_line, say
 from trainwire.client.records import StopInfo
 from trainwire.stack.database import writing

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from trainwire.cli.commands.jobs.jobs import named_job
 from trainwire.cli.commands.options import AsJson, DataDir, servers, write_json
+from trainwire.cli.formats import shown_clock
+from trainwire.cli.job_references import named_job
 from trainwire.cli.numbers import MOST_SHOWN, whole, whole_option
-from trainwire.cli.terminal import one_line, print_table, say, shown_clock
+from trainwire.cli.terminal import one_line, print_table, say
 from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stack.database import reading, settings_for, writing
 from trainwire.stack.errors import Problem, as_problem

@@ -21,12 +21,7 @@ def migrate(data_dir: DataDir = None) -> None:
 def env(data_dir: DataDir = None) -> None:
     """Print the addresses of the servers as shell exports, for eval "$(trainwire env)"."""
     address = servers(data_dir)
-    exports = {
-        "DATABASE_URL": address.database_url,
-        "REDIS_URL": address.redis_url,
-        "FLOWER_URL": address.flower_url,
-        "GATEWAY_URL": address.gateway_url,
-        "METRICS_URL": address.metrics_url,
+    exports = {name.upper(): url for name, url in address.urls.items()} | {
         "LOKI_URL": os.environ.get("LOKI_URL"),
         "TRAINWIRE_DATA_DIR": None if address.data_dir is None else str(address.data_dir),
     }

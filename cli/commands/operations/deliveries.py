@@ -10,7 +10,6 @@ import typer
 from sqlalchemy import Connection, delete, text
 from sqlalchemy.exc import OperationalError
 
-from trainwire.cli.commands.jobs.jobs import named_job
 from trainwire.cli.commands.options import (
     SINK_NAMES,
     AsJson,
@@ -21,8 +20,10 @@ from trainwire.cli.commands.options import (
     servers,
     write_json,
 )
+from trainwire.cli.formats import shown_clock
+from trainwire.cli.job_references import named_job
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
-from trainwire.cli.terminal import one_line, print_table, say, shown_clock
+from trainwire.cli.terminal import one_line, print_table, say
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.tables import dead_letters
 from trainwire.schemas.wire.validation import MAX_ID

@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from trainwire.cli.commands.jobs.checkpoints import shown_size
 from trainwire.cli.commands.options import AsJson, DataDir, servers, write_json
+from trainwire.cli.formats import shown_size
 from trainwire.cli.terminal import one_line, print_table, say
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem, as_problem

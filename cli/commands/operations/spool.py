@@ -10,11 +10,12 @@ from typing import Annotated, Final
 import typer
 
 from trainwire.cli.commands.options import AsJson, DataDir, job_number, servers, write_json
+from trainwire.cli.formats import local, shown_size
 from trainwire.cli.numbers import seconds_option
-from trainwire.cli.terminal import local, one_line, print_table, say, warn
-from trainwire.ingest.destinations import ANY_STACK, name_of
+from trainwire.cli.terminal import one_line, print_table, say, warn
 from trainwire.ingest.sending.recovery import NO_LIMIT, Leftover, send_leftovers
-from trainwire.ingest.server_names import server_of, shown_server
+from trainwire.ingest.servers.destinations import ANY_STACK, name_of
+from trainwire.ingest.servers.server_names import server_of, shown_server
 from trainwire.ingest.settings.running_stacks import StackFolders
 from trainwire.ingest.settings.server_addresses import checked_url, token_of
 from trainwire.ingest.settings.setting_groups import Timing, default_spool_dir
@@ -147,7 +148,7 @@ def discard(
 
 
 def _discard(source: Spooled, *, confirmed: bool) -> None:
-    name = f"{_name(source.about)}: {source.count:,} messages, {source.size_bytes / 1e6:,.1f} MB"
+    name = f"{_name(source.about)}: {source.count:,} messages, {shown_size(source.size_bytes)}"
     if source.is_live:
         say(f"{name}: in use, stays")
     elif not confirmed:
@@ -254,7 +255,7 @@ def _show_table(found: list[Spooled]) -> None:
             (
                 *(about.job_id, one_line(_job_name(source) or ""), about.attempt or None),
                 *(about.source, about.server, about.host, about.pid),
-                *("in use" if source.is_live else "left", counts, f"{source.size_bytes / 1e6:,.1f} MB"),
+                *("in use" if source.is_live else "left", counts, shown_size(source.size_bytes)),
                 f"{local(source.written_at):%Y-%m-%d %H:%M:%S}",
             )
         )

@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from trainwire.cli.commands.jobs.jobs import shown_time
 from trainwire.cli.commands.options import AsJson, DataDir, job_number, plain, servers, write_json
+from trainwire.cli.formats import shown_time
 from trainwire.cli.numbers import whole, whole_option
 from trainwire.cli.terminal import print_table, say
 from trainwire.gateway.auth.tokens import ROLES, Token, create_token, list_tokens, revoke_token

@@ -6,9 +6,9 @@ from typing import Final
 
 import typer
 
-from trainwire.cli.commands.jobs.jobs import named_job
 from trainwire.cli.commands.operations.deliveries import known_sink
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, Sink, servers, write_json
+from trainwire.cli.job_references import named_job
 from trainwire.cli.terminal import one_line, say
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem, as_problem

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import msgspec
 import zstandard
 
-from trainwire.ingest.outage import Refused, Unavailable
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.transports.http_client import HttpClient, Response
 from trainwire.ingest.sending.transports.transport import Answer, Claim, ack_reports, foreign_claim
 from trainwire.ingest.sending.unacked import EncodedMessage
+from trainwire.ingest.servers.outage import Refused, Unavailable
 from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.gateway_urls import base_of
 from trainwire.schemas.keys import Kind
@@ -47,7 +47,7 @@ _decode_problem: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class GatewayConnection:
-    """Connects one source to the gateway.
+    """The `Transport` of one source to the gateway.
 
     Raises `Refused` for a rejected token, and `Unavailable` for other failures.
     """
@@ -97,20 +97,14 @@ class GatewayConnection:
         )
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
-        """Claim the rank if it is free; with `by_force`, replace the claim of another process.
-
-        Returns the claim of the process that has the rank, or None if it is ours now.
-        """
         found = self._answer(self._post({"claim": source.rank_claim(), "by_force": by_force}))
         return foreign_claim(source, read_claim(found.claim), found.now_ms)
 
     def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
-        """Delete the heartbeat and the claim, because this process ends normally."""
         found = self._answer(self._post({"claim": source.rank_claim(), "has_ended": True}))
         source.note_claim(found.claim)
 
     def close(self) -> None:
-        """Close the connection; the next call opens a new one and resolves the host name again."""
         self._http.close()
 
     def _send_some(

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from trainwire.ingest.outage import Unavailable
+from trainwire.ingest.servers.outage import Unavailable
 from trainwire.schemas.gateway_urls import CA_PARAMETER, base_of, ca_file_of, host_and_port
 from trainwire.schemas.streams.tls import tls_trouble
 

@@ -11,10 +11,10 @@ from typing import Final
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from trainwire.ingest.outage import Unavailable
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.transports.transport import Answer, Claim, ack_reports, foreign_claim
 from trainwire.ingest.sending.unacked import EncodedMessage
+from trainwire.ingest.servers.outage import Unavailable
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.streams.clients import STREAM_ERRORS, drop_connections, open_streams
 from trainwire.schemas.streams.source_streams import Appended, SourceStreams, StreamReports
@@ -35,7 +35,7 @@ _REDIS_ERRORS: Final = (*STREAM_ERRORS, OSError, UnicodeError)  # UnicodeError: 
 
 
 class RedisConnection:
-    """Connects one source to the Redis with the streams; every failure raises `Unavailable`."""
+    """The `Transport` of one source to the Redis with the streams."""
 
     least_interval_s = 0.0
 
@@ -102,22 +102,16 @@ class RedisConnection:
         return read_stop(reply.stop)
 
     def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
-        """Claim the rank if it is free; with `by_force`, replace the claim of another process.
-
-        Returns the claim of the process that has the rank, or None if it is ours now.
-        """
         with self._translated():
             claim, now_ms = self._streams.take_claim(source.rank_claim(), by_force=by_force)
         return foreign_claim(source, read_claim(claim), now_ms)
 
     def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
-        """Delete the heartbeat and the claim, because this process ends normally."""
         with self._translated():
             reply = self._streams.withdraw(source.rank_claim())
         source.note_claim(reply)
 
     def close(self) -> None:
-        """Close the connection; the next call opens a new one and resolves the host name again."""
         drop_connections(self._client)
 
     @contextmanager

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from trainwire.ingest.outage import Unavailable
 from trainwire.ingest.sending.acks import AckReport, parse_report
+from trainwire.ingest.servers.outage import Unavailable
 from trainwire.schemas.keys import AckFields, Kind
 from trainwire.schemas.wire.heartbeats import Heartbeat
 from trainwire.schemas.wire.stop_requests import StopRequest

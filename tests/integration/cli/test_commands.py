@@ -15,7 +15,7 @@ import redis
 from sqlalchemy import Engine, insert, text, update
 
 from tests.integration.cli.conftest import Trainwire
-from trainwire.cli.commands.jobs.jobs import shown_time
+from trainwire.cli.formats import shown_time
 from trainwire.schemas import keys as routes
 from trainwire.schemas.tables import (
     source_positions,

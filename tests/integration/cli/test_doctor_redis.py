@@ -75,6 +75,15 @@ def test_workers_with_other_shards(doctor: Doctor, client: redis.Redis) -> None:
     assert doctor.look()["redis.shards"]["level"] == "error"
 
 
+def test_a_number_of_shards_that_another_client_wrote(doctor: Doctor, client: redis.Redis) -> None:
+    """A published number of shards that is no number is an error with a remedy, and all other checks run."""
+    client.set(SHARDS_KEY, "eight")
+    found = doctor.look()
+    assert found["redis.shards"]["level"] == "error"
+    assert "'eight'" in found["redis.shards"]["says"]
+    assert found["postgres.schema"]["level"] == "ok"
+
+
 @contextmanager
 def crowd(client: redis.Redis, others: int) -> Iterator[int]:
     """Open connections of other clients for a while; give the total number of connections."""

@@ -24,9 +24,9 @@ from msgspec.msgpack import decode
 
 from tests.tls_servers import UNTRUSTED, Tls
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.outage import Refused, Unavailable
 from trainwire.ingest.sending.transports.gateway_connection import REQUEST_BYTES, GatewayConnection, shares
 from trainwire.ingest.sending.unacked import EncodedMessage
+from trainwire.ingest.servers.outage import Refused, Unavailable
 from trainwire.ingest.settings.setting_groups import SpoolSettings, Timing
 from trainwire.ingest.strict import RedisAway
 from trainwire.schemas.wire.body_decoding import decode_body

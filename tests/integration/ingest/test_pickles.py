@@ -18,7 +18,7 @@ from tests.processes import ROOT
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.pickling import restored
 from trainwire.ingest.sending.recovery import send_leftovers
-from trainwire.ingest.server_names import public_address
+from trainwire.ingest.servers.server_names import public_address
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import Kind, stream_key
 from trainwire.schemas.wire.body_decoding import decode_body

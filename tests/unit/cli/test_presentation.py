@@ -6,9 +6,9 @@ import json
 import math
 from datetime import UTC, datetime
 
-from trainwire.cli.commands.jobs.jobs import shown_values
 from trainwire.cli.commands.jobs.logs import shown_line
 from trainwire.cli.commands.options import plain
+from trainwire.cli.formats import shown_values
 from trainwire.stores.rows.command_rows import StoredLine
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)

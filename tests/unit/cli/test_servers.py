@@ -10,7 +10,7 @@ import pytest
 from trainwire.cli.commands.options import servers
 from trainwire.cli.gateway_jobs import gateway_jobs
 from trainwire.client.addresses import find_address
-from trainwire.ingest.destinations import destination_of
+from trainwire.ingest.servers.destinations import destination_of
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.stack.errors import Problem
 from trainwire.stack.folders import hold, publish

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from trainwire.cli.commands.jobs.logs import shown_line
-from trainwire.cli.terminal import cell, local, one_line, safe, shown_clock
+from trainwire.cli.formats import local, shown_clock
+from trainwire.cli.terminal import cell, one_line, safe
 from trainwire.stores.rows.command_rows import StoredLine
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from trainwire import Run, TrainerSettings
 from trainwire.cli.commands.up import sending_from_elsewhere
-from trainwire.ingest.destinations import NamedServer, destination_of, page_url_of, variables_of
 from trainwire.ingest.pickling import restored
 from trainwire.ingest.sending.transports.gateway_connection import is_readable_on_the_way
-from trainwire.ingest.server_names import public_address, server_of, shown_server
+from trainwire.ingest.servers.destinations import NamedServer, destination_of, page_url_of, variables_of
+from trainwire.ingest.servers.server_names import public_address, server_of, shown_server
 from trainwire.ingest.settings.server_addresses import checked_url
 
 URL = "https://trainwire.example/team"

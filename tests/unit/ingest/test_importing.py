@@ -70,7 +70,7 @@ def test_the_import_leaves_rare_parts_for_later() -> None:
     """Uploads and sampling are loaded by the runs that need them."""
     done = python("import sys; from trainwire import Run; print(*sorted(sys.modules))")
     loaded = set(done.stdout.split())
-    ours = {"trainwire.ingest.uploads.uploads", "trainwire.ingest.sending.sampling"}
+    ours = {"trainwire.ingest.uploads.uploads", "trainwire.ingest.lines.sampling"}
     assert not {*ours, "shutil", "tempfile"} & loaded, done.stderr
 
 

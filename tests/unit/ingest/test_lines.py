@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainwire.ingest.line_splitting import MAX_LINE_BYTES, LineCutter
+from trainwire.ingest.lines.line_splitting import MAX_LINE_BYTES, LineCutter
 
 
 @pytest.mark.parametrize(

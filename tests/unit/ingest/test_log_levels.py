@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from trainwire.ingest.sending.log_levels import level_of, levels_of
+from trainwire.ingest.lines.log_levels import level_of, levels_of
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from trainwire.ingest.arguments import LONGEST_TIMEOUT_S, Arguments
-from trainwire.ingest.destinations import NamedServer
 from trainwire.ingest.identity.origin import Origin
 from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Sender
+from trainwire.ingest.servers.destinations import NamedServer
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
 

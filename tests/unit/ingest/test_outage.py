@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainwire.ingest.outage import REDIS_BACKOFF_CAP_S, Outage, Unavailable
+from trainwire.ingest.servers.outage import REDIS_BACKOFF_CAP_S, Outage, Unavailable
 from trainwire.ingest.settings.setting_groups import Timing
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.ingest.destinations import (
+from trainwire.ingest.servers.destinations import (
     ANY_STACK,
     NamedServer,
     OwnStack,
@@ -21,7 +21,7 @@ from trainwire.ingest.destinations import (
     name_of,
     variables_of,
 )
-from trainwire.ingest.outage import NoServer
+from trainwire.ingest.servers.outage import NoServer
 from trainwire.ingest.settings.running_stacks import NoStack, StackFolders, running_record
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.stack.folders import hold, publish

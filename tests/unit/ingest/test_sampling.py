@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainwire import TrainerSettings
-from trainwire.ingest.sending.sampling import SECOND_NS, LineSampler
+from trainwire.ingest.lines.sampling import SECOND_NS, LineSampler
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1000])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainwire import TrainerSettings
-from trainwire.ingest.server_names import shown_host
+from trainwire.ingest.servers.server_names import shown_host
 from trainwire.ingest.settings.server_addresses import checked_redis_url
 from trainwire.ingest.settings.setting_groups import CheckpointSettings
 

@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
-from trainwire.ingest.server_names import server_of, shown_host
+from trainwire.ingest.servers.server_names import server_of, shown_host
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas.streams.clients import STREAM_ERRORS, open_streams
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster

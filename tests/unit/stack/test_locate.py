@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.ingest.settings.running_stacks import is_held
+from trainwire.ingest.settings.running_stacks import StackFolders, is_held
 from trainwire.stack.errors import Problem
-from trainwire.stack.folders import hold, publish, published, withdraw
+from trainwire.stack.folders import default_data_dir, hold, publish, published, withdraw
 from trainwire.stack.locate import Address, locate
 
 
@@ -79,6 +79,18 @@ def test_two_running_stacks_ask_for_a_choice(environ: dict[str, str], tmp_path: 
         assert str(two) in str(caught.value)
         assert locate(two, environ).database_url == "postgresql://two"
         assert locate(None, environ | {"TRAINWIRE_DATA_DIR": str(one)}).database_url == "postgresql://one"
+
+
+def test_of_several_stacks_a_command_and_a_trainer_use_the_default_one(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Beside a stack in another folder, the one in the default folder is used, by commands and trainers alike."""
+    default, other = default_data_dir(environ), tmp_path / "a"
+    with hold(default), hold(other):
+        _publish(default, environ)
+        _publish(other, environ)
+        assert locate(None, environ).data_dir == default
+        assert StackFolders.from_env(environ).find().data_dir == default
 
 
 def test_no_running_stack_names_the_remedy(environ: dict[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from trainwire.cli.terminal import shown_clock
+from trainwire.cli.formats import shown_clock
 from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, shown_age, shown_delivery, shown_health
 
 ANSWERS = SinkHealth(sink="loki", answers=True)

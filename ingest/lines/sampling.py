@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from trainwire.ingest.sending.buffer import LogType
+from trainwire.schemas.wire.messages import LogType
 
 SAMPLE_EVERY: Final = 100
 """Above the limit, one line out of this many is logged."""

@@ -8,7 +8,7 @@ import os
 from typing import Final
 
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.server_names import shown_server
+from trainwire.ingest.servers.server_names import shown_server
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.gateway_urls import is_gateway

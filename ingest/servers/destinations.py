@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Protocol
 
-from trainwire.ingest.outage import NoServer
-from trainwire.ingest.server_names import public_address, server_of
+from trainwire.ingest.servers.outage import NoServer
+from trainwire.ingest.servers.server_names import public_address, server_of
 from trainwire.ingest.settings.running_stacks import DATA_DIR_VARIABLE, NoStack, RunningStack, StackFolders
 from trainwire.ingest.settings.setting_groups import default_spool_dir
 from trainwire.ingest.settings.trainer_settings import TrainerSettings

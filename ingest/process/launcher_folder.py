@@ -1,52 +1,23 @@
-"""The folder by which scripts report their begin and their tracebacks to the launcher, which logs each once."""
+"""The folder of a launcher, in which its scripts leave files: their begin and end, and tracebacks to log once."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
-from collections import deque
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, Self
 
-from trainwire.ingest.line_splitting import LineCutter
+from trainwire.ingest.process.proc_stat import is_alive
 
-KEPT_LINES: Final = 3000
-KEPT_CHARS: Final = 1000
-"""Number of characters kept of each line, from its end, because launchers add a prefix at its start."""
 _LOCK_NAME: Final = "launcher"
-_SUFFIX: Final = ".traceback"
+_TRACEBACK: Final = ".traceback"
 _READS_STOP: Final = "reads-stop"
 _BEGUN: Final = ".begun"
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
-_MARKS: Final = frozenset(" ^~|+-")
-"""Characters of the lines with which some versions of Python mark a part of the line above."""
 
 
-class PrintedLines:
-    """Stores the last `KEPT_LINES` captured lines of output, and checks whether they contain a traceback."""
-
-    def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
-
-    def add(self, lines: Sequence[str]) -> None:
-        """Append captured lines; of each, only the last `KEPT_CHARS` characters are kept."""
-        self._lines.extend(line[-KEPT_CHARS:] for line in lines[-KEPT_LINES:])
-
-    def contain(self, traceback: str) -> bool:
-        """Return whether all lines of a traceback were printed in this order, perhaps with other lines in between.
-
-        The interpreter also prints frames outside of the run's `with` block, and other threads may print.
-        Colours and prefixes such as `[rank0]: ` are ignored.
-        """
-        printed = (_COLOUR.sub("", line).rstrip() for line in list(self._lines))
-        return all(any(line.endswith(wanted) for line in printed) for wanted in _wanted(traceback))
-
-
-class TracebackFolder:
-    """A temporary folder through which scripts pass tracebacks to their launcher, which logs them.
+class LauncherFolder:
+    """The temporary folder of a launcher: reads the files that the scripts of its command have left.
 
     A context manager. `path` is None outside of its block, or if the folder could not be created.
     """
@@ -55,7 +26,7 @@ class TracebackFolder:
         self.path: Path | None = None
         self._lock: IO[bytes] | None = None
 
-    def take(self) -> list[str]:
+    def take_tracebacks(self) -> list[str]:
         """Return the tracebacks in the folder; scripts that end later log their tracebacks themselves.
 
         Returns an empty list if there is no folder, and at the second call.
@@ -64,7 +35,7 @@ class TracebackFolder:
             return []
         self._lock.close()
         self._lock = None
-        return [text for path in self._paths(_SUFFIX) if (text := read_note(path))]
+        return [text for path in self._paths(_TRACEBACK) if (text := read_note(path))]
 
     def killed_sources(self) -> list[str]:
         """Return the sources of scripts that have begun and whose processes have ended without a completion."""
@@ -98,7 +69,7 @@ class TracebackFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
+def leave_traceback(folder: Path, source: str, traceback: str) -> bool:
     """Write a traceback to `folder`, so that the launcher logs it; return whether this succeeded.
 
     It fails if the launcher has ended or has already read the tracebacks.
@@ -109,23 +80,23 @@ def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
             return False
         unfinished = folder / source
         unfinished.write_text(traceback, errors="replace")
-        unfinished.replace(folder / f"{source}{_SUFFIX}")
+        unfinished.replace(folder / f"{source}{_TRACEBACK}")
     except OSError:
         return False
     return True
 
 
-def leave_end_to_training(folder: Path) -> None:
+def note_reader_of_stop(folder: Path) -> None:
     """Report to the launcher, by a file in `folder`, that this script reads `run.should_stop`."""
     leave_note(folder, _READS_STOP, "")
 
 
-def leave_begin(folder: Path, source: str) -> None:
+def note_begin(folder: Path, source: str) -> None:
     """Report to the launcher that this process sends messages as `source`."""
     leave_note(folder, f"{source}{_BEGUN}", str(os.getpid()))
 
 
-def leave_end(folder: Path, source: str) -> None:
+def note_end(folder: Path, source: str) -> None:
     """Report to the launcher that the completion of `source` has been sent, or is in the spool."""
     leave_note(folder, f"{source}{_BEGUN}", "")
 
@@ -145,18 +116,5 @@ def read_note(path: Path) -> str:
 
 def _was_killed(mark: Path) -> bool:
     """Return whether the process that left the file `mark` has ended without a completion."""
-    pid = read_note(mark)
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, ValueError):  # it runs, or it has reported its end
-        return False
-    return False
-
-
-def _wanted(traceback: str) -> Iterable[str]:
-    """Return the lines of a traceback as they are logged, without lines such as `^^^^` of some Python versions."""
-    cutter = LineCutter()
-    lines = [*cutter.feed(traceback), *cutter.close()]
-    return [line.rstrip()[-KEPT_CHARS:] for line in lines if not _MARKS.issuperset(line)]
+    pid = read_note(mark)  # empty if the process has reported its end
+    return pid.isdecimal() and not is_alive(int(pid))

@@ -1,0 +1,1 @@
+"""Log lines before they are sent: cut from output, sampled, with the levels found in them."""
