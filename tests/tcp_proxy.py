@@ -6,7 +6,9 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 PIECE_BYTES: Final = 64 * 1024
 
@@ -93,3 +95,11 @@ class TcpProxy:
         if self.cut_after_bytes is not None and self.passed_bytes >= self.cut_after_bytes:
             self.cut_after_bytes = None
             self.cut()
+
+
+@contextlib.contextmanager
+def proxied(url: str) -> Iterator[tuple[TcpProxy, str]]:
+    """Yield a proxy before the server at `url`, and the URL that leads through it."""
+    server = urlsplit(url).netloc.rpartition("@")[2]
+    with TcpProxy(server) as proxy:
+        yield proxy, url.replace(server, urlsplit(proxy.url).netloc)

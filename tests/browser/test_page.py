@@ -195,7 +195,7 @@ def test_an_empty_list_shows_the_command(page: Page) -> None:
     """An empty list shows the command that makes a job, and the key `?` opens the list of keys."""
     page.route(re.compile(r"/jobs\?"), lambda route: route.fulfill(json={"items": [], "next": None}))
     page.route_web_socket(
-        "**/jobs/ws", lambda socket: socket.send('{"event": {"type": "snapshot", "jobs": []}, "position": null}')
+        "**/jobs/ws?*", lambda socket: socket.send('{"event": {"type": "snapshot", "jobs": []}, "position": null}')
     )
     page.goto("/")
     expect(page.get_by_text("trainwire run -- python train.py")).to_be_visible()

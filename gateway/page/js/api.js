@@ -9,8 +9,15 @@ export class Problem extends Error {
   }
 }
 
+/** Return whether a request that failed with `problem` is sent again: without an answer, or a store is unavailable. */
+export function isTemporary({ status }) {
+  return [0, 429, 503].includes(status);
+}
+
 // This module is page/js/api.js of the gateway, or page/~<hash>/js/api.js; a proxy may add a path prefix.
 const BASE = new URL(import.meta.url).pathname.replace(/page\/(~[0-9a-f]+\/)?js\/api\.js$/, "");
+
+const UNREACHABLE = "Can't reach the trainwire server.";
 
 const listeners = new Set();
 
@@ -52,16 +59,26 @@ export async function send(method, path, document) {
   return request(path, { method, headers, body: JSON.stringify(document) });
 }
 
+// A request waits at most this long for Postgres in the gateway: 10 s for a connection, and 20 s for a statement.
+const TIMEOUT_MS = 30_000;
+
 /** Send a request and return the JSON document of the response, null if it has no body. Throws a `Problem`. */
 export async function request(path, options = {}, query = {}) {
+  const signals = [AbortSignal.timeout(TIMEOUT_MS), options.signal].filter(Boolean);
   let response;
+  let text;
   try {
-    response = await fetch(address(path, query), { headers: { Accept: "application/json" }, ...options });
+    response = await fetch(address(path, query), {
+      headers: { Accept: "application/json" },
+      ...options,
+      signal: AbortSignal.any(signals),
+    });
+    text = await response.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "No answer", "Can't reach the trainwire server. Retrying…");
+    const isSilent = error.name === "TimeoutError";
+    throw new Problem(0, "No answer", isSilent ? `No answer within ${TIMEOUT_MS / 1000} s.` : UNREACHABLE);
   }
-  const text = await response.text();
   if (response.ok) return text ? parse(text) : null;
   if (response.status === 401 && path !== "/session") denied();
   throw problemOf(response, text);

@@ -28,6 +28,7 @@ export class Connection {
     this.retry.hidden = state.name !== "waiting";
     if (state.name === "waiting") this.#countDown(state.retryAt);
     else if (state.name === "live") this.#live(state.wasLost);
+    else if (state.name === "stale") this.#set("stale", `Not live: ${state.problem}`);
     else
       this.#set(
         state.name,
@@ -57,5 +58,6 @@ export class Connection {
   #set(name, words) {
     this.root.dataset.state = name;
     setText(this.word, words);
+    this.word.title = words; // it is cut where the bar is narrow
   }
 }

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -16,7 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.factories import logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.integration.gateway.feed_clients import DEADLINE_S, Trainer
-from tests.tcp_proxy import TcpProxy
+from tests.tcp_proxy import proxied
 from trainwire.gateway.feed import heartbeats
 from trainwire.schemas.keys import stream_key
 from trainwire.stack.valkey import EmbeddedValkey
@@ -29,14 +26,6 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway checks its stores more often than usual."""
     monkeypatch.setattr(heartbeats, "CHECK_EVERY_S", 0.1)
     monkeypatch.setattr(heartbeats, "ANSWER_TIMEOUT_S", 1.0)
-
-
-@contextmanager
-def proxied(url: str) -> Iterator[tuple[TcpProxy, str]]:
-    """Yield a proxy before the server at `url`, and the URL that leads through it."""
-    server = urlsplit(url).netloc.rpartition("@")[2]
-    with TcpProxy(server) as proxy:
-        yield proxy, url.replace(server, urlsplit(proxy.url).netloc)
 
 
 def follow(gateway: GatewayServer, path: str) -> ClientConnection:

@@ -1,6 +1,6 @@
 // Plots of the listed jobs: a scatter plot of two fields, or parallel coordinates of several.
 
-import { Problem, get } from "../../api.js";
+import { Problem, get, isTemporary } from "../../api.js";
 import { backoff } from "../../backoff.js";
 import { h, oncePerFrame, setText, throttled } from "../../dom.js";
 import { count, counted } from "../../format.js";
@@ -95,7 +95,7 @@ export class Plots {
       if (signal.aborted || !(problem instanceof Problem)) return;
       this.problem = problem;
       this.tries = (this.tries ?? 0) + 1;
-      if ([0, 429, 503].includes(problem.status)) this.retry = setTimeout(() => this.load(), backoff(this.tries));
+      if (isTemporary(problem)) this.retry = setTimeout(() => this.load(), backoff(this.tries));
     }
     this.draw();
   }
