@@ -17,7 +17,6 @@ from trainwire.gateway.feed import heartbeats
 from trainwire.workers.resources import Resources
 
 pytestmark = pytest.mark.timeout(200)
-WITHIN_MS = 30_000
 CONNECTION = "#connection span"
 SHORT_TIMEOUTS = (
     "((real) => { AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 20); })(AbortSignal.timeout);"
@@ -55,17 +54,17 @@ def test_a_frozen_postgres(frozen: tuple[Page, TcpProxy], seeds: Seeds) -> None:
     seeds.many(61, ["loss", "accuracy"])
     page.goto("/#/jobs/61")
     bar = page.locator(CONNECTION)
-    expect(bar).to_have_text("Live", timeout=WITHIN_MS)
-    expect(page.locator(".plot[aria-label*=' 30 points']")).to_have_count(2, timeout=WITHIN_MS)
+    expect(bar).to_have_text("Live")
+    expect(page.locator(".plot[aria-label*=' 30 points']")).to_have_count(2)
     proxy.freeze()
-    expect(bar).to_have_text("Not live: Postgres does not answer", timeout=WITHIN_MS)
+    expect(bar).to_have_text("Not live: Postgres does not answer")
     page.goto("/#/")
-    expect(page.locator(".list-said")).to_contain_text(re.compile("No answer .* Retrying"), timeout=WITHIN_MS)
+    expect(page.locator(".list-said")).to_contain_text(re.compile("No answer .* Retrying"))
     page.goto("/#/jobs/61")
-    expect(bar).to_have_text("Not live: Postgres does not answer", timeout=WITHIN_MS)
+    expect(bar).to_have_text("Not live: Postgres does not answer")
     proxy.thaw()
-    expect(page.locator(".plot[aria-label*=' 30 points']")).to_have_count(2, timeout=WITHIN_MS)
-    expect(bar).to_have_text("Live", timeout=WITHIN_MS)
+    expect(page.locator(".plot[aria-label*=' 30 points']")).to_have_count(2)
+    expect(bar).to_have_text("Live")
 
 
 def test_charts_of_a_postgres_that_freezes_between(frozen: tuple[Page, TcpProxy], seeds: Seeds) -> None:
@@ -73,13 +72,13 @@ def test_charts_of_a_postgres_that_freezes_between(frozen: tuple[Page, TcpProxy]
     page, proxy = frozen
     seeds.many(62, ["loss"])
     page.goto("/#/jobs/62?filter=none")
-    expect(page.get_by_text("No matching metrics.")).to_be_visible(timeout=WITHIN_MS)
+    expect(page.get_by_text("No matching metrics.")).to_be_visible()
     proxy.freeze()
     page.get_by_label("Filter metrics by a regular expression").fill("")
     note = page.locator("figure[data-title=loss] .note")
-    expect(note).to_contain_text(re.compile("Retrying"), timeout=WITHIN_MS)
+    expect(note).to_contain_text(re.compile("Retrying"))
     proxy.thaw()
-    expect(page.locator(".plot[aria-label*=' 30 points']")).to_have_count(1, timeout=WITHIN_MS)
+    expect(page.locator(".plot[aria-label*=' 30 points']")).to_have_count(1)
     expect(note).to_have_text("")
 
 
@@ -89,9 +88,9 @@ def test_a_frozen_gateway(chromium: Browser, gateway: GatewayServer, seeds: Seed
     with proxied(gateway.url) as (proxy, url), open_page(chromium, url, GATEWAY_PATIENCE_S) as page:
         page.clock.install()
         page.goto("/#/jobs/63")
-        expect(page.locator(CONNECTION)).to_have_text("Live", timeout=WITHIN_MS)
+        expect(page.locator(CONNECTION)).to_have_text("Live")
         proxy.freeze()
         page.clock.fast_forward(30_000)
-        expect(page.locator("#connection")).not_to_have_attribute("data-state", "live", timeout=WITHIN_MS)
+        expect(page.locator("#connection")).not_to_have_attribute("data-state", "live")
         proxy.thaw()
-        expect(page.locator("#connection")).to_have_attribute("data-state", "live", timeout=WITHIN_MS)
+        expect(page.locator("#connection")).to_have_attribute("data-state", "live")

@@ -14,6 +14,11 @@ export function isTemporary({ status }) {
   return [0, 429, 503].includes(status);
 }
 
+/** Return the message of a problem, with "Retrying…" if its request is sent again. */
+export function retriedWords(problem) {
+  return isTemporary(problem) ? `${problem.message} Retrying…` : problem.message;
+}
+
 // This module is page/js/api.js of the gateway, or page/~<hash>/js/api.js; a proxy may add a path prefix.
 const BASE = new URL(import.meta.url).pathname.replace(/page\/(~[0-9a-f]+\/)?js\/api\.js$/, "");
 

@@ -19,6 +19,11 @@ export function jobName(job) {
   return job.name?.trim() ? job.name : `job ${job.id}`;
 }
 
+/** Return a job in a sentence, `job “digits”`: its name may be a word of the sentence, or a number. */
+export function quotedJob(job) {
+  return job.name?.trim() ? `job “${job.name.trim()}”` : jobName(job);
+}
+
 /** Compare two ids of jobs, numbers or texts of any length, by their numeric value (for `sort`). */
 export function byId(one, other) {
   const [a, b] = [String(one), String(other)];

@@ -3,7 +3,7 @@
 import { h } from "../dom.js";
 import { ago, count, dateTime, fromText, value } from "../format.js";
 import { sparkline } from "../sparkline.js";
-import { epochs, hasEnded, headline, jobName, latestMetrics, percent, runtimeWords, statusWords } from "../words.js";
+import { epochs, hasEnded, headline, jobName, latestMetrics, percent, quotedJob, runtimeWords, statusWords } from "../words.js";
 
 const SHOWN_METRICS = 3;
 
@@ -32,7 +32,7 @@ export function jobRow(job, columns, { isTicked, onTick }) {
   const tick = h("input", {
     type: "checkbox",
     checked: isTicked,
-    "aria-label": `Select ${jobName(job)}`,
+    "aria-label": `Select ${quotedJob(job)}`,
     on: { change: (event) => onTick(event.target.checked) },
   });
   return h(
