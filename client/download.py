@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.request import urlopen
@@ -57,6 +57,8 @@ def _read(url: str, path: Path) -> tuple[int, str]:
             file.write(piece)
             digest.update(piece)
             size_bytes += len(piece)
+        if answer.length:  # of Content-Length; `read` with an amount does not raise by itself
+            raise IncompleteRead(b"", answer.length)
     return size_bytes, digest.hexdigest()
 
 
