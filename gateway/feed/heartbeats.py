@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import chain
 from typing import Any, Final
 
 import redis
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from trainwire.gateway.feed.client_queues import ClientQueue
 from trainwire.gateway.feed.frames import FrameBatch, gateway_frame
 from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool
-from trainwire.schemas.keys import KINDS, SHARDS_KEY, read_shards, stream_key
+from trainwire.schemas.keys import HALTED_KEY, KINDS, SHARDS_KEY, read_shards, stream_key
 from trainwire.schemas.streams.clients import STREAM_ERRORS, beside
 from trainwire.schemas.streams.servers import ask_each
 
@@ -24,8 +24,10 @@ CHECK_EVERY_S: Final = 2.0
 BEAT_EVERY_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 5.0
 """Seconds after which a store that does not answer is reported; its answer is still awaited."""
-MAX_DELAY_S: Final = 15
-"""Seconds that a message may wait in its stream for a worker, which usually takes less than one."""
+OLD_S: Final = 10
+"""Seconds after which a message in a stream is old: workers usually need less than one."""
+STUCK_S: Final = 5.0
+"""Seconds for which an old message may remain the oldest one of its stream."""
 
 log = structlog.get_logger("trainwire.gateway.feed.heartbeats")
 
@@ -41,7 +43,7 @@ class Heartbeats:
         self._problem: str | None = None
         self._checks = (
             _Check("Postgres", partial(_ask_postgres, read)),
-            _Check("Redis", partial(_ask_streams, streams)),
+            _Check("Redis", _Backlogs(streams)),
         )
 
     def add_client(self, queue: ClientQueue) -> None:
@@ -112,25 +114,50 @@ def _select_one(connection: Connection) -> None:
     connection.execute(text("SELECT 1"))
 
 
-_THREAD: Final = CapacityLimiter(1)
+class _Backlogs:
+    """Finds streams whose oldest message no worker removes, although it has waited for long."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._thread = CapacityLimiter(1)
+        self._oldest: dict[str, tuple[bytes, float]] = {}
+        """Stream -> its oldest message, if that is old, and the monotonic time of its first check."""
+
+    async def __call__(self) -> str | None:
+        """Return a problem if workers have made no progress in a stream for STUCK_S seconds."""
+        # A thread that waits for a frozen Redis must not delay the end of the gateway.
+        found = await to_thread.run_sync(_old_messages, self._client, limiter=self._thread, abandon_on_cancel=True)
+        now = time.monotonic()
+        known = self._oldest
+        # A worker that is behind removes messages all the time, and stores those of quiet jobs first.
+        self._oldest = {
+            stream: known[stream] if known.get(stream, (b"",))[0] == message else (message, now)
+            for stream, message in found.items()
+        }
+        is_stuck = any(now - since > STUCK_S for _, since in self._oldest.values())
+        return "no worker stores messages" if is_stuck else None
 
 
-async def _ask_streams(client: redis.Redis) -> str | None:
-    # A thread that waits for a frozen Redis must not delay the end of the gateway.
-    is_behind = await to_thread.run_sync(_has_old_message, client, limiter=_THREAD, abandon_on_cancel=True)
-    return f"the workers are more than {MAX_DELAY_S} s behind" if is_behind else None
+def _old_messages(client: redis.Redis) -> dict[str, bytes]:
+    """Return the id of the oldest message of each stream in which one has waited for more than OLD_S seconds.
 
-
-def _has_old_message(client: redis.Redis) -> bool:
-    """Return whether any message has waited in its stream for more than MAX_DELAY_S."""
+    Halted streams are left out: workers wait there for an operator, and go on with the others.
+    """
     published: Any = client.get(SHARDS_KEY)
+    halted: Any = client.hkeys(HALTED_KEY)
     now: Any = client.time(**beside(client, SHARDS_KEY))
-    until_ms = (now[0] - MAX_DELAY_S) * 1000
-    questions = {
-        shard: [("XRANGE", stream_key(kind, shard), "-", until_ms, "COUNT", 1) for kind in KINDS]
-        for shard in range(read_shards(published))
+    streams = {shard: [stream_key(kind, shard) for kind in KINDS] for shard in range(read_shards(published))}
+    until_ms = (now[0] - OLD_S) * 1000
+    found = ask_each(
+        client,
+        {shard: [("XRANGE", key, "-", until_ms, "COUNT", 1) for key in keys] for shard, keys in streams.items()},
+    )
+    return {
+        key: messages[0][0]
+        for shard, replies in found.replies.items()
+        for key, messages in zip(streams[shard], replies, strict=True)
+        if messages and key.encode() not in halted
     }
-    return any(chain.from_iterable(ask_each(client, questions).replies.values()))
 
 
 def _heartbeat(problem: str | None) -> FrameBatch:

@@ -47,4 +47,5 @@ def test_a_download_that_fails_leaves_nothing(store: str, tmp_path: Path, path: 
     target.write_bytes(b"old")
     with pytest.raises(ClientError, match=f"s3://bucket/best.pt cannot be downloaded.*{reason}"):
         fetch(store + path, UNCHECKED, tmp_path, force=True)
-    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir() if each.is_file()] == [("best.pt", b"old")]
+    found = [(each.name, each.read_bytes()) for each in tmp_path.iterdir() if each.is_file()]
+    assert found == [("best.pt", b"old")]

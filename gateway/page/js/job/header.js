@@ -45,6 +45,7 @@ export class JobHeader {
     this.name.title = jobName(job);
     this.badge.replaceChildren(statusBadge(job));
     setText(this.sentence, sentence(job));
+    this.sentence.title = sentence(job); // it is cut where many metrics stand beside it
     const began = fromText(job.started_at);
     const resumed = (job.resume_step ?? null) === null ? "" : `, resumed from step ${count(job.resume_step)}`;
     const attempt = job.attempt > 1 || resumed ? `Attempt ${job.attempt}${resumed}.` : "";

@@ -155,7 +155,8 @@ export class GroupedPages {
   #head(key) {
     const { value, jobs, running, failed } = this.groups.get(key);
     const isUnfolded = this.unfolded.has(key);
-    const words = [counted(jobs, "job"), running && `${count(running)} running`, failed && `${count(failed)} failed`];
+    const parts = this.by === "status" ? [] : [running && `${count(running)} running`, failed && `${count(failed)} failed`];
+    const words = [counted(jobs, "job"), ...parts];
     return [
       h(
         "button",
