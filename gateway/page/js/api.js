@@ -1,5 +1,7 @@
 // HTTP requests to the gateway; every failure is a `Problem` with a readable message (RFC 9457).
 
+import { isGiven } from "./format.js";
+
 /** The error of a failed request; `status` is its HTTP status, 0 if there was no response. */
 export class Problem extends Error {
   constructor(status, title, detail) {
@@ -48,7 +50,7 @@ export function parse(text) {
 
 /** Return the URL of a path of the gateway; parameters that are null, undefined or empty are left out. */
 export function address(path, query = {}) {
-  const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const given = Object.entries(query).filter(([, value]) => isGiven(value) && value !== "");
   const search = given.length ? `?${new URLSearchParams(given)}` : "";
   return `${BASE}${path.slice(1)}${search}`;
 }
@@ -91,9 +93,9 @@ export async function request(path, options = {}, query = {}) {
 
 function problemOf(response, text) {
   try {
-    const said = JSON.parse(text);
-    const detail = typeof said.detail === "string" ? said.detail : text;
-    return new Problem(response.status, said.title ?? response.statusText, detail);
+    const document = JSON.parse(text);
+    const detail = typeof document.detail === "string" ? document.detail : text;
+    return new Problem(response.status, document.title ?? response.statusText, detail);
   } catch {
     return new Problem(
       response.status,

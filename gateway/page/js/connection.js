@@ -47,12 +47,12 @@ export class Connection {
   }
 
   #countDown(retryAt) {
-    const say = () => {
+    const show = () => {
       const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
       this.#set("waiting", `Connection lost. Retrying in ${seconds} s…`);
     };
-    say();
-    this.timer = setInterval(say, 1000);
+    show();
+    this.timer = setInterval(show, 1000);
   }
 
   #set(name, words) {

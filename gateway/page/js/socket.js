@@ -73,7 +73,7 @@ export class Feed {
     if (event.type === "heartbeat") return this.#checked(event.problem);
     if (event.type === "snapshot" || event.type === "resumed") this.#arrived();
     this.onEvent(event);
-    // After the event: a page that failed on it asks for it again instead of losing it.
+    // After the event: if the page fails on it, the next connection sends it again.
     if (frame.position) this.position = frame.position;
   }
 
@@ -91,7 +91,9 @@ export class Feed {
     if (problem) return this.onState({ name: "stale", problem });
     if (!hadProblem) return;
     this.#drop();
-    this.#lost(null);
+    clearTimeout(this.silence);
+    this.wasLost = true;
+    this.timer = setTimeout(() => this.open(), FIRST_WAIT_MS * Math.random()); // not all pages at once
   }
 
   #lost(code) {
@@ -105,10 +107,10 @@ export class Feed {
     if (code === CODES.unknown) this.onState({ name: "unknown" });
     else this.wasLost = true;
     this.#retryLater(code);
-    // A handshake that was refused looks like a network error: ask why.
+    // Browsers report a refused handshake as a network error: the session shows whether a token is missing.
     if (code === 1006)
       get("/session").then(
-        (said) => said.auth === "on" && !said.role && denied(),
+        (session) => session.auth === "on" && !session.role && denied(),
         () => {},
       );
   }

@@ -6,7 +6,7 @@ import { fromText, moment } from "../format.js";
 import { askFor } from "../list/actions.js";
 import { hasEnded, quotedJob } from "../words.js";
 
-/** The button, or who has asked already; `update(job)` whenever the job has changed. */
+/** The button, or the request that was sent already; `update(job)` whenever the job has changed. */
 export class StopButton {
   constructor({ mayEdit, onDone }) {
     Object.assign(this, { mayEdit, onDone });

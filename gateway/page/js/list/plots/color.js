@@ -1,6 +1,7 @@
 // The colours of jobs in a plot, by the value of a field.
 
 import { h } from "../../dom.js";
+import { isGiven } from "../../format.js";
 
 const PALETTE = 8;
 const MOST_ENTRIES = 12;
@@ -10,7 +11,7 @@ const ENDS = ["var(--line-0)", "var(--line-1)"]; // of the lowest and of the hig
 export function colorOf(axis, given) {
   if (!axis) return ENDS[0];
   const place = axis.place(given);
-  if (place === null || place === undefined) return "var(--quiet)";
+  if (!isGiven(place)) return "var(--quiet)";
   if (!axis.isText) return `color-mix(in oklab, ${ENDS[1]} ${(100 * place).toFixed(1)}%, ${ENDS[0]})`;
   if (axis.field === "status") return `var(--status-${given}, var(--quiet))`;
   const index = axis.ticks.findIndex(({ at }) => at === place);
@@ -23,7 +24,7 @@ export function colorOf(axis, given) {
  */
 export function colorLegend(axis, jobs) {
   if (!axis) return [];
-  const hasOthers = jobs.some((job) => (axis.place(job.columns[axis.field]) ?? null) === null);
+  const hasOthers = jobs.some((job) => !isGiven(axis.place(job.columns[axis.field])));
   const others = hasOthers && entry(axis, null, "no value");
   return [h("span", null, axis.title), ...entries(axis), others].filter(Boolean);
 }
