@@ -62,7 +62,8 @@ export function plotOptions(lines, { axis, isLog, isOutlierFree }) {
   if (isOutlierFree) y.range = (plot) => rangeWithoutOutliers(plot, isLog);
   return {
     // Without a finite value there is no vertical axis; the first label below still needs room at the left.
-    padding: [8, 10, 0, (_, __, [, , , hasAxis]) => (hasAxis ? 0 : MIN_AXIS_PX)],
+    // At the right half of the last label below needs room.
+    padding: [8, 18, 0, (_, __, [, , , hasAxis]) => (hasAxis ? 0 : MIN_AXIS_PX)],
     legend: { show: false },
     scales: { x: { time: isTime }, y },
     axes: axes(axis, chartColors()),
