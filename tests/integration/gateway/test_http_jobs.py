@@ -405,7 +405,7 @@ def test_a_metric_has_one_name(gateway: GatewayServer, resources: Resources, sen
     """What a training calls `acc` and `lr` is accuracy and learning rate in points, results and checkpoints."""
     values = {"acc": 0.5, "lr": 0.1, "f1": 0.25}
     stored = {"accuracy": 0.5, "learning_rate": 0.1, "f1": 0.25}
-    sender.send(metrics(**values), job=job)
+    sender.send(Metrics(points=[Point(ts=NOW_NS, values=values)]), job=job)
     sender.send(checkpoint(metrics=values), job=job)
     sender.send(completion(final_metrics=values, best_metrics=values), job=job)
     drain_all(resources, job)
