@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.request import urlopen
@@ -86,3 +86,5 @@ def _pieces(url: str) -> Iterator[bytes]:
     with urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - of the gateway
         while piece := answer.read(READ_BYTES):
             yield piece
+        if answer.length:  # of Content-Length; `read` with an amount does not raise by itself
+            raise IncompleteRead(b"", answer.length)

@@ -78,7 +78,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with LiveFeed(settings, resources.metric_names) as feed:
+        async with LiveFeed(settings, resources.metric_names, resources.streams) as feed:
             app.state.feed = feed
             yield
         resources.close()

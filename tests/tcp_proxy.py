@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that a test can slow down, cut and restore."""
+"""A TCP proxy on loopback that a test can slow down, freeze, cut and restore."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 PIECE_BYTES: Final = 64 * 1024
 
@@ -22,6 +24,8 @@ class TcpProxy:
         self._open: set[socket.socket] = set()
         self._is_closed = False
         self.is_cut = False
+        self._flows = threading.Event()
+        self._flows.set()
         self.cut_after_bytes: int | None = None
         self.passed_bytes = 0
         self.bytes_per_s: float | None = None
@@ -36,6 +40,7 @@ class TcpProxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
+        self.thaw()
 
     def cut(self) -> None:
         """Break every connection; new ones are refused by closing them until `mend`."""
@@ -47,6 +52,14 @@ class TcpProxy:
     def mend(self) -> None:
         """Let new connections through."""
         self.is_cut = False
+
+    def freeze(self) -> None:
+        """Pass no more bytes on until `thaw`: connections stay open, as those of a stopped process."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Pass the waiting bytes on."""
+        self._flows.set()
 
     def _accept(self) -> None:
         while not self._is_closed:
@@ -67,6 +80,7 @@ class TcpProxy:
             while data := source.recv(PIECE_BYTES):
                 if counts:
                     self._count(len(data))
+                self._flows.wait()
                 target.sendall(data)
         for one in (source, target):
             with contextlib.suppress(OSError):
@@ -81,3 +95,11 @@ class TcpProxy:
         if self.cut_after_bytes is not None and self.passed_bytes >= self.cut_after_bytes:
             self.cut_after_bytes = None
             self.cut()
+
+
+@contextlib.contextmanager
+def proxied(url: str) -> Iterator[tuple[TcpProxy, str]]:
+    """Yield a proxy before the server at `url`, and the URL that leads through it."""
+    server = urlsplit(url).netloc.rpartition("@")[2]
+    with TcpProxy(server) as proxy:
+        yield proxy, url.replace(server, urlsplit(proxy.url).netloc)

@@ -12,11 +12,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self
 
+import redis
 import structlog
 
 from trainwire.gateway.documents.job_documents import job_detail
 from trainwire.gateway.feed.feed_queries import read_job_row, read_job_rows
 from trainwire.gateway.feed.followed_job import FollowedJob
+from trainwire.gateway.feed.heartbeats import Heartbeats
 from trainwire.gateway.feed.job_feed import JobRow
 from trainwire.gateway.feed.job_list import JobList
 from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool
@@ -43,10 +45,11 @@ log = structlog.get_logger("trainwire.gateway.feed.live_feed")
 class LiveFeed:
     """Async context manager that runs the live feed.
 
-    Routes use `acquire` and `release` for one job, and `jobs` for the list.
+    Routes use `acquire` and `release` for one job, `jobs` for the list, and `heartbeats`. `streams` is the client
+    of the Redis with the streams.
     """
 
-    def __init__(self, settings: GatewaySettings, names: MetricNames) -> None:
+    def __init__(self, settings: GatewaySettings, names: MetricNames, streams: redis.Redis) -> None:
         # Connections of its own, so that slow requests do not delay the feed.
         self._engine = open_engine(
             settings, name="trainwire-feed", most=CONNECTIONS, statement_timeout_s=STATEMENT_TIMEOUT_S
@@ -61,10 +64,11 @@ class LiveFeed:
         self._tasks: set[asyncio.Task[None]] = set()
         self._must_poll = asyncio.Event()
         self.jobs = JobList(self._read)
+        self.heartbeats = Heartbeats(self._read, streams)
 
     async def __aenter__(self) -> Self:
         self._subscription.add(JOBS_CHANNEL)
-        for part in (self._subscription.run, self._poll_regularly, self.jobs.run):
+        for part in (self._subscription.run, self._poll_regularly, self.jobs.run, self.heartbeats.run):
             self._start(_run_for_ever(part))
         return self
 

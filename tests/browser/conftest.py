@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.stack import PATIENCE_S, Stack
 from tests.gateway_server import GatewayServer
 
 GATEWAY_PATIENCE_S = 20
+expect.set_options(timeout=PATIENCE_S * 1000)
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

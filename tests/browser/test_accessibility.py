@@ -18,7 +18,6 @@ from trainwire.workers.resources import Resources
 
 pytestmark = pytest.mark.timeout(200)
 TABS = ("Charts", "Checkpoints", "Parameters", "Compare", "Delivery")
-WITHIN_MS = 20_000
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
@@ -78,7 +77,7 @@ def test_axe_finds_nothing_serious(
         expect(drawn.first).to_be_attached()
         check(page, theme, view)
     page.goto("/#/jobs/11?compare=12")
-    expect(page.locator("figure[data-title=loss] .uplot")).to_be_visible(timeout=WITHIN_MS)
+    expect(page.locator("figure[data-title=loss] .uplot")).to_be_visible()
     for tab in TABS:
         page.get_by_role("tab", name=tab).click()
         page.wait_for_load_state("networkidle")
@@ -92,7 +91,7 @@ def test_axe_finds_nothing_serious(
     expect(page.get_by_text("No alerts yet")).to_be_visible()
     check(page, theme, "no alerts")
     add_alerts(resources.engine)
-    expect(page.locator("tr.alert")).to_have_count(len(ALERT_STATES), timeout=WITHIN_MS)
+    expect(page.locator("tr.alert")).to_have_count(len(ALERT_STATES))
     check(page, theme, "alerts")
     page.goto("/#/jobs/99")
     expect(page.get_by_text("No job 99 yet.")).to_be_visible()

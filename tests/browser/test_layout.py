@@ -104,7 +104,7 @@ def test_a_stopped_job_is_neutral(gateway_page: Page, resources: Resources) -> N
         connection.execute(insert(stop_requests).values(job_id=3, attempt=1, requested_by="anna"))
     page = gateway_page
     page.goto("/")
-    quiet = page.locator("tr.job .c-duration").evaluate("(cell) => getComputedStyle(cell).color")
+    quiet = page.locator(".total").evaluate("(total) => getComputedStyle(total).color")
     for part in (".status", ".why"):
         expect(page.locator(f"tr.job {part}")).to_have_css("color", quiet)
 
@@ -116,7 +116,7 @@ def test_a_preempted_job_is_neutral(gateway_page: Page, resources: Resources) ->
         connection.execute(insert(training_jobs).values(**values))
     page = gateway_page
     page.goto("/")
-    quiet = page.locator("tr.job .c-duration").evaluate("(cell) => getComputedStyle(cell).color")
+    quiet = page.locator(".total").evaluate("(total) => getComputedStyle(total).color")
     for part in (".status", ".why"):
         expect(page.locator(f"tr.job {part}")).to_have_css("color", quiet)
     expect(page.locator("tr.job .why")).to_have_text("SIGTERM in Slurm job 812")

@@ -45,7 +45,6 @@ def test_the_line_goes_on_and_the_rest_is_dim(
     resume(sender, resources, 3, 20)
     seeds.points(51, lambda step: {"loss": 300.0 - step}, range(21, 31), attempt=3)
     gateway_page.goto("/#/jobs/51")
-    label = described(gateway_page, "loss")
     expect(gateway_page.locator(f"{LOSS} .legend-entry")).to_have_count(3)
     assert entries(gateway_page) == [
         "attempt 3 270",
@@ -53,7 +52,7 @@ def test_the_line_goes_on_and_the_rest_is_dim(
         "attempt 1 · rolled back after step 20 40",
     ]
     # 31 of the line (0 to 20 of attempt 1, 21 to 30 of attempt 3), 40 of attempt 2 and 40 of attempt 1
-    assert "111 points" in label
+    assert "111 points" in described(gateway_page, "loss")
     dim = gateway_page.locator(f"{LOSS} .legend-entry.is-dim")
     expect(dim).to_have_count(2)
     expect(gateway_page.locator(".job-state")).to_contain_text("Attempt 3, resumed from step 20.")

@@ -29,11 +29,11 @@ LOOP = """
 
 def test_the_button_stops_a_training(page: Page, stack: Stack) -> None:
     """After a confirmation with a reason the training ends by itself; page and list name who stopped it."""
-    process = stack.train(60, LOOP, name="endless")
+    process = stack.train(60, LOOP, name="stop 50")
     page.goto("/#/jobs/60")
     button = page.get_by_role("button", name="Stop…")
     button.click()
-    dialog = page.get_by_role("dialog", name="Stop endless?")
+    dialog = page.get_by_role("dialog", name="Stop job “stop 50”?")
     dialog.get_by_role("button", name="Cancel").click()
     expect(dialog).to_be_hidden()
     assert process.poll() is None

@@ -34,11 +34,11 @@ def test_the_page_works_below_a_path_of_nginx(page: Page, stack: Stack, tmp_path
         page.get_by_role("button", name="Sign in").click()
         training = stack.train(7_007, SCRIPT, name="below-a-path")
         page.get_by_text("below-a-path").first.click()
-        expect(page.get_by_text("epoch 2 below a path")).to_be_visible(timeout=PATIENCE_S * 1000)
+        expect(page.get_by_text("epoch 2 below a path")).to_be_visible()
         assert training.wait(PATIENCE_S) == 0
-        expect(page.locator("canvas").first).to_be_visible(timeout=PATIENCE_S * 1000)
+        expect(page.locator("canvas").first).to_be_visible()
         page.reload()
-        expect(page.get_by_text("epoch 2 below a path")).to_be_visible(timeout=PATIENCE_S * 1000)
+        expect(page.get_by_text("epoch 2 below a path")).to_be_visible()
         failed = [(status, url) for status, url in asked if status >= 400 and status != 401]
         assert failed == []
         assert {url for _, url in asked if not url.startswith(nginx.url)} <= {nginx.url.rstrip("/")}

@@ -13,8 +13,6 @@ from tests.processes import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
-expect.set_options(timeout=PATIENCE_S * 1000)
-
 POINTS = 20_000
 FINER = re.compile(r"/jobs/20/metrics\?.*from=")
 LONG = f"""

@@ -22,7 +22,7 @@ _VERBS: Final = {
     "completed": "has completed",
     "failed": "failed",
     "ended": "has ended with an unknown result",
-    "stopped": "was stopped by a user",
+    "stopped": "was stopped",
     "preempted": "was pre-empted",
     "lost": "is lost",
     "stalled": "is stalled",
@@ -42,6 +42,9 @@ class Occurrence:
     content: str | None
     occurred_at: datetime
     created_at: datetime
+    requested_by: str | None
+    """Who asked for the attempt to be stopped, None if nobody has."""
+    stop_reason: str | None
 
     @property
     def cause(self) -> str:
@@ -122,18 +125,25 @@ def _findings(rule: Rule, found: Sequence[Occurrence], names: Mapping[int, str])
 
 def _texts(occurrence: Occurrence, job: str) -> tuple[str, str]:
     content = occurrence.content or ""
+    verb = _VERBS.get(occurrence.value)
+    if occurrence.cause == "stopped" and occurrence.requested_by:
+        verb = f"{verb} by {occurrence.requested_by}"
+        content = content or occurrence.stop_reason or ""
     if occurrence.kind == "alert":
         return f"{job}: {occurrence.title}", content
     if occurrence.kind == "dead_letters":
         remedy = "See `trainwire dead-letters list`; this is reported once an hour."
         return f"{job}: messages could not be stored ({occurrence.value})", f"{content}\n{remedy}"
     attempt = f" (attempt {occurrence.attempt})" if (occurrence.attempt or 1) > 1 else ""
-    return f"{job} {_VERBS[occurrence.value]}{attempt}", content
+    return f"{job} {verb}{attempt}", content
 
 
 _OLDEST: Final = text(
-    "SELECT id, kind, value, job_id, attempt, title, content, occurred_at, created_at FROM alert_occurrences "
-    "ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED"
+    "SELECT id, kind, value, found.job_id, found.attempt, title, content, occurred_at, created_at, "
+    "requested_by, reason "
+    "FROM alert_occurrences AS found LEFT JOIN stop_requests AS asked "
+    "ON asked.job_id = found.job_id AND asked.attempt = found.attempt "
+    "ORDER BY id LIMIT :limit FOR UPDATE OF found SKIP LOCKED"
 )
 _EXISTING: Final = text("SELECT id FROM training_jobs WHERE id = ANY(:ids)")
 _DELETE: Final = text("DELETE FROM alert_occurrences WHERE id = ANY(:ids)")

@@ -265,10 +265,10 @@ class JobState(msgspec.Struct):
 
     def _fold_results(self, body: Completion) -> None:
         if body.final_metrics is not None:
-            self.final_metrics = dict(body.final_metrics)
-            self.final_accuracy = as_stored(body.final_metrics).get("accuracy")
+            self.final_metrics = as_stored(body.final_metrics)
+            self.final_accuracy = self.final_metrics.get("accuracy")
         if body.best_metrics is not None:
-            self.best_metrics = dict(body.best_metrics)
+            self.best_metrics = as_stored(body.best_metrics)
         if body.best_epoch is not None:
             self.best_epoch = body.best_epoch
         if body.total_epochs_completed is not None:

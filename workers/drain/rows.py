@@ -114,7 +114,7 @@ def checkpoint_row(origin: Origin, seq: int, body: Checkpoint) -> Row:
         body.store_checksum and visible(body.store_checksum),
         body.upload_error and visible(body.upload_error),
         is_best(body),
-        _jsonb(body.metrics),
+        _jsonb(as_stored(body.metrics or {})),
     )
 
 

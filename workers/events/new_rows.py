@@ -98,7 +98,7 @@ def _checkpoints(change: Change, seqs: Iterator[int]) -> Iterator[SavedCheckpoin
             step=body.step,
             size_bytes=body.size_bytes,
             sha256=text(body.sha256),
-            metrics=numbers(body.metrics),
+            metrics=numbers(body.metrics and as_stored(body.metrics)),
         )
 
 

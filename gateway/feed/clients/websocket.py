@@ -30,6 +30,7 @@ from trainwire.gateway.feed.client_queues import (
 )
 from trainwire.gateway.feed.feed_queries import JobDeleted, JobNotFound
 from trainwire.gateway.feed.feed_rows import InvalidPosition, parse_position
+from trainwire.gateway.feed.followed_job import FollowedJob
 from trainwire.gateway.feed.live_feed import LiveFeed
 from trainwire.gateway.feed.protocol import frame_protocol
 from trainwire.gateway.feed.read_pool import PostgresUnavailable
@@ -94,15 +95,22 @@ async def _follow_job(websocket: WebSocket) -> None:
     after = websocket.query_params.get("after")
     position = None if after is None else parse_position(after)
     feed: LiveFeed = websocket.app.state.feed
-    job = await feed.acquire(job_id)
+    job: FollowedJob | None = None
 
     async def add_client(queue: ClientQueue) -> None:
+        nonlocal job
+        job = await feed.acquire(job_id)
         await job.add_client(queue, await job.first_frame(position))
 
+    def remove_client(queue: ClientQueue) -> None:
+        if job is not None:
+            job.remove_client(queue)
+
     try:
-        await _serve(websocket, job_id, add_client, job.remove_client)
+        await _serve(websocket, job_id, add_client, remove_client)
     finally:
-        feed.release(job)
+        if job is not None:
+            feed.release(job)
 
 
 def _parse_job_id(text: str) -> int:
@@ -120,6 +128,10 @@ async def _serve(
     protocol = frame_protocol(websocket)
     on_behind = partial(websocket.app.state.telemetry.count_cut, "behind")
     queue = MemoryQueue(on_behind) if protocol is None else SocketQueue(protocol, on_behind)
+    heartbeats = websocket.app.state.feed.heartbeats
+    # Before the client's first frame, which waits for Postgres.
+    if websocket.query_params.get("heartbeat") == "true":
+        heartbeats.add_client(queue)
     disconnect = asyncio.create_task(_wait_for_disconnect(websocket))
     runs: list[Coroutine[Any, Any, None]] = [add_client(queue), wait_until_refused(websocket, job_id)]
     if isinstance(queue, MemoryQueue):
@@ -132,6 +144,7 @@ async def _serve(
             for task in done:
                 task.result()
     finally:
+        heartbeats.remove_client(queue)
         remove_client(queue)
         for task in tasks:
             task.cancel()

@@ -1,5 +1,7 @@
 // The state of a view in the page's URL, so that a reload, the back button and a copied link restore the same view.
 
+import { isGiven } from "./format.js";
+
 const PAUSE_MS = 150; // browsers limit how often an address may change
 const PRESSES = ["pointerdown", "keydown"];
 
@@ -27,7 +29,7 @@ export class AddressState {
    * Set a parameter to a text or a list of texts; null, "" or an empty list removes it. The URL changes after a pause.
    */
   set(name, given) {
-    const texts = [given].flat().filter((text) => text !== null && text !== undefined && text !== "");
+    const texts = [given].flat().filter((text) => isGiven(text) && text !== "");
     if (texts.join("\n") === this.all(name).join("\n")) return;
     this.query.delete(name);
     for (const text of texts) this.query.append(name, text);

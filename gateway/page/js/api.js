@@ -1,5 +1,7 @@
 // HTTP requests to the gateway; every failure is a `Problem` with a readable message (RFC 9457).
 
+import { isGiven } from "./format.js";
+
 /** The error of a failed request; `status` is its HTTP status, 0 if there was no response. */
 export class Problem extends Error {
   constructor(status, title, detail) {
@@ -9,8 +11,20 @@ export class Problem extends Error {
   }
 }
 
+/** Return whether a request that failed with `problem` is sent again: without an answer, or a store is unavailable. */
+export function isTemporary({ status }) {
+  return [0, 429, 503].includes(status);
+}
+
+/** Return the message of a problem, with "Retrying…" if its request is sent again. */
+export function retriedWords(problem) {
+  return isTemporary(problem) ? `${problem.message} Retrying…` : problem.message;
+}
+
 // This module is page/js/api.js of the gateway, or page/~<hash>/js/api.js; a proxy may add a path prefix.
 const BASE = new URL(import.meta.url).pathname.replace(/page\/(~[0-9a-f]+\/)?js\/api\.js$/, "");
+
+const UNREACHABLE = "Can't reach the trainwire server.";
 
 const listeners = new Set();
 
@@ -36,7 +50,7 @@ export function parse(text) {
 
 /** Return the URL of a path of the gateway; parameters that are null, undefined or empty are left out. */
 export function address(path, query = {}) {
-  const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const given = Object.entries(query).filter(([, value]) => isGiven(value) && value !== "");
   const search = given.length ? `?${new URLSearchParams(given)}` : "";
   return `${BASE}${path.slice(1)}${search}`;
 }
@@ -52,16 +66,26 @@ export async function send(method, path, document) {
   return request(path, { method, headers, body: JSON.stringify(document) });
 }
 
+// A request waits at most this long for Postgres in the gateway: 10 s for a connection, and 20 s for a statement.
+const TIMEOUT_MS = 30_000;
+
 /** Send a request and return the JSON document of the response, null if it has no body. Throws a `Problem`. */
 export async function request(path, options = {}, query = {}) {
+  const signals = [AbortSignal.timeout(TIMEOUT_MS), options.signal].filter(Boolean);
   let response;
+  let text;
   try {
-    response = await fetch(address(path, query), { headers: { Accept: "application/json" }, ...options });
+    response = await fetch(address(path, query), {
+      headers: { Accept: "application/json" },
+      ...options,
+      signal: AbortSignal.any(signals),
+    });
+    text = await response.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "No answer", "Can't reach the trainwire server. Retrying…");
+    const isSilent = error.name === "TimeoutError";
+    throw new Problem(0, "No answer", isSilent ? `No answer within ${TIMEOUT_MS / 1000} s.` : UNREACHABLE);
   }
-  const text = await response.text();
   if (response.ok) return text ? parse(text) : null;
   if (response.status === 401 && path !== "/session") denied();
   throw problemOf(response, text);
@@ -69,9 +93,9 @@ export async function request(path, options = {}, query = {}) {
 
 function problemOf(response, text) {
   try {
-    const said = JSON.parse(text);
-    const detail = typeof said.detail === "string" ? said.detail : text;
-    return new Problem(response.status, said.title ?? response.statusText, detail);
+    const document = JSON.parse(text);
+    const detail = typeof document.detail === "string" ? document.detail : text;
+    return new Problem(response.status, document.title ?? response.statusText, detail);
   } catch {
     return new Problem(
       response.status,

@@ -28,6 +28,7 @@ export class Connection {
     this.retry.hidden = state.name !== "waiting";
     if (state.name === "waiting") this.#countDown(state.retryAt);
     else if (state.name === "live") this.#live(state.wasLost);
+    else if (state.name === "stale") this.#set("stale", `Not live: ${state.problem}`);
     else
       this.#set(
         state.name,
@@ -46,16 +47,17 @@ export class Connection {
   }
 
   #countDown(retryAt) {
-    const say = () => {
+    const show = () => {
       const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
       this.#set("waiting", `Connection lost. Retrying in ${seconds} s…`);
     };
-    say();
-    this.timer = setInterval(say, 1000);
+    show();
+    this.timer = setInterval(show, 1000);
   }
 
   #set(name, words) {
     this.root.dataset.state = name;
     setText(this.word, words);
+    this.word.title = words; // it is cut where the bar is narrow
   }
 }

@@ -1,5 +1,7 @@
 // All elements are created here: text and names from trainings become text nodes, never markup.
 
+import { isGiven } from "./format.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
@@ -18,7 +20,7 @@ export function svg(tag, props, ...children) {
 
 function fill(element, props, children) {
   for (const [name, value] of Object.entries(props ?? {})) setProp(element, name, value);
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat().filter((child) => isGiven(child) && child !== false));
   return element;
 }
 
@@ -34,7 +36,7 @@ const PROPERTIES = new Set([
 ]);
 
 function setProp(element, name, value) {
-  if (value === null || value === undefined) return;
+  if (!isGiven(value)) return;
   if (name === "on")
     for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
   else if (name === "data") Object.assign(element.dataset, value);

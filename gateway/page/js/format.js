@@ -3,6 +3,16 @@
 const COUNT = new Intl.NumberFormat("en-US");
 const DAY_S = 86400;
 
+/** Return whether a value is there: neither null, as in JSON, nor undefined. */
+export function isGiven(value) {
+  return value !== null && value !== undefined;
+}
+
+/** "a text that is long", 10 -> "a text th…" */
+export function shortened(text, most) {
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}
+
 /** 1234567 -> "1,234,567" */
 export function count(number) {
   return COUNT.format(number);
@@ -21,7 +31,7 @@ export function counted(number, thing) {
 /** Format the value of a metric with four significant digits; "NaN" and "Infinity" remain as they are. */
 export function value(given) {
   const number = Number(given);
-  if (given === null || given === undefined) return "–";
+  if (!isGiven(given)) return "–";
   if (!Number.isFinite(number)) return String(given);
   if (number === 0) return "0";
   const size = Math.abs(number);
@@ -52,7 +62,7 @@ export function about(seconds) {
 
 /** Bytes -> "97.7 MB" (decimal units, as object stores bill them) */
 export function bytes(size) {
-  if (size === null || size === undefined) return "–";
+  if (!isGiven(size)) return "–";
   const units = ["B", "kB", "MB", "GB", "TB"];
   let index = 0;
   let amount = size;

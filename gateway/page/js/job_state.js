@@ -1,5 +1,7 @@
 // Applies events of the live feed to the document of a job, for the list of jobs and a job's page.
 
+import { isGiven } from "./format.js";
+
 const SPARK_POINTS = 40;
 const ROWS = { logs: "logs", metrics: "metrics", checkpoints: "checkpoints" };
 
@@ -56,7 +58,7 @@ function applyProgress(job, event) {
 
 function takeRanks(job, points) {
   for (const { attempt, rank, values } of points) {
-    if (rank === null || rank === undefined || attempt !== job.attempt || !job.last_by_rank) continue;
+    if (!isGiven(rank) || attempt !== job.attempt || !job.last_by_rank) continue;
     for (const [name, value] of Object.entries(values))
       job.last_by_rank[name] = { ...job.last_by_rank[name], [rank]: value };
   }
@@ -78,12 +80,12 @@ function applyStatus(job, event) {
 }
 
 function applyEnd(job, event) {
-  const told = ["status", "exit_code", "final_metrics", "best_metrics", "best_epoch", "best_checkpoint_path"];
-  take(job, event, [...told, "mlflow_run_id", "error_message"]);
+  const fields = ["status", "exit_code", "final_metrics", "best_metrics", "best_epoch", "best_checkpoint_path"];
+  take(job, event, [...fields, "mlflow_run_id", "error_message"]);
   job.completed_at ??= new Date().toISOString();
   job.status_reason = null;
 }
 
 function take(job, event, names) {
-  for (const name of names) if (event[name] !== null && event[name] !== undefined) job[name] = event[name];
+  for (const name of names) if (isGiven(event[name])) job[name] = event[name];
 }

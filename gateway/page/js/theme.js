@@ -3,7 +3,9 @@
 import { remembered } from "./dom.js";
 
 const ORDER = ["auto", "light", "dark"];
+const system = matchMedia("(prefers-color-scheme: dark)");
 const listeners = new Set();
+let chosen = ORDER.find((theme) => theme === remembered.get("theme")) ?? "auto";
 
 /** Call `listener` when the colours change; return a function that unregisters it. */
 export function onTheme(listener) {
@@ -13,21 +15,20 @@ export function onTheme(listener) {
 
 /** Return the chosen theme: auto, light or dark. */
 export function theme() {
-  const chosen = document.documentElement.dataset.theme;
-  return ORDER.includes(chosen) ? chosen : "auto";
+  return chosen;
 }
 
 /** Switch to the next theme and remember it. */
 export function nextTheme() {
-  const next = ORDER[(ORDER.indexOf(theme()) + 1) % ORDER.length];
-  if (next === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = next;
-  remembered.set("theme", next);
-  tell();
+  chosen = ORDER[(ORDER.indexOf(chosen) + 1) % ORDER.length];
+  remembered.set("theme", chosen);
+  apply();
 }
 
-function tell() {
+function apply() {
+  const isDark = chosen === "auto" ? system.matches : chosen === "dark";
+  document.documentElement.dataset.theme = isDark ? "dark" : "light";
   for (const listener of listeners) listener();
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", tell);
+system.addEventListener("change", apply);

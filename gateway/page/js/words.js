@@ -1,6 +1,6 @@
 // Descriptions of a job's state as text.
 
-import { about, count, counted, duration, fromText, moment, value } from "./format.js";
+import { about, count, counted, duration, fromText, isGiven, moment, value } from "./format.js";
 
 export const STATUSES = ["running", "stalled", "lost", "failed", "ended", "stopped", "preempted", "completed", "pending"];
 
@@ -17,6 +17,11 @@ export function statusWords(job) {
 /** Return the name of a job, or "job 42" if it has none. */
 export function jobName(job) {
   return job.name?.trim() ? job.name : `job ${job.id}`;
+}
+
+/** Return a job in a sentence, `job “digits”`: its name may be a word of the sentence, or a number. */
+export function quotedJob(job) {
+  return job.name?.trim() ? `job “${job.name.trim()}”` : jobName(job);
 }
 
 /** Compare two ids of jobs, numbers or texts of any length, by their numeric value (for `sort`). */
@@ -61,9 +66,9 @@ export function finalMetrics(job) {
 /** Return the progress in per cent; null if the trainer has not reported enough to compute it. */
 export function percent(job) {
   if (job.status === "completed") return 100; // its epochs may count from 0
-  if (job.progress_percent !== null && job.progress_percent !== undefined) {
-    const said = Number(job.progress_percent);
-    return Number.isFinite(said) ? Math.min(100, Math.max(0, said)) : null;
+  if (isGiven(job.progress_percent)) {
+    const reported = Number(job.progress_percent);
+    return Number.isFinite(reported) ? Math.min(100, Math.max(0, reported)) : null;
   }
   const epoch = Number(job.current_epoch ?? NaN); // null, not reported, would count as 0
   if (job.total_epochs > 0 && epoch >= 0) return Math.min(100, (100 * epoch) / job.total_epochs);
@@ -72,7 +77,7 @@ export function percent(job) {
 
 /** Return the epoch as text: "epoch 3 of 10", "epoch 3", or "" if it is unknown. */
 export function epochs(job) {
-  if (job.current_epoch === null || job.current_epoch === undefined) return "";
+  if (!isGiven(job.current_epoch)) return "";
   return job.total_epochs
     ? `epoch ${count(job.current_epoch)} of ${count(job.total_epochs)}`
     : `epoch ${count(job.current_epoch)}`;
@@ -115,7 +120,7 @@ export function sentence(job) {
 }
 
 function exited(job) {
-  return job.exit_code === null || job.exit_code === undefined ? "" : `, exit code ${job.exit_code}`;
+  return isGiven(job.exit_code) ? `, exit code ${job.exit_code}` : "";
 }
 
 function lastHeard(job) {

@@ -10,6 +10,7 @@ from redis.asyncio.client import PubSub
 from trainwire.gateway.feed import subscription
 from trainwire.gateway.feed.live_feed import LiveFeed
 from trainwire.gateway.settings import load_gateway_settings
+from trainwire.stores.postgres.connections import open_redis
 from trainwire.stores.rows.metric_names import MetricNames
 
 
@@ -25,7 +26,8 @@ def seconds_to_end(database_url: str, redis_url: str, begun: asyncio.Event) -> f
     """Start a feed; once `begun` is set, return the seconds that its end takes, at most 60."""
 
     async def run() -> float:
-        feed = LiveFeed(load_gateway_settings(database_url=database_url, redis_url=redis_url), MetricNames())
+        settings = load_gateway_settings(database_url=database_url, redis_url=redis_url)
+        feed = LiveFeed(settings, MetricNames(), open_redis(settings))
         await feed.__aenter__()
         await asyncio.wait_for(begun.wait(), 30)
         began = asyncio.get_running_loop().time()

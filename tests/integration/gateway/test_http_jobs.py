@@ -399,3 +399,16 @@ def test_a_jobs_provenance_is_shown(
     shown = gateway.get(f"/jobs/{job}")
     assert [attempt["name"] for attempt in shown["attempts"]] == ["digits", "mnist"]
     assert "attempt 1 is called 'digits', and attempt 2 'mnist'" in shown["warning"]
+
+
+def test_a_metric_has_one_name(gateway: GatewayServer, resources: Resources, sender: Sender, job: int) -> None:
+    """What a training calls `acc` and `lr` is accuracy and learning rate in points, results and checkpoints."""
+    values = {"acc": 0.5, "lr": 0.1, "f1": 0.25}
+    stored = {"accuracy": 0.5, "learning_rate": 0.1, "f1": 0.25}
+    sender.send(Metrics(points=[Point(ts=NOW_NS, values=values)]), job=job)
+    sender.send(checkpoint(metrics=values), job=job)
+    sender.send(completion(final_metrics=values, best_metrics=values), job=job)
+    drain_all(resources, job)
+    found = gateway.get(f"/jobs/{job}")
+    assert found["last_metrics"] == found["final_metrics"] == found["best_metrics"] == stored
+    assert gateway.get(f"/jobs/{job}/checkpoints")["items"][0]["metrics"] == stored

@@ -18,6 +18,7 @@ from trainwire.schemas.tables import alert_occurrences
 from trainwire.schemas.wire.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.wire.messages import Alert, Metrics, Outcome
 from trainwire.stores.postgres.alerts import CURSOR
+from trainwire.stores.postgres.jobs.stop_requests import request_stop
 from trainwire.workers.alerts.recorded import forget_occurrences
 from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
@@ -54,6 +55,20 @@ def test_each_end_is_reported_once(alerts: Alerts, resources: Resources, sender:
     (alert,) = alerts.log
     assert (alert.title, alert.content, alert.level) == ("Job 1 (digits) failed", "CUDA out of memory", "error")
     assert (alert.job_id, alert.attempt, alert.state) == (1, 1, "waiting")
+
+
+def test_a_stopped_job_names_who_asked(alerts: Alerts, resources: Resources, sender: Sender) -> None:
+    """The alert of a stopped attempt names the user who asked, and has the reason of the request."""
+    alerts.begin('on = ["stopped"]')
+    sender.send(Metrics(name="digits"), job=1)
+    drain(resources, "metrics")
+    with resources.engine.begin() as connection:
+        request_stop(connection, 1, "anna", "the loss does not fall")
+    sender.send(completion(stopped=True, ts=now_ns()), job=1)
+    drain(resources, "completions")
+    alerts.apply()
+    (alert,) = alerts.log
+    assert (alert.title, alert.content) == ("Job 1 (digits) was stopped by anna", "the loss does not fall")
 
 
 def test_an_occurrence_of_a_locked_job_waits(alerts: Alerts, resources: Resources, sender: Sender) -> None:

@@ -30,7 +30,7 @@ class AlertLog {
 
   open() {
     document.title = "Alerts · trainwire";
-    this.crumbs.replaceChildren(h("a", { href: "#/" }, "Jobs"));
+    this.crumbs.replaceChildren(h("a", { href: "#/" }, "Jobs"), h("span", { "aria-hidden": "true" }, "/"), h("span", { "aria-current": "page" }, "Alerts"));
     this.chips = ["", ...STATES].map((state) =>
       h("button", { class: "filter", data: { state }, on: { click: () => this.#choose({ state }) } }, capitalized(state || "all")),
     );

@@ -1,6 +1,7 @@
 // The jobs that a job was forked from, whose lines its charts begin with.
 
 import { get } from "../api.js";
+import { isGiven } from "../format.js";
 
 const MOST = 40;
 
@@ -22,7 +23,7 @@ export class Ancestors {
   /** Read the parent of a job, and its parents. */
   async follow(job) {
     let parent = job?.parent_id;
-    while (parent !== null && parent !== undefined && this.asked.size < MOST && !this.asked.has(String(parent))) {
+    while (isGiven(parent) && this.asked.size < MOST && !this.asked.has(String(parent))) {
       const id = String(parent);
       this.asked.add(id);
       try {

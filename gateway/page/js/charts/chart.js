@@ -2,7 +2,7 @@
 
 import uPlot from "../../vendor/uplot/uPlot.esm.js";
 import { h, setText } from "../dom.js";
-import { clock, count, counted, dateTime, value } from "../format.js";
+import { clock, count, counted, dateTime, isGiven, value } from "../format.js";
 import { elapsed } from "./axes.js";
 import { legendEntries } from "./legend.js";
 import { indexAt, isBeyond, plotData, plotKey, plotOptions } from "./plot.js";
@@ -176,8 +176,8 @@ export class Chart {
   #values() {
     if (!this.plot) return;
     const { idx } = this.plot.cursor;
-    const x = idx === null || idx === undefined ? null : this.plot.data[0][idx];
-    setText(this.at, x === null || x === undefined ? "" : this.#shownX(x));
+    const x = isGiven(idx) ? this.plot.data[0][idx] : null;
+    setText(this.at, isGiven(x) ? this.#shownX(x) : "");
     for (const line of this.lines) if (line.shown) setText(line.shown, valueAt(line, x ?? null));
   }
 
@@ -196,7 +196,7 @@ export class Chart {
     const to = { ArrowLeft: (now ?? xs.length) - 1, ArrowRight: (now ?? -1) + 1, Home: 0, End: xs.length - 1 }[
       event.key
     ];
-    if (event.key === "Enter" && now !== null && now !== undefined) this.#pick(xs[now]);
+    if (event.key === "Enter" && isGiven(now)) this.#pick(xs[now]);
     if (to === undefined || xs.length === 0) return;
     event.preventDefault();
     const x = xs[Math.min(xs.length - 1, Math.max(0, to))];

@@ -1,7 +1,7 @@
 // The data of the charts: names and points of a job and the compared jobs, requested when needed and updated live.
 
 import { get } from "../api.js";
-import { fromText } from "../format.js";
+import { fromText, isGiven } from "../format.js";
 import { Ancestors } from "./ancestors.js";
 import { ComparedJobs } from "./compared.js";
 import { ZoomDetail } from "./detail.js";
@@ -130,7 +130,7 @@ export class ChartData {
   async #read(id, names, signal) {
     for (const name of names) this.store.expect(id, name);
     const compared = this.ancestors.job(id) ? null : this.compared.job(id);
-    const attempt = (compared?.resume_step ?? null) === null ? compared?.attempt : null; // its line has earlier attempts
+    const attempt = isGiven(compared?.resume_step) ? null : compared?.attempt; // its line has earlier attempts
     const query = { names: namesParameter(names), points: POINTS, attempt };
     const page = await get(`/jobs/${id}/metrics`, query, signal);
     if (!this.sourceIds.includes(id)) return;

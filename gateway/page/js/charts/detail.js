@@ -8,7 +8,7 @@ import { seriesKey } from "./store.js";
 
 const POINTS = 3000;
 const PAUSE_MS = 250;
-const MARGIN = 0.05; // of the range, asked for on both sides: what rounding moves over an end is not lost
+const MARGIN = 0.05; // of the range, requested at both ends in addition, because limits are rounded
 
 /**
  * Loads the points of the zoomed range for the charts in view; `axis()` returns their axis, `starts(jobId)` the starts

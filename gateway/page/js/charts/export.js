@@ -8,7 +8,7 @@ import { namesParameter } from "./loader.js";
 const POINTS = 20_000; // the most of a series in one answer
 const BATCH = 10;
 const COLUMNS = ["job", "metric", "attempt", "rank", "seq", "step", "epoch", "time", "value"];
-const FORMULA = /^[=+\-@\t\r]/; // what a spreadsheet would run
+const FORMULA = /^[=+\-@\t\r]/; // a spreadsheet would evaluate such a text
 const PNG_HEAD = 26;
 const PNG_LINE = 18;
 const COLUMNS_OF_IMAGE = 2;

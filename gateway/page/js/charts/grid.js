@@ -21,7 +21,7 @@ export class ChartGrid {
     this.cells = h("div", { class: "grid" });
     this.more = h("div", { class: "more-charts quiet", "aria-hidden": "true" });
     this.root = h("div", null, this.cells, this.more);
-    this.seen = new IntersectionObserver((entries) => this.#sawn(entries), { scrollMargin: "200px" });
+    this.seen = new IntersectionObserver((entries) => this.#visibilityChanged(entries), { scrollMargin: "200px" });
     this.end = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.#grow(), {
       scrollMargin: "600px",
     });
@@ -116,7 +116,7 @@ export class ChartGrid {
     this.visible.delete(title);
   }
 
-  #sawn(entries) {
+  #visibilityChanged(entries) {
     for (const { target, isIntersecting } of entries) {
       const { title } = target.dataset;
       if (isIntersecting) this.visible.add(title);

@@ -1,5 +1,7 @@
 // Where a line comes from: the attempts and jobs from which an attempt was resumed or a job was forked.
 
+import { isGiven } from "../format.js";
+
 const STEP = 0;
 const MOST_PARTS = 20; // a chain of jobs may be a circle: anybody can name any parent
 
@@ -22,7 +24,7 @@ export function earlierParts({ jobId, attempt }, documentOf) {
 export function rolledBackAfter({ jobId, attempt }, documentOf) {
   let step = null;
   for (const later of attemptsOf(documentOf(jobId)).filter((each) => each.attempt > attempt)) {
-    if (!isStep(later.resume_step)) break;
+    if (!isGiven(later.resume_step)) break;
     step = Math.min(step ?? Infinity, later.resume_step);
   }
   return step;
@@ -42,11 +44,11 @@ function beginning(jobId, attempt, documentOf) {
   const job = documentOf(jobId);
   const attempts = attemptsOf(job);
   const own = attempts.find((each) => each.attempt === attempt);
-  if (isStep(own?.resume_step)) {
+  if (isGiven(own?.resume_step)) {
     const before = attempts.filter((each) => each.attempt < attempt).at(-1);
     return before ? { jobId, attempt: before.attempt, step: own.resume_step } : null;
   }
-  if (!job || !isStep(job.parent_id)) return null;
+  if (!job || !isGiven(job.parent_id)) return null;
   const parent = String(job.parent_id);
   const known = attemptAt(documentOf(parent), job.created_at);
   return known === null ? null : { jobId: parent, attempt: known, step: job.fork_step };
@@ -60,8 +62,4 @@ function attemptAt(job, time) {
 
 function attemptsOf(job) {
   return [...(job?.attempts ?? [])].sort((a, b) => a.attempt - b.attempt);
-}
-
-function isStep(step) {
-  return step !== null && step !== undefined;
 }

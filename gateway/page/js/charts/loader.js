@@ -106,11 +106,9 @@ function keyOf({ jobId, name }) {
   return `${jobId}/${name}`;
 }
 
-/** Return the message of a failed request for the user. */
+/** Return the message of a failed request that is sent again. */
 export function failureWords(problem) {
-  if (problem.status === 0) return "Can't reach the trainwire server. Retrying…";
-  if (problem.status >= 429) return "This chart is taking too long to load. Retrying…";
-  return problem.message;
+  return `${problem.status >= 429 ? "This chart is taking too long to load." : problem.message} Retrying…`;
 }
 
 /**

@@ -3,6 +3,7 @@
 import uPlot from "../../vendor/uplot/uPlot.esm.js";
 import { axes, MIN_AXIS_PX } from "./axes.js";
 import { chartColors, faint } from "./colors.js";
+import { isGiven } from "../format.js";
 
 const GAPS_KEPT = 1; // uPlot.join: a null stays a gap, a missing x is drawn through
 const SYNC = "trainwire";
@@ -61,7 +62,8 @@ export function plotOptions(lines, { axis, isLog, isOutlierFree }) {
   if (isOutlierFree) y.range = (plot) => rangeWithoutOutliers(plot, isLog);
   return {
     // Without a finite value there is no vertical axis; the first label below still needs room at the left.
-    padding: [8, 10, 0, (_, __, [, , , hasAxis]) => (hasAxis ? 0 : MIN_AXIS_PX)],
+    // At the right half of the last label below needs room.
+    padding: [8, 18, 0, (_, __, [, , , hasAxis]) => (hasAxis ? 0 : MIN_AXIS_PX)],
     legend: { show: false },
     scales: { x: { time: isTime }, y },
     axes: axes(axis, chartColors()),
@@ -85,7 +87,7 @@ function rangeWithoutOutliers(plot, isLog) {
   xs.forEach((x, index) => {
     if (index % every || x < (min ?? x) || x > (max ?? x)) return;
     for (const column of columns)
-      if (column[index] !== null && column[index] !== undefined) values.push(column[index]);
+      if (isGiven(column[index])) values.push(column[index]);
   });
   if (!values.length) return isLog ? [1, 10] : [0, 1];
   values.sort((a, b) => a - b);

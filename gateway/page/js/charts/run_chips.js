@@ -13,7 +13,7 @@ export function runChips(runs, onToggle) {
       run.remove &&
       h(
         "button",
-        { class: "run-remove", "aria-label": `Stop comparing with ${run.label}`, on: { click: run.remove } },
+        { class: "run-remove", "aria-label": `Stop comparing with “${run.label}”`, on: { click: run.remove } },
         "×",
       );
     return h("span", { class: "run-chip" }, name, remove);

@@ -1,5 +1,6 @@
 // The runs in charts: the attempts of this job, newest first, and the newest attempt of each compared job.
 
+import { shortened } from "../format.js";
 import { byId, jobName } from "../words.js";
 
 const MOST_OF_NAME = 28;
@@ -49,12 +50,8 @@ function label(run, jobs, documentOf, attempt) {
   const names = jobs.map((id) => jobName(documentOf(id) ?? { id }));
   const name = names[jobs.indexOf(run.jobId)];
   const isShared = names.indexOf(name) !== names.lastIndexOf(name);
-  const job = jobs.length > 1 && (isShared ? `${shortened(name)} ${run.jobId}` : shortened(name));
+  const job = jobs.length > 1 && (isShared ? `${shortened(name, MOST_OF_NAME)} ${run.jobId}` : shortened(name, MOST_OF_NAME));
   return [job, attempt].filter(Boolean).join(" ");
-}
-
-function shortened(name) {
-  return name.length > MOST_OF_NAME ? `${name.slice(0, MOST_OF_NAME)}…` : name;
 }
 
 /** Return whether a run has several ranks, so that labels of its lines need the rank. */

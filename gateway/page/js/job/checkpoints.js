@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { h, setText, throttled } from "../dom.js";
-import { bytes, count, dateTime, fromNs, fromText, moment } from "../format.js";
+import { bytes, count, dateTime, fromNs, fromText, isGiven, moment } from "../format.js";
 import { headline } from "../words.js";
 
 const RELOAD_MS = 2000;
@@ -74,7 +74,7 @@ export class Checkpoints {
         !item.is_best && !item.is_last && h("span", { class: "quiet" }, item.checkpoint_kind),
       ),
       h("td", { class: "num", title: dateTime(fromNs(item.ts)) }, moment(fromNs(item.ts))),
-      h("td", { class: "num" }, item.epoch === null || item.epoch === undefined ? "–" : count(item.epoch)),
+      h("td", { class: "num" }, isGiven(item.epoch) ? count(item.epoch) : "–"),
       h("td", { class: "num" }, bytes(item.size_bytes)),
       h(
         "td",

@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { h } from "../dom.js";
-import { count, dateTime, duration, fromText } from "../format.js";
+import { count, dateTime, duration, fromText, isGiven } from "../format.js";
 import { headline, statusWords } from "../words.js";
 
 /** The panel; `setJob(job)` redraws it if something has changed. */
@@ -75,7 +75,7 @@ function attempts(all) {
     const [from, until] = [fromText(attempt.started_at), fromText(attempt.completed_at)];
     const took = from && until ? duration((until - from) / 1000) : "";
     const why = [
-      attempt.exit_code !== null && attempt.exit_code !== undefined && `exit code ${attempt.exit_code}`,
+      isGiven(attempt.exit_code) && `exit code ${attempt.exit_code}`,
       attempt.error_message,
     ]
       .filter(Boolean)
@@ -100,7 +100,7 @@ function attempts(all) {
 }
 
 function resumed({ resume_step: step }) {
-  return step === null || step === undefined ? "" : `resumed from step ${count(step)}`;
+  return isGiven(step) ? `resumed from step ${count(step)}` : "";
 }
 
 /** Return the elements with command, code, machine and Python; packages and the diff are collapsed. */

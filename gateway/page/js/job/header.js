@@ -1,7 +1,7 @@
 // The header of a job's page: status, progress, newest metrics and the error of a failed job.
 
 import { h, setText } from "../dom.js";
-import { count, dateTime, fromText, value } from "../format.js";
+import { count, dateTime, fromText, isGiven, value } from "../format.js";
 import { statusBadge } from "../list/row.js";
 import { StopButton } from "./stop.js";
 import { epochs, finalMetrics, headline, jobName, latestMetrics, percent, rankedValue, remaining, sentence } from "../words.js";
@@ -45,8 +45,9 @@ export class JobHeader {
     this.name.title = jobName(job);
     this.badge.replaceChildren(statusBadge(job));
     setText(this.sentence, sentence(job));
+    this.sentence.title = sentence(job); // it is cut where many metrics stand beside it
     const began = fromText(job.started_at);
-    const resumed = (job.resume_step ?? null) === null ? "" : `, resumed from step ${count(job.resume_step)}`;
+    const resumed = isGiven(job.resume_step) ? `, resumed from step ${count(job.resume_step)}` : "";
     const attempt = job.attempt > 1 || resumed ? `Attempt ${job.attempt}${resumed}.` : "";
     setText(this.facts, [attempt, began && `Started ${dateTime(began)}.`].filter(Boolean).join(" "));
     this.#lineage(job);
@@ -65,7 +66,7 @@ export class JobHeader {
     if (key === this.lineageKey) return;
     this.lineageKey = key;
     const link = (id) => h("a", { href: `#/jobs/${id}` }, `job ${id}`);
-    const isFork = parent !== null && parent !== undefined;
+    const isFork = isGiven(parent);
     const listed = (forks ?? []).flatMap((id, index) => [index ? ", " : "", link(id)]);
     this.lineage.replaceChildren(
       ...(isFork ? ["Forked from ", link(parent), ` at step ${count(step)}. `] : []),
@@ -142,7 +143,7 @@ export class JobHeader {
 function bestTile(job) {
   const [name, best] = Object.entries(job.best_metrics ?? {})[0] ?? [];
   if (name === undefined) return null;
-  const where = job.best_epoch === null || job.best_epoch === undefined ? "" : ` in epoch ${job.best_epoch}`;
+  const where = isGiven(job.best_epoch) ? ` in epoch ${job.best_epoch}` : "";
   return h(
     "span",
     { class: "tile" },

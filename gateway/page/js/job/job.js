@@ -138,8 +138,8 @@ class JobPage {
     if (state.name === "unknown" && !this.job) this.#sayUnknown();
     if (state.name === "deleted") this.#sayDeleted();
     if (state.name === "refused") setText(this.waiting, "This token may not read this job.");
-    if (state.name === "waiting" && !this.job)
-      setText(this.waiting, "Can't reach the trainwire server. Retrying…");
+    if (state.name === "waiting") setText(this.waiting, "Can't reach the trainwire server. Retrying…");
+    if (state.name === "stale") setText(this.waiting, `This page opens as soon as possible: ${state.problem}.`);
   }
 
   #sayUnknown() {

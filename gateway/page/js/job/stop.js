@@ -2,11 +2,11 @@
 
 import { send } from "../api.js";
 import { h, setText } from "../dom.js";
-import { dateTime, fromText } from "../format.js";
+import { fromText, moment } from "../format.js";
 import { askFor } from "../list/actions.js";
-import { hasEnded, jobName } from "../words.js";
+import { hasEnded, quotedJob } from "../words.js";
 
-/** The button, or who has asked already; `update(job)` whenever the job has changed. */
+/** The button, or the request that was sent already; `update(job)` whenever the job has changed. */
 export class StopButton {
   constructor({ mayEdit, onDone }) {
     Object.assign(this, { mayEdit, onDone });
@@ -21,8 +21,7 @@ export class StopButton {
     this.button.hidden = !this.mayEdit || !isOpen || Boolean(job.stop);
     this.asked.hidden = !isOpen || !job.stop;
     if (this.asked.hidden) return;
-    const at = dateTime(fromText(job.stop.requested_at));
-    setText(this.asked, `Stopping: ${job.stop.requested_by} asked ${at}`);
+    setText(this.asked, `Stop requested by ${job.stop.requested_by}, ${moment(fromText(job.stop.requested_at))}`);
     this.asked.title = job.stop.reason ?? "";
   }
 
@@ -30,7 +29,7 @@ export class StopButton {
     const job = this.job;
     const reason = h("input", { type: "text", name: "reason", maxlength: "1000" });
     askFor({
-      title: `Stop ${jobName(job)}?`,
+      title: `Stop ${quotedJob(job)}?`,
       content: [
         h("p", null, "All its processes are asked to stop, and end by themselves. This cannot be undone."),
         h("label", null, h("span", null, "Reason"), reason, h("small", { class: "quiet" }, "Optional; stored with the job.")),

@@ -5,7 +5,7 @@ import { MOST_COMPARED, comparisonAddress } from "../comparison.js";
 import { showDialog } from "../dialog.js";
 import { h, setText } from "../dom.js";
 import { counted } from "../format.js";
-import { jobName } from "../words.js";
+import { quotedJob } from "../words.js";
 
 /** The toolbar above the list while jobs are selected; `onDone()` is called after a change of the jobs. */
 export class Actions {
@@ -70,7 +70,7 @@ export class Actions {
     const field = (title, input, hint) =>
       h("label", null, h("span", null, title), input, hint && h("small", { class: "quiet" }, hint));
     askFor({
-      title: isOne ? `Edit ${jobName(job)}` : `Edit ${counted(this.jobs.length, "job")}`,
+      title: isOne ? `Edit ${quotedJob(job)}` : `Edit ${counted(this.jobs.length, "job")}`,
       content: [
         ...(isOne ? [field("Name", name, "Empty: the trainer's name."), field("Note", note)] : []),
         field("Tags", tags, "NAME=VALUE adds or replaces, -NAME removes."),
@@ -91,7 +91,7 @@ export class Actions {
     const jobs = this.jobs;
     const running = jobs.filter((job) => ["running", "stalled"].includes(job.status));
     askFor({
-      title: jobs.length === 1 ? `Delete ${jobName(jobs[0])}?` : `Delete ${counted(jobs.length, "job")}?`,
+      title: jobs.length === 1 ? `Delete ${quotedJob(jobs[0])}?` : `Delete ${counted(jobs.length, "job")}?`,
       content: [
         h("p", null, "Rows, copies in other stores and the page are deleted. Files in S3 stay. This cannot be undone."),
         running.length

@@ -99,7 +99,7 @@ export function chooseColumns(names, columns, onChange, { title: heading = "Colu
           },
         },
       }),
-      h("span", { dir: "auto" }, columnOf(key).title),
+      h("span", { dir: "auto", title: columnOf(key).title }, columnOf(key).title),
     );
   const draw = () => {
     const wanted = search.value.trim().toLowerCase();

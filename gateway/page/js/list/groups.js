@@ -1,6 +1,6 @@
 // The list of jobs grouped by the value of a field; the jobs of an unfolded group are loaded in pages.
 
-import { Problem, get } from "../api.js";
+import { Problem, get, isTemporary } from "../api.js";
 import { backoff } from "../backoff.js";
 import { h, throttled } from "../dom.js";
 import { count, counted } from "../format.js";
@@ -104,7 +104,7 @@ export class GroupedPages {
       if (signal.aborted || !(problem instanceof Problem)) return;
       this.ownProblem = problem;
       this.tries += 1;
-      if ([0, 429, 503].includes(problem.status)) this.retry = setTimeout(() => this.#read(), backoff(this.tries));
+      if (isTemporary(problem)) this.retry = setTimeout(() => this.#read(), backoff(this.tries));
     }
     this.#arrange();
     this.onChange();
@@ -155,7 +155,8 @@ export class GroupedPages {
   #head(key) {
     const { value, jobs, running, failed } = this.groups.get(key);
     const isUnfolded = this.unfolded.has(key);
-    const words = [counted(jobs, "job"), running && `${count(running)} running`, failed && `${count(failed)} failed`];
+    const parts = this.by === "status" ? [] : [running && `${count(running)} running`, failed && `${count(failed)} failed`];
+    const words = [counted(jobs, "job"), ...parts];
     return [
       h(
         "button",

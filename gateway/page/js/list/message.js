@@ -1,5 +1,6 @@
 // The message below the list: loading, no jobs, no matching jobs, or an error.
 
+import { retriedWords } from "../api.js";
 import { h, setText } from "../dom.js";
 
 /** The message; its buttons call `onRetry()`, or `onClear()` to clear the filters. */
@@ -23,7 +24,7 @@ export class ListMessage {
 
 /** Return the text of an error, with a button that calls `retry`. */
 export function problemWords(problem, retry) {
-  return [h("p", { class: "problem" }, problem.message), h("button", { on: { click: retry } }, "Try again")];
+  return [h("p", { class: "problem" }, retriedWords(problem)), h("button", { on: { click: retry } }, "Try again")];
 }
 
 /** Return "No matching jobs." (or other `things`), with a button that calls `clear`. */

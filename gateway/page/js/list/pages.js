@@ -1,6 +1,6 @@
 // The jobs of the list in the gateway's order, loaded in pages, and reloaded when events may have changed the order.
 
-import { Problem, get } from "../api.js";
+import { Problem, get, isTemporary } from "../api.js";
 import { backoff } from "../backoff.js";
 import { throttled } from "../dom.js";
 import { applyEvent } from "../job_state.js";
@@ -137,7 +137,7 @@ export class JobPages {
       this.problem = problem;
       this.tries += 1;
       clearTimeout(this.retry);
-      if ([0, 429, 503].includes(problem.status))
+      if (isTemporary(problem))
         this.retry = setTimeout(() => this.retryNow(), backoff(this.tries));
     }
     this.isLoading = false;

@@ -1,9 +1,9 @@
 // The row of one job in the list.
 
 import { h } from "../dom.js";
-import { ago, count, dateTime, fromText, value } from "../format.js";
+import { ago, count, dateTime, fromText, isGiven, value } from "../format.js";
 import { sparkline } from "../sparkline.js";
-import { epochs, hasEnded, headline, jobName, latestMetrics, percent, runtimeWords, statusWords } from "../words.js";
+import { epochs, hasEnded, headline, jobName, latestMetrics, percent, quotedJob, runtimeWords, statusWords } from "../words.js";
 
 const SHOWN_METRICS = 3;
 
@@ -32,7 +32,7 @@ export function jobRow(job, columns, { isTicked, onTick }) {
   const tick = h("input", {
     type: "checkbox",
     checked: isTicked,
-    "aria-label": `Select ${jobName(job)}`,
+    "aria-label": `Select ${quotedJob(job)}`,
     on: { change: (event) => onTick(event.target.checked) },
   });
   return h(
@@ -77,14 +77,14 @@ function latest(job, key) {
 }
 
 function fieldWords(key, found) {
-  if (found === null || found === undefined) return h("span", { class: "quiet" }, "–");
+  if (!isGiven(found)) return h("span", { class: "quiet" }, "–");
   if (COUNTS.includes(key)) return count(found);
   if (typeof found === "number") return value(found);
   return typeof found === "string" ? found : JSON.stringify(found);
 }
 
 function wholeText(found) {
-  if (found === null || found === undefined) return null;
+  if (!isGiven(found)) return null;
   return typeof found === "string" ? found : JSON.stringify(found);
 }
 

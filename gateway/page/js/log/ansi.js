@@ -8,7 +8,7 @@ const ESCAPE =
 const CONTROL = /[\x00-\x08\x0b-\x1f\x7f]/g;
 const FLAGS = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "struck" };
 const ENDS = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underline"], 27: ["inverse"], 29: ["struck"] };
-// The 16 colours as xterm shows them: what 256 and true colours are matched with, so that both themes stay readable.
+// The 16 colours as xterm shows them: 256 and true colours become the nearest of them, so that both themes stay readable.
 const BASIC = [
   [0, 0, 0], [205, 0, 0], [0, 205, 0], [205, 205, 0], [0, 0, 238], [205, 0, 205], [0, 205, 205], [229, 229, 229],
   [127, 127, 127], [255, 0, 0], [0, 255, 0], [255, 255, 0], [92, 92, 255], [255, 0, 255], [0, 255, 255], [255, 255, 255],

@@ -1,7 +1,7 @@
 // The details of one log line: its whole text, wrapped, with time, output stream, level, attempt and rank.
 
 import { h } from "../dom.js";
-import { clock, count, dateTime, fromNs } from "../format.js";
+import { clock, count, dateTime, fromNs, isGiven } from "../format.js";
 import { plain } from "./ansi.js";
 import { textNodes } from "./row.js";
 
@@ -19,7 +19,7 @@ export function lineDetail(line, { needle, onShowAround, onClose }) {
     line.log_type,
     line.level,
     `attempt ${line.attempt}`,
-    line.rank !== undefined && line.rank !== null && `rank ${line.rank}`,
+    isGiven(line.rank) && `rank ${line.rank}`,
   ];
   const copy = h("button", { on: { click: () => copyText(copy, plain(line.text)) } }, "Copy");
   return h(

@@ -2,6 +2,7 @@
 
 import { address } from "../api.js";
 import { debounced, h, setText } from "../dom.js";
+import { isGiven } from "../format.js";
 
 const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 const SEARCH_MS = 250;
@@ -133,7 +134,7 @@ export class LogFilters {
 
   /** Add the rank of a line to the menu, which is shown if there are several. */
   addRank(number) {
-    if (number === null || number === undefined || this.ranks.includes(number)) return;
+    if (!isGiven(number) || this.ranks.includes(number)) return;
     this.ranks = [...this.ranks, number].sort((a, b) => a - b);
     this.rank.hidden = this.ranks.length < 2;
     const chosen = this.rank.value;

@@ -84,7 +84,7 @@ export class LogPages {
   #isWhole(number) {
     const expected = Math.min(PAGE_LINES, this.total - number * PAGE_LINES);
     const page = this.pages.get(number);
-    // Rows that retention has deleted never come: what was asked for once is whole.
+    // Rows that retention has deleted never arrive: a page is whole once its lines were requested.
     return (
       page !== undefined &&
       (page.held >= expected || page.askedTo >= Math.min(this.total, (number + 1) * PAGE_LINES))

@@ -15,7 +15,6 @@ import { destination } from "./times.js";
 
 const ROW_HEIGHT = 19;
 const PARAMETERS = ["search", "log_type", "level", "attempt", "rank"]; // of the gateway and of the address
-const UNREADABLE = "Can't reach the trainwire server. Retrying…";
 
 /** The log panel of one job. */
 export class LogPanel {
@@ -204,7 +203,7 @@ export class LogPanel {
 
   #say() {
     const { problem } = this.source;
-    if (problem) return this.filters.say(problem.status === 0 ? UNREADABLE : problem.message, true);
+    if (problem) return this.filters.say(`${problem.message} Retrying…`, true);
     if (this.source === this.pages) return this.filters.say(counted(this.total, "line"));
     return this.filters.say(
       `${count(this.source.count)}${this.source.hasOlder ? "+" : ""} of ${counted(this.total, "line")}`,

@@ -78,7 +78,7 @@ export class Scroller {
     const first = Math.max(0, Math.floor(this.top / this.rowHeight) - OVERSCAN);
     const inView = Math.ceil(this.root.clientHeight / this.rowHeight);
     const last = Math.min(this.count - 1, Math.floor(this.top / this.rowHeight) + inView + OVERSCAN);
-    this.onRange(first, last, Math.floor(this.top / this.rowHeight), inView);
+    this.onRange(first, last, Math.floor(this.top / this.rowHeight));
     this.#place(first, last);
     this.first = first;
     this.layer.style.transform = `translateY(${first * this.rowHeight + this.lastScrollTop - this.top}px)`;

@@ -1,6 +1,6 @@
 // An axis of a plot: the position of each value between its ends, and the labels of ticks.
 
-import { dateTime, duration, value } from "../../format.js";
+import { dateTime, duration, isGiven, value } from "../../format.js";
 import { columnOf } from "../columns.js";
 
 const TIMES = ["created", "started", "ended", "seen"];
@@ -30,7 +30,7 @@ export function spaced(ticks, length, least) {
 }
 
 function isPresent(given) {
-  return given !== null && given !== undefined && !["NaN", "Infinity", "-Infinity"].includes(given);
+  return isGiven(given) && !["NaN", "Infinity", "-Infinity"].includes(given);
 }
 
 function numberOf(field, given) {
@@ -91,7 +91,7 @@ function powers(low, high) {
 }
 
 function shown(field, given) {
-  if (!isPresent(given)) return given === null || given === undefined ? "–" : given;
+  if (!isPresent(given)) return isGiven(given) ? given : "–";
   const number = numberOf(field, given);
   if (number === null) return textOf(given);
   if (TIMES.includes(field)) return dateTime(number).slice(5, 16);

@@ -1,6 +1,6 @@
 // Plots of the listed jobs: a scatter plot of two fields, or parallel coordinates of several.
 
-import { Problem, get } from "../../api.js";
+import { Problem, get, isTemporary, retriedWords } from "../../api.js";
 import { backoff } from "../../backoff.js";
 import { h, oncePerFrame, setText, throttled } from "../../dom.js";
 import { count, counted } from "../../format.js";
@@ -95,7 +95,7 @@ export class Plots {
       if (signal.aborted || !(problem instanceof Problem)) return;
       this.problem = problem;
       this.tries = (this.tries ?? 0) + 1;
-      if ([0, 429, 503].includes(problem.status)) this.retry = setTimeout(() => this.load(), backoff(this.tries));
+      if (isTemporary(problem)) this.retry = setTimeout(() => this.load(), backoff(this.tries));
     }
     this.draw();
   }
@@ -146,12 +146,12 @@ export class Plots {
     if (!this.isShown) return;
     const { view } = this.choice();
     const size = { width: this.host.clientWidth, height: this.host.clientHeight };
-    setText(this.note, this.problem?.message ?? "");
+    setText(this.note, this.problem ? retriedWords(this.problem) : "");
     if (!this.drawn || size.width === 0) return;
     const { root, marks, axes, tint } = (view === "scatter" ? scatter : parallel)(this.jobs, this.drawn, size);
     Object.assign(this, { marks, axes });
     this.host.replaceChildren(root);
-    this.legend.replaceChildren(...colorLegend(tint));
+    this.legend.replaceChildren(...colorLegend(tint, marks.map(({ job }) => job)));
     for (const [index, button] of this.controls.querySelectorAll("button[data-log]").entries()) {
       button.setAttribute("aria-pressed", String(Boolean(axes[index].isLog)));
       button.disabled = !axes[index].mayBeLog;

@@ -1,6 +1,7 @@
 // Parallel coordinates: a line for each job through its values on parallel axes, coloured by the last axis.
 
 import { svg } from "../../dom.js";
+import { shortened } from "../../format.js";
 import { axisOf, spaced } from "./axis.js";
 import { colorOf } from "./color.js";
 
@@ -44,12 +45,12 @@ function path(places, x, y) {
 
 function drawnAxis(axis, x, y, { index, height, room }) {
   const most = Math.max(6, Math.floor(room / 7));
-  const title = axis.title.length > most ? `${axis.title.slice(0, most - 1)}…` : axis.title;
+  const title = shortened(axis.title, most);
   return [
     svg("line", { class: "axis", x1: x, x2: x, y1: MARGIN.top, y2: height - MARGIN.bottom }),
     svg("text", { class: "axis-title", x, y: index % 2 && room < 110 ? 26 : 12, "text-anchor": "middle" }, title),
     ...spaced(axis.ticks, height - MARGIN.top - MARGIN.bottom, LABEL_PX).map(({ at, label }) =>
-      svg("text", { class: "tick", x: x + 6, y: y(at) + 4 }, label.slice(0, 12)),
+      svg("text", { class: "tick", x: x + 6, y: y(at) + 4 }, shortened(label, 12)),
     ),
   ];
 }

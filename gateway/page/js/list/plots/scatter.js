@@ -1,6 +1,7 @@
 // Scatter plot: a point for each job at its values of two fields.
 
 import { svg } from "../../dom.js";
+import { shortened } from "../../format.js";
 import { axisOf, spaced } from "./axis.js";
 import { colorOf } from "./color.js";
 
@@ -35,11 +36,11 @@ export function scatter(jobs, { x, y, color, log }, { width, height }) {
     { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
     spaced(up.ticks, area.height, LABEL_PX.y).flatMap(({ at, label }) => [
       svg("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: py(at), y2: py(at) }),
-      svg("text", { class: "tick", x: MARGIN.left - 7, y: py(at) + 4, "text-anchor": "end" }, cut(label, 9)),
+      svg("text", { class: "tick", x: MARGIN.left - 7, y: py(at) + 4, "text-anchor": "end" }, shortened(label, 9)),
     ]),
     spaced(across.ticks, area.width, LABEL_PX.x).flatMap(({ at, label }) => [
       svg("line", { class: "grid", x1: px(at), x2: px(at), y1: MARGIN.top, y2: height - MARGIN.bottom }),
-      svg("text", { class: "tick", x: px(at), y: height - MARGIN.bottom + 16, "text-anchor": "middle" }, cut(label, 14)),
+      svg("text", { class: "tick", x: px(at), y: height - MARGIN.bottom + 16, "text-anchor": "middle" }, shortened(label, 14)),
     ]),
     svg("text", { class: "axis-title", x: width - MARGIN.right, y: height - 6, "text-anchor": "end" }, across.title),
     svg("text", { class: "axis-title", x: MARGIN.left, y: 12 }, up.title),
@@ -59,9 +60,4 @@ function logOf(chosen, name) {
 
 function axis(jobs, field, isLog) {
   return axisOf(field, jobs.map((job) => job.columns[field]), isLog);
-}
-
-/** Return as many ticks as have room for their labels. */
-function cut(text, most) {
-  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 }
