@@ -81,9 +81,10 @@ class Lane:
     def run_sample(self, seed: str) -> None:
         """Draw scenarios, and of each `RUNS_OF_A_DRAW` runs, until the time is up."""
         chance = random.Random(f"{seed}/{self._number}")
+        sampled = [name for name in self._choice.scenarios if SCENARIOS[name].is_sampled]
         until = time.monotonic() + self._choice.sample_s
         while time.monotonic() < until:
-            scenario = chance.choice(self._choice.scenarios)
+            scenario = chance.choice(sampled)
             calls = self._numbers(scenario)
             for _ in range(RUNS_OF_A_DRAW if calls else 0):
                 role = chance.choices(*zip(*sorted(calls.items()), strict=True))[0]
