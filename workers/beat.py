@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from trainwire.schemas.keys import BEAT_LEASE_KEY, BEAT_TICKS_KEY
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
+from trainwire.workers.watchdog import touch_alive_file
 
 log = structlog.get_logger("trainwire.workers.beat")
 
@@ -149,8 +150,7 @@ class LeasedScheduler(Scheduler):
 
     def _is_active(self) -> bool:
         is_active = self.lease.hold()
-        if self.alive_file is not None:
-            self.alive_file.touch()
+        touch_alive_file(self.alive_file)
         if is_active and not self._was_active:
             self._resume_from(self.lease.last_ticks())
             log.info("beat.active", name=self.lease.name)
