@@ -163,6 +163,8 @@ class ScenarioRun:
         return self._stop_worker() or [f"at the end: {text}" for text in self._audit(self._expected)]
 
     def _stop_worker(self) -> list[str]:
+        if (beat := self._servers.pop("beat", None)) is not None:
+            beat.kill()  # it would send orders for ever
         (self._world.folder / "stop").touch()
         deadline = time.monotonic() + STOP_S
         while not self._servers["worker"].poll():

@@ -12,7 +12,7 @@ from argparse import Namespace
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,7 +90,7 @@ class Child:
             os.dup2(log, 2)
             logging.basicConfig(stream=sys.stderr, force=True)
             points = Failpoints(self.record, failure, self._armed_by)
-            given = [failure.role, failure.number, failure.mode] if failure else None
+            given = astuple(failure) if failure else None
             os.environ |= {"CERTIFY_RECORD": str(self.record), "CERTIFY_FAILURE": json.dumps(given)}
             install(points)
             self._run(points)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,6 @@ SHARD: Final = 3
 """The shard of the jobs of all runs, with four shards."""
 OTHER_JOB: Final = 4_000_000
 """The difference between the number of the job of a run and that of another job in the same shard."""
-NOW_NS: Final = 1_790_000_000_000_000_000
 BROKEN: Final = 150
 """Number of entries that cannot be decoded: a drain stops before so many."""
 MANY: Final = 400
@@ -73,7 +73,7 @@ def crowd_stream(world: World) -> Iterator[Step]:
 
 
 def _entry(world: World, seq: int, line: str) -> dict[str, Any]:
-    body = Logs(log_type="stdout", lines=[line], ts=[NOW_NS + seq])
+    body = Logs(log_type="stdout", lines=[line], ts=[time.time_ns()])
     return encode_entry(Message("logs", world.job + OTHER_JOB, 1, "0-other", seq, body))
 
 
