@@ -28,7 +28,7 @@ def problems(world: World, expected: Expected, *, was_killed: bool) -> list[str]
     """Return all differences as texts; of a killed trainer (`was_killed`), only the first rows may be stored."""
     with world.engine.connect() as connection:
         if expected.is_deleted:
-            found = [*_left_of_deleted(connection, world.job)]
+            found = [*_left_of_deleted(connection, world.job, was_killed=was_killed)]
         else:
             found = [*_of_postgres(world, connection, expected, was_killed=was_killed)]
         stored = _lines(connection, world.job)
@@ -97,9 +97,10 @@ def _of_numbers(connection: Connection, job_id: int) -> Iterator[str]:
         yield f"dead letters: {letters}"
 
 
-def _left_of_deleted(connection: Connection, job_id: int) -> Iterator[str]:
+def _left_of_deleted(connection: Connection, job_id: int, *, was_killed: bool) -> Iterator[str]:
     deletion = find_deletion(connection, job_id)
-    if deletion is None or not deletion.is_finished:
+    has_finished = was_killed if deletion is None else deletion.is_finished  # None: the job was unknown
+    if not has_finished:
         yield f"the deletion has not finished: {deletion}"
     for table in TABLES:
         column = "id" if table == "training_jobs" else "job_id"

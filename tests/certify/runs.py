@@ -115,7 +115,7 @@ class ScenarioRun:
         """Execute a command until it succeeds, and return its problems: a traceback, or that it never succeeds."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
-            child = self._child(command.name, steps.command(command), self._remaining_failure)
+            child = self._child(command.name, steps.command(command, self._environment), self._remaining_failure)
             while not child.poll():
                 if found := self._revive(time.monotonic()):
                     child.kill()

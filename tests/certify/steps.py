@@ -162,10 +162,11 @@ def recovery(settings: TrainerSettings) -> Run:
     return run
 
 
-def command(wanted: Command) -> Run:
-    """Return the function of an operator's command."""
+def command(wanted: Command, environment: Mapping[str, str]) -> Run:
+    """Return the function of an operator's command, which has the settings of the worker."""
 
     def run(points: Failpoints) -> None:
+        os.environ |= environment
         points.role = wanted.role
         wanted.run()
 
