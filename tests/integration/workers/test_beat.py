@@ -38,7 +38,7 @@ def in_child(run: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.parametrize("number", (1, 4, 9, 12, 14))
+@pytest.mark.parametrize("number", [1, 4, 9, 12, 14])
 def test_beat_sends_orders_after_a_command_that_hangs(
     resources: Resources, client: redis.Redis, tmp_path: Path, number: int
 ) -> None:
