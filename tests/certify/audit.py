@@ -36,8 +36,6 @@ def problems(world: World, expected: Expected, *, was_killed: bool) -> list[str]
             found += _of_folder(world, connection, expected.shards)
         if expected.kept_uploads is not None and not was_killed:
             found += _of_uploads(world, connection, expected.kept_uploads)
-        if world.bucket_url is not None and not was_killed and (uploads := world.open_uploads()):
-            found += [f"multipart uploads are left open: {uploads}"]
         if world.bucket_url is not None and expected.is_deleted and (left := world.left_in_bucket()):
             found += [f"the bucket has {left} of the deleted job"]
         if expected.has_mlflow:

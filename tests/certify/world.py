@@ -137,17 +137,9 @@ class World:
         """Return the keys of the job's objects and of its open multipart uploads."""
         assert self.bucket_url is not None
         client = s3_client(self.bucket_url)
-        objects = client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return [key for key in [each["Key"] for each in objects] + self.open_uploads() if self._is_ours(key)]
-
-    def open_uploads(self) -> list[str]:
-        """Return the keys of the job's multipart uploads that were neither completed nor aborted."""
-        assert self.bucket_url is not None
-        found = s3_client(self.bucket_url).list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
-        return [each["Key"] for each in found if self._is_ours(each["Key"])]
-
-    def _is_ours(self, key: str) -> bool:
-        return str(self.job) in key.split("/")
+        keys = [each["Key"] for each in client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+        keys += [each["Key"] for each in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])]
+        return [key for key in keys if str(self.job) in key.split("/")]
 
     def take_loki_away(self) -> None:
         """Let Loki refuse the next three pushes with status 503."""
