@@ -114,7 +114,7 @@ class LeasedScheduler(Scheduler):
     """The lease; a class attribute because Celery makes the scheduler from the name of its class."""
     alive_file: ClassVar[Path | None] = None
     """File for health checks, touched whenever Redis has answered about the lease."""
-    producer = None
+    producer: Any = None
     """No producer of kombu, which may raise `AttributeError` for ever after a command that timed out."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -132,7 +132,7 @@ class LeasedScheduler(Scheduler):
             return HOLD_EVERY_S
         return min(float(super().tick(*arguments, **options)), HOLD_EVERY_S)
 
-    def apply_entry(self, entry: Any, producer: None = None) -> None:  # noqa: ARG002 - Celery's
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:  # noqa: ARG002 - Celery's
         """Send the task of a schedule entry with an id of its own, unless its tick was sent just before.
 
         Errors of Redis are ignored; only the first of several in a row is logged.
