@@ -73,7 +73,10 @@ class Receiver:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Keep a request, and answer it as set."""
-        body = request.rfile.read(int(request.headers["Content-Length"]))
+        size_bytes = int(request.headers["Content-Length"])
+        body = request.rfile.read(size_bytes)
+        if len(body) < size_bytes:  # its sender has ended
+            return
         self.requests.append(Received({name.lower(): value for name, value in request.headers.items()}, body))
         if self.kills is not None:
             pid, self.kills = self.kills, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +14,12 @@ from typing import Any, ClassVar, Final, cast
 import redis
 import structlog
 from celery.beat import Scheduler
-from celery.exceptions import OperationalError
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 
 from trainwire.schemas.keys import BEAT_LEASE_KEY, BEAT_TICKS_KEY
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
+from trainwire.workers.orders.order_format import encode_order
+from trainwire.workers.watchdog import touch_alive_file
 
 log = structlog.get_logger("trainwire.workers.beat")
 
@@ -86,6 +86,11 @@ class BeatLease:
             claimed = cast("int", self._claim(keys=[BEAT_LEASE_KEY, BEAT_TICKS_KEY], args=arguments))
         return claimed or None
 
+    def send(self, queue: str, order: bytes) -> None:
+        """Append an order to a queue of workers."""
+        with redis_errors():
+            self._client.lpush(queue, order)
+
     def last_ticks(self) -> dict[str, datetime]:
         """Return the time of the last tick of each schedule entry, also if another beat sent it."""
         with redis_errors():
@@ -109,6 +114,8 @@ class LeasedScheduler(Scheduler):
     """The lease; a class attribute because Celery makes the scheduler from the name of its class."""
     alive_file: ClassVar[Path | None] = None
     """File for health checks, touched whenever Redis has answered about the lease."""
+    producer: Any = None
+    """No producer of kombu, which may raise `AttributeError` for ever after a command that timed out."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._was_active: bool | None = None
@@ -125,7 +132,7 @@ class LeasedScheduler(Scheduler):
             return HOLD_EVERY_S
         return min(float(super().tick(*arguments, **options)), HOLD_EVERY_S)
 
-    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:  # noqa: ARG002 - Celery's
         """Send the task of a schedule entry with an id of its own, unless its tick was sent just before.
 
         Errors of Redis are ignored; only the first of several in a row is logged.
@@ -134,9 +141,10 @@ class LeasedScheduler(Scheduler):
             every_s = entry.schedule.run_every.total_seconds()
             claimed_ms = self.lease.claim(entry.name, MIN_GAP_SHARE * every_s)
             if claimed_ms is not None:
+                queue, expires_at = entry.options["queue"], time.time() + entry.options["expires"]
                 task_id = f"{entry.name}-{claimed_ms}"
-                self.send_task(entry.task, producer=producer, task_id=task_id, **entry.options)
-        except (Unavailable, OperationalError, KombuError, RedisError, OSError) as exc:
+                self.lease.send(queue, encode_order(entry.task, [], queue, expires_at, task_id))
+        except Unavailable as exc:
             self._log_trouble(str(exc))
         else:
             self._log_trouble(None)
@@ -149,8 +157,7 @@ class LeasedScheduler(Scheduler):
 
     def _is_active(self) -> bool:
         is_active = self.lease.hold()
-        if self.alive_file is not None:
-            self.alive_file.touch()
+        touch_alive_file(self.alive_file)
         if is_active and not self._was_active:
             self._resume_from(self.lease.last_ticks())
             log.info("beat.active", name=self.lease.name)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import redis
@@ -147,6 +148,8 @@ class Watchdog:
             )
         except subprocess.TimeoutExpired:
             log.warning("watchdog.sweep_too_slow", timeout_s=SWEEP_TIMEOUT_S)
+        except OSError as exc:  # no memory for a process: the next check tries again
+            log.warning("watchdog.sweep_not_started", reason=str(exc))
 
     def _check_echo(self, now: float) -> None:
         """Send an order to this worker every few seconds; exit if none of them was executed for too long.
@@ -155,8 +158,7 @@ class Watchdog:
         """
         if self._redis.delete(echo_key(self._worker)):
             self._unanswered_since = None
-            if self._settings.alive_file is not None:
-                self._settings.alive_file.touch()
+            touch_alive_file(self._settings.alive_file)
         if now >= self._next_echo:
             self._next_echo = now + min(ECHO_EVERY_S, self._settings.worker_deaf_after_s / 2)
             with _sending:
@@ -166,6 +168,20 @@ class Watchdog:
         if self._unanswered_since is not None and now - self._unanswered_since > deaf_after_s:
             log.critical("worker.deaf", worker=self._worker, silent_s=deaf_after_s, exit_code=EXIT_DEAF)
             os._exit(EXIT_DEAF)
+
+
+def touch_alive_file(path: Path | None) -> None:
+    """Touch the file for health checks, if there is one.
+
+    Errors of the disk are only logged: they must not end a process that works. The file grows old, so that the
+    health check fails.
+    """
+    if path is None:
+        return
+    try:
+        path.touch()
+    except OSError as exc:
+        log.warning("alive_file.not_touched", path=str(path), reason=str(exc))
 
 
 class WatchdogStep(bootsteps.StartStopStep):

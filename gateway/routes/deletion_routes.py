@@ -103,9 +103,10 @@ def forget(resources: ResourcesDep, job_id: JobId, _identity: Admin) -> Response
     try:
         with resources.engine.begin() as connection:
             forget_deletion(connection, job_id)
+            # Before the commit, so that the request can be repeated after an error of Redis.
+            forget_acks(resources.stream_client or resources.redis, job_id)
     except NoSuchJob as exc:
         raise not_found(str(exc)) from exc
-    forget_acks(resources.stream_client or resources.redis, job_id)
     return Response(status_code=204)
 
 

@@ -102,7 +102,8 @@ def _snapshot(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.exec_driver_sql("ROLLBACK")
+        if not connection.invalidated:  # a lost connection has no transaction; its own error is raised
+            connection.exec_driver_sql("ROLLBACK")
 
 
 def _read_tail(connection: Connection, wanted: SeriesFilter, after: int) -> tuple[dict[Key, Points], bool]:

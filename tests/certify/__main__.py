@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--sample", metavar="SEED", help="draw runs by this seed")
     parser.add_argument("--seconds", type=float, default=60, help="duration of a sample")
     parser.add_argument("--unreached", action="store_true", help="only one call of each call site not reached yet")
+    parser.add_argument("--sites", nargs="*", default=[], help="only the first call of these call sites")
     parser.add_argument("--certificate", action="store_true", help="write docs/certificate.md from the results")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # stops lanes and servers
@@ -54,6 +55,7 @@ def main() -> int:
         options.sample,
         options.seconds,
         options.unreached,
+        tuple(options.sites),
     )
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="certify-"))

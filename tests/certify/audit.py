@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from tests.certify.scenarios import Expected
 from trainwire.ingest.spool.folder import source_folders
 from trainwire.schemas.keys import KINDS
+from trainwire.stores.mlflow.runs import JOB_TAG, experiment_ids, get_run_metrics, search_runs, tag_filter
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.deletion import find_deletion
 from trainwire.stores.postgres.jobs.job_lookup import find_job
@@ -27,7 +28,7 @@ def problems(world: World, expected: Expected, *, was_killed: bool) -> list[str]
     """Return all differences as texts; of a killed trainer (`was_killed`), only the first rows may be stored."""
     with world.engine.connect() as connection:
         if expected.is_deleted:
-            found = [*_left_of_deleted(connection, world.job)]
+            found = [*_left_of_deleted(connection, world.job, was_killed=was_killed)]
         else:
             found = [*_of_postgres(world, connection, expected, was_killed=was_killed)]
         stored = _lines(connection, world.job)
@@ -35,6 +36,10 @@ def problems(world: World, expected: Expected, *, was_killed: bool) -> list[str]
             found += _of_folder(world, connection, expected.shards)
         if expected.kept_uploads is not None and not was_killed:
             found += _of_uploads(world, connection, expected.kept_uploads)
+        if world.bucket_url is not None and expected.is_deleted and (left := world.left_in_bucket()):
+            found += [f"the bucket has {left} of the deleted job"]
+        if expected.has_mlflow:
+            found += _of_mlflow(world, connection, expected, was_killed=was_killed)
         if expected.alerts:
             found += _of_alerts(world, connection, expected.alerts, was_killed=was_killed)
         if world.is_watched and not was_killed:
@@ -90,9 +95,10 @@ def _of_numbers(connection: Connection, job_id: int) -> Iterator[str]:
         yield f"dead letters: {letters}"
 
 
-def _left_of_deleted(connection: Connection, job_id: int) -> Iterator[str]:
+def _left_of_deleted(connection: Connection, job_id: int, *, was_killed: bool) -> Iterator[str]:
     deletion = find_deletion(connection, job_id)
-    if deletion is None or not deletion.is_finished:
+    has_finished = was_killed if deletion is None else deletion.is_finished  # None: the job was unknown
+    if not has_finished:
         yield f"the deletion has not finished: {deletion}"
     for table in TABLES:
         column = "id" if table == "training_jobs" else "job_id"
@@ -153,8 +159,42 @@ def _of_alerts(
         yield f"received alerts: {received}"
 
 
+def _of_mlflow(world: World, connection: Connection, expected: Expected, *, was_killed: bool) -> Iterator[str]:
+    api = world.mlflow.api
+    tagged = search_runs(api, experiment_ids(api), tag_filter({JOB_TAG: str(world.job)}), limit=9)
+    own = [run for run in tagged if run.run_id == world.own_run]
+    if len(own) != bool(world.own_run):
+        yield f"the run of the trainer is not in MLflow: {tagged}"
+    mirrors = [run for run in tagged if run.is_mirror]
+    if expected.is_deleted:
+        if mirrors:
+            yield f"MLflow has runs of the deleted job: {mirrors}"
+        return
+    rows = [tuple(row) for row in connection.execute(text(_METRICS), {"job": world.job})]
+    if len(mirrors) != 1:
+        if rows or not was_killed:
+            yield f"MLflow has {len(mirrors)} runs of the job"
+        return
+    run = mirrors[0]
+    ended = "KILLED" if own else "FINISHED"
+    if not was_killed and (run.status, run.params.get("lr")) != (ended, "0.1"):
+        yield f"the run in MLflow is {run}"
+    if own:  # which has the later metrics
+        return
+    for column, name in enumerate(("loss", "f1"), start=1):
+        points = [(point.step, point.value) for point in get_run_metrics(api, run.run_id, [name])[name]]
+        if points != (stored := [(row[0], row[column]) for row in rows]):
+            yield f"{name} in MLflow: {points}, not {stored}"
+
+
+_METRICS = (
+    "SELECT step, loss, CAST(extra_metrics->>'f1' AS double precision) FROM training_metrics "
+    "WHERE job_id = :job ORDER BY seq"
+)
+
+
 def _of_files(world: World, stored: list[tuple[str, str]]) -> Iterator[str]:
-    files = sorted((world.folder / "jsonl").rglob("*.jsonl"))
+    files = sorted((world.folder / "jsonl").glob(f"{world.job}-*/*.jsonl"))
     lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     if (found := [(line["log_type"], line["content"]) for line in lines]) != stored:
         yield f"the files have {found}"

@@ -40,12 +40,20 @@ _write, _open = os.write, os.open  # these must not count
 class Failure:
     """The call that has to fail: the one with this number, counted from 1, of a role, and the mode of its failure.
 
-    A role is a part of the product that one run watches.
+    A role is a part of the product that one run watches. With a `site` (`call_sites.sites_of`), only the calls of
+    this site count, all of them: the number of a call in a whole run depends on its timing.
     """
 
     role: str
     number: int
     mode: Mode
+    site: str = ""
+
+    def concerns(self, role: str, callers: str) -> bool:
+        """Return whether a call of a role counts, whose callers are `callers` (`_callers`)."""
+        from tests.certify.call_sites import sites_of  # noqa: PLC0415 - it imports this module
+
+        return role == self.role and (not self.site or self.site in sites_of(callers.split()))
 
 
 class Failpoints:
@@ -83,17 +91,19 @@ class Failpoints:
                     return None
                 return "refused"
             self._seen[self.role, called] += 1
-            if self._seen[self.role, called] > MOST_OF_A_SITE:
+            failure = self._failure
+            has_site = failure is not None and failure.site and failure.role == self.role
+            if self._seen[self.role, called] > MOST_OF_A_SITE and not has_site:
                 return None
-            is_failing = False
-            if self._failure is not None and self.role == self._failure.role:
+            callers, is_failing = _callers(), False
+            if failure is not None and failure.concerns(self.role, callers):
                 self._count += 1
-                is_failing = self._count == self._failure.number
-            if is_failing and self._failure is not None:
-                mode = self._failure.mode
+                is_failing = self._count == failure.number
+            if is_failing and failure is not None:
+                mode = failure.mode
                 self._failed = called, time.monotonic() + HANG_S + OUTAGE_S
             state = "FAILED" if is_failing else "called"
-            _write(self._record, f"{state}\t{self.role}\t{called}\t{_callers()}\n".encode())
+            _write(self._record, f"{state}\t{self.role}\t{called}\t{callers}\n".encode())
         if mode == "killed-before":
             os.kill(os.getpid(), signal.SIGKILL)
         return mode

@@ -27,7 +27,7 @@ class Choice:
     """The runs to make: the calls `first` to `last` of these scenarios and roles (None: all), in each mode.
 
     With a `seed`, they are a random sample of all calls, drawn for `sample_s` seconds. With `only_unreached`, they
-    are one for each call site that has not failed in any run.
+    are one for each call site that has not failed in any run. With `sites`, the first call of each of these fails.
     """
 
     scenarios: tuple[str, ...]
@@ -38,6 +38,7 @@ class Choice:
     seed: str | None
     sample_s: float
     only_unreached: bool = False
+    sites: tuple[str, ...] = ()
 
 
 def run_lane(choice: Choice, results: Results, place: tuple[int, int], folder: Path, database_url: str) -> None:
@@ -49,8 +50,8 @@ def run_lane(choice: Choice, results: Results, place: tuple[int, int], folder: P
     has_bucket = any(SCENARIOS[name].has_bucket for name in choice.scenarios)
     with world_of(folder, database_url, has_bucket=has_bucket) as world:
         lane = Lane(choice, results, place, world)
-        if choice.only_unreached:
-            lane.run_unreached()
+        if choice.only_unreached or choice.sites:
+            lane.run_sites()
         elif choice.seed is None:
             lane.run_all()
         else:
@@ -81,9 +82,10 @@ class Lane:
     def run_sample(self, seed: str) -> None:
         """Draw scenarios, and of each `RUNS_OF_A_DRAW` runs, until the time is up."""
         chance = random.Random(f"{seed}/{self._number}")
+        sampled = [name for name in self._choice.scenarios if SCENARIOS[name].is_sampled]
         until = time.monotonic() + self._choice.sample_s
         while time.monotonic() < until:
-            scenario = chance.choice(self._choice.scenarios)
+            scenario = chance.choice(sampled)
             calls = self._numbers(scenario)
             for _ in range(RUNS_OF_A_DRAW if calls else 0):
                 role = chance.choices(*zip(*sorted(calls.items()), strict=True))[0]
@@ -91,16 +93,21 @@ class Lane:
                 if time.monotonic() < until:
                     self._fails(scenario, failure)
 
-    def run_unreached(self) -> None:
-        """Let one call of each call site fail that no run has reached yet, each in another mode."""
+    def run_sites(self) -> None:
+        """Let the first call of each chosen site fail in each mode, or that of each site that no run has reached.
+
+        The latter fail in one mode each.
+        """
         reached = {site for site, state in listed_sites().items() if state == REACHED} | self._results.sites()
         modes = cycle(self._choice.modes)
         for scenario in self._choice.scenarios[self._number :: self._lanes]:
-            numbers: Counter[str] = Counter()
-            for role, sites in self._calls(scenario):
-                numbers[role] += 1
-                if not reached.issuperset(sites):
-                    reached.update(self._run_with(scenario, Failure(role, numbers[role], next(modes))).sites)
+            found = dict.fromkeys((role, site) for role, sites in self._calls(scenario) for site in sites)
+            for role, site in found:
+                if site in self._choice.sites:
+                    for mode in self._choice.modes:
+                        self._fails(scenario, Failure(role, 1, mode, site))
+                elif self._choice.only_unreached and site not in reached:
+                    reached.update(self._run_with(scenario, Failure(role, 1, next(modes), site)).sites)
 
     def _numbers(self, scenario: str) -> Counter[str]:
         """Return the number of calls by role of a run without a failure."""
@@ -124,7 +131,7 @@ class Lane:
 
     def _fails(self, scenario: str, failure: Failure) -> bool:
         """Make a run unless it was made before; return whether its call was reached."""
-        known = self._results.find(scenario, failure.role, failure.mode, failure.number)
+        known = self._results.find(scenario, failure)
         if known is None:
             known = self._run_with(scenario, failure)
         return known.failed_call is not None
@@ -140,6 +147,7 @@ class Lane:
             outcome.problems,
             round(outcome.seconds, 2),
             outcome.sites,
+            failure.site,
         )
         self._results.add(result)
         if result.problems:

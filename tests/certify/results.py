@@ -7,9 +7,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from tests.certify.failpoints import Failure
+
+
+Key: TypeAlias = tuple[str, str, str, int, str]
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -26,11 +32,13 @@ class Result(msgspec.Struct, frozen=True):
     problems: list[str]
     seconds: float
     sites: list[str] = []
+    site: str = ""
+    """The call site whose calls were counted; empty for all of the role."""
 
     @property
-    def key(self) -> tuple[str, str, str, int]:
-        """The values that identify the run: scenario, role, mode and number of the call."""
-        return self.scenario, self.role, self.mode, self.number
+    def key(self) -> Key:
+        """The values that identify the run: scenario, role, mode, number of the call, and its site."""
+        return self.scenario, self.role, self.mode, self.number, self.site
 
 
 @dataclass
@@ -60,7 +68,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[tuple[str, str, str, int], Result] = {}
+        self._known: dict[Key, Result] = {}
         self.reload()
 
     def reload(self) -> None:
@@ -69,9 +77,9 @@ class Results:
             decode = msgspec.json.Decoder(Result).decode
             self._known = {result.key: result for result in map(decode, self.path.read_bytes().splitlines())}
 
-    def find(self, scenario: str, role: str, mode: str, number: int) -> Result | None:
+    def find(self, scenario: str, failure: Failure) -> Result | None:
         """Return the result of an earlier run; None if there is none, or it failed and has to be repeated."""
-        result = self._known.get((scenario, role, mode, number))
+        result = self._known.get((scenario, failure.role, failure.mode, failure.number, failure.site))
         return None if result is None or result.problems else result
 
     def add(self, result: Result) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from tests.certify import steps, stories
+from tests.certify import steps
 from tests.certify.audit import problems
 from tests.certify.call_sites import sites_of
 from tests.certify.failpoints import Failure
 from tests.certify.results import Outcome
 from tests.certify.scenarios import Expected, Scenario
-from tests.certify.stories import Command, Condition, NewWorker, Story
+from tests.certify.stories.story import ARMED, Command, Condition, NewWorker, Story, WorkersCondition
 from tests.certify.trainings import signal_file
 from tests.certify.world import BUCKET, World
 from trainwire.ingest.spool.folder import source_folders
@@ -42,7 +42,7 @@ class ScenarioRun:
         world.is_watched, world.has_launcher = scenario.has_gateway, scenario.has_launcher
         world.failing_role = None if failure is None else failure.role
         world.has_receipts = bool(scenario.trains) and not scenario.has_launcher
-        self._armed_by = signal_file(world.folder, stories.ARMED) if scenario.is_armed_by_story else None
+        self._armed_by = signal_file(world.folder, ARMED) if scenario.is_armed_by_story else None
         self._environment = dict(scenario.environment(world))
         self._servers: dict[str, steps.Child] = {}
         self._serve(failure)
@@ -91,15 +91,19 @@ class ScenarioRun:
                     self._environment |= step.environment
                     del self._servers["worker"]
                     self._serve(self._remaining_failure)
+                case WorkersCondition():
+                    found = self._await_condition(step.is_met, of_trainer=False)
                 case _:
-                    found = self._await_condition(step)
+                    found = self._await_condition(step, of_trainer=True)
             if found:
                 return found
         return []
 
-    def _await_condition(self, condition: Condition) -> list[str]:
+    def _await_condition(self, condition: Condition, *, of_trainer: bool) -> list[str]:
         deadline = time.monotonic() + DEADLINE_S
-        while not condition() and not (self._was_trainer_killed and all(each.poll() for each in self._trainers)):
+        while not condition() and not (
+            of_trainer and self._was_trainer_killed and all(each.poll() for each in self._trainers)
+        ):
             if found := self._revive(time.monotonic()):
                 return found
             if time.monotonic() > deadline:
@@ -111,7 +115,7 @@ class ScenarioRun:
         """Execute a command until it succeeds, and return its problems: a traceback, or that it never succeeds."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
-            child = self._child(command.name, steps.command(command), self._remaining_failure)
+            child = self._child(command.name, steps.command(command, self._environment), self._remaining_failure)
             while not child.poll():
                 if found := self._revive(time.monotonic()):
                     child.kill()
@@ -159,6 +163,8 @@ class ScenarioRun:
         return self._stop_worker() or [f"at the end: {text}" for text in self._audit(self._expected)]
 
     def _stop_worker(self) -> list[str]:
+        if (beat := self._servers.pop("beat", None)) is not None:
+            beat.kill()  # it would send orders for ever
         (self._world.folder / "stop").touch()
         deadline = time.monotonic() + STOP_S
         while not self._servers["worker"].poll():
@@ -200,7 +206,10 @@ class ScenarioRun:
     def _serve(self, failure: Failure | None) -> None:
         """Start the processes that are not running and must: a worker, and a gateway with its client."""
         world = self._world
-        servers = {"worker": steps.worker(world.folder, self._environment)}
+        ticks = {} if self._scenario.has_beat else steps.TICKS
+        servers = {"worker": steps.worker(world.folder, self._environment, ticks)}
+        if self._scenario.has_beat:
+            servers["beat"] = steps.beat(world.folder)
         if self._scenario.has_gateway:
             servers |= {"gateway": steps.gateway(world.gateway_port), "watcher": steps.watcher(world)}
         for name, run in servers.items():

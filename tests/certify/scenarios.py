@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.certify import stories, trainings
-from tests.certify.stories import Step, Story
+from tests.certify import trainings
+from tests.certify.stories import entries, operators, sinks
+from tests.certify.stories.story import Step, Story, pause
 from tests.certify.trainings import LINES, SHARDS, Train
+from trainwire.stores.postgres.deletion import NoSuchJob
 
 if TYPE_CHECKING:
     from tests.certify.world import World
@@ -35,6 +38,8 @@ class Expected:
     """False if a trainer notices lost rows by newer ones, which are stored first; Loki keeps the older copies."""
     has_files: bool = False
     """Whether the lines are also in the files of the job."""
+    has_mlflow: bool = False
+    """Whether the metrics are also in a run in MLflow."""
     kept_uploads: frozenset[int] | None = None
     """The steps of the uploads that are still in the bucket."""
 
@@ -53,7 +58,7 @@ class Scenario:
     """What happens when all is stored; the rows are then those of `at_end`."""
     at_end: Expected | None = None
     is_armed_by_story: bool = False
-    """Whether calls count only after the story has called `stories.arm`."""
+    """Whether calls count only after the story has called `arm`."""
     environment: Callable[[World], Mapping[str, str]] = lambda _: {}
     """Environment variables of the worker."""
     has_bucket: bool = False
@@ -63,20 +68,25 @@ class Scenario:
     """The exit code of the trainers."""
     has_gateway: bool = False
     """Whether the trainers send over HTTP, and a browser watches."""
+    has_beat: bool = False
+    """Whether Celery's beat sends the orders of the periodic tasks."""
+    is_sampled: bool = True
+    """Whether a sample may have it; those on MLflow are left out, whose server takes half a minute to start."""
 
 
 def _after_start(trouble: Callable[[World], None]) -> Story:
     """Return the story of an outage that begins `TROUBLE_AFTER_S` seconds after the trainers were started."""
 
     def story(world: World) -> Iterator[Step]:
-        yield from stories.pause(TROUBLE_AFTER_S)
+        yield from pause(TROUBLE_AFTER_S)
         trouble(world)
 
     return story
 
 
 def _delete(world: World) -> Iterator[Step]:
-    world.delete()
+    with suppress(NoSuchJob):  # its trainer was killed before its first message
+        world.delete()
     yield from ()
 
 
@@ -84,6 +94,18 @@ def _alerts(world: World) -> Mapping[str, str]:
     rules = world.folder / "alerts.toml"
     rules.write_text(RULES.format(url=world.receiver.url))
     return {"ALERT_RULES": str(rules)}
+
+
+def _mlflow(world: World) -> Mapping[str, str]:
+    return {"MLFLOW_TRACKING_URI": world.mlflow.url}
+
+
+def _files(world: World) -> Mapping[str, str]:
+    """Return the settings of JSON lines in files, with an old one that workers delete."""
+    folder = world.folder / "jsonl"
+    (folder / "old").mkdir(parents=True)
+    (folder / "old" / "2020-01-01.jsonl").write_text('{"seq": 1}\n')
+    return {"JSONL_DIR": str(folder), "JSONL_KEEP_DAYS": "2"}
 
 
 RULES: Final = """
@@ -140,6 +162,8 @@ IMPORTED: Final = Expected([], ALL_KINDS.steps, [], {"status": "ended"})
 AGED: Final = Expected([], [], ALL_KINDS.checkpoints, COMPLETED, loki=ALL_KINDS.lines)
 FOLDER: Final = replace(ALL_KINDS, shards=SHARDS)
 GAPS_FILLED: Final = replace(ALL_KINDS, is_ordered=False)
+IN_MLFLOW: Final = replace(ALL_KINDS, has_mlflow=True)
+IN_FILES: Final = replace(ALL_KINDS, has_files=True)
 RETAINED: Final = replace(ALL_KINDS, kept_uploads=frozenset({12}))
 
 _IN_PARTS: Final = (trainings.in_parts("backed-up", "restored"),)
@@ -169,30 +193,108 @@ SCENARIOS: Final = {
             "deleted-by-command",
             _finished,
             ALL_KINDS,
-            afterwards=stories.delete_by_command,
+            afterwards=operators.delete_by_command,
             at_end=DELETED,
             is_armed_by_story=True,
         ),
-        Scenario("postgres-restored", _IN_PARTS, ALL_KINDS, stories.restore_postgres, is_armed_by_story=True),
-        Scenario("redis-restored", _IN_PARTS, ALL_KINDS, stories.restore_redis, is_armed_by_story=True),
-        Scenario("both-restored", _IN_PARTS, GAPS_FILLED, stories.restore_both, is_armed_by_story=True),
-        Scenario("shards-changed", _SHARDS, TWO_RANKS, stories.change_shards, is_armed_by_story=True),
-        Scenario("stopped", (trainings.until_stopped,), STOPPED, stories.stop, is_armed_by_story=True),
+        Scenario("postgres-restored", _IN_PARTS, ALL_KINDS, operators.restore_postgres, is_armed_by_story=True),
+        Scenario("redis-restored", _IN_PARTS, ALL_KINDS, operators.restore_redis, is_armed_by_story=True),
+        Scenario("both-restored", _IN_PARTS, GAPS_FILLED, operators.restore_both, is_armed_by_story=True),
+        Scenario("shards-changed", _SHARDS, TWO_RANKS, operators.change_shards, is_armed_by_story=True),
+        Scenario("stopped", (trainings.until_stopped,), STOPPED, operators.stop, is_armed_by_story=True),
         Scenario(
-            "alerted", (trainings.with_alert,), ALERTED, stories.alert, environment=_alerts, is_armed_by_story=True
+            "alerted",
+            (trainings.with_alert,),
+            ALERTED,
+            operators.alert,
+            environment=_alerts,
+            is_armed_by_story=True,
         ),
-        Scenario("imported", (), IMPORTED, stories.import_csv),
+        Scenario("imported", (), IMPORTED, operators.import_csv),
+        Scenario("json-lines", _finished, IN_FILES, environment=_files),
         Scenario(
-            "json-lines",
+            "files-verified",
             _finished,
-            replace(ALL_KINDS, has_files=True),
-            environment=lambda world: {"JSONL_DIR": str(world.folder / "jsonl")},
+            IN_FILES,
+            afterwards=sinks.verify_files,
+            at_end=IN_FILES,
+            environment=_files,
+            is_armed_by_story=True,
+        ),
+        Scenario(
+            "files-deleted",
+            _finished,
+            IN_FILES,
+            afterwards=_delete,
+            at_end=replace(DELETED, has_files=True),
+            environment=_files,
+        ),
+        Scenario("mlflow", _finished, IN_MLFLOW, environment=_mlflow, is_sampled=False),
+        Scenario(
+            "mlflow-replayed",
+            _finished,
+            IN_MLFLOW,
+            afterwards=sinks.replay_mlflow,
+            at_end=IN_MLFLOW,
+            environment=_mlflow,
+            is_armed_by_story=True,
+            is_sampled=False,
+        ),
+        Scenario(
+            "mlflow-linked",
+            (trainings.in_parts("", "linked"),),
+            IN_MLFLOW,
+            sinks.make_own_run,
+            afterwards=_delete,
+            at_end=replace(DELETED, has_mlflow=True),
+            environment=_mlflow,
+            is_armed_by_story=True,
+            is_sampled=False,
+        ),
+        Scenario(
+            "refused",
+            (trainings.in_parts("refusing"),),
+            GAPS_FILLED,
+            entries.refuse_message,
+            is_armed_by_story=True,
+        ),
+        Scenario(
+            "halted", (trainings.in_parts("broken"),), ALL_KINDS, entries.halt_stream, is_armed_by_story=True
+        ),
+        Scenario(
+            "crowded",
+            (trainings.in_parts("crowded"),),
+            ALL_KINDS,
+            entries.crowd_stream,
+            environment=lambda _: {"DRAIN_BATCH_BYTES": "4096"},
+            is_armed_by_story=True,
+        ),
+        Scenario("stalled", (trainings.stalling,), ALL_KINDS, sinks.stall, is_armed_by_story=True),
+        Scenario(
+            "alerts-refused",
+            (trainings.with_alert,),
+            ALERTED,
+            sinks.refuse_alerts,
+            environment=_alerts,
+            is_armed_by_story=True,
+        ),
+        Scenario("beat", _finished, ALL_KINDS, has_beat=True),
+        Scenario(
+            "uploaded-in-parts",
+            (trainings.with_parts,),
+            replace(ALL_KINDS, kept_uploads=frozenset({10})),
+            afterwards=_delete,
+            at_end=DELETED,
+            has_bucket=True,
+        ),
+        Scenario(
+            "scraped", _finished, ALL_KINDS, afterwards=sinks.scrape, at_end=ALL_KINDS, is_armed_by_story=True
         ),
         Scenario(
             "rows-retained",
             _finished,
             ALL_KINDS,
-            afterwards=stories.age_rows,
+            afterwards=operators.age_rows,
             at_end=AGED,
             is_armed_by_story=True,
             environment=lambda _: ROW_RETENTION,
@@ -201,7 +303,7 @@ SCENARIOS: Final = {
             "files-retained",
             (trainings.with_uploads,),
             RETAINED,
-            afterwards=stories.age_files,
+            afterwards=operators.age_files,
             at_end=RETAINED,
             environment=lambda _: FILE_RETENTION,
             has_bucket=True,
@@ -210,7 +312,7 @@ SCENARIOS: Final = {
             "read",
             _finished,
             ALL_KINDS,
-            afterwards=stories.read_pages,
+            afterwards=operators.read_pages,
             at_end=ALL_KINDS,
             is_armed_by_story=True,
             has_gateway=True,
@@ -219,7 +321,7 @@ SCENARIOS: Final = {
             "commands",
             _finished,
             ALL_KINDS,
-            afterwards=stories.run_commands,
+            afterwards=operators.run_commands,
             at_end=ALL_KINDS,
             is_armed_by_story=True,
         ),

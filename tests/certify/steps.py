@@ -8,10 +8,11 @@ import os
 import sys
 import time
 import traceback
+from argparse import Namespace
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,16 +26,17 @@ from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas import keys
 from trainwire.schemas.backoff import Backoff
 from trainwire.workers import tasks
-from trainwire.workers.__main__ import EXIT_NOT_READY, _check_schema, _publish_shards
+from trainwire.workers.__main__ import EXIT_NOT_READY, _beat, _check_schema, _publish_shards
 from trainwire.workers.app import app
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.log_events import configure_logging
 from trainwire.workers.operations import job_deletion
 from trainwire.workers.resources import process_resources
+from trainwire.workers.schedule import SCHEDULE
 
 if TYPE_CHECKING:
-    from tests.certify.stories import Command
+    from tests.certify.stories.story import Command
     from tests.certify.world import World
 
 TIMING: Final = Timing(
@@ -57,6 +59,7 @@ TICKS: Final[dict[str, float]] = {
     keys.ALERT_TICK_TASK: 0.3,
     keys.ROW_RETENTION_TASK: 0.5,
     keys.RETENTION_TASK: 0.7,
+    keys.LINK_TICK_TASK: 0.5,
 }
 """The periodic tasks, and their interval in seconds."""
 
@@ -87,7 +90,7 @@ class Child:
             os.dup2(log, 2)
             logging.basicConfig(stream=sys.stderr, force=True)
             points = Failpoints(self.record, failure, self._armed_by)
-            given = [failure.role, failure.number, failure.mode] if failure else None
+            given = astuple(failure) if failure else None
             os.environ |= {"CERTIFY_RECORD": str(self.record), "CERTIFY_FAILURE": json.dumps(given)}
             install(points)
             self._run(points)
@@ -159,18 +162,19 @@ def recovery(settings: TrainerSettings) -> Run:
     return run
 
 
-def command(wanted: Command) -> Run:
-    """Return the function of an operator's command."""
+def command(wanted: Command, environment: Mapping[str, str]) -> Run:
+    """Return the function of an operator's command, which has the settings of the worker."""
 
     def run(points: Failpoints) -> None:
+        os.environ |= environment
         points.role = wanted.role
         wanted.run()
 
     return run
 
 
-def worker(folder: Path, environment: Mapping[str, str]) -> Run:
-    """Return the function of a worker that executes orders one by one, and the tasks in `TICKS` itself.
+def worker(folder: Path, environment: Mapping[str, str], ticks: Mapping[str, float]) -> Run:
+    """Return the function of a worker that executes orders one by one, and the periodic tasks `ticks` itself.
 
     The worker ends once the file `stop` exists in `folder`.
     """
@@ -181,16 +185,30 @@ def worker(folder: Path, environment: Mapping[str, str]) -> Run:
         _shorten_waits()
         _start(points)
         broker = process_resources().redis
-        due = dict.fromkeys(TICKS, 0.0)
+        due = dict.fromkeys(ticks, 0.0)
         stop = folder / "stop"
         while not stop.exists():
             for task, at in due.items():
                 if time.monotonic() >= at:
                     _execute(points, folder, task, [])
-                    due[task] = time.monotonic() + TICKS[task]
+                    due[task] = time.monotonic() + ticks[task]
             while (order := _next_order(broker)) is not None:
                 _execute(points, folder, *order)
             time.sleep(0.03)
+
+    return run
+
+
+def beat(folder: Path) -> Run:
+    """Return the function of Celery's beat, which sends the orders of all periodic tasks at short intervals."""
+
+    def run(points: Failpoints) -> None:
+        os.environ["ALIVE_FILE"] = str(folder / "alive")
+        app.conf.beat_schedule = {
+            name: entry | {"schedule": TICKS[entry["task"]]} for name, entry in SCHEDULE.items()
+        }
+        points.role = "beat"
+        _beat(process_resources(), Namespace())
 
     return run
 

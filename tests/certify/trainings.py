@@ -6,19 +6,25 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tests.certify.failpoints import ROOT
 from trainwire import Run
 from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.settings.setting_groups import Vitals
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
+from trainwire.ingest.uploads import transfer
 
 LINES: Final = [f"line {number}" for number in range(6)]
 SITE: Final = Path(__file__).parent / "site"
 SHARDS: Final = 3
 """Number of files of an uploaded checkpoint folder."""
 UPLOADS: Final = 3
+PART_BYTES: Final = 5 * 1024 * 1024
+"""The smallest size of a part in S3."""
+STALL_AFTER_S: Final = 1.0
 FINISH_S: Final = 30.0
 """Seconds for the end of a run, which ends as soon as all is stored; more than a busy machine needs."""
 SIGNAL_S: Final = 40.0
@@ -143,6 +149,24 @@ def with_uploads(settings: TrainerSettings) -> Receipt:
         path = _folder(settings) / f"epoch-{number}.pt"
         path.write_bytes(bytes([number]) * 1000)
         run.checkpoint(path, kind="epoch", step=10 + number)
+    return run.finish(timeout_s=FINISH_S)
+
+
+def stalling(settings: TrainerSettings) -> Receipt:
+    """Train, and pause in the middle for longer than the run has announced."""
+    train = in_parts("reported", "resumed")
+    signal_file(_folder(settings), "reported").touch()
+    return train(replace(settings, vitals=Vitals(interval_s=0.1, stall_after_s=STALL_AFTER_S)))
+
+
+def with_parts(settings: TrainerSettings) -> Receipt:
+    """Train, and upload a hard link of a checkpoint in parts."""
+    transfer.PART_BYTES = PART_BYTES  # type: ignore[misc]
+    path = _folder(settings) / "large.pt"
+    with path.open("wb") as file:
+        file.truncate(2 * PART_BYTES + 1000)
+    run = _train(replace(settings, checkpoints=replace(settings.checkpoints, snapshot="link")))
+    run.checkpoint(path, kind="last", step=10)
     return run.finish(timeout_s=FINISH_S)
 
 

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import redis
@@ -24,6 +25,10 @@ from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.tables import metadata
 from trainwire.stack.valkey import EmbeddedValkey
 from trainwire.stores.postgres.deletion import Choice, start_deletion
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
+
+if TYPE_CHECKING:
+    from tests.mlflow_server import MlflowServer
 
 OUTAGE_S: Final = 0.6
 LOKI: Final = """
@@ -66,6 +71,8 @@ class World:
         self._last_job = -1
         self.failing_role: str | None = None
         """The role of the call that fails in this run; None in a run without a failure."""
+        self.own_run = ""
+        """The run that the trainer has created in MLflow itself."""
         self.is_watched = self.has_launcher = self.has_receipts = self.is_restored = False
 
     def reset(self) -> None:
@@ -73,6 +80,8 @@ class World:
         self._last_job += 4
         self.job = self._last_job
         self.is_restored = False
+        self.own_run = ""
+        self.receiver.status = 204
         self.receiver.requests.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -88,8 +97,25 @@ class World:
                 )
             )
             connection.execute(text(f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE"))
+            connection.execute(text("ALTER TABLE training_logs DROP CONSTRAINT IF EXISTS refused"))
             if found := list(connection.execute(text(filled)).scalars()):
                 connection.execute(text(f"TRUNCATE {', '.join(found)}"))
+
+    @cached_property
+    def mlflow(self) -> MlflowServer:
+        """A real MLflow server, started with the first access."""
+        from tests.mlflow_server import MlflowServer  # noqa: PLC0415 - few scenarios have one
+
+        folder = self.root / "mlflow"
+        folder.mkdir()
+        server = MlflowServer(folder).start()
+        mlflow_api(server.url)  # its import takes seconds, which each worker would need
+        return server
+
+    def close(self) -> None:
+        """Stop the servers that were started on demand."""
+        if "mlflow" in vars(self):
+            self.mlflow.kill()
 
     @property
     def failed_call(self) -> str:
@@ -106,6 +132,14 @@ class World:
             Bucket=place.bucket, Prefix=place.key.rpartition("/")[0]
         )
         return list(found.get("Contents", []))
+
+    def left_in_bucket(self) -> list[str]:
+        """Return the keys of the job's objects and of its open multipart uploads."""
+        assert self.bucket_url is not None
+        client = s3_client(self.bucket_url)
+        keys = [each["Key"] for each in client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+        keys += [each["Key"] for each in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])]
+        return [key for key in keys if str(self.job) in key.split("/")]
 
     def take_loki_away(self) -> None:
         """Let Loki refuse the next three pushes with status 503."""
@@ -164,15 +198,15 @@ def world_of(folder: Path, database_url: str, *, has_bucket: bool) -> Iterator[W
         }
         with suppress(KeyError):
             del os.environ["STREAMS_URL"]
-        world = World(folder, database_url, valkey, loki_url, receiver)
-        if not has_bucket:
-            yield world
-            return
-        with s3_server() as url:
-            os.environ |= s3_environment(url) | {"TRAINWIRE_CHECKPOINT_BUCKET": BUCKET}
-            s3_client(url).create_bucket(Bucket=BUCKET)
-            world.bucket_url = url
-            yield world
+        with closing(World(folder, database_url, valkey, loki_url, receiver)) as world:
+            if not has_bucket:
+                yield world
+                return
+            with s3_server() as url:
+                os.environ |= s3_environment(url) | {"TRAINWIRE_CHECKPOINT_BUCKET": BUCKET}
+                s3_client(url).create_bucket(Bucket=BUCKET)
+                world.bucket_url = url
+                yield world
 
 
 @contextmanager

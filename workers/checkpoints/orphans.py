@@ -57,7 +57,8 @@ def orphans(
     """Yield the uploads of a job that no row refers to and whose last write was before `before`.
 
     A checkpoint row protects its upload until all its objects are deleted. Other uses protect it as well
-    (`shared_addresses`): rows of other jobs, best and last paths, and params and tags of running jobs.
+    (`shared_addresses`): rows of other jobs, best and last paths, and params and tags of running jobs. They do not
+    protect an open multipart upload beside the objects: its trainer began it, received no answer, and began anew.
     """
     found = _written(store, job_folder)
     while page := list(islice(found, PAGE_FOLDERS)):
@@ -66,7 +67,8 @@ def orphans(
         claimed |= shared_addresses(connection, job_id, uris)
         for orphan in page:
             times = [each.written_at for each in orphan.objects] + [each.began_at for each in orphan.open_uploads]
-            if str(orphan.folder) not in claimed and max(times) < before:
+            is_claimed = bool(orphan.objects) and str(orphan.folder) in claimed
+            if not is_claimed and max(times) < before:
                 yield orphan
 
 
@@ -153,7 +155,8 @@ class OrphanSweep:
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             try:
                 for orphan in orphans(connection, self._open_store(), job_id, folder, before):
-                    log.info("retention.would_delete", job_id=job_id, uri=str(orphan.folder), rule="orphan")
+                    rule = "orphan" if orphan.objects else "open-upload"
+                    log.info("retention.would_delete", job_id=job_id, uri=str(orphan.folder), rule=rule)
                     count += 1
             except (NoSuchObject, NotAllowed) as exc:
                 log.warning("retention.not_allowed", job_id=job_id, reason=str(exc))

@@ -159,12 +159,15 @@ _decode: Final = msgspec.json.Decoder(_Envelope).decode
 _decode_sent: Final = msgspec.json.Decoder(_Sent).decode
 
 
-def encode_order(task: str, args: Sequence[object], queue: str, expires_at: float) -> bytes:
+def encode_order(
+    task: str, args: Sequence[object], queue: str, expires_at: float, order_id: str | None = None
+) -> bytes:
     """Return an order as kombu stores it in a Redis list; `expires_at` is in seconds since 1970.
 
-    Does not use kombu, because no thread may hold kombu's locks while the worker forks a pool process.
+    Does not use kombu, because no thread may hold kombu's locks while the worker forks a pool process. Without an
+    `order_id`, the order has a random one.
     """
-    order_id = str(uuid.uuid4())
+    order_id = order_id or str(uuid.uuid4())
     headers = _Headers(
         task=task,
         id=order_id,

@@ -215,11 +215,13 @@ def _progress(*, is_quiet: bool) -> Callable[[Deletion], None]:
 def _forget(engine: Engine, settings: Settings, job_id: int) -> None:
     with as_problem(NoSuchJob, StillDeleting), engine.begin() as connection:
         forget_deletion(connection, job_id)
-    try:
-        with stream_client(settings) as client:
-            forget_acks(client, job_id)
-    except STREAM_ERRORS as exc:
-        warn(f"trainers of job {job_id} treat it as deleted for up to a week: {redis_trouble(exc)}")
+        # Before the commit: otherwise an error left the mark there for a week, and no repetition removed it.
+        try:
+            with stream_client(settings) as client:
+                forget_acks(client, job_id)
+        except STREAM_ERRORS as exc:
+            reason = f"its mark in Redis cannot be removed: {redis_trouble(exc)}"
+            raise Problem(f"job {job_id} stays deleted, try again: {reason}") from exc
     _say_forgotten(job_id)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.certify.audit import _of_rows
 from tests.certify.call_sites import sites_of
 from tests.certify.failpoints import Failpoints, Failure, Mode, install
-from trainwire.ingest.spool.folder import About, SourceFolder
+from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
 
 ABOUT = About(7, 1, "0-test", None, "redis:6379/0")
 FAILS, KILLED = 3, -9
@@ -53,6 +54,21 @@ def test_a_call_fails_before_or_after_its_effect(tmp_path: Path, mode: Mode, cod
     assert (tmp_path / "spool" / "7-0-test").is_dir() == is_made
     recorded = (tmp_path / "calls.tsv").read_text().splitlines()
     assert recorded[1].startswith("FAILED\ttrainer\tfile.mkdir ingest/spool/folder.py:SourceFolder.create\t")
+
+
+def test_only_calls_of_the_chosen_site_count(tmp_path: Path) -> None:
+    """With a call site, the number counts its calls alone, also those beyond the ones that count otherwise."""
+    site = "folder.py:SourceFolder.create"
+    spool = tmp_path / "spool"
+
+    def run() -> None:
+        for number in range(9):
+            source_folders(spool)
+            SourceFolder.create(spool, replace(ABOUT, source=f"{number}-test"))
+
+    assert in_child(tmp_path, Failure("trainer", 7, "refused", site), run) == FAILS
+    failed = [line for line in (tmp_path / "calls.tsv").read_text().splitlines() if line.startswith("FAILED")]
+    assert sites_of(failed[0].split("\t")[3].split()) == [site]
 
 
 def test_calls_beyond_the_last_one_and_of_other_programs_do_not_fail(tmp_path: Path) -> None:

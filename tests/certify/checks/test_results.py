@@ -23,6 +23,7 @@ class Recorded(Lane):
         unused: Any = None
         super().__init__(choice, results, (0, 1), unused)
         self.made: list[tuple[str, int]] = []
+        self.sites: list[str] = []
         self.broken: set[tuple[str, int]] = set()
 
     def _run(self, _scenario: str, failure: Failure | None) -> Outcome:
@@ -30,8 +31,9 @@ class Recorded(Lane):
         if failure is None or failure.number > len(calls):
             return Outcome(calls=calls)
         self.made.append((failure.mode, failure.number))
+        self.sites.append(failure.site)
         problems = ["lines: lost"] if self.made[-1] in self.broken else []
-        return Outcome(CALL, problems, calls=calls, sites=calls[failure.number - 1][1])
+        return Outcome(CALL, problems, calls=calls, sites=[failure.site] if failure.site else [])
 
     def _keep_logs(self, _name: tuple[object, ...]) -> None:
         return
@@ -65,12 +67,20 @@ def test_functions_that_have_failed_are_not_failed_again(
     monkeypatch.setattr("tests.certify.lane.listed_sites", lambda: {"a.py:f": "reached", "b.py:g": "not yet"})
     choice = replace(CHOICE, only_unreached=True)
     first = Recorded(results, choice)
-    first.run_unreached()
-    assert first.made == [("refused", 2)]
+    first.run_sites()
+    assert (first.made, first.sites) == ([("refused", 1)], ["b.py:g"])
     results.reload()
     second = Recorded(results, choice)
-    second.run_unreached()
+    second.run_sites()
     assert not second.made
+
+
+def test_chosen_functions_fail_in_each_mode(results: Results) -> None:
+    """With `--sites`, the first call of each of these functions fails in each mode."""
+    lane = Recorded(results, replace(CHOICE, sites=("a.py:f",)))
+    lane.run_sites()
+    assert lane.made == [("refused", 1), ("hanging", 1)]
+    assert set(lane.sites) == {"a.py:f"}
 
 
 def test_a_sample_is_that_of_its_seed(tmp_path: Path) -> None:
@@ -80,5 +90,7 @@ def test_a_sample_is_that_of_its_seed(tmp_path: Path) -> None:
         choice = replace(CHOICE, seed="commit", sample_s=0.05)
         lane = Recorded(Results(tmp_path / f"{number}.jsonl"), choice)
         lane.run_sample("commit")
-        drawn.append(lane.made[:3])
-    assert drawn[0] == drawn[1]
+        drawn.append(lane.made)
+    both = min(map(len, drawn))
+    assert both
+    assert drawn[0][:both] == drawn[1][:both]

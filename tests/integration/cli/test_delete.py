@@ -127,6 +127,19 @@ def test_a_number_is_freed_on_request(
     assert rows(resources.engine, training_logs, "content") == ["anew"]
 
 
+def test_a_number_is_freed_after_an_outage_of_redis(
+    connected: Trainwire, resources: Resources, job: int, alone: pytest.MonkeyPatch
+) -> None:
+    """Without Redis, --forget changes nothing, so that its repetition also removes the mark for trainers."""
+    connected("delete", str(job), "--yes")
+    with alone.context() as away:
+        away.setenv("REDIS_URL", f"redis://127.0.0.1:{free_port()}")
+        refused = connected("delete", str(job), "--forget")
+    assert (refused.code, "job 1 stays deleted" in refused.err) == (1, True)
+    assert connected("delete", str(job), "--forget").code == 0
+    assert not resources.redis.exists(acks_key(job))
+
+
 @pytest.mark.usefixtures("job")
 def test_an_incomplete_deletion_is_reported(
     connected: Trainwire, resources: Resources, sender: Sender, bucket: Bucket, alone: pytest.MonkeyPatch

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 from sqlalchemy import text
 
 from tests.factories import Sender, completion, drain, logs, one, rows
 from tests.gateway_server import GatewayServer
 from tests.integration.gateway.test_authorization import bearer, make_token
+from tests.s3 import free_port
 from trainwire.gateway.auth.tokens import Role
+from trainwire.gateway.routes.deletion_routes import forget
+from trainwire.schemas.keys import acks_key
 from trainwire.schemas.tables import deleted_jobs, training_jobs, training_logs
 from trainwire.stores.files.s3 import open_s3
+from trainwire.stores.postgres.deletion import Choice, begin_deletion
 from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.resources import Resources
 
@@ -111,6 +117,18 @@ def test_a_number_is_freed(gateway: GatewayServer, resources: Resources, job: in
     gateway.post(f"/jobs/{job}/callback/logs", line, 202)
     drain(resources, job=job)
     assert rows(resources.engine, training_logs, "content") == ["a"]
+
+
+def test_a_number_is_freed_after_an_outage_of_redis(resources: Resources, job: int) -> None:
+    """Without Redis the tombstone stays, so that the repeated request also removes the mark for trainers."""
+    with resources.engine.begin() as connection:
+        begin_deletion(connection, job, Choice(), by="test")
+    JobDeleter(resources, open_s3).run_due()
+    known: Any = resources
+    with redis.Redis(port=free_port()) as away, pytest.raises(redis.ConnectionError):
+        forget(replace(known, redis=away), job, known)
+    assert forget(known, job, known).status_code == 204
+    assert not resources.redis.exists(acks_key(job))
 
 
 def test_a_waiting_callback_gets_the_deletion(gateway: GatewayServer, resources: Resources, job: int) -> None:

@@ -545,6 +545,22 @@ def test_old_files_are_removed(resources: Resources, store_lines: StoreLines, fo
     assert contents(folder) == ["a"]
 
 
+def test_old_files_that_cannot_be_listed_do_not_end_a_delivery(
+    resources: Resources, store_lines: StoreLines, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the disk while old files are searched for is logged, and the new lines are confirmed."""
+
+    def fail(path: Path) -> Iterator[Path]:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    store_lines("a")
+    with capture_logs() as events:
+        deliver(resources, folder, jsonl_keep_days=3)
+    assert "jsonl.not_removed" in [event["event"] for event in events]
+    assert confirmed(resources) == 1
+
+
 def test_a_deleted_job_has_no_files(resources: Resources, sender: Sender, folder: Path, monkeypatch: Any) -> None:
     """A deletion removes the folder, also compressed files; it needs a process with JSONL_DIR."""
     sender.send(logs("a", "b"))

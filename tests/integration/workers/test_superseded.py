@@ -415,6 +415,20 @@ def test_leftovers_of_killed_uploads_are_deleted_a_week_after_the_job(
     assert None not in rows(resources.engine, training_jobs, "files_swept_at", order=["id"])
 
 
+def test_an_upload_that_was_begun_twice_keeps_its_object_only(
+    resources: Resources, save: Save, finish: Callable[..., None], bucket: Bucket
+) -> None:
+    """A multipart upload whose begin had no answer is aborted later; the checkpoint of the second one stays."""
+    key = upload_key("last.pt")
+    bucket.client.create_multipart_upload(Bucket=bucket.name, Key=key)
+    save(key=key, step=1)
+    finish()
+    assert sweep(resources, bucket) == 1
+    assert open_uploads(bucket) == []
+    assert states(resources) == ["verified"]
+    assert [found["Key"] for found in bucket.client.list_objects_v2(Bucket=bucket.name)["Contents"]] == [key]
+
+
 @pytest.mark.parametrize("status", ["pending", "running", "stalled"])
 def test_uploads_of_a_job_at_work_may_still_be_recorded(
     *, resources: Resources, save: Save, bucket: Bucket, orphans: list[str], status: str

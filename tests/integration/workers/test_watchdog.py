@@ -1,4 +1,4 @@
-"""The watchdog does not disturb the worker's pool."""
+"""The watchdog does not disturb the worker's pool, and survives errors of the disk, as beat does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import redis
+from celery import Celery
+
+from trainwire.schemas.keys import BEAT_LEASE_KEY, echo_key
+from trainwire.workers.beat import HOLD_EVERY_S, BeatLease, LeasedScheduler
 from trainwire.workers.resources import Resources
+from trainwire.workers.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[3]
 FORKS = 200
@@ -44,3 +51,23 @@ def test_a_pool_process_forked_while_the_watchdog_sends_can_send(resources: Reso
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **own}, check=False, timeout=120)
     assert done.returncode == 0, "a child hung"
+
+
+def test_beat_survives_an_error_of_its_file(
+    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beat keeps its lease while the file for health checks cannot be written."""
+    monkeypatch.setattr(LeasedScheduler, "lease", BeatLease(client), raising=False)
+    monkeypatch.setattr(LeasedScheduler, "alive_file", tmp_path / "missing" / "alive")
+    scheduler = LeasedScheduler(Celery(), lazy=True)
+    assert scheduler.tick() <= HOLD_EVERY_S
+    assert client.exists(BEAT_LEASE_KEY)
+
+
+def test_the_watchdog_survives_an_error_of_its_file(resources: Resources, tmp_path: Path) -> None:
+    """The watchdog sends its next order while the file for health checks cannot be written."""
+    sent: list[str] = []
+    settings = resources.settings.model_copy(update={"alive_file": tmp_path / "missing" / "alive"})
+    resources.redis.set(echo_key("a worker"), 1)
+    Watchdog(settings, "a worker", lambda: sent.append("echo"))._check_echo(0.0)
+    assert sent == ["echo"]

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -105,11 +106,19 @@ class JsonlSink:
                 return
             self._sweep_at = time.monotonic() + SWEEP_S
         first_day = (datetime.now(UTC) - timedelta(days=self._settings.jsonl_keep_days)).date()
-        for folder in self._folder.iterdir():
-            try:
-                remove_before(folder, first_day)
-            except OSError as exc:
-                log.warning("jsonl.not_removed", folder=str(folder), reason=str(exc))
+        with _errors_logged(self._folder):
+            for folder in self._folder.iterdir():
+                with _errors_logged(folder):
+                    remove_before(folder, first_day)
+
+
+@contextmanager
+def _errors_logged(folder: Path) -> Iterator[None]:
+    """Log errors of the disk while old files are deleted: the lines are delivered nevertheless."""
+    try:
+        yield
+    except OSError as exc:
+        log.warning("jsonl.not_removed", folder=str(folder), reason=str(exc))
 
 
 class JsonlPlugin(SinkPlugin):

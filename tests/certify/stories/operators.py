@@ -1,178 +1,90 @@
-"""Stories: the steps of a run besides its training, such as backups, commands of an operator, and new workers.
-
-A story is a generator. The run executes each step that it yields: waits for a condition, runs a command, or
-restarts the worker.
-"""
+"""Stories of operators: backups and restores, other shards, commands, rules, old rows, and pages that are read."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import requests
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
 from tests.certify import restores
-from tests.certify.trainings import LINES, signal_file
-from trainwire.__main__ import main
-from trainwire.cli.application import build
+from tests.certify.stories.story import Command, NewWorker, Step, arm, has, has_ended, number, signal, trainwire
+from tests.certify.trainings import LINES
 
 if TYPE_CHECKING:
     from tests.certify.world import World
 
-ARMED: Final = "armed"
-"""The signal after which calls of a run count, if its scenario has `is_armed_by_story`."""
 PAGE_S: Final = 10.0
 ANSWER_S: Final = 60.0
 """Longest time in seconds until a gateway that was killed answers again, on a busy machine."""
-ROWS: Final = {"logs": "training_logs", "metrics": "training_metrics", "checkpoints": "training_checkpoints"}
-
-Condition = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of an operator, run in a process of its own; it is repeated until it succeeds.
-
-    Its calls are counted under `role`; if that is empty, they are not counted.
-    """
-
-    name: str
-    run: Callable[[], None]
-    role: str
-    is_done: Condition = lambda: False
-    """Whether a failed command is not repeated, because it has had its effect."""
-
-
-@dataclass(frozen=True)
-class NewWorker:
-    """The worker ends after its present orders, and is started again with these environment variables."""
-
-    environment: Mapping[str, str]
-
-
-Step = Condition | Command | NewWorker
-Story = Callable[["World"], Iterator[Step]]
-
-
-def trainwire(*arguments: str, is_done: Condition = lambda: False) -> Command:
-    """Return the command `trainwire` with these arguments."""
-    _import_commands()
-
-    def run() -> None:
-        sys.argv = ["trainwire", *arguments]
-        main()
-
-    return Command(arguments[0], run, f"operator-{arguments[0]}", is_done)
-
-
-@cache
-def _import_commands() -> None:
-    build([])  # takes two seconds, which each process of a command would need
-
-
-def arm(world: World) -> None:
-    """Count the calls of the run from now on."""
-    signal_file(world.folder, ARMED).touch()
-
-
-def pause(seconds: float) -> Iterator[Step]:
-    """Wait before an outage that may begin anywhere in the run."""
-    until = time.monotonic() + seconds
-    yield lambda: time.monotonic() >= until
-
-
-def _signal(world: World, name: str) -> None:
-    signal_file(world.folder, name).touch()
-
-
-def _has(world: World, rows: int, kind: str = "logs") -> Condition:
-    """Return the condition that at least `rows` rows of a kind are stored."""
-    return lambda: _number(world, f"SELECT count(*) FROM {ROWS[kind]} WHERE job_id = {world.job}") >= rows
-
-
-def _has_ended(world: World) -> Condition:
-    query = f"SELECT count(*) FROM training_jobs WHERE id = {world.job} AND completed_at IS NOT NULL"
-    return lambda: _number(world, query) > 0
-
-
-def _number(world: World, query: str) -> int:
-    try:
-        with world.engine.connect() as connection:
-            return int(connection.execute(text(query)).scalar_one())
-    except OperationalError:  # an outage of the scenario
-        return 0
 
 
 def restore_postgres(world: World) -> Iterator[Step]:
     """Postgres is restored from a dump that lacks a third of the rows, then `reconcile` is called."""
-    yield _has(world, 2)
+    yield has(world, 2)
     dump = restores.back_up_postgres(world)
-    _signal(world, "backed-up")
-    yield _has(world, 4)
-    yield _has(world, 4, "metrics")
+    signal(world, "backed-up")
+    yield has(world, 4)
+    yield has(world, 4, "metrics")
     arm(world)
     restores.restore_postgres(world, dump)
     yield trainwire("reconcile")
-    _signal(world, "restored")
+    signal(world, "restored")
 
 
 def restore_redis(world: World) -> Iterator[Step]:
     """Redis is restored from an older append-only file."""
-    yield _has(world, 2)
+    yield has(world, 2)
     copy = restores.back_up_redis(world)
-    _signal(world, "backed-up")
-    yield _has(world, 4)
+    signal(world, "backed-up")
+    yield has(world, 4)
     arm(world)
     restores.restore_redis(world, copy)
-    _signal(world, "restored")
+    signal(world, "restored")
 
 
 def restore_both(world: World) -> Iterator[Step]:
     """Postgres and Redis are restored, each from a backup of another time, and nobody calls `reconcile`."""
-    yield _has(world, 1)
+    yield has(world, 1)
     dump = restores.back_up_postgres(world)
-    yield _has(world, 2, "metrics")
+    yield has(world, 2, "metrics")
     copy = restores.back_up_redis(world)
-    _signal(world, "backed-up")
-    yield _has(world, 4)
+    signal(world, "backed-up")
+    yield has(world, 4)
     arm(world)
     restores.restore_redis(world, copy)
     restores.restore_postgres(world, dump)
-    _signal(world, "restored")
+    signal(world, "restored")
 
 
 def change_shards(world: World) -> Iterator[Step]:
     """Workers start with half as many shards, so that the stream of the running training is a stray one."""
-    yield _has(world, 2)
+    yield has(world, 2)
     arm(world)
     yield NewWorker({"INGEST_SHARDS": "2"})
     yield lambda: world.redis.get("ingest:shards") == b"2"
-    _signal(world, "changed")
+    signal(world, "changed")
     sources = f"SELECT count(DISTINCT source) FROM source_positions WHERE job_id = {world.job}"
-    yield lambda: _number(world, sources) == 2
-    _signal(world, "joined")  # a rank that began after the end of rank 0 would be a new attempt
+    yield lambda: number(world, sources) == 2
+    signal(world, "joined")  # a rank that began after the end of rank 0 would be a new attempt
 
 
 def stop(world: World) -> Iterator[Step]:
     """An operator asks the training to stop."""
-    yield _has(world, len(LINES))
+    yield has(world, len(LINES))
     arm(world)
     yield trainwire(
-        "stop", str(world.job), "--reason", "loss is NaN", "--by", "certification", is_done=_has_ended(world)
+        "stop", str(world.job), "--reason", "loss is NaN", "--by", "certification", is_done=has_ended(world)
     )
 
 
 def alert(world: World) -> Iterator[Step]:
     """The alert rules take effect, then the training begins."""
-    yield lambda: _number(world, "SELECT count(*) FROM delivery_cursors WHERE sink = 'alerts'") > 0
+    yield lambda: number(world, "SELECT count(*) FROM delivery_cursors WHERE sink = 'alerts'") > 0
     arm(world)
-    _signal(world, "rules")
+    signal(world, "rules")
 
 
 CSV: Final = "step,loss,f1\n" + "".join(f"{number},{1 / (number + 1)},{number}\n" for number in range(len(LINES)))
