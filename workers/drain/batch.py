@@ -21,7 +21,7 @@ from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import Content, Lost, RawEntry, Rejected, visible
 from trainwire.workers.drain.jobs import FINAL_PATHS, JobState
 from trainwire.workers.drain.positions import MAX_RANGES, Position, SourceKey, SourceRow
-from trainwire.workers.drain.sources import Sources
+from trainwire.workers.drain.sources import Sources, named
 from trainwire.workers.drain.stream import Ack
 from trainwire.workers.errors import MostlyInvalid, Refused
 from trainwire.workers.job_traces import NO_TRACES
@@ -55,13 +55,17 @@ class Batch:
         # A completion becomes a log row: the traceback of a failure.
         self._storage = ROW_KINDS["logs" if kind == "completions" else kind]
         job_ids = {each.content.job_id for each in arrivals if each.content.job_id and each.content.source}
-        self._jobs = job_rows.lock_jobs(connection, job_ids)
+        with store.pipelined(connection) as driver:
+            lock = job_rows.JobLock(driver, job_ids)
+            query = positions.PositionQuery(driver, named(kind, [each.content for each in arrivals]))
+            driver.execute(store.SAVEPOINT)
+        self._jobs = lock.jobs(connection)
         deleted = job_ids - self._jobs.keys()
         self._discarded = [each.content for each in arrivals if each.content.job_id in deleted]
         self._arrivals = in_order([each for each in arrivals if each.content.job_id not in deleted])
         self._jobs_before = {job_id: copy(job) for job_id, job in self._jobs.items()}
         contents = [each.content for each in self._arrivals]
-        self._sources = Sources(connection, kind, contents, self._jobs)
+        self._sources = Sources(connection, kind, contents, self._jobs, query.rows())
         self._unusable = job_rows.missing_checkpoints(connection, _named_checkpoints(contents))
         """(job, URI) of the checkpoints in completions for which verification has found no usable file."""
         self.duplicates = 0
@@ -193,9 +197,10 @@ class Batch:
         before = {job_id: copy(job) for job_id, job in self._jobs.items() if job_id in ids}
         attempts = dict(self._sources.attempts)
         try:
-            with store.postgres_errors(), self._connection.begin_nested():
+            with store.postgres_errors():
                 self._write(messages, before)
         except (Refused, InvalidMessage) as exc:
+            store.roll_back_batch(self._connection)
             self._jobs.update(before)
             self._sources.attempts = attempts
             if len(arrivals) == 1 and messages[0].parts:
@@ -207,6 +212,7 @@ class Batch:
                 return
             middle = len(arrivals) // 2
             self._store(arrivals[:middle])
+            store.save_point(self._connection)
             self._store(arrivals[middle:])
         else:
             self.stored += len(arrivals)
