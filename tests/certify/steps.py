@@ -24,7 +24,6 @@ from trainwire.ingest.settings.setting_groups import CheckpointSettings, SpoolSe
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas import keys
 from trainwire.schemas.backoff import Backoff
-from trainwire.workers import tasks
 from trainwire.workers.__main__ import EXIT_NOT_READY, _check_schema, _publish_shards
 from trainwire.workers.app import app
 from trainwire.workers.drain.stream import redis_errors
@@ -32,6 +31,7 @@ from trainwire.workers.errors import Unavailable
 from trainwire.workers.log_events import configure_logging
 from trainwire.workers.operations import job_deletion
 from trainwire.workers.resources import process_resources
+from trainwire.workers.streams import tasks
 
 if TYPE_CHECKING:
     from tests.certify.stories import Command

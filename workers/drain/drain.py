@@ -11,9 +11,10 @@ from sqlalchemy import Connection, Engine
 
 from trainwire.stores.tracing import span
 from trainwire.workers.drain import store
-from trainwire.workers.drain.batch import Arrival, Batch
+from trainwire.workers.drain.arrivals import Arrival, decode_batch
+from trainwire.workers.drain.batch import Batch
 from trainwire.workers.drain.changes import Change
-from trainwire.workers.drain.decoding import RawEntry, Rejected, decode, memory_bytes
+from trainwire.workers.drain.decoding import RawEntry, Rejected
 from trainwire.workers.drain.lookahead import START, LookAhead, SourceDigest, heavy_sources, source_of, waited_ms
 from trainwire.workers.drain.poison_entries import PoisonSearch
 from trainwire.workers.drain.stream import IngestStream
@@ -283,7 +284,7 @@ class Drain:
 
         All others are marked as skipped in the look-ahead.
         """
-        arrivals, _ = self._decode_batch(entries, {})
+        arrivals, _ = decode_batch(self._stream.kind, entries, {}, self._batch_bytes)
         with_invalid = {source_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
         invalid = [arrival.raw for arrival in arrivals if source_of(arrival.raw) in with_invalid]
         self._lookahead.skip(invalid, are_invalid=True)
@@ -301,29 +302,9 @@ class Drain:
 
     def _decode(self, entries: Sequence[RawEntry], rejections: Mapping[str, Rejected]) -> list[Arrival]:
         """Decode one batch, and set the number of bytes for the next read from its size."""
-        arrivals, is_full = self._decode_batch(entries, rejections)
+        arrivals, is_full = decode_batch(self._stream.kind, entries, rejections, self._batch_bytes)
         if is_full:
             self._read_bytes = max(sum(arrival.raw.held_bytes for arrival in arrivals), _SMALLEST_READ_BYTES)
         else:
             self._read_bytes = min(self._read_bytes * 2, self._batch_bytes)
         return arrivals
-
-    def _decode_batch(
-        self, entries: Sequence[RawEntry], rejections: Mapping[str, Rejected]
-    ) -> tuple[list[Arrival], bool]:
-        """Decode entries until their messages fill the memory of a batch.
-
-        Return them, and whether entries are left over.
-        """
-        arrivals: list[Arrival] = []
-        room = self._batch_bytes
-        for entry in entries:
-            if room <= 0:
-                return arrivals, True
-            if known := rejections.get(entry.entry_id):
-                arrivals.append(Arrival(entry, known))
-                continue
-            content, plain_bytes = decode(self._stream.kind, entry)
-            arrivals.append(Arrival(entry, content))
-            room -= memory_bytes(content, plain_bytes)
-        return arrivals, False

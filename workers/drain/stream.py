@@ -217,7 +217,7 @@ class IngestStream:
     def rest(self, seconds: float) -> None:
         """Prevent work orders for the stream for `seconds`: a drain would fail again, or take few messages."""
         with redis_errors():
-            self.client.execute_command(*self.rest_command(seconds))
+            self._execute([self.rest_command(seconds)])
 
     def rest_command(self, seconds: float) -> Command:
         """Return the Redis command of `rest`."""
