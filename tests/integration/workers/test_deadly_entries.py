@@ -169,11 +169,12 @@ def test_a_fault_of_ours_makes_no_dead_letters(
 
 def test_workers_that_are_killed_are_no_fault_of_entries(resources: Resources, sender: Sender) -> None:
     """After drains that were killed up to six times in a row, all valid entries are stored."""
-    search = PoisonSearch(sender.client, "logs", STREAM)
+    client: Any = sender.client  # without types
+    search = PoisonSearch(client, "logs", STREAM)
     for deaths in range(1, 7):
         sender.send(logs(f"after {deaths}"))
         for _ in range(deaths):
-            search.begin([sender.client.execute_command(*command) for command in search.begin_commands()])
+            search.begin([client.execute_command(*command) for command in search.begin_commands()])
         assert drain(resources).stored == 1
     assert rows(resources.engine, dead_letters, "seq", order=["seq"]) == []
 
