@@ -29,7 +29,7 @@ from trainwire.workers.streams.stray_streams import drain_jammed, drain_stray_st
 from trainwire.workers.streams.sweep import overdue, publish_hold, publish_shards
 from trainwire.workers.tasks import task
 
-log = structlog.get_logger("trainwire.workers.streams.tasks")
+log = structlog.get_logger("trainwire.workers.drain_tasks")
 
 REST_UNAVAILABLE_S = 0.4
 """Pause in seconds before the next drain of a stream while Postgres does not accept connections."""
