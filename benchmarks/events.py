@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from redis.client import PubSub
@@ -17,6 +17,7 @@ from trainwire.schemas.keys import DEFAULT_SHARDS, events_channel, shard_of
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import Ack, IngestStream
 from trainwire.workers.job_traces import NO_TRACES
+from trainwire.workers.redis_commands import Command
 from trainwire.workers.resources import Resources
 
 JOB = 77
@@ -32,11 +33,16 @@ class StampedStream(IngestStream):
     committed_at = 0.0
 
     def settle(
-        self, acks: Iterable[Ack], through_id: str, waited_ms: int = 0, traces: Mapping[int, str] = NO_TRACES
+        self,
+        acks: Iterable[Ack],
+        through_id: str,
+        waited_ms: int = 0,
+        traces: Mapping[int, str] = NO_TRACES,
+        commands: Sequence[Command] = (),
     ) -> None:
         """Record the current time as `committed_at`, then settle as usual."""
         self.committed_at = time.perf_counter()
-        super().settle(acks, through_id, waited_ms, traces)
+        super().settle(acks, through_id, waited_ms, traces, commands)
 
 
 def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:

@@ -19,7 +19,7 @@ def own_queue(name: str) -> Queue:
 
 settings = load_settings()
 broker = broker_at(settings.redis_url.get_secret_value())
-app = Celery("trainwire", include=["trainwire.workers.tasks"])
+app = Celery("trainwire", include=["trainwire.workers.tasks", "trainwire.workers.drain_tasks"])
 app.conf.update(
     broker_url=broker.url,
     broker_use_ssl=broker.ssl,  # Flower reads this setting, but not the TLS options of the URL

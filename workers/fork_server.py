@@ -24,7 +24,8 @@ from trainwire.workers.sinks.plugin import plugin
 
 MAX_REQUEST_BYTES: Final = 65_536
 _MODULES: Final = (
-    *("trainwire.workers.tasks", "trainwire.workers.watchdog", "trainwire.workers.beat"),
+    *("trainwire.workers.tasks", "trainwire.workers.drain_tasks", "trainwire.workers.watchdog"),
+    "trainwire.workers.beat",
     *("trainwire.workers.orders.broker_transport", "trainwire.workers.orders.broker_consumer"),
     *("celery.apps.worker", "celery.apps.beat", "celery.app.log", "celery.app.events", "celery.app.control"),
     *("celery.loaders.app", "celery.concurrency.prefork", "celery.worker.autoscale", "celery.worker.components"),

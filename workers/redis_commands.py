@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import redis
 from hiredis import pack_command
@@ -16,6 +16,8 @@ Command = tuple[str | bytes | int, ...]
 
 def execute_all(client: redis.Redis, commands: Sequence[Command]) -> None:
     """Execute Redis commands in one round trip, and discard their replies.
+
+    Commands behind one that fails are executed as well.
 
     If any command fails, the first error is raised once all replies are read. Errors are those of redis-py, and
     commands are sent again after a lost connection, as in a pipeline. This takes a third of the processor time of
@@ -32,11 +34,14 @@ def execute_all(client: redis.Redis, commands: Sequence[Command]) -> None:
         return
     pack: Any = pack_command  # its type has no commands of several arguments
     packed = [b"".join(map(pack, commands))]
-    with cast("Any", client).client() as single:
-        connection = single.connection
+    pool: Any = client.connection_pool
+    connection = pool.get_connection()  # not by `client.client()`, which copies all settings of the client
+    try:
         connection.retry.call_with_retry(
             lambda: _exchange(connection, packed, len(commands)), lambda _: connection.disconnect()
         )
+    finally:
+        pool.release(connection)
 
 
 def _exchange(connection: Any, packed: list[bytes], replies: int) -> None:

@@ -25,7 +25,7 @@ from trainwire.ingest.settings.setting_groups import CheckpointSettings, SpoolSe
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas import keys
 from trainwire.schemas.backoff import Backoff
-from trainwire.workers import tasks
+from trainwire.workers import drain_tasks
 from trainwire.workers.__main__ import EXIT_NOT_READY, _beat, _check_schema, _publish_shards
 from trainwire.workers.app import app
 from trainwire.workers.drain.stream import redis_errors
@@ -274,7 +274,7 @@ def _start(points: Failpoints) -> None:
 
 def _shorten_waits() -> None:
     """Let the worker retry sooner, so that a run is idle for less time."""
-    tasks.REST_UNAVAILABLE_S = 1
+    drain_tasks.REST_UNAVAILABLE_S = 1
     keys.ORDERED_TTL_S = 1  # type: ignore[misc]
     deletions: Any = job_deletion
     deletions.Backoff = lambda **_: Backoff(0.1, 0.5)

@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.tables.kinds import ROW_KINDS
-from trainwire.schemas.wire.entries import encode_entry, raw_value
-from trainwire.schemas.wire.joining import split
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Body, Completion, Message, Metrics
 from trainwire.schemas.wire.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, occurrences, positions, rows, store
+from trainwire.workers.drain.arrivals import (
+    Arrival,
+    first_seq_of,
+    in_order,
+    last_seq_of,
+    rejection,
+    split_arrival,
+)
 from trainwire.workers.drain.changes import Change
-from trainwire.workers.drain.decoding import Content, Lost, RawEntry, Rejected, visible
+from trainwire.workers.drain.decoding import Content, Lost, Rejected, visible
 from trainwire.workers.drain.jobs import FINAL_PATHS, JobState
 from trainwire.workers.drain.positions import MAX_RANGES, Position, SourceKey, SourceRow
-from trainwire.workers.drain.sources import Sources
+from trainwire.workers.drain.sources import Sources, named
 from trainwire.workers.drain.stream import Ack
 from trainwire.workers.errors import MostlyInvalid, Refused
 from trainwire.workers.job_traces import NO_TRACES
@@ -33,14 +38,6 @@ A larger one is a mistake of the sender: accepted, it would count so many messag
 """
 MOSTLY_INVALID_FROM = 100
 """Minimum number of new entries in a batch before `MostlyInvalid` may be raised."""
-
-
-@dataclass(slots=True, eq=False)
-class Arrival:
-    """A stream entry (`raw`) with the result of decoding it (`content`)."""
-
-    raw: RawEntry
-    content: Content
 
 
 class Batch:
@@ -55,13 +52,17 @@ class Batch:
         # A completion becomes a log row: the traceback of a failure.
         self._storage = ROW_KINDS["logs" if kind == "completions" else kind]
         job_ids = {each.content.job_id for each in arrivals if each.content.job_id and each.content.source}
-        self._jobs = job_rows.lock_jobs(connection, job_ids)
+        with store.pipelined(connection) as driver:
+            lock = job_rows.JobLock(driver, job_ids)
+            query = positions.PositionQuery(driver, named(kind, [each.content for each in arrivals]))
+            driver.execute(store.SAVEPOINT)
+        self._jobs = lock.jobs(connection)
         deleted = job_ids - self._jobs.keys()
         self._discarded = [each.content for each in arrivals if each.content.job_id in deleted]
         self._arrivals = in_order([each for each in arrivals if each.content.job_id not in deleted])
         self._jobs_before = {job_id: copy(job) for job_id, job in self._jobs.items()}
         contents = [each.content for each in self._arrivals]
-        self._sources = Sources(connection, kind, contents, self._jobs)
+        self._sources = Sources(connection, kind, contents, self._jobs, query.rows())
         self._unusable = job_rows.missing_checkpoints(connection, _named_checkpoints(contents))
         """(job, URI) of the checkpoints in completions for which verification has found no usable file."""
         self.duplicates = 0
@@ -104,7 +105,7 @@ class Batch:
         for content in self._discarded:
             if content.job_id is not None and content.source is not None:
                 source = content.job_id, content.source
-                last_seqs[source] = max(last_seqs[source], _last_seq(content))
+                last_seqs[source] = max(last_seqs[source], last_seq_of(content))
         return [(*key, row.position) for key, row in self._changed_rows.items()] + [
             (job_id, source, self._kind, Position(last_seq, is_discarded=True))
             for (job_id, source), last_seq in last_seqs.items()
@@ -152,12 +153,12 @@ class Batch:
                 self.letters.append(content)
                 continue
             position = self._sources.row(content.job_id, content.source, self._kind).position
-            if problem := _problem_of(content, _first_seq(content), position):
-                self.letters.append(_rejection(arrival, *problem))
+            if problem := _problem_of(content, first_seq_of(content), position):
+                self.letters.append(rejection(arrival, *problem))
             elif isinstance(content, Lost):
                 if not position.lose(content.seq, content.last, content.reason):
                     self.duplicates += 1
-            elif not position.accept(_first_seq(content), content.seq):
+            elif not position.accept(first_seq_of(content), content.seq):
                 self.duplicates += 1
             elif isinstance(content, Rejected):
                 self._dead_letter(content)
@@ -178,7 +179,7 @@ class Batch:
             ):
                 yield arrival
             else:
-                yield from _split(arrival.raw, content)
+                yield from split_arrival(arrival.raw, content)
 
     def _store(self, arrivals: Sequence[Arrival]) -> None:
         """Store `arrivals` in order.
@@ -193,20 +194,22 @@ class Batch:
         before = {job_id: copy(job) for job_id, job in self._jobs.items() if job_id in ids}
         attempts = dict(self._sources.attempts)
         try:
-            with store.postgres_errors(), self._connection.begin_nested():
+            with store.postgres_errors():
                 self._write(messages, before)
         except (Refused, InvalidMessage) as exc:
+            store.roll_back_batch(self._connection)
             self._jobs.update(before)
             self._sources.attempts = attempts
             if len(arrivals) == 1 and messages[0].parts:
-                self._store([*_split(arrivals[0].raw, messages[0])])
+                self._store([*split_arrival(arrivals[0].raw, messages[0])])
                 return
             if len(arrivals) == 1:
                 detail = f"Postgres refused this message: {exc}"
-                self._dead_letter(_rejection(arrivals[0], "refused", detail, messages[0].seq))
+                self._dead_letter(rejection(arrivals[0], "refused", detail, messages[0].seq))
                 return
             middle = len(arrivals) // 2
             self._store(arrivals[:middle])
+            store.save_point(self._connection)
             self._store(arrivals[middle:])
         else:
             self.stored += len(arrivals)
@@ -280,26 +283,17 @@ def _resumes(body: Body) -> bool:
     return body.resume_step is not None or (progress is not None and progress.resume_step is not None)
 
 
-def _last_seq(content: Content) -> int:
-    return content.last if isinstance(content, Lost) else content.seq or 0
-
-
 def _problem_of(content: Content, seq: int, position: Position) -> tuple[str, str] | None:
     """Return reason and detail for a dead letter if `seq` cannot be added to `position`; else return None."""
     is_lost = isinstance(content, Lost)
     if seq == position.last_seq + 1 and not is_lost:
         return None
-    last = _last_seq(content)
+    last = last_seq_of(content)
     if last > position.last_seq + MAX_JUMP:
         return "seq-jump", f"seq {seq} after {position.last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
     if position.would_scatter(seq, last, lost=is_lost):
         return "scattered", f"seq {seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
     return None
-
-
-def _rejection(arrival: Arrival, reason: str, detail: str, seq: int | None = None) -> Rejected:
-    content = arrival.content
-    return Rejected(arrival.raw, reason, detail, content.job_id, content.attempt, content.source, seq)
 
 
 def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
@@ -311,46 +305,6 @@ def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
         for uri in (getattr(content.body, name) for name in FINAL_PATHS)
         if uri
     }
-
-
-def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
-    """Return the arrivals sorted by message number within each source.
-
-    Each source keeps its places in the list: only arrivals of the same source are exchanged with each other.
-    """
-    if _is_in_order(arrivals):
-        return list(arrivals)
-    by_source: dict[tuple[int | None, str | None], list[Arrival]] = defaultdict(list)
-    for arrival in arrivals:
-        by_source[arrival.content.job_id, arrival.content.source].append(arrival)
-    queues = {source: iter(sorted(queue, key=_seq)) for source, queue in by_source.items()}
-    return [next(queues[arrival.content.job_id, arrival.content.source]) for arrival in arrivals]
-
-
-def _split(raw: RawEntry, message: Message) -> Iterator[Arrival]:
-    """Yield the messages of a joined one, each with an entry of its own for its dead letter."""
-    for part in split(message):
-        fields = {name.encode(): raw_value(value) for name, value in encode_entry(part).items()}
-        yield Arrival(RawEntry(raw.entry_id, fields), part)
-
-
-def _is_in_order(arrivals: Sequence[Arrival]) -> bool:
-    newest: dict[tuple[int | None, str | None], int] = {}
-    for arrival in arrivals:
-        content = arrival.content
-        source, seq = (content.job_id, content.source), _first_seq(content)
-        if seq < newest.get(source, 0):
-            return False
-        newest[source] = seq
-    return True
-
-
-def _seq(arrival: Arrival) -> int:
-    return _first_seq(arrival.content)
-
-
-def _first_seq(content: Content) -> int:
-    return content.first if isinstance(content, Message) else content.seq or 0
 
 
 def _source(message: Message) -> tuple[int, str]:

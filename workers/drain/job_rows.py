@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
+import psycopg
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.tables import training_attempts, training_jobs
@@ -20,7 +21,7 @@ from trainwire.stores.postgres.checkpoints import UNUSABLE
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, first_names
 from trainwire.workers.drain import rows
 from trainwire.workers.drain.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, RESULTS, UNLOADED, JobState
-from trainwire.workers.drain.store import encoded, numbers_array, recordset
+from trainwire.workers.drain.store import encoded, numbers_array, pipelined, recordset
 from trainwire.workers.errors import Unavailable
 
 AttemptKey = tuple[int, int]
@@ -39,16 +40,30 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
     jobs do not deadlock: a transaction that waits for an insert of another transaction has locked no row that
     existed before. Raises `Unavailable` if a job is deleted meanwhile.
     """
-    ids = sorted(set(job_ids))
-    created = set(connection.execute(_CREATE, {"ids": numbers_array(ids)}).scalars())  # locked by their insert
-    known = [job_id for job_id in ids if job_id not in created] if created else ids
-    found = connection.execute(_LOCK, {"ids": numbers_array(known)}).all() if known else ()
-    jobs = {job_id: JobState(job_id) for job_id in created}
-    for row in found:
-        job = jobs[row[0]] = JobState(*row)
-        job.final_metrics = job.best_metrics = UNLOADED
-    # A deletion removes the job's row together with its tombstone: rows that were there have none.
-    return _without_deleted(connection, ids, jobs) if created or len(jobs) < len(ids) else jobs
+    with pipelined(connection) as driver:
+        lock = JobLock(driver, job_ids)
+    return lock.jobs(connection)
+
+
+class JobLock:
+    """The statements of `lock_jobs`, which `driver` sends with others in one round trip (`store.pipelined`)."""
+
+    def __init__(self, driver: psycopg.Connection[Any], job_ids: Iterable[int]) -> None:
+        self._ids = sorted(set(job_ids))
+        given = {"ids": numbers_array(self._ids)}
+        self._created = driver.execute(_CREATE, given)
+        self._locked = driver.execute(_LOCK, given)
+
+    def jobs(self, connection: Connection) -> dict[int, JobState]:
+        """Return the states of the jobs that are not deleted, once the round trip has ended."""
+        created = {row[0] for row in self._created}
+        jobs = {}
+        for row in self._locked:
+            job = jobs[row[0]] = JobState(*row)
+            job.final_metrics = job.best_metrics = UNLOADED
+        jobs |= {job_id: JobState(job_id) for job_id in created}
+        # A deletion removes the job's row together with its tombstone: rows that were there have none.
+        return _without_deleted(connection, self._ids, jobs) if created or len(jobs) < len(self._ids) else jobs
 
 
 def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
@@ -234,13 +249,13 @@ def _assignments() -> str:
     return ", ".join(f"{name} = {kept.get(name, f'given.{name}')}" for name in COLUMNS if name != "id")
 
 
-_CREATE: Final = text(
-    "INSERT INTO training_jobs (id) SELECT id FROM unnest(CAST(:ids AS bigint[])) AS id ORDER BY id "
+_CREATE: Final = (
+    "INSERT INTO training_jobs (id) SELECT id FROM unnest(CAST(%(ids)s AS bigint[])) AS id ORDER BY id "
     "ON CONFLICT DO NOTHING RETURNING id"
 )
-_LOCK: Final = text(
+_LOCK: Final = (
     f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs "  # noqa: S608 - our own column names
-    "WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE"
+    "WHERE id = ANY(CAST(%(ids)s AS bigint[])) ORDER BY id FOR UPDATE"
 )
 _RESULTS: Final = ", ".join(f"{first_names(name, MOST_SHOWN_NAMES)} AS {name}" for name in RESULTS)
 _LOAD_RESULTS: Final = text(f"SELECT id, {_RESULTS} FROM training_jobs WHERE id = ANY(:ids)")  # noqa: S608

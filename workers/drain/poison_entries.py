@@ -18,11 +18,16 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 import redis
+import structlog
 
 from trainwire.schemas.keys import Kind, trials_key
-from trainwire.workers.drain.decoding import RawEntry, decode, memory_bytes
+from trainwire.schemas.wire.entries import read_origin
+from trainwire.workers.drain.decoding import RawEntry, Rejected, decode, memory_bytes, rejected
 from trainwire.workers.drain.stream import redis_errors
-from trainwire.workers.errors import Unavailable
+from trainwire.workers.errors import DrainsEnd, Unavailable
+from trainwire.workers.redis_commands import Command
+
+log = structlog.get_logger("trainwire.workers.drain.poison_entries")
 
 FIRST_PIECE: Final = 1000
 """Maximum number of entries in the next transaction after two transactions in a row were interrupted."""
@@ -77,23 +82,29 @@ class PoisonSearch:
     If Redis fails, drains run without a search.
     """
 
-    def __init__(self, client: redis.Redis, stream: str) -> None:
+    def __init__(self, client: redis.Redis, kind: Kind, stream: str) -> None:
         self._client = client
+        self._kind = kind
+        self._stream = stream
         self._key = trials_key(stream)
         self._limits = TransactionLimits()
         self._left = 0
         self._is_open = False
+        self._last_crash: Exception | None = None
 
-    def begin(self) -> TransactionLimits:
-        """Increment the counter of started transactions in Redis, and return the limits of this transaction."""
-        state: dict[bytes, bytes] = {}
+    def begin_commands(self) -> list[Command]:
+        """Return the Redis commands that count a transaction as started; `begin` takes their replies."""
         self._is_open = True
-        with suppress(Unavailable), redis_errors():
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.hincrby(self._key, "begun", 1)
-            pipeline.expire(self._key, _TTL_S)
-            pipeline.hgetall(self._key)
-            state = pipeline.execute()[-1]
+        return [("HINCRBY", self._key, "begun", 1), ("EXPIRE", self._key, _TTL_S), ("HGETALL", self._key)]
+
+    def begin(self, replies: Sequence[Any]) -> TransactionLimits:
+        """Return the limits of the transaction that begins.
+
+        `replies` are those of `begin_commands`. If one is an exception, for example in a full Redis, the
+        transaction has no limits.
+        """
+        has_failed = any(isinstance(reply, Exception) for reply in replies)
+        state: dict[bytes, bytes] = {} if has_failed else replies[-1]
         self._limits = self._next(
             int(state.get(b"begun", 1)),
             int(state.get(b"piece", 0)),
@@ -122,13 +133,75 @@ class PoisonSearch:
         max_entries = piece + len(poison_ids) + first_is_poison
         return TransactionLimits(True, max_entries, poison_ids, first_is_poison)
 
-    def add_poison(self, entry_id: str) -> None:
+    def _add_poison(self, entry_id: str) -> None:
         """Record the id of a poison entry: its drains were interrupted while it was alone in the transaction."""
         self._limits.poison_ids.append(entry_id)
         self._save(begun=1, convicts=",".join(self._limits.poison_ids))
 
-    def record_commit(self, entries: int, *, found_poison: bool, is_all: bool) -> None:
-        """Record that the transaction was committed.
+    def examined(self, entries: Sequence[RawEntry]) -> tuple[Sequence[RawEntry], dict[str, Rejected]]:
+        """Return the entries to decode, and rejections of the poison entries among them by entry id.
+
+        Entries behind a poison entry that the child process has just found are left for the next transaction,
+        because the child has not tested them. Raises `DrainsEnd` if `MAX_POISON_ENTRIES` entries are known.
+        """
+        limits = self._limits
+        others = [entry for entry in entries if entry.entry_id not in limits.poison_ids]
+        if limits.first_is_poison and others:
+            self._add_poison(others.pop(0).entry_id)
+        rejections = {
+            entry.entry_id: rejected(entry, "ends-drain", self._crash_detail())
+            for entry in entries
+            if entry.entry_id in limits.poison_ids
+        }
+        found = find_poison_entry(self._kind, others) if limits.decode_in_child and others else None
+        if found is not None:
+            entry = others[found.index]
+            job_id, _ = read_origin(entry.fields) or (None, None)
+            log.error(
+                "drain.poison_entry",
+                stream=self._stream,
+                entry_id=entry.entry_id,
+                job_id=job_id,
+                reason=found.reason,
+            )
+            rejections[entry.entry_id] = rejected(entry, found.reason, found.detail)
+            entries = entries[: entries.index(entry) + 1]
+        if len(limits.poison_ids) >= MAX_POISON_ENTRIES:
+            self.check(0)
+        return entries, rejections
+
+    def check(self, arrivals: int) -> None:
+        """Raise `DrainsEnd` if the transaction contains nothing but entries that crash or kill their drain.
+
+        `arrivals` is the number of its entries; with 0, `DrainsEnd` is raised if any such entry is known. As long
+        as no other entry can be stored, the cause may lie in our code or servers instead of the entries.
+        """
+        poison_ids = self._limits.poison_ids
+        if not poison_ids or arrivals > len(poison_ids):
+            return
+        if len(poison_ids) >= MAX_POISON_ENTRIES:
+            self.reset()
+        else:
+            self.record_rollback()
+        raise DrainsEnd(
+            f"{len(poison_ids)} entries of {self._stream} end their drains, the first "
+            f"({poison_ids[0]}): {self._crash_detail()}. Nothing was taken from the stream: they become dead "
+            "letters once another entry can be stored"
+        ) from self._last_crash
+
+    def record_crash(self, crash: Exception) -> None:
+        """Record the exception that has ended a transaction, for the dead letter; log the first one."""
+        if self._last_crash is None:
+            log.error("drain.crashed", stream=self._stream, exc_info=crash)
+        self._last_crash = crash
+
+    def _crash_detail(self) -> str:
+        crash = self._last_crash
+        failure = "was killed or timed out" if crash is None else f"failed with {type(crash).__name__}: {crash}"
+        return f"each drain of this entry alone {failure}"
+
+    def commit_commands(self, entries: int, *, found_poison: bool, is_all: bool) -> list[Command]:
+        """Return the Redis commands that record that the transaction was committed.
 
         Args:
             entries: number of entries in the transaction.
@@ -136,13 +209,16 @@ class PoisonSearch:
             is_all: whether the stream had no further entries.
         """
         left = self._left - entries
-        self._is_open = False
         if self._limits.max_entries is not None and left > 0 and not found_poison and not is_all:
-            self._save(begun=0, left=left)
-        else:
-            self.reset()
-            if found_poison and not is_all:
-                self._save(begun=1)  # there may be another one: decode the next batch in a child at once
+            return [("HSET", self._key, "begun", 0, "left", left)]
+        ended: list[Command] = [("DEL", self._key)]
+        if found_poison and not is_all:  # there may be another one: decode the next batch in a child at once
+            ended.append(("HSET", self._key, "begun", 1))
+        return ended
+
+    def record_end(self) -> None:
+        """Record that the commands of `commit_commands` were executed."""
+        self._is_open = False
 
     def record_rollback(self) -> None:
         """Record that the transaction was rolled back and its process is alive. The search continues."""

@@ -12,6 +12,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
 
+import psycopg
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.keys import Kind
@@ -19,7 +20,7 @@ from trainwire.schemas.tables import source_positions
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Metrics
 from trainwire.workers.drain.lifetimes import began_at
-from trainwire.workers.drain.store import encoded, numbers_array, recordset, text_array
+from trainwire.workers.drain.store import encoded, numbers_array, pipelined, recordset, text_array
 from trainwire.workers.errors import Unavailable
 
 MAX_RANGES: Final = 10_000
@@ -219,12 +220,25 @@ class SourceRow:
 
 def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
     """Return the `source_positions` rows of the (job, source) pairs in `sources`, for all kinds."""
-    pairs = sorted(set(sources))
-    if not pairs:
-        return {}
-    jobs, names = zip(*pairs, strict=True)
-    found = connection.execute(_LOAD, {"jobs": numbers_array(jobs), "sources": text_array(names)})
-    return {(row[0], row[1], row[2]): _source_row(*row[3:]) for row in found.all()}
+    with pipelined(connection) as driver:
+        query = PositionQuery(driver, sources)
+    return query.rows()
+
+
+class PositionQuery:
+    """The query of `load_positions`, which `driver` sends with others in one round trip (`store.pipelined`)."""
+
+    def __init__(self, driver: psycopg.Connection[Any], sources: Iterable[tuple[int, str]]) -> None:
+        pairs = sorted(set(sources))
+        given = {
+            "jobs": numbers_array(job_id for job_id, _ in pairs),
+            "sources": text_array(source for _, source in pairs),
+        }
+        self._found = driver.execute(_LOAD, given)
+
+    def rows(self) -> dict[SourceKey, SourceRow]:
+        """Return the rows, once the round trip has ended."""
+        return {(row[0], row[1], row[2]): _source_row(*row[3:]) for row in self._found}
 
 
 def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) -> None:
@@ -279,12 +293,12 @@ _OTHERS: Final = (
 """The columns of `source_positions` that are fields of `SourceRow` with the same name."""
 _others: Final = attrgetter(*_OTHERS)
 _COLUMNS: Final = ("job_id", "source", "kind", "last_seq", "missing", "lost", *_OTHERS)
-_LOAD: Final = text(
+_LOAD: Final = (
     "SELECT job_id, source, kind, "  # noqa: S608 - our own column names
     # So that at least once an hour the acknowledgement is written in full (`stream.write_acks`).
     "updated_at >= date_trunc('hour', now()) AS is_recent, "
     f"last_seq, nullif(missing, '[]'), nullif(lost, '[]'), {', '.join(_OTHERS)} FROM source_positions "
-    "JOIN unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[])) "
+    "JOIN unnest(CAST(%(jobs)s AS bigint[]), CAST(%(sources)s AS text[])) "
     "AS wanted(job_id, source) USING (job_id, source)"
 )
 _ADVANCE: Final = text(

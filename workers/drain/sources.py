@@ -14,7 +14,7 @@ from trainwire.workers.drain import job_rows
 from trainwire.workers.drain.decoding import Content, Lost, Rejected, visible
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.lifetimes import Lifetime, began_at
-from trainwire.workers.drain.positions import Position, SourceKey, SourceRow, load_positions
+from trainwire.workers.drain.positions import Position, SourceKey, SourceRow
 
 Source = tuple[int, str]
 """Identifies a source: (job, source)."""
@@ -24,20 +24,21 @@ class Sources:
     """The sources that have entries of one kind in a transaction.
 
     A completion may report the end of another source (`Completion.of`), for example one that was killed: these
-    sources are included. `jobs` are the locked jobs, which the transaction changes.
+    sources are included. `jobs` are the locked jobs, which the transaction changes, `rows` the rows of `named`.
     """
 
     def __init__(
-        self, connection: Connection, kind: Kind, contents: Sequence[Content], jobs: Mapping[int, JobState]
+        self,
+        connection: Connection,
+        kind: Kind,
+        contents: Sequence[Content],
+        jobs: Mapping[int, JobState],
+        rows: dict[SourceKey, SourceRow],
     ) -> None:
         self._kind = kind
         self._jobs = jobs
-        senders = {(each.job_id, each.source) for each in contents if each.job_id and each.source}
-        ended = set()
-        if kind == "completions":
-            messages = [each for each in contents if isinstance(each, Message)]
-            ended = {(each.job_id, source) for each in messages for source in (_subject(each), *_killed(each))}
-        self.rows = load_positions(connection, senders | ended)
+        senders = _senders(contents)
+        self.rows = rows
         self.attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self.rows.items()}
         without_attempt = {
             each.job_id
@@ -208,6 +209,19 @@ class AttemptSpans:
             if span.ended is None or source.began <= span.ended:
                 return attempt
         return min([1, *spans]) - 1
+
+
+def named(kind: Kind, contents: Sequence[Content]) -> set[Source]:
+    """Return the sources that have sent `contents`, and those whose end they report."""
+    senders = _senders(contents)
+    if kind != "completions":
+        return senders
+    messages = [each for each in contents if isinstance(each, Message)]
+    return senders | {(each.job_id, source) for each in messages for source in (_subject(each), *_killed(each))}
+
+
+def _senders(contents: Sequence[Content]) -> set[Source]:
+    return {(each.job_id, each.source) for each in contents if each.job_id and each.source}
 
 
 def _subject(content: Message | Lost) -> str:

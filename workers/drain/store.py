@@ -34,6 +34,8 @@ from trainwire.workers.errors import Refused, Unavailable, WrongPooler
 
 _REFUSED_CLASSES: Final = ("22", "23", "54")
 """SQLSTATE classes for which a retry is useless: data exception, integrity violation, program limit exceeded."""
+SAVEPOINT: Final = "SAVEPOINT batch"
+_ROLLBACK: Final = "ROLLBACK TO SAVEPOINT batch"
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -58,11 +60,26 @@ def postgres_errors() -> Iterator[None]:
 
 
 @contextmanager
-def commit_at_end(connection: Connection) -> Iterator[None]:
-    """Commit the transaction at the end of the block, as a span of its own, unless the block raises an error."""
-    yield
-    with span("commit"):
-        connection.commit()
+def pipelined(connection: Connection) -> Iterator[psycopg.Connection[Any]]:
+    """Yield the driver's connection; its method `execute` sends a statement without waiting for its result.
+
+    All statements of the block take one round trip, and are executed in their order, each as if it were sent
+    alone. The results can be read from their cursors after the block. If one fails, those behind it are not
+    executed, and the end of the block raises its error.
+    """
+    driver: Any = connection.connection.driver_connection
+    with postgres_errors(), _invalidated(connection), driver.pipeline():
+        yield driver
+
+
+def roll_back_batch(connection: Connection) -> None:
+    """Undo the statements since `SAVEPOINT` was executed last; the transaction goes on, also after an error."""
+    connection.exec_driver_sql(_ROLLBACK)
+
+
+def save_point(connection: Connection) -> None:
+    """Execute `SAVEPOINT`, so that `roll_back_batch` keeps all earlier statements."""
+    connection.exec_driver_sql(SAVEPOINT)
 
 
 def take_lease(connection: Connection, stream: str) -> bool:
@@ -84,7 +101,7 @@ def take_lease(connection: Connection, stream: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TransactionCounts:
-    """The counts of one transaction of a drain, which `move_cursor` adds to the totals of the stream.
+    """The counts of one transaction of a drain, which `commit` adds to the totals of the stream.
 
     `entries` is the number of entries taken from the stream, `rows` the number of table rows written, `size_bytes`
     the size of the entries' values, `seconds` the duration so far.
@@ -97,10 +114,12 @@ class TransactionCounts:
     seconds: float
 
 
-def move_cursor(connection: Connection, stream: str, last_id: str, counts: TransactionCounts) -> None:
-    """Set the cursor of a stream to the entry `last_id`, and add `counts` to the totals of the stream."""
+def commit(connection: Connection, stream: str, last_id: str, counts: TransactionCounts) -> None:
+    """Set the cursor of a stream to the entry `last_id`, add `counts` to its totals, and commit."""
     values = {"stream": stream, "last_id": last_id, "bucket": bucket_of(counts.seconds), **asdict(counts)}
-    connection.execute(_MOVE_CURSOR, values)
+    with span("commit"), pipelined(connection) as driver:
+        driver.execute(_MOVE_CURSOR, values)
+        connection.commit()
 
 
 def last_id_of(connection: Connection, stream: str) -> str:
@@ -212,9 +231,10 @@ def _letter_values(stream: str, kind: Kind, letter: Rejected) -> dict[str, Any]:
     }
 
 
-_MOVE_CURSOR: Final = text(
-    "UPDATE ingest_cursors SET last_id = :last_id, entries = entries + :entries, "
-    "duplicates = duplicates + :duplicates, rows_in = rows_in + :rows, bytes_in = bytes_in + :size_bytes, "
-    "drain_counts[:bucket] = drain_counts[:bucket] + 1, drain_seconds = drain_seconds + :seconds, "
-    "moved_at = now() WHERE stream = :stream"
+_MOVE_CURSOR: Final = (
+    "UPDATE ingest_cursors SET last_id = %(last_id)s, entries = entries + %(entries)s, "
+    "duplicates = duplicates + %(duplicates)s, rows_in = rows_in + %(rows)s, "
+    "bytes_in = bytes_in + %(size_bytes)s, "
+    "drain_counts[%(bucket)s] = drain_counts[%(bucket)s] + 1, drain_seconds = drain_seconds + %(seconds)s, "
+    "moved_at = now() WHERE stream = %(stream)s"
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import redis
@@ -25,7 +26,8 @@ from trainwire.workers.redis_commands import Command, execute_all
 ACKS_TTL_S: Final = 7 * 24 * 3600
 FIRST_PAGE: Final = 1
 """Number of entries in the first reply: the size of entries is not known yet, and they may be large."""
-_PAGE_GROWTH: Final = 4
+_PAGE_GROWTH: Final = 32
+"""Factor from one reply to the next, so that a small transaction reads its entries in two replies."""
 _LARGEST_PAGE: Final = 128
 """Maximum number of entries in one reply: Redis cannot limit a reply by bytes, and large entries may follow."""
 _LARGEST_REPLY: Final = 4
@@ -113,6 +115,19 @@ def next_page(count: int, largest_bytes: int, max_bytes: int) -> int:
     return max(1, min(count * _PAGE_GROWTH, _LARGEST_PAGE, _LARGEST_REPLY * max_bytes // largest_bytes))
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The replies of Redis at the beginning of a transaction.
+
+    `now_ms` is the time of the Redis server in milliseconds since 1970, `replies` are those of the given commands
+    (an exception for a command that failed), and `first_page` is at most one entry.
+    """
+
+    now_ms: int
+    replies: list[Any]
+    first_page: list[RawEntry]
+
+
 class IngestStream:
     """The Redis stream of one kind and shard.
 
@@ -126,24 +141,42 @@ class IngestStream:
         self.key = self.name = key or keys.stream_key(kind, shard)
         self._read_ids: list[str] = []
 
-    def read(self, max_bytes: int, max_entries: int | None = None) -> tuple[list[RawEntry], bool]:
+    def begin(self, commands: Sequence[Command]) -> Beginning:
+        """Mark the stream as ordered, execute `commands`, and read the first entry, in one round trip.
+
+        The mark lasts for `DRAIN_ORDERED_TTL_MS`, so that no second drain is ordered meanwhile. A full Redis does
+        not set it.
+        """
+        with redis_errors():
+            pipeline: Any = self.client.pipeline(transaction=False)
+            pipeline.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
+            pipeline.execute_command("TIME", **beside(self.client, self.key))
+            for command in commands:
+                pipeline.execute_command(*command)
+            pipeline.xrange(self.key, "-", "+", FIRST_PAGE)
+            marked, now, *replies, page = pipeline.execute(raise_on_error=False)
+            for reply in (marked, now, page):  # without the mark another drain finds the lease taken
+                if isinstance(reply, Exception) and not isinstance(reply, OutOfMemoryError):
+                    raise reply
+        return Beginning(int(now[0]) * 1000 + int(now[1]) // 1000, replies, _entries(page))
+
+    def read(
+        self, first_page: list[RawEntry], max_bytes: int, max_entries: int | None = None
+    ) -> tuple[list[RawEntry], bool]:
         """Return the oldest entries, and whether these are certainly all entries of the stream.
 
-        Returns about `max_bytes` in total, and at most `max_entries` entries.
+        Returns about `max_bytes` in total, and at most `max_entries` entries. `first_page` are those that `begin`
+        has read.
 
         Reads from the start of the stream, not from the cursor: committed entries were trimmed, and a resend is
         recognized by its message number. This also reads a stream that was deleted and created again, with ids
         below the cursor.
         """
         entries: list[RawEntry] = []
-        size = 0
         self._read_ids = []
-        largest = 1
-        count = FIRST_PAGE
-        start = "-"
-        while size < max_bytes and (max_entries is None or len(entries) < max_entries):
-            count = count if max_entries is None else min(count, max_entries - len(entries))
-            page = self.page(start, count)
+        size, largest = 0, 1
+        page, count = first_page, FIRST_PAGE
+        while True:
             entries.extend(page)
             self._read_ids += [entry.entry_id for entry in page]
             if len(page) < count or page[-1].entry_id == _LAST_ID:
@@ -151,37 +184,23 @@ class IngestStream:
             sizes = [entry.held_bytes for entry in page]
             size += sum(sizes)
             largest = max(largest, *sizes)
-            start = f"({page[-1].entry_id}"
+            if size >= max_bytes or len(entries) == max_entries:
+                return entries, False
             fitting = (max_bytes - size) * len(entries) // max(size, 1) + 1
             count = min(max(fitting, 1), next_page(count, largest, max_bytes))
-        return entries, False
+            count = count if max_entries is None else min(count, max_entries - len(entries))
+            page = self.page(f"({page[-1].entry_id}", count)
 
     def page(self, start: str, count: int) -> list[RawEntry]:
         """Return up to `count` entries from the id `start` on. `start` may be `(ID`, which excludes that entry."""
         with redis_errors():
-            page = cast("list[Any]", self.client.xrange(self.key, start, "+", count))
-        return [RawEntry(entry_id.decode(), fields or {}) for entry_id, fields in page]
+            return _entries(cast("list[Any]", self.client.xrange(self.key, start, "+", count)))
 
     def newest_id(self) -> str:
         """Return the id of the last entry; `0-0` if the stream is empty."""
         with redis_errors():
             found = cast("list[Any]", self.client.xrevrange(self.key, count=1))
         return found[0][0].decode() if found else "0-0"
-
-    def keep_ordered(self) -> int:
-        """Mark the stream as ordered for `DRAIN_ORDERED_TTL_MS`, so that no second drain is ordered meanwhile.
-
-        Returns the time of its Redis server in milliseconds since 1970.
-        """
-        with redis_errors():
-            pipeline: Any = self.client.pipeline(transaction=False)
-            pipeline.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
-            pipeline.execute_command("TIME", **beside(self.client, self.key))
-            marked, now = pipeline.execute(raise_on_error=False)
-            for reply in (marked, now):  # without the mark another drain finds the lease taken
-                if isinstance(reply, Exception) and not isinstance(reply, OutOfMemoryError):
-                    raise reply
-        return int(now[0]) * 1000 + int(now[1]) // 1000
 
     def finish(self) -> bool:
         """Delete the key that marks the stream as ordered, then return whether the stream is empty.
@@ -198,7 +217,11 @@ class IngestStream:
     def rest(self, seconds: float) -> None:
         """Prevent work orders for the stream for `seconds`: a drain would fail again, or take few messages."""
         with redis_errors():
-            self.client.set(keys.ordered_key(self.key), 1, px=max(1, round(seconds * 1000)))
+            self._execute([self.rest_command(seconds)])
+
+    def rest_command(self, seconds: float) -> Command:
+        """Return the Redis command of `rest`."""
+        return "SET", keys.ordered_key(self.key), 1, "PX", max(1, round(seconds * 1000))
 
     def jammed(self) -> IngestStream:
         """Return the stream that holds the old entries if `stream_repair` has renamed this one.
@@ -221,30 +244,44 @@ class IngestStream:
             return bool(self.client.eval(_DELETE_IF_EMPTY, 1, self.key))
 
     def settle(
-        self, acks: Iterable[Ack], through_id: str, waited_ms: int = 0, traces: Mapping[int, str] = NO_TRACES
+        self,
+        acks: Iterable[Ack],
+        through_id: str,
+        waited_ms: int = 0,
+        traces: Mapping[int, str] = NO_TRACES,
+        commands: Sequence[Command] = (),
     ) -> None:
         """Publish acknowledgements after a commit, and delete the entries up to `through_id` from the stream.
 
         Also publishes that messages waited for `waited_ms` milliseconds, unless that is short. `traces` has the
-        `traceparent` of jobs, for their deliveries (`trainwire.workers.job_traces`).
+        `traceparent` of jobs, for their deliveries (`trainwire.workers.job_traces`). Further `commands` are
+        executed in the same round trip.
 
         Also removes the mark of a halted stream. A full Redis refuses the acknowledgements but accepts the
         deletion, which makes room for them. If they cannot be written at all (in a cluster their server may be
         unavailable), the trainer sends its messages again and receives them then.
         """
         acks = list(acks)
+        published = [("HDEL", keys.HALTED_KEY, self.key), *ack_commands(acks, traces)]
+        if waited_ms >= 1000 * keys.BEHIND_FROM_S and self.kind in keys.FREQUENT_KINDS:
+            published.append(("SET", keys.behind_key(self.kind, self.shard), waited_ms, "PX", keys.BEHIND_TTL_MS))
+        is_jammed = is_ahead(through_id)
+        trims = [] if is_jammed else [_trim_command(self.key, through_id)]
         with redis_errors():
             try:
-                self._publish(acks, traces, is_drained=True, waited_ms=waited_ms)
-            except OutOfMemoryError:
-                self._trim(through_id)
+                self._execute([*published, *commands, *trims])
+            except OutOfMemoryError:  # the deletion, which was executed nevertheless, has made room
                 with suppress(OutOfMemoryError):  # a resend gets the ack later
-                    self._publish(acks, traces, is_drained=True)
+                    self._execute([*published, *commands])
             except STREAM_ERRORS:
-                self._trim(through_id)
+                self._execute(trims)
                 raise
-            else:
-                self._trim(through_id)
+            finally:
+                if is_jammed:
+                    self._delete_read(through_id)
+
+    def _execute(self, commands: Sequence[Command]) -> None:
+        execute_all(self.client, commands)
 
     def halt(self, reason: str) -> None:
         """Mark the stream as halted: its drain stops before invalid or crashing entries.
@@ -257,24 +294,7 @@ class IngestStream:
     def acknowledge(self, acks: Iterable[Ack]) -> None:
         """Publish acknowledgements without deleting entries. If the stream is halted, it stays halted."""
         with redis_errors():
-            self._publish(acks, NO_TRACES, is_drained=False)
-
-    def _publish(
-        self, acks: Iterable[Ack], traces: Mapping[int, str], *, is_drained: bool, waited_ms: int = 0
-    ) -> None:
-        commands = [*ack_commands(acks, traces)]
-        if waited_ms >= 1000 * keys.BEHIND_FROM_S and self.kind in keys.FREQUENT_KINDS:
-            commands.append(("SET", keys.behind_key(self.kind, self.shard), waited_ms, "PX", keys.BEHIND_TTL_MS))
-        if is_drained:
-            commands.insert(0, ("HDEL", keys.HALTED_KEY, self.key))
-        execute_all(self.client, commands)
-
-    def _trim(self, through_id: str) -> None:
-        if is_ahead(through_id):
-            self._delete_read(through_id)
-            return
-        millis, _, number = through_id.partition("-")
-        self.client.xtrim(self.key, minid=f"{millis}-{int(number) + 1}", approximate=False)
+            self._execute([*ack_commands(acks)])
 
     def _delete_read(self, through_id: str) -> None:
         """Delete the entries up to `through_id` from a stream whose last id is in the future.
@@ -286,3 +306,13 @@ class IngestStream:
         for first in range(0, len(ids), _DELETED_AT_ONCE):
             self.client.xdel(self.key, *ids[first : first + _DELETED_AT_ONCE])
         restart_if_jammed(self.client, self.key)
+
+
+def _entries(page: list[Any]) -> list[RawEntry]:
+    return [RawEntry(entry_id.decode(), fields or {}) for entry_id, fields in page]
+
+
+def _trim_command(key: str, through_id: str) -> Command:
+    """Return the command that deletes the entries of a stream up to `through_id`."""
+    millis, _, number = through_id.partition("-")
+    return "XTRIM", key, "MINID", "=", f"{millis}-{int(number) + 1}"

@@ -150,7 +150,13 @@ def order_notify(resources: Resources, changes: list[Change]) -> None:
 
     See `announce`.
     """
-    announce(resources, lambda: events_of(with_subscribers(resources.redis, changes)), len(changes))
+    try:
+        followed = with_subscribers(resources.redis, changes)
+    except Unavailable as exc:
+        log.warning("notify.dropped", jobs=len(changes), reason=str(exc))
+        return
+    if followed:
+        announce(resources, lambda: events_of(followed), len(followed))
 
 
 def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs: int) -> None:

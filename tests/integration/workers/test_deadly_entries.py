@@ -99,7 +99,7 @@ def test_an_entry_that_hangs_its_decoder(
     kill_decoder(monkeypatch, lambda: time.sleep(60))
     for line in ("a", "deadly", "b"):
         sender.send(logs(line))
-    PoisonSearch(sender.client, STREAM).begin()  # of a drain that was ended by its time limit
+    sender.client.hincrby(trials_key(STREAM), "begun", 1)  # of a drain that was ended by its time limit
     assert drain(resources).stored == 2
     assert rows(resources.engine, dead_letters, "seq", "reason", order=["seq"]) == [(2, "timed-out")]
 
@@ -169,11 +169,12 @@ def test_a_fault_of_ours_makes_no_dead_letters(
 
 def test_workers_that_are_killed_are_no_fault_of_entries(resources: Resources, sender: Sender) -> None:
     """After drains that were killed up to six times in a row, all valid entries are stored."""
-    trials = PoisonSearch(sender.client, STREAM)
+    client: Any = sender.client  # without types
+    search = PoisonSearch(client, "logs", STREAM)
     for deaths in range(1, 7):
         sender.send(logs(f"after {deaths}"))
         for _ in range(deaths):
-            trials.begin()
+            search.begin([client.execute_command(*command) for command in search.begin_commands()])
         assert drain(resources).stored == 1
     assert rows(resources.engine, dead_letters, "seq", order=["seq"]) == []
 
@@ -194,7 +195,7 @@ def test_an_entry_that_ends_the_trial_once(
     monkeypatch.setattr(poison_entries, "_decode_in_child", trial)
     for line in ("a", "b", "c"):
         sender.send(logs(line))
-    PoisonSearch(sender.client, STREAM).begin()
+    sender.client.hincrby(trials_key(STREAM), "begun", 1)
     assert drain(resources).stored == 3
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pytest
 from sqlalchemy import text
@@ -28,6 +28,7 @@ from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import Ack, IngestStream, next_page
 from trainwire.workers.errors import MostlyInvalid
 from trainwire.workers.job_traces import NO_TRACES
+from trainwire.workers.redis_commands import Command
 from trainwire.workers.resources import Resources
 
 STREAM = stream_key("logs", 1)
@@ -232,9 +233,13 @@ def test_news_during_a_drain_is_read_by_it(resources: Resources, sender: Sender)
     settle = stream.settle
 
     def settle_and_publish(
-        acks: Iterable[Ack], through_id: str, waited_ms: int = 0, traces: Mapping[int, str] = NO_TRACES
+        acks: Iterable[Ack],
+        through_id: str,
+        waited_ms: int = 0,
+        traces: Mapping[int, str] = NO_TRACES,
+        commands: Sequence[Command] = (),
     ) -> None:
-        settle(acks, through_id, waited_ms, traces)
+        settle(acks, through_id, waited_ms, traces, commands)
         if not rang:
             rang.append(True)
             sender.send(logs("second"))
@@ -446,7 +451,7 @@ def test_a_reply_is_bounded_where_large_entries_follow_small_ones(
 
 
 def test_a_page_is_as_long_as_the_largest_entry_allows() -> None:
-    """A page grows fourfold up to 128 entries; after a large entry a reply is at most four times the budget."""
-    assert [next_page(count, 100, 2**20) for count in (1, 4, 64, 128)] == [4, 16, 128, 128]
+    """A page has 32 entries after the first, then 128; after a large one it has four times the budget at most."""
+    assert [next_page(count, 100, 2**20) for count in (1, 4, 64, 128)] == [32, 128, 128, 128]
     assert next_page(128, 500_000, 2**20) == 8
     assert next_page(128, 2**30, 2**20) == 1

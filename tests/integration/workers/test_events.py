@@ -355,15 +355,15 @@ def test_a_transaction_that_is_taken_back_is_not_announced(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that fails before its commit has one event, after it is committed."""
-    move_cursor = store.move_cursor
+    commit = store.commit
     failures = [Unavailable("deadlock")]
 
     def failing_once(*arguments: Any) -> None:
         if failures:
             raise failures.pop()
-        move_cursor(*arguments)
+        commit(*arguments)
 
-    monkeypatch.setattr(store, "move_cursor", failing_once)
+    monkeypatch.setattr(store, "commit", failing_once)
     sender.send(logs("a"))
     assert events(resources) == [began(), log_event(log_line(1, "a"))]
 

@@ -58,7 +58,7 @@ def test_a_settle_that_comes_late_deletes_nothing_of_the_new_stream(resources: R
     sender.send(logs("before"))
     sender.client.xadd(STREAM, {"v": "1"}, id=JAMS[0])
     late = IngestStream(sender.client, "logs", 1)
-    entries, _ = late.read(10**6)
+    entries, _ = late.read(late.begin([]).first_page, 10**6)
     drain(resources)
     sender.send(logs("after"))
     late.settle([], entries[-1].entry_id)
