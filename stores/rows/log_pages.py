@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, collate, func, select
 
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.tables import training_logs
@@ -41,7 +41,7 @@ class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
         found: list[ColumnElement[bool]] = [
             _L[name] == value for name, value in wanted.items() if value is not None
         ]
-        return found if self.text is None else [*found, _L.content.icontains(self.text, autoescape=True)]
+        return found if self.text is None else [*found, _contains(self.text)]
 
 
 class LinePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +134,14 @@ def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
         else:
             low = row[0] + 1
     return low
+
+
+def _contains(text: str) -> ColumnElement[bool]:
+    if not text.isascii():
+        return _L.content.icontains(text, autoescape=True)
+    # Only ASCII letters can match, whose case the collation "C" knows: it lowers a text in half of the time that a
+    # locale takes, and strpos() searches faster than ILIKE.
+    return func.strpos(func.lower(collate(_L.content, "C")), text.lower()) > 0
 
 
 def _read(connection: Connection, query: Select[Any], found: list[LogLine]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import count
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -117,6 +118,20 @@ def test_a_search_returns_where_it_stopped(
     assert forward["scanned"] == {"first_seq": 1, "last_seq": 20_000}
     lines = gateway.request("GET", f"/jobs/{job}/logs/download").text.splitlines()
     assert (len(lines), lines[6].rpartition(" ")[2]) == (50_000, "needle")
+
+
+@pytest.mark.parametrize(
+    ("searched", "seqs"),
+    [("100%_D", [1]), ("0_d", []), ("C:\\T", [2]), ("it's", [3]), ("GRÖ", [4]), ("grö", [4]), ("ße 1", [4])],
+)
+def test_a_search_is_for_a_text_as_it_is(
+    gateway: GatewayServer, sender: Sender, resources: Resources, searched: str, seqs: list[int]
+) -> None:
+    """Wildcards and quotes of SQL are ordinary characters, and only the case of ASCII letters may be ignored."""
+    job = next(_jobs)
+    sender.send(logs("100%_done 100 done", "c:\\temp", "It's", "GRÖ grö ße 1"), job=job)
+    drain(resources, "logs", job)
+    assert [line["seq"] for line in gateway.get(f"/jobs/{job}/logs?search={quote(searched)}")["items"]] == seqs
 
 
 def test_a_log_is_downloaded(gateway: GatewayServer, job: int) -> None:
