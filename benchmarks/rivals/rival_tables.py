@@ -10,7 +10,7 @@ from trainwire.workers.resources import Resources
 def same_work(_: Resources, scale: float, report: Report) -> None:
     """Measure a training that reports ten values a step as fast as possible, with each tracker."""
     steps = max(20, int(speed.STEPS * scale))
-    columns = {"tracker": TEXT, "values": WHOLE, "values/s until stored": WHOLE, "call, median, µs": WHOLE}
+    columns = {"tracker": TEXT, "values": WHOLE, "values/s": WHOLE, "call, median, µs": WHOLE}
     columns |= {"all calls, s": HUNDREDTHS, "with the last call, s": HUNDREDTHS}
     columns |= {"CPU of the training, s": HUNDREDTHS, "CPU of the server, s": HUNDREDTHS, "steps missing": WHOLE}
     table = report.table("trackers", columns)
