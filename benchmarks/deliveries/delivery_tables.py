@@ -28,20 +28,29 @@ LOKI_CASES = (
 """Seconds between two lines of a job, lines per job, and jobs."""
 
 
-def idle_latency(resources: Resources, _: float, report: Report) -> None:
+def amount(usual: int, scale: float, least: int) -> int:
+    """Return the share `scale` of the usual amount: at most that amount, and at least `least`."""
+    return max(least, round(usual * min(scale, 1)))
+
+
+def idle_latency(resources: Resources, scale: float, report: Report) -> None:
     """Measure the time from `run.log()` to the committed row on an idle system."""
     columns = {"the SDK's flush interval, ms": TEXT, "from run.log() to the committed row, median, ms": WHOLE}
     table = report.table("latency", {**columns, "p95, ms (wanted: under 100)": WHOLE})
-    for flush_interval_ms in (50, 5):
-        empty(resources)
-        table.add(flush_interval_ms, *latency.log_to_row_ms(resources, flush_interval_ms / 1000))
+    empty(resources)
+    with latency.workers(resources):
+        for job, flush_interval_ms in enumerate((50, 5), 1):
+            lines = amount(latency.LINES, scale, 20)
+            table.add(flush_interval_ms, *latency.log_to_row_ms(resources, job, flush_interval_ms / 1000, lines))
 
 
-def event_latency(resources: Resources, _: float, report: Report) -> None:
+def event_latency(resources: Resources, scale: float, report: Report) -> None:
     """Measure the time from the commit to the event at a subscriber of the job's channel, on an idle system."""
     empty(resources)
     columns = {"from the commit to the subscriber, median, ms": TENTHS, "p95, ms (wanted: under 20)": TENTHS}
-    report.table("events", columns).add(*events.commit_to_subscriber_ms(resources))
+    report.table("events", columns).add(
+        *events.commit_to_subscriber_ms(resources, amount(events.EVENTS, scale, 40))
+    )
 
 
 def live_feed(resources: Resources, scale: float, report: Report) -> None:
@@ -72,12 +81,12 @@ def loki_backlog(resources: Resources, scale: float, report: Report) -> None:
         # A backlog of jobs is shortened by its jobs, a backlog of a day by the lines of each job.
         lines = max(int(most_lines * scale), 100) if step_s >= 1 else most_lines
         jobs = max(int(most_jobs * scale), 4) if step_s < 1 else most_jobs
-        went = loki.catch_up(resources, jobs, lines, step_s)
+        went = loki.catch_up(resources, jobs, lines, step_s, amount(loki.ROUNDS, scale, 1))
         rate, plain = jobs * lines / went.seconds, jobs * lines / went.plain_seconds
         table.add(step_s, lines, jobs, rate, went.requests, plain, rate / plain)
     empty(resources)
     columns = {"from the committed row to Loki, median, ms": WHOLE, "p95, ms (wanted: under 300)": WHOLE}
-    report.table("delivery latency", columns).add(*loki.row_to_loki_ms(resources))
+    report.table("delivery latency", columns).add(*loki.row_to_loki_ms(resources, amount(loki.LINES, scale, 20)))
 
 
 def mlflow_values(resources: Resources, scale: float, report: Report) -> None:

@@ -30,7 +30,7 @@ STARTS_PER_S: Final = 2000
 SETTLING_S: Final = 4.0
 """Seconds between the start of the last trainer and the measurement."""
 LONGEST_DRAIN_S: Final = 20.0
-LATEST_START_S: Final = 230.0
+LATEST_START_S: Final = 420.0
 """No number of trainers is begun after this number of seconds."""
 
 
