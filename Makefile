@@ -54,7 +54,7 @@ audit: $(VENV)/.auditors ## look up known vulnerabilities of every version in co
 licenses: $(VENV)/.auditors $(VENV)/.test ## list the licence of each installed package
 	$(VENV)/audit/bin/pip-licenses --python=$(BIN)/python --from=mixed --order=license
 
-bench: $(VENV)/.test ## measure; prints the tables of docs/benchmarks.md (about six minutes)
+bench: $(VENV)/.test ## measure; prints the tables of docs/benchmarks.md and draws its plots (about eight minutes)
 	$(BIN)/python -m benchmarks
 
 chaos: $(VENV)/.test ## inject faults for ten minutes; prints its seed (CHAOS_SECONDS, CHAOS_SEED, CHAOS_FAULTS)

@@ -1,10 +1,11 @@
-"""`make bench`: executes the benchmarks of docs/benchmarks.md and prints Markdown tables."""
+"""`make bench`: executes the benchmarks of docs/benchmarks.md, prints tables, and draws plots of their figures."""
 
 from __future__ import annotations
 
 import argparse
 import platform
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -14,34 +15,40 @@ from typing import Final
 import psutil
 from sqlalchemy import text
 
-from benchmarks import trainers
+from benchmarks.deliveries import delivery_tables
+from benchmarks.drains import drain_tables
+from benchmarks.plots import draw
+from benchmarks.processes import ROOT
+from benchmarks.reading import reading_tables
+from benchmarks.report import TEXT, WHOLE, Report, show
+from benchmarks.rivals import rival_tables
 from benchmarks.stores import open_stores
-from benchmarks.tables import drains, readers, receivers, trainings
-from benchmarks.tables.markdown import show
+from benchmarks.trainers import live_trainers, trainer_tables
 from trainwire.workers.resources import Resources
 
-BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
-    "logs": drains.logs,
-    "tasks": drains.tasks,
-    "metrics": drains.metrics,
-    "backlog": drains.backlog,
-    "jobs": drains.quiet_jobs,
-    "cpu": drains.cpu,
-    "latency": receivers.idle_latency,
-    "events": receivers.event_latency,
-    "feed": receivers.live_feed,
-    "deliveries": receivers.loki,
-    "mlflow": receivers.mirror,
-    "trainer": trainings.sdk_cost,
-    "https": trainings.https_cost,
-    "capture": trainings.launcher_cost,
-    "hostile": drains.hostile_entries,
-    "quiet": drains.quiet_beside_flood,
-    "list": readers.list_of_jobs,
-    "charts": readers.many_points,
-    "reading": readers.large_database,
-    "restart": trainings.restarts,
-    "trainers": trainings.live_trainers,
+BENCHMARKS: Final[dict[str, Callable[[Resources, float, Report], None]]] = {
+    "logs": drain_tables.logs,
+    "tasks": drain_tables.tasks,
+    "metrics": drain_tables.metrics,
+    "backlog": drain_tables.backlog,
+    "jobs": drain_tables.quiet_jobs,
+    "cpu": drain_tables.cpu,
+    "latency": delivery_tables.idle_latency,
+    "events": delivery_tables.event_latency,
+    "feed": delivery_tables.live_feed,
+    "deliveries": delivery_tables.loki_backlog,
+    "mlflow": delivery_tables.mlflow_values,
+    "trackers": rival_tables.same_work,
+    "trainer": trainer_tables.cost_of_calls,
+    "https": trainer_tables.https_cost,
+    "capture": trainer_tables.launcher_cost,
+    "hostile": drain_tables.hostile_entries,
+    "quiet": drain_tables.quiet_beside_flood,
+    "list": reading_tables.list_of_jobs,
+    "charts": reading_tables.many_points,
+    "reading": reading_tables.large,
+    "restart": trainer_tables.restarts,
+    "trainers": trainer_tables.many_live_trainers,
 }
 ALONE: Final = {"charts", "reading", "trainers"}
 """Benchmarks that are executed only with `--only`, because they take very long."""
@@ -51,15 +58,30 @@ def main() -> int:
     """Execute the chosen benchmarks; return the exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick run)")
-    parser.add_argument("--only", choices=[*BENCHMARKS])
-    parser.add_argument("--trainers", type=int, nargs="+", default=trainers.SIZES, help="numbers of live trainers")
+    parser.add_argument("--only", choices=[*BENCHMARKS], nargs="+", help="only these")
+    parser.add_argument("--skip", choices=[*BENCHMARKS], nargs="+", default=[], help="all but these")
+    parser.add_argument(
+        "--trainers", type=int, nargs="+", default=live_trainers.SIZES, help="numbers of live trainers"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "build/benchmarks", help="folder of figures and plots"
+    )
     options = parser.parse_args()
-    chosen = BENCHMARKS | {"trainers": partial(trainings.live_trainers, sizes=options.trainers)}
+    sized = {"trainers": partial(trainer_tables.many_live_trainers, sizes=options.trainers)}
+    chosen = options.only or [name for name in BENCHMARKS if name not in ALONE | {*options.skip}]
     with open_stores() as resources:
-        show(machine(resources))
-        for name, bench in chosen.items():
-            if options.only == name or (options.only is None and name not in ALONE):
-                bench(resources, options.scale)
+        report = Report(machine(resources), options.scale)
+        show(report.machine)
+        taken: dict[str, float] = {}
+        for name in chosen:
+            began = time.monotonic()
+            (BENCHMARKS | sized)[name](resources, options.scale, report)
+            taken[name] = time.monotonic() - began
+            report.write(options.output / "figures.json")
+    table = report.table("seconds", {"benchmark": TEXT, "took, s": WHOLE})
+    for name, seconds in taken.items():
+        table.add(name, seconds)
+    draw(options.output / "figures.json", options.output)
     return 0
 
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
 import subprocess
-import sys
 import tempfile
 import time
-import venv
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.rivals.environment import python_of_rivals
 from benchmarks.rivals.faults import FAULTS, OF_SERVERS, small_disk
+from benchmarks.rivals.outcomes import read_calls, reported_steps, settled
 from benchmarks.rivals.trackers import Stored, Tracker, make_tracker
 from benchmarks.rivals.training import TRACKERS
 
-REQUIREMENTS: Final = Path(__file__).with_name("requirements.txt")
 STEP_S: Final = 0.05
 STEPS: Final = {"trainer killed": 2400, "server away for a minute": 1600, "disk full for 15 s": 600}
 USUAL_STEPS: Final = 300
@@ -28,8 +25,6 @@ TRAINING_TIMEOUT_S: Final = 420.0
 
 The same time is given to its start and the steps before the fault.
 """
-SETTLE_S: Final = 90.0
-"""A tracker may take this time after the end of a training to store the rest and to change its state."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def main() -> int:
     parser.add_argument("--tracker", choices=[*TRACKERS], action="append", help="only this one; may be repeated")
     parser.add_argument("--fault", choices=[*FAULTS], action="append", help="only this one; may be repeated")
     options = parser.parse_args()
-    python = _environment_of_rivals()
+    python = python_of_rivals()
     for fault in options.fault or FAULTS:
         print(f"\n**{fault[0].upper()}{fault[1:]}**\n")
         print("| tracker | steps reported | lost | twice | longest call | last call | training | state shown |")
@@ -110,10 +105,9 @@ def _measured(tracker: Tracker, fault: str, truth: Path) -> Result:
         end = _end(training)
         training.kill()
         training.wait()
-    calls = [line.split() for line in _lines(truth)]
-    times = {step: float(seconds) for step, seconds in calls}
-    finish = times.pop("finish", None)
-    return Result(len(times), max(times.values(), default=0.0), finish, end, _settled(tracker, len(times)))
+    calls = read_calls(truth)
+    reported = len(calls.steps)
+    return Result(reported, max(calls.steps, default=0.0), calls.finish_s, end, settled(tracker, reported))
 
 
 def _await_steps(training: subprocess.Popen[bytes], truth: Path, steps: int) -> None:
@@ -122,7 +116,7 @@ def _await_steps(training: subprocess.Popen[bytes], truth: Path, steps: int) -> 
     Raises `subprocess.TimeoutExpired` after `TRAINING_TIMEOUT_S` seconds.
     """
     deadline = time.monotonic() + TRAINING_TIMEOUT_S
-    while training.poll() is None and len(_lines(truth)) < steps:
+    while training.poll() is None and reported_steps(truth) < steps:
         if time.monotonic() > deadline:
             raise subprocess.TimeoutExpired(training.args, TRAINING_TIMEOUT_S)
         time.sleep(STEP_S)  # the file has one more line a step, so reading more often finds nothing new
@@ -135,44 +129,6 @@ def _end(training: subprocess.Popen[bytes]) -> str:
     if code < 0:
         return "killed"
     return "completed" if code == 0 else f"ended by the tracker, exit code {code}"
-
-
-def _settled(tracker: Tracker, reported: int) -> Stored | str:
-    """Return the steps and the state that the tracker has stored, or the reason why they cannot be read.
-
-    Reads again until all steps are stored and the run is not shown as running, for about `SETTLE_S` seconds.
-    """
-    deadline = time.monotonic() + SETTLE_S
-    while True:
-        try:
-            stored: Stored | str = tracker.stored()
-        except RuntimeError as exc:
-            stored = str(exc)
-        is_final = isinstance(stored, Stored) and stored.is_final(reported)
-        if is_final or time.monotonic() > deadline:
-            return stored
-        time.sleep(2)  # each reading starts a process, which takes a second of CPU time from the tracker
-
-
-def _lines(path: Path) -> list[str]:
-    with suppress(FileNotFoundError):
-        return path.read_text().rpartition("\n")[0].splitlines()
-    return []
-
-
-def _environment_of_rivals() -> Path:
-    """Return the interpreter of an environment with the other trackers; make it if it does not exist."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainwire"
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    folder = cache / f"rivals-{sys.implementation.cache_tag}-{digest}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        print(f"installing the other trackers into {folder}; this takes some minutes, once", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
-        (folder / "complete").touch()
-    return python
 
 
 if __name__ == "__main__":

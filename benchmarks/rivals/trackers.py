@@ -95,12 +95,23 @@ class Tracker:
         self._server.wait()
         self._server = None
 
-    def train(self, truth: Path, steps: int, step_s: float) -> subprocess.Popen[bytes]:
-        """Start the training, which writes the steps that it reported to the file `truth`."""
+    def server_cpu_s(self) -> float:
+        """Return the CPU seconds of the server's processes, including ended children; 0 without a server."""
+        if self._server is None:
+            return 0.0
+        server = psutil.Process(self._server.pid)
+        times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
+        return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
+
+    def train(self, truth: Path, steps: int, step_s: float, values: int = 1) -> subprocess.Popen[bytes]:
+        """Start the training, which writes the steps that it reported to the file `truth`.
+
+        A step takes `step_s` seconds, and reports `values` values.
+        """
         script = Path(__file__).with_name("training.py")
         with (self.folder / "training.log").open("wb") as log:
             return subprocess.Popen(
-                [self.python, script, self.name, truth, str(steps), str(step_s)],
+                [self.python, script, self.name, truth, str(steps), str(step_s), str(values)],
                 cwd=truth.parent,
                 env=self._environment(),
                 stdout=log,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from trainwire.cli.mcp_tools.answers import Answer, JobReference, MaxChars, shown_line
+from trainwire.cli.mcp_tools.answers import MOST_CHARS, Answer, JobReference, MaxChars, shown_line
 from trainwire.client.client import Client
 from trainwire.client.errors import ClientError
 from trainwire.client.job import Job
@@ -53,7 +53,7 @@ def search_log(
         "rank": rank,
         "attempt": attempt,
     }
-    lines, following = _pages(found, after_seq, before_seq, limit, conditions)
+    lines, following = _pages(found, after_seq, before_seq, limit, conditions, max_chars=max_chars)
     answer.add(lines_of_job=found.info.rows["logs"])
     answer.add(lines=[shown_line(line, found.info.attempt) for line in lines])
     if following is not None:
@@ -89,33 +89,46 @@ def log_around(
     earlier: list[LogLine] = []
     following: int | None = None
     if before:
-        earlier, following = _pages(found, None, place, before, conditions)
-    later, _ = _pages(found, max(place - 1, 0), None, after + 1, conditions)
+        earlier, following = _pages(found, None, place, before, conditions, max_chars=max_chars)
+    later, rest = _pages(found, max(place - 1, 0), None, after + 1, conditions, max_chars=max_chars)
     answer.add(lines_of_job=total, at_seq=place)
     answer.add(lines=[shown_line(line, found.info.attempt) for line in [*earlier, *later]])
     if place > total:
         answer.leave_out(f"no line is at {moment or seq} or later: the last ones before are shown")
     if following is not None and len(earlier) < before:
         answer.leave_out(f"earlier lines were not searched: search_log(before_seq={following})")
+    if rest is not None and len(later) <= after:
+        answer.leave_out(f"later lines were not searched: search_log(after_seq={rest})")
     return answer.document()
 
 
 def _pages(
-    job: Job, after: int | None, before: int | None, limit: int, conditions: dict[str, Any]
+    job: Job, after: int | None, before: int | None, limit: int, conditions: dict[str, Any], *, max_chars: int
 ) -> tuple[list[LogLine], int | None]:
     """Return up to `limit` lines in order that match `conditions`, and the `seq` from which a search can go on.
 
     This is the next `after` or `before`, in the same direction; None if all lines were searched. The search ends
-    early after SEARCH_S seconds.
+    early after SEARCH_S seconds, and with the line with which the texts, shortened to `max_chars`, reach
+    MOST_CHARS characters in total.
     """
     lines: list[LogLine] = []
+    room = MOST_CHARS
     deadline = time.monotonic() + SEARCH_S
     while True:
         page = job.log_page(after=after, before=before, limit=limit - len(lines), **conditions)
-        lines = [*lines, *page.lines] if after is not None else [*page.lines, *lines]
+        for number, line in enumerate(page.lines if after is not None else reversed(page.lines), 1):
+            lines.append(line)
+            room -= min(len(line.text), max_chars)
+            if room <= 0:
+                following = page.next if number == len(page.lines) else line.seq
+                return _in_order(lines), following
         if page.next is None or len(lines) >= limit or time.monotonic() > deadline:
-            return lines, page.next
+            return _in_order(lines), page.next
         after, before = (page.next, None) if after is not None else (None, page.next)
+
+
+def _in_order(lines: list[LogLine]) -> list[LogLine]:
+    return sorted(lines, key=lambda line: line.seq)
 
 
 def _parsed_time(text: str) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -17,6 +17,7 @@ from trainwire.stores.loki.config import MAX_AGE_NS, MAX_AHEAD_NS, MAX_FUTURE_NS
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.stores.loki.query import LokiLine, number_of, read_lines, read_newest
 from trainwire.stores.rows.command_rows import LogFilter, StoredLine
+from trainwire.stores.rows.log_pages import PAGE_BYTES
 
 MARGIN_NS: Final = 10**9
 UNNUMBERED: Final = 0
@@ -48,12 +49,15 @@ def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int
     """Return at most `limit` of a job's last lines in Loki, oldest first; the parts of split lines are joined.
 
     Each part counts towards the limit, so fewer lines may be returned, and parts of the first one may be absent.
-    The limits of `read_newest` apply.
+    The texts have at most PAGE_BYTES in total, except that of a single line. The limits of `read_newest` apply.
     """
     times = _row_times(connection, job_id)
     start_ns, _ = _range_ns(connection, job_id, times)
     newest = read_newest(http, job_id, start_ns, _newest_ns(connection, job_id, times), limit)
-    return [_event_line(line, text) for line, text in whole_lines(newest)][-limit:]
+    found = [_event_line(line, text) for line, text in whole_lines(newest)][-limit:]
+    sizes = accumulate(len(line.text.encode()) for line in reversed(found))
+    fitting = sum(size <= PAGE_BYTES for size in sizes)
+    return found[-max(fitting, 1) :]
 
 
 def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:

@@ -67,7 +67,7 @@ def open_engine(
     """Return an engine with at most `most` connections; `name` is their `application_name` in Postgres.
 
     `statement_timeout_s=0` means no statement timeout; a statement waits at most 30 s for a lock. Sessions use
-    UTC. The server ends a running query within a second after its client has disappeared.
+    UTC, and no JIT. The server ends a running query within a second after its client has disappeared.
     """
     timeouts = f"-c statement_timeout={statement_timeout_s}s -c lock_timeout=30s"
     engine = sqlalchemy.create_engine(
@@ -84,7 +84,9 @@ def open_engine(
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 30_000,
-            "options": f"-c timezone=UTC -c client_connection_check_interval=1000 {timeouts}",
+            # Postgres estimates the costs of a sort by a metric far above its limits for JIT, whose compilation
+            # takes longer than the query.
+            "options": f"-c timezone=UTC -c jit=off -c client_connection_check_interval=1000 {timeouts}",
         },
     )
     event.listen(engine, "handle_error", _drop_useless_sessions)

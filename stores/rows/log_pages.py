@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, collate, func, text
 
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.tables import training_logs
@@ -21,7 +21,14 @@ PAGE_BYTES: Final = 8 * 1024 * 1024
 """Largest total size of the texts in one page; a page has at least one line."""
 CUT_CHARS: Final = 64 * 1024
 """Number of characters to which a line is cut, unless a page of one line is requested."""
+PROBES: Final = 15
+"""Number of places that one query of `seq_at` looks at: six queries for ten million lines."""
 _L: Final = training_logs.c
+_NEXT_LINES: Final = text(
+    "SELECT place, seq, logged_at >= :at FROM unnest(CAST(:places AS bigint[])) AS place LEFT JOIN LATERAL ("
+    "SELECT seq, logged_at FROM training_logs WHERE job_id = :job_id AND seq >= place ORDER BY seq LIMIT 1"
+    ") AS line ON true ORDER BY place"
+)
 
 
 class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +48,7 @@ class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
         found: list[ColumnElement[bool]] = [
             _L[name] == value for name, value in wanted.items() if value is not None
         ]
-        return found if self.text is None else [*found, _L.content.icontains(self.text, autoescape=True)]
+        return found if self.text is None else [*found, _contains(self.text)]
 
 
 class LinePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,18 +129,27 @@ def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int
 def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
     """Return the lowest `seq` from which on lines have the time `at` or a later one; `last` + 1 if there are none.
 
-    It is found by binary search. Times increase with `seq`, except for lines that arrived late.
+    It is found by a search like a binary one, which looks at PROBES places at once. Times increase with `seq`,
+    except for lines that arrived late.
     """
     low, high = 1, last + 1
     while low < high:
-        middle = (low + high) // 2
-        query = select(_L.seq, _L.logged_at >= at).where(_L.job_id == job_id)
-        row = connection.execute(query.where(_L.seq >= middle).order_by(_L.seq).limit(1)).one_or_none()
-        if row is None or row[1]:
-            high = middle
-        else:
-            low = row[0] + 1
+        places = sorted({low + (high - low) * number // (PROBES + 1) for number in range(1, PROBES + 1)})
+        wanted = {"places": places, "job_id": job_id, "at": at}
+        for place, seq, is_later in connection.execute(_NEXT_LINES, wanted):
+            if seq is None or is_later:
+                high = place
+                break
+            low = seq + 1
     return low
+
+
+def _contains(text: str) -> ColumnElement[bool]:
+    if not text.isascii():
+        return _L.content.icontains(text, autoescape=True)
+    # Only ASCII letters can match, whose case the collation "C" knows: it lowers a text in half of the time that a
+    # locale takes, and strpos() searches faster than ILIKE.
+    return func.strpos(func.lower(collate(_L.content, "C")), text.lower()) > 0
 
 
 def _read(connection: Connection, query: Select[Any], found: list[LogLine]) -> int:

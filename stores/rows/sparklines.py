@@ -36,12 +36,13 @@ _LAST: Final = text(
     "WHERE job_id = wanted.id ORDER BY seq DESC LIMIT :rows) AS newest) AS m ORDER BY m.seq"
 )
 _WHEN_LIFTED: Final = " ".join(f"WHEN '{name}' THEN {name}" for name in LIFTED)
+# One row for each job and rank: psycopg reads an array in a fraction of the time that a row for each value takes.
 _SAMPLED: Final = text(
-    f"SELECT m.job_id, m.rank, CASE wanted.name {_WHEN_LIFTED} "  # noqa: S608 - our own columns
-    "ELSE CAST(extra_metrics ->> wanted.name AS double precision) END "
-    "AS value FROM unnest(CAST(:jobs AS bigint[]), CAST(:seqs AS bigint[]), CAST(:names AS text[])) "
+    f"SELECT m.job_id, m.rank, array_agg(CASE wanted.name {_WHEN_LIFTED} "  # noqa: S608 - our own columns
+    "ELSE CAST(extra_metrics ->> wanted.name AS double precision) END ORDER BY m.seq) "
+    "FROM unnest(CAST(:jobs AS bigint[]), CAST(:seqs AS bigint[]), CAST(:names AS text[])) "
     "AS wanted(job_id, seq, name) JOIN training_metrics AS m ON m.job_id = wanted.job_id AND m.seq = wanted.seq "
-    "ORDER BY m.seq"
+    "GROUP BY m.job_id, m.rank ORDER BY min(m.seq)"
 )
 
 
@@ -124,10 +125,10 @@ def _sampled(connection: Connection, wanted: Iterable[tuple[int, str, int, int]]
     `wanted` has (job, metric, number of its rows, largest number of rows to read).
     """
     rows = [(job, seq, name) for job, name, last, most in wanted for seq in spread(1, last, most)]
-    values: dict[int, OfRanks] = defaultdict(lambda: defaultdict(list))
-    for job, rank, value in connection.execute(_SAMPLED, _columns(rows)) if rows else ():
-        if value is not None and math.isfinite(value):
-            values[job][rank].append(value)
+    values: dict[int, OfRanks] = defaultdict(dict)
+    for job, rank, sample in connection.execute(_SAMPLED, _columns(rows)) if rows else ():
+        if finite := [value for value in sample if value is not None and math.isfinite(value)]:
+            values[job][rank] = finite
     return values
 
 

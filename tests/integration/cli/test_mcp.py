@@ -335,6 +335,26 @@ def test_a_text_beyond_the_largest_answer_names_the_command(
     ]
 
 
+def test_an_answer_with_lines_is_bounded_in_total(agent: Agent, sender: Sender, resources: Resources) -> None:
+    """Long lines end an answer before its limit of lines, and the next answer goes on after them."""
+    number = next(_jobs)
+    sender.send(logs(*["x" * 60_000] * 40), job=number)
+    drain(resources, "logs", number)
+    for side, begin in (("after_seq", 0), ("before_seq", 41)):
+        seqs: list[int] = []
+        first = begin
+        for most in (17, 17, 6):
+            found = agent.call("search_log", job=number, max_chars=60_000, limit=1000, **{side: first})
+            assert len(found["lines"]) == most
+            seqs += (line["seq"] for line in found["lines"])
+            first = found["lines"][-1 if side == "after_seq" else 0]["seq"]
+            assert bool(found["left_out"]) == (most == 17)
+            assert all(f"repeat with {side}={first}" in each for each in found["left_out"])
+        assert sorted(seqs) == list(range(1, 41))
+    around = agent.call("log_around", job=number, seq=20, before=0, after=30, max_chars=60_000)
+    assert around["left_out"] == ["later lines were not searched: search_log(after_seq=36)"]
+
+
 def test_hostile_texts_are_cleaned_bounded_and_marked(agent: Agent, sender: Sender, resources: Resources) -> None:
     """Control sequences, hidden characters and huge lines of a training do not reach the agent as they are."""
     number = next(_jobs)

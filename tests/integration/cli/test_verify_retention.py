@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, text
 from tests.factories import SECOND_NS, Sender, completion, drain, logs
 from tests.integration.cli.conftest import Trainwire
 from tests.twins.loki import LokiTwin
+from trainwire.stores.loki import lines
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.stores.loki.lines import newest_lines
 from trainwire.workers.operations.row_retention import RowPolicy, RowRetention
@@ -150,3 +151,14 @@ def test_the_newest_lines_of_a_job_without_rows(removed: Engine, loki: LokiTwin)
         long_ago = json.dumps({"stdout": time.time_ns() - 36 * 3600 * SECOND_NS})
         connection.execute(text("UPDATE delivery_cursors SET state = :long_ago"), {"long_ago": long_ago})
         assert newest_lines(connection, http, 42, 2)[-1].text == "d"
+
+
+@pytest.mark.parametrize(("most_bytes", "expected"), [(9, ["new", "newest"]), (8, ["newest"]), (1, ["newest"])])
+def test_lines_of_loki_are_bounded_in_bytes(
+    removed: Engine, loki: LokiTwin, monkeypatch: pytest.MonkeyPatch, most_bytes: int, expected: list[str]
+) -> None:
+    """The page gets the newest lines of Loki that fit into a response, and at least one."""
+    monkeypatch.setattr(lines, "PAGE_BYTES", most_bytes)
+    with removed.begin() as connection:
+        found = newest_lines(connection, LokiHttp(loki.url), 42, 5)
+    assert [line.text for line in found] == expected

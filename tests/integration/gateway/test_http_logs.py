@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from itertools import count
+from urllib.parse import quote
 
 import msgspec
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, select, text
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.twins.loki import LokiTwin
 from trainwire.gateway.documents.row_types import LogPage
 from trainwire.gateway.feed.feed_queries import read_newest, read_rows
+from trainwire.schemas.tables import training_logs
 from trainwire.schemas.wire.messages import Logs
 from trainwire.stores.rows import log_pages
 from trainwire.workers.resources import Resources
@@ -90,6 +93,31 @@ def test_a_time_leads_to_the_first_line_from_then_on(gateway: GatewayServer, job
     assert gateway.get(f"/jobs/{job}/logs?at=0001-01-01T00:00:00Z&limit=1")["first_seq"] == 1
 
 
+def test_a_time_is_found_in_a_long_log_with_gaps(resources: Resources) -> None:
+    """The line of a time is found with few queries, also where retention and deletions have removed lines."""
+    job, last = next(_jobs), 100_000
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO training_logs (job_id, seq, logged_at, attempt, logged_ns, source, log_type, content)"
+                " SELECT :job, n, to_timestamp(n / 3), 1, 0, 's', 'stdout', '' "
+                "FROM generate_series(1000, 99990) AS n WHERE n NOT BETWEEN 4500 AND 70000 OR n % 500 = 0"
+            ),
+            {"job": job},
+        )
+    statements: list[str] = []
+    with resources.engine.connect() as connection:
+        event.listen(connection, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+        found = select(training_logs.c.seq, training_logs.c.logged_at).where(training_logs.c.job_id == job)
+        rows = connection.execute(found.order_by(training_logs.c.seq)).all()
+        for second in (0, 333, 334, 1490, 1500, 1501, 20_000, 23_333, 30_000, 33_330, 33_331):
+            at = datetime.fromtimestamp(second, UTC)
+            earlier = [seq for seq, logged_at in rows if logged_at < at]
+            statements.clear()
+            assert log_pages.seq_at(connection, job, at, last) == max(earlier, default=0) + 1
+            assert len(statements) <= 6
+
+
 def test_a_search_returns_where_it_stopped(
     gateway: GatewayServer, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +145,20 @@ def test_a_search_returns_where_it_stopped(
     assert forward["scanned"] == {"first_seq": 1, "last_seq": 20_000}
     lines = gateway.request("GET", f"/jobs/{job}/logs/download").text.splitlines()
     assert (len(lines), lines[6].rpartition(" ")[2]) == (50_000, "needle")
+
+
+@pytest.mark.parametrize(
+    ("searched", "seqs"),
+    [("100%_D", [1]), ("0_d", []), ("C:\\T", [2]), ("it's", [3]), ("GRÖ", [4]), ("grö", [4]), ("ße 1", [4])],
+)
+def test_a_search_is_for_a_text_as_it_is(
+    gateway: GatewayServer, sender: Sender, resources: Resources, searched: str, seqs: list[int]
+) -> None:
+    """Wildcards and quotes of SQL are ordinary characters, and only the case of ASCII letters may be ignored."""
+    job = next(_jobs)
+    sender.send(logs("100%_done 100 done", "c:\\temp", "It's", "GRÖ grö ße 1"), job=job)
+    drain(resources, "logs", job)
+    assert [line["seq"] for line in gateway.get(f"/jobs/{job}/logs?search={quote(searched)}")["items"]] == seqs
 
 
 def test_a_log_is_downloaded(gateway: GatewayServer, job: int) -> None:

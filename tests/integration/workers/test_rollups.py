@@ -18,13 +18,15 @@ from sqlalchemy import Connection, Engine, text
 
 from tests.factories import Sender, drain, metrics, one, rows
 from trainwire.gateway.routes.metric_routes import shown_points
-from trainwire.schemas.filters.job_filter import parse_fields
+from trainwire.schemas.filters.job_filter import parse_fields, parse_sort
 from trainwire.schemas.keys import stream_key
 from trainwire.schemas.non_finite import NON_FINITE_NAMES, Number
 from trainwire.schemas.tables import delivery_cursors, metric_blocks, metric_series, training_jobs
 from trainwire.schemas.times import to_ns
 from trainwire.stores.postgres.deletion import Choice, begin_deletion
-from trainwire.stores.postgres.jobs.job_pages import read_columns
+from trainwire.stores.postgres.jobs.job_pages import JobQuery, find_places, read_columns
+from trainwire.stores.postgres.jobs.job_values import NEWEST_ROWS
+from trainwire.stores.rows.command_rows import newest_metrics
 from trainwire.stores.rows.metric_columns import Key
 from trainwire.stores.rows.metric_names import MetricNames
 from trainwire.stores.rows.metric_series import MOST_ROWS, SeriesFilter, XAxis, XRange, read_series
@@ -301,6 +303,38 @@ def test_jobs_are_sorted_by_the_extremes_of_all_points(training: Training) -> No
             ]
             expected = {shown(min(values)), shown(max(values))} if values else {None}
             assert {found[f"metrics.{name}.min"], found[f"metrics.{name}.max"]} == expected
+
+
+def test_the_newest_value_of_a_metric_is_read_from_rows(training: Training) -> None:
+    """Without final metrics it is the newest value in rows, whether they are in blocks already or not."""
+    names = (*NAMES, "none")
+    fields = parse_fields(",".join(f"metrics.{name}" for name in names))
+    for is_followed in (False, True, False):
+        if is_followed:
+            follow(training.engine)
+        else:
+            training.train(40)
+        with training.engine.connect() as connection:
+            found = read_columns(connection, [JOB], fields, START)[JOB]
+            newest = newest_metrics(connection, JOB, NEWEST_ROWS)
+        for name in names:
+            values = [point.values[name] for point in newest if name in point.values]
+            assert found[f"metrics.{name}"] == (values[-1] if values else None)
+
+
+def test_rows_of_jobs_without_a_metric_are_not_read(training: Training) -> None:
+    """A sort by a metric does not look into the rows of jobs whose blocks have all rows and no such metric."""
+    training.train(40)
+    follow(training.engine)
+    tuples = text(
+        "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) "
+        "FROM pg_stat_xact_user_tables WHERE relname = 'training_metrics'"
+    )
+    with training.engine.connect() as connection:
+        for name, is_read in (("none", False), (NAMES[0], True)):
+            before = connection.execute(tuples).scalar_one()
+            assert len(find_places(connection, JobQuery(sort=parse_sort(f"metrics.{name}")), 10)) == 1
+            assert (connection.execute(tuples).scalar_one() > before) == is_read
 
 
 def test_blocks_can_be_built_again(training: Training) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import zstandard
 
-from benchmarks import hostile
+from benchmarks.drains import hostile
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire.messages import Message
 from trainwire.workers.drain import poison_entries

@@ -45,7 +45,7 @@ class StampedStream(IngestStream):
         super().settle(acks, through_id, waited_ms, traces, commands)
 
 
-def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
+def commit_to_subscriber_ms(resources: Resources, events: int) -> tuple[float, float]:
     """Return the median and 95th percentile from the commit to the event, in milliseconds.
 
     The drain runs in this process, so that the time of its commit is known. It sends an order through Redis to a
@@ -63,7 +63,7 @@ def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
         PubSub(resources.redis.connection_pool, ignore_subscribe_messages=True) as listener,
     ):
         listener.subscribe(events_channel(JOB))
-        for number in range(EVENTS):
+        for number in range(events):
             resources.redis.xadd(stream.key, log_entry(JOB, number + 1, [f"line {number + 1}"]))
             drain.run()
             wait_for_line(listener, number + 1)

@@ -17,7 +17,7 @@ from itertools import pairwise
 import psutil
 import redis
 
-from benchmarks.events import StampedStream
+from benchmarks.deliveries.events import StampedStream
 from benchmarks.load import LINE, log_entry
 from benchmarks.processes import ROOT, running, running_gateway
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
@@ -67,7 +67,7 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
         drain.run()
         messages = int(seconds * MESSAGES_PER_S)
         last = 1 + messages * LINES_PER_S // MESSAGES_PER_S
-        command = [sys.executable, "-m", "benchmarks.feed_clients", "127.0.0.1", str(port), path]
+        command = [sys.executable, "-m", "benchmarks.deliveries.feed_clients", "127.0.0.1", str(port), path]
         with subprocess.Popen([*command, str(clients), str(last)], cwd=ROOT, stdout=subprocess.PIPE) as readers:
             assert readers.stdout is not None
             assert readers.stdout.readline() == b"ready\n"

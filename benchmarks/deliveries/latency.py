@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from sqlalchemy import text
@@ -17,25 +19,33 @@ from trainwire.workers.resources import Resources
 LINES = 200
 
 
-def log_to_row_ms(resources: Resources, flush_interval_s: float) -> tuple[float, float]:
-    """Return the median and 95th percentile in milliseconds, including the SDK's flush interval."""
+@contextmanager
+def workers(resources: Resources) -> Iterator[None]:
+    """Run an idle system until the block ends: a worker with two pool processes, and beat."""
+    with (
+        running(resources, "trainwire.workers", "worker", "--concurrency", "2"),
+        running(resources, "trainwire.workers", "beat", ready="beat"),
+    ):
+        yield
+
+
+def log_to_row_ms(resources: Resources, job: int, flush_interval_s: float, lines: int) -> tuple[float, float]:
+    """Return the median and p95 in milliseconds of `lines` lines, including the SDK's flush interval."""
     redis_url = resources.settings.redis_url.get_secret_value()
     settings = replace(
         TrainerSettings.from_env(), redis_url=redis_url, timing=Timing(flush_interval_s=flush_interval_s)
     )
-    found = text("SELECT 1 FROM training_logs WHERE job_id = 77 AND content = :line")
+    found = text("SELECT 1 FROM training_logs WHERE job_id = :job AND content = :line")
     taken = []
     with (
-        running(resources, "trainwire.workers", "worker", "--concurrency", "2"),
-        running(resources, "trainwire.workers", "beat", ready="beat"),
-        Run(job_id=77, settings=settings) as run,
+        Run(job_id=job, settings=settings) as run,
         resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
     ):
-        for number in range(LINES):
+        for number in range(lines):
             line = f"line {number}"
             began = time.perf_counter()
             run.log(line)
-            while not connection.execute(found, {"line": line}).first():
+            while not connection.execute(found, {"job": job, "line": line}).first():
                 time.sleep(0.001)  # the resolution of the figure
             taken.append((time.perf_counter() - began) * 1000)
             time.sleep(0.02)

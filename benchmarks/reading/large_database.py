@@ -42,12 +42,14 @@ INCOMING_JOBS: Final = 500
 EVERY_S: Final = 0.1
 """Seconds between two rounds of incoming messages; a job sends one every ten rounds."""
 DRAINED_WITHIN_S: Final = 30.0
+ROLLUPS_WITHIN_S: Final = 3600.0
 
 _JOB_ROWS: Final = text(
     "INSERT INTO training_jobs (id, name, status, created_at, started_at, completed_at, params, tags, "
     "final_metrics, last_log_seq, last_metric_seq) SELECT n, 'job ' || n, 'completed', began, began, "
     "began + interval '1 hour', jsonb_build_object('lr', random()), jsonb_build_object('team', 't' || n % 7), "
-    "jsonb_build_object('loss', random()), CASE n WHEN 1 THEN :large_lines ELSE :lines END, "
+    "CASE WHEN n % 10 > 0 THEN jsonb_build_object('loss', random()) END, "
+    "CASE n WHEN 1 THEN :large_lines ELSE :lines END, "
     "CASE n WHEN 1 THEN :large_points ELSE :points END "
     "FROM (SELECT n, now() - n * interval '1 minute' AS began FROM generate_series(1, :jobs) n) AS numbered"
 )
@@ -59,7 +61,7 @@ _LOG_ROWS: Final = text(
 _POINT_ROWS: Final = text(
     "INSERT INTO training_metrics (job_id, seq, logged_at, attempt, source, step, loss, extra_metrics) "
     "SELECT job, n, now() - job * interval '1 minute' + n * interval '1 ms', 1, '0-bench', n, random(), "
-    "jsonb_build_object('acc', random()) "
+    "jsonb_build_object('grad_norm', random()) "
     "FROM generate_series(CAST(:first AS int), :last) job, generate_series(1, :points) n"
 )
 
@@ -78,6 +80,11 @@ def measure(resources: Resources, scale: float) -> Iterator[Reading]:
     """Store the rows, then measure each kind of read while lines come in."""
     jobs = max(20, int(JOBS * scale))
     store(resources, jobs, int(LINES * scale), int(POINTS * scale))
+    yield from reads(resources, jobs, int(LINES * scale * LARGE_SHARE))
+
+
+def reads(resources: Resources, jobs: int, large_lines: int) -> Iterator[Reading]:
+    """Measure each kind of read while lines come in; job 1 has `large_lines` lines."""
     port, metrics_port = free_port(), free_port()
     with (
         running_gateway(resources, port),
@@ -86,13 +93,13 @@ def measure(resources: Resources, scale: float) -> Iterator[Reading]:
         running(resources, "trainwire.workers", "metrics", "--port", str(metrics_port), ready="metrics.serving"),
         incoming_lines(resources, jobs),
     ):
-        reads = requests(f"http://127.0.0.1:{port}", jobs, int(LINES * scale * LARGE_SHARE))
-        reads["exporter: /metrics"] = partial(get, f"http://127.0.0.1:{metrics_port}/metrics")
+        kinds = requests(f"http://127.0.0.1:{port}", jobs, large_lines)
+        kinds["exporter: /metrics"] = partial(get, f"http://127.0.0.1:{metrics_port}/metrics")
         for arguments in (["status", "1"], ["jobs"], ["doctor"]):
-            reads[f"trainwire {' '.join(arguments)}"] = partial(command, resources, arguments)
-        for read in reads.values():
+            kinds[f"trainwire {' '.join(arguments)}"] = partial(command, resources, arguments)
+        for read in kinds.values():
             read()  # the first read opens connections
-        for name, read in reads.items():
+        for name, read in kinds.items():
             yield timed(name, read)
 
 
@@ -110,8 +117,7 @@ def store(resources: Resources, jobs: int, lines: int, points: int) -> None:
             jobs_of_part = {"first": first, "last": last}
             connection.execute(_LOG_ROWS, {**jobs_of_part, "line": LINE, "lines": numbers["lines"]})
             connection.execute(_POINT_ROWS, {**jobs_of_part, "points": numbers["points"]})
-    while not RollupFollower(resources.engine).follow(1):
-        pass
+    RollupFollower(resources.engine).run(ROLLUPS_WITHIN_S)
     with resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
         connection.execute(text("CHECKPOINT"))
@@ -123,6 +129,13 @@ def requests(url: str, jobs: int, large_lines: int) -> dict[str, Callable[[], in
     with urllib.request.urlopen(f"{url}/jobs/1/logs?limit=1&after=0") as answer:
         began_s = json.loads(answer.read())["items"][0]["ts"] / 1e9
 
+    later_page = "sort=metrics.loss.min"
+    for _ in range(49):
+        with urllib.request.urlopen(f"{url}/jobs?limit=100&{later_page}") as answer:
+            if (cursor := json.loads(answer.read())["next"]) is None:
+                break
+        later_page = f"sort=metrics.loss.min&cursor={quoted(cursor)}"
+
     def line() -> int:
         return next(numbers) * 7919 * 613 % large_lines
 
@@ -131,15 +144,21 @@ def requests(url: str, jobs: int, large_lines: int) -> dict[str, Callable[[], in
 
     return {
         "list: newest 100 jobs": lambda: get(f"{url}/jobs?limit=100"),
-        "list: sorted by final loss": lambda: get(f"{url}/jobs?limit=100&sort=metrics.loss"),
+        "list: sorted by a parameter": lambda: get(f"{url}/jobs?limit=100&sort=params.lr"),
+        "list: sorted by the last loss": lambda: get(f"{url}/jobs?limit=100&sort=metrics.loss"),
+        "list: sorted by a value that only rows have": lambda: get(
+            f"{url}/jobs?limit=100&sort=-metrics.grad_norm"
+        ),
+        "list: sorted by the lowest loss": lambda: get(f"{url}/jobs?limit=100&sort=metrics.loss.min"),
+        "list: page 50, sorted by the lowest loss": lambda: get(f"{url}/jobs?limit=100&{later_page}"),
         "list: filter by parameter and tag": lambda: get(
             f"{url}/jobs?limit=100&filter={quoted('params.lr < 0.3 and tags.team = t3')}"
         ),
         "list: search by name": lambda: get(f"{url}/jobs?limit=100&search={job()}"),
         "job page: job": lambda: get(f"{url}/jobs/{job()}"),
-        "job page: charts": lambda: get(f"{url}/jobs/{job()}/metrics?names=loss,acc"),
+        "job page: charts": lambda: get(f"{url}/jobs/{job()}/metrics?names=loss,grad_norm"),
         "job page: newest lines": lambda: get(f"{url}/jobs/{job()}/logs?limit=500"),
-        "large job: charts": lambda: get(f"{url}/jobs/1/metrics?names=loss,acc"),
+        "large job: charts": lambda: get(f"{url}/jobs/1/metrics?names=loss,grad_norm"),
         "large job: newest lines": lambda: get(f"{url}/jobs/1/logs?limit=500"),
         "log jump to a line": lambda: get(f"{url}/jobs/1/logs?limit=500&after={line()}"),
         "log jump to a time": lambda: get(f"{url}/jobs/1/logs?limit=500&at={began_s + line() / 1000}"),

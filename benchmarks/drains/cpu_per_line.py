@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks import many_jobs
+from benchmarks.drains import many_jobs
 from benchmarks.load import JOB, LINE, log_entry
 from benchmarks.processes import cpu_seconds, servers
 from trainwire.schemas.events import decode_events

@@ -13,10 +13,10 @@ from typing import Any, Final
 import psutil
 from sqlalchemy import text
 
-from benchmarks.baselines import rows_in
+from benchmarks.drains.baselines import rows_in
 from benchmarks.processes import cpu_seconds, running, servers
-from benchmarks.simulated_trainers import Crowd
 from benchmarks.stores import empty
+from benchmarks.trainers.simulated_trainers import Crowd
 from trainwire.schemas.keys import CHECKPOINT_QUEUE, DEFAULT_SHARDS, KINDS, NOTIFY_QUEUE, stream_key
 from trainwire.stack.stack import STORE_QUEUES
 from trainwire.stack.valkey import DEFAULT_MAXMEMORY
@@ -30,7 +30,7 @@ STARTS_PER_S: Final = 2000
 SETTLING_S: Final = 4.0
 """Seconds between the start of the last trainer and the measurement."""
 LONGEST_DRAIN_S: Final = 20.0
-LATEST_START_S: Final = 230.0
+LATEST_START_S: Final = 420.0
 """No number of trainers is begun after this number of seconds."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import text
 
-from benchmarks import mlflow
+from benchmarks.deliveries import mlflow
 from benchmarks.processes import running_gateway
 from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.processes import running_gateway, wait_until
 from benchmarks.stores import empty
-from benchmarks.trainer import STEP_S, products_in, report_step, timed_block
+from benchmarks.trainers.sdk_cost import STEP_S, products_in, report_step, timed_block
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.settings.setting_groups import SpoolSettings
 from trainwire.stack.persisted_config import free_port

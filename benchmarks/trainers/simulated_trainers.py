@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 from msgspec.structs import replace
 
 from benchmarks.load import LINE
-from benchmarks.trainer_connections import Connection, ignore, max_connections, pack
+from benchmarks.trainers.trainer_connections import Connection, ignore, max_connections, pack
 from trainwire.ingest.sending.acks import AckReport, AckWatch, parse_report
 from trainwire.ingest.sending.flush_pace import FlushPace
 from trainwire.ingest.sending.sender import LONE_ASK_FACTOR

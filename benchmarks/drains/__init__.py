@@ -1,0 +1,1 @@
+"""Benchmarks of the drain, from the streams in Redis to committed rows."""

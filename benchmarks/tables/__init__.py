@@ -1,1 +1,0 @@
-"""One function for each benchmark: it measures, and prints a table in Markdown."""
