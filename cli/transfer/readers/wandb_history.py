@@ -42,14 +42,14 @@ class RowDecoder:
         self._names: dict[str, tuple[str, ...]] = {}
         """Name -> the nested names that it was joined from; items with others of the same name are not decoded."""
         self._content, self._items_end = b"", 0
-        """The content of the last history record, and where its items end: its summary record often repeats them."""
+        """The content of the last history record, and where its items end: a summary record often has the same."""
         self._decoded: tuple[dict[str, bytes], dict[str, float]] = {}, {}
         """The items of that record."""
         self._axes_only = b""
         """The items of the last summary record without numbers: many have the same, the seconds of the run."""
 
     def decode(self, record: bytes) -> tuple[int | None, dict[str, bytes], dict[str, float]] | None:
-        """Return the step of a history record, or None for a summary record, with the JSON texts of its axes, and its numbers.
+        """Return the step of a history record, or None for a summary record, the JSON texts of its axes, and its numbers.
 
         The dictionaries must not be changed. Returns None if the record must be decoded with `fields` and
         `item_of`. The result is the same.
@@ -127,8 +127,8 @@ def _is_learned(names: tuple[str, ...], raw: bytes) -> bool:
     if "_type" in names[1:] or (names[0] in NOT_VALUES and names[1:] and names[0] != "_wandb"):
         return False
     try:
-        float(raw)
-    except ValueError:
+        json_number(raw)
+    except msgspec.DecodeError:
         return raw in _JSON_NAMES
     return True
 
@@ -143,10 +143,11 @@ def _is_head(head: bytes, names: tuple[str, ...]) -> bool:
 
 def _step(content: bytes) -> int:
     """Decode the field `step` of a history record; raise `LookupError` if `content` is not only this field."""
-    if content[0] == _STEP_KEY and content[1] == len(content) - 2:
-        if len(content) == 2:
+    size = len(content)
+    if content[0] == _STEP_KEY and content[1] == size - 2:
+        if size == 2:
             return 0
         step, end = varint(content, 3)
-        if content[2] == _STEP_NUMBER_KEY and end == len(content):
+        if content[2] == _STEP_NUMBER_KEY and end == size:
             return step
     raise LookupError(content)

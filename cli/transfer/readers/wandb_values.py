@@ -92,13 +92,9 @@ def _add_nested(row: Row, nested: list[Named]) -> None:
 
 def _add(row: Row, name: str, raw: bytes) -> None:
     try:
-        number = row.numbers[name] = float(raw)
-    except ValueError:
+        row.numbers[name] = json_number(raw)
+    except msgspec.DecodeError:
         _add_other(row, name, raw)
-    else:
-        if is_beyond_float(number, raw):
-            del row.numbers[name]
-            row.others.append(BEYOND_FLOAT)
 
 
 def _add_other(row: Row, name: str, raw: bytes) -> None:
