@@ -130,7 +130,7 @@ class Session:
             timing,
             wake,
             self._heartbeat,
-            is_refusal_logged=settings.is_refused_alike,
+            is_outage_logged_elsewhere=settings.is_refused_alike,
         )
         self._sampler = _new_sampler(settings.log_lines_per_s)
         self._starting = threading.Lock()

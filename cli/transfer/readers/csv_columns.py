@@ -113,7 +113,7 @@ class Columns:
 
 
 def plain_number(cell: str) -> float:
-    """Parse a cell as a number; raise `ValueError` if it is none, or has the underscores of Python, as in `1_000`."""
+    """Parse a cell as a number; raise `ValueError` if it is none, or is `1_000`, which Python accepts."""
     if "_" in cell:
         raise ValueError(cell)
     return float(cell)

@@ -49,7 +49,7 @@ class RowDecoder:
         """The items of the last summary record without numbers: many have the same, the seconds of the run."""
 
     def decode(self, record: bytes) -> tuple[int | None, dict[str, bytes], dict[str, float]] | None:
-        """Return the step of a history record, or None for a summary record, the JSON texts of its axes, and its numbers.
+        """Return the step of a history record, or None for a summary, the texts of its axes, and its numbers.
 
         The dictionaries must not be changed. Returns None if the record must be decoded with `fields` and
         `item_of`. The result is the same.

@@ -63,7 +63,7 @@ def test_items_that_are_too_large_are_refused(resources: Resources, sender: Send
 
 
 def test_a_number_that_was_chosen_again_is_warned_about(resources: Resources, sender: Sender) -> None:
-    """Consecutive attempts with different names are a warning, also when more follow; of the same name they are none."""
+    """Consecutive attempts with different names are a warning, also when more follow; with equal names none."""
     later = NOW_NS + 60 * SECOND_NS
     sender.send(Metrics(name="digits", ts=NOW_NS, started_at=NOW_NS), source="0-a", attempt=0)
     sender.send(completion("failed", started_at=NOW_NS), source="0-a", attempt=0)
