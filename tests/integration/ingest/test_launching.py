@@ -409,7 +409,7 @@ def test_a_rank_of_others_disturbs_nobody(valkey: Any) -> None:
     """A RANK that is no number is named once: the run is reported without a rank."""
     code, output, errors = launch(valkey, "echo", "trained", RANK="x")
     assert (code, output) == (0, b"trained\n")
-    assert errors.startswith(b"RANK='x' is not a number from 0 to ")
+    assert errors.startswith(b"trainwire: RANK='x' is not a number from 0 to ")
     assert errors.count(b"\n") == 1
     assert valkey.completions()[0].rank is None
 
