@@ -31,71 +31,69 @@ def messages_of(run: SourceRun, tally: Tally) -> Iterator[Message]:
         yield Message(kind, run.job_id, ATTEMPT, run.source, seqs[kind], body)
 
 
-class _Buffer:
-    """Collects metric points and log lines of an imported run until they are enough for a message."""
+def _bodies(items: Iterable[Item], tally: Tally) -> Iterator[Body]:
+    lines = _Lines(tally)
+    points: list[Point] = []
+    values = 0
+    started_at = None
+    for item in items:
+        if isinstance(item, Point):  # first, and without a call: an import has millions
+            points.append(item)
+            values += len(item.values)
+            if len(points) < MESSAGE_POINTS and values < MESSAGE_VALUES:
+                continue
+            yield Metrics(points=points, started_at=started_at)
+            tally.taken["points"] += values
+            points, values = [], 0
+        elif isinstance(item, Line):
+            if lines.must_cut(item):
+                yield lines.take(started_at)
+            lines.add(item)
+        elif isinstance(item, Header):
+            started_at = item.started_ns
+            yield _about(item, tally)
+        elif isinstance(item, Params):
+            yield _fitted(Metrics(params=item.values, started_at=started_at), tally)
+        else:
+            if points:
+                yield Metrics(points=points, started_at=started_at)
+                tally.taken["points"] += values
+                points, values = [], 0
+            if lines:
+                yield lines.take(started_at)
+            yield _fitted(_completion(item, started_at), tally)
+
+
+class _Lines:
+    """Collects log lines of an imported run until they are enough for a message."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
-        self.started_at: int | None = None
-        self._points: list[Point] = []
-        self._values = 0
         self._lines: list[Line] = []
         self._chars = 0
 
-    def add_point(self, point: Point) -> bool:
-        """Add a point to the buffer; return whether the buffered points are enough for a full message."""
-        self._points.append(point)
-        self._values += len(point.values)
-        return len(self._points) >= MESSAGE_POINTS or self._values >= MESSAGE_VALUES
+    def __len__(self) -> int:
+        return len(self._lines)
 
     def must_cut(self, line: Line) -> bool:
-        """Return whether `take_lines` must be called before `line` is added to the buffer.
+        """Return whether `take` must be called before `line` is added.
 
-        True if the buffer is full, or if its lines are of another log type (stdout or stderr).
+        True if the lines are enough for a message, or if they are of another log type (stdout or stderr).
         """
         is_full = len(self._lines) >= MESSAGE_LINES or self._chars >= MESSAGE_CHARS
         return bool(self._lines) and (is_full or self._lines[-1].log_type != line.log_type)
 
-    def add_line(self, line: Line) -> None:
-        """Append a log line to the buffered lines of the next `logs` message."""
+    def add(self, line: Line) -> None:
+        """Append a line to those of the next message."""
         self._lines.append(line)
         self._chars += len(line.text)
 
-    def take_points(self) -> Iterator[Body]:
-        """Empty the buffered points; yield one `metrics` message with them, or nothing if there are none."""
-        points, values, self._points, self._values = self._points, self._values, [], 0
-        if points:
-            yield Metrics(points=points, started_at=self.started_at)
-        self._tally.taken["points"] += values
-
-    def take_lines(self) -> Iterator[Body]:
-        """Empty the buffered lines; yield one `logs` message with them, or nothing if there are none."""
+    def take(self, started_at: int | None) -> Logs:
+        """Return a message with the lines, of which there must be at least one, and remove them."""
         lines, self._lines, self._chars = self._lines, [], 0
-        if lines:
-            texts, times = [line.text for line in lines], [line.ts for line in lines]
-            yield Logs(log_type=lines[0].log_type, lines=texts, ts=times, started_at=self.started_at)
         self._tally.taken["lines"] += len(lines)
-
-
-def _bodies(items: Iterable[Item], tally: Tally) -> Iterator[Body]:
-    buffer = _Buffer(tally)
-    for item in items:
-        if isinstance(item, Point):
-            if buffer.add_point(item):
-                yield from buffer.take_points()
-        elif isinstance(item, Line):
-            if buffer.must_cut(item):
-                yield from buffer.take_lines()
-            buffer.add_line(item)
-        elif isinstance(item, Header):
-            buffer.started_at = item.started_ns
-            yield _about(item, tally)
-        elif isinstance(item, Params):
-            yield _fitted(Metrics(params=item.values, started_at=buffer.started_at), tally)
-        else:
-            yield from buffer.take_points()
-            yield from buffer.take_lines()
-            yield _fitted(_completion(item, buffer.started_at), tally)
+        texts, times = [line.text for line in lines], [line.ts for line in lines]
+        return Logs(log_type=lines[0].log_type, lines=texts, ts=times, started_at=started_at)
 
 
 def _about(header: Header, tally: Tally) -> Body:

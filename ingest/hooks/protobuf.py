@@ -52,6 +52,8 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
     Raises `ProtobufError` if it has no end.
     """
+    if len(data) > at + 1 and data[at + 1] < 0x80 <= data[at]:  # two bytes, as most sizes of records have
+        return data[at] + (data[at + 1] << 7) - 0x80, at + 2
     number = shift = 0
     while True:
         try:

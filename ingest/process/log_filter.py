@@ -31,14 +31,25 @@ def quiet_libraries() -> None:
 
 
 def quiet_ours() -> None:
-    """Suppress trainwire's log records below INFO, unless a level is set for their logger or for `trainwire`."""
+    """Suppress trainwire's log records below INFO, unless a level is set for their logger or for `trainwire`.
+
+    If the training has not configured logging, records begin with `trainwire:`, because Python then writes only
+    their text to stderr.
+    """
     for name in OURS:
         logging.getLogger(name).addFilter(_is_asked_for)
+        logging.getLogger(name).addFilter(_with_prefix)
 
 
 def _is_asked_for(record: logging.LogRecord) -> bool:
     names = ("trainwire", record.name)
     return record.levelno >= logging.INFO or any(logging.getLogger(name).level for name in names)
+
+
+def _with_prefix(record: logging.LogRecord) -> bool:
+    if not logging.getLogger(record.name).hasHandlers():
+        record.msg = f"trainwire: {record.msg}"
+    return True
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

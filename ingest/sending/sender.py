@@ -59,7 +59,7 @@ class Sender:
         wake: threading.Event,
         heartbeat: SourceHeartbeat | None = None,
         *,
-        is_refusal_logged: bool = False,
+        is_outage_logged_elsewhere: bool = False,
     ) -> None:
         self._outbox = outbox
         self._heartbeat = heartbeat
@@ -67,7 +67,7 @@ class Sender:
         self._pace = FlushPace(timing.flush_interval_s)
         self._flushed_at = 0.0
         self._wake = wake
-        self._outage = Outage(timing, is_refusal_logged=is_refusal_logged)
+        self._outage = Outage(timing, is_logged_elsewhere=is_outage_logged_elsewhere)
         self._connection = ServerConnection(destination, outbox.origin)
         self._watches = {kind: AckWatch(timing, monotonic_s()) for kind in KINDS}
         self._failed_at = 0.0

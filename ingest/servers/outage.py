@@ -58,13 +58,13 @@ class NoServer(Unavailable):
 class Outage:
     """Counts consecutive failures, logs start and end of an outage, and computes the pauses between retries."""
 
-    def __init__(self, timing: Timing, *, is_refusal_logged: bool = False) -> None:
+    def __init__(self, timing: Timing, *, is_logged_elsewhere: bool = False) -> None:
         """Create a counter without failures.
 
-        If `is_refusal_logged` is True, another process logs an error when the server refuses this trainer, so this
-        object logs the refusal only at the level DEBUG.
+        If `is_logged_elsewhere` is True, another process has the same server and logs its outages and refusals, so
+        this object logs them only at the level DEBUG.
         """
-        self._is_refusal_logged = is_refusal_logged
+        self._is_logged_elsewhere = is_logged_elsewhere
         self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
         self._failures = 0
         self._server = ""
@@ -85,12 +85,13 @@ class Outage:
             if not error.is_logged and not self._failures:
                 logger.warning("%s", error)
         elif isinstance(error, Refused):
-            level = logging.DEBUG if self._is_refusal_logged else logging.ERROR
+            level = logging.DEBUG if self._is_logged_elsewhere else logging.ERROR
             logger.log(level, "%s; training goes on, messages are kept and not sent", str(error).rstrip("."))
         elif not self._server:
             self._server = shown_server(address)
             text = "cannot send to %s: %s; training goes on, messages are kept and sent later"
-            logger.warning(text, self._server, str(error).rstrip("."))
+            level = logging.DEBUG if self._is_logged_elsewhere else logging.WARNING
+            logger.log(level, text, self._server, str(error).rstrip("."))
         self._failures += 1
         backoff = self._backoff
         if address is not None and not is_gateway(address):
@@ -100,6 +101,7 @@ class Outage:
     def note_success(self) -> None:
         """Reset the backoff, and log the end of the outage if its start was logged with the server's name."""
         if self._server:
-            logger.info("%s takes messages again", self._server)
+            level = logging.DEBUG if self._is_logged_elsewhere else logging.INFO
+            logger.log(level, "%s takes messages again", self._server)
         self._failures, self._server, self.is_without_server = 0, "", False
         self.since = None

@@ -95,7 +95,7 @@ class TrainerSettings:
     is_captured: bool = False
     """Whether a launcher or a parent process captures the output of this process."""
     is_refused_alike: bool = False
-    """Whether a server that refuses this run refuses its launcher too; the launcher then logs the refusal."""
+    """Whether a server that refuses this run, or is unreachable, is so for its launcher, which logs it."""
     launcher_folder: Path | None = None
     """The folder in which tracebacks are left for the launcher to log."""
     log_lines_per_s: int | None = None

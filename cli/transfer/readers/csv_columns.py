@@ -50,7 +50,7 @@ class Columns:
     def number(self, cell: str) -> float:
         """Parse a cell as a number; raise `ValueError` if it is none."""
         try:
-            return float(cell)
+            return plain_number(cell)
         except ValueError:
             if self.has_decimal_commas and _DECIMAL_COMMA.fullmatch(cell):
                 return float(cell.replace(",", "."))
@@ -64,6 +64,8 @@ class Columns:
         text = row[index].strip() if index is not None and index < len(row) else ""
         if not text:
             return None
+        if "_" in text:
+            raise ValueError(text)
         try:
             number = int(text)
         except ValueError:
@@ -108,6 +110,13 @@ class Columns:
             return self
         metrics = () if self.long else tuple(sorted((*self.metrics, (self.time, "time"))))
         return replace(self, time=None, metrics=metrics)
+
+
+def plain_number(cell: str) -> float:
+    """Parse a cell as a number; raise `ValueError` if it is none, or is `1_000`, which Python accepts."""
+    if "_" in cell:
+        raise ValueError(cell)
+    return float(cell)
 
 
 def delimiter_of(header: str) -> str:

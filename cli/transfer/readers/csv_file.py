@@ -10,7 +10,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final, TextIO
 
-from trainwire.cli.transfer.readers.csv_columns import NOT_UTF8, Columns, columns_of_header, delimiter_of
+from trainwire.cli.transfer.readers.csv_columns import (
+    NOT_UTF8,
+    Columns,
+    columns_of_header,
+    delimiter_of,
+    plain_number,
+)
 from trainwire.cli.transfer.runs import (
     MAX_NS,
     MIN_NS,
@@ -111,7 +117,7 @@ class _CsvReader:
     def _wide(self, rows: Iterable[Sequence[str]]) -> Iterator[Point]:
         metrics, width = self._columns.metrics, self._columns.width
         last = max(index for index, _ in metrics)
-        number = self._columns.number if self._columns.has_decimal_commas else float
+        number = self._columns.number if self._columns.has_decimal_commas else plain_number
         for row in rows:
             values = {}
             if len(row) <= last or len(row) > width:
@@ -184,32 +190,35 @@ class _CsvReader:
     def _epoch(self, row: Sequence[str], values: dict[str, float]) -> int | None:
         """Return the epoch of a row; raise `ValueError` if it is no number.
 
-        In the wide form it may have a fraction, as Transformers writes it: then the point is in the current epoch,
-        counted from 1, and the number is added to `values` as the metric `epoch`, as for printed lines.
+        It may have a fraction, as Transformers writes it: then the point is in the current epoch, counted from 1,
+        and the number is added to `values` as the metric `epoch`, as for printed lines.
         """
         columns = self._columns
         try:
             epoch = columns.whole(row, columns.epoch)
         except ValueError:
-            if columns.long or columns.epoch is None:
+            if columns.epoch is None:
                 raise
             fraction = columns.number(row[columns.epoch])
             if not math.isfinite(fraction) or fraction.is_integer():  # an integer beyond 64 bits
                 raise
             self._has_fractions = True
-            values["epoch"] = fraction
+            values.setdefault("epoch", fraction)  # a row of the long form may have this name
             return math.ceil(fraction)
         if self._has_fractions and epoch is not None:
-            values["epoch"] = float(epoch)
+            values.setdefault("epoch", float(epoch))
         return epoch
 
 
 def _merged(points: Iterable[Point]) -> Iterator[Point]:
-    """Merge consecutive points with the same time, step and epoch, unless they have a metric in common."""
+    """Merge consecutive points with the same time, step and epoch, unless they have a metric in common.
+
+    An equal metric `epoch` may be in common: each row of one epoch has a copy of it.
+    """
     known: Point | None = None
     for point in points:
         if known is not None:
-            if _place(known) == _place(point) and known.values.keys().isdisjoint(point.values):
+            if _place(known) == _place(point) and _may_merge(known.values, point.values):
                 known.values.update(point.values)
                 continue
             yield known
@@ -220,6 +229,11 @@ def _merged(points: Iterable[Point]) -> Iterator[Point]:
 
 def _place(point: Point) -> tuple[int, int | None, int | None]:
     return point.ts, point.step, point.epoch
+
+
+def _may_merge(known: dict[str, float], values: dict[str, float]) -> bool:
+    common = known.keys() & values.keys()
+    return not common or (common == {"epoch"} and known["epoch"] == values["epoch"])
 
 
 def _opened(path: Path) -> TextIO:

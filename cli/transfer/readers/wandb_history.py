@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterable
 from typing import Final
 
-from trainwire.cli.transfer.readers.wandb_values import item_of
+import msgspec
+
+from trainwire.cli.transfer.readers.wandb_values import item_of, json_number
 from trainwire.ingest.hooks.protobuf import ProtobufError, varint
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 
@@ -22,12 +23,8 @@ _VALUE_KEY: Final = b"\x82\x01"
 _NUMBER_KEY, _HISTORY_KEY, _SUMMARY_KEY = 0x08, 0x12, 0x1A
 _ITEM_KEY, _STEP_KEY, _STEP_NUMBER_KEY = 0x0A, 0x12, 0x08
 _KINDS: Final = (_HISTORY_KEY, _SUMMARY_KEY)
-_AFTER_ITEMS: Final = (b"", bytes((_STEP_KEY,)))
 _MAX_VARINT_BYTES: Final = 9
 _JSON_NAMES: Final = {f'"{name}"'.encode(): number for name, number in NON_FINITE_NAMES.items()}
-
-Decoded = tuple[dict[str, bytes], dict[str, float]]
-"""The JSON texts of the axes (`NOT_VALUES`) in a record, and its numbers, by name."""
 
 
 class RowDecoder:
@@ -44,14 +41,15 @@ class RowDecoder:
         and whether it is an axis."""
         self._names: dict[str, tuple[str, ...]] = {}
         """Name -> the nested names that it was joined from; items with others of the same name are not decoded."""
-        self._items = b""
-        self._decoded: Decoded = {}, {}
-        """The items of the last record with numbers, and their content: W&B writes a step's items twice."""
+        self._content, self._items_end = b"", 0
+        """The content of the last history record, and where its items end: a summary record often has the same."""
+        self._decoded: tuple[dict[str, bytes], dict[str, float]] = {}, {}
+        """The items of that record."""
         self._axes_only = b""
         """The items of the last summary record without numbers: many have the same, the seconds of the run."""
 
     def decode(self, record: bytes) -> tuple[int | None, dict[str, bytes], dict[str, float]] | None:
-        """Return the step of a history record, or None for a summary record, with its axes and numbers.
+        """Return the step of a history record, or None for a summary, the texts of its axes, and its numbers.
 
         The dictionaries must not be changed. Returns None if the record must be decoded with `fields` and
         `item_of`. The result is the same.
@@ -60,29 +58,30 @@ class RowDecoder:
             at = 2  # after the key and the first byte of the record's number
             while record[at - 1] > _MAX_SHORT:
                 at += 1
-            kind, size = record[at], record[at + 1]
-            size, begin = (size, at + 2) if size <= _MAX_SHORT else varint(record, at + 1)
+            kind, size, begin = record[at], record[at + 1], at + 2
+            if size > _MAX_SHORT:
+                size, begin = varint(record, at + 1)
             content = record[begin:]
             if kind not in _KINDS or len(content) != size or record[0] != _NUMBER_KEY or at > _MAX_VARINT_BYTES:
                 return None
-            if kind == _SUMMARY_KEY and content == self._axes_only:
-                return None, {}, {}
-            known = len(self._items)
-            if known and content.startswith(self._items) and content[known : known + 1] in _AFTER_ITEMS:
-                rest = content[known:]
-            else:
-                rest = self._decode_items(content)
-            axes, numbers = self._decoded
             if kind == _HISTORY_KEY:
-                return _step(rest), axes, numbers
+                axes, numbers, rest = self._decode_items(content)
+                step = _step(rest)
+                self._content, self._items_end, self._decoded = content, size - len(rest), (axes, numbers)
+                return step, axes, numbers
+            if content == self._axes_only:
+                return None, {}, {}
+            if size == self._items_end and self._content.startswith(content):
+                return None, *self._decoded
+            axes, numbers, rest = self._decode_items(content)
         except (LookupError, ProtobufError):
             return None
         if not numbers:
             self._axes_only = content
         return None if rest else (None, axes, numbers)
 
-    def _decode_items(self, content: bytes) -> bytes:
-        """Decode and remember the items at the beginning of a record; return the bytes after them.
+    def _decode_items(self, content: bytes) -> tuple[dict[str, bytes], dict[str, float], bytes]:
+        """Decode the items at the beginning of a record; return the axes, the numbers and the bytes after them.
 
         Raises `LookupError` for an unknown head or value.
         """
@@ -94,21 +93,17 @@ class RowDecoder:
             size, end, name, is_axis = heads[rest]
             if part[0] != size:
                 raise LookupError(part)
-            rest = part[end:]
+            text, rest = part[1:end], part[end:]
             if is_axis:
-                axes[name] = part[1:end]
+                axes[name] = text
                 continue
             try:
-                numbers[name] = float(part[1:end])
-            except ValueError:
-                numbers[name] = _JSON_NAMES[part[1:end]]
+                numbers[name] = json_number(text)
+            except msgspec.DecodeError:
+                numbers[name] = _JSON_NAMES[text]
         if not rest and len(parts[-1]) != end:
             raise LookupError(content)  # the last value is cut short; after another one, no head would be known
-        if not math.isfinite(sum(numbers.values())) and any(map(math.isinf, numbers.values())):
-            raise LookupError("infinity")  # it may be a number beyond the range of a float
-        self._items = content[: len(content) - len(rest)]
-        self._decoded = axes, numbers
-        return rest
+        return axes, numbers, rest
 
     def learn(self, items: Iterable[bytes]) -> None:
         """Let `decode` know the names in these items from now on, as far as their values are numbers."""
@@ -132,8 +127,8 @@ def _is_learned(names: tuple[str, ...], raw: bytes) -> bool:
     if "_type" in names[1:] or (names[0] in NOT_VALUES and names[1:] and names[0] != "_wandb"):
         return False
     try:
-        float(raw)
-    except ValueError:
+        json_number(raw)
+    except msgspec.DecodeError:
         return raw in _JSON_NAMES
     return True
 
@@ -148,10 +143,11 @@ def _is_head(head: bytes, names: tuple[str, ...]) -> bool:
 
 def _step(content: bytes) -> int:
     """Decode the field `step` of a history record; raise `LookupError` if `content` is not only this field."""
-    if content[0] == _STEP_KEY and content[1] == len(content) - 2:
-        if len(content) == 2:
+    size = len(content)
+    if content[0] == _STEP_KEY and content[1] == size - 2:
+        if size == 2:
             return 0
         step, end = varint(content, 3)
-        if content[2] == _STEP_NUMBER_KEY and end == len(content):
+        if content[2] == _STEP_NUMBER_KEY and end == size:
             return step
     raise LookupError(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Set
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -33,8 +33,9 @@ from trainwire.cli.transfer.readers.wandb_about import (
 from trainwire.cli.transfer.readers.wandb_file import CutShortError, wandb_records
 from trainwire.cli.transfer.readers.wandb_history import NOT_VALUES, RowDecoder
 from trainwire.cli.transfer.readers.wandb_output import OutputLines
-from trainwire.cli.transfer.readers.wandb_values import Row, item_of, row_of, text_of
+from trainwire.cli.transfer.readers.wandb_values import Row, item_of, json_number, row_of, text_of
 from trainwire.cli.transfer.runs import (
+    MAX_NS,
     OUT_OF_RANGE,
     End,
     Header,
@@ -155,6 +156,8 @@ class _Reader:
         self._summary: dict[tuple[str, ...], bytes] = {}
         self._newest_summaries: dict[frozenset[str], bytes] = {}
         """Names of metrics -> the last summary record that has exactly these; not yet part of `_summary`."""
+        self._newest_names: frozenset[str] = frozenset()
+        """Names of metrics in the newest of these records."""
         self._files: set[str] = set()
         self._output = OutputLines()
         self._has_output = False
@@ -169,15 +172,16 @@ class _Reader:
             for record in wandb_records(self._path, self._size):
                 if (row := self._decoder.decode(record)) is not None:
                     step, axes, numbers = row
-                    if step is not None:
-                        ts = self._time_of(axes)
-                        if ts is None or not numbers or step > MAX_ID or len(numbers) > MOST_VALUES:
-                            yield from self._points(Row(numbers, []), ts, step)
-                        else:
-                            self._last_ns = max(self._last_ns, ts)
-                            yield Point(ts=ts, step=step, values=numbers)
-                    elif numbers:
-                        self._remember_summary(record, numbers)
+                    if step is None:
+                        if numbers:
+                            self._remember_summary(record, numbers.keys())
+                        continue
+                    ts = self._time_of(axes)
+                    if ts is not None and 0 < len(numbers) <= MOST_VALUES and step <= MAX_ID:
+                        self._last_ns = max(self._last_ns, ts)
+                        yield Point(ts=ts, step=step, values=numbers)
+                    else:
+                        yield from self._points(Row(numbers, []), ts, step)
                 elif (found := needed_field(record)) is not None:
                     kind, data = found
                     yield from self._history(data) if kind == HISTORY else self._record(kind, data)
@@ -227,13 +231,14 @@ class _Reader:
         elif kind == EXIT:
             self._end(dict(fields(data)))
 
-    def _remember_summary(self, record: bytes, names: Iterable[str]) -> None:
+    def _remember_summary(self, record: bytes, names: Set[str]) -> None:
         """Remember a summary record with these metrics, in the place of an earlier one with the same metrics."""
-        key = frozenset(names)
-        self._newest_summaries.pop(key, None)
-        self._newest_summaries[key] = record
-        if len(self._newest_summaries) > MOST_SUMMARIES:
-            self._apply_summaries()
+        if names != self._newest_names:
+            self._newest_names = frozenset(names)
+            self._newest_summaries.pop(self._newest_names, None)
+            if len(self._newest_summaries) >= MOST_SUMMARIES:
+                self._apply_summaries()
+        self._newest_summaries[self._newest_names] = record
 
     def _apply_summaries(self) -> None:
         for record in self._newest_summaries.values():
@@ -284,13 +289,15 @@ class _Reader:
 
         It is the row's timestamp, or the start of the run plus the row's runtime.
         """
+        text = axes.get("_timestamp")
         try:
-            if "_timestamp" in axes:
-                return checked_time(seconds_to_ns(float(axes["_timestamp"])))
-            runtime_ns = seconds_to_ns(float(axes.get("_runtime", b"0")))
+            if text is not None:
+                ts = seconds_to_ns(json_number(text))
+            else:
+                ts = (self._about.started_ns or 0) + seconds_to_ns(json_number(axes.get("_runtime", b"0")))
         except (ValueError, OverflowError):
             return None
-        return checked_time((self._about.started_ns or 0) + runtime_ns)
+        return ts if 0 <= ts <= MAX_NS else None
 
     def _stats(self, data: bytes) -> list[Point]:
         items = []

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from trainwire.ingest.hooks.protobuf import fields
 from trainwire.schemas.non_finite import BEYOND_FLOAT, is_beyond_float
 
@@ -18,6 +20,11 @@ UNREADABLE: Final = "unreadable value"
 _KINDS: Final[dict[type, str]] = {str: "text", list: "list", type(None): "empty value"}
 _MAX_DEPTH: Final = 40
 _MAX_INTEGER_DIGITS: Final = 18
+json_number = msgspec.json.Decoder(float).decode
+"""Decode the JSON text of a number; raise `msgspec.DecodeError` if it is none, or is beyond the range of a float.
+
+It takes a quarter of the time of `float`, which also accepts `1_000`.
+"""
 
 
 @dataclass(slots=True)
@@ -85,13 +92,9 @@ def _add_nested(row: Row, nested: list[Named]) -> None:
 
 def _add(row: Row, name: str, raw: bytes) -> None:
     try:
-        number = row.numbers[name] = float(raw)
-    except ValueError:
+        row.numbers[name] = json_number(raw)
+    except msgspec.DecodeError:
         _add_other(row, name, raw)
-    else:
-        if is_beyond_float(number, raw):
-            del row.numbers[name]
-            row.others.append(BEYOND_FLOAT)
 
 
 def _add_other(row: Row, name: str, raw: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -56,19 +57,21 @@ def find_provenance(connection: Connection, job_id: int, attempt: int) -> dict[s
 def renaming(attempts: Sequence[Attempt]) -> str | None:
     """Return a warning if a user may have reused the job number of another training, else None.
 
-    There are two signs: the first stored attempt resumes from a step, or the two newest named attempts have
-    different names. If both are present, the warning is about the first.
+    There are two signs: the first stored attempt resumes from a step, or two consecutive named attempts have
+    different names. If both are present, the warning is about the first; of several changes of the name it is
+    about the newest.
     """
     if attempts and attempts[0].resume_step is not None:
         return (
             f"attempt {attempts[0].attempt} resumes from step {attempts[0].resume_step}, and no earlier attempt "
             "of the job is stored: was the number of another job meant?"
         )
-    named = [attempt for attempt in attempts if attempt.name is not None][-2:]
-    if len(named) < 2 or named[0].name == named[1].name:
+    named = [attempt for attempt in attempts if attempt.name is not None]
+    changes = [(before, after) for before, after in pairwise(named) if before.name != after.name]
+    if not changes:
         return None
-    before, newest = named
+    before, after = changes[-1]
     return (
-        f"attempt {before.attempt} is called {before.name!r}, and attempt {newest.attempt} {newest.name!r}: where "
+        f"attempt {before.attempt} is called {before.name!r}, and attempt {after.attempt} {after.name!r}: where "
         "these are two trainings, give the second a number of its own, or none"
     )

@@ -409,7 +409,7 @@ def test_a_rank_of_others_disturbs_nobody(valkey: Any) -> None:
     """A RANK that is no number is named once: the run is reported without a rank."""
     code, output, errors = launch(valkey, "echo", "trained", RANK="x")
     assert (code, output) == (0, b"trained\n")
-    assert errors.startswith(b"RANK='x' is not a number from 0 to ")
+    assert errors.startswith(b"trainwire: RANK='x' is not a number from 0 to ")
     assert errors.count(b"\n") == 1
     assert valkey.completions()[0].rank is None
 
@@ -425,3 +425,17 @@ def test_arguments_that_cannot_be_right_are_named(valkey: Any) -> None:
     assert process.returncode == 2
     assert b"attempt=-1 is not a whole number" in process.stderr
     assert not valkey.completions()
+
+
+def test_an_unreachable_server_is_one_warning(tmp_path: Path) -> None:
+    """The launcher warns of it, and its script does not repeat it; every line of both names trainwire."""
+    script = "import trainwire; run = trainwire.Run(); run.metric(loss=0.5); run.finish(timeout_s=1)"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")}
+    own = {"PYTHONPATH": str(ROOT), "TRAINWIRE_SPOOL_DIR": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0"}
+    command = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42", "--", sys.executable, "-c", script]
+    ended = subprocess.run(
+        command, env={**clean, **own}, capture_output=True, text=True, timeout=90, check=False, cwd=tmp_path
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("cannot send to") == 1, ended.stderr
+    assert all(line.startswith("trainwire: ") for line in ended.stderr.splitlines()), ended.stderr

@@ -63,7 +63,7 @@ def test_items_that_are_too_large_are_refused(resources: Resources, sender: Send
 
 
 def test_a_number_that_was_chosen_again_is_warned_about(resources: Resources, sender: Sender) -> None:
-    """Two attempts with different names are a warning; a resumed training of the same name is none."""
+    """Consecutive attempts with different names are a warning, also when more follow; with equal names none."""
     later = NOW_NS + 60 * SECOND_NS
     sender.send(Metrics(name="digits", ts=NOW_NS, started_at=NOW_NS), source="0-a", attempt=0)
     sender.send(completion("failed", started_at=NOW_NS), source="0-a", attempt=0)
@@ -75,13 +75,15 @@ def test_a_number_that_was_chosen_again_is_warned_about(resources: Resources, se
     drain(resources, "completions")
     with resources.engine.connect() as connection:
         assert renaming(find_attempts(connection, 1)) is None
-    sender.send(
-        Metrics(name="mnist", ts=later + 60 * SECOND_NS, started_at=later + 60 * SECOND_NS),
-        source="0-c",
-        attempt=0,
-    )
-    drain(resources, "metrics")
-    with resources.engine.connect() as connection:
-        warning = renaming(find_attempts(connection, 1))
-    assert warning is not None
-    assert warning.startswith("attempt 2 is called 'digits', and attempt 3 'mnist': ")
+    for number, source in enumerate(("0-c", "0-d"), 1):
+        at = later + 60 * number * SECOND_NS
+        sender.send(Metrics(name="mnist", ts=at, started_at=at), source=source, attempt=0)
+        sender.send(completion(ts=at + SECOND_NS, started_at=at), source=source, attempt=0)
+        drain(resources, "metrics")
+        drain(resources, "completions")
+        with resources.engine.connect() as connection:
+            attempts = find_attempts(connection, 1)
+        assert len(attempts) == 2 + number
+        warning = renaming(attempts)
+        assert warning is not None
+        assert warning.startswith("attempt 2 is called 'digits', and attempt 3 'mnist': ")

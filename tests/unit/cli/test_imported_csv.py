@@ -103,7 +103,7 @@ def test_a_number_beyond_a_float_is_not_an_infinity(tmp_path: Path) -> None:
 
 
 def test_epochs_with_fractions_are_kept_as_a_metric(tmp_path: Path) -> None:
-    """As Transformers' history has them: the point is in the current epoch; in the long form they are counted."""
+    """As Transformers' history has them: the point is in the current epoch; the long form gives the same."""
     points, tally = read(tmp_path, "loss,epoch,step\n3,0,0\n2,0.5,10\n1,1.0,20\n0,nan,30\n0,inf,40\n9,,50\n")
     assert [(point.epoch, point.step, point.values) for point in points] == [
         (0, 0, {"loss": 3.0}),
@@ -112,8 +112,24 @@ def test_epochs_with_fractions_are_kept_as_a_metric(tmp_path: Path) -> None:
         (None, 50, {"loss": 9.0}),
     ]
     assert tally.skipped["points"] == {"step or epoch is not a whole number": 2}
-    _, tally = read(tmp_path, "name,value,epoch\nloss,1,0.5\n")
+    points, tally = read(tmp_path, "name,value,epoch\nloss,1,0.5\nacc,2,0.5\nloss,3,0.75\nloss,4,1\nloss,5,nan\n")
+    assert [(point.epoch, point.values) for point in points] == [
+        (1, {"loss": 1.0, "acc": 2.0, "epoch": 0.5}),
+        (1, {"loss": 3.0, "epoch": 0.75}),
+        (1, {"loss": 4.0, "epoch": 1.0}),
+    ]
     assert tally.skipped["points"] == {"step or epoch is not a whole number": 1}
+
+
+def test_numbers_are_those_of_other_tools(tmp_path: Path) -> None:
+    """The underscores of Python's numbers are refused everywhere; spaces and names of infinities are accepted."""
+    points, tally = read(tmp_path, "step,loss\n 1 , 2 \n2,1_0\n1_0,1\n3,infinity\n4,+1.\n")
+    assert [(point.step, point.values) for point in points] == [
+        (1, {"loss": 2.0}), (3, {"loss": math.inf}), (4, {"loss": 1.0})
+    ]  # fmt: skip
+    assert tally.skipped["points"] == {"not a number, column 'loss'": 1, "step or epoch is not a whole number": 1}
+    points, tally = read(tmp_path, "name,value,time\nloss,1_0,1700000000\nloss,1,1_700_000_000\n")
+    assert (points, sum(tally.skipped["points"].values())) == ([], 2)
 
 
 def test_a_time_since_the_start_is_a_metric(tmp_path: Path) -> None:
