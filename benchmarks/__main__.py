@@ -15,6 +15,7 @@ import psutil
 from sqlalchemy import text
 
 from benchmarks import trainers
+from benchmarks.processes import start_by_forks
 from benchmarks.stores import open_stores
 from benchmarks.tables import drains, readers, receivers, trainings
 from benchmarks.tables.markdown import show
@@ -51,9 +52,12 @@ def main() -> int:
     """Execute the chosen benchmarks; return the exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick run)")
+    parser.add_argument("--forks", action="store_true", help="start workers faster, for a smoke test")
     parser.add_argument("--only", choices=[*BENCHMARKS])
     parser.add_argument("--trainers", type=int, nargs="+", default=trainers.SIZES, help="numbers of live trainers")
     options = parser.parse_args()
+    if options.forks:
+        start_by_forks()
     chosen = BENCHMARKS | {"trainers": partial(trainings.live_trainers, sizes=options.trainers)}
     with open_stores() as resources:
         show(machine(resources))

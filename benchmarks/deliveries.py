@@ -75,11 +75,11 @@ def fill(resources: Resources, jobs: int, lines: int, step_s: float) -> None:
         settled.execute(text("CHECKPOINT"))
 
 
-def catch_up(resources: Resources, jobs: int, lines: int, step_s: float = 0.001) -> CatchUp:
+def catch_up(resources: Resources, jobs: int, lines: int, scale: float, step_s: float = 0.001) -> CatchUp:
     """Measure the delivery of a backlog, and plain pushes of the same lines on one connection.
 
     A plain push is prepared in memory, and has as many lines of a job as a delivery sends at once. Both are
-    measured three times, alternately; the result has the medians.
+    measured `ROUNDS` times, alternately; the result has the medians.
     """
     fill(resources, jobs, lines, step_s)
     per_push = min(lines, round(WINDOW_NS / SECOND_NS / step_s))
@@ -91,7 +91,7 @@ def catch_up(resources: Resources, jobs: int, lines: int, step_s: float = 0.001)
             if (rows := read_rows(connection, job, after, per_push, 2**40))
         ]
     delivered, plain = [], []
-    for _ in range(ROUNDS):
+    for _ in range(max(1, round(ROUNDS * min(scale, 1)))):
         delivered.append(_delivered(resources, jobs * lines))
         plain.append(_pushed_plainly(bodies))
     return CatchUp(
@@ -128,12 +128,13 @@ def first_entry(row: LogRow) -> Entry:
     return entries_of(row)[0]
 
 
-def row_to_loki_ms(resources: Resources) -> tuple[float, float]:
+def row_to_loki_ms(resources: Resources, scale: float) -> tuple[float, float]:
     """Return the median and 95th percentile, in ms, from a row's commit to the line in Loki, on an idle system.
 
     The commit is observed by polling Postgres.
     """
     found = text("SELECT 1 FROM training_logs WHERE job_id = 78 AND content = :line")
+    lines = max(30, round(LINES * min(scale, 1)))
     redis_url = resources.settings.redis_url.get_secret_value()
     taken = []
     with (
@@ -144,7 +145,7 @@ def row_to_loki_ms(resources: Resources) -> tuple[float, float]:
         resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         requests.Session() as session,
     ):
-        for number in range(LINES):
+        for number in range(lines):
             line = f"line {number}"
             run.log(line)
             while not connection.execute(found, {"line": line}).first():

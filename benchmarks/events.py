@@ -39,12 +39,13 @@ class StampedStream(IngestStream):
         super().settle(acks, through_id, waited_ms, traces)
 
 
-def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
+def commit_to_subscriber_ms(resources: Resources, scale: float) -> tuple[float, float]:
     """Return the median and 95th percentile from the commit to the event, in milliseconds.
 
     The drain runs in this process, so that the time of its commit is known. It sends an order through Redis to a
     real worker, which publishes the event to a subscriber in this process.
     """
+    count = max(60, round(EVENTS * min(scale, 1)))
     os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
     os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
     from trainwire.workers.orders.order_sender import order_notify  # noqa: PLC0415 - reads the environment
@@ -57,7 +58,7 @@ def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
         PubSub(resources.redis.connection_pool, ignore_subscribe_messages=True) as listener,
     ):
         listener.subscribe(events_channel(JOB))
-        for number in range(EVENTS):
+        for number in range(count):
             resources.redis.xadd(stream.key, log_entry(JOB, number + 1, [f"line {number + 1}"]))
             drain.run()
             wait_for_line(listener, number + 1)

@@ -17,8 +17,9 @@ from trainwire.workers.resources import Resources
 LINES = 200
 
 
-def log_to_row_ms(resources: Resources, flush_interval_s: float) -> tuple[float, float]:
+def log_to_row_ms(resources: Resources, flush_interval_s: float, scale: float) -> tuple[float, float]:
     """Return the median and 95th percentile in milliseconds, including the SDK's flush interval."""
+    lines = max(40, round(LINES * min(scale, 1)))
     redis_url = resources.settings.redis_url.get_secret_value()
     settings = replace(
         TrainerSettings.from_env(), redis_url=redis_url, timing=Timing(flush_interval_s=flush_interval_s)
@@ -31,7 +32,7 @@ def log_to_row_ms(resources: Resources, flush_interval_s: float) -> tuple[float,
         Run(job_id=77, settings=settings) as run,
         resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
     ):
-        for number in range(LINES):
+        for number in range(lines):
             line = f"line {number}"
             began = time.perf_counter()
             run.log(line)

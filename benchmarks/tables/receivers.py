@@ -24,21 +24,21 @@ FEED_CASES = (
 )
 
 
-def idle_latency(resources: Resources, _: float) -> None:
+def idle_latency(resources: Resources, scale: float) -> None:
     """Measure the time from `run.log()` to the committed row on an idle system."""
     for flush_interval_s in (0.05, 0.005):
         empty(resources)
-        median, p95 = latency.log_to_row_ms(resources, flush_interval_s)
+        median, p95 = latency.log_to_row_ms(resources, flush_interval_s, scale)
         show(
             f"\nIdle, from run.log() to the committed row: median {median:.0f} ms, p95 {p95:.0f} ms, "
             f"of which the SDK's flush interval is up to {flush_interval_s * 1000:.0f} ms (wanted: p95 under 100)"
         )
 
 
-def event_latency(resources: Resources, _: float) -> None:
+def event_latency(resources: Resources, scale: float) -> None:
     """Measure the time from the commit to the event at a subscriber of the job's channel, on an idle system."""
     empty(resources)
-    median, p95 = events.commit_to_subscriber_ms(resources)
+    median, p95 = events.commit_to_subscriber_ms(resources, scale)
     show(
         f"\nIdle, from the commit to the subscriber of events:<job_id>: median {median:.1f} ms, "
         f"p95 {p95:.1f} ms (wanted: p95 under 20)"
@@ -78,17 +78,17 @@ def loki(resources: Resources, scale: float) -> None:
     for lines, most_jobs in ((10, 2000), (100, 1000), (1000, 200)):
         empty(resources)
         jobs = max(int(most_jobs * scale), 4)
-        show(f"| {lines} | {jobs} | {shown(jobs * lines, deliveries.catch_up(resources, jobs, lines))} |")
+        show(f"| {lines} | {jobs} | {shown(jobs * lines, deliveries.catch_up(resources, jobs, lines, scale))} |")
     begin_table(
         "a line every", "lines a job", "jobs", "to Loki, lines/s", "requests", "plain pushes, lines/s", "ratio"
     )
     for step_s, day, jobs in ((60, 1440, 60), (1, 86_400, 4), (1, 86_400, 1)):
         empty(resources)
         lines = max(int(day * scale), 100)
-        went = deliveries.catch_up(resources, jobs, lines, step_s)
+        went = deliveries.catch_up(resources, jobs, lines, scale, step_s)
         show(f"| {step_s} s | {lines} | {jobs} | {shown(jobs * lines, went)} |")
     empty(resources)
-    median, p95 = deliveries.row_to_loki_ms(resources)
+    median, p95 = deliveries.row_to_loki_ms(resources, scale)
     show(
         f"\nIdle, from the committed row to the line in Loki: median {median:.0f} ms, p95 {p95:.0f} ms, "
         "of which the linger is 100 ms (wanted: p95 under 300)"
