@@ -26,7 +26,7 @@ up: $(VENV)/.embedded ## run the whole stack in the foreground; ctrl-C stops it
 
 # Twice as many processes as the two cores of CI: they often wait for servers and for what they have started.
 test: $(VENV)/.test ## run the tests, on real servers that they start themselves
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not chaos and not browser and not system" --ignore tests/integrations
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(addprefix --ignore tests/,integrations browser system chaos)
 
 frameworks: $(VENV)/.test $(FRAMEWORKS) ## test the integrations with the real Lightning, Transformers, Keras and Ultralytics
 	TRAINWIRE_TEST_FRAMEWORKS=1 PYTHONPATH=$(FRAMEWORKS) $(BIN)/python -m pytest tests/integrations -n 2 --dist worksteal

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from benchmarks.deliveries import delivery_tables
 from benchmarks.drains import drain_tables
 from benchmarks.plots import draw
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, start_by_forks
 from benchmarks.reading import reading_tables
 from benchmarks.report import TEXT, WHOLE, Report, show
 from benchmarks.rivals import rival_tables
@@ -66,7 +66,10 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=ROOT / "build/benchmarks", help="folder of figures and plots"
     )
+    parser.add_argument("--forks", action="store_true", help="start workers faster, for a smoke test")
     options = parser.parse_args()
+    if options.forks:
+        start_by_forks()
     sized = {"trainers": partial(trainer_tables.many_live_trainers, sizes=options.trainers)}
     chosen = options.only or [name for name in BENCHMARKS if name not in ALONE | {*options.skip}]
     with open_stores() as resources:

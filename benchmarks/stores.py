@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +21,16 @@ from trainwire.workers.settings import load_settings
 
 @contextmanager
 def open_stores() -> Iterator[Resources]:
-    """Start both servers as `trainwire up` does, but with Valkey memory for a backlog of millions of lines."""
+    """Start both servers as `trainwire up` does, but with Valkey memory for a backlog of millions of lines.
+
+    Trainers of this process, and of those that it starts from then on, have their spools beside the servers.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder,
         EmbeddedPostgres(Path(folder), settings={"track_commit_timestamp": "on"}) as postgres,
         EmbeddedValkey(Path(folder), maxmemory="6gb") as valkey,
     ):
+        os.environ |= {"TRAINWIRE_SPOOL_DIR": f"{folder}/spool", "XDG_STATE_HOME": f"{folder}/state"}
         settings = load_settings(database_url=postgres.url, redis_url=valkey.url, drain_slice_s=30)
         engine = create_engine(settings.sqlalchemy_url())
         with engine.begin() as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -17,6 +18,7 @@ import structlog
 from sqlalchemy import Engine, make_url
 
 from tests.factories import Sender
+from tests.orphans import end_with_this_process
 from trainwire.schemas.migrations import upgrade
 from trainwire.schemas.tables import metadata
 from trainwire.stack.postgres import EmbeddedPostgres
@@ -38,6 +40,8 @@ for _signum, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
     if signal.getsignal(_signum) is signal.SIG_IGN:
         signal.signal(_signum, _default)
 
+end_with_this_process()
+
 # A first example imports and fills caches, and a machine with much else to do is slow.
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -47,12 +51,32 @@ hypothesis.settings.load_profile("tests")
 pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_servers"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home folder of this test process, with the developer's caches and settings of other programs."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, folder in (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config")):
+            patch.setenv(variable, os.environ.get(variable) or str(Path.home() / folder))
+        patch.setenv("HOME", str(home))
+        yield home
+
+
 @pytest.fixture(autouse=True)
-def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainers of a test use their own spool, find no stack of the developer's, and record no provenance."""
+def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _home: Path) -> Iterator[None]:
+    """Trainers of a test use their own spool, find no stack of the developer's, and record no provenance.
+
+    Fails a test whose processes use the data or the state of the home folder.
+    """
     monkeypatch.setenv("TRAINWIRE_PROVENANCE", "off")
     monkeypatch.setenv("TRAINWIRE_SPOOL_DIR", str(tmp_path / "spool"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    yield
+    if (used := _home / ".local").exists():
+        written = [str(path.relative_to(_home)) for path in used.rglob("*")]
+        shutil.rmtree(used)
+        pytest.fail(f"a process of this test wrote to the home folder: {written}")
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,17 @@
-"""A real MLflow server on SQLite, in a process of its own, that tests can kill and start again."""
+"""Real MLflow servers on SQLite, in processes of their own: one for all tests of a run, and others to kill.
+
+The start of one takes eight seconds of CPU time.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -15,7 +19,9 @@ from typing import Self
 import pytest
 import requests
 
+from tests.orphans import of_the_whole_run
 from tests.processes import wait_until
+from trainwire.stack.persisted_config import free_port
 from trainwire.stores.mlflow.http import MlflowApi, plain_send
 
 START_TIMEOUT_S = 90
@@ -27,19 +33,20 @@ ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXE
 class MlflowServer:
     """One MLflow server; its data survives `kill` and `start`."""
 
-    def __init__(self, folder: Path, *, backend: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        backend: str | None = None,
+        port: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = folder
         self._backend = backend or f"sqlite:///{folder}/mlflow.db"
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self._env = env or {}
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-
-    @property
-    def is_running(self) -> bool:
-        """Return whether it was started and still runs."""
-        return self._process is not None and self._process.poll() is None
 
     @property
     def api(self) -> MlflowApi:
@@ -52,7 +59,7 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", *self._arguments()],
                 cwd=self._folder,
-                env=os.environ | ENVIRONMENT,
+                env={**os.environ, **ENVIRONMENT, **self._env},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -73,6 +80,12 @@ class MlflowServer:
             self._process.wait(10)
             self._process = None
 
+    def leave(self) -> None:
+        """Let it run on after this process."""
+        if self._process is not None:
+            self._process.returncode = 0  # `Popen` warns of a process that is still running
+            self._process = None
+
     def _arguments(self) -> list[str]:
         store = ["--backend-store-uri", self._backend, "--default-artifact-root", str(self._folder / "artifacts")]
         return [*store, "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
@@ -90,13 +103,17 @@ class MlflowServer:
 
 
 @pytest.fixture(scope="session")
-def _mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def mlflow_server(_mlflow_server: MlflowServer) -> MlflowServer:
-    """The MLflow server of this test process, running; each test uses an experiment of its own."""
-    return _mlflow_server if _mlflow_server.is_running else _mlflow_server.start()
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> MlflowServer:
+    """The MLflow server of all test processes, which ends with them; each test uses its own experiment."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow-of-all"
+    folder.mkdir(exist_ok=True)
+    address = folder / "port"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held by the process that starts it, until it answers
+        if address.exists():
+            return MlflowServer(folder, port=int(address.read_text()))
+        server = MlflowServer(folder, env=of_the_whole_run()).start()
+        server.leave()
+        address.write_text(str(server.port))
+    return server

@@ -87,7 +87,7 @@ def measure(scale: float) -> Iterator[Outage]:
         worker = Outage("worker")
         for number in range(kills):
             # A worker that is killed often is started with a delay, until it has run for some seconds.
-            time.sleep(SETTLE_S if number % FREE_KILLS else KILLS_FORGOTTEN_AFTER_S + 1)
+            time.sleep(SETTLE_S if number == 0 or number % FREE_KILLS else KILLS_FORGOTTEN_AFTER_S + 1)
             killed = running.process("worker")
             killed.kill()
             wait_until(lambda killed=killed: not is_alive(killed), BACK_TIMEOUT_S)  # type: ignore[misc]

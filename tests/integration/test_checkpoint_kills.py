@@ -7,7 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,7 @@ import itertools, os, shutil, signal, sys, threading
 from pathlib import Path
 import botocore.httpsession
 
-at, moment = int(os.environ["KILL_AT"]), os.environ["KILL_MOMENT"]
+at, moment = int(os.environ.get("KILL_AT", "0")), os.environ.get("KILL_MOMENT")
 numbers, lock, is_armed = itertools.count(1), threading.Lock(), False
 send = botocore.httpsession.URLLib3Session.send
 
@@ -219,28 +220,46 @@ def renamed(self, target):
 Path.rename = renamed
 is_armed = True
 source = CheckpointSource(S3Uri.parse(sys.argv[1]), None, sys.argv[2])
-download(open_s3(), source, Path(sys.argv[3]), force=True, advance=lambda _: None)
-print("requests:", next(numbers) - 1, flush=True)
+for line in sys.stdin:
+    number, moment = line.split()
+    at = int(number)
+    if os.fork() == 0:
+        download(open_s3(), source, Path(sys.argv[3]), force=True, advance=lambda _: None)
+        print(next(numbers) - 1, flush=True)
+        os._exit(0)
+    if status := os.wait()[1]:
+        print("killed" if status == signal.SIGKILL else f"ended with status {status}", flush=True)
 """
 )
+"""Forks for each kill: the imports take most of the time of a new program."""
 STEPS_OF_A_DOWNLOAD: Final = 6
 """A manifest, three files, two renames."""
 
 
-def run_download(fields: Mapping[str, str], target: Path, kill_at: int, moment: str) -> int | None:
-    """Download over an existing file; return the number of requests and renames, None when it was killed."""
-    done = subprocess.run(
+@contextmanager
+def downloader(fields: Mapping[str, str], target: Path) -> Iterator[Callable[[int, str], int | None]]:
+    """Yield a function that downloads over an existing file.
+
+    It returns the number of requests and renames, None when the process was killed at one.
+    """
+    with subprocess.Popen(
         [sys.executable, "-c", DOWNLOADER, fields["uri"], fields["sha256"], str(target)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "KILL_AT": str(kill_at), "KILL_MOMENT": moment},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=TIMEOUT_S,
-    )
-    if done.returncode == -signal.SIGKILL:
-        return None
-    assert done.returncode == 0
-    return int(done.stdout.removeprefix("requests: "))
+    ) as process:
+
+        def run(kill_at: int, moment: str) -> int | None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{kill_at} {moment}\n")
+            process.stdin.flush()
+            answer = process.stdout.readline().strip()
+            return None if answer == "killed" else int(answer)
+
+        yield run
+    assert process.returncode == 0
 
 
 def test_a_killed_download_is_no_mixture(bucket: Bucket, tmp_path: Path) -> None:
@@ -249,16 +268,17 @@ def test_a_killed_download_is_no_mixture(bucket: Bucket, tmp_path: Path) -> None
     fields = bucket.put_folder("c/last/", **new)
     target = tmp_path / "last"
     found = []
-    for number in range(1, STEPS_OF_A_DOWNLOAD + 1):
-        for moment in ("before", "after"):
-            target.mkdir(exist_ok=True)
-            for file in target.iterdir():
-                file.unlink()
-            for name, data in old.items():
-                (target / name).write_bytes(data)
-            assert run_download(fields, target, number, moment) is None
-            assert not target.exists() or files_of(target) in (old, new)
-            found.append(target.exists() and files_of(target) == old)
-    assert found == [True] * 9 + [False] * 3
-    assert run_download(fields, target, 0, "never") in {STEPS_OF_A_DOWNLOAD, STEPS_OF_A_DOWNLOAD - 1}
+    with downloader(fields, target) as run:
+        for number in range(1, STEPS_OF_A_DOWNLOAD + 1):
+            for moment in ("before", "after"):
+                target.mkdir(exist_ok=True)
+                for file in target.iterdir():
+                    file.unlink()
+                for name, data in old.items():
+                    (target / name).write_bytes(data)
+                assert run(number, moment) is None
+                assert not target.exists() or files_of(target) in (old, new)
+                found.append(target.exists() and files_of(target) == old)
+        assert found == [True] * 9 + [False] * 3
+        assert run(0, "never") in {STEPS_OF_A_DOWNLOAD, STEPS_OF_A_DOWNLOAD - 1}
     assert files_of(target) == new

@@ -54,9 +54,17 @@ def is_all_mirrored(resources: Resources) -> bool:
     return confirmed == [ROUNDS * POINTS] * len(JOBS) and all(changes == mirrored for changes, mirrored in changed)
 
 
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[MlflowServer]:
+    """An MLflow server that the test may kill."""
+    server = MlflowServer(tmp_path).start()
+    yield server
+    server.kill()
+
+
 @pytest.mark.timeout(300)
 def test_every_value_reaches_mlflow_once_through_all_trouble(
-    resources: Resources, sender: Sender, tmp_path: Path, mlflow_server: MlflowServer
+    resources: Resources, sender: Sender, tmp_path: Path, own_server: MlflowServer
 ) -> None:
     """While workers and MLflow are killed repeatedly, each job gets one run with every point once, ended last."""
     seed = random.SystemRandom().randrange(10**6)
@@ -67,7 +75,7 @@ def test_every_value_reaches_mlflow_once_through_all_trouble(
         resources.settings,
         tmp_path,
         workers=2,
-        MLFLOW_TRACKING_URI=mlflow_server.url,
+        MLFLOW_TRACKING_URI=own_server.url,
         MLFLOW_EXPERIMENT=experiment,
         DELIVERY_BACKOFF_CAP_S="0.5",
     ) as workers:
@@ -75,15 +83,15 @@ def test_every_value_reaches_mlflow_once_through_all_trouble(
             for job in JOBS:
                 sender.send(points(number), job=job)
             if number == 2:
-                mlflow_server.kill()
+                own_server.kill()
             if number == 3:
-                mlflow_server.start()
+                own_server.start()
             time.sleep(chance.uniform(0.5, 2.5))
             kill_one(workers, chance)
         for job in JOBS:
             sender.send(completion(produced={"metrics": ROUNDS}), job=job)
         wait_until(partial(is_all_mirrored, resources), "all of it in MLflow", timeout_s=90)
-    api = mlflow_server.api
+    api = own_server.api
     found = api.get("experiments/get-by-name", experiment_name=experiment)["experiment"]
     runs = api.post("runs/search", experiment_ids=[found["experiment_id"]], max_results=100)["runs"]
     assert sorted(run["info"]["run_id"] for run in runs) == sorted(str(run_id) for run_id in run_ids(resources))

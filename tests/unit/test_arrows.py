@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -49,17 +50,27 @@ MODULES = [
 ]
 
 
-def imported(path: Path, *, typing: bool = True) -> Iterator[str]:
-    """Yield the name of everything a file imports, of our own modules without `trainwire.`.
+@cache
+def imported(path: Path, *, typing: bool = True) -> tuple[str, ...]:
+    """Return the name of everything a file imports, of our own modules without `trainwire.`.
 
     Without `typing`, imports below `if TYPE_CHECKING:` are left out.
     """
-    for node in _nodes(ast.parse(path.read_text()), typing):
+    return tuple(_imported(path, typing))
+
+
+def _imported(path: Path, typing: bool) -> Iterator[str]:
+    for node in _nodes(_parsed(path), typing):
         if isinstance(node, ast.Import):
             yield from (_from_its_folder(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide where an arrow leads"
             yield from (_from_its_folder(f"{node.module}.{alias.name}") for alias in node.names)
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def _nodes(node: ast.AST, typing: bool) -> Iterator[ast.AST]:
@@ -74,21 +85,22 @@ def _from_its_folder(name: str) -> str:
     return inner if inner.split(".")[0] in FOLDERS else name
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_folders_import_only_their_predecessors(path: Path) -> None:
+def test_folders_import_only_their_predecessors() -> None:
     """`schemas` imports nothing, `stores` and `ingest` only `schemas`, `workers` and `gateway` also `stores`."""
-    folder = path.relative_to(ROOT).parts[0]
-    if path == ROOT / "trainwire" / "__main__.py":
-        folder = "cli"  # `python -m trainwire` is the command line
-    ours = {name.split(".")[0] for name in imported(path)} & {*FOLDERS, PUBLIC}
-    assert ours <= MAY_IMPORT[folder]
+    for path in MODULES:
+        folder = path.relative_to(ROOT).parts[0]
+        if path == ROOT / "trainwire" / "__main__.py":
+            folder = "cli"  # `python -m trainwire` is the command line
+        ours = {name.split(".")[0] for name in imported(path)} & {*FOLDERS, PUBLIC}
+        assert ours <= MAY_IMPORT[folder], path
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "workers").rglob("*.py")), ids=lambda path: path.stem)
-def test_only_the_shell_knows_celery(path: Path) -> None:
+def test_only_the_shell_knows_celery() -> None:
     """The pipeline is plain Python that a test can call without Celery."""
-    knows = any(name.split(".")[0] in {"celery", "kombu", "billiard"} for name in imported(path))
-    assert not knows or path.stem in CELERY_SHELL
+    celery = {"celery", "kombu", "billiard"}
+    modules = (ROOT / "workers").rglob("*.py")
+    knowing = {path.stem for path in modules if celery & {name.split(".")[0] for name in imported(path)}}
+    assert knowing <= CELERY_SHELL
 
 
 @pytest.mark.parametrize("path", sorted(CARRIER.rglob("*.py")), ids=lambda path: path.stem)
@@ -145,12 +157,9 @@ def _room_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in MODULES if path.relative_to(ROOT).parts[0] in {"ingest", PUBLIC}],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_a_trainer_gets_no_server_packages(path: Path) -> None:
+def test_a_trainer_gets_no_server_packages() -> None:
     """Neither `ingest` nor the public face names the tables or a package of the worker side."""
     forbidden = ("schemas.tables", "schemas.migrations", "sqlalchemy", "celery", "pydantic", "mlflow", "alembic")
-    assert not [name for name in imported(path) if name.startswith(forbidden)]
+    for path in MODULES:
+        if path.relative_to(ROOT).parts[0] in {"ingest", PUBLIC}:
+            assert not [name for name in imported(path) if name.startswith(forbidden)], path

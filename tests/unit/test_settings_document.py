@@ -18,7 +18,6 @@ from trainwire.workers.sinks.plugin import sink_settings
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 NEEDED = {"DATABASE_URL": "postgresql://localhost/test", "REDIS_URL": "redis://localhost"}
-HOME = Path("~").expanduser()
 
 
 def _defaults(section: str) -> dict[str, str]:
@@ -63,7 +62,7 @@ def test_defaults_of_the_gateway(name: str, default: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("name", "default"), list(_defaults("Trainers").items()))
 def test_defaults_of_trainers(name: str, default: str) -> None:
     """Setting a trainer's variable to its documented default, or to nothing where it has none, changes nothing."""
-    unset = {"HOME": str(HOME)}
+    unset = {"HOME": str(Path.home())}
     assert TrainerSettings.from_env(unset | {name: default}) == TrainerSettings.from_env(unset)
 
 

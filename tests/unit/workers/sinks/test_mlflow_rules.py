@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow.utils import validation
 
 from trainwire.workers.sinks.mlflow.rows import AttemptState, MetricRow
 from trainwire.workers.sinks.mlflow.rules import (
@@ -35,9 +35,13 @@ from trainwire.workers.sinks.mlflow.rules import (
     text_requests,
 )
 
-mlflows: Any = validation
-"""MLflow's own rules, which have no types."""
 AT = datetime(2026, 9, 21, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def mlflows() -> Any:
+    """MLflow's own rules, without types; imported late: not all test processes need these 200 MB."""
+    return import_module("mlflow.utils.validation")
 
 
 def attempt(**fields: Any) -> AttemptState:
@@ -50,8 +54,8 @@ def row(values: dict[str, float | str], rank: int | None = None, ts_ms: int = 1,
     return MetricRow(seq, 1, rank, "s", ts_ms, 0, values)
 
 
-@given(st.text(max_size=400))
-def test_every_name_becomes_one_that_mlflow_takes(name: str) -> None:
+@given(name=st.text(max_size=400))
+def test_every_name_becomes_one_that_mlflow_takes(mlflows: Any, name: str) -> None:
     """Any name of a metric is adapted to a valid one, deterministically, and a valid one is kept."""
     safe = safe_name(name)
     mlflows._validate_metric_name(safe)
@@ -95,7 +99,7 @@ def test_times_before_1970_are_1970() -> None:
     assert milliseconds(datetime(1950, 1, 1, tzinfo=UTC)) == 0
 
 
-def test_requests_are_sorted_and_within_the_limits() -> None:
+def test_requests_are_sorted_and_within_the_limits(mlflows: Any) -> None:
     """Values are sorted by key, step and time, in requests of at most 1,000 values and a megabyte."""
     origin = row({})
     short = [MetricValue(f"k{n % 7}", 3000 - n, n, 1.0, origin) for n in range(2500)]
@@ -120,8 +124,8 @@ def test_params_are_text_as_mlflows_client_makes_it() -> None:
     ]
 
 
-@given(st.dictionaries(st.text(max_size=300), st.text(max_size=10) | st.none() | st.floats(), max_size=20))
-def test_every_param_and_tag_is_one_that_mlflow_takes(values: dict[str, Any]) -> None:
+@given(values=st.dictionaries(st.text(max_size=300), st.text(max_size=10) | st.none() | st.floats(), max_size=20))
+def test_every_param_and_tag_is_one_that_mlflow_takes(mlflows: Any, values: dict[str, Any]) -> None:
     """Every param and tag passes MLflow's own validation, and none is lost."""
     params, tags = params_of(attempt(params=values), Notes()), tags_of(attempt(tags=values), Notes())
     assert len(params) == len(tags) == len(values)
