@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from trainwire.gateway.documents.openapi_examples import EXAMPLES
 from trainwire.gateway.http.problems import MEDIA_TYPE, Problem
@@ -34,6 +35,18 @@ _ALWAYS: Final = (401, 403, 422, 429, 503)
 def json_response(document: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return `document` as a JSON response with this status and these additional headers."""
     return Response(msgspec.json.encode(document), status, headers, "application/json")
+
+
+def streamed(
+    pieces: Iterator[bytes], media_type: str, headers: Mapping[str, str] | None = None
+) -> StreamingResponse:
+    """Return a response that streams `pieces`.
+
+    The first piece is read before the response begins, so that an error of it, such as a lost connection to
+    Postgres, is answered with its own status.
+    """
+    first = next(pieces, b"")
+    return StreamingResponse(chain([first], pieces), headers=headers, media_type=media_type)
 
 
 def described(

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from trainwire.gateway.documents.row_types import LogPage, Scanned
 from trainwire.gateway.http.problems import wrong_value
-from trainwire.gateway.http.responses import described, described_problems, json_response
+from trainwire.gateway.http.responses import described, described_problems, json_response, streamed
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, LogType, Rank, ResourcesDep, Seq, Text
 from trainwire.schemas.events import LogLine
@@ -104,7 +104,7 @@ def download(resources: ResourcesDep, wanted: Wanted) -> Response:
     with resources.reading() as connection:
         last = job_or_404(connection, wanted.job_id).last_log_seq
     headers = {"Content-Disposition": f'attachment; filename="job-{wanted.job_id}.log"'}
-    return StreamingResponse(_text(resources, wanted, last), media_type="text/plain", headers=headers)
+    return streamed(_text(resources, wanted, last), "text/plain", headers)
 
 
 def _text(resources: Resources, wanted: LineFilter, last: int) -> Iterator[bytes]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from trainwire.gateway.documents.job_types import JobReference, JobReferences
 from trainwire.gateway.documents.response_types import document_from
-from trainwire.gateway.http.responses import described, described_problems, json_response
+from trainwire.gateway.http.responses import described, described_problems, json_response, streamed
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, JobId, Names, ResourcesDep, Text
 from trainwire.schemas.metric_download import MEDIA_TYPE, MetricBlock, encode_frame, split_names
@@ -52,7 +52,7 @@ def download_metrics(resources: ResourcesDep, job_id: JobId, names: Names = []) 
     with resources.reading() as connection:
         last = job_or_404(connection, job_id).last_metric_seq
         removed = removed_rows(connection, job_id)["metrics"]
-    return StreamingResponse(_frames(resources, job_id, split_names(names), removed, last), media_type=MEDIA_TYPE)
+    return streamed(_frames(resources, job_id, split_names(names), removed, last), MEDIA_TYPE)
 
 
 def _frames(resources: Resources, job_id: int, names: Sequence[str], after: int, last: int) -> Iterator[bytes]:
