@@ -98,7 +98,7 @@ def run_report(connection: Connection, run: SourceRun, tally: Tally, sent: int, 
         )
     return RunReport(
         job_id=run.job_id,
-        name=run.name,
+        name=found["name"] or run.name,
         sent=sent,
         notes=tally.notes,
         problems=tally.problems,
@@ -135,6 +135,7 @@ _DELETED: Final = text("SELECT 1 FROM deleted_jobs WHERE job_id = :job")
 _STORED: Final = text(
     f"""
     SELECT
+        (SELECT name FROM training_jobs WHERE id = :job) AS name,
         (SELECT coalesce(sum(num_nonnulls({LIFTED_SQL}) + CASE WHEN extra_metrics IS NULL THEN 0
                 ELSE (SELECT count(*) FROM jsonb_object_keys(extra_metrics)) END), 0)
             FROM training_metrics WHERE job_id = :job AND source = :source) AS points,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 import typer
+import urllib3
+from urllib3.exceptions import HTTPError
 
 from trainwire.cli.commands.options import AsJson, DataDir, job_number, plain, servers, write_json
 from trainwire.cli.formats import shown_time
 from trainwire.cli.numbers import whole, whole_option
-from trainwire.cli.terminal import print_table, say
+from trainwire.cli.terminal import print_table, say, warn
 from trainwire.gateway.auth.tokens import ROLES, Token, create_token, list_tokens, revoke_token
+from trainwire.ingest.settings.variables import URL_VARIABLE
+from trainwire.schemas.gateway_urls import base_of
 from trainwire.schemas.wire.limits import MAX_TEXT_CHARS
 from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stack.database import reading, writing
 from trainwire.stack.errors import Problem
 
 MAX_DAYS = 36_500
+GATEWAY_TIMEOUT: Final = urllib3.Timeout(connect=1.0, read=5.0)
 
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 
@@ -85,9 +91,24 @@ def create(
         raise Problem("--name is missing: a name for the list, or with --trainer the name of the runs, digits*")
     job_names = _checked_names(name) if trainer and name is not None else None
     lasts = expires if days is None else timedelta(days=days)
-    with writing(servers(data_dir)) as connection:
+    address = servers(data_dir)
+    with writing(address) as connection:
         _, token = create_token(connection, name or f"job {job}", chosen, job, lasts, job_names=job_names)
     say(token)
+    named = os.environ.get(URL_VARIABLE)
+    gateway_url = address.gateway_url or (base_of(named) if named else None)
+    if gateway_url is not None and _answers_anybody(gateway_url):
+        warn(f"{gateway_url} answers requests without a token, too: start its gateway with GATEWAY_AUTH=on")
+
+
+def _answers_anybody(gateway_url: str) -> bool:
+    """Return whether the gateway lists jobs without a token."""
+    try:
+        with urllib3.PoolManager(timeout=GATEWAY_TIMEOUT, retries=False) as pool:
+            answer = pool.request("GET", f"{gateway_url.rstrip('/')}/jobs?limit=1", redirect=False)
+    except HTTPError:
+        return False
+    return answer.status == 200
 
 
 @app.command("list")

@@ -142,6 +142,7 @@ def test_files_of_neptune_exporter_are_read(connected: Trainwire, resources: Res
     assert rows(resources.engine, training_logs, "content") == ["note (step 0): hi"]
     jobs = dict(rows(resources.engine, training_jobs, "name", "status", order=("name",)))
     assert jobs == {"RUN-2": "ended", "resnet": "failed"}
+    assert {run["name"] for run in receipt["imported"]} == jobs.keys()
 
 
 @pytest.mark.usefixtures("workers")

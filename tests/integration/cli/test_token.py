@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.gateway_server import GatewayServer
 from tests.integration.cli.conftest import Trainwire
 from trainwire.gateway.auth.tokens import find_token
 from trainwire.workers.resources import Resources
@@ -85,3 +86,14 @@ def test_a_time_that_is_none(connected: Trainwire, text: str) -> None:
     done = connected("token", "create", "--name", "a", "--expires", text)
     assert done.code == 2
     assert "write 12h, 30d or 8w" in " ".join(done.err.split())
+
+
+def test_an_open_gateway_is_warned_of(
+    connected: Trainwire, alone: pytest.MonkeyPatch, gateway: GatewayServer, guarded: GatewayServer
+) -> None:
+    """A token protects nothing while the gateway answers requests without one; the warning names the remedy."""
+    alone.setenv("TRAINWIRE_URL", gateway.url)
+    assert "GATEWAY_AUTH=on" in connected("token", "create", "--name", "anna").err
+    for url in (guarded.url, "http://127.0.0.1:1"):
+        alone.setenv("TRAINWIRE_URL", url)
+        assert connected("token", "create", "--name", "anna").err == ""
