@@ -96,7 +96,9 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
         yield f"{given.rsplit('/', 1)[0] if given.count('/') > 2 else given}/{number}"
         return
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+    # A title is written over the environment, by which tests/orphans.py knows the process.
+    settings = {"set-proc-title": "no"}
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), settings=settings) as server:
         yield server.url
 
 

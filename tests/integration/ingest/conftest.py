@@ -44,6 +44,7 @@ class Valkey:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         options = ["--port", str(self.port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
+        options += ["--set-proc-title", "no"]  # as in tests/conftest.py
         self._process = subprocess.Popen(
             [str(get_binary_path()), *options], cwd=self._folder, stdout=subprocess.DEVNULL
         )
