@@ -6,10 +6,9 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
-
 from trainwire.cli.transfer.readers.wandb_values import item_of, json_number
 from trainwire.ingest.hooks.protobuf import ProtobufError, varint
+from trainwire.schemas.decode_errors import DECODE_ERRORS
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 
 NOT_VALUES: Final = frozenset({"_step", "_timestamp", "_runtime", "_wandb"})
@@ -99,7 +98,7 @@ class RowDecoder:
                 continue
             try:
                 numbers[name] = json_number(text)
-            except msgspec.DecodeError:
+            except DECODE_ERRORS:
                 numbers[name] = _JSON_NAMES[text]
         if not rest and len(parts[-1]) != end:
             raise LookupError(content)  # the last value is cut short; after another one, no head would be known
@@ -128,7 +127,7 @@ def _is_learned(names: tuple[str, ...], raw: bytes) -> bool:
         return False
     try:
         json_number(raw)
-    except msgspec.DecodeError:
+    except DECODE_ERRORS:
         return raw in _JSON_NAMES
     return True
 

@@ -271,7 +271,7 @@ def test_jobs_are_compared(agent: Agent, job: int, sender: Sender, resources: Re
     assert [each["id"] for each in found["jobs"]] == [job, other]
     assert found["params"] == {"lr": [0.1, 0.5]}
     assert found["final_metrics"] == {"loss": ["NaN", 0.125], "accuracy": [None, 0.5]}
-    assert found["best_metrics"] == {"acc": [None, 0.75]}
+    assert found["best_metrics"] == {"accuracy": [None, 0.75]}
     assert found["left_out"] == ["1 parameters that are equal: repeat with equal_params=true"]
     all_of = agent.call("compare_jobs", jobs=[str(job), "other"], equal_params=True, metrics="acc*")
     assert (all_of["params"]["opt.name"], [*all_of["final_metrics"]]) == (["adam", "adam"], ["accuracy"])

@@ -252,11 +252,11 @@ def test_a_forked_child_sends_its_own_and_nothing_of_its_parent(valkey: Any, flu
 LATE_IMPORTS = """
 import sys
 from trainwire import Run
-from trainwire.ingest.sending import sender
+from trainwire.ingest.process.forks import importing
 
 class WatchedFinder:
     def find_spec(self, name, path=None, target=None):
-        if not sender.importing().locked():
+        if not importing().locked():
             late.append(name)
 
 late = []

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,14 @@ class Mirror:
 def mirror(resources: Resources, mlflow_server: MlflowServer) -> Mirror:
     """A worker on an empty database, with an empty experiment."""
     return Mirror(resources, mlflow_server)
+
+
+@pytest.fixture
+def own_mirror(resources: Resources, tmp_path: Path) -> Iterator[Mirror]:
+    """A worker with an MLflow server that no other test uses, so that it may be killed."""
+    server = MlflowServer(tmp_path).start()
+    yield Mirror(resources, server)
+    server.kill()
 
 
 def points(count: int, first: int = 0, **values: float) -> Metrics:
@@ -330,8 +339,9 @@ def test_a_crash_between_push_and_commit_writes_nothing_twice(mirror: Mirror, se
     assert mirror.the_run().status == "FINISHED"
 
 
-def test_a_server_that_is_killed_in_the_middle(mirror: Mirror, sender: Sender) -> None:
+def test_a_server_that_is_killed_in_the_middle(own_mirror: Mirror, sender: Sender) -> None:
     """After an outage amid a delivery all points are there once, and the outage costs one probe at a time."""
+    mirror = own_mirror
     sender.send(points(4000))
     killer = KillingApi(mirror.server, mirror.api, after=3)
     with pytest.raises(SinkUnavailable, match="does not answer"):
