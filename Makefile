@@ -35,7 +35,7 @@ system: $(VENV)/.test ## run the tests of whole worker processes, killed and res
 	$(BIN)/python -m pytest tests/system -n 4 --dist worksteal
 
 browser: $(VENV)/.test ## run the tests of the page, in a headless Chromium (Debian: apt-get install chromium)
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest tests/browser -n 2 --dist worksteal
 
 check: $(VENV)/.test ## lint, format and types
 	$(BIN)/ruff check .
