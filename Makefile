@@ -1,4 +1,4 @@
-# trainwire: `make` alone shows what there is.
+# trainwire: `make` alone lists the commands.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
@@ -76,7 +76,7 @@ format: $(VENV)/.test ## bring the code into form
 clean: ## remove the virtual environment and caches; data of `trainwire up` stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-# Their own environment: an auditor whose needs move the versions that it audits would be none.
+# Their own environment, so that the needs of pip-audit do not change the versions that it audits.
 $(VENV)/.auditors:
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3' 'pip-licenses>=5.5,<6'
