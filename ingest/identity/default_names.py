@@ -43,13 +43,13 @@ def named(settings: TrainerSettings, name: str | None, job_id: int) -> tuple[str
 
     If `settings` are of the same job, a run without a name gets their `job_name`. One with a name gets it too, if
     a user has chosen it (`trainwire run --name`), but not if it is a default name. If the run has another job or
-    name than `settings`, `is_refused_alike` is False in the result: the server may refuse this run and not its
-    launcher, so this process logs the refusal itself. Settings without a job id fit any job.
+    name than `settings`, `launcher_logs_outages` is False in the result: the server may refuse this run and not
+    its launcher, so this process logs the refusal itself. Settings without a job id fit any job.
     """
     if settings.job_id == job_id and settings.job_name and not settings.job_name.endswith(_ending(job_id)):
         return settings.job_name, settings
     if settings.job_id not in (None, job_id) or name not in (None, settings.job_name):
-        return name, replace(settings, is_refused_alike=False)
+        return name, replace(settings, launcher_logs_outages=False)
     return (settings.job_name if settings.job_id == job_id else name), settings
 
 

@@ -127,7 +127,7 @@ class Session:
             timing,
             wake,
             self._heartbeat,
-            is_outage_logged_elsewhere=settings.is_refused_alike,
+            is_outage_logged_elsewhere=settings.launcher_logs_outages,
         )
         self.lines = LogLines(
             settings.log_lines_per_s, self._take_lines, partial(self.buffer.count_dropped, "logs")

@@ -50,7 +50,7 @@ class SessionWarnings:
         if not unsent:
             return
         is_kept = spooled >= unsent
-        if is_kept and is_refused and self._settings.is_refused_alike:
+        if is_kept and is_refused and self._settings.launcher_logs_outages:
             return  # the launcher logs the same of its messages
         variable = spool_variable_of(self._settings.spool.folder)
         if isinstance(destination, NamedServer):

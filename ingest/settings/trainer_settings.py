@@ -94,8 +94,8 @@ class TrainerSettings:
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
     """Whether a launcher or a parent process captures the output of this process."""
-    is_refused_alike: bool = False
-    """Whether a server that refuses this run, or is unreachable, is so for its launcher, which logs it."""
+    launcher_logs_outages: bool = False
+    """Whether a server that refuses this run, or is unreachable, is so for its launcher too, which logs it."""
     launcher_folder: Path | None = None
     """The folder in which tracebacks are left for the launcher to log."""
     log_lines_per_s: int | None = None
@@ -150,7 +150,7 @@ class TrainerSettings:
             or DEFAULT_BUFFER_BYTES,
             log_lines_per_s=optional_whole(environ, "TRAINWIRE_LOG_LINES_PER_S", 1, MAX_ID),
             is_captured=bool(environ.get(CAPTURED_VARIABLE)),
-            is_refused_alike=bool(environ.get(CAPTURED_VARIABLE)),
+            launcher_logs_outages=bool(environ.get(CAPTURED_VARIABLE)),
             launcher_folder=Path(folder) if (folder := environ.get(LAUNCHER_FOLDER_VARIABLE)) else None,
             timing=Timing.from_env(environ),
             checkpoints=CheckpointSettings.from_env(environ),

@@ -268,9 +268,8 @@ class Drain:
             with self._traced(arrivals, began_ns) as traces:
                 try:
                     batch = self._store(connection, arrivals)
-                except (
-                    MostlyInvalid
-                ):  # decoded, but with impossible numbers: the next look-ahead skips their sources
+                except MostlyInvalid:
+                    # Decoded, but with impossible numbers: the next look-ahead skips their sources.
                     return True
                 last_id = store.last_id_of(connection, self._stream.name)
                 self._commit(connection, last_id, arrivals, batch, began)
