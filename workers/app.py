@@ -51,7 +51,6 @@ app.conf.update(
     task_create_missing_queues=False,  # a typo is an error, not a queue without a worker
     task_queues=[own_queue(name) for name in QUEUES],
     task_default_queue=INGEST_QUEUE,
-    task_publish_retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_max": 0.2},
     worker_cancel_long_running_tasks_on_connection_loss=False,  # a drain can finish without the broker
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,

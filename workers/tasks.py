@@ -163,7 +163,7 @@ def alert(resources: Resources) -> None:
 def order_mlflow_links(resources: Resources) -> None:
     """Order the search for runs that trainers created in MLflow, if MLflow is configured."""
     if resources.settings.mlflow_tracking_uri is not None:
-        send_order(keys.LINK_TASK, [], keys.LINK_QUEUE)
+        send_order(resources.redis, keys.LINK_TASK, [], keys.LINK_QUEUE)
 
 
 @task(keys.LINK_TASK, "link")

@@ -37,6 +37,7 @@ from trainwire.workers.drain.stream_repair import repair
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.liveness.heartbeat_reader import record_writable
 from trainwire.workers.liveness.job_status import LostRule
+from trainwire.workers.orders.order_sender import order_anew, order_drain, send_order
 from trainwire.workers.resources import process_resources
 from trainwire.workers.settings import Settings
 from trainwire.workers.streams.sweep import all_streams, publish_hold, publish_shards
@@ -49,13 +50,6 @@ ECHO_EVERY_S: Final = 10.0
 STUCK_AFTER_S: Final = 10.0
 SWEEP_TIMEOUT_S: Final = 300
 EXIT_DEAF: Final = 70
-
-_sending = threading.Lock()
-"""Lock that is held while orders are sent, and before forks.
-
-A child that inherits a locked lock of kombu blocks for ever.
-"""
-os.register_at_fork(before=_sending.acquire, after_in_parent=_sending.release, after_in_child=_sending.release)
 
 
 class StuckStreams:
@@ -161,8 +155,7 @@ class Watchdog:
             touch_alive_file(self._settings.alive_file)
         if now >= self._next_echo:
             self._next_echo = now + min(ECHO_EVERY_S, self._settings.worker_deaf_after_s / 2)
-            with _sending:
-                self._send_echo()
+            self._send_echo()
             self._unanswered_since = self._unanswered_since or now
         deaf_after_s = self._settings.worker_deaf_after_s
         if self._unanswered_since is not None and now - self._unanswered_since > deaf_after_s:
@@ -201,12 +194,11 @@ class WatchdogStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start the threads of the watchdog and the stream watch."""
         del parent
-        from trainwire.workers.orders.order_sender import order_anew, order_drain, send_order  # noqa: PLC0415 - the app is complete only now
+        resources = process_resources()
 
         def send_echo() -> None:
-            send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))
+            send_order(resources.redis, ECHO_TASK, [self.worker], echo_queue(self.worker))
 
-        resources = process_resources()
         try:
             order_anew(resources, self.queues)
         except (*STREAM_ERRORS, Unavailable) as exc:

@@ -30,7 +30,6 @@ CELERY_SHELL = {
     "beat",
     "broker_consumer",
     "broker_transport",
-    "order_sender",
     "tasks",
     "watchdog",
     "schedule",

@@ -160,12 +160,18 @@ _decode_sent: Final = msgspec.json.Decoder(_Sent).decode
 
 
 def encode_order(
-    task: str, args: Sequence[object], queue: str, expires_at: float, order_id: str | None = None
+    task: str,
+    args: Sequence[object],
+    queue: str,
+    expires_at: float,
+    order_id: str | None = None,
+    *,
+    shown: str | None = None,
 ) -> bytes:
     """Return an order as kombu stores it in a Redis list; `expires_at` is in seconds since 1970.
 
     Does not use kombu, because no thread may hold kombu's locks while the worker forks a pool process. Without an
-    `order_id`, the order has a random one.
+    `order_id`, the order has a random one. Flower shows the text `shown`, by default the arguments.
     """
     order_id = order_id or str(uuid.uuid4())
     headers = _Headers(
@@ -173,7 +179,7 @@ def encode_order(
         id=order_id,
         root_id=order_id,
         expires=datetime.fromtimestamp(expires_at, UTC).isoformat(),
-        argsrepr=repr(args),
+        argsrepr=repr(args) if shown is None else shown,
         kwargsrepr="{}",
         origin=f"{os.getpid()}@{socket.gethostname()}",
         ignore_result=True,

@@ -8,19 +8,17 @@ that could not be sent, or were lost. Orders that publish events are not replace
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, cast
 
 import redis
 import structlog
-from kombu.exceptions import OperationalError
 
 from trainwire.schemas import keys
 from trainwire.schemas.events import Event
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.streams.servers import ask_each
-from trainwire.workers.app import app
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
@@ -41,7 +39,6 @@ if redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) and redis.call('LLEN', KEY
 end
 return math.max(1, redis.call('PTTL', KEYS[1]))
 """
-NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
 def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool = False) -> float:
@@ -62,7 +59,7 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
     """
     key = keys.ordered_key(keys.stream_key(kind, shard))
     most_waiting = max(MIN_WAITING_DRAINS, 2 * len(keys.KINDS) * resources.settings.ingest_shards)
-    order = encode_order(keys.DRAIN_TASK, [kind, shard], keys.INGEST_QUEUE, time.time() + keys.ORDER_TTL_S)
+    order = _encode(keys.DRAIN_TASK, [kind, shard], keys.INGEST_QUEUE)
     with redis_errors():
         if is_rest:
             resources.streams.set(key, 1, px=keys.DRAIN_ORDERED_TTL_MS)
@@ -114,7 +111,7 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
     with redis_errors():
         is_first = client.set(key, 1, nx=True, ex=keys.ORDERED_TTL_S)
     if is_first:
-        send_order(task, args, queue)
+        send_order(client, task, args, queue)
 
 
 def order_anew(resources: Resources, queues: Collection[str]) -> None:
@@ -178,21 +175,31 @@ def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs:
             return
         for payload in payloads(make_events()):
             shown = f"events of {jobs:,} jobs, {len(payload):,} bytes"  # in Flower, in place of all of them
-            send_order(
-                keys.NOTIFY_TASK, [payload.decode()], keys.NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY, argsrepr=shown
-            )
+            send_order(resources.redis, keys.NOTIFY_TASK, [payload.decode()], keys.NOTIFY_QUEUE, shown)
     except Unavailable as exc:
         log.warning("notify.dropped", jobs=jobs, reason=str(exc))
     except Exception:
         log.exception("notify.failed", jobs=jobs)
 
 
-def send_order(task: str, args: list[object], queue: str, **options: Any) -> None:
-    """Send a work order that expires after `ORDER_TTL_S`; `options` are those of Celery's `send_task`.
+def send_order(
+    client: redis.Redis, task: str, args: Sequence[object], queue: str, shown: str | None = None
+) -> None:
+    """Append a work order that expires after `ORDER_TTL_S` to its queue.
 
-    Raises `Unavailable` if Redis does not accept it.
+    Does not use kombu, whose producer may raise `AttributeError` for ever after a command that timed out. Raises
+    `Unavailable` if Redis does not accept the order.
+
+    Args:
+        client: a client of the Redis server of work orders.
+        task: the name of the task.
+        args: the arguments of the task.
+        queue: the queue of the workers that execute it.
+        shown: text that Flower shows in place of the arguments.
     """
-    try:
-        app.send_task(task, args=args, queue=queue, expires=keys.ORDER_TTL_S, ignore_result=True, **options)
-    except OperationalError as exc:
-        raise Unavailable(f"Redis took no order: {exc}") from exc
+    with redis_errors():
+        client.lpush(queue, _encode(task, args, queue, shown))
+
+
+def _encode(task: str, args: Sequence[object], queue: str, shown: str | None = None) -> bytes:
+    return encode_order(task, args, queue, time.time() + keys.ORDER_TTL_S, shown=shown)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import redis
 
 from tests.certify.failpoints import Failpoints, Failure, install
+from tests.processes import in_child
 from trainwire.schemas.keys import BEAT_QUEUE
 from trainwire.workers.beat import BeatLease, LeasedScheduler
 from trainwire.workers.resources import Resources
@@ -21,21 +20,6 @@ EVERY_S = 0.02
 DEADLINE_S = 20.0
 MOST_ORDERS = 10
 """Number of orders after which a command that has not failed yet will not be reached."""
-
-
-def in_child(run: Callable[[], None]) -> int:
-    """Run a function in a forked process, and return its exit code: 1 after an exception."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            run()
-            code = 0
-        except BaseException:  # noqa: BLE001 - the parent reads the exit code
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.parametrize("number", [1, 4, 9, 12, 14])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import pytest
 
+from tests.certify.failpoints import Failpoints, Failure, install
+from tests.processes import in_child
 from trainwire.schemas.keys import (
     BEAT_QUEUE,
     CHECKPOINT_QUEUE,
@@ -18,11 +20,14 @@ from trainwire.schemas.keys import (
     stream_key,
 )
 from trainwire.schemas.sinks import SINKS
+from trainwire.stores.postgres.connections import open_redis
+from trainwire.workers.errors import Unavailable
 from trainwire.workers.orders.order_format import WrongOrder, check_order
 from trainwire.workers.resources import Resources
 from trainwire.workers.schedule import SCHEDULE
 
 DRAINS = ordered_key(stream_key("logs", 1))
+MOST_ORDERS = 6
 
 
 @pytest.fixture(autouse=True)
@@ -108,22 +113,39 @@ def test_waiting_orders_are_noticed(resources: Resources) -> None:
     ],
 )
 def test_orders_of_our_own_pass(resources: Resources, task: str, args: Sequence[object], queue: str) -> None:
-    """All that workers and beat send through Celery is taken from its queue, and from no other."""
-    from trainwire.workers.app import app  # noqa: PLC0415 - see the fixture
+    """An order is taken from its queue, and from no other; Flower shows its text in place of the arguments."""
+    from trainwire.workers.orders.order_sender import send_order  # noqa: PLC0415 - see the fixture
 
-    url = resources.settings.redis_url.get_secret_value()
-    with app.connection_for_write(url) as connection:
-        options: dict[str, Any] = {
-            "queue": queue,
-            "expires": 30,
-            "ignore_result": True,
-            "argsrepr": "shown",
-            "retry": False,
-        }
-        app.send_task(task, args=list(args), connection=connection, **options)
+    send_order(resources.redis, task, args, queue, "some events")
     raw = resources.redis.lpop(queue)
     assert isinstance(raw, bytes)
+    assert b'"argsrepr":"some events"' in raw
     check_order(raw, queue)
     for other in {INGEST_QUEUE, BEAT_QUEUE, NOTIFY_QUEUE, "echo.other"} - {queue}:
         with pytest.raises(WrongOrder):
             check_order(raw, other)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_order_is_sent_after_a_command_that_hangs(resources: Resources, tmp_path: Path, number: int) -> None:
+    """Whichever command times out, the error is `Unavailable`, and the next orders arrive."""
+    record = tmp_path / "calls.tsv"
+
+    def run() -> None:
+        from trainwire.workers.orders.order_sender import send_order  # noqa: PLC0415 - see the fixture
+
+        points = Failpoints(record, Failure("order", number, "hanging"))
+        install(points)
+        points.role = "order"
+        has_failed = False
+        with open_redis(resources.settings) as client:
+            for _ in range(MOST_ORDERS):
+                try:
+                    send_order(client, DELIVER_TASK, ["loki"], "deliver")
+                except Unavailable:
+                    assert not has_failed
+                    has_failed = True
+        assert has_failed
+        assert client.llen("deliver") >= MOST_ORDERS - 1
+
+    assert in_child(run) == 0
