@@ -55,7 +55,7 @@ class JobLock:
         self._locked = driver.execute(_LOCK, given)
 
     def jobs(self, connection: Connection) -> dict[int, JobState]:
-        """Return the states of the jobs that are not deleted, once the round trip has ended."""
+        """Return the states of the jobs that are not deleted; called after the block of `pipelined`."""
         created = {row[0] for row in self._created}
         jobs = {}
         for row in self._locked:

@@ -14,7 +14,7 @@ import redis
 import structlog
 
 from trainwire.schemas.keys import Kind, jammed_key, stream_key
-from trainwire.schemas.streams.clients import STREAM_ERRORS, beside, drop_connections
+from trainwire.schemas.streams.clients import STREAM_ERRORS, drop_connections, server_options
 from trainwire.schemas.streams.urls import is_cluster
 from trainwire.stores.postgres.connections import open_redis, open_stream_client
 from trainwire.workers.errors import Unavailable
@@ -28,7 +28,7 @@ Stream = tuple[Kind, int]
 Order = Callable[[Resources, Kind, int], float]
 """Function that orders the drain of a stream unless one is ordered.
 
-It returns 0 if it sent an order, otherwise the seconds for which the stream is still marked as ordered.
+It returns 0 if it sent an order, otherwise the seconds until the key of the pending order expires.
 """
 
 BLOCK_S: Final = 1.0
@@ -150,7 +150,7 @@ class Watcher:
                     *keys,
                     *("0-0" for _ in keys),
                 ),
-                **beside(self._client, next(iter(keys))),
+                **server_options(self._client, next(iter(keys))),
             )
         except redis.ResponseError as exc:
             if not str(exc).startswith("WRONGTYPE"):
