@@ -102,22 +102,17 @@ class Watcher:
     """
 
     def __init__(
-        self,
-        client: redis.Redis,
-        streams: Sequence[Stream],
-        order: Callable[[Kind, int], float],
-        clock: Callable[[], float] = time.monotonic,
+        self, client: redis.Redis, streams: Sequence[Stream], order: Callable[[Kind, int], float]
     ) -> None:
         self._client = client
         self._streams = {key(*stream): stream for stream in streams for key in (jammed_key, stream_key)}
         self._order = order
-        self._clock = clock
         self._resume_at = dict.fromkeys(self._streams, 0.0)
         self._pause_s = dict.fromkeys(self._streams, LEAST_PAUSE_S)
 
     def order_drains(self) -> None:
         """Wait at most `BLOCK_S` seconds for entries, and order the drains of the streams that have some."""
-        now = self._clock()
+        now = time.monotonic()
         awake = [key for key, at in self._resume_at.items() if at <= now]
         pauses = [at - now for at in self._resume_at.values() if at > now]
         wait_s = min([BLOCK_S, *pauses])
@@ -130,7 +125,7 @@ class Watcher:
             self._pause_s[key] = pause_s
             if 0 < ordered_s <= MOST_LINGER_S:  # the stream collects messages, and no drain runs
                 pause_s = ordered_s
-            self._resume_at[key] = self._clock() + max(pause_s, size_bytes / BYTES_PER_S)
+            self._resume_at[key] = time.monotonic() + max(pause_s, size_bytes / BYTES_PER_S)
 
     def _read(self, keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:
         """Wait up to `wait_s` seconds for entries in the streams `keys`.
@@ -164,7 +159,7 @@ class Watcher:
         """Stop reading Redis keys that are not streams for a few seconds; the watchdog repairs such keys."""
         for key in keys:
             if self._client.type(key) not in {b"stream", b"none"}:
-                self._resume_at[key] = self._clock() + WRONG_TYPE_PAUSE_S
+                self._resume_at[key] = time.monotonic() + WRONG_TYPE_PAUSE_S
 
 
 def _size_bytes(entries: Any) -> int:
