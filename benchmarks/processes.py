@@ -22,6 +22,8 @@ from trainwire.workers.resources import Resources
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 600
+POLL_S = 0.005
+"""Resolution of polled times, well below the times that are measured."""
 
 
 def _start_program(
@@ -110,17 +112,17 @@ def drain_with_a_worker(resources: Resources, kind: Kind, shard: int, table: str
                 with resources.engine.connect() as connection:
                     result.samples.append((result.seconds, int(connection.execute(progress).scalar_one())))
             assert result.seconds < DEADLINE_S
-            time.sleep(0.005)
+            time.sleep(POLL_S)
         result.seconds = time.perf_counter() - began
     return result
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
-    """Poll a condition every 5 ms until it is true; fail after `timeout_s` seconds."""
+    """Poll a condition every `POLL_S` until it is true; fail after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(POLL_S)
 
 
 def servers(resources: Resources) -> tuple[psutil.Process, psutil.Process]:

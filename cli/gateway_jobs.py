@@ -120,10 +120,10 @@ class GatewayJobs:
 
 @contextmanager
 def gateway_jobs(data_dir: Path | None) -> Iterator[GatewayJobs | None]:
-    """Yield access to jobs through the gateway in TRAINWIRE_URL or GATEWAY_URL; None to read Postgres instead.
+    """Yield access to jobs through the gateway in TRAINWIRE_URL or GATEWAY_URL; None if Postgres is to be read.
 
-    It does so if `data_dir` is given, if DATABASE_URL is set, or if neither URL is set: then the caller looks for
-    a running `trainwire up`. Exceptions of the client become a `Problem`.
+    Postgres is read if `data_dir` is given, if DATABASE_URL is set, or if neither URL is set: then the caller
+    looks for a running `trainwire up`. Exceptions of the client become a `Problem`.
     """
     if (
         data_dir is not None

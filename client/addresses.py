@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from trainwire.client.errors import ClientError
@@ -23,10 +22,8 @@ class Address(NamedTuple):
     database_url: str | None = None
 
 
-def find_address(
-    url: str | None, token: str | None, database_url: str | None, environ: Mapping[str, str] = os.environ
-) -> Address:
-    """Return the server in the arguments, else the one in `environ`, else that of the running `trainwire up`.
+def find_address(url: str | None, token: str | None, database_url: str | None) -> Address:
+    """Return the server in the arguments, else the one in the environment, else that of a running `trainwire up`.
 
     Raises `ClientError` if none of them names a server, if both `url` and `database_url` are given, or if the URL
     or the token is invalid.
@@ -36,18 +33,18 @@ def find_address(
     if database_url is not None:
         return Address(database_url=database_url)
     try:
-        token = token_of({TOKEN_VARIABLE: token} if token else environ)
+        token = token_of({TOKEN_VARIABLE: token} if token else os.environ)
         if url:
             return Address(checked_url(url, "url"), token)
         for name in URL_VARIABLES:
-            if named := environ.get(name):
+            if named := os.environ.get(name):
                 return Address(checked_url(named, name), token)
     except ValueError as exc:
         raise ClientError(str(exc)) from exc
-    if database_url := environ.get(DATABASE_VARIABLE):
+    if database_url := os.environ.get(DATABASE_VARIABLE):
         return Address(database_url=database_url)
     try:
-        stack = StackFolders.from_env(environ).find()
+        stack = StackFolders.from_env(os.environ).find()
     except NoStack as exc:
         raise ClientError(
             f"{exc}: start `{exc.command}`, or set TRAINWIRE_URL (and TRAINWIRE_TOKEN) to a gateway, or "

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from trainwire.schemas.non_finite import NON_FINITE_NAMES
+from trainwire.schemas.non_finite import floats_in
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -110,14 +110,5 @@ def record(kind: type[R], fields: dict[str, Any]) -> R:
 
     In maps of metrics, strings such as "NaN" become floats. Raises `msgspec.ValidationError` for invalid fields.
     """
-    shown = {name: _floats(value) if name.endswith("metrics") else value for name, value in fields.items()}
+    shown = {name: floats_in(value) if name.endswith("metrics") else value for name, value in fields.items()}
     return msgspec.convert(shown, kind, strict=False)
-
-
-def _floats(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: NON_FINITE_NAMES.get(number, number) if isinstance(number, str) else number
-        for name, number in value.items()
-    }

@@ -35,7 +35,6 @@ from trainwire.gateway.routes import (
     log_routes,
     metric_routes,
     mlflow_routes,
-    reading_routes,
     session_routes,
     stop_routes,
     trainer_routes,
@@ -46,11 +45,10 @@ from trainwire.stores.tracing import flush, is_tracing
 
 PAGE: Final = Path(__file__).parent / "page"
 ROUTERS: Final = (
-    # The first four before /jobs/{job_id}, which `events`, `compare` and `resolve` would match.
+    # The first three before /jobs/{job_id}, which `events` and `compare` would match.
     websocket.router,
     sse.router,
     comparison_routes.router,
-    reading_routes.router,
     job_routes.router,
     deletion_routes.router,
     edit_routes.router,

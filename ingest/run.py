@@ -135,10 +135,13 @@ class Run(RunReports, RunEnd):
             about["name"] = default_name(script_of_process(), self.job_id)
         running = Progress(status="running", total_epochs=epochs, resume_step=start.resume_step)
         self._open(settings, running, {**about, "parent_id": lineage.parent_id, "fork_step": lineage.fork_step})
-        is_printed = about["name"] in (None, settings.job_name)
-        is_of_launcher = self._is_launched and not number.is_made and is_printed
-        if not settings.vitals.is_launcher and not is_of_launcher:  # a launcher prints the link itself
-            announce(settings, number, about["name"], self.rank)
+        self._announce(settings, number, about["name"])
+
+    def _announce(self, settings: TrainerSettings, number: JobNumber, name: str | None) -> None:
+        """Print the address of the job's page, unless the launcher has printed it under the same name."""
+        is_announced = self._is_launched and not number.is_made and name in (None, settings.job_name)
+        if not settings.vitals.is_launcher and not is_announced:
+            announce(settings, number, name, self.rank)
 
     def _open(self, settings: TrainerSettings, running: Progress, about: Mapping[str, Any]) -> None:
         """Report the start of the attempt with the header fields `about`, and prepare the end of the process."""

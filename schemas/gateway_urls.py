@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from trainwire.schemas.redis_urls import is_port, port_problem
+from trainwire.schemas.streams.redis_urls import is_port, port_problem
 
 SCHEMES: Final = ("https", "http")
 EXAMPLE: Final = "https://host"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 NON_FINITE_NAMES: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NUMBER_MAPS: Final = ("values", "final_metrics", "best_metrics", "metrics")
@@ -24,6 +24,11 @@ def shown_float(value: float | str) -> Number:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def shown_value(value: Any) -> Any:
+    """Return `value` for JSON: a float as `shown_float` does, any other value unchanged."""
+    return shown_float(value) if isinstance(value, float) else value
 
 
 def shown_floats(values: Sequence[float]) -> Sequence[Number]:
@@ -48,7 +53,7 @@ def with_floats(value: object) -> object:
     """Replace texts such as `NaN` by floats in the fields of a JSON body that map metric names to numbers."""
     if isinstance(value, dict):
         return {
-            key: _floats(inner) if key in _NUMBER_MAPS else _with_points(key, inner)
+            key: floats_in(inner) if key in _NUMBER_MAPS else _with_points(key, inner)
             for key, inner in value.items()
         }
     return value
@@ -60,7 +65,8 @@ def _with_points(key: object, value: object) -> object:
     return value
 
 
-def _floats(value: object) -> object:
+def floats_in(value: object) -> object:
+    """Replace texts such as `NaN` by floats in a map of numbers; any other value is returned unchanged."""
     if not isinstance(value, dict):
         return value
     return {

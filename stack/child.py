@@ -21,6 +21,8 @@ from trainwire.stack.errors import PartEnded, PartFailed
 from trainwire.stack.persisted_config import write_private
 
 POLL_S: Final = 0.02
+SHOWN_LINES: Final = 8
+"""Number of the last lines of a log that an error message contains."""
 KILL_TIMEOUT_S: Final = 5.0
 KEEP_LOG_BYTES: Final = 16 * 1024 * 1024
 SIGNAL_NAMES: Final = {number.value: number.name for number in signal.Signals}
@@ -160,9 +162,9 @@ class Child:
             self._process.wait(KILL_TIMEOUT_S)
         self._pid_path.unlink(missing_ok=True)
 
-    def log_tail(self, lines: int = 8) -> str:
+    def log_tail(self) -> str:
         """Return the path of the log and its last lines, as a suffix for an error message."""
-        return f" (log: {self.log_path}){_last_lines(self.log_path, lines)}"
+        return f" (log: {self.log_path}){_last_lines(self.log_path)}"
 
 
 def open_process(
@@ -265,11 +267,11 @@ def _open_log(path: Path) -> IO[bytes]:
     return path.open("ab")
 
 
-def _last_lines(path: Path, lines: int) -> str:
+def _last_lines(path: Path) -> str:
     try:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - 16_384))
-            tail = log.read().decode(errors="replace").splitlines()[-lines:]
+            tail = log.read().decode(errors="replace").splitlines()[-SHOWN_LINES:]
     except FileNotFoundError:
         return ""
     return "".join(f"\n  | {line}" for line in tail)

@@ -13,7 +13,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from trainwire.schemas.checkpoint_keys import SCHEME
-from trainwire.schemas.redis_urls import is_port, port_problem, redis_url_problem, shown_url
+from trainwire.schemas.streams.redis_urls import is_port, port_problem, redis_url_problem, shown_url
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
 
 

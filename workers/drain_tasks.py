@@ -122,7 +122,7 @@ def sweep(resources: Resources) -> None:
     publish_shards(resources.streams, shards)
     publish_hold(resources.streams, resources.settings.redis_high_water)
     found = overdue(resources.streams, shards)
-    _sweep_outages.note(found.away)
+    _sweep_outages.note(found.unavailable)
     for kind, shard in found.streams:
         order_drain(resources, kind, shard)
 

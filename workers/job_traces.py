@@ -1,7 +1,7 @@
 """Finds the traces of jobs, so that a delivery joins the trace of the run, even days later (docs/tracing.md).
 
-The drain saves the `traceparent` of a job's newest message in the hash of the job's acknowledgements in Redis. It
-does so only in a process that is traced.
+The drain saves the `traceparent` of a job's newest message in the hash of the job's acknowledgements in Redis,
+if the process of the drain is traced.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def watch_trainers(resources: Resources) -> None:
     """
     rule = LostRule(resources.settings.lost_after_s)
     heartbeats = read_heartbeats(resources.streams, resources.settings.ingest_shards, rule.longest_gap_s)
-    _liveness_outages.note(heartbeats.away)
+    _liveness_outages.note(heartbeats.unavailable)
     changes = update_statuses(resources.engine, heartbeats, rule)
     announce(resources, partial(status_events, changes), len(changes))
     if asked := publish_stops(resources.engine, resources.streams):

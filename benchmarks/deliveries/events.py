@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from redis.client import PubSub
 
@@ -15,15 +15,14 @@ from benchmarks.processes import running
 from trainwire.schemas.events import decode_event
 from trainwire.schemas.keys import DEFAULT_SHARDS, events_channel, shard_of
 from trainwire.workers.drain.drain import Drain
-from trainwire.workers.drain.stream import Ack, IngestStream
-from trainwire.workers.job_traces import NO_TRACES
-from trainwire.workers.redis_commands import Command
+from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.resources import Resources
 
 JOB = 77
 EVENTS = 300
 WARM_UP = 10
 PAUSE_S = 0.02
+"""Pause between two lines, in which the worker becomes idle again."""
 DEADLINE_S = 5
 
 
@@ -32,17 +31,10 @@ class StampedStream(IngestStream):
 
     committed_at = 0.0
 
-    def settle(
-        self,
-        acks: Iterable[Ack],
-        through_id: str,
-        waited_ms: int = 0,
-        traces: Mapping[int, str] = NO_TRACES,
-        commands: Sequence[Command] = (),
-    ) -> None:
+    def settle(self, *arguments: Any, **options: Any) -> None:
         """Record the current time as `committed_at`, then settle as usual."""
         self.committed_at = time.perf_counter()
-        super().settle(acks, through_id, waited_ms, traces, commands)
+        super().settle(*arguments, **options)
 
 
 def commit_to_subscriber_ms(resources: Resources, events: int) -> tuple[float, float]:

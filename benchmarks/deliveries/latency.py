@@ -17,6 +17,8 @@ from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.workers.resources import Resources
 
 LINES = 200
+PAUSE_S = 0.02
+"""Pause between two lines, in which the worker becomes idle again."""
 
 
 @contextmanager
@@ -48,6 +50,6 @@ def log_to_row_ms(resources: Resources, job: int, flush_interval_s: float, lines
             while not connection.execute(found, {"job": job, "line": line}).first():
                 time.sleep(0.001)  # the resolution of the figure
             taken.append((time.perf_counter() - began) * 1000)
-            time.sleep(0.02)
+            time.sleep(PAUSE_S)
     taken = taken[5:]  # the first ones also start the trainer's connection
     return statistics.median(taken), statistics.quantiles(taken, n=20)[-1]

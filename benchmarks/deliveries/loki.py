@@ -152,6 +152,6 @@ def row_to_loki_ms(resources: Resources, lines: int) -> tuple[float, float]:
                 time.sleep(0.001)  # the resolution of the figure
             began = time.perf_counter()
             while session.get(f"{url}/twin/stats", timeout=10).json()["stored"] <= number:
-                time.sleep(0.002)
+                time.sleep(0.002)  # the resolution of the figure
             taken.append((time.perf_counter() - began) * 1000)
     return statistics.median(taken), statistics.quantiles(taken, n=20)[-1]

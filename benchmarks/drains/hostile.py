@@ -15,7 +15,7 @@ import psutil
 import zstandard
 from sqlalchemy import text
 
-from benchmarks.processes import ROOT
+from benchmarks.processes import POLL_S, ROOT
 from benchmarks.stores import empty
 from trainwire.schemas.keys import DEFAULT_SHARDS, Kind, shard_of, stream_key
 from trainwire.workers.resources import Resources
@@ -133,7 +133,7 @@ def cost(resources: Resources, kind: Kind, encoding: str, body: bytes) -> Cost:
             peak, cpu = max(peak, watched.memory_info().rss), times.user + times.system
         except psutil.Error:
             break
-        time.sleep(0.005)
+        time.sleep(POLL_S)
     process.wait()
     return Cost(peak / 2**20, cpu, _outcome(resources))
 

@@ -23,6 +23,8 @@ Flood = Literal["nothing", "valid", "invalid"]
 FLOODING, QUIET, SHARD = 4, 8, 0
 """Ids of the two jobs, and their shard (of four)."""
 EVERY_S: Final = 0.1
+POLL_S: Final = 0.02
+"""Resolution of the delays; more frequent queries would compete with the drain for the processor."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ def delays(resources: Resources, flood: Flood, per_s: int, seconds: float) -> De
             _publish(resources.redis, number)
             while time.time() < sent[number] + EVERY_S:
                 _record_commits(resources, taken)
-                time.sleep(0.02)
+                time.sleep(POLL_S)
         deadline = time.time() + 30
         while len(taken) <= len(sent) and time.time() < deadline:
             _record_commits(resources, taken)
-            time.sleep(0.02)
+            time.sleep(POLL_S)
         stop.set()
         flooding.join(10)
         backlog = resources.redis.xlen(stream_key("logs", SHARD))

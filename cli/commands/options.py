@@ -16,9 +16,9 @@ import typer
 
 from trainwire.cli.numbers import whole
 from trainwire.ingest.settings.variables import URL_VARIABLE
-from trainwire.schemas.non_finite import shown_float
-from trainwire.schemas.redis_urls import shown_url
+from trainwire.schemas.non_finite import shown_value
 from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.streams.redis_urls import shown_url
 from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import Address, adopt, locate
@@ -91,4 +91,4 @@ def plain(value: Any) -> Any:
         return [plain(inner) for inner in value]
     if isinstance(value, datetime):
         return value.isoformat()
-    return shown_float(value) if isinstance(value, float) else value
+    return shown_value(value)

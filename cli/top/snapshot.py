@@ -119,7 +119,7 @@ def _jobs(connection: Connection) -> list[Job]:
     TROUBLED_JOBS places are reserved for stalled and lost jobs.
     """
     running, stalled, lost = (
-        find_jobs(connection, status=status, limit=MOST_JOBS) for status in ("running", "stalled", "lost")
+        find_jobs(connection, MOST_JOBS, status) for status in ("running", "stalled", "lost")
     )
     troubled = stalled + lost
     most_running = MOST_JOBS - min(len(troubled), TROUBLED_JOBS)

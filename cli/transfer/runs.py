@@ -13,11 +13,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 from trainwire.ingest.identity.job_numbers import number_of
 from trainwire.schemas.wire.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
-from trainwire.schemas.wire.messages import Outcome, Point
+from trainwire.schemas.wire.messages import LogType, Outcome, Point
 from trainwire.stack.errors import Problem
 
 Counted = Literal["points", "lines", "files"]
-LogType = Literal["stdout", "stderr"]
 COUNTED: Final[tuple[Counted, ...]] = ("points", "lines", "files")
 IMPORT_SOURCE: Final = "import-"
 """Prefix of the source names of imported runs."""
@@ -121,6 +120,10 @@ class Tally:
         """Record that a file could not be read, or only in part; `problem` is the sentence for the report."""
         self.skip("files", DAMAGED)
         self.problems.append(problem)
+
+    def fail_within(self, path: Path, error: Exception) -> None:
+        """Record that a file could be read only up to an error."""
+        self.fail(f"{path}: {error}; what comes before it is imported")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from trainwire.gateway.feed.client_queues import ClientQueue
 from trainwire.gateway.feed.frames import FrameBatch, gateway_frame
 from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool
 from trainwire.schemas.keys import HALTED_KEY, KINDS, SHARDS_KEY, read_shards, stream_key
-from trainwire.schemas.streams.clients import STREAM_ERRORS, beside
+from trainwire.schemas.streams.clients import STREAM_ERRORS, server_options
 from trainwire.schemas.streams.servers import ask_each
 
 CHECK_EVERY_S: Final = 2.0
@@ -145,7 +145,7 @@ def _old_messages(client: redis.Redis) -> dict[str, bytes]:
     """
     published: Any = client.get(SHARDS_KEY)
     halted: Any = client.hkeys(HALTED_KEY)
-    now: Any = client.time(**beside(client, SHARDS_KEY))
+    now: Any = client.time(**server_options(client, SHARDS_KEY))
     streams = {shard: [stream_key(kind, shard) for kind in KINDS] for shard in range(read_shards(published))}
     until_ms = (now[0] - OLD_S) * 1000
     found = ask_each(

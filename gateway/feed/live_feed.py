@@ -188,6 +188,6 @@ async def _run_for_ever(part: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await part()
-        except Exception:
+        except Exception:  # any error is one of ours: logged with its traceback, and the other parts go on
             log.exception("feed.failed", part=part.__qualname__)
         await asyncio.sleep(RESTART_PAUSE_S)

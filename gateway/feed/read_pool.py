@@ -61,7 +61,7 @@ class SharedResult(Generic[T]):
     An error is raised to all of them and not cached.
     """
 
-    def __init__(self, make: Callable[[], Awaitable[T]], fresh_s: float = 0.0) -> None:
+    def __init__(self, make: Callable[[], Awaitable[T]], fresh_s: float) -> None:
         self._make = make
         self._fresh_s = fresh_s
         self._task: asyncio.Task[T] | None = None

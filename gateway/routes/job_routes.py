@@ -1,4 +1,4 @@
-"""Routes of jobs: the list, one job, its completeness and its deliveries."""
+"""Routes of jobs: the list, jobs by name, one job, its completeness and its deliveries."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from trainwire.gateway.documents.job_types import (
     JobDetail,
     JobGroups,
     JobPage,
+    JobReference,
+    JobReferences,
     Provenance,
 )
 from trainwire.gateway.documents.response_types import (
     CompletenessReport,
     Deliveries,
     DeliveryItem,
+    document_from,
 )
 from trainwire.gateway.http.problems import unknown_job, wrong_value
 from trainwire.gateway.http.responses import described, json_response
@@ -56,6 +59,7 @@ from trainwire.stores.postgres.jobs.job_pages import (
     read_columns,
     read_jobs,
 )
+from trainwire.stores.postgres.jobs.job_references import find_referenced
 from trainwire.stores.rows.field_names import field_names
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
@@ -154,6 +158,22 @@ def fields(resources: ResourcesDep) -> Response:
     """Return the fields that filters, sort orders and columns of jobs can use."""
     with resources.reading() as connection:
         return json_response(FieldNames(**field_names(connection)))
+
+
+# Before /jobs/{job_id}, which `resolve` would match.
+@router.get("/jobs/resolve", responses=described(JobReferences))
+def resolve(
+    resources: ResourcesDep,
+    reference: Annotated[
+        Text,
+        Query(description="A number, a name, the beginning of either, the last digits of a number, or `last`."),
+    ],
+) -> Response:
+    """Return the newest 10 jobs that match `reference`, and the number of all matching jobs."""
+    with resources.reading() as connection:
+        found = find_referenced(connection, reference)
+    items = [document_from(JobReference, job) for job in found.jobs]
+    return json_response(document_from(JobReferences, found, items=items))
 
 
 @router.get("/jobs/{job_id}", responses=described(JobDetail, 404))

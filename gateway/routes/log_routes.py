@@ -13,9 +13,10 @@ from trainwire.gateway.documents.row_types import LogPage, Scanned
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, described_problems, json_response, streamed
 from trainwire.gateway.resources import Resources, job_or_404
-from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, LogType, Rank, ResourcesDep, Seq, Text
+from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, Rank, ResourcesDep, Seq, Text
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.times import to_datetime
+from trainwire.schemas.wire.messages import LogType
 from trainwire.stores.loki.lines import newest_lines
 from trainwire.stores.rows.log_pages import LineFilter, LinePage, newest_page, next_page, next_piece, seq_at
 

@@ -1,9 +1,9 @@
-"""Routes of a job's metrics: series for charts, and the names of all metrics."""
+"""Routes of a job's metrics: series for charts, all points for the Python client, and the names of all metrics."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -11,10 +11,10 @@ from starlette.responses import Response
 
 from trainwire.gateway.documents.row_types import MetricPage, NamePage, PointPage, Series, SeriesPoint
 from trainwire.gateway.http.problems import wrong_value
-from trainwire.gateway.http.responses import described, json_response
-from trainwire.gateway.resources import job_or_404
+from trainwire.gateway.http.responses import described, described_problems, json_response, streamed
+from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, Names, Rank, ResourcesDep, Seq
-from trainwire.schemas.metric_download import split_names
+from trainwire.schemas.metric_download import MEDIA_TYPE, MetricBlock, encode_frame, split_names
 from trainwire.schemas.non_finite import shown_floats
 from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stores.postgres.jobs.job_lookup import removed_rows
@@ -22,6 +22,7 @@ from trainwire.stores.rows.command_rows import metrics_before
 from trainwire.stores.rows.metric_blocks import ABSENT, Column, Points
 from trainwire.stores.rows.metric_names import names_within
 from trainwire.stores.rows.metric_series import SeriesFilter, XAxis, XRange, read_series
+from trainwire.stores.rows.packed_metrics import read_packed_metrics
 
 router = APIRouter(tags=["metrics"], dependencies=VIEWER)
 
@@ -124,3 +125,28 @@ def shown_points(points: Points, x: XAxis) -> list[SeriesPoint]:
 
 def _without_absent(column: Column) -> Sequence[int | None]:
     return [None if number == ABSENT else number for number in column] if ABSENT in column else column
+
+
+@router.get(
+    "/jobs/{job_id}/metrics/download",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "All points of these metrics, as packed columns (docs/client.md).",
+            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **described_problems(404),
+    },
+)
+def download_metrics(resources: ResourcesDep, job_id: JobId, names: Names = []) -> Response:  # noqa: B006
+    """Return all points of the metrics in `names` (by default of all) as packed columns, not downsampled."""
+    with resources.reading() as connection:
+        last = job_or_404(connection, job_id).last_metric_seq
+        removed = removed_rows(connection, job_id)["metrics"]
+    return streamed(_frames(resources, job_id, split_names(names), removed, last), MEDIA_TYPE)
+
+
+def _frames(resources: Resources, job_id: int, names: Sequence[str], after: int, last: int) -> Iterator[bytes]:
+    for block in read_packed_metrics(resources.engine, job_id, names, after, last):
+        yield encode_frame(block)
+    yield encode_frame(MetricBlock(rows=0))

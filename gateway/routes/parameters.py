@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from fastapi import Depends, Path, Query
 from pydantic import AfterValidator
@@ -32,7 +32,6 @@ Text = Annotated[str, Query(max_length=MAX_TEXT_CHARS), AfterValidator(_without_
 Seq = Annotated[int, Query(ge=0, le=MAX_ID)]
 Attempt = Annotated[int, Query(ge=-MAX_ATTEMPT, le=MAX_ATTEMPT)]
 Rank = Annotated[int, Query(ge=0, le=MAX_ATTEMPT)]
-LogType = Literal["stdout", "stderr"]
 Names = Annotated[
     list[Annotated[str, AfterValidator(_without_nul)]],
     Query(

@@ -28,15 +28,15 @@ TIMEOUT_S: Final = 5.0
 """Maximum time in seconds, after the command has ended, to read the hooks' values, and again for event files."""
 
 
-def wandb_mode(chosen: str | None, *, hooks: bool, environ: Mapping[str, str] = os.environ) -> str:
+def wandb_mode(chosen: str | None, *, hooks: bool) -> str:
     """Return how W&B is treated (see `CatchOptions.wandb`): `chosen`, else TRAINWIRE_WANDB, else `mirror`.
 
     An invalid value of the environment variable, or `replace` without hooks, is ignored with a warning. `chosen`
     is not checked.
     """
-    named = environ.get(WANDB_VARIABLE) or "mirror"
     if chosen is not None:
         return chosen
+    named = os.environ.get(WANDB_VARIABLE) or "mirror"
     if named not in WANDB_MODES:
         print_note(f"{WANDB_VARIABLE}={named!r} is not one of {', '.join(WANDB_MODES)}; it is ignored")
     elif named == "replace" and not hooks:

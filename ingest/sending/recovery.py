@@ -95,14 +95,7 @@ def send_leftovers(
         about = read_about(path)
         if about is None or not (any_server or about.server in names) or not is_due(path):
             continue
-        try:
-            folder = SourceFolder.claim(path)
-            leftover = None if folder is None else _send(folder, destination, source_timing, timeout_s)
-        except OSError as exc:
-            if is_passing(exc):
-                raise  # the other folders cannot be read now either
-            logger.warning("%s cannot be sent, and stays: %s", path, exc)
-            continue
+        leftover = _claim_and_send(path, destination, source_timing, timeout_s)
         if leftover is None:
             continue
         yield leftover
@@ -116,6 +109,18 @@ def is_of_run(path: Path, origin: Origin) -> bool:
     """Return whether the folder of a source is that of a process of the same run as `origin`."""
     about = read_about(path)
     return about is not None and (about.job_id, about.since_ns) == (origin.job_id, origin.since_ns)
+
+
+def _claim_and_send(path: Path, destination: NamedServer, timing: Timing, timeout_s: float) -> Leftover | None:
+    """Send the messages in a folder; return None if another process has locked it, or if it cannot be read."""
+    try:
+        folder = SourceFolder.claim(path)
+        return None if folder is None else _send(folder, destination, timing, timeout_s)
+    except OSError as exc:
+        if is_passing(exc):
+            raise  # the other folders cannot be read now either
+        logger.warning("%s cannot be sent, and stays: %s", path, exc)
+        return None
 
 
 def _send(folder: SourceFolder, destination: NamedServer, timing: Timing, timeout_s: float) -> Leftover:

@@ -11,7 +11,7 @@ from trainwire.ingest.settings.variables import (
     URL_VARIABLE,
 )
 from trainwire.schemas.gateway_urls import gateway_url_problem
-from trainwire.schemas.redis_urls import redis_url_problem, shown_url
+from trainwire.schemas.streams.redis_urls import redis_url_problem, shown_url
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 
 

@@ -85,7 +85,7 @@ def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
     return {f"{node.host}:{node.port}": cluster.get_redis_connection(node) for node in nodes}
 
 
-def beside(client: redis.Redis, key: str) -> dict[str, Any]:
+def server_options(client: redis.Redis, key: str) -> dict[str, Any]:
     """Return redis-py options that send a keyless command, such as TIME, to the cluster server that has `key`.
 
     Return {} for a single Redis.

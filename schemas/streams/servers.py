@@ -30,14 +30,14 @@ Commands = Sequence[tuple[Any, ...]]
 class Answers(Generic[Topic]):
     """The results of `ask_each` by topic: the replies (one per command), the server's clock and the server's name.
 
-    A topic whose server did not respond or refused has no replies; `away` maps such servers (host:port, or
+    A topic whose server did not respond or refused has no replies; `unavailable` maps such servers (host:port, or
     NO_SERVER if no server has the topic's keys) to the error.
     """
 
     replies: dict[Topic, list[Any]] = field(default_factory=dict)
     now_ms: dict[Topic, int] = field(default_factory=dict)
     servers: dict[Topic, str] = field(default_factory=dict)
-    away: dict[str, str] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
 
 
 def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answers[Topic]:
@@ -45,8 +45,8 @@ def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answer
 
     It takes one round trip for a single Redis, and two for each server of a cluster. A topic is any value that
     identifies a group of commands, such as a shard number. Errors of a single Redis are raised. In a cluster, the
-    errors of servers are collected in `Answers.away`; an error is raised only if no server of the cluster can be
-    found.
+    errors of servers are collected in `Answers.unavailable`; an error is raised only if no server of the cluster
+    can be found.
     """
     answers: Answers[Topic] = Answers()
     if not isinstance(client, Cluster):
@@ -63,7 +63,7 @@ def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answer
             now = _on_server(client, node, "TIME")
             replies = _run(cast("Any", client).pipeline(transaction=False), theirs)
         except STREAM_ERRORS as exc:
-            answers.away[NO_SERVER if node is None else node.name] = redis_trouble(exc)
+            answers.unavailable[NO_SERVER if node is None else node.name] = redis_trouble(exc)
         else:
             _take(answers, theirs, now, replies)
     return answers

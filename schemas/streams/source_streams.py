@@ -32,7 +32,7 @@ from trainwire.schemas.keys import (
     stream_key,
     unknown_resume_field,
 )
-from trainwire.schemas.streams.clients import beside
+from trainwire.schemas.streams.clients import server_options
 from trainwire.schemas.wire.entries import Entry
 from trainwire.schemas.wire.heartbeats import Heartbeat, RankClaim, encode_heartbeat, read_claim
 
@@ -240,7 +240,7 @@ class SourceStreams:
 
         Workers compare the times in heartbeats with the clock of this server.
         """
-        pipe.execute_command("TIME", **beside(self._client, alive_key(self.shard)))
+        pipe.execute_command("TIME", **server_options(self._client, alive_key(self.shard)))
 
     def _pipeline(self) -> Any:
         return self._client.pipeline(transaction=False)

@@ -9,7 +9,6 @@ whether the alert was sent.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -47,15 +46,11 @@ class AlertDelivery:
         *,
         slice_s: float,
         backoff: Backoff | None = None,
-        open_sender: Callable[[Destination], AlertSender] = sender_of,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._rules = rules
         self._slice_s = slice_s
         self._backoff = backoff or Backoff()
-        self._open_sender = open_sender
-        self._clock = clock
 
     def run(self) -> None:
         """Send the alerts that are due.
@@ -63,7 +58,7 @@ class AlertDelivery:
         Alerts that have waited for over `max_age_h` hours are marked as failed. Raises `Unavailable` if Postgres
         does not answer; a destination that does not confirm an alert is only logged and tried again later.
         """
-        deadline = self._clock() + self._slice_s
+        deadline = time.monotonic() + self._slice_s
         with postgres_errors():
             with self._engine.begin() as connection:
                 connection.execute(_GIVE_UP, {"age_s": self._rules.max_age_h * 3600})
@@ -88,11 +83,11 @@ class AlertDelivery:
             if self._is_down(name):
                 return
             try:
-                sender = self._open_sender(destination)
+                sender = sender_of(destination)
             except NotSent as exc:
                 self._rest(name, exc)
                 return
-            while self._clock() < deadline and (message := self._claim(name)) is not None:
+            while time.monotonic() < deadline and (message := self._claim(name)) is not None:
                 try:
                     sender.send(message)
                 except NotSent as exc:

@@ -7,7 +7,7 @@ no rows.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.filters.job_filter import parse_filter
 from trainwire.schemas.lifted_metrics import COLUMN_OF, LIFTED
-from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.non_finite import shown_value
 from trainwire.schemas.tables import LIFTED_SQL
 from trainwire.stores.postgres.alerts import CURSOR
 from trainwire.stores.postgres.jobs.job_pages import matching_jobs
@@ -46,13 +46,10 @@ class Part:
 class MetricWatch:
     """Evaluates the rules about metrics on the new rows of all jobs."""
 
-    def __init__(
-        self, engine: Engine, rules: AlertRules, period: Period, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, engine: Engine, rules: AlertRules, period: Period) -> None:
         self._engine = engine
         self._rules = [*rules.with_cause("metric"), *rules.with_cause("nan")]
         self._period = {"began": period.began, "oldest": period.oldest}
-        self._clock = clock
 
     def run(self, slice_s: float) -> None:
         """Read new metric rows and write alerts about them, in one transaction after another.
@@ -60,8 +57,8 @@ class MetricWatch:
         If there are rules about metrics, at least one transaction is executed. None begins after `slice_s`
         seconds; the next call continues.
         """
-        deadline = self._clock() + slice_s
-        while self._rules and self._next_part() and self._clock() < deadline:
+        deadline = time.monotonic() + slice_s
+        while self._rules and self._next_part() and time.monotonic() < deadline:
             pass
 
     def _next_part(self) -> bool:
@@ -159,7 +156,7 @@ def _shown(rule: Rule, cause: str, row: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str | None:
     """Return `NaN`, `Infinity` or `-Infinity`; None if `value` is a finite number."""
-    shown = shown_float(value) if isinstance(value, float) else value
+    shown = shown_value(value)
     return shown if isinstance(shown, str) else None
 
 

@@ -18,9 +18,9 @@ from trainwire.schemas.tables import training_attempts, training_jobs
 from trainwire.schemas.tables.kinds import ROW_KINDS
 from trainwire.schemas.wire.messages import FREE_MAPS, Body
 from trainwire.stores.postgres.checkpoints import UNUSABLE
-from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, first_names
+from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, RESULTS, first_names
 from trainwire.workers.drain import rows
-from trainwire.workers.drain.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, RESULTS, UNLOADED, JobState
+from trainwire.workers.drain.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, UNLOADED, JobState
 from trainwire.workers.drain.store import encoded, numbers_array, pipelined, recordset
 from trainwire.workers.errors import Unavailable
 
@@ -55,7 +55,7 @@ class JobLock:
         self._locked = driver.execute(_LOCK, given)
 
     def jobs(self, connection: Connection) -> dict[int, JobState]:
-        """Return the states of the jobs that are not deleted, once the round trip has ended."""
+        """Return the states of the jobs that are not deleted; called after the block of `pipelined`."""
         created = {row[0] for row in self._created}
         jobs = {}
         for row in self._locked:

@@ -23,6 +23,7 @@ from trainwire.schemas.wire.messages import (
     Status,
 )
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
+from trainwire.stores.postgres.columns import RESULTS
 from trainwire.workers.drain.decoding import visible
 from trainwire.workers.drain.lifetimes import START_SPREAD, Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
@@ -288,7 +289,6 @@ class JobState(msgspec.Struct):
             self.last_checkpoint_at = ended_at if is_remote(last) else self.last_checkpoint_at
 
 
-RESULTS: Final = ("final_metrics", "best_metrics")
 JSON_COLUMNS: Final = (*RESULTS, "params", "tags")
 UNLOADED: Final[Any] = object()
 """Placeholder for results of a job that were not read from Postgres."""

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import takewhile
 from typing import Final, TypeAlias
 
 import msgspec
@@ -153,49 +154,47 @@ class LookAhead:
             heavy: the sources to skip; in a halted stream, those with invalid entries.
         """
         state = self._state = self._resumed(after_id)
+        state.is_done, self._is_unsaved, self.found_invalid = False, True, False
         is_halted = after_id == START
-        timeout_s = MAX_LOOK_HALTED_S if is_halted else MAX_LOOK_S
-        self.found_invalid = False
+        deadline = time.monotonic() + (MAX_LOOK_HALTED_S if is_halted else MAX_LOOK_S)
         taken: list[RawEntry] = []
         sizes: Counter[SourceDigest] = Counter()
         read_entries, count, largest = 0, FIRST_PAGE, 1
-        state.is_done, self._is_unsaved = False, True
-        began = time.monotonic()
         while (
-            time.monotonic() - began < timeout_s
+            not state.is_done
+            and time.monotonic() < deadline
             and read_entries < MAX_READ_ENTRIES
             and len(state.skipped) < MAX_SKIPPED_SOURCES
             and sizes.total() < MAX_TAKEN_BYTES
         ):
             page = self._stream.page(f"({state.read_through}", count)
             read_entries += len(page)
-            is_jammed = bool(page) and is_ahead(page[-1].entry_id)
-            for entry in page:
-                if is_jammed and is_ahead(
-                    entry.entry_id
-                ):  # a jammed stream: workers rename it and drain all of it
-                    state.is_done = True
-                    break
+            usable = _not_ahead(page)
+            for entry in usable:
                 source = source_of(entry)
                 state.read_through = entry.entry_id
                 if source == NO_SOURCE:
                     continue
-                is_known = source in state.skipped or source in state.with_invalid
-                if is_known or source in heavy or sizes[source] > MAX_TAKEN_OF_A_SOURCE:
-                    state.is_partial |= not is_known and not (is_halted and source in heavy)
-                    state.skipped[source] = entry.entry_id
+                if source in heavy or sizes[source] > MAX_TAKEN_OF_A_SOURCE or self._is_known(source):
+                    self._skip(source, entry.entry_id, is_invalid=is_halted and source in heavy)
                     continue
                 sizes[source] += entry.held_bytes
                 taken.append(entry)
                 if sizes.total() >= MAX_TAKEN_BYTES:
                     break
             else:
-                state.is_done = len(page) < count
-            if state.is_done:
-                break
-            largest = max(largest, *(entry.held_bytes for entry in page))
+                state.is_done = len(usable) < count
+            largest = max(largest, *(entry.held_bytes for entry in page), 1)
             count = next_page(count, largest, _PAGE_BYTES)
         return taken
+
+    def _is_known(self, source: SourceDigest) -> bool:
+        """Return whether the source is skipped already, or has invalid entries."""
+        return source in self._state.skipped or source in self._state.with_invalid
+
+    def _skip(self, source: SourceDigest, entry_id: str, *, is_invalid: bool) -> None:
+        self._state.is_partial |= not is_invalid and not self._is_known(source)
+        self._state.skipped[source] = entry_id
 
     @property
     def is_at_end(self) -> bool:
@@ -266,6 +265,15 @@ class LookAhead:
         if _number(state.read_through) < head:
             state.read_through = after_id
         return state
+
+
+def _not_ahead(page: list[RawEntry]) -> list[RawEntry]:
+    """Return the entries of a page before the first id in the future.
+
+    A stream with such an id is jammed: workers rename it and drain all of it.
+    """
+    is_jammed = bool(page) and is_ahead(page[-1].entry_id)
+    return list(takewhile(lambda entry: not is_ahead(entry.entry_id), page)) if is_jammed else page
 
 
 @lru_cache(MAX_SKIPPED_SOURCES)

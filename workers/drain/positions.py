@@ -237,7 +237,7 @@ class PositionQuery:
         self._found = driver.execute(_LOAD, given)
 
     def rows(self) -> dict[SourceKey, SourceRow]:
-        """Return the rows, once the round trip has ended."""
+        """Return the rows; called after the block of `pipelined`."""
         return {(row[0], row[1], row[2]): _source_row(*row[3:]) for row in self._found}
 
 

@@ -1,4 +1,4 @@
-"""Redis commands of a drain: read, acknowledge and trim a stream, and mark it as ordered or halted."""
+"""Redis commands of a drain: read, acknowledge and trim a stream, and set the keys that prevent work orders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError
 
 from trainwire.schemas import keys
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.streams.clients import STREAM_ERRORS, beside
+from trainwire.schemas.streams.clients import STREAM_ERRORS, server_options
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.schemas.tracing import TRACEPARENT
 from trainwire.workers.drain.decoding import RawEntry
@@ -142,15 +142,15 @@ class IngestStream:
         self._read_ids: list[str] = []
 
     def begin(self, commands: Sequence[Command]) -> Beginning:
-        """Mark the stream as ordered, execute `commands`, and read the first entry, in one round trip.
+        """Set the key of a pending order, execute `commands`, and read the first entry, in one round trip.
 
-        The mark lasts for `DRAIN_ORDERED_TTL_MS`, so that no second drain is ordered meanwhile. A full Redis does
-        not set it.
+        While the key exists, no second drain of the stream is ordered; it expires after `DRAIN_ORDERED_TTL_MS`. A
+        full Redis does not set it.
         """
         with redis_errors():
             pipeline: Any = self.client.pipeline(transaction=False)
             pipeline.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
-            pipeline.execute_command("TIME", **beside(self.client, self.key))
+            pipeline.execute_command("TIME", **server_options(self.client, self.key))
             for command in commands:
                 pipeline.execute_command(*command)
             pipeline.xrange(self.key, "-", "+", FIRST_PAGE)
@@ -203,7 +203,7 @@ class IngestStream:
         return found[0][0].decode() if found else "0-0"
 
     def finish(self) -> bool:
-        """Delete the key that marks the stream as ordered, then return whether the stream is empty.
+        """Delete the key of a pending order, then return whether the stream is empty.
 
         In this order, no entry is overlooked: for each entry that is appended after the deletion, a work order is
         sent.

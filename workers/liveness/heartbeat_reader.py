@@ -28,8 +28,8 @@ _SINCE: Final = "since"
 class Heartbeats:
     """The newest heartbeat of each source, and for each shard the period in which its server accepted heartbeats.
 
-    Times are in milliseconds by the clock of the shard's server. `away` contains the servers that did not answer
-    (host:port -> reason); all times of their shards are 0.
+    Times are in milliseconds by the clock of the shard's server. `unavailable` contains the servers that did not
+    answer (host:port -> reason); all times of their shards are 0.
     """
 
     now_ms: Sequence[int]
@@ -37,7 +37,7 @@ class Heartbeats:
     """For each shard: since when heartbeats could be written without interruption."""
     beats: Mapping[int, Sequence[Heartbeat]]
     """The heartbeats by job number."""
-    away: Mapping[str, str] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
     unread_ms: Sequence[int] = ()
     """For each shard: how long its oldest message has waited for a drain."""
 
@@ -98,7 +98,9 @@ def read_heartbeats(client: redis.Redis, shards: int, longest_gap_s: float) -> H
     every = range(shards)
     since = [since_ms[shard] if shard in now_ms else 0 for shard in every]
     unread = [unread_ms.get(shard, 0) for shard in every]
-    return Heartbeats([now_ms.get(shard, 0) for shard in every], since, beats, before.away | found.away, unread)
+    return Heartbeats(
+        [now_ms.get(shard, 0) for shard in every], since, beats, before.unavailable | found.unavailable, unread
+    )
 
 
 def record_writable(client: redis.Redis, shards: int, longest_gap_s: float) -> None:

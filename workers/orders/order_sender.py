@@ -42,10 +42,10 @@ return math.max(1, redis.call('PTTL', KEYS[1]))
 
 
 def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool = False) -> float:
-    """Order the drain of a stream unless it is ordered or running; return 0 if an order was sent.
+    """Order the drain of a stream unless an order is pending or a drain runs; return 0 if an order was sent.
 
-    Otherwise, return for how many seconds the stream is still marked as ordered; a running drain may renew or end
-    this time.
+    Otherwise, return the seconds until the key of the pending order expires; a running drain may renew or delete
+    the key.
 
     No order is sent while many orders wait: workers are busy, and an order for this stream is probably among them.
     If it was lost, a later call sends one. Raises `Unavailable` if Redis does not answer.
@@ -117,8 +117,8 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
 def order_anew(resources: Resources, queues: Collection[str]) -> None:
     """Send orders for `queues` again, because a killed worker may have lost them; a duplicate is harmless.
 
-    For drains, only the keys that mark streams as ordered are deleted: the stream watch of a starting worker then
-    sends the orders at once.
+    For drains, only the keys of pending orders are deleted: the stream watch of a starting worker then sends the
+    orders at once.
     """
     if keys.INGEST_QUEUE in queues:
         streams = all_streams(resources.settings.ingest_shards)

@@ -7,7 +7,7 @@ even if a worker is killed. Readers take the rows after the cursor from `trainin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
@@ -37,9 +37,8 @@ REST_SHARE: Final = 9
 class RollupFollower:
     """Adds new metric rows to blocks, in transactions of one job and about `MOST_VALUES` values or fewer."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._clock = clock
 
     def run(self, slice_s: float) -> float:
         """Process due jobs until `slice_s` seconds have passed; return the seconds spent.
@@ -47,18 +46,18 @@ class RollupFollower:
         Ends earlier if no job is due, or if other workers have the leases of all due jobs. If a job is due, at
         least one transaction is executed. Raises `Unavailable` if Postgres does not answer.
         """
-        began = self._clock()
+        began = time.monotonic()
         with postgres_errors():
             are_leased = False
             while not are_leased and (job_ids := self._due()):
                 are_leased = True
                 for job_id in job_ids:
                     are_leased &= self.follow(job_id, until=began + slice_s) is None
-                    if self._clock() - began >= slice_s:
-                        return self._clock() - began
+                    if time.monotonic() - began >= slice_s:
+                        return time.monotonic() - began
             with self._engine.begin() as connection:
                 cursors.settle(connection, ROLLUPS_CURSOR, "metrics")
-        return self._clock() - began
+        return time.monotonic() - began
 
     def follow(self, job_id: int, until: float = float("inf")) -> bool | None:
         """Process new rows of one job in one transaction; return whether its blocks now include all its rows.
@@ -66,7 +65,7 @@ class RollupFollower:
         Returns None if another worker has the lease of the job, and True if the job was deleted. Reads at least
         one page of rows, and begins no other page after the time `until`.
         """
-        began = self._clock()
+        began = time.monotonic()
         with self._engine.begin() as connection:
             if not cursors.lease_jobs(connection, ROLLUPS_CURSOR, [job_id]):
                 return None
@@ -76,7 +75,7 @@ class RollupFollower:
                 return True
             columns, through = self._read(connection, job_id, cursor.confirmed_seq, last, until)
             used = _write(connection, job_id, columns, int(cursor.state.get("series", 0)))
-            rest_s = REST_SHARE * (self._clock() - began)
+            rest_s = REST_SHARE * (time.monotonic() - began)
             pause_s = 0.0 if through < last else max(rest_s, LATER_S if columns.rows < FEW_ROWS else 0.0)
             state = msgspec.json.encode({"series": used, "rest_s": round(rest_s, 3)}).decode()
             moved = {"job_id": job_id, "seq": through, "state": state, "pause_s": pause_s, "sink": ROLLUPS_CURSOR}
@@ -103,7 +102,7 @@ class RollupFollower:
             if columns.read(connection, _PAGE, bounds) < PAGE_ROWS:
                 return columns, last
             bounds["after"] = columns.last_seq
-            if self._clock() >= until:
+            if time.monotonic() >= until:
                 break
         return columns, columns.last_seq
 

@@ -19,13 +19,13 @@ class OutageLog:
         self._name = name
         self._known: Mapping[str, str] = {}
 
-    def note(self, away: Mapping[str, str]) -> None:
+    def note(self, unavailable: Mapping[str, str]) -> None:
         """Log which servers have stopped answering, and which answer again, since the last call.
 
-        `away` contains all servers that do not answer now (host:port -> reason).
+        `unavailable` contains all servers that do not answer now (host:port -> reason).
         """
-        for server in away.keys() - self._known.keys():
-            log.warning(f"{self._name}.server_away", server=server, reason=away[server])
-        for server in self._known.keys() - away.keys():
+        for server in unavailable.keys() - self._known.keys():
+            log.warning(f"{self._name}.server_away", server=server, reason=unavailable[server])
+        for server in self._known.keys() - unavailable.keys():
             log.info(f"{self._name}.server_back", server=server)
-        self._known = dict(away)
+        self._known = dict(unavailable)

@@ -22,6 +22,7 @@ from sqlalchemy import text
 
 from trainwire.schemas.keys import KINDS, Kind, alive_field, alive_key, shard_of
 from trainwire.schemas.streams.clients import STREAM_ERRORS, servers_of
+from trainwire.schemas.streams.source_streams import MAX_CLAIM_BYTES
 from trainwire.schemas.wire.heartbeats import decode_heartbeat
 from trainwire.schemas.wire.validation import InvalidMessage
 from trainwire.workers.drain import store
@@ -42,7 +43,6 @@ SLICE_S: Final = 2.0
 """Time slice in seconds for the drain of one stream."""
 TIME_S: Final = 5.0
 """Seconds after which no drain of a further stray stream begins; the next call drains the rest."""
-MAX_CLAIM_BYTES: Final = 4096
 MAX_CLAIM_MS: Final = 3600 * 1000
 """Longest TTL of a claim in milliseconds; its trainer renews it every few seconds."""
 _CHUNK_SIZE: Final = 500

@@ -34,7 +34,7 @@ class Overdue:
     """The streams that need a drain, and the Redis servers that did not answer (host:port -> reason)."""
 
     streams: list[tuple[Kind, int]]
-    away: Mapping[str, str]
+    unavailable: Mapping[str, str]
 
 
 def overdue(client: redis.Redis, shards: int) -> Overdue:
@@ -52,7 +52,7 @@ def overdue(client: redis.Redis, shards: int) -> Overdue:
         found = ask_each(client, questions)
     replies = found.replies.items()
     waiting = {stream for stream, (length, jammed, ordered) in replies if (length or jammed) and not ordered}
-    return Overdue([stream for stream in questions if stream in waiting], found.away)
+    return Overdue([stream for stream in questions if stream in waiting], found.unavailable)
 
 
 def publish_shards(client: redis.Redis, shards: int) -> None:

@@ -14,7 +14,7 @@ import redis
 import structlog
 
 from trainwire.schemas.keys import Kind, jammed_key, stream_key
-from trainwire.schemas.streams.clients import STREAM_ERRORS, beside, drop_connections
+from trainwire.schemas.streams.clients import STREAM_ERRORS, drop_connections, server_options
 from trainwire.schemas.streams.urls import is_cluster
 from trainwire.stores.postgres.connections import open_redis, open_stream_client
 from trainwire.workers.errors import Unavailable
@@ -28,7 +28,7 @@ Stream = tuple[Kind, int]
 Order = Callable[[Resources, Kind, int], float]
 """Function that orders the drain of a stream unless one is ordered.
 
-It returns 0 if it sent an order, otherwise the seconds for which the stream is still marked as ordered.
+It returns 0 if it sent an order, otherwise the seconds until the key of the pending order expires.
 """
 
 BLOCK_S: Final = 1.0
@@ -102,22 +102,17 @@ class Watcher:
     """
 
     def __init__(
-        self,
-        client: redis.Redis,
-        streams: Sequence[Stream],
-        order: Callable[[Kind, int], float],
-        clock: Callable[[], float] = time.monotonic,
+        self, client: redis.Redis, streams: Sequence[Stream], order: Callable[[Kind, int], float]
     ) -> None:
         self._client = client
         self._streams = {key(*stream): stream for stream in streams for key in (jammed_key, stream_key)}
         self._order = order
-        self._clock = clock
         self._resume_at = dict.fromkeys(self._streams, 0.0)
         self._pause_s = dict.fromkeys(self._streams, LEAST_PAUSE_S)
 
     def order_drains(self) -> None:
         """Wait at most `BLOCK_S` seconds for entries, and order the drains of the streams that have some."""
-        now = self._clock()
+        now = time.monotonic()
         awake = [key for key, at in self._resume_at.items() if at <= now]
         pauses = [at - now for at in self._resume_at.values() if at > now]
         wait_s = min([BLOCK_S, *pauses])
@@ -130,7 +125,7 @@ class Watcher:
             self._pause_s[key] = pause_s
             if 0 < ordered_s <= MOST_LINGER_S:  # the stream collects messages, and no drain runs
                 pause_s = ordered_s
-            self._resume_at[key] = self._clock() + max(pause_s, size_bytes / BYTES_PER_S)
+            self._resume_at[key] = time.monotonic() + max(pause_s, size_bytes / BYTES_PER_S)
 
     def _read(self, keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:
         """Wait up to `wait_s` seconds for entries in the streams `keys`.
@@ -150,7 +145,7 @@ class Watcher:
                     *keys,
                     *("0-0" for _ in keys),
                 ),
-                **beside(self._client, next(iter(keys))),
+                **server_options(self._client, next(iter(keys))),
             )
         except redis.ResponseError as exc:
             if not str(exc).startswith("WRONGTYPE"):
@@ -164,7 +159,7 @@ class Watcher:
         """Stop reading Redis keys that are not streams for a few seconds; the watchdog repairs such keys."""
         for key in keys:
             if self._client.type(key) not in {b"stream", b"none"}:
-                self._resume_at[key] = self._clock() + WRONG_TYPE_PAUSE_S
+                self._resume_at[key] = time.monotonic() + WRONG_TYPE_PAUSE_S
 
 
 def _size_bytes(entries: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -21,7 +21,7 @@ from trainwire.client.errors import ClientError
 from trainwire.client.metrics import Metrics
 from trainwire.schemas.lifted_metrics import COLUMN_OF
 from trainwire.schemas.metric_download import split_names
-from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.non_finite import shown_float, shown_value
 from trainwire.schemas.tables import LIFTED
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.wire.messages import FINISHED
@@ -129,11 +129,7 @@ def _write_csv(found: Metrics) -> None:
     """Write one CSV line per point; times are nanoseconds since 1970, and a missing value is an empty cell."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(found.columns)
-    writer.writerows(zip(*(map(_shown, column) for column in found.columns.values()), strict=True))
-
-
-def _shown(value: Any) -> Any:
-    return shown_float(value) if isinstance(value, float) else value
+    writer.writerows(zip(*(map(shown_value, column) for column in found.columns.values()), strict=True))
 
 
 def _show_table(rows: list[StoredPoint]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
-from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.non_finite import shown_value
 
 _encode = msgspec.json.Encoder().encode
 CSV_HEADER: Final = ("seq", "attempt", "rank", "epoch", "step", "time", "name", "value")
@@ -29,7 +29,7 @@ def write_jsonl(exported: ExportedJob, file: TextIO) -> None:
     """Write one JSON object per line: the job, then its metric points, log lines and checkpoints."""
     job = msgspec.to_builtins(exported.job)
     # Inside maps of numbers Postgres has the names of non-finite ones already.
-    shown = {name: shown_float(value) if isinstance(value, float) else value for name, value in job.items()}
+    shown = {name: shown_value(value) for name, value in job.items()}
     _write(file, "job", shown)
     for point in exported.read_points():
         _write(file, "metrics", point)

@@ -110,7 +110,7 @@ class _CsvReader:
             except Problem as exc:
                 self._tally.fail(str(exc))
             except OSError as exc:
-                self._tally.fail(f"{self._path}: {exc}; what comes before it is imported")
+                self._tally.fail_within(self._path, exc)
             else:
                 self._tally.taken["files"] += 1
 

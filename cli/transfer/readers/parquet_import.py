@@ -225,7 +225,7 @@ class _RunReader:
         except (pa.ArrowException, OSError) as exc:
             if file not in self._damaged:
                 self._damaged.add(file)
-                self._tally.fail(f"{file}: {exc}; what comes before it is imported")
+                self._tally.fail_within(file, exc)
 
 
 def _compute() -> Any:

@@ -155,7 +155,7 @@ def _events(file: _File, tally: Tally) -> Iterator[Event | Point]:
                 continue
             yield event
     except (DamagedEventError, OSError) as exc:
-        tally.fail(f"{file.path}: {exc}; what comes before it is imported")
+        tally.fail_within(file.path, exc)
     else:
         tally.taken["files"] += 1
 

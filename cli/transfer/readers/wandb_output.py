@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trainwire.cli.transfer.runs import MOST_CHARS, Line, LogType
+from trainwire.cli.transfer.runs import MOST_CHARS, Line
+from trainwire.schemas.wire.messages import LogType
 
 
 class OutputLines:

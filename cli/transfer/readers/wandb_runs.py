@@ -187,7 +187,7 @@ class _Reader:
                     yield from self._history(data) if kind == HISTORY else self._record(kind, data)
         except (*DAMAGES, OSError) as exc:
             self._was_killed = isinstance(exc, CutShortError)
-            self._tally.fail(f"{self._path}: {exc}; what comes before it is imported")
+            self._tally.fail_within(self._path, exc)
         else:
             self._tally.taken["files"] += 1
         lines = self._output.finish(self._last_ns) if self._has_output else self._lines_of_file()

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from trainwire.schemas.filters.job_fields import Field
 from trainwire.schemas.filters.job_filter import Expression, fields_in
-from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.non_finite import shown_value
 from trainwire.schemas.tables import training_jobs
 from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, job_columns
 from trainwire.stores.postgres.jobs.filter_conditions import Condition, sql_condition
@@ -205,15 +205,9 @@ def find_page(connection: Connection, query: JobQuery, limit: int) -> list[Job]:
     return read_jobs(connection, [place.job_id for place in find_places(connection, query, limit)])
 
 
-def find_jobs(
-    connection: Connection, *, status: str | None = None, name: str | None = None, limit: int = 50
-) -> list[Job]:
-    """Return at most `limit` jobs that are not archived, newest first.
-
-    If `status` is given, only jobs with this status; if `name` is given, only jobs whose name contains it, in any
-    case.
-    """
-    return find_page(connection, JobQuery(statuses=() if status is None else (status,), name=name), limit)
+def find_jobs(connection: Connection, limit: int, status: str | None = None) -> list[Job]:
+    """Return at most `limit` jobs that are not archived, newest first; with `status`, only jobs of this status."""
+    return find_page(connection, JobQuery(statuses=() if status is None else (status,)), limit)
 
 
 def read_columns(
@@ -228,7 +222,7 @@ def read_columns(
         return {}
     values = [_shown_value(field, now) for field in fields.values()]
     rows = connection.execute(select(_jobs.id, *values).where(_is_one_of(job_ids)))
-    return {job: dict(zip(fields, map(_finite, found), strict=True)) for job, *found in rows}
+    return {job: dict(zip(fields, map(shown_value, found), strict=True)) for job, *found in rows}
 
 
 def _is_one_of(job_ids: Sequence[int]) -> Condition:
@@ -246,10 +240,6 @@ def _shown_value(field: Field, now: datetime) -> ColumnElement[Any]:
     whole = json_of(field)
     is_short = func.length(cast(whole, Text)) <= MAX_VALUE_CHARS
     return case((is_short, whole), else_=func.to_jsonb(func.left(value, MAX_VALUE_CHARS)))
-
-
-def _finite(value: Any) -> Any:
-    return shown_float(value) if isinstance(value, float) else value
 
 
 def _condition(query: JobQuery) -> Condition:

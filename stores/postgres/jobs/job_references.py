@@ -41,7 +41,7 @@ def find_referenced(connection: Connection, reference: str, *, may_abbreviate: b
     the beginning of a name or number (`find_named`). The same holds for a number or `last` if there is no such
     job.
     """
-    if reference == LAST and (newest := find_jobs(connection, limit=1)):
+    if reference == LAST and (newest := find_jobs(connection, 1)):
         return ReferencedJobs(newest, 1, _also_named(connection, reference, newest[0].id))
     number = number_in(reference)
     if number is not None and is_known(connection, number):

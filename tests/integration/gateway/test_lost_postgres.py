@@ -15,7 +15,7 @@ from tests.gateway_server import gateway_settings
 from trainwire.gateway.resources import Resources as GatewayResources
 from trainwire.gateway.resources import open_resources
 from trainwire.gateway.routes.log_routes import download
-from trainwire.gateway.routes.reading_routes import download_metrics
+from trainwire.gateway.routes.metric_routes import download_metrics
 from trainwire.stores.rows.log_pages import LineFilter
 from trainwire.stores.rows.metric_series import _snapshot
 from trainwire.workers.resources import Resources

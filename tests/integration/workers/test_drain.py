@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -25,10 +26,8 @@ from trainwire.schemas.wire.messages import Metrics, Point, Progress
 from trainwire.workers.drain import store
 from trainwire.workers.drain.decoding import RawEntry
 from trainwire.workers.drain.drain import Drain
-from trainwire.workers.drain.stream import Ack, IngestStream, next_page
+from trainwire.workers.drain.stream import IngestStream, next_page
 from trainwire.workers.errors import MostlyInvalid
-from trainwire.workers.job_traces import NO_TRACES
-from trainwire.workers.redis_commands import Command
 from trainwire.workers.resources import Resources
 
 STREAM = stream_key("logs", 1)
@@ -229,19 +228,13 @@ def test_news_during_a_drain_is_read_by_it(resources: Resources, sender: Sender)
     sender.send(logs("first"))
     stream = IngestStream(sender.client, "logs", 1)
     drain_once = Drain(resources.engine, stream, resources.settings)
-    rang: list[bool] = []
+    has_sent: list[bool] = []
     settle = stream.settle
 
-    def settle_and_publish(
-        acks: Iterable[Ack],
-        through_id: str,
-        waited_ms: int = 0,
-        traces: Mapping[int, str] = NO_TRACES,
-        commands: Sequence[Command] = (),
-    ) -> None:
-        settle(acks, through_id, waited_ms, traces, commands)
-        if not rang:
-            rang.append(True)
+    def settle_and_publish(*arguments: Any, **options: Any) -> None:
+        settle(*arguments, **options)
+        if not has_sent:
+            has_sent.append(True)
             sender.send(logs("second"))
             sender.client.set(ordered_key(STREAM), 1)
 

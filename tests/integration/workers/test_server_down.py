@@ -93,13 +93,13 @@ def test_streams_on_the_other_servers_are_ordered(split: Resources, cluster: Val
     cluster.nodes[VICTIM].kill()
     found = overdue(split.streams, SHARDS)
     assert found.streams == [("logs", 0)]
-    assert list(found.away) == [f"127.0.0.1:{cluster.nodes[VICTIM].port}"]
+    assert list(found.unavailable) == [f"127.0.0.1:{cluster.nodes[VICTIM].port}"]
     publish_hold(split.streams, 0.75)
     assert not stuck.find()
     now_s = 100.0
     assert stuck.find() == [stream_key("logs", 0), stream_key("logs", 3)]
     cluster.nodes[VICTIM].start()
-    wait_until(lambda: not overdue(split.streams, SHARDS).away, "the server's return")
+    wait_until(lambda: not overdue(split.streams, SHARDS).unavailable, "the server's return")
 
 
 def test_jobs_on_a_server_that_is_down_are_not_lost(split: Resources, cluster: ValkeyCluster) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainwire.schemas.gateway_urls import gateway_url_problem
-from trainwire.schemas.redis_urls import redis_url_problem
+from trainwire.schemas.streams.redis_urls import redis_url_problem
 
 SECRET = "hunter2-4711"
 

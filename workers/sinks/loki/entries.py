@@ -73,9 +73,10 @@ class Push:
 
 @dataclass(slots=True)
 class PushPlan:
-    """The entries to push for the first of some rows, by Loki stream, and the rows that Loki would refuse.
+    """The entries to push for the first rows of a batch, by Loki stream, and the rows that Loki would refuse.
 
-    `confirmed_seq` is the last row that the plan covers, `newest_ns` the newest time by log type after it is sent.
+    `confirmed_seq` is the `seq` of the last row that the plan covers. `newest_ns` is the newest time by log type,
+    in nanoseconds since 1970, once the entries are sent.
     """
 
     confirmed_seq: int

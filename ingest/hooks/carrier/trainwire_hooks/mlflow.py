@@ -86,8 +86,8 @@ class JobTags:
     def in_context(self) -> bool:
         """Return whether the run that MLflow is creating gets the tags with job number and attempt.
 
-        It does if this process belongs to a trainwire job, its tracking store is not trainwire's own, and no other
-        run is active (a nested run gets none).
+        The tags are added if this process belongs to a trainwire job, its tracking store is not trainwire's own,
+        and no other run is active (a nested run gets none).
         """
         mlflow = sys.modules["mlflow"]
         return (
