@@ -125,6 +125,8 @@ class _Named(float):
 
 
 def _literal(text: str) -> Any:
+    if "\\" in text:  # no number has one, and Python prints a warning of each unknown escape
+        raise ValueError(text)
     return ast.literal_eval(_NON_FINITE.sub(r"'\1'", text))
 
 

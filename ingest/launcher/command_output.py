@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final, TextIO
+from typing import IO, Final, NamedTuple, TextIO
 
 from trainwire.ingest.identity.announcements import print_note
 from trainwire.ingest.launcher.command import MemoryKills, Signals, error_message, exit_code_of
@@ -26,6 +26,7 @@ STOPPED_GRACE_S: Final = 60.0
 It is longer, because processes that a shell script has started may still save checkpoints.
 """
 _BACKGROUND: Final = "the command has ended; processes that it started still run, and their output is not logged"
+_NOT_LOGGED: Final = "the output of the command is shown, and not logged"
 _SHOWN_WHILE_STOPPED: Final = "bytes of output came while the launcher was stopped: shown, and not logged"
 _LAST_STANDARD: Final = 2
 NOT_FOUND: Final = 127
@@ -64,44 +65,84 @@ def run_command(
     for `STOPPED_GRACE_S`.
     """
     memory_kills = MemoryKills()
-    writer = subprocess.PIPE if terminal is None else terminal.writer
+    opened, outputs = _start_reading(
+        terminal,
+        lambda each: OutputPipe(
+            each.reader, each.shown, each.log_type, run, fold_repeats=fold_repeats, on_lines=on_lines
+        ),
+    )
+    if not opened:
+        run.log(f"trainwire: {_NOT_LOGGED}", log_type="stderr", level="WARNING")
+    stdout, stderr = (opened[0].writer, opened[-1].writer) if opened else (None, None)
     try:
-        process = subprocess.Popen(  # noqa: S603 - the command of the user
-            command, stdout=writer, stderr=writer, env=environment, bufsize=0
-        )
+        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)  # noqa: S603 - the user's
+        signals.forward_to(process, terminal)
+        keeper = _keeper(process.pid, opened) if opened else None
     except OSError as exc:
         exit_code, sentence = _cannot_run(command[0], exc)
         run.log(f"trainwire: {sentence}", log_type="stderr")
         return exit_code, sentence
     finally:
-        if terminal is not None:
-            terminal.close_writer()
-    signals.forward_to(process, terminal)
-    opened: list[tuple[IO[bytes] | None, TextIO | None, LogType]] = (
-        [(process.stdout, sys.stdout, "stdout"), (process.stderr, sys.stderr, "stderr")]
-        if terminal is None
-        else [(terminal.output, sys.stdout, "stdout")]
-    )
-    keeper = _keeper(process.pid, [(read, shown) for read, shown, _ in opened if read is not None])
-    outputs = [
-        OutputPipe(read, shown, log_type, run, fold_repeats=fold_repeats, on_lines=on_lines)
-        for read, shown, log_type in opened
-    ]
+        for each in opened:  # not before the keeper has the readers, which are closed at the end of the output
+            os.close(each.writer)
     return_code = process.wait()
     if not await_ends(outputs, _grace_s(run)):
         run.log(f"trainwire: {_BACKGROUND}", log_type="stderr", level="WARNING")
     if keeper is not None and (shown_bytes := keeper.close()):
         run.log(f"trainwire: {shown_bytes:,} {_SHOWN_WHILE_STOPPED}", log_type="stderr", level="WARNING")
-    return exit_code_of(return_code), error_message(return_code, memory_kills.cause() or outputs[-1].last_line)
+    last_line = outputs[-1].last_line if outputs else None
+    return exit_code_of(return_code), error_message(return_code, memory_kills.cause() or last_line)
+
+
+class _Opened(NamedTuple):
+    """The two ends of the pipe or pseudo-terminal for one output of the command."""
+
+    reader: IO[bytes]
+    writer: int
+    shown: TextIO | None
+    log_type: LogType
+
+
+def _start_reading(
+    terminal: Terminal | None, read: Callable[[_Opened], OutputPipe]
+) -> tuple[list[_Opened], list[OutputPipe]]:
+    """Open the outputs of the command, and call `read` for each.
+
+    If the system refuses a descriptor or a thread, print a note and return two empty lists: the command then has
+    the streams of the launcher. This is done before the command is started, which would block on an unread pipe.
+    """
+    opened: list[_Opened] = []
+    outputs: list[OutputPipe] = []
+    try:
+        if terminal is not None:
+            opened.append(_Opened(terminal.output, terminal.writer, sys.stdout, "stdout"))
+        else:
+            opened.append(_opened_pipe(sys.stdout, "stdout"))
+            opened.append(_opened_pipe(sys.stderr, "stderr"))
+        for each in opened:
+            outputs = [*outputs, read(each)]
+    except (OSError, RuntimeError) as exc:
+        print_note(f"{_NOT_LOGGED}: {exc}")
+        for each in opened:
+            os.close(each.writer)
+        for each in opened[len(outputs) :]:
+            each.reader.close()
+        return [], []
+    return opened, outputs
+
+
+def _opened_pipe(shown: TextIO | None, log_type: LogType) -> _Opened:
+    reader, writer = os.pipe()
+    return _Opened(open(reader, "rb", buffering=0), writer, shown, log_type)
 
 
 def _grace_s(run: Run) -> float:
     return STOPPED_GRACE_S if run._is_terminated else GRANDCHILD_GRACE_S  # noqa: SLF001 - see stopping.py
 
 
-def _keeper(command: int, outputs: Sequence[tuple[IO[bytes], TextIO | None]]) -> Keeper | None:
+def _keeper(command: int, opened: Sequence[_Opened]) -> Keeper | None:
     try:
-        return Keeper(command, [(read.fileno(), descriptor_of(shown)) for read, shown in outputs])
+        return Keeper(command, [(each.reader.fileno(), descriptor_of(each.shown)) for each in opened])
     except OSError as exc:
         print_note(
             f"the process that keeps the output open could not be started ({exc}): do not kill the launcher"

@@ -114,8 +114,8 @@ class Output:
                 chunk = chunk[os.write(self.shown, chunk) :]
             except BlockingIOError:  # the descriptor that the launcher inherited is non-blocking
                 select.select([], [self.shown], [])
-            except OSError:  # its reader has ended (`| head`)
-                self.shown = None
+            except OSError:  # its reader has ended (`| head`), or the disk is full, maybe for a minute
+                break
         return size_bytes
 
     def is_full(self) -> bool:

@@ -46,10 +46,10 @@ class Capture:
         self._relay: _Relay | None = None
         try:
             self._relay = _Relay(run)
-        except (OSError, subprocess.SubprocessError) as exc:
+        except (OSError, RuntimeError, subprocess.SubprocessError) as exc:
             logger.warning(
-                "job %s: no relay process could be started (%s): what Python prints is logged, what C code and "
-                "subprocesses print is only shown",
+                "job %s: no relay process, or no thread for it, could be started (%s): what Python "
+                "prints is logged, what C code and subprocesses print is only shown",
                 run.job_id,
                 exc,
             )
@@ -109,13 +109,17 @@ class _Relay:
                     self._outputs.append(_Output(log_type, descriptor))
             if self._outputs:
                 self._control = _start_relay(self._outputs)
+            for output in self._outputs:  # before the first is redirected: the system may refuse a thread
+                output.start_reading(run)
         except BaseException:
             for output in self._outputs:
-                output.close()
+                output.close()  # ends the relay and the threads
+            if self._control >= 0:
+                os.close(self._control)
             raise
         _flush_c_streams()
         for output in self._outputs:
-            output.redirect(run)
+            output.redirect()
 
     @property
     def descriptors(self) -> set[int]:
@@ -166,18 +170,24 @@ class _Output:
         """The three descriptors that the relay process inherits: `source`, `shown` and `copy` (see `relay`)."""
         return self._source, self._saved, self._copy
 
-    def redirect(self, run: Run) -> None:
-        """Redirect the descriptor to the relay process, and start a thread that logs the copy to `run`."""
+    def start_reading(self, run: Run) -> None:
+        """Start a thread that logs the copy to `run`. Raises `RuntimeError` if the system refuses a thread."""
+        self._opened.remove(self._reader)  # `OutputPipe` closes it
+        self.pipe = OutputPipe(open(self._reader, "rb", buffering=0), None, self._log_type, run)  # noqa: SIM115
+
+    def redirect(self) -> None:
+        """Redirect the descriptor to the relay process."""
         for stream in self._streams:
-            stream.flush()
+            with suppress(OSError, ValueError):  # the disk is full: the text stays in the stream
+                stream.flush()
         for stream in self._buffered:
-            stream.reconfigure(line_buffering=True)  # so that each line gets the time at which it was printed
+            with suppress(OSError, ValueError):
+                stream.reconfigure(line_buffering=True)  # each line then has the time at which it was printed
         written = os.fstat(self._writer)
         self._identity = written.st_dev, written.st_ino
         os.dup2(self._writer, self.descriptor, inheritable=True)
         for descriptor in (self._source, self._writer, self._copy):
             os.close(descriptor)
-        self.pipe = OutputPipe(open(self._reader, "rb", buffering=0), None, self._log_type, run)  # noqa: SIM115
 
     def restore(self) -> None:
         """Restore the descriptor, unless the training has redirected it to another file in the meantime."""
@@ -199,7 +209,7 @@ class _Output:
         self.pipe.abandon()
 
     def close(self) -> None:
-        """Close all descriptors opened for this output, after the relay process could not be started."""
+        """Close the descriptors opened for this output, after the relay or a thread could not be started."""
         for descriptor in self._opened:
             os.close(descriptor)
 

@@ -27,11 +27,14 @@ COUNT_EVERY_S: Final = 10.0
 
 
 class OutputPipe:
-    """Reads one output of the command (stdout or stderr) in a thread until its end; shows and logs it."""
+    """Reads one output of the command (stdout or stderr) in a thread until its end; shows and logs it.
+
+    The constructor closes `pipe` and raises `RuntimeError` if the system refuses a thread.
+    """
 
     def __init__(
         self,
-        pipe: IO[bytes] | None,
+        pipe: IO[bytes],
         shown_on: TextIO | None,
         log_type: LogType,
         run: Run,
@@ -39,8 +42,6 @@ class OutputPipe:
         fold_repeats: bool = False,
         on_lines: Callable[[Sequence[str], int], None] | None = None,
     ) -> None:
-        if pipe is None:
-            raise ValueError(f"the command has no pipe as its {log_type}")
         self._pipe = pipe
         self._shown_fd = descriptor_of(shown_on)
         self._log_type = log_type
@@ -54,7 +55,11 @@ class OutputPipe:
         self.is_busy = False
         """Whether the thread waits for a slow reader of the shown output, such as a pager, or searches metrics."""
         self.last_line: str | None = None
-        self._thread = start_daemon(self._read, f"trainwire-{log_type}")
+        try:
+            self._thread = start_daemon(self._read, f"trainwire-{log_type}")
+        except RuntimeError:
+            pipe.close()
+            raise
 
     def has_ended(self, timeout_s: float = 0.0) -> bool:
         """Wait up to `timeout_s` seconds; return whether the output was read to its end."""
@@ -116,8 +121,8 @@ class OutputPipe:
                 chunk = chunk[os.write(self._shown_fd, chunk) :]
             except BlockingIOError:  # the inherited descriptor is non-blocking
                 select.select([], [self._shown_fd], [])
-            except OSError:  # its reader has ended (`| head`): lines are still logged
-                self._shown_fd = None
+            except OSError:  # its reader has ended (`| head`), or the disk is full, maybe for a minute
+                return  # the chunk is logged all the same
 
 
 class RepeatFolder:

@@ -33,10 +33,6 @@ class Terminal:
         with suppress(OSError, ValueError, termios.error):  # the command has ended
             termios.tcsetwinsize(self.output.fileno(), (size.lines, size.columns))
 
-    def close_writer(self) -> None:
-        """Close this process's write end, so that reading ends when no process of the command has it open."""
-        os.close(self.writer)
-
 
 def _window_size() -> os.terminal_size:
     for stream in (sys.__stdout__, sys.__stderr__, sys.__stdin__):

@@ -34,7 +34,7 @@ class Relay(threading.Thread):
     def __init__(self, source: int, shown: int, copy: int, stopping: threading.Event, wake: int) -> None:
         super().__init__()
         self._source = source
-        self._shown: int | None = shown
+        self._shown = shown
         self._copy: int | None = copy
         self._stopping = stopping
         self._wake = wake
@@ -93,13 +93,13 @@ class Relay(threading.Thread):
         return bool(chunk)
 
     def _show(self, chunk: bytes) -> None:
-        while chunk and self._shown is not None:
+        while chunk:
             try:
                 chunk = chunk[os.write(self._shown, chunk) :]
             except BlockingIOError:  # the descriptor that the training inherited is non-blocking
                 select.select([], [self._shown], [])
-            except OSError:  # its reader has ended (`| head`)
-                self._shown = None
+            except OSError:  # its reader has ended (`| head`), or the disk is full, maybe for a minute
+                return
 
     def _write_copy(self) -> None:
         assert self._copy is not None  # noqa: S101 - checked by the callers
@@ -129,8 +129,8 @@ class Relay(threading.Thread):
 
     def _is_terminal(self) -> bool:
         """Return whether `shown` is a terminal; if so, copy its window size to the training's pseudo-terminal."""
-        with suppress(OSError, termios.error, TypeError):
-            size = termios.tcgetwinsize(self._shown)  # type: ignore[arg-type]
+        with suppress(OSError, termios.error):
+            size = termios.tcgetwinsize(self._shown)
             if size != self._size:
                 self._size = size
                 termios.tcsetwinsize(self._source, size)
@@ -146,9 +146,14 @@ def _read(source: int) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Fork into the background and copy the outputs; the new session keeps ctrl-C from ending this process."""
+    """Fork into the background and copy the outputs; the new session keeps ctrl-C from ending this process.
+
+    The exit code is 1 if the system refuses a thread to the background process.
+    """
+    started, begun = os.pipe()
     if os.fork():
-        os._exit(0)  # an orphan: os.wait() in the training never returns it
+        os.close(begun)
+        os._exit(not os.read(started, 1))  # an orphan: os.wait() in the training never returns it
     os.setsid()
     control, *outputs = arguments
     stopping, (woken, wake) = threading.Event(), os.pipe()
@@ -156,8 +161,13 @@ def main(arguments: list[str]) -> None:
     for output in outputs:
         source, shown, copy = map(int, output.split(":"))
         relays.append(Relay(source, shown, copy, stopping, woken))
-    for relay in relays:
-        relay.start()
+    try:
+        for relay in relays:
+            relay.start()
+    except RuntimeError:  # the training would block once the pipe that no thread reads is full
+        os._exit(1)
+    os.write(begun, b".")
+    os.close(begun)
     os.read(int(control), 1)  # a byte, or the training's end
     stopping.set()
     os.close(wake)

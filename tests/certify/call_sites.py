@@ -72,9 +72,10 @@ LOCAL: Final = {
     ),
     "a pipe, socket or terminal between processes of one machine": (
         "announcements.py:print_note",
-        "capture.py:_Output.redirect",
+        "capture.py:_Output.start_reading",
         "capture.py:_Relay.stop",
         "command.py:_is_typed_at_terminal",
+        "command_output.py:_opened_pipe",
         "command_output.py:occupy_standard_descriptors",
         "fork_server.py:_report_ended",
         "fork_server.py:serve",
@@ -85,6 +86,7 @@ LOCAL: Final = {
         "pseudo_terminal.py:Terminal.__init__",
         "relay.py:Relay._show",
         "relay.py:Relay._write_copy",
+        "relay.py:main",
     ),
     "starts a program": (
         "collector.py:_output",

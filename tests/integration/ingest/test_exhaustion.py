@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.processes import ROOT
 from trainwire import Run, TrainerSettings
+from trainwire.ingest.output.capture import RELAY
 from trainwire.ingest.spool.folder import source_folders
 
 BEGIN = """
@@ -85,6 +87,41 @@ time.sleep(1)
 run.log("with threads")
 time.sleep(1)
 run.finish(timeout_s=10)
+"""
+
+
+LAUNCHED_WITHOUT_THREADS = """
+from trainwire.ingest.launcher.launch import LaunchOptions, launch
+import threading
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = refuse
+script = "import os, sys; os.write(1, b'x' * 200_000); os.write(2, b'y' * 200_000); sys.exit(3)"
+assert launch([sys.executable, "-c", script], LaunchOptions(job_id=42, finish_timeout_s=1)) == 3
+"""
+CAPTURE_WITHOUT_THREADS = """
+import threading
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = refuse
+run = Run(42)
+before = os.fstat(1).st_ino, os.fstat(2).st_ino
+with run.capture_output():
+    print("x" * 200_000)
+    assert before == (os.fstat(1).st_ino, os.fstat(2).st_ino)
+print("trained")
+"""
+RELAY_WITHOUT_THREADS = """
+import runpy, threading
+start = threading.Thread.start
+def refuse_second(thread):
+    threading.Thread.start = refuse
+    start(thread)
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = refuse_second
+sys.argv = sys.argv[:1] + os.environ["DESCRIPTORS"].split()
+runpy.run_path(os.environ["RELAY"], run_name="__main__")
 """
 
 
@@ -179,3 +216,43 @@ def test_a_training_without_descriptors_keeps_its_exit_code(tmp_path: Path, atte
     env = {"REDIS_URL": "redis://127.0.0.1:1/0", "TRAINWIRE_SPOOL_DIR": str(tmp_path / str(attempt))}
     process = ended(script, **env)
     assert process.stdout == "trained\n"
+
+
+def test_a_launcher_without_threads_runs_its_command(valkey: Any) -> None:
+    """The command has the launcher's streams, the launcher its exit code; a warning names the cause."""
+    process = ended(LAUNCHED_WITHOUT_THREADS, REDIS_URL=valkey.url)
+    assert process.stdout == "x" * 200_000
+    assert "y" * 200_000 in process.stderr
+    assert "is shown, and not logged: can't start new thread" in process.stderr
+
+
+def test_capture_output_without_threads_raises_nothing(valkey: Any) -> None:
+    """The descriptors keep their destination: no thread would read what is written to a pipe."""
+    process = ended(CAPTURE_WITHOUT_THREADS, REDIS_URL=valkey.url)
+    assert process.stdout == "x" * 200_000 + "\ntrained\n"
+    assert "no relay process, or no thread for it, could be started (can't start new thread)" in process.stderr
+
+
+def test_a_relay_without_threads_ends() -> None:
+    """Its exit code is 1, so that no output is redirected to a pipe that nothing reads."""
+    with ExitStack() as opened:
+
+        def piped() -> list[int]:
+            descriptors = list(os.pipe())
+            for descriptor in descriptors:
+                opened.callback(os.close, descriptor)
+            return descriptors
+
+        control, passed, outputs = piped(), [], []
+        for _ in range(2):
+            source, shown, copy = piped(), piped(), piped()
+            passed += [source[0], shown[1], copy[1]]
+            outputs.append(f"{source[0]}:{shown[1]}:{copy[1]}")
+        process = subprocess.run(
+            [sys.executable, "-c", "import os, sys\n" + RELAY_WITHOUT_THREADS],
+            env=os.environ | {"RELAY": str(RELAY), "DESCRIPTORS": " ".join([str(control[0]), *outputs])},
+            pass_fds=[control[0], *passed],
+            timeout=30,
+            check=False,
+        )
+    assert process.returncode == 1

@@ -268,6 +268,31 @@ def test_a_stopped_launcher_with_a_full_queue_blocks_no_training(tmp_path: Path)
         sent[0].close()
 
 
+def test_a_channel_without_a_thread_ends_without_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system refuses a thread, a record waits for the next one, and closing the channel raises nothing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as launcher, ExitStack() as waiting:
+        launcher.bind(str(tmp_path / "hooks"))
+        launcher.listen(1)
+        with suppress(BlockingIOError):
+            while True:
+                other = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                other.setblocking(False)
+                other.connect(str(tmp_path / "hooks"))
+
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr("threading.Thread.start", refuse)
+        made = channel.Channel(str(tmp_path / "hooks"))
+        made.close()
+        monkeypatch.undo()
+        made = channel.Channel(str(tmp_path / "hooks"))
+        assert made._thread is not None
+        launcher.close()
+        wait_until(lambda: made._thread is None, "the end of the thread", 10)
+        made.close()
+
+
 def test_a_descriptor_that_the_training_closes_is_not_used_again(run: RecordedRun, listener: HookListener) -> None:
     """Its number may be that of a file of the training: nothing is written into that, and it is not closed."""
     script = (

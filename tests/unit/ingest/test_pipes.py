@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from trainwire.ingest.launcher.keeper import Output
 from trainwire.ingest.output.pipes import OutputPipe, await_ends
+from trainwire.ingest.output.relay import Relay
 from trainwire.ingest.sending import cutter
 
 
@@ -98,3 +101,47 @@ def test_a_disk_that_hangs_holds_up_no_output_for_ever(
     assert [record.message for record in caplog.records if "disk" in record.message] == [
         "the disk has taken nothing for 0 s: output is no longer held up for it"
     ]
+
+
+def _launcher(tell: Callable[..., Any], source: int, shown: int) -> None:
+    with open(shown, "w", closefd=False) as terminal, open(source, "rb", buffering=0, closefd=False) as output:
+        assert await_ends([OutputPipe(output, terminal, "stdout", tell().run)], 10)
+
+
+def _relay(_tell: Callable[..., Any], source: int, shown: int) -> None:
+    (read, copy), (woken, wake) = os.pipe(), os.pipe()
+    Relay(source, shown, copy, threading.Event(), woken).run()
+    for descriptor in (read, woken, wake):
+        os.close(descriptor)
+
+
+def _keeper(_tell: Callable[..., Any], source: int, shown: int) -> None:
+    Output(source, shown).drain()
+
+
+@pytest.mark.parametrize("copy_output", [_launcher, _relay, _keeper])
+def test_a_full_disk_stops_the_shown_output_for_a_while_only(
+    tell: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, copy_output: Callable[..., None]
+) -> None:
+    """One chunk is not shown; later ones are, as without trainwire."""
+    (source, written), (seen, shown) = os.pipe(), os.pipe()
+    refused, write = threading.Event(), os.write
+
+    def write_unless_full(descriptor: int, data: bytes) -> int:
+        if descriptor == shown and not refused.is_set():
+            refused.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write_unless_full)
+    copying = threading.Thread(target=copy_output, args=(tell, source, shown))
+    copying.start()
+    os.write(written, b"not shown\n")
+    assert refused.wait(10)
+    os.write(written, b"shown\n")
+    os.close(written)
+    copying.join(10)
+    os.close(shown)
+    with open(seen, "rb") as person:
+        assert person.read() == b"shown\n"
+    os.close(source)

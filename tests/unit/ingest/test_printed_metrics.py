@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import pytest
@@ -224,3 +225,11 @@ def test_numbers_beyond_a_float_are_counted() -> None:
     )
     (found,) = values_of_lines(["loss=(?P<loss>\\S+) lr=(?P<lr>\\S+)"], ["loss=1e999 lr=-inf"])
     assert found == PrintedValues({"lr": -math.inf}, None, None, beyond=1)
+
+
+def test_a_text_with_a_backslash_causes_no_warning() -> None:
+    """Python warns of an unknown escape, which the launcher would print between the output of the command."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert dict_values(r"{'step': 1, '\d': 2.0}") is None
+    assert not caught

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from . import SOCKET_VARIABLE
@@ -66,8 +67,10 @@ class Channel:
             self._waiting.append(line)
             self._waiting_bytes += len(line)
             if self._thread is None and self._send_waiting():
-                self._thread = threading.Thread(target=self._send_in_thread, name="trainwire-hooks", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._send_in_thread, name="trainwire-hooks", daemon=True)
+                with suppress(RuntimeError):  # the system refuses a thread: the next record tries again
+                    thread.start()
+                    self._thread = thread
 
     def close(self) -> None:
         """Wait up to `FLUSH_S` seconds until the queued records are sent, then close the connection."""
@@ -159,7 +162,9 @@ class Channel:
             if connection is None:
                 time.sleep(CONNECT_EVERY_S)
             else:
-                select.select([], [connection], [], 1.0)
+                poll = select.poll()  # `select.select` refuses descriptors above 1023
+                poll.register(connection, select.POLLOUT)
+                poll.poll(1000)
 
 
 def _identity_of(descriptor: int) -> tuple[int, int] | None:
