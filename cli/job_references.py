@@ -10,7 +10,7 @@ from trainwire.cli.formats import local, shown_time
 from trainwire.cli.terminal import one_line, warn
 from trainwire.stack.errors import Problem
 from trainwire.stores.postgres.deletion import find_deletion
-from trainwire.stores.postgres.jobs.job_lookup import Job, find_job
+from trainwire.stores.postgres.jobs.job_lookup import LEAST_PREFIX, Job, find_job
 from trainwire.stores.postgres.jobs.job_references import LAST, find_referenced, number_in
 
 
@@ -66,7 +66,9 @@ def known_job(connection: Connection, job_id: int) -> Job:
         raise Problem(
             f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` shows the deletion"
         )
-    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
+    is_short = job_id < 10 ** (LEAST_PREFIX - 1)
+    hint = f"; the beginning or end of a longer number needs {LEAST_PREFIX} digits" if is_short else ""
+    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is{hint}")
 
 
 def _report_other(text: str, job_id: int, other: int, *, is_strict: bool) -> None:

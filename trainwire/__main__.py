@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,17 @@ def main() -> None:
     except KeyboardInterrupt:
         # Also during the imports, which take most of the first second.
         sys.exit(KILLED_BY_CTRL_C)
+    finally:
+        _drop_unread_output()
+
+
+def _drop_unread_output() -> None:
+    """Drop the rest of the output if its reader has ended (`| head`); Python would print an error of its own."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -36,7 +36,7 @@ JobId = Annotated[int, typer.Argument(metavar="JOB", parser=job_number, help="Th
 JobReference = Annotated[
     str,
     typer.Argument(
-        metavar="JOB", help="Its number, its name, the beginning of either, its last digits, or `last`."
+        metavar="JOB", help="Number or name, the beginning of either, the number's last digits, or `last`."
     ),
 ]
 JobReferences = Annotated[list[str], typer.Argument(metavar="JOB...", help="Numbers or names of jobs, or `last`.")]

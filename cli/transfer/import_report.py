@@ -135,7 +135,7 @@ _DELETED: Final = text("SELECT 1 FROM deleted_jobs WHERE job_id = :job")
 _STORED: Final = text(
     f"""
     SELECT
-        (SELECT name FROM training_jobs WHERE id = :job) AS name,
+        (SELECT coalesce(given_name, name) FROM training_jobs WHERE id = :job) AS name,
         (SELECT coalesce(sum(num_nonnulls({LIFTED_SQL}) + CASE WHEN extra_metrics IS NULL THEN 0
                 ELSE (SELECT count(*) FROM jsonb_object_keys(extra_metrics)) END), 0)
             FROM training_metrics WHERE job_id = :job AND source = :source) AS points,

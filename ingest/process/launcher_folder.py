@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, Self
 
 from trainwire.ingest.process.proc_stat import is_alive
 
+LEFTOVER_S: Final = 24 * 3600
+"""Seconds without a change after which the folder of a launcher that was killed is removed."""
+_PREFIX: Final = "trainwire-"
 _LOCK_NAME: Final = "launcher"
 _TRACEBACK: Final = ".traceback"
 _READS_STOP: Final = "reads-stop"
@@ -54,8 +58,9 @@ class LauncherFolder:
     def __enter__(self) -> Self:
         import tempfile  # noqa: PLC0415 - a trainer does not need it
 
+        _remove_leftovers(Path(tempfile.gettempdir()))
         with suppress(OSError):  # a full disk: scripts log their tracebacks themselves
-            self.path = Path(tempfile.mkdtemp(prefix="trainwire-"))
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             self._lock = (self.path / _LOCK_NAME).open("wb")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         return self
@@ -67,6 +72,17 @@ class LauncherFolder:
             import shutil  # noqa: PLC0415 - as above
 
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the folders of launchers in `parent` that were killed at least `LEFTOVER_S` seconds ago."""
+    import shutil  # noqa: PLC0415 - a trainer does not need it
+
+    for path in parent.glob(f"{_PREFIX}*/{_LOCK_NAME}"):
+        with suppress(OSError), path.open("rb") as lock:
+            if time.time() - path.parent.stat().st_mtime > LEFTOVER_S:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while the launcher runs
+                shutil.rmtree(path.parent)
 
 
 def leave_traceback(folder: Path, source: str, traceback: str) -> bool:

@@ -101,7 +101,7 @@ class Outage:
     def note_success(self) -> None:
         """Reset the backoff, and log the end of the outage if its start was logged with the server's name."""
         if self._server:
-            level = logging.DEBUG if self._is_logged_elsewhere else logging.INFO
+            level = logging.DEBUG if self._is_logged_elsewhere else logging.WARNING  # shown where its start is
             logger.log(level, "%s takes messages again", self._server)
         self._failures, self._server, self.is_without_server = 0, "", False
         self.since = None

@@ -160,4 +160,4 @@ class SpoolAccess:
     def _note_success(self) -> None:
         if self._is_failing:
             self._is_failing = False
-            logger.info("job %s: the disk takes messages again", self._job_id)
+            logger.warning("job %s: the disk takes messages again", self._job_id)

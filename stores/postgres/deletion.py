@@ -276,8 +276,8 @@ _LOCK: Final = text("SELECT FROM training_jobs WHERE id = :job_id FOR UPDATE")
 _LOCK_TOMBSTONE: Final = text("SELECT FROM deleted_jobs WHERE job_id = :job_id FOR UPDATE")
 _INSERT_TOMBSTONE: Final = text(
     "INSERT INTO deleted_jobs (job_id, name, attempt, job_created_at, deleted_by, reason, parts, next_attempt_at) "
-    "SELECT id, name, attempt, created_at, :by, :reason, CAST(:parts AS jsonb), now() FROM training_jobs "
-    "WHERE id = :job_id"
+    "SELECT id, coalesce(given_name, name), attempt, created_at, :by, :reason, CAST(:parts AS jsonb), now() "
+    "FROM training_jobs WHERE id = :job_id"
 )
 _REMOVE: Final = text("DELETE FROM training_jobs WHERE id = :job_id")
 _FORGET: Final = text("DELETE FROM deleted_jobs WHERE job_id = :job_id")

@@ -98,7 +98,7 @@ _COPIES: Final = ", ".join(
 )
 _PLAN: Final = text(
     f"""
-    SELECT id AS job_id, name, status, attempt, created_at,
+    SELECT id AS job_id, coalesce(given_name, name) AS name, status, attempt, created_at,
         last_log_seq - removed_log_seq AS training_logs, last_metric_seq - removed_metric_seq AS training_metrics,
         {_COUNTS}, {_COPIES},
         ARRAY(

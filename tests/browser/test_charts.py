@@ -170,6 +170,18 @@ def test_all_of_many_metrics_are_listed(gateway_page: Page, seeds: Seeds) -> Non
     expect(gateway_page.locator("figure")).to_have_count(152)
 
 
+def test_an_average_that_nobody_chose_is_named(gateway_page: Page, seeds: Seeds) -> None:
+    """A series that would fill its chart is drawn as its local average, and the card has a note of that."""
+    seeds.points(41, lambda step: {"loss": float(step % 2), "size": float(step)}, range(1000))
+    gateway_page.goto("/#/jobs/41")
+    described(gateway_page, "size")
+    expect(gateway_page.locator(f"{LOSS} .note")).to_have_text("solid: local average")
+    expect(gateway_page.locator("figure[data-title=size] .note")).to_have_text("")
+    gateway_page.goto("/#/jobs/41?smooth=0.6")
+    described(gateway_page, "size")
+    expect(gateway_page.locator(f"{LOSS} .note")).to_have_text("")
+
+
 def test_a_slow_chart_is_asked_for_less_and_less(gateway_page: Page, seeds: Seeds) -> None:
     """After 503 the pauses grow, the chart shows the reason, and it appears once the gateway answers."""
     seeds.many(41, ["loss"])

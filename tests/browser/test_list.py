@@ -256,6 +256,17 @@ def test_the_colours_of_a_plot_are_explained(gateway_page: Page, resources: Reso
     expect(legend).to_have_text("Exit code no value")
 
 
+def test_the_ends_of_axes_are_those_of_drawn_jobs(gateway_page: Page, resources: Resources) -> None:
+    """A job that lacks one of the two values is not drawn, and does not stretch the other axis."""
+    insert_jobs(resources, 4)
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE training_jobs SET params = '{}' WHERE id = 4"))
+    gateway_page.goto("/#/?view=scatter&x=params.lr&y=metrics.loss.best&color=")
+    expect(gateway_page.locator("circle.mark")).to_have_count(3)
+    expect(gateway_page.locator("svg text.tick")).to_have_text(["1", "2", "3", "1", "2", "3"])
+    expect(gateway_page.get_by_text("1 job not drawn, for lack of a value.")).to_be_visible()
+
+
 def test_a_name_in_a_question_is_quoted(gateway_page: Page, resources: Resources) -> None:
     """A dialog quotes the name of a job, which may read like a part of its question."""
     insert_jobs(resources, 2)

@@ -46,6 +46,7 @@ from trainwire.workers.sinks.plugin import plugin
 COLUMNS = ("job", "rows", "oldest", "confirmed", "attempts", "dead-lettered", "last error")
 LEASE_TIMEOUT_S: Final = 60
 LOCK_NOT_AVAILABLE: Final = "55P03"
+_NONE: Final = "no store besides Postgres is switched on: see LOKI_URL and MLFLOW_TRACKING_URI in docs/settings.md"
 
 app = typer.Typer(help="Lag of the stores besides Postgres, and whether they answer.")
 
@@ -81,6 +82,8 @@ def deliveries(
         return
     for each in found:
         _show(each)
+    if not found:
+        say(_NONE)
 
 
 @app.command()
@@ -93,6 +96,8 @@ def retry(
     with writing(address) as connection:
         names = _in_use(connection, settings_for(address)) if sink is None else [known_sink(sink)]
         retried = {name: retry_now(connection, name) for name in names}
+    if not retried:
+        say(_NONE)
     for name, (down_since, jobs) in retried.items():
         if down_since is not None:
             say(f"{name} does not answer since {shown_clock(down_since)}: the next attempt is now")

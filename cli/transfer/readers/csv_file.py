@@ -89,7 +89,7 @@ class _CsvReader:
         points = self._points()
         first = next(points, None)
         started_ns = None if first is None or self._columns.time is None else first.ts
-        last_ts = self._changed_ns
+        last_ts = self._changed_ns if first is None else first.ts
         yield Header(name=name, started_ns=started_ns, tags={"imported_from": f"csv {self._path}"})
         if first is not None:
             yield first

@@ -77,6 +77,7 @@ def test_any_number_of_jobs_is_listed(engine: Engine, connected: Trainwire) -> N
 def test_people_change_jobs(connected: Trainwire) -> None:
     """A job can be renamed, noted, tagged and archived, and each change can be undone."""
     assert connected("rename", "a", "best one").out == "job 1 is named 'best one'\n"
+    assert "(best one)" in connected("delete", "best one", "--dry-run").out
     assert connected("note", "best one", "in the paper").code == 0
     assert connected("tag", "1", "team=text", "baseline").out == "job 1: team=text, baseline=true\n"
     assert connected("tag", "3", "--remove", "team").code == 0

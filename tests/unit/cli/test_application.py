@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,14 @@ def test_a_data_folder_that_cannot_be_is_named(
     assert caught.value.code == 1
     said = f"trainwire: {folder} cannot be a data folder: Not a directory; choose another with --data-dir\n"
     assert capsys.readouterr().err == said
+
+
+def test_a_reader_that_has_ended_causes_no_error() -> None:
+    """`trainwire ... | head` prints nothing on stderr after `head` has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "trainwire", "--version"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=buffered, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -11,7 +11,7 @@ import pytest
 from trainwire.cli.transfer.messages import messages_of
 from trainwire.cli.transfer.readers.csv_file import csv_run
 from trainwire.cli.transfer.runs import Tally
-from trainwire.schemas.wire.messages import Metrics, Point
+from trainwire.schemas.wire.messages import Completion, Metrics, Point
 from trainwire.stack.errors import Problem
 
 
@@ -60,6 +60,26 @@ def test_times_are_iso_or_seconds_and_else_that_of_the_file(tmp_path: Path) -> N
     second = 1_700_000_000 * 10**9
     assert [point.ts - second for point in points] == [250_000_000, 0, 0, 1000]
     assert read(tmp_path, "step,loss\n1,1\n")[0][0].ts == second
+
+
+@pytest.mark.parametrize(
+    ("content", "ended"),
+    [
+        ("time,loss\n1600000000.25,1\n", 1_600_000_000_250_000_000),
+        ("name,step,value,time\nloss,1,0.5,1600000000.25\nacc,1,0.25,1600000000.25\n", 1_600_000_000_250_000_000),
+        ("time,loss\n1600000000.25,1\n1600000001,1\n", 1_600_000_001_000_000_000),
+        ("step,loss\n1,1\n", 1_700_000_000 * 10**9),
+        ("time,loss\n", 1_700_000_000 * 10**9),
+    ],
+)
+def test_the_end_is_the_time_of_the_last_point(tmp_path: Path, content: str, ended: int) -> None:
+    """A run of one point ends at its time; one without times or points ends when its file was last changed."""
+    path = tmp_path / "run.csv"
+    path.write_text(content)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    *_, last = messages_of(csv_run(path, None, ""), Tally())
+    assert isinstance(last.body, Completion)
+    assert last.body.ts == ended
 
 
 @pytest.mark.parametrize(

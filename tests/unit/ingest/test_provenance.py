@@ -58,6 +58,7 @@ def test_all_items_are_collected(repository: Path, monkeypatch: pytest.MonkeyPat
         "SLURM_JOB_ID": "812",
         "WANDB_API_KEY": SECRET,
         "OMP_NUM_THREADS": "2",
+        "TF_VAR_address": "of Terraform",
         "TRAINWIRE_CONTAINER_IMAGE": f"https://me:{SECRET}@registry/image:1",
     }.items():
         monkeypatch.setenv(name, value)
@@ -79,6 +80,7 @@ def test_all_items_are_collected(repository: Path, monkeypatch: pytest.MonkeyPat
     assert found["packages"]["msgspec"]
     assert found["scheduler"]["SLURM_JOB_ID"] == "812"
     assert (found["variables"]["WANDB_API_KEY"], found["variables"]["OMP_NUM_THREADS"]) == ("***", "2")
+    assert "TF_VAR_address" not in found["variables"]
     assert found["container"]["image"] == "https://me:***@registry/image:1"
     assert SECRET not in json.dumps(found)
 

@@ -286,12 +286,12 @@ export class ChartPanel {
   /** Return the lines and the options of the chart of these metrics. */
   #drawing(members, view) {
     const lines = linesOf(this.data.store, members, view);
-    const { axis, isLog, isOutlierFree, isTogether } = this.settings;
+    const { axis, isLog, isOutlierFree, isTogether, smoothing } = this.settings;
     const options = {
       axis: axis ?? "step",
       isLog,
       isOutlierFree,
-      note: chartNote(this.data, members, lines, { axis, isTogether, total: this.shown.length }),
+      note: chartNote(this.data, members, lines, { axis, isTogether, total: this.shown.length, smoothing }),
       themeRevision: this.themeRevision,
     };
     return { lines, options };

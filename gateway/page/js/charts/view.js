@@ -39,10 +39,10 @@ export function drawnRuns(data, settings) {
 }
 
 /**
- * Return a note on missing data in a chart of the metrics `names`: an error, loading, or values that cannot be drawn;
- * "" if nothing is missing.
+ * Return a note on a chart of the metrics `names`: an error, loading, values that cannot be drawn, or that its solid
+ * lines are averages although no smoothing was chosen; "" if there is nothing to note.
  */
-export function chartNote(data, names, lines, { axis, isTogether, total }) {
+export function chartNote(data, names, lines, { axis, isTogether, total, smoothing }) {
   const problem = data.problemOf(names);
   if (problem) return failureWords(problem);
   const isComing = names.some((name) => data.jobIds.some((id) => data.isMissing(id, name)));
@@ -52,6 +52,7 @@ export function chartNote(data, names, lines, { axis, isTogether, total }) {
     isTogether && total > MOST_TOGETHER && `first ${MOST_TOGETHER} of ${counted(total, "metric")}`,
     odd > 0 && counted(odd, "NaN or Inf value"),
     !lines.length && `no ${axis} values`,
+    !smoothing && lines.some(({ strong }) => strong) && "solid: local average",
   ];
   return notes.filter(Boolean).join(" · ");
 }

@@ -29,7 +29,8 @@ export function spaced(ticks, length, least) {
   });
 }
 
-function isPresent(given) {
+/** Return whether a value can be drawn: it is given, and a number is finite. */
+export function isPresent(given) {
   return isGiven(given) && !["NaN", "Infinity", "-Infinity"].includes(given);
 }
 

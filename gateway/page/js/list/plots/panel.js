@@ -166,7 +166,7 @@ export class Plots {
   #noteOf(drawn) {
     const notes = [
       this.total > this.jobs.length && `The first ${count(this.jobs.length)} of ${counted(this.total, "job")}.`,
-      drawn < this.jobs.length && `${counted(this.jobs.length - drawn, "job")} without values.`,
+      drawn < this.jobs.length && `${counted(this.jobs.length - drawn, "job")} not drawn, for lack of a value.`,
       this.jobs.length === 0 && "No matching jobs.",
     ];
     return notes.filter(Boolean).join(" ");

@@ -2,7 +2,7 @@
 
 import { svg } from "../../dom.js";
 import { shortened } from "../../format.js";
-import { axisOf, spaced } from "./axis.js";
+import { axisOf, isPresent, spaced } from "./axis.js";
 import { colorOf } from "./color.js";
 
 const MARGIN = { left: 64, right: 18, top: 26, bottom: 44 };
@@ -16,16 +16,15 @@ export function scatterFields({ x, y, color }) {
 
 /** Draw jobs as `{root, marks, axes, tint}`; marks are `{job, points, element}`, sorted by the horizontal axis. */
 export function scatter(jobs, { x, y, color, log }, { width, height }) {
-  const [across, up] = [axis(jobs, x, logOf(log, "x")), axis(jobs, y, logOf(log, "y"))];
-  const tint = color ? axis(jobs, color) : null;
+  const drawn = jobs.filter((job) => isPresent(job.columns[x]) && isPresent(job.columns[y]));
+  const [across, up] = [axis(drawn, x, logOf(log, "x")), axis(drawn, y, logOf(log, "y"))];
+  const tint = color ? axis(drawn, color) : null;
   const area = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
   const px = (place) => MARGIN.left + place * area.width;
   const py = (place) => MARGIN.top + (1 - place) * area.height;
   const marks = [];
-  for (const job of jobs) {
-    const [one, other] = [across.place(job.columns[x]), up.place(job.columns[y])];
-    if (typeof one !== "number" || typeof other !== "number") continue;
-    const [cx, cy] = [px(one), py(other)];
+  for (const job of drawn) {
+    const [cx, cy] = [px(across.place(job.columns[x])), py(up.place(job.columns[y]))];
     const element = svg("circle", { class: "mark", cx, cy, r: RADIUS });
     element.style.fill = colorOf(tint, job.columns[color]);
     marks.push({ job, points: [[cx, cy]], element });
