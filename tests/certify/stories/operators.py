@@ -10,7 +10,18 @@ import requests
 from sqlalchemy import text
 
 from tests.certify import restores
-from tests.certify.stories.story import Command, NewWorker, Step, arm, has, has_ended, number, signal, trainwire
+from tests.certify.stories.story import (
+    Command,
+    NewWorker,
+    Step,
+    arm,
+    examine,
+    has,
+    has_ended,
+    number,
+    signal,
+    trainwire,
+)
 from tests.certify.trainings import LINES
 
 if TYPE_CHECKING:
@@ -101,9 +112,16 @@ def import_csv(world: World) -> Iterator[Step]:
 
 
 def delete_by_command(world: World) -> Iterator[Step]:
-    """An operator deletes the job with the command line, which does the work of the workers itself."""
+    """An operator deletes the job, twice, with the command line, which does the work of the workers itself.
+
+    Then the number of the job may be used again.
+    """
     arm(world)
-    yield trainwire("delete", str(world.job), "--yes", "--force", "--with-files")
+    job = str(world.job)
+    for _ in range(2):
+        yield trainwire("delete", job, "--yes", "--force", "--with-files")
+    tombstones = "SELECT count(*) FROM deleted_jobs"
+    yield trainwire("delete", job, "--forget", is_done=lambda: number(world, tombstones) == 0)
 
 
 def age_rows(world: World) -> Iterator[Step]:
@@ -118,11 +136,11 @@ def age_rows(world: World) -> Iterator[Step]:
 
 
 def age_files(world: World) -> Iterator[Step]:
-    """The job ended so long ago that orphans of its uploads are searched for."""
+    """The job ended so long ago that orphans of its uploads are searched for; an operator runs the doctor."""
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET completed_at = now() - interval '2 days'"))
     arm(world)
-    yield from ()
+    yield examine()
 
 
 def run_commands(world: World) -> Iterator[Step]:
@@ -164,6 +182,7 @@ PAGES: Final = (
     "/jobs/{job}/completeness",
     "/jobs/{job}/deliveries",
     "/jobs/{job}/logs",
+    "/jobs/{job}/logs?at=2000-01-01T00:00:00Z",
     "/jobs/{job}/logs/loki",
     "/jobs/{job}/metrics",
     "/jobs/{job}/metrics/names",
