@@ -322,10 +322,10 @@ SCENARIOS: Final = {
         ),
         Scenario(
             "read",
-            _finished,
-            ALL_KINDS,
+            (trainings.failed,),
+            FAILED,
             afterwards=operators.read_pages,
-            at_end=ALL_KINDS,
+            at_end=FAILED,
             is_armed_by_story=True,
             has_gateway=True,
         ),
