@@ -28,7 +28,8 @@ def problems(world: World, expected: Expected, *, was_killed: bool) -> list[str]
     """Return all differences as texts; of a killed trainer (`was_killed`), only the first rows may be stored."""
     with world.engine.connect() as connection:
         if expected.is_deleted:
-            found = [*_left_of_deleted(connection, world.job, was_killed=was_killed)]
+            is_forgotten = expected.is_forgotten or was_killed  # its first message was not sent
+            found = [*_left_of_deleted(connection, world.job, may_be_unknown=is_forgotten)]
         else:
             found = [*_of_postgres(world, connection, expected, was_killed=was_killed)]
         stored = _lines(connection, world.job)
@@ -95,9 +96,9 @@ def _of_numbers(connection: Connection, job_id: int) -> Iterator[str]:
         yield f"dead letters: {letters}"
 
 
-def _left_of_deleted(connection: Connection, job_id: int, *, was_killed: bool) -> Iterator[str]:
+def _left_of_deleted(connection: Connection, job_id: int, *, may_be_unknown: bool) -> Iterator[str]:
     deletion = find_deletion(connection, job_id)
-    has_finished = was_killed if deletion is None else deletion.is_finished  # None: the job was unknown
+    has_finished = may_be_unknown if deletion is None else deletion.is_finished
     if not has_finished:
         yield f"the deletion has not finished: {deletion}"
     for table in TABLES:

@@ -28,6 +28,8 @@ class Expected:
     checkpoints: list[str]
     job: Mapping[str, Any]
     is_deleted: bool = False
+    is_forgotten: bool = False
+    """Whether the number of the deleted job can be used again."""
     shards: int = 0
     """Number of files of the uploaded checkpoint folder."""
     loki: list[tuple[str, str]] | None = None
@@ -126,6 +128,12 @@ on = "metric"
 metric = "f1"
 above = 4.5
 to = "hook"
+[[rules]]
+name = "idle"
+on = "no_progress"
+after_s = 600
+jobs = "name=certified"
+to = "hook"
 """
 ROW_RETENTION: Final = {"LOG_RETENTION_DAYS": "1", "METRIC_RETENTION_DAYS": "1", "ROW_RETENTION": "on"}
 FILE_RETENTION: Final = {
@@ -133,6 +141,7 @@ FILE_RETENTION: Final = {
     "CHECKPOINT_KEEP_LAST": "1",
     "CHECKPOINT_ORPHAN_DAYS": "1",
     "CHECKPOINT_REMOVE_SUPERSEDED": "on",
+    "LOG_RETENTION_DAYS": "1",  # only counts rows
 }
 
 COMPLETED: Final = {"status": "completed", "attempt": 1, "params": {"lr": 0.1}}
@@ -152,6 +161,7 @@ TWO_RANKS: Final = Expected(
     ALL_KINDS.lines * 2, ALL_KINDS.steps * 2, ALL_KINDS.checkpoints * 2, {"status": "completed"}
 )
 DELETED: Final = Expected([], [], [], {}, is_deleted=True)
+FORGOTTEN: Final = replace(DELETED, is_forgotten=True)
 STOPPED: Final = replace(ALL_KINDS, job={"status": "stopped"})
 ALERTED: Final = replace(
     ALL_KINDS,
@@ -194,7 +204,7 @@ SCENARIOS: Final = {
             _finished,
             ALL_KINDS,
             afterwards=operators.delete_by_command,
-            at_end=DELETED,
+            at_end=FORGOTTEN,
             is_armed_by_story=True,
         ),
         Scenario("postgres-restored", _IN_PARTS, ALL_KINDS, operators.restore_postgres, is_armed_by_story=True),
@@ -275,6 +285,8 @@ SCENARIOS: Final = {
             (trainings.with_alert,),
             ALERTED,
             sinks.refuse_alerts,
+            afterwards=sinks.resend_alert,
+            at_end=ALERTED,
             environment=_alerts,
             is_armed_by_story=True,
         ),
@@ -310,10 +322,10 @@ SCENARIOS: Final = {
         ),
         Scenario(
             "read",
-            _finished,
-            ALL_KINDS,
+            (trainings.failed,),
+            FAILED,
             afterwards=operators.read_pages,
-            at_end=ALL_KINDS,
+            at_end=FAILED,
             is_armed_by_story=True,
             has_gateway=True,
         ),

@@ -25,6 +25,7 @@ from trainwire.ingest.settings.setting_groups import CheckpointSettings, SpoolSe
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas import keys
 from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.workers import drain_tasks
 from trainwire.workers.__main__ import EXIT_NOT_READY, _beat, _check_schema, _publish_shards
 from trainwire.workers.app import app
@@ -32,6 +33,7 @@ from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.log_events import configure_logging
 from trainwire.workers.operations import job_deletion
+from trainwire.workers.orders.order_sender import order_anew
 from trainwire.workers.resources import process_resources
 from trainwire.workers.schedule import SCHEDULE
 
@@ -269,6 +271,8 @@ def _start(points: Failpoints) -> None:
             _publish_shards(resources)
     except Unavailable:
         raise SystemExit(EXIT_NOT_READY) from None
+    with suppress(Unavailable, *STREAM_ERRORS):
+        order_anew(resources, keys.QUEUES)
     points.role = ""
 
 

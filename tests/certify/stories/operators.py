@@ -10,7 +10,18 @@ import requests
 from sqlalchemy import text
 
 from tests.certify import restores
-from tests.certify.stories.story import Command, NewWorker, Step, arm, has, has_ended, number, signal, trainwire
+from tests.certify.stories.story import (
+    Command,
+    NewWorker,
+    Step,
+    arm,
+    examine,
+    has,
+    has_ended,
+    number,
+    signal,
+    trainwire,
+)
 from tests.certify.trainings import LINES
 
 if TYPE_CHECKING:
@@ -91,38 +102,52 @@ CSV: Final = "step,loss,f1\n" + "".join(f"{number},{1 / (number + 1)},{number}\n
 
 
 def import_csv(world: World) -> Iterator[Step]:
-    """An operator imports a run, and repeats the import if it failed."""
+    """An operator imports a run, repeats the import if it failed, and reads the status of the run."""
     from trainwire.cli.transfer.readers.csv_file import csv_run  # noqa: PLC0415 - few runs need it
 
     file = world.folder / f"imported-{world.job}.csv"
     file.write_text(CSV)
     world.job = csv_run(file, None, "").job_id
     yield trainwire("import", "csv", str(file), "--quiet")
+    yield trainwire("status", str(world.job))
 
 
 def delete_by_command(world: World) -> Iterator[Step]:
-    """An operator deletes the job with the command line, which does the work of the workers itself."""
+    """An operator deletes the job, twice, with the command line, which does the work of the workers itself.
+
+    Then the number of the job may be used again.
+    """
     arm(world)
-    yield trainwire("delete", str(world.job), "--yes", "--force", "--with-files")
+    job = str(world.job)
+    for _ in range(2):
+        yield trainwire("delete", job, "--yes", "--force", "--with-files")
+    tombstones = "SELECT count(*) FROM deleted_jobs"
+    yield trainwire("delete", job, "--forget", is_done=lambda: number(world, tombstones) == 0)
 
 
 def age_rows(world: World) -> Iterator[Step]:
-    """The rows of the job become so old that retention deletes them."""
+    """The rows of the job become so old that retention deletes them; an operator reads the copies in Loki."""
     with world.engine.begin() as connection:
         for table in ("training_logs", "training_metrics"):
             connection.execute(text(f"UPDATE {table} SET created_at = now() - interval '3 days'"))
         aged = "created_at = now() - interval '3 days', completed_at = now() - interval '2 days'"
         connection.execute(text(f"UPDATE training_jobs SET {aged}"))
     arm(world)
-    yield from ()
+    yield lambda: number(world, "SELECT CAST(NOT EXISTS (SELECT FROM training_logs) AS int)") == 1
+    yield trainwire("logs", str(world.job), "--from", "loki")
 
 
 def age_files(world: World) -> Iterator[Step]:
-    """The job ended so long ago that orphans of its uploads are searched for."""
+    """The job ended so long ago that orphans of its uploads are searched for.
+
+    An operator runs the doctor, and downloads a checkpoint, which the training may not have uploaded.
+    """
     with world.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET completed_at = now() - interval '2 days'"))
     arm(world)
-    yield from ()
+    yield examine()
+    download = ("--download", "last", "--to", str(world.folder / "downloaded"), "--force")
+    yield trainwire("checkpoints", str(world.job), *download, is_done=lambda: True)
 
 
 def run_commands(world: World) -> Iterator[Step]:
@@ -135,7 +160,7 @@ def run_commands(world: World) -> Iterator[Step]:
     for arguments in (
         ["status", job],
         ["jobs"],
-        ["logs", job],
+        ["logs", job, "--follow"],
         ["metrics", job],
         ["checkpoints", job],
         ["deliveries"],
@@ -164,6 +189,7 @@ PAGES: Final = (
     "/jobs/{job}/completeness",
     "/jobs/{job}/deliveries",
     "/jobs/{job}/logs",
+    "/jobs/{job}/logs?at=2000-01-01T00:00:00Z",
     "/jobs/{job}/logs/loki",
     "/jobs/{job}/metrics",
     "/jobs/{job}/metrics/names",

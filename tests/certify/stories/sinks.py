@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tests.certify.stories import operators
-from tests.certify.stories.story import Command, Step, arm, has, number, signal, trainwire
+from tests.certify.stories.story import Command, Step, arm, examine, has, number, signal, trainwire
 from trainwire.schemas import prometheus_metrics
 from trainwire.stores.mlflow.runs import ATTEMPT_TAG, JOB_TAG
 from trainwire.workers.operations.exporter import Exporter
@@ -41,8 +41,9 @@ def make_own_run(world: World) -> Iterator[Step]:
 
 
 def verify_files(world: World) -> Iterator[Step]:
-    """An operator compares the files with Postgres, and has all lines written again."""
+    """An operator runs the doctor, compares the files with Postgres, and has all lines written again."""
     arm(world)
+    yield examine()
     yield trainwire("verify", str(world.job), "--sink", "jsonl")
     yield trainwire("replay", str(world.job), "--sink", "jsonl", "--from", "1")
 
@@ -53,6 +54,12 @@ def refuse_alerts(world: World) -> Iterator[Step]:
     yield from operators.alert(world)
     yield lambda: number(world, "SELECT count(*) FROM sink_states WHERE attempts > 0") > 0
     world.receiver.status = ACCEPTED
+
+
+def resend_alert(world: World) -> Iterator[Step]:
+    """An operator runs the doctor, and has an alert sent again."""
+    yield examine()
+    yield trainwire("alert", "resend", str(number(world, "SELECT min(id) FROM alerts")), words=2)
 
 
 def stall(world: World) -> Iterator[Step]:
