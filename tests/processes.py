@@ -29,6 +29,14 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30
         time.sleep(0.02)
 
 
+def server_variables(settings: Settings) -> dict[str, str]:
+    """Return the environment variables that name the Postgres and the Redis of `settings`."""
+    return {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+    }
+
+
 class Process:
     """One of our own processes, with its output in a file; `python` is that of an installed trainwire."""
 
@@ -41,8 +49,7 @@ class Process:
         self.command: list[str] | None = None
         """Command to start instead of the module."""
         self._env = os.environ | {
-            "DATABASE_URL": settings.database_url.get_secret_value(),
-            "REDIS_URL": settings.redis_url.get_secret_value(),
+            **server_variables(settings),
             **env,
         }
         self._process: StartedProcess | None = None

@@ -86,8 +86,7 @@ def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> d
 def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) -> list[int]:
     """Return at most `limit` jobs that are due and have rows after the cursor, least recently delivered first."""
     behind = text(
-        "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608 - our own column
-        f"WHERE settled = ANY(:unsettled) AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
+        f"{_UNSETTLED_JOBS} AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
         "AND coalesce(next_attempt_at <= now(), true) ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
     )
     wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "limit": limit}
@@ -185,10 +184,7 @@ def settle(connection: Connection, sink: str, kind: RowKind) -> None:
         f"{ROWS[kind].last_seq} <= coalesce(confirmed_seq, 0) "
         "AND last_seen_at < now() - make_interval(secs => :quiet_s)"
     )
-    done = (
-        "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608
-        f"WHERE settled = ANY(:unsettled) AND {is_done}"
-    )
+    done = f"{_UNSETTLED_JOBS} AND {is_done}"
     wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "quiet_s": QUIET_S, "limit": SETTLED_AT_ONCE}
     found = connection.execute(text(f"{done} LIMIT :limit"), wanted).scalars().all()
     # Selected again under the lease, which `move_back` requires; a drain holds the row lock of a skipped job.
@@ -281,6 +277,10 @@ _MOVE: Final = text(
     "dead_lettered = delivery_cursors.dead_lettered + excluded.dead_lettered"
 )
 # Reads the index once per value, however many jobs have it.
+_UNSETTLED_JOBS: Final = (
+    "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
+    "WHERE settled = ANY(:unsettled)"
+)
 _UNSETTLED: Final = text(
     """
     WITH RECURSIVE found(value) AS (
