@@ -66,7 +66,7 @@ def known_job(connection: Connection, job_id: int) -> Job:
         raise Problem(
             f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` shows the deletion"
         )
-    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
+    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists all jobs")
 
 
 def _report_other(text: str, job_id: int, other: int, *, is_strict: bool) -> None:
