@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.sinks import ROWS, RowKind
-from trainwire.workers.drain.decoding import visible
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.drain.occurrences import insert_dead_letters
 from trainwire.workers.sinks.base import Delivered
 
@@ -140,7 +140,7 @@ def note_failure(
             "ON CONFLICT (sink, job_id) DO UPDATE SET attempts = delivery_cursors.attempts + 1, "
             "last_error = excluded.last_error, next_attempt_at = excluded.next_attempt_at"
         ),
-        {"sink": sink, "job_id": job_id, "error": visible(error), "retry_in_s": retry_in_s},
+        {"sink": sink, "job_id": job_id, "error": storable_text(error), "retry_in_s": retry_in_s},
     )
 
 
@@ -229,7 +229,7 @@ def mark_down(connection: Connection, sink: str, error: str, retry_in_s: float) 
             "down_since = coalesce(sink_states.down_since, now()), next_probe_at = excluded.next_probe_at, "
             "last_error = excluded.last_error"
         ),
-        {"sink": sink, "error": visible(error), "retry_in_s": retry_in_s},
+        {"sink": sink, "error": storable_text(error), "retry_in_s": retry_in_s},
     )
 
 
@@ -258,7 +258,7 @@ def _dead_letter(connection: Connection, sink: str, kind: RowKind, delivered: Ma
                 "source": refusal.source,
                 "seq": refusal.seq,
                 "reason": refusal.reason,
-                "detail": visible(refusal.detail),
+                "detail": storable_text(refusal.detail),
                 "raw": raw,
                 "raw_sha256": hashlib.sha256(raw).digest(),
             }
