@@ -270,12 +270,12 @@ class Run(RunReports, RunEnd):
 
     @property
     def origin(self) -> Origin:
-        """Return the job, attempt, source and rank that this run's messages carry."""
+        """The job, attempt, source and rank that this run's messages carry."""
         return self._session.outbox.origin
 
     @property
     def source(self) -> str:
-        """Return the random name under which this process sends messages."""
+        """The random name under which this process sends messages."""
         return self.origin.source
 
     @forgiving()
