@@ -17,6 +17,7 @@ import psutil
 from sqlalchemy import text
 
 from tests.forked_starts import StartedProcess, start_module
+from tests.processes import server_variables
 from trainwire.schemas.keys import Kind, ordered_key, stream_key
 from trainwire.workers.resources import Resources
 
@@ -70,8 +71,7 @@ def running(
         | {"LOKI_ENABLED": str("LOKI_URL" in env)}
         | env
         | {
-            "DATABASE_URL": resources.settings.database_url.get_secret_value(),
-            "REDIS_URL": resources.settings.redis_url.get_secret_value(),
+            **server_variables(resources.settings),
             "PYTHONWARNINGS": "ignore",
         }
     )

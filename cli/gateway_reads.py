@@ -17,7 +17,8 @@ from trainwire.schemas.times import to_datetime
 from trainwire.stores.postgres.checkpoints import CheckpointFile
 from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth
 from trainwire.stores.postgres.jobs.job_lookup import Job
-from trainwire.stores.rows.command_rows import LogFilter, StoredLine, StoredPoint
+from trainwire.stores.rows.command_rows import StoredPoint
+from trainwire.stores.rows.log_pages import LineFilter
 
 PAGE_JOBS: Final = 200
 PAGE_LINES: Final = 5000
@@ -109,9 +110,9 @@ class GatewayReads:
                 break
         return found
 
-    def newest_logs(self, job: ClientJob, wanted: LogFilter, limit: int) -> list[StoredLine]:
+    def newest_logs(self, job: ClientJob, wanted: LineFilter, limit: int) -> list[LogLine]:
         """Return the last `limit` matching lines, oldest first."""
-        found: list[StoredLine] = []
+        found: list[LogLine] = []
         before: int | None = None
         while len(found) < limit:
             lines, before = _lines(job, wanted, limit - len(found), None, before)
@@ -120,9 +121,9 @@ class GatewayReads:
                 break
         return found[-limit:] if limit else []
 
-    def logs_after(self, job: ClientJob, wanted: LogFilter, seq: int, limit: int) -> list[StoredLine]:
+    def logs_after(self, job: ClientJob, wanted: LineFilter, seq: int, limit: int) -> list[LogLine]:
         """Return the first matching lines after `seq`, at most about `limit`, oldest first."""
-        found: list[StoredLine] = []
+        found: list[LogLine] = []
         after: int | None = seq
         while after is not None and len(found) < limit:
             lines, after = _lines(job, wanted, limit - len(found), after, None)
@@ -131,8 +132,8 @@ class GatewayReads:
 
 
 def _lines(
-    job: ClientJob, wanted: LogFilter, limit: int, after: int | None, before: int | None
-) -> tuple[list[StoredLine], int | None]:
+    job: ClientJob, wanted: LineFilter, limit: int, after: int | None, before: int | None
+) -> tuple[list[LogLine], int | None]:
     """Return a page of matching lines after or before a `seq`, and the position of the next page, or None."""
     # The gateway ignores the case of letters in a text; the command does not.
     page = job.log_page(
@@ -143,18 +144,7 @@ def _lines(
         after=after,
         before=before,
     )
-    return [_line(line) for line in page.lines if wanted.text is None or wanted.text in line.text], page.next
-
-
-def _line(line: LogLine) -> StoredLine:
-    return StoredLine(
-        seq=line.seq,
-        logged_at=to_datetime(line.ts),
-        log_type=line.log_type,
-        level=line.level,
-        rank=line.rank,
-        content=line.text,
-    )
+    return [line for line in page.lines if wanted.text is None or wanted.text in line.text], page.next
 
 
 def _job(item: Mapping[str, Any]) -> Job:

@@ -68,7 +68,7 @@ def known_job(connection: Connection, job_id: int) -> Job:
         )
     is_short = job_id < 10 ** (LEAST_PREFIX - 1)
     hint = f"; the beginning or end of a longer number needs {LEAST_PREFIX} digits" if is_short else ""
-    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is{hint}")
+    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists all jobs{hint}")
 
 
 def _report_other(text: str, job_id: int, other: int, *, is_strict: bool) -> None:

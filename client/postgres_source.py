@@ -129,7 +129,7 @@ class PostgresSource:
             with self._reading(), self._engine.begin() as connection:
                 found = request_stop(connection, job_id, local_user() if by is None else by, reason)
         except UnknownJob as exc:
-            raise JobNotFound(f"no job {job_id} in the database: client.jobs() yields what there is") from exc
+            raise JobNotFound(f"no job {job_id} in the database: client.jobs() yields all jobs") from exc
         except (AlreadyEnded, WrongText) as exc:
             raise ClientError(str(exc)) from exc
         return record(StopInfo, {name: getattr(found, name) for name in StopInfo.__struct_fields__})

@@ -66,7 +66,7 @@ class GatewaySettings(StoreSettings):
 
     @property
     def is_auth_on(self) -> bool:
-        """Return whether requests need a token: `gateway_auth` is on, or other machines can reach the gateway."""
+        """Whether requests need a token: `gateway_auth` is on, or other machines can reach the gateway."""
         return self.gateway_auth == "on" or not is_loopback(self.gateway_host)
 
 

@@ -58,12 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         "--tensorboard", metavar="DIR", type=Path, action="append", default=[], help="follow event files below DIR"
     )
     parser.add_argument(
-        "--upload-artifacts", action="store_true", help="upload what MLflow logs to the bucket for checkpoints"
+        "--upload-artifacts", action="store_true", help="upload artifacts of MLflow to the bucket for checkpoints"
     )
     parser.add_argument(
         "--wandb",
         metavar="MODE",
-        help=f"{', '.join(WANDB_MODES)}: also take what is logged to W&B, disable W&B itself, leave it alone; "
+        help=f"{', '.join(WANDB_MODES)}: also take values logged to W&B, disable W&B itself, leave it alone; "
         f"default: {WANDB_VARIABLE}, or the first",
     )
     parser.add_argument(

@@ -30,7 +30,7 @@ class Receipt:
 
     @property
     def unsettled(self) -> int:
-        """Return the number of messages that are neither stored nor lost.
+        """The number of messages that are neither stored nor lost.
 
         They still wait for acknowledgement, unless the job was deleted.
         """
@@ -39,5 +39,5 @@ class Receipt:
 
     @property
     def complete(self) -> bool:
-        """Return whether every reported value is committed in Postgres, and none was dropped."""
+        """Whether every reported value is committed in Postgres, and none was dropped."""
         return not self.dropped and self.stored == self.produced

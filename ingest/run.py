@@ -40,6 +40,7 @@ from trainwire.schemas.wire.validation import MAX_ID
 
 if TYPE_CHECKING:
     from trainwire.ingest.output.capture import Capture
+    from trainwire.ingest.tracing import RunTrace
 
 quiet_ours()
 
@@ -201,12 +202,9 @@ class Run(RunReports, RunEnd):
         self._history = history
         self._address = address_of(settings)
         self._started_at: int = joined_run_of_ns or time.time_ns()
-        self._trace = None
-        if joined_run_of_ns is None and settings.tracing.is_on and not settings.is_disabled:
-            from trainwire.ingest.tracing import begin_trace  # noqa: PLC0415 - of no use without a collector
-
-            self._trace = begin_trace(settings.tracing, self.job_id, self._place)
-            traceparent = None if self._trace is None else self._trace.traceparent
+        self._trace = self._begin_trace(settings) if joined_run_of_ns is None else None
+        if self._trace is not None:
+            traceparent = self._trace.traceparent
         self._session = Session(
             self.job_id,
             self.attempt,
@@ -223,6 +221,14 @@ class Run(RunReports, RunEnd):
         atexit.register(self._finish_at_exit)
         self._cancel_end_of_target = at_end_of_target(self._finish_at_end_of_target)
         renew_in_children(self)
+
+    def _begin_trace(self, settings: TrainerSettings) -> RunTrace | None:
+        """Begin the span of the run; return None if the run is not traced."""
+        if not settings.tracing.is_on or settings.is_disabled:
+            return None
+        from trainwire.ingest.tracing import begin_trace  # noqa: PLC0415 - of no use without a collector
+
+        return begin_trace(settings.tracing, self.job_id, self._place)
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> Run:
@@ -264,12 +270,12 @@ class Run(RunReports, RunEnd):
 
     @property
     def origin(self) -> Origin:
-        """Return the job, attempt, source and rank that this run's messages carry."""
+        """The job, attempt, source and rank that this run's messages carry."""
         return self._session.outbox.origin
 
     @property
     def source(self) -> str:
-        """Return the random name under which this process sends messages."""
+        """The random name under which this process sends messages."""
         return self.origin.source
 
     @forgiving()

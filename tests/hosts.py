@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from tests.integration.gateway.feed_clients import GatewayAddress, free_port
-from tests.processes import ROOT, wait_until
+from tests.processes import ROOT, server_variables, wait_until
 from trainwire.workers.settings import Settings
 
 START_TIMEOUT_S = 60
@@ -24,8 +24,7 @@ class Host:
         self.gateway = GatewayAddress(free_port())
         self._folder = folder
         self._env = os.environ | {
-            "DATABASE_URL": settings.database_url.get_secret_value(),
-            "REDIS_URL": settings.redis_url.get_secret_value(),
+            **server_variables(settings),
             "GATEWAY_PORT": str(self.gateway.port),
             "GATEWAY_REQUESTS_PER_S": "1000",
             "PYTHONWARNINGS": "ignore",  # Celery warns about root

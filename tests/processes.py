@@ -45,6 +45,14 @@ def in_child(run: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def server_variables(settings: Settings) -> dict[str, str]:
+    """Return the environment variables that name the Postgres and the Redis of `settings`."""
+    return {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+    }
+
+
 class Process:
     """One of our own processes, with its output in a file; `python` is that of an installed trainwire."""
 
@@ -57,8 +65,7 @@ class Process:
         self.command: list[str] | None = None
         """Command to start instead of the module."""
         self._env = os.environ | {
-            "DATABASE_URL": settings.database_url.get_secret_value(),
-            "REDIS_URL": settings.redis_url.get_secret_value(),
+            **server_variables(settings),
             **env,
         }
         self._process: StartedProcess | None = None

@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from benchmarks.processes import POLL_S, ROOT
 from benchmarks.stores import empty
+from tests.processes import server_variables
 from trainwire.schemas.keys import DEFAULT_SHARDS, Kind, shard_of, stream_key
 from trainwire.workers.resources import Resources
 
@@ -113,8 +114,7 @@ def cost(resources: Resources, kind: Kind, encoding: str, body: bytes) -> Cost:
     entry = {"v": 1, "job": JOB, "attempt": 1, "source": "hostile", "seq": 1, "enc": encoding, "body": body}
     resources.redis.xadd(stream_key(kind, shard_of(JOB, DEFAULT_SHARDS)), cast("Any", entry))
     env = os.environ | {
-        "DATABASE_URL": resources.settings.database_url.get_secret_value(),
-        "REDIS_URL": resources.settings.redis_url.get_secret_value(),
+        **server_variables(resources.settings),
         "LOKI_ENABLED": "false",
         "PYTHONWARNINGS": "ignore",
     }

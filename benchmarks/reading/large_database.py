@@ -25,6 +25,7 @@ from sqlalchemy import text
 
 from benchmarks.load import LINE, log_entry
 from benchmarks.processes import ROOT, running, running_gateway, wait_until
+from tests.processes import server_variables
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of, stream_key
 from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
@@ -186,8 +187,7 @@ def command(resources: Resources, arguments: list[str]) -> int:
     `doctor` fails here, for it also checks processes that are not running.
     """
     stores = {
-        "DATABASE_URL": resources.settings.database_url.get_secret_value(),
-        "REDIS_URL": resources.settings.redis_url.get_secret_value(),
+        **server_variables(resources.settings),
         "LOKI_ENABLED": "False",
     }
     argv = [sys.executable, "-m", "trainwire", *arguments]

@@ -58,7 +58,7 @@ class Tracker:
 
     @property
     def has_server(self) -> bool:
-        """Return whether the tracker needs a server process."""
+        """Whether the tracker needs a server process."""
         return bool(self.server_command)
 
     def start_server(self) -> None:

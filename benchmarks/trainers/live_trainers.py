@@ -60,7 +60,7 @@ class Load:
 
     @property
     def microseconds(self) -> float:
-        """Return the CPU time per line or point of all processes except the simulation."""
+        """The CPU time per line or point of all processes except the simulation."""
         ours = sum(cores for kind, cores in self.cores.items() if kind != "trainers")
         return 1e6 * ours / self.stored_per_s
 

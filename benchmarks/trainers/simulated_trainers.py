@@ -190,7 +190,7 @@ class Trainer:
 
     @property
     def awaited(self) -> int:
-        """Return the number of messages, lines and points that are not acknowledged."""
+        """The number of messages, lines and points that are not acknowledged."""
         made = sum(len(kind.messages) for kind in self._kinds.values())
         return made + len(self._lines) + len(self._points)
 

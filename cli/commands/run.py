@@ -69,7 +69,7 @@ def run(
         str | None,
         typer.Option(
             metavar="MODE",
-            help="mirror takes what is logged to W&B; replace also disables W&B, so no account is needed; off; "
+            help="mirror copies values logged to W&B; replace also disables W&B, so no account is needed; off; "
             f"default: {WANDB_VARIABLE}, or mirror.",
         ),
     ] = None,

@@ -46,7 +46,7 @@ from trainwire.schemas.wire.validation import InvalidMessage, check_body
 COUNTERS_TTL_S: Final = 30 * 24 * 3600
 IDEMPOTENCY_TTL_S: Final = 24 * 3600
 RETRY_TTL_S: Final = 120
-"""Seconds for which requests without a key are remembered; redis-py retries a lost reply for a shorter time."""
+"""Seconds for which requests without a key are kept; redis-py retries a lost reply for a shorter time."""
 SOURCE_BYTES: Final = 12
 """Number of random bytes in the name of a source; the SDK uses the same number."""
 
@@ -65,7 +65,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """The Idempotency-Key of a request and a hash of its content, remembered for `ttl_s` seconds."""
+    """The Idempotency-Key of a request and a hash of its content, kept for `ttl_s` seconds."""
 
     key: str
     fingerprint: str
@@ -202,7 +202,7 @@ _KEY_TAKEN: Final = problem(
 )
 _SCRIPT: Final = """
 local counters, answer, ends = unpack(KEYS, 1, 3)
-local job, attempt, source, ttl, fingerprint, remembered, now, began = unpack(ARGV, 1, 8)
+local job, attempt, source, ttl, fingerprint, kept_s, now, began = unpack(ARGV, 1, 8)
 local seen = redis.call('GET', answer)
 if seen then
   local stored, result = string.match(seen, '^(%%S+) ?(.*)$')
@@ -255,6 +255,6 @@ for number = 0, (#ARGV - 8) / 4 - 1 do
   end
 end
 redis.call('EXPIRE', counters, ttl)
-redis.call('SET', answer, fingerprint .. ' ' .. result, 'EX', remembered)
+redis.call('SET', answer, fingerprint .. ' ' .. result, 'EX', kept_s)
 return {'new', result}
 """ % {"version": WIRE_VERSION}  # noqa: UP031 - Lua is full of braces

@@ -57,7 +57,7 @@ class FeedState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_finished(self) -> bool:
-        """Return whether the attempt has ended."""
+        """Whether the attempt has ended."""
         return self.status in FINISHED
 
     def updated_by(self, event: Event) -> FeedState:

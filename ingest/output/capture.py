@@ -48,8 +48,8 @@ class Capture:
             self._relay = _Relay(run)
         except (OSError, RuntimeError, subprocess.SubprocessError) as exc:
             logger.warning(
-                "job %s: no relay process, or no thread for it, could be started (%s): what Python "
-                "prints is logged, what C code and subprocesses print is only shown",
+                "job %s: no relay process, or no thread for it, could be started (%s): output of Python is "
+                "logged, that of C code and subprocesses is only shown",
                 run.job_id,
                 exc,
             )

@@ -72,17 +72,17 @@ class Buffer:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether no value waits to become part of a message."""
+        """Whether no value waits to become part of a message."""
         return not self.buffered_bytes
 
     @property
     def size_bytes(self) -> int:
-        """Return the approximate memory, in bytes, of all values and messages that are not acknowledged."""
+        """The approximate memory, in bytes, of all values and messages that are not acknowledged."""
         return self.buffered_bytes + self.unacked_bytes
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Return the number of dropped lines, points, checkpoints and single values, by kind."""
+        """The number of dropped lines, points, checkpoints and single values, by kind."""
         with self._lock:
             return dict(self._dropped)
 

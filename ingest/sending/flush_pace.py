@@ -30,7 +30,7 @@ class FlushPace:
 
     @property
     def is_slow(self) -> bool:
-        """Return whether the interval is longer than `least_s`."""
+        """Whether the interval is longer than `least_s`."""
         return self.interval_s > self.least_s
 
     def after(self, behind_s: float) -> FlushPace:

@@ -69,7 +69,7 @@ class Activity:
 
     @property
     def usual_pause_s(self) -> float | None:
-        """Return the longest pause that is still normal, in seconds; None before `LEAST_PAUSES` pauses."""
+        """The longest pause that is still normal, in seconds; None before `LEAST_PAUSES` pauses."""
         if self._pauses < LEAST_PAUSES:
             return None
         return max(LEAST_USUAL_PAUSE_S, USUAL_PAUSE_FACTOR * self._longest_s)
@@ -156,12 +156,12 @@ class SourceHeartbeat:
 
     @property
     def is_due(self) -> bool:
-        """Return whether it is time for the next heartbeat."""
+        """Whether it is time for the next heartbeat."""
         return self._clock() >= self._due_at
 
     @property
     def claim_ttl_ms(self) -> int:
-        """Return the milliseconds after which a claim expires without a heartbeat."""
+        """The milliseconds after which a claim expires without a heartbeat."""
         return max(1, int(1000 * CLAIM_TTL_BEATS * self._vitals.interval_s))
 
     def note_answer(self, claim: object, *, is_taken: bool) -> None:

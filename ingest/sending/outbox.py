@@ -100,7 +100,7 @@ class Outbox:
 
     @property
     def unsent_bytes(self) -> int:
-        """Return the approximate memory of the messages that were not sent yet, in bytes."""
+        """The approximate memory of the messages that were not sent yet, in bytes."""
         with self._lock:
             return sum(messages.unsent_bytes for messages in self._messages.values())
 
@@ -164,17 +164,17 @@ class Outbox:
 
     @property
     def is_all_sent(self) -> bool:
-        """Return whether Redis has all messages, and no value is buffered."""
+        """Whether Redis has all messages, and no value is buffered."""
         return self._is_all(lambda messages: messages.is_all_sent)
 
     @property
     def is_all_spooled(self) -> bool:
-        """Return whether all messages are in the spool or acknowledged, and no value is buffered."""
+        """Whether all messages are in the spool or acknowledged, and no value is buffered."""
         return self._spool.exists and self._is_all(lambda messages: not messages.only_in_memory)
 
     @property
     def is_all_acked(self) -> bool:
-        """Return whether all messages are acknowledged, and no value is buffered."""
+        """Whether all messages are acknowledged, and no value is buffered."""
         return self._is_all(lambda messages: messages.acked == messages.last)
 
     def receipt(self) -> Receipt:

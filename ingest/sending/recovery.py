@@ -46,12 +46,12 @@ class Leftover:
 
     @property
     def is_done(self) -> bool:
-        """Return whether the source's folder was deleted: all its messages are stored, lost or discarded."""
+        """Whether the source's folder was deleted: all its messages are stored, lost or discarded."""
         return not self.receipt.unsettled or self.is_discarded
 
     @property
     def is_discarded(self) -> bool:
-        """Return whether the job was deleted: the workers have acknowledged all messages and stored none."""
+        """Whether the job was deleted: the workers have acknowledged all messages and stored none."""
         return self.receipt.is_job_deleted and not any(self.receipt.spooled.values())
 
 

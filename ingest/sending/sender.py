@@ -86,12 +86,12 @@ class Sender:
 
     @property
     def is_started(self) -> bool:
-        """Return whether the thread was started."""
+        """Whether the thread was started."""
         return self._thread is not None
 
     @property
     def is_reachable(self) -> bool:
-        """Return whether the last attempt to reach the server, if there was one, did not fail."""
+        """Whether the last attempt to reach the server, if there was one, did not fail."""
         return self._outage.since is None and not self.is_refused
 
     def start(self) -> bool:

@@ -255,7 +255,7 @@ class Session:
 
     @property
     def stop(self) -> StopSignal:
-        """Return the `StopSignal` of this process, which has the request to stop if one has arrived."""
+        """The `StopSignal` of this process, which has the request to stop if one has arrived."""
         return self._heartbeat.stop
 
     def should_stop(self) -> bool:
@@ -279,7 +279,7 @@ class Session:
 
     @property
     def is_creator(self) -> bool:
-        """Return whether this process created the run.
+        """Whether this process created the run.
 
         It is False in a forked child, and in a process that joined a run of its parent or unpickled one.
         """

@@ -35,7 +35,7 @@ class EncodedMessage(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Return the approximate memory of the message in bytes."""
+        """The approximate memory of the message in bytes."""
         return sys.getsizeof(self.entry["body"]) + ENTRY_OVERHEAD_BYTES
 
 
@@ -138,28 +138,28 @@ class UnackedMessages:
 
     @property
     def is_all_sent(self) -> bool:
-        """Return whether Redis has every message."""
+        """Whether Redis has every message."""
         return self.sent == self.last and not self._resend
 
     @property
     def unsent_bytes(self) -> int:
-        """Return the approximate memory of the messages that were not sent yet, in bytes."""
+        """The approximate memory of the messages that were not sent yet, in bytes."""
         unsent = takewhile(lambda message: message.seq > self.sent, reversed(self._in_memory.values()))
         return sum(message.size_bytes for message in unsent)
 
     @property
     def has_sent(self) -> bool:
-        """Return whether this process has sent any messages of this kind."""
+        """Whether this process has sent any messages of this kind."""
         return self.sent > self._began_at
 
     @property
     def only_in_memory(self) -> int:
-        """Return the number of messages that are not in the spool."""
+        """The number of messages that are not in the spool."""
         return sum(not message.is_spooled for message in self._in_memory.values())
 
     @property
     def awaited(self) -> int | None:
-        """Return the number of the newest sent message if it is not acknowledged; else None."""
+        """The number of the newest sent message if it is not acknowledged; else None."""
         return self.sent if self.sent > self.acked else None
 
     def _get(self, seq: int, last: int) -> EncodedMessage:

@@ -191,7 +191,7 @@ class TrainerSettings:
 
     @property
     def streams(self) -> str | None:
-        """Return the configured address of the gateway, else that of the Redis with the streams, else None."""
+        """The configured address of the gateway, else that of the Redis with the streams, else None."""
         return self.url or self.streams_url or self.redis_url
 
     def with_stall_after(self, stall_after_s: float | None) -> TrainerSettings:

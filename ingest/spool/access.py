@@ -71,17 +71,17 @@ class SpoolAccess:
 
     @property
     def exists(self) -> bool:
-        """Return whether the spool is open and its folder still exists."""
+        """Whether the spool is open and its folder still exists."""
         return self.spool is not None and os.path.exists(self.spool.folder.path)
 
     @property
     def is_full(self) -> bool:
-        """Return whether the spool has reached its size limit."""
+        """Whether the spool has reached its size limit."""
         return self.spool is not None and self.spool.is_full
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of the messages on the disk in bytes."""
+        """The size of the messages on the disk in bytes."""
         return 0 if self.spool is None else self.spool.size_bytes
 
     def open(self, *, at_once: bool = False) -> bool:

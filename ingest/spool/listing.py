@@ -30,12 +30,12 @@ class Spooled:
 
     @property
     def count(self) -> int:
-        """Return the number of messages of all kinds."""
+        """The number of messages of all kinds."""
         return sum(self.messages.values())
 
     @property
     def is_being_sent(self) -> bool:
-        """Return whether another process of this machine has locked the folder of an ended source, to send it."""
+        """Whether another process of this machine has locked the folder of an ended source, to send it."""
         return self.is_live and self.about.host == socket.gethostname() and not is_alive(self.about.pid)
 
 

@@ -89,17 +89,17 @@ class Segments:
 
     @property
     def first(self) -> int:
-        """Return the lowest sequence number of a message in the files; 0 if there are none."""
+        """The lowest sequence number of a message in the files; 0 if there are none."""
         return self._segments[0].first if self._segments else 0
 
     @property
     def last(self) -> int:
-        """Return the highest sequence number of a message in the files; 0 if there are none."""
+        """The highest sequence number of a message in the files; 0 if there are none."""
         return self._segments[-1].last if self._segments else 0
 
     @property
     def count(self) -> int:
-        """Return the number of messages in the files that can be read."""
+        """The number of messages in the files that can be read."""
         return sum(segment.count for segment in self._segments)
 
     def append(self, record: Record) -> None:

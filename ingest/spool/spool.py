@@ -63,12 +63,12 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of the messages on the disk in bytes."""
+        """The size of the messages on the disk in bytes."""
         return sum(segments.size_bytes for segments in self._segments.values())
 
     @property
     def is_full(self) -> bool:
-        """Return whether the spool has reached its size limit."""
+        """Whether the spool has reached its size limit."""
         return self.size_bytes >= self._limit_bytes
 
     def spans(self) -> dict[Kind, Span]:
@@ -119,7 +119,7 @@ class Spool:
 
     @property
     def drops(self) -> dict[str, int]:
-        """Return the counts of dropped lines and points, including those dropped before they were numbered."""
+        """The counts of dropped lines and points, including those dropped before they were numbered."""
         return dict(self._drops)
 
     def note_drops(self, drops: Mapping[str, int]) -> None:

@@ -40,7 +40,7 @@ class UploadRetry:
 
     @property
     def is_failing(self) -> bool:
-        """Return whether the last request to the object store failed."""
+        """Whether the last request to the object store failed."""
         return self._failing_since is not None
 
     def stop(self) -> None:

@@ -54,7 +54,7 @@ class SnapshotFile:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of the file in bytes when the snapshot was taken."""
+        """The size of the file in bytes when the snapshot was taken."""
         return self.version.size_bytes
 
     def is_intact(self) -> bool:
@@ -72,7 +72,7 @@ class Snapshot:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of all files in bytes."""
+        """The size of all files in bytes."""
         return sum(file.size_bytes for file in self.files)
 
     def discard(self) -> None:

@@ -81,7 +81,7 @@ class Uploads:
 
     @property
     def is_idle(self) -> bool:
-        """Return whether every checkpoint is reported."""
+        """Whether every checkpoint is reported."""
         return not self._queue
 
     def take(self, checkpoint: Checkpoint, choice: UploadChoice | None, taken: Path | None = None) -> None:

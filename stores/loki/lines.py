@@ -12,12 +12,11 @@ from sqlalchemy import Connection, func, select
 
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.tables import delivery_cursors, training_jobs, training_logs
-from trainwire.schemas.times import to_datetime, to_ns
+from trainwire.schemas.times import to_ns
 from trainwire.stores.loki.config import MAX_AGE_NS, MAX_AHEAD_NS, MAX_FUTURE_NS
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.stores.loki.query import LokiLine, number_of, read_lines, read_newest
-from trainwire.stores.rows.command_rows import LogFilter, StoredLine
-from trainwire.stores.rows.log_pages import PAGE_BYTES
+from trainwire.stores.rows.log_pages import PAGE_BYTES, LineFilter
 
 MARGIN_NS: Final = 10**9
 UNNUMBERED: Final = 0
@@ -35,14 +34,17 @@ def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: st
     yield from read_lines(http, job_id, start_ns, end_ns, extra)
 
 
-def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[StoredLine]:
-    """Yield the lines in Loki that match the filter `wanted`, oldest first; parts of split lines are joined."""
+def find_lines(connection: Connection, http: LokiHttp, wanted: LineFilter) -> Iterator[LogLine]:
+    """Yield a job's lines in Loki, oldest first; parts of split lines are joined.
+
+    They match the log type, the attempt and the text of `wanted`, with the same case.
+    """
     extra = "" if wanted.log_type is None else f', log_type="{wanted.log_type}"'
     for line, content in whole_lines(lines_in_loki(connection, http, wanted.job_id, extra)):
         if wanted.attempt is not None and line.label("attempt") != str(wanted.attempt):
             continue
         if wanted.text is None or wanted.text in content:
-            yield _log_line(line, content)
+            yield _event_line(line, content)
 
 
 def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[LogLine]:
@@ -124,17 +126,6 @@ def _event_line(line: LokiLine, text: str) -> LogLine:
         text=text,
         level=line.label("level"),
         rank=number_of(line.label("rank")),
-    )
-
-
-def _log_line(line: LokiLine, content: str) -> StoredLine:
-    return StoredLine(
-        seq=line.seq or UNNUMBERED,
-        logged_at=to_datetime(_trainers_ns(line)),
-        log_type=line.label("log_type") or "",
-        level=line.label("level"),
-        rank=number_of(line.label("rank")),
-        content=content,
     )
 
 

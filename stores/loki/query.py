@@ -150,7 +150,7 @@ def _lines_of(http: LokiHttp, answer: BaseHTTPResponse) -> list[LokiLine]:
     try:
         streams: list[dict[str, Any]] = answer.json()["data"]["result"]
     except (ValueError, KeyError, TypeError) as exc:
-        wrong = f"what answers at {http.url} is not Loki: set LOKI_URL to Loki's own address"
+        wrong = f"the server at {http.url} is not Loki: set LOKI_URL to Loki's own address"
         raise LokiUnavailable(wrong) from exc
     lines = [
         LokiLine(int(value[0]), value[1], tuple(sorted(stream["stream"].items())))

@@ -176,9 +176,9 @@ def find_object(connection: Connection, job_id: int, seq: int) -> S3Uri:
 def last_checkpoint(connection: Connection, job_id: int) -> str | None:
     """Return the URI of the newest attempt's newest checkpoint; None if there is none.
 
-    Checkpoints that retention deleted or that verification found missing or different are skipped, and files that
-    are no checkpoints; if an attempt has no other ones, the attempt before it is searched. Those that were not
-    uploaded are not skipped.
+    Skips checkpoints that retention deleted or that verification found missing or different, and files that are no
+    checkpoints. If nothing is left of an attempt, the attempt before it is searched. A checkpoint that was not
+    uploaded is not skipped.
     """
     return connection.execute(_NEWEST, {"job_id": job_id}).scalar_one_or_none()
 

@@ -180,8 +180,8 @@ def begin_deletion(
         return _repeat(connection, job_id, choice)
     if plan.is_at_work and not force:
         raise StillAtWork(
-            f"job {job_id} is {plan.status}: end its trainer first, or force the deletion (then what its trainer "
-            "sends from now on is discarded)"
+            f"job {job_id} is {plan.status}: end its trainer first, or force the deletion (later messages of "
+            "its trainer are then discarded)"
         )
     tombstone = {
         "job_id": job_id,

@@ -114,7 +114,7 @@ class AbsentRanks:
         `newest_attempt`.
         """
         named = [f"{first:,}" if first == last else f"{first:,}-{last:,}" for first, last in self.ranges]
-        rest = sum(last - first + 1 for first, last in self.ranges[SHOWN_RANGES:])
+        rest = count_numbers(self.ranges[SHOWN_RANGES:])
         more = f" and {rest:,} more" if rest else ""
         noun = "rank" if len(named) == 1 and "-" not in named[0] else "ranks"
         of_attempt = "" if self.attempt == newest_attempt else f" in attempt {self.attempt}"

@@ -9,53 +9,27 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Select, func, select
 
+from trainwire.schemas.events import LogLine
 from trainwire.schemas.non_finite import Number, shown_float
 from trainwire.schemas.tables import LIFTED, training_logs, training_metrics
-from trainwire.stores.postgres.columns import columns_of
+from trainwire.stores.rows.event_rows import log_line, select_lines
+from trainwire.stores.rows.log_pages import LineFilter
 
 
-class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_logs, or the same line read from Loki."""
-
-    seq: int
-    logged_at: datetime
-    log_type: str
-    level: str | None
-    rank: int | None
-    content: str
-
-
-class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions on a job's log lines; None is no condition. `text` must occur in the line, with the same case."""
-
-    job_id: int
-    log_type: str | None = None
-    text: str | None = None
-    attempt: int | None = None
-
-
-def newest_logs(connection: Connection, wanted: LogFilter, limit: int) -> list[StoredLine]:
+def newest_logs(connection: Connection, wanted: LineFilter, limit: int) -> list[LogLine]:
     """Return the last lines that match `wanted`, at most `limit`, oldest first."""
     newest = _logs(wanted).order_by(training_logs.c.seq.desc()).limit(limit)
-    return [StoredLine(**row) for row in reversed(connection.execute(newest).mappings().all())]
+    return [log_line(row) for row in reversed(connection.execute(newest).all())]
 
 
-def logs_after(connection: Connection, wanted: LogFilter, seq: int, limit: int) -> list[StoredLine]:
+def logs_after(connection: Connection, wanted: LineFilter, seq: int, limit: int) -> list[LogLine]:
     """Return the first lines after `seq` that match `wanted`, at most `limit`, oldest first."""
     after = _logs(wanted).where(training_logs.c.seq > seq).order_by(training_logs.c.seq).limit(limit)
-    return [StoredLine(**row) for row in connection.execute(after).mappings()]
+    return [log_line(row) for row in connection.execute(after)]
 
 
-def _logs(wanted: LogFilter) -> Select[Any]:
-    table = training_logs
-    found = select(*columns_of(StoredLine, table)).where(table.c.job_id == wanted.job_id)
-    if wanted.log_type is not None:
-        found = found.where(table.c.log_type == wanted.log_type)
-    if wanted.attempt is not None:
-        found = found.where(table.c.attempt == wanted.attempt)
-    if wanted.text is not None:
-        found = found.where(table.c.content.contains(wanted.text, autoescape=True))
-    return found
+def _logs(wanted: LineFilter) -> Select[Any]:
+    return select_lines(wanted.job_id, *wanted.conditions)
 
 
 class StoredPoint(msgspec.Struct, frozen=True, gc=False):

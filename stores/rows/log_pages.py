@@ -32,7 +32,7 @@ _NEXT_LINES: Final = text(
 
 
 class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions on a job's lines; None is no condition. `text` must occur in the line; case is ignored."""
+    """Conditions on a job's lines; None is no condition. `text` must occur in the line."""
 
     job_id: int
     log_type: str | None = None
@@ -40,6 +40,8 @@ class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
     rank: int | None = None
     attempt: int | None = None
     text: str | None = None
+    ignores_case: bool = True
+    """Whether the case of letters in `text` is ignored."""
 
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
@@ -48,7 +50,11 @@ class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
         found: list[ColumnElement[bool]] = [
             _L[name] == value for name, value in wanted.items() if value is not None
         ]
-        return found if self.text is None else [*found, _contains(self.text)]
+        if self.text is not None and self.ignores_case:
+            found.append(_contains(self.text))
+        elif self.text is not None:
+            found.append(_L.content.contains(self.text, autoescape=True))
+        return found
 
 
 class LinePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +151,7 @@ def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
 
 
 def _contains(text: str) -> ColumnElement[bool]:
+    """Return the condition that a line contains `text`, ignoring case."""
     if not text.isascii():
         return _L.content.icontains(text, autoescape=True)
     # Only ASCII letters can match, whose case the collation "C" knows: it lowers a text in half of the time that a

@@ -69,12 +69,12 @@ def gateway_page(chromium: Browser, gateway: GatewayServer) -> Iterator[Page]:
 
 
 @contextmanager
-def open_page(chromium: Browser, url: str, patience_s: float) -> Iterator[Page]:
+def open_page(chromium: Browser, url: str, timeout_s: float) -> Iterator[Page]:
     """Open a page; fails on an error of a script or a violation of the content-security policy."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, base_url=url)
     context.add_init_script(WATCH)
     page = context.new_page()
-    page.set_default_timeout(patience_s * 1000)
+    page.set_default_timeout(timeout_s * 1000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if "Security Policy" in message.text else None)

@@ -15,8 +15,11 @@ TICK_MS = 5_000
 _VALUES = """(9, 'new', '{"lr"\\: 4.5}'), (8, 'low', '{"lr"\\: 0}')"""
 
 
-def insert_jobs(resources: Resources, number: int) -> None:
-    """Make jobs 1 to `number`, the last one the newest; `lr` of job n is n modulo 10."""
+def insert_jobs(resources: Resources, number: int, *changes: str) -> None:
+    """Make jobs 1 to `number`, the last one the newest; `lr` of job n is n modulo 10.
+
+    Each of `changes` is then executed after `UPDATE training_jobs SET`.
+    """
     columns = "id, name, status, attempt, created_at, started_at, completed_at, params, tags, best_metrics"
     made = (
         "SELECT n, 'job ' || n, CASE WHEN n % 4 = 0 THEN 'failed' ELSE 'completed' END, 1, began, began, now(), "
@@ -26,6 +29,8 @@ def insert_jobs(resources: Resources, number: int) -> None:
     )
     with resources.engine.begin() as connection:
         connection.execute(text(f"INSERT INTO training_jobs ({columns}) {made}"))
+        for change in changes:
+            connection.execute(text(f"UPDATE training_jobs SET {change}"))
 
 
 def shown(page: Page) -> list[int]:
@@ -240,10 +245,7 @@ def test_jobs_are_plotted(gateway_page: Page, resources: Resources) -> None:
 
 def test_the_colours_of_a_plot_are_explained(gateway_page: Page, resources: Resources) -> None:
     """The legend names the colour of each value, and the grey of jobs without one only where there are some."""
-    insert_jobs(resources, 4)
-    with resources.engine.begin() as connection:
-        connection.execute(text("UPDATE training_jobs SET tags = '{}' WHERE id = 2"))
-        connection.execute(text("UPDATE training_jobs SET params = params - 'batch size' WHERE id = 3"))
+    insert_jobs(resources, 4, "tags = '{}' WHERE id = 2", "params = params - 'batch size' WHERE id = 3")
     gateway_page.goto("/#/?view=scatter&x=params.lr&y=metrics.loss.best&color=tags.team")
     legend = gateway_page.locator(".plot-legend")
     expect(legend).to_have_text("team t0 t1 no value")
@@ -269,10 +271,7 @@ def test_the_ends_of_axes_are_those_of_drawn_jobs(gateway_page: Page, resources:
 
 def test_a_name_in_a_question_is_quoted(gateway_page: Page, resources: Resources) -> None:
     """A dialog quotes the name of a job, which may read like a part of its question."""
-    insert_jobs(resources, 2)
-    with resources.engine.begin() as connection:
-        connection.execute(text("UPDATE training_jobs SET name = 'Delete 50 jobs' WHERE id = 1"))
-        connection.execute(text("UPDATE training_jobs SET name = NULL WHERE id = 2"))
+    insert_jobs(resources, 2, "name = 'Delete 50 jobs' WHERE id = 1", "name = NULL WHERE id = 2")
     gateway_page.goto("/")
     for label, question in (
         ("Select job “Delete 50 jobs”", "Delete job “Delete 50 jobs”?"),

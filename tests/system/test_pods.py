@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.factories import Sender, logs
-from tests.processes import wait_until
+from tests.processes import server_variables, wait_until
 from tests.unit.test_kubernetes import BASE, SETTINGS, container, pods
 from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
@@ -108,8 +108,7 @@ def pod(name: str, resources: Resources, folder: Path) -> Pod:
     """Return a pod with the settings of the base and the Secret of the test's servers; ports are free ones."""
     settings = resources.settings
     env = SETTINGS | {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
+        **server_variables(settings),
         "FLOWER_USER": "operator",
         "FLOWER_PASSWORD": "kept-in-the-secret",
         "PYTHONPATH": str(ROOT),

@@ -12,7 +12,7 @@ import requests
 
 from tests.factories import Sender, logs, rows
 from tests.integration.gateway.feed_clients import GatewayProcess
-from tests.processes import wait_until, workers_running
+from tests.processes import server_variables, wait_until, workers_running
 from tests.trainer_processes import (
     check_command,
     check_postgres,
@@ -54,8 +54,7 @@ def test_a_server_of_the_cluster_dies_and_comes_back(
     """After a kill and a restart from its append-only file nothing is lost or doubled; others are not delayed."""
     settings = resources.settings
     env = {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
+        **server_variables(settings),
         "STREAMS_URL": cluster.url,
     }
     with (

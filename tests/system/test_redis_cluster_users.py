@@ -19,7 +19,7 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from tests.certificates import Authority
-from tests.processes import ROOT, workers_running
+from tests.processes import ROOT, server_variables, workers_running
 from tests.tls_proxy import TlsProxy
 from tests.tls_servers import Tls
 from tests.trainer_processes import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
@@ -102,8 +102,7 @@ def test_trainers_and_workers_on_a_cluster_over_tls(
         for user in USERS
     }
     env = {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
+        **server_variables(settings),
     }
     ours, theirs = ({**env, "STREAMS_URL": addresses[user]} for user in USERS)
     slot = int(cluster.on_all("CLUSTER", "KEYSLOT", stream_key("logs", shard_of(JOBS[0], SHARDS)))[HOME])

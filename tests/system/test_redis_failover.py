@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from tests.processes import Process, wait_until, workers_running
+from tests.processes import Process, server_variables, wait_until, workers_running
 from tests.trainer_processes import (
     check_command,
     check_each_once,
@@ -62,8 +62,7 @@ def test_a_replica_takes_over_and_its_missing_messages_are_resent(
     """Messages that Redis accepted and lost are detected and resent: every line is stored once."""
     settings = resources.settings
     env = {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
+        **server_variables(settings),
         "STREAMS_URL": cluster.url,
     }
     primary, replica = cluster.nodes[VICTIM], cluster.replicas[VICTIM]

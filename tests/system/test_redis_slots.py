@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.processes import workers_running
+from tests.processes import server_variables, workers_running
 from tests.trainer_processes import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
 from tests.valkey_cluster import ValkeyCluster
 from trainwire.schemas.keys import KINDS, shard_of, stream_key
@@ -37,8 +37,7 @@ def test_a_shard_moves_while_its_trainers_send(
     """While a slot moves six times, every line is stored once and in order, and no outage is reported."""
     settings = resources.settings
     env = {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
+        **server_variables(settings),
         "STREAMS_URL": cluster.url,
     }
     with cluster.client() as client:

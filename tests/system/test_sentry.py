@@ -16,7 +16,7 @@ import requests
 from sqlalchemy import text
 
 from tests.factories import Sender, metrics
-from tests.processes import ROOT, wait_until, workers_running
+from tests.processes import ROOT, server_variables, wait_until, workers_running
 from tests.webhook_receiver import Receiver
 from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
@@ -57,8 +57,7 @@ def environment(resources: Resources) -> dict[str, str]:
     """Return the variables with the addresses of the stores."""
     settings = resources.settings
     return {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
+        **server_variables(settings),
     }
 
 

@@ -19,7 +19,7 @@ import pytest
 from tests.factories import Sender, logs, rows
 from tests.integration.gateway.feed_clients import GatewayProcess
 from tests.otlp_receiver import OtlpReceiver, Span, collecting
-from tests.processes import ROOT, Process, wait_until, workers_running
+from tests.processes import ROOT, Process, server_variables, wait_until, workers_running
 from tests.twins.loki import Fault, LokiTwin
 from trainwire.gateway.auth.tokens import create_token
 from trainwire.schemas.keys import events_channel
@@ -280,8 +280,7 @@ def sweep(resources: Resources, *arguments: str, **env: str) -> subprocess.Compl
         cwd=ROOT,
         env=os.environ
         | {
-            "DATABASE_URL": settings.database_url.get_secret_value(),
-            "REDIS_URL": settings.redis_url.get_secret_value(),
+            **server_variables(settings),
             "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
             **env,
         },

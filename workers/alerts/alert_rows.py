@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 from trainwire.schemas.tables import alerts
 from trainwire.schemas.wire.messages import AlertLevel
 from trainwire.stores.postgres.alerts import CURSOR
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.alerts.rules import Rule
-from trainwire.workers.drain.decoding import visible
 from trainwire.workers.sinks import cursors
 
 
@@ -93,8 +93,8 @@ def save_alerts(connection: Connection, found: Sequence[Finding]) -> int:
                 "level": finding.level,
                 "job_id": finding.job_id,
                 "attempt": finding.attempt,
-                "title": visible(finding.title),
-                "content": visible(finding.content),
+                "title": storable_text(finding.title),
+                "content": storable_text(finding.content),
                 "occurred_at": finding.occurred_at,
             }
             new = insert(alerts).values(values).on_conflict_do_nothing().returning(alerts.c.id)

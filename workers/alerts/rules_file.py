@@ -156,7 +156,7 @@ class _RulesFile:
         seen: set[str] = set()
         for number, rule in enumerate(found.rules):
             if rule.name in seen:
-                problem = f"two rules are named {rule.name!r}; a name tells them apart in the log"
+                problem = f"two rules are named {rule.name!r}; give each a name of its own, which the log shows"
                 raise self._wrong(problem, self._line(_RULE_HEADER, number, "name"))
             seen.add(rule.name)
             for name in rule.destinations or [""]:

@@ -15,6 +15,7 @@ from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.stores.files.folders import WrongManifest, address_of, read_manifest
 from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store
 from trainwire.stores.postgres.checkpoints import DIFFERENT
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.checkpoints import orphans
 from trainwire.workers.checkpoints.runs import exclusive_run
 from trainwire.workers.checkpoints.surplus import (
@@ -27,7 +28,6 @@ from trainwire.workers.checkpoints.surplus import (
     retention_policy,
     surplus_files,
 )
-from trainwire.workers.drain.decoding import visible
 from trainwire.workers.resources import Resources
 
 log = structlog.get_logger("trainwire.workers.checkpoints.retention")
@@ -125,7 +125,7 @@ class Retention:
             # The manifest may list files of others: nothing is deleted, and the checkpoint counts as different.
             log.warning("retention.refused", **where, reason=str(exc))
             self._execute(_UNMARK, where)
-            self._execute(_UNVERIFY, where | {"error": visible(f"{DIFFERENT}: {exc}")})
+            self._execute(_UNVERIFY, where | {"error": storable_text(f"{DIFFERENT}: {exc}")})
             return False
         self._execute(_STAMP, where)
         log.info("retention.deleted", **where, rule=surplus.rule)

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from trainwire.stores.postgres.checkpoints import DIFFERENT, MISSING, OF_PATH, UNUSABLE
-from trainwire.workers.drain.decoding import visible
+from trainwire.stores.postgres.storable_text import storable_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def _values(result: VerificationResult) -> dict[str, object]:
         "uri": file.uri,
         "was_verified_before": file.attempts > 0,
         "is_verified": result.error is None and not file.is_overwritten,
-        "error": result.error and visible(result.error),
+        "error": result.error and storable_text(result.error),
         "retry_in_s": result.retry_in_s,
     }
 

@@ -13,6 +13,7 @@ from trainwire.schemas.keys import Kind
 from trainwire.schemas.tables.kinds import ROW_KINDS
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Body, Completion, Message, Metrics
 from trainwire.schemas.wire.validation import InvalidMessage
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.drain import job_rows, occurrences, positions, rows, store
 from trainwire.workers.drain.arrivals import (
     Arrival,
@@ -23,7 +24,7 @@ from trainwire.workers.drain.arrivals import (
     split_arrival,
 )
 from trainwire.workers.drain.changes import Change
-from trainwire.workers.drain.decoding import Content, Lost, Rejected, visible
+from trainwire.workers.drain.decoding import Content, Lost, Rejected
 from trainwire.workers.drain.jobs import FINAL_PATHS, JobState
 from trainwire.workers.drain.positions import MAX_RANGES, Position, SourceKey, SourceRow
 from trainwire.workers.drain.sources import Sources, named
@@ -264,7 +265,9 @@ class Batch:
         The job then keeps its earlier paths.
         """
         named = {name: getattr(body, name) for name in FINAL_PATHS}
-        left_out = {name: None for name, uri in named.items() if uri and (job_id, visible(uri)) in self._unusable}
+        left_out = {
+            name: None for name, uri in named.items() if uri and (job_id, storable_text(uri)) in self._unusable
+        }
         return replace(body, **left_out) if left_out else body
 
     def _dead_letter(self, letter: Rejected) -> None:
@@ -299,7 +302,7 @@ def _problem_of(content: Content, seq: int, position: Position) -> tuple[str, st
 def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
     """Return (job number, URI) of the best, last and final checkpoint paths in completions among `contents`."""
     return {
-        (content.job_id, visible(uri))
+        (content.job_id, storable_text(uri))
         for content in contents
         if isinstance(content, Message) and isinstance(content.body, Completion)
         for uri in (getattr(content.body, name) for name in FINAL_PATHS)

@@ -26,11 +26,10 @@ from trainwire.schemas.wire.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS,
 from trainwire.schemas.wire.messages import FREE_MAPS, Body, Logs, Message, Metrics
 from trainwire.schemas.wire.structure import json_elements, msgpack_elements
 from trainwire.schemas.wire.validation import InvalidMessage, free_elements
+from trainwire.stores.postgres.storable_text import storable_text
 
 log = structlog.get_logger("trainwire.workers.drain.decoding")
 
-NUL_REPLACEMENT: Final = "\u2400"
-SURROGATE_REPLACEMENT: Final = "\ufffd"
 MAX_DETAIL_CHARS: Final = 2000
 _MESSAGE_FIELDS: Final = 7
 _FIELD_BYTES: Final = 100
@@ -157,17 +156,6 @@ def rejected(raw: RawEntry, reason: str, detail: str) -> Rejected:
     return Rejected(raw, reason, detail, envelope.job_id, envelope.attempt, envelope.source, seq)
 
 
-def visible(text: str) -> str:
-    """Return `text` as Postgres can store it: NUL and lone surrogates are replaced by visible characters."""
-    if "\x00" in text:
-        text = text.replace("\x00", NUL_REPLACEMENT)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = "".join(SURROGATE_REPLACEMENT if "\ud800" <= char <= "\udfff" else char for char in text)
-    return text
-
-
 def _decode_body(kind: Kind, encoding: str, plain: bytes) -> Body:
     try:
         return decode_plain(kind, encoding, plain)
@@ -208,7 +196,7 @@ def _sanitized(value: object) -> object:
             return value.decode("utf-8", "replace")
         case str():
             # surrogateescape has turned each invalid byte into one lone surrogate.
-            return visible(value)
+            return storable_text(value)
         case list():
             return [_sanitized(item) for item in value]
         case dict():

@@ -24,7 +24,7 @@ from trainwire.schemas.wire.messages import (
 )
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
 from trainwire.stores.postgres.columns import RESULTS
-from trainwire.workers.drain.decoding import visible
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.drain.lifetimes import START_SPREAD, Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
 
@@ -203,7 +203,7 @@ class JobState(msgspec.Struct):
 
         A checkpoint message arrives late if its upload was retried.
         """
-        uri, saved_at = visible(body.uri), to_datetime(body.ts)
+        uri, saved_at = storable_text(body.uri), to_datetime(body.ts)
         if is_best(body) and _is_forward(saved_at, self.best_checkpoint_at):
             self.best_checkpoint_path, self.best_checkpoint_at = uri, saved_at
         is_last = body.kind != "best" and not body.kind.startswith(ARTIFACT)
@@ -282,10 +282,10 @@ class JobState(msgspec.Struct):
         ended_at = to_datetime(body.ts)
         best, last = body.best_checkpoint_path, body.last_checkpoint_path or body.final_checkpoint_path
         if best and _is_final(best, ended_at, self.best_checkpoint_path, self.best_checkpoint_at):
-            self.best_checkpoint_path = visible(best)
+            self.best_checkpoint_path = storable_text(best)
             self.best_checkpoint_at = ended_at if is_remote(best) else self.best_checkpoint_at
         if last and _is_final(last, ended_at, self.last_checkpoint_path, self.last_checkpoint_at):
-            self.last_checkpoint_path = visible(last)
+            self.last_checkpoint_path = storable_text(last)
             self.last_checkpoint_at = ended_at if is_remote(last) else self.last_checkpoint_at
 
 
@@ -314,7 +314,7 @@ def _is_cause(preempted: _End, failed: _End) -> bool:
 
 
 def _text_or(value: str | None, known: str | None) -> str | None:
-    return known if value is None else visible(value)
+    return known if value is None else storable_text(value)
 
 
 def is_remote(path: str) -> bool:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 from trainwire.schemas.tables import alert_occurrences, dead_letters
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.wire.messages import Message, Metrics
-from trainwire.workers.drain.decoding import visible
+from trainwire.stores.postgres.storable_text import storable_text
 
 
 def save_reported_alerts(
@@ -28,8 +28,8 @@ def save_reported_alerts(
             "value": alert.level,
             "job_id": message.job_id,
             "attempt": attempt_of(message),
-            "title": visible(" ".join(alert.title.split())),
-            "content": visible(alert.text),
+            "title": storable_text(" ".join(alert.title.split())),
+            "content": storable_text(alert.text),
             "occurred_at": to_datetime(alert.ts),
         }
         for message in messages

@@ -295,7 +295,7 @@ _others: Final = attrgetter(*_OTHERS)
 _COLUMNS: Final = ("job_id", "source", "kind", "last_seq", "missing", "lost", *_OTHERS)
 _LOAD: Final = (
     "SELECT job_id, source, kind, "  # noqa: S608 - our own column names
-    # So that at least once an hour the acknowledgement is written in full (`stream.write_acks`).
+    # So that at least once an hour the acknowledgement is written in full (`stream.ack_commands`).
     "updated_at >= date_trunc('hour', now()) AS is_recent, "
     f"last_seq, nullif(missing, '[]'), nullif(lost, '[]'), {', '.join(_OTHERS)} FROM source_positions "
     "JOIN unnest(CAST(%(jobs)s AS bigint[]), CAST(%(sources)s AS text[])) "

@@ -14,7 +14,7 @@ from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED
 from trainwire.schemas.wire.messages import Body, Checkpoint, Completion, Logs, Metrics
 from trainwire.schemas.wire.validation import MAX_ID, InvalidMessage
-from trainwire.workers.drain.decoding import visible
+from trainwire.stores.postgres.storable_text import storable_text
 
 Row = tuple[object, ...]
 
@@ -68,9 +68,9 @@ def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
     seq = first_seq
     for line, ts, level in zip(body.lines, body.ts, levels, strict=True):
         micros, nanos = divmod(ts, 1000)
-        content = visible(line) if "\x00" in line else line
+        content = storable_text(line) if "\x00" in line else line
         at = micros - POSTGRES_EPOCH_US
-        yield job_id, seq, attempt, rank, source, log_type, at, nanos, level and visible(level), content
+        yield job_id, seq, attempt, rank, source, log_type, at, nanos, level and storable_text(level), content
         seq += 1
 
 
@@ -92,7 +92,7 @@ def metric_rows(origin: Origin, first_seq: int, body: Metrics) -> Iterator[Row]:
             point.epoch,
             point.step,
             *[name and values[name] for name in lifted],
-            path and visible(path),
+            path and storable_text(path),
             _jsonb({name: values[name] for name in rest}) if rest else None,
         )
 
@@ -105,14 +105,14 @@ def checkpoint_row(origin: Origin, seq: int, body: Checkpoint) -> Row:
         origin.attempt,
         origin.source,
         _postgres_time(body.ts),
-        visible(body.kind),
-        visible(body.uri),
+        storable_text(body.kind),
+        storable_text(body.uri),
         body.epoch,
         body.step,
         body.size_bytes,
-        body.sha256 and visible(body.sha256),
-        body.store_checksum and visible(body.store_checksum),
-        body.upload_error and visible(body.upload_error),
+        body.sha256 and storable_text(body.sha256),
+        body.store_checksum and storable_text(body.store_checksum),
+        body.upload_error and storable_text(body.upload_error),
         is_best(body),
         _jsonb(as_stored(body.metrics or {})),
     )
@@ -175,7 +175,7 @@ def _storable(value: Any) -> Any:
     if isinstance(value, int) and abs(value) <= MAX_ID:
         return value
     if isinstance(value, dict):
-        return {visible(str(key)): _storable(item) for key, item in value.items()}
+        return {storable_text(str(key)): _storable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_storable(item) for item in value]
-    return visible(str(value))
+    return storable_text(str(value))

@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Body, Completion, Message
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.drain import job_rows
-from trainwire.workers.drain.decoding import Content, Lost, Rejected, visible
+from trainwire.workers.drain.decoding import Content, Lost, Rejected
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.lifetimes import Lifetime, began_at
 from trainwire.workers.drain.positions import Position, SourceKey, SourceRow
@@ -227,14 +228,14 @@ def _senders(contents: Sequence[Content]) -> set[Source]:
 def _subject(content: Message | Lost) -> str:
     """Return the source that an entry is about: in a completion with the field `of` its value, else the sender."""
     if isinstance(content, Message) and isinstance(content.body, Completion) and content.body.of is not None:
-        return visible(content.body.of)
+        return storable_text(content.body.of)
     return content.source
 
 
 def _killed(message: Message) -> list[str]:
     """Return the sources that the completion of a launcher names as killed."""
     body = message.body
-    return [visible(name) for name in body.killed or ()] if isinstance(body, Completion) else []
+    return [storable_text(name) for name in body.killed or ()] if isinstance(body, Completion) else []
 
 
 def _highest(*counts: int | None) -> int | None:

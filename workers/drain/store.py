@@ -25,8 +25,9 @@ from trainwire.stores.postgres.connections import (
     is_unavailable,
     postgres_trouble,
 )
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.stores.tracing import span
-from trainwire.workers.drain.decoding import Rejected, visible
+from trainwire.workers.drain.decoding import Rejected
 from trainwire.workers.drain.occurrences import insert_dead_letters
 from trainwire.workers.drain.rows import Row
 from trainwire.workers.durations import bucket_of
@@ -225,7 +226,7 @@ def _letter_values(stream: str, kind: Kind, letter: Rejected) -> dict[str, Any]:
         "source": letter.source,
         "seq": letter.seq,
         "reason": letter.reason,
-        "detail": visible(letter.detail),
+        "detail": storable_text(letter.detail),
         "raw": raw,
         "raw_sha256": hashlib.sha256(raw).digest(),
     }

@@ -12,8 +12,8 @@ from trainwire.schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from trainwire.schemas.non_finite import Number, shown_float
 from trainwire.schemas.tables.kinds import RowKind
 from trainwire.schemas.wire.messages import Checkpoint, Metrics
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.drain.changes import Change
-from trainwire.workers.drain.decoding import visible
 from trainwire.workers.drain.rows import as_stored, is_best, log_lines
 
 MAX_ROWS_BYTES: Final = 16 * 1024
@@ -41,12 +41,12 @@ def rows_of_event(change: Change, kind: RowKind) -> list[EventRow] | None:
 
 def text(value: str | None) -> str | None:
     """Return `value` as Postgres stores it, with invalid characters replaced; None for None."""
-    return None if value is None else visible(value)
+    return None if value is None else storable_text(value)
 
 
 def numbers(values: Mapping[str, Any] | None) -> dict[str, Number] | None:
     """Return a map of numbers for JSON, in which non-finite numbers are strings; None for None."""
-    return None if values is None else {visible(name): shown_float(value) for name, value in values.items()}
+    return None if values is None else {storable_text(name): shown_float(value) for name, value in values.items()}
 
 
 def _lines(change: Change, seqs: Iterator[int]) -> Iterator[LogLine]:
@@ -61,7 +61,7 @@ def _lines(change: Change, seqs: Iterator[int]) -> Iterator[LogLine]:
                 attempt=attempt,
                 ts=ts,
                 log_type=body.log_type,
-                text=visible(line),
+                text=storable_text(line),
                 level=text(level),
                 rank=body.rank,
             )
@@ -91,8 +91,8 @@ def _checkpoints(change: Change, seqs: Iterator[int]) -> Iterator[SavedCheckpoin
             seq=next(seqs),
             attempt=change.attempt_of(message),
             ts=body.ts,
-            checkpoint_kind=visible(body.kind),
-            uri=visible(body.uri),
+            checkpoint_kind=storable_text(body.kind),
+            uri=storable_text(body.uri),
             is_best=is_best(body),
             epoch=body.epoch,
             step=body.step,

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.wire.heartbeats import Heartbeat
 from trainwire.schemas.wire.messages import ATTEMPT_UNKNOWN, Status
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.drain import job_rows, store
 from trainwire.workers.drain.changes import StatusChange
-from trainwire.workers.drain.decoding import visible
 from trainwire.workers.liveness.heartbeat_reader import Heartbeats
 
 log = structlog.get_logger("trainwire.workers.liveness.job_status")
@@ -235,7 +235,7 @@ def _silent_ranks(beats: Iterable[Heartbeat], fresh: Iterable[Heartbeat]) -> str
 def _shown(beat: Heartbeat) -> str:
     known: Mapping[str, Any] = {"rank": beat.rank, "host": beat.host, "pid": beat.pid}
     shown = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
-    return visible(shown or beat.source)
+    return storable_text(shown or beat.source)
 
 
 _COLUMNS: Final = (

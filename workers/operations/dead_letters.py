@@ -55,9 +55,7 @@ def _take(connection: Connection, letter_id: int) -> RowMapping:
     )
     letter = taken.mappings().first()
     if letter is None:
-        raise LookupError(
-            f"there is no dead letter {letter_id}: `trainwire dead-letters list` shows what there is"
-        )
+        raise LookupError(f"there is no dead letter {letter_id}: `trainwire dead-letters list` shows all")
     return letter
 
 

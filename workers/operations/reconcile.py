@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.keys import ACKS_PREFIX, CALLBACK_SOURCE, KINDS, Kind
 from trainwire.schemas.wire.validation import MAX_ID
+from trainwire.stores.postgres.source_positions import count_numbers
 from trainwire.workers.drain import job_rows, positions, store
 from trainwire.workers.drain.positions import Position, SourceRow
 from trainwire.workers.drain.stream import Ack, ack_commands, redis_errors
@@ -38,7 +39,7 @@ class LostMessages:
     @property
     def count(self) -> int:
         """The number of messages in the ranges."""
-        return sum(last - first + 1 for first, last in self.ranges)
+        return count_numbers(self.ranges)
 
 
 def reconcile(engine: Engine, client: redis.Redis) -> Iterator[LostMessages]:

@@ -53,7 +53,7 @@ class RollupPace:
 
 
 def has_backlog(client: redis.Redis, shards: int) -> bool:
-    """Return whether a stream of log lines or metrics has more than `BACKLOG_ENTRIES` entries.
+    """Return whether a stream of log lines or metrics takes more than `BACKLOG_BYTES` of memory.
 
     Servers of a cluster that do not answer are ignored. Raises `Unavailable` if a single Redis does not answer.
     """

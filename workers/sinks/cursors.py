@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.sinks import ROWS, RowKind
-from trainwire.workers.drain.decoding import visible
+from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.drain.occurrences import insert_dead_letters
 from trainwire.workers.sinks.base import Delivered
 
@@ -86,8 +86,7 @@ def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> d
 def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) -> list[int]:
     """Return at most `limit` jobs that are due and have rows after the cursor, least recently delivered first."""
     behind = text(
-        "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608 - our own column
-        f"WHERE settled = ANY(:unsettled) AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
+        f"{_UNSETTLED_JOBS} AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
         "AND coalesce(next_attempt_at <= now(), true) ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
     )
     wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "limit": limit}
@@ -141,7 +140,7 @@ def note_failure(
             "ON CONFLICT (sink, job_id) DO UPDATE SET attempts = delivery_cursors.attempts + 1, "
             "last_error = excluded.last_error, next_attempt_at = excluded.next_attempt_at"
         ),
-        {"sink": sink, "job_id": job_id, "error": visible(error), "retry_in_s": retry_in_s},
+        {"sink": sink, "job_id": job_id, "error": storable_text(error), "retry_in_s": retry_in_s},
     )
 
 
@@ -185,10 +184,7 @@ def settle(connection: Connection, sink: str, kind: RowKind) -> None:
         f"{ROWS[kind].last_seq} <= coalesce(confirmed_seq, 0) "
         "AND last_seen_at < now() - make_interval(secs => :quiet_s)"
     )
-    done = (
-        "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608
-        f"WHERE settled = ANY(:unsettled) AND {is_done}"
-    )
+    done = f"{_UNSETTLED_JOBS} AND {is_done}"
     wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "quiet_s": QUIET_S, "limit": SETTLED_AT_ONCE}
     found = connection.execute(text(f"{done} LIMIT :limit"), wanted).scalars().all()
     # Selected again under the lease, which `move_back` requires; a drain holds the row lock of a skipped job.
@@ -233,7 +229,7 @@ def mark_down(connection: Connection, sink: str, error: str, retry_in_s: float) 
             "down_since = coalesce(sink_states.down_since, now()), next_probe_at = excluded.next_probe_at, "
             "last_error = excluded.last_error"
         ),
-        {"sink": sink, "error": visible(error), "retry_in_s": retry_in_s},
+        {"sink": sink, "error": storable_text(error), "retry_in_s": retry_in_s},
     )
 
 
@@ -262,7 +258,7 @@ def _dead_letter(connection: Connection, sink: str, kind: RowKind, delivered: Ma
                 "source": refusal.source,
                 "seq": refusal.seq,
                 "reason": refusal.reason,
-                "detail": visible(refusal.detail),
+                "detail": storable_text(refusal.detail),
                 "raw": raw,
                 "raw_sha256": hashlib.sha256(raw).digest(),
             }
@@ -281,6 +277,10 @@ _MOVE: Final = text(
     "dead_lettered = delivery_cursors.dead_lettered + excluded.dead_lettered"
 )
 # Reads the index once per value, however many jobs have it.
+_UNSETTLED_JOBS: Final = (
+    "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
+    "WHERE settled = ANY(:unsettled)"
+)
 _UNSETTLED: Final = text(
     """
     WITH RECURSIVE found(value) AS (

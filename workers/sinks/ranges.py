@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from trainwire.stores.postgres.source_positions import count_numbers
+
 
 class Ranges(list[tuple[int, int]]):
     """A list of ranges (first, last) of ascending numbers, both included."""
@@ -11,7 +13,7 @@ class Ranges(list[tuple[int, int]]):
     @property
     def total(self) -> int:
         """The number of row numbers in the ranges."""
-        return sum(last - first + 1 for first, last in self)
+        return count_numbers(self)
 
     def add(self, seq: int) -> None:
         """Add a number that is higher than all numbers in the ranges."""

@@ -43,7 +43,7 @@ Advance = Callable[[int], None]
 Which = Annotated[
     str | None, typer.Option("--download", metavar="best|last|SEQ", help="Download this one, verified.")
 ]
-Lent = Annotated[
+PresignedUrl = Annotated[
     str | None, typer.Option("--url", metavar="best|last|SEQ", help="Print a URL to download this one.")
 ]
 
@@ -53,7 +53,7 @@ def checkpoints(
     *,
     as_json: AsJson = False,
     attempt: Annotated[int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Only of this attempt.")] = None,
-    url: Lent = None,
+    url: PresignedUrl = None,
     expires: Annotated[
         int, whole_option(1, MAX_PRESIGN_S, "How long the URL is valid.", metavar="SECONDS")
     ] = 3600,

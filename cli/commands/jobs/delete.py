@@ -123,7 +123,7 @@ def delete(
 
 
 def _plan(engine: Engine, job_id: int) -> DeletionPlan | Deletion:
-    with as_problem(NoSuchJob, hint=": `trainwire jobs` lists what there is"), engine.begin() as connection:
+    with as_problem(NoSuchJob, hint=": `trainwire jobs` lists all jobs"), engine.begin() as connection:
         return plan_or_deletion(connection, job_id)
 
 

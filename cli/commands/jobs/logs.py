@@ -20,6 +20,8 @@ from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import safe, warn
 from trainwire.client.job import Job as ClientJob
 from trainwire.schemas.completeness_states import may_grow
+from trainwire.schemas.events import LogLine
+from trainwire.schemas.times import to_datetime
 from trainwire.schemas.wire.messages import LOG_TYPES
 from trainwire.schemas.wire.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
@@ -29,7 +31,8 @@ from trainwire.stores.loki.http import LokiUnavailable, loki_http
 from trainwire.stores.loki.lines import find_lines
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.jobs.job_lookup import Job, find_job, removed_rows
-from trainwire.stores.rows.command_rows import LogFilter, StoredLine, logs_after, newest_logs
+from trainwire.stores.rows.command_rows import logs_after, newest_logs
+from trainwire.stores.rows.log_pages import LineFilter
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 POLL_EVERY_S = 0.3
@@ -68,12 +71,12 @@ def logs(
             if source is not None:
                 raise Problem("--from loki is not possible over HTTP: set DATABASE_URL and LOKI_URL")
             found = remote.job(job)
-            wanted = LogFilter(job_id=found.id, log_type=log_type, text=grep, attempt=attempt)
+            wanted = _filter(found.id, log_type, grep, attempt)
             _print_lines(_GatewayLog(GatewayReads(remote), found, wanted), limit, follow=follow)
             return
     address = servers(data_dir)
     with reading(address) as connection:
-        wanted = LogFilter(job_id=job_id_of(connection, job), log_type=log_type, text=grep, attempt=attempt)
+        wanted = _filter(job_id_of(connection, job), log_type, grep, attempt)
         if source is not None:
             _print_from_loki(address, connection, wanted, limit)
             return
@@ -81,15 +84,19 @@ def logs(
         _print_lines(_StoredLog(connection, wanted), limit, follow=follow)
 
 
+def _filter(job_id: int, log_type: str | None, text: str | None, attempt: int | None) -> LineFilter:
+    return LineFilter(job_id=job_id, log_type=log_type, text=text, attempt=attempt, ignores_case=False)
+
+
 class _Log(Protocol):
     """The log of one job, read from Postgres or through a gateway; `pause_s` is the time between two polls."""
 
-    wanted: LogFilter
+    wanted: LineFilter
     pause_s: float
 
-    def newest(self, limit: int) -> list[StoredLine]: ...
+    def newest(self, limit: int) -> list[LogLine]: ...
 
-    def after(self, seq: int, limit: int) -> list[StoredLine]: ...
+    def after(self, seq: int, limit: int) -> list[LogLine]: ...
 
     def job(self) -> Job | None: ...
 
@@ -103,14 +110,14 @@ class _Log(Protocol):
 class _StoredLog:
     pause_s = POLL_EVERY_S
 
-    def __init__(self, connection: Connection, wanted: LogFilter) -> None:
+    def __init__(self, connection: Connection, wanted: LineFilter) -> None:
         self._connection = connection
         self.wanted = wanted
 
-    def newest(self, limit: int) -> list[StoredLine]:
+    def newest(self, limit: int) -> list[LogLine]:
         return newest_logs(self._connection, self.wanted, limit)
 
-    def after(self, seq: int, limit: int) -> list[StoredLine]:
+    def after(self, seq: int, limit: int) -> list[LogLine]:
         return logs_after(self._connection, self.wanted, seq, limit)
 
     def job(self) -> Job | None:
@@ -126,15 +133,15 @@ class _StoredLog:
 class _GatewayLog:
     pause_s = POLL_GATEWAY_EVERY_S
 
-    def __init__(self, reads: GatewayReads, job: ClientJob, wanted: LogFilter) -> None:
+    def __init__(self, reads: GatewayReads, job: ClientJob, wanted: LineFilter) -> None:
         self._reads = reads
         self._job = job
         self.wanted = wanted
 
-    def newest(self, limit: int) -> list[StoredLine]:
+    def newest(self, limit: int) -> list[LogLine]:
         return self._reads.newest_logs(self._job, self.wanted, limit)
 
-    def after(self, seq: int, limit: int) -> list[StoredLine]:
+    def after(self, seq: int, limit: int) -> list[LogLine]:
         return self._reads.logs_after(self._job, self.wanted, seq, limit)
 
     def job(self) -> Job | None:
@@ -149,7 +156,7 @@ class _GatewayLog:
         return self._reads.report(self._job.id).removed_rows["logs"]
 
 
-def _print_from_loki(address: Address, connection: Connection, wanted: LogFilter, limit: int) -> None:
+def _print_from_loki(address: Address, connection: Connection, wanted: LineFilter, limit: int) -> None:
     settings = settings_for(address)
     with as_problem(LokiUnavailable, hint=f"; LOKI_URL is {settings.loki_url}"):
         lines = deque(find_lines(connection, loki_http(settings), wanted), maxlen=limit)
@@ -231,18 +238,18 @@ def _quiet_warning(job_id: int) -> str:
     )
 
 
-def write_lines(lines: list[StoredLine]) -> None:
+def write_lines(lines: list[LogLine]) -> None:
     """Write log lines to stdout; colour codes in their texts are removed unless stdout is a terminal."""
     colours = sys.stdout.isatty()
     sys.stdout.writelines(f"{shown_line(line, colours=colours)}\n" for line in lines)
     sys.stdout.flush()
 
 
-def shown_line(line: StoredLine, *, colours: bool) -> str:
+def shown_line(line: LogLine, *, colours: bool) -> str:
     """Format a log line with its time and log type; continuation lines of a multi-line text are indented."""
     rank = "" if line.rank is None else f" {line.rank}"
     level = "" if line.level is None else f" {safe(line.level)}"
-    first, *more = line.content.split("\n")
-    head = f"{local(line.logged_at):%H:%M:%S.%f}"[:-3]
+    first, *more = line.text.split("\n")
+    head = f"{local(to_datetime(line.ts)):%H:%M:%S.%f}"[:-3]
     shown = f"{head} {line.log_type}{rank}{level} {safe(first, colours=colours)}"
     return "".join([shown, *(f"\n    {safe(text, colours=colours)}" for text in more)])

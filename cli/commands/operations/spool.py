@@ -79,7 +79,7 @@ def _job_id(text: str, sources: list[Spooled], folder: Path) -> int:
     fitting = fitting or {job_id for job_id, name in names if text == name}
     fitting = fitting or {job_id for job_id, name in names if text and name.startswith(text)}
     if not fitting:
-        raise Problem(f"no messages of job {text} in {folder}: `trainwire spool list` lists what there is")
+        raise Problem(f"no messages of job {text} in {folder}: `trainwire spool list` shows all sources")
     if len(fitting) > 1:
         numbers = ", ".join(map(str, sorted(fitting)))
         raise Problem(f"{len(fitting)} jobs in {folder} fit {text!r}: choose one by its number: {numbers}")

@@ -8,15 +8,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
+from trainwire.schemas.events import LogLine
 from trainwire.schemas.tables import training_checkpoints
 from trainwire.stores.postgres.jobs.job_lookup import Job
-from trainwire.stores.rows.command_rows import (
-    LogFilter,
-    StoredLine,
-    StoredPoint,
-    logs_after,
-    metrics_after,
-)
+from trainwire.stores.rows.command_rows import StoredPoint, logs_after, metrics_after
+from trainwire.stores.rows.log_pages import LineFilter
 
 PAGE: Final = 2000
 CHECKPOINT_COLUMNS: Final = (
@@ -51,10 +47,10 @@ class ExportedJob:
             seq = page[-1].seq
             self._count(page)
 
-    def read_lines(self) -> Iterator[StoredLine]:
+    def read_lines(self) -> Iterator[LogLine]:
         """Yield all log lines, in the order of `seq`."""
         seq = 0
-        while page := logs_after(self.connection, LogFilter(job_id=self.job.id), seq, PAGE):
+        while page := logs_after(self.connection, LineFilter(job_id=self.job.id), seq, PAGE):
             self.lines += len(page)
             yield from page
             seq = page[-1].seq

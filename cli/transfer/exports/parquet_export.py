@@ -10,10 +10,12 @@ from typing import Any, Final
 
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.cli.transfer.parquet_schema import MAX_STEP, SERIES, TEXTS, VALUE_COLUMNS, arrow, schema
+from trainwire.schemas.events import LogLine
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
+from trainwire.schemas.times import to_datetime
 from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stores.postgres.jobs.job_lookup import Job
-from trainwire.stores.rows.command_rows import StoredLine, StoredPoint
+from trainwire.stores.rows.command_rows import StoredPoint
 
 BATCH_ROWS: Final = 20_000
 Attribute = dict[str, Any]
@@ -78,14 +80,14 @@ def _series(rows: Sequence[StoredPoint]) -> Columns:
     }
 
 
-def _texts(lines: Sequence[StoredLine]) -> Columns:
+def _texts(lines: Sequence[LogLine]) -> Columns:
     """Return the parquet columns for log lines; each line becomes a row."""
     return {
         "attribute_path": [f"logs/{line.log_type}" for line in lines],
         "attribute_type": TEXTS,
         "step": [_step(line.seq) for line in lines],
-        "timestamp": [line.logged_at for line in lines],
-        "string_value": [line.content for line in lines],
+        "timestamp": [to_datetime(line.ts) for line in lines],
+        "string_value": [line.text for line in lines],
     }
 
 

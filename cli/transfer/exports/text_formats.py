@@ -10,6 +10,7 @@ import msgspec
 
 from trainwire.cli.transfer.exports.exported_jobs import ExportedJob
 from trainwire.schemas.non_finite import shown_value
+from trainwire.schemas.times import to_datetime
 
 _encode = msgspec.json.Encoder().encode
 CSV_HEADER: Final = ("seq", "attempt", "rank", "epoch", "step", "time", "name", "value")
@@ -34,7 +35,8 @@ def write_jsonl(exported: ExportedJob, file: TextIO) -> None:
     for point in exported.read_points():
         _write(file, "metrics", point)
     for line in exported.read_lines():
-        _write(file, "log", line)
+        place = {"seq": line.seq, "logged_at": to_datetime(line.ts), "log_type": line.log_type}
+        _write(file, "log", {**place, "level": line.level, "rank": line.rank, "content": line.text})
     for checkpoint in exported.read_checkpoints():
         _write(file, "checkpoint", checkpoint)
 

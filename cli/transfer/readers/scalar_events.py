@@ -18,7 +18,7 @@ _TIME: Final = Struct("<xd")
 _TIME_KEY, _STEP_KEY = 0x09, 0x10
 _SHORT_BYTES: Final = 4096
 _MOST_FORMS: Final = 8
-"""Largest number of layouts that are remembered for one event length."""
+"""Largest number of layouts that are kept for one event length."""
 _MOST_PROBES: Final = 10_000
 _PROBE_HEAD: Final = b"\x09" + Struct("<d").pack(1e9) + b"\x10\x07"
 _PROBE: Final = Event(ts=10**18, step=7)
@@ -39,7 +39,7 @@ class _Layout:
 class ScalarDecoder:
     """Decodes the events of one file, and adds `prefix` to the names of metrics.
 
-    The first event with certain metrics is decoded by `EventDecoder`, and its layout is remembered. Later events
+    The first event with certain metrics is decoded by `EventDecoder`, and its layout is kept. Later events
     with the same metrics differ only in time, step and numbers, which are read at the known positions without
     parsing.
     """

@@ -50,7 +50,7 @@ def request_stop(connection: Connection, job_id: int, by: str, reason: str | Non
     wanted = select(jobs.status, jobs.attempt).where(jobs.id == job_id).with_for_update()
     job = connection.execute(wanted).one_or_none()
     if job is None:
-        raise UnknownJob(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
+        raise UnknownJob(f"no job {job_id} in the database: `trainwire jobs` lists all jobs")
     if job.status in FINISHED:
         raise AlreadyEnded(f"job {job_id} has ended ({job.status}): there is no training to stop")
     values = {"job_id": job_id, "attempt": job.attempt, "requested_by": by or "unknown", "reason": reason}

@@ -178,7 +178,7 @@ def test_a_loki_that_does_not_answer_is_named(connected: Trainwire, loki: LokiTw
     assert (busy.code, busy.out) == (1, "")
     assert busy.err == f"trainwire: Loki answered 503: too busy; LOKI_URL is {loki.url}\n"
     loki.faults.append(Fault(status=200, body="<html>", on="query"))
-    assert f"what answers at {loki.url} is not Loki" in connected("logs", "42", "--from", "loki").err
+    assert f"the server at {loki.url} is not Loki" in connected("logs", "42", "--from", "loki").err
     loki.stop()
     for command in (["verify", "42", "--sink", "loki"], ["logs", "42", "--from", "loki"]):
         shown = connected(*command)

@@ -22,7 +22,7 @@ NO_WORKER = "no worker stores messages"
 
 
 @pytest.fixture(autouse=True)
-def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway checks its stores more often than usual."""
     monkeypatch.setattr(heartbeats, "CHECK_EVERY_S", 0.1)
     monkeypatch.setattr(heartbeats, "ANSWER_TIMEOUT_S", 1.0)

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import wait_until
+from tests.processes import server_variables, wait_until
 from trainwire.stack.child import Child
 from trainwire.stack.fork_server import TITLE_SPACE, ForkServer
 from trainwire.stack.stack import workers_command
@@ -28,8 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are used 
 def server(settings: Settings, tmp_path: Path) -> Iterator[ForkServer]:
     """A fork server that has started."""
     env = os.environ | {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
+        **server_variables(settings),
         "LOKI_ENABLED": "false",
         "PYTHONWARNINGS": "ignore",
     }
@@ -103,8 +102,7 @@ def test_processes_outlive_their_fork_server(server: ForkServer, tmp_path: Path)
 def test_a_fork_that_nobody_knows_ends(settings: Settings, tmp_path: Path) -> None:
     """A server that is killed between a fork and its report leaves no process that nobody knows."""
     env = os.environ | {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "REDIS_URL": settings.redis_url.get_secret_value(),
+        **server_variables(settings),
         "PYTHONWARNINGS": "ignore",
     }
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -9,14 +9,15 @@ from datetime import UTC, datetime
 from trainwire.cli.commands.jobs.logs import shown_line
 from trainwire.cli.commands.options import plain
 from trainwire.cli.formats import shown_values
-from trainwire.stores.rows.command_rows import StoredLine
+from trainwire.schemas.events import LogLine
+from trainwire.schemas.times import to_ns
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 
 
-def _line(content: str, **more: object) -> StoredLine:
+def _line(text: str, **more: object) -> LogLine:
     fields: dict[str, object] = {"rank": None, "level": None, **more}
-    return StoredLine(seq=1, logged_at=AT, log_type="stderr", content=content, **fields)  # type: ignore[arg-type]
+    return LogLine(seq=1, attempt=1, ts=to_ns(AT), log_type="stderr", text=text, **fields)  # type: ignore[arg-type]
 
 
 def test_json_has_names_for_nan_and_infinities() -> None:

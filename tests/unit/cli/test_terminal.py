@@ -15,7 +15,8 @@ from rich.console import Console
 from trainwire.cli.commands.jobs.logs import shown_line
 from trainwire.cli.formats import local, shown_clock
 from trainwire.cli.terminal import cell, one_line, safe
-from trainwire.stores.rows.command_rows import StoredLine
+from trainwire.schemas.events import LogLine
+from trainwire.schemas.times import to_ns
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_every_shown_time_survives_hostile_years(zone: Callable[[str], None]) ->
     """Tables, log lines and outages can show times of the first year."""
     zone("America/Los_Angeles")
     at = datetime(1, 1, 1, 1, 2, 3, tzinfo=UTC)
-    line = StoredLine(seq=1, logged_at=at, log_type="stdout", level=None, rank=None, content="x")
+    line = LogLine(seq=1, attempt=1, ts=to_ns(at), log_type="stdout", level=None, rank=None, text="x")
     assert shown_line(line, colours=False) == "01:02:03.000 stdout x"
     assert shown_clock(at).endswith("-01-01 01:02")
 

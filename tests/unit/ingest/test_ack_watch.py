@@ -13,7 +13,7 @@ def test_reports_are_read_leniently() -> None:
     assert parse_report(b"x", b"3-,a-b,8") == AckReport()
 
 
-def test_missing_ranges_are_asked_for_with_growing_patience() -> None:
+def test_missing_ranges_are_asked_for_at_growing_intervals() -> None:
     """The same gap is repaired at once, then after 2 s, 4 s, 8 s."""
     watch = AckWatch(Timing(), now=0.0)
     report = AckReport(2, ((3, 5),))

@@ -230,13 +230,13 @@ def test_an_odd_exit_can_be_stored(tell: Tell, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(
-    ("timeout_s", "patience_s"),
+    ("timeout_s", "seconds"),
     [(np.float32(0.5), 0.5), (-1, 0.0), (-math.inf, 0.0), (math.inf, LONGEST_TIMEOUT_S), (None, None)],
 )
-def test_an_odd_timeout_is_a_number_of_seconds(timeout_s: Any, patience_s: float | None) -> None:
+def test_an_odd_timeout_is_a_number_of_seconds(timeout_s: Any, seconds: float | None) -> None:
     """Any number is a time to wait; None is the default, without a warning."""
     wrong: list[object] = []
-    assert Arguments(wrong.append).timeout_s(timeout_s) == patience_s
+    assert Arguments(wrong.append).timeout_s(timeout_s) == seconds
     assert not wrong
 
 

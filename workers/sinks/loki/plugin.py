@@ -159,12 +159,12 @@ def _limits(config: str) -> Findings:
 def _late_lines(config: str) -> Finding:
     age = hidden_after(config)
     if age is None:
-        return LOKI.ok("late-lines", "finds at once what comes late")
-    says = f"lines that come over {age} late are found half an hour after their delivery"
+        return LOKI.ok("late-lines", "finds late lines at once")
+    delay = f"lines that come over {age} late are found half an hour after their delivery"
     if setting(config, "object_store") != "filesystem":
-        return LOKI.ok("late-lines", f"{says}: wait so long before `trainwire verify` or `replay` of such a job")
+        return LOKI.ok("late-lines", f"{delay}: wait so long before `trainwire verify` or `replay` of such a job")
     return LOKI.warning(
-        "late-lines", says, "in its configuration: ingester: query_store_max_look_back_period: -1ns"
+        "late-lines", delay, "in its configuration: ingester: query_store_max_look_back_period: -1ns"
     )
 
 
