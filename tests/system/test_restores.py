@@ -133,6 +133,18 @@ class Stores:
         before = self.lines
         wait_until(lambda: self.lines >= before + lines, f"{lines} more lines", 120)
 
+    def resends_end(self) -> None:
+        """Let rounds of 1,000 lines arrive until one brings fewer than 20 duplicates; fail after six rounds.
+
+        Several rounds: on a busy machine the trainer resends late, and again what the workers have not yet read.
+        """
+        counts: list[int] = []
+        while not counts or counts[-1] >= 20:
+            assert len(counts) < 6, f"resends without end: duplicates in each 1,000 lines: {counts}"
+            before = self.duplicates
+            self.more_arrive(1000)
+            counts.append(self.duplicates - before)
+
     def status(self) -> str:
         """Return the output of `trainwire status 1`."""
         return trainwire(self, "status", "1").stdout
@@ -225,9 +237,7 @@ def test_postgres_goes_back_under_a_trainer(stores: Stores) -> None:
         stores.restore(dump)
         stores.more_arrive(1000)
         wait_until(lambda: stores.lost and not stores.missing(), "the lost range")
-        before = stores.duplicates
-        stores.more_arrive(1000)
-        assert stores.duplicates - before < 20
+        stores.resends_end()
         check_sum(stores, end(trainer))
         assert stores.lost
         assert not list((stores.folder / "spool").iterdir())
@@ -269,9 +279,7 @@ def test_redis_goes_back_to_yesterday(stores: Stores) -> None:
         stores.more_arrive(1000)
         stores.restore_redis(copy)
         stores.more_arrive(1000)
-        before = stores.duplicates
-        stores.more_arrive(1000)
-        assert stores.duplicates - before < 20
+        stores.resends_end()
         check_sum(stores, end(trainer))
         assert not stores.lost
 
