@@ -48,6 +48,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 
+PROCESSES_TIMEOUT_S = 600
+
 pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_servers"]
 
 
@@ -194,8 +196,13 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name each test's layer after its folder, so that `-m unit` and the like work without decorators."""
+    """Name each test's layer after its folder, so that `-m unit` and the like work without decorators.
+
+    Tests of whole processes have twice the time of others: on a busy machine some starts take a minute each.
+    """
     for item in items:
         layer = Path(item.path).relative_to(Path(__file__).parent).parts[0]
         if layer in {"unit", "integration", "system", "chaos", "browser"}:
             item.add_marker(getattr(pytest.mark, layer))
+        if layer in {"system", "browser"} and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(PROCESSES_TIMEOUT_S))

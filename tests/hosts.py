@@ -9,11 +9,10 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from tests.integration.gateway.feed_clients import GatewayAddress, free_port
-from tests.processes import ROOT, server_variables, wait_until
+from tests.integration.gateway.feed_clients import GatewayAddress
+from tests.processes import END_S, ROOT, START_TIMEOUT_S, server_variables, wait_until
+from trainwire.stack.persisted_config import free_port
 from trainwire.workers.settings import Settings
-
-START_TIMEOUT_S = 60
 
 
 class Host:
@@ -55,7 +54,7 @@ class Host:
         """SIGKILL all processes at once, as a power failure would."""
         os.killpg(self._processes[0].pid, signal.SIGKILL)
         for process in self._processes:
-            process.wait(10)
+            process.wait(END_S)
         self._processes = []
 
     def stop(self) -> None:
@@ -64,7 +63,7 @@ class Host:
             process.terminate()
         try:
             for process in self._processes:
-                process.wait(20)
+                process.wait(END_S)
         except subprocess.TimeoutExpired:
             self.kill()
 
@@ -91,7 +90,7 @@ class Host:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.gateway.url}/healthz", timeout=5):
+            with urllib.request.urlopen(f"{self.gateway.url}/healthz", timeout=20):
                 return True
         except OSError:
             return False

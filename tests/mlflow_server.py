@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from tests.orphans import of_the_whole_run
-from tests.processes import wait_until
+from tests.processes import END_S, wait_until
 from trainwire.stack.persisted_config import free_port
 from trainwire.stores.mlflow.http import MlflowApi, plain_send
 
@@ -77,7 +77,7 @@ class MlflowServer:
         if self._process is not None:
             with suppress(ProcessLookupError):  # it has ended by itself
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(END_S)
             self._process = None
 
     def leave(self) -> None:
@@ -97,7 +97,7 @@ class MlflowServer:
             if probe.connect_ex(("127.0.0.1", self.port)) != 0:
                 return False
         try:
-            return requests.get(f"{self.url}/health", timeout=1).ok
+            return requests.get(f"{self.url}/health", timeout=20).ok
         except requests.RequestException:
             return False
 

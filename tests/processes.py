@@ -19,10 +19,13 @@ from tests.forked_starts import StartedProcess, start_module
 from trainwire.workers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-START_TIMEOUT_S = 90  # on a machine with much else to do
+START_TIMEOUT_S = 120  # on a machine with much else to do
+WAIT_S = 60.0
+"""For what takes a second on a quiet machine. A deadline that is met costs no time."""
+END_S = 30
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
     """Wait until the condition holds; fail after `timeout_s` with `what` in the message."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -103,7 +106,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL the main process only, as the out-of-memory killer would."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(END_S)
 
     def stop(self) -> None:
         """End it and all processes that it started."""
@@ -112,10 +115,10 @@ class Process:
     def end(self) -> None:
         """Wait until it has ended after a SIGTERM; kill it and all processes that it started if it does not."""
         try:
-            self.process.wait(15)
+            self.process.wait(END_S)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(5)
+            self.process.wait(END_S)
 
     @property
     def is_started(self) -> bool:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 import boto3
 from botocore.config import Config
 
+from trainwire.stack.persisted_config import free_port as free_port  # noqa: PLC0414 - tests/certify imports it from here
+
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
@@ -93,14 +95,6 @@ def docker_listens() -> bool:
         return True
     with socket.socket(socket.AF_UNIX) as engine:
         return engine.connect_ex("/var/run/docker.sock") == 0
-
-
-def free_port() -> int:
-    """Return a port of loopback on which no process listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def _credentials() -> dict[str, str]:

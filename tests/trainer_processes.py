@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, Table, func, select
 
 from tests.factories import one, rows
-from tests.processes import ROOT, wait_until
+from tests.processes import END_S, ROOT, wait_until
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
 
 TRAINER = """
@@ -32,7 +32,7 @@ log()
 sys.stdin.readline()
 while not select.select([sys.stdin], [], [], 0.004)[0]:
     log()
-receipt = run.finish(timeout_s=90)
+receipt = run.finish(timeout_s=180)
 print(json.dumps({"lines": lines, "points": (lines + 9) // 10, "complete": receipt.complete}))
 """
 """Logs a line, then more from the first line on its stdin until the second."""
@@ -59,13 +59,13 @@ class Trainer:
 
     def counts(self) -> dict[str, Any]:
         """Wait for its end, and return its own counts and whether all of it is complete."""
-        output, _ = self.process.communicate(timeout=120)
+        output, _ = self.process.communicate(timeout=240)
         return dict(json.loads(output))
 
     def kill(self) -> None:
         """SIGKILL it."""
         self.process.kill()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=END_S)
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def trainers_running(engine: Engine, jobs: Sequence[int], env: Mapping[str, str]
     # A taken order that died with its worker is given again in seconds.
     trainers = {job: Trainer(job, {"TRAINWIRE_SETTLE_S": "60", **env}) for job in jobs}
     try:
-        wait_until(lambda: len(rows(engine, training_logs, "seq")) == len(jobs), "the first lines", 90)
+        wait_until(lambda: len(rows(engine, training_logs, "seq")) == len(jobs), "the first lines", 180)
         yield trainers
     finally:
         for trainer in trainers.values():
@@ -140,7 +140,7 @@ def check_command(job: int, env: Mapping[str, str]) -> None:
         env=os.environ | dict(env),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     ).stdout
     assert "completed, attempt 1" in shown

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import msgspec
+
+from trainwire.stack.persisted_config import free_port
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -38,9 +39,7 @@ class Receiver:
         self.kills: int | None = None
         """The process that is killed by the next request, before the answer."""
         self.release = threading.Event()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._server: ThreadingHTTPServer | None = None
 
     @property

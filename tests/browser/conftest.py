@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.browser.stack import PATIENCE_S, Stack
 from tests.gateway_server import GatewayServer
 
-GATEWAY_PATIENCE_S = 20
+GATEWAY_PATIENCE_S = 60
 expect.set_options(timeout=PATIENCE_S * 1000)
 FLAGS = (
     "--no-sandbox",
@@ -78,7 +78,9 @@ def open_page(chromium: Browser, url: str, timeout_s: float) -> Iterator[Page]:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if "Security Policy" in message.text else None)
-    yield page
-    violations = page.evaluate("window.violations")
-    context.close()
+    try:
+        yield page
+        violations = page.evaluate("window.violations")
+    finally:
+        context.close()  # the page of a test that fails would go on reading
     assert (errors, violations) == ([], [])

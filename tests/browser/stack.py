@@ -45,7 +45,7 @@ class Stack:
     def __enter__(self) -> Self:
         up = self._start("up", "--no-flower", "--no-metrics", "--concurrency", "1")
         wait_until(
-            lambda: READY in self.output() or up.poll() is not None, "trainwire up is ready", 2 * PATIENCE_S
+            lambda: READY in self.output() or up.poll() is not None, "trainwire up is ready", 4 * PATIENCE_S
         )
         assert up.poll() is None, self.output()
         found = re.search(r"GATEWAY_URL=['\"]?(http://[^'\"\s]+)", self._run("env"))
@@ -77,7 +77,7 @@ class Stack:
         own = exports | {"GATEWAY_AUTH": "on", "GATEWAY_PORT": str(port)}
         self._start_module("trainwire.gateway", [], own)
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: is_answering(f"{url}/healthz"), "the guarded gateway answers", PATIENCE_S)
+        wait_until(lambda: is_answering(f"{url}/healthz"), "the guarded gateway answers", 2 * PATIENCE_S)
         return url
 
     def new_token(self) -> str:
@@ -103,7 +103,7 @@ class Stack:
     def _run(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "trainwire", *arguments]
         done = subprocess.run(
-            command, env=self._env, capture_output=True, text=True, check=True, timeout=PATIENCE_S
+            command, env=self._env, capture_output=True, text=True, check=True, timeout=3 * PATIENCE_S
         )
         return done.stdout
 
@@ -111,7 +111,7 @@ class Stack:
 def is_answering(url: str) -> bool:
     """Return whether a server answers with success."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=20) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -16,7 +16,6 @@ from tests.gateway_server import GatewayServer
 from trainwire.stores.postgres.alerts import ALERT_STATES
 from trainwire.workers.resources import Resources
 
-pytestmark = pytest.mark.timeout(200)
 TABS = ("Charts", "Checkpoints", "Parameters", "Compare", "Delivery")
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import update
 
@@ -15,8 +14,6 @@ from trainwire.gateway.auth.tokens import create_token
 from trainwire.schemas.tables import alerts
 from trainwire.stores.postgres.alerts import ALERT_STATES
 from trainwire.workers.resources import Resources
-
-pytestmark = pytest.mark.timeout(120)
 
 
 def test_the_log_shows_what_was_sent_and_why_others_wait(gateway_page: Page, resources: Resources) -> None:

@@ -13,7 +13,6 @@ from tests.factories import Sender
 from trainwire.schemas.tables import stop_requests, training_jobs
 from trainwire.workers.resources import Resources
 
-pytestmark = pytest.mark.timeout(120)
 MADE = 281_739_091_596_204_748
 CUT = """
 (inside) => [...document.querySelectorAll(`${inside} *`)]

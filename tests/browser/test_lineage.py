@@ -8,23 +8,16 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.seeds import Seeds
-from tests.browser.test_charts import LOSS, described
+from tests.browser.test_charts import LOSS, described_as
 from tests.factories import NOW_NS, Sender, drain
 from trainwire.schemas.wire.messages import Metrics, Progress
 from trainwire.workers.resources import Resources
-
-pytestmark = pytest.mark.timeout(200)
 
 
 @pytest.fixture
 def seeds(sender: Sender, resources: Resources) -> Seeds:
     """Stores the jobs of a test."""
     return Seeds(sender, resources)
-
-
-def entries(page: Page) -> list[str]:
-    """Return the legend of the chart of the loss, with values."""
-    return [text.replace("\n", " ") for text in page.locator(f"{LOSS} .legend-entry").all_inner_texts()]
 
 
 def resume(sender: Sender, resources: Resources, attempt: int, step: int, job: int = 51) -> None:
@@ -45,14 +38,12 @@ def test_the_line_goes_on_and_the_rest_is_dim(
     resume(sender, resources, 3, 20)
     seeds.points(51, lambda step: {"loss": 300.0 - step}, range(21, 31), attempt=3)
     gateway_page.goto("/#/jobs/51")
-    expect(gateway_page.locator(f"{LOSS} .legend-entry")).to_have_count(3)
-    assert entries(gateway_page) == [
-        "attempt 3 270",
-        "attempt 2 · rolled back after step 20 120",
-        "attempt 1 · rolled back after step 20 40",
-    ]
+    expect(gateway_page.locator(f"{LOSS} .legend-entry")).to_have_text(
+        ["attempt 3 270", "attempt 2 · rolled back after step 20 120", "attempt 1 · rolled back after step 20 40"],
+        use_inner_text=True,
+    )
     # 31 of the line (0 to 20 of attempt 1, 21 to 30 of attempt 3), 40 of attempt 2 and 40 of attempt 1
-    assert "111 points" in described(gateway_page, "loss")
+    described_as(gateway_page, "loss", "111 points")
     dim = gateway_page.locator(f"{LOSS} .legend-entry.is-dim")
     expect(dim).to_have_count(2)
     expect(gateway_page.locator(".job-state")).to_contain_text("Attempt 3, resumed from step 20.")
@@ -69,9 +60,10 @@ def test_a_fork_begins_with_the_line_of_its_parent(
     drain(resources, "metrics", 53)
     seeds.points(53, lambda step: {"loss": 500.0 - step}, range(41, 51), name="branch")
     gateway_page.goto("/#/jobs/53")
-    expect(gateway_page.locator(f"{LOSS} .legend-entry")).to_have_count(2)
-    assert entries(gateway_page) == ["450", "origin up to step 40 60"]
-    assert "51 points" in described(gateway_page, "loss")
+    expect(gateway_page.locator(f"{LOSS} .legend-entry")).to_have_text(
+        ["450", "origin up to step 40 60"], use_inner_text=True
+    )
+    described_as(gateway_page, "loss", r"\b51 points")
     expect(gateway_page.locator("figure[data-title=unused]")).to_have_count(0)
     expect(gateway_page.locator(".lineage")).to_have_text("Forked from job 52 at step 40.")
     gateway_page.get_by_role("link", name="job 52").click()

@@ -11,8 +11,6 @@ from playwright.sync_api import Page
 from tests.browser.stack import Stack
 from trainwire.schemas.filters.job_filter import parse_fields
 
-pytestmark = pytest.mark.timeout(400)
-
 
 def call(page: Page, module: str, name: str, *arguments: object) -> Any:
     """Call a function of one of the page's modules in the browser, and return its result."""

@@ -16,10 +16,9 @@ from tests.tcp_proxy import TcpProxy, proxied
 from trainwire.gateway.feed import heartbeats
 from trainwire.workers.resources import Resources
 
-pytestmark = pytest.mark.timeout(200)
 CONNECTION = "#connection span"
 SHORT_TIMEOUTS = (
-    "((real) => { AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 20); })(AbortSignal.timeout);"
+    "((real) => { AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 6); })(AbortSignal.timeout);"
 )
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.page_waits import lines_are_loaded, wait_in_page
 from tests.browser.stack import Stack
-
-pytestmark = pytest.mark.timeout(400)
 
 STEADY = """
     import pathlib, time
@@ -47,6 +45,7 @@ def go_to_line(page: Page, number: int) -> None:
     page.get_by_label("Go to line or time").fill(str(number))
     page.keyboard.press("Enter")
     expect(page.locator(f".line.is-selected[data-seq='{number}'] .text")).to_be_visible()
+    lines_are_loaded(page)
 
 
 def points_of(page: Page, metric: str) -> int:
@@ -76,7 +75,7 @@ def test_a_training_appears_and_moves(page: Page, stack: Stack) -> None:
         f"(drawn) => Number({LOSS_LABEL}.match(/(\\d+) point/)?.[1]) > drawn",
         arg=drawn,
     )
-    assert page.locator(".plot canvas").first.screenshot() != pixels
+    wait_in_page(page, lambda: page.locator(".plot canvas").first.screenshot() != pixels, "a chart drawn anew")
     assert all(text == f"step {seq}" for seq, text in shown_lines(page))
     stop(stack, 1)
     expect(page.locator(".job-head").get_by_text("completed", exact=True)).to_be_visible()
@@ -111,7 +110,7 @@ def test_a_hundred_thousand_lines(page: Page, stack: Stack) -> None:
     """After a jump to any of 100,000 lines the right ones are shown, with few DOM elements."""
     stack.train(3, "for number in range(1, 100_001): print('line', number)")
     page.goto("/#/jobs/3")
-    expect(page.locator(".log-said")).to_have_text("100,000 lines")
+    expect(page.locator(".log-said")).to_have_text("100,000 lines", timeout=240_000)
     for number in (54_321, 2, 99_990, 77):
         go_to_line(page, number)
         lines = shown_lines(page)
@@ -123,6 +122,7 @@ def test_a_hundred_thousand_lines(page: Page, stack: Stack) -> None:
     expect(page.locator(".line[data-seq='500'] .text")).to_have_text("line 500")
     page.get_by_label("Search the log").fill("line 4567")
     expect(page.locator(".line .text", has_text="line 45678")).to_be_attached()
+    lines_are_loaded(page)
     assert [seq for seq, _ in shown_lines(page)] == [4567, *range(45670, 45680)]
     page.get_by_label("Search the log").fill("")
     page.get_by_role("button", name="Follow", exact=True).click()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.stack import PATIENCE_S, Stack
 from tests.nginx import Nginx
 
-pytestmark = pytest.mark.timeout(400)
 SCRIPT = """
     import time
     from trainwire import Run
@@ -35,7 +33,7 @@ def test_the_page_works_below_a_path_of_nginx(page: Page, stack: Stack, tmp_path
         training = stack.train(7_007, SCRIPT, name="below-a-path")
         page.get_by_text("below-a-path").first.click()
         expect(page.get_by_text("epoch 2 below a path")).to_be_visible()
-        assert training.wait(PATIENCE_S) == 0
+        assert training.wait(3 * PATIENCE_S) == 0
         expect(page.locator("canvas").first).to_be_visible()
         page.reload()
         expect(page.get_by_text("epoch 2 below a path")).to_be_visible()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from playwright.sync_api import Page, Route, expect
 
+from tests.browser.page_waits import wait_in_page
 from tests.browser.stack import PATIENCE_S, Stack
 from tests.browser.test_page import points_of, stop
 from tests.processes import wait_until
-
-pytestmark = pytest.mark.timeout(400)
 
 POINTS = 20_000
 FINER = re.compile(r"/jobs/20/metrics\?.*from=")
@@ -63,7 +61,7 @@ def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> N
         answer = page.request.get("/jobs/20")
         return answer.ok and answer.json()["rows"]["metrics"] > POINTS
 
-    wait_until(is_stored, "all points are stored", 2 * PATIENCE_S)
+    wait_until(is_stored, "all points are stored", 4 * PATIENCE_S)
     page.goto("/#/jobs/20")
     drawn_more_than(page, 500)
     before = points_of(page, "loss")
@@ -77,8 +75,7 @@ def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> N
     canvas = page.locator("figure[data-title=loss] canvas")
     zoom(page, 0.5, 0.51)
     expect(page.get_by_role("button", name="Reset zoom")).to_be_visible()
-    while not held:
-        page.wait_for_timeout(50)
+    wait_in_page(page, lambda: held, "a request for finer points")
     coarse = canvas.screenshot()
     with page.expect_response(FINER) as response:
         held[0].continue_()
@@ -88,9 +85,9 @@ def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> N
     assert steps == list(range(steps[0], steps[-1] + 1))
     assert 100 < len(steps) < 1000
     drawn_more_than(page, before + len(steps) // 2)
-    assert canvas.screenshot() != coarse
+    wait_in_page(page, lambda: canvas.screenshot() != coarse, "a finer chart")
     middle = steps[len(steps) // 4 : -len(steps) // 4]  # where the mouse is, now that this is all that is shown
-    assert shown_step(page) in middle
+    wait_in_page(page, lambda: shown_step(page) in middle, "the step under the mouse")
     fine = points_of(page, "loss")
     drawn_more_than(page, fine + 10)
     page.unroute(FINER)

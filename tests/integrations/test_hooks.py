@@ -110,9 +110,9 @@ def train(script: str, run: RecordedRun, folder: Path, **environ: str) -> Caught
     environment |= listener.environment(environment)
     command = [sys.executable, "-c", script]
     try:
-        subprocess.run(command, cwd=folder, env=environment, check=True, timeout=240)
+        subprocess.run(command, cwd=folder, env=environment, check=True, timeout=280)
     finally:
-        listener.close(10)
+        listener.close(60)
     return caught
 
 

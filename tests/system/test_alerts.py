@@ -42,11 +42,11 @@ def test_a_training_reports_and_fails(resources: Resources, tmp_path: Path) -> N
         rules.write_text(RULES.format(url=receiver.url))
         with workers_running(resources.settings, tmp_path, ALERT_RULES=str(rules)) as (worker,):
             wait_until(lambda: _are_in_force(resources), "the rules are in force")
-            subprocess.run([sys.executable, "-c", TRAINER], cwd=ROOT, env=env, check=False, timeout=60)
-            wait_until(lambda: receiver.requests, "the first alert", timeout_s=60)
+            subprocess.run([sys.executable, "-c", TRAINER], cwd=ROOT, env=env, check=False, timeout=120)
+            wait_until(lambda: receiver.requests, "the first alert", 120)
             worker.kill()
             worker.start()
-            wait_until(lambda: len(_titles(receiver.requests)) == 3, "all alerts", timeout_s=60)
+            wait_until(lambda: len(_titles(receiver.requests)) == 3, "all alerts", 120)
     # The end may be stored before the name: each kind of messages has its own stream.
     assert {title.replace(" (digits)", "") for title in _titles(receiver.requests)} == {
         "Job 42: Loss spikes",

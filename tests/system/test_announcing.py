@@ -15,7 +15,7 @@ import redis
 from redis.client import PubSub
 
 from tests.factories import Sender, logs, rows
-from tests.processes import Process, wait_until, workers_running
+from tests.processes import WAIT_S, Process, wait_until, workers_running
 from trainwire import Run
 from trainwire.ingest.settings.trainer_settings import TrainerSettings
 from trainwire.schemas.events import (
@@ -43,7 +43,7 @@ class Subscriber:
         self._pubsub = pubsub
         self.events: list[Event] = []
 
-    def wait_for(self, condition: Callable[[Event], object], what: str, timeout_s: float = 20) -> Event:
+    def wait_for(self, condition: Callable[[Event], object], what: str, timeout_s: float = WAIT_S) -> Event:
         """Wait until an event meets the condition; the failure names the condition."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -74,7 +74,7 @@ def subscriber(client: redis.Redis) -> Iterator[Subscriber]:
     """A subscriber of the job's channel, subscribed before any message is sent."""
     with PubSub(client.connection_pool, ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(events_channel(JOB))
-        pubsub.get_message(timeout=5)
+        pubsub.get_message(timeout=WAIT_S)
         yield Subscriber(pubsub)
 
 
@@ -148,7 +148,7 @@ def test_orders_without_a_consumer_delay_nothing(resources: Resources, sender: S
         for number in range(1, 5):
             sender.send(logs(f"line {number}"), job=JOB)
             wait_until(partial(has_lines, resources, number), f"row {number}")
-        wait_until(lambda: "notify.dropped" in worker.output, "the worker's log line", timeout_s=10)
+        wait_until(lambda: "notify.dropped" in worker.output, "the worker's log line")
     finally:
         beat.stop()
         worker.stop()

@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
-import pytest
 import redis
 
 from tests.processes import Process, wait_until
@@ -91,7 +90,7 @@ def test_a_beat_that_is_stopped_hands_over_at_once(
     with beats_running(settings, tmp_path) as beats:
         first = active_of(beats)
         first.process.terminate()
-        first.process.wait(20)
+        first.process.wait(60)
         second = next(beat for beat in beats if beat is not first)
         wait_until(lambda: "beat.active" in second.output, "the second beat")
         assert client.get(BEAT_LEASE_KEY) is not None
@@ -126,7 +125,6 @@ def test_a_long_tick_is_not_sent_anew_by_every_new_beat(
     assert_no_tick_is_doubled(client)
 
 
-@pytest.mark.timeout(180)
 def test_a_full_redis_is_one_line_in_the_log_of_beat(settings: Settings, tmp_path: Path) -> None:
     """While Redis is full beat logs that once, without a traceback, and once more when it can send again."""
     with EmbeddedValkey(tmp_path / "valkey", maxmemory="64mb") as server, redis.Redis.from_url(server.url) as full:

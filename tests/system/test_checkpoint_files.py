@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tests.factories import Sender, checkpoint, completion, logs, rows
-from tests.processes import Process, wait_until, workers_running
-from tests.s3 import free_port, s3_client, s3_environment, s3_server
+from tests.processes import END_S, START_TIMEOUT_S, WAIT_S, Process, wait_until, workers_running
+from tests.s3 import s3_client, s3_environment, s3_server
 from trainwire.schemas.tables import training_checkpoints, training_jobs, training_logs
+from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
 
 BUCKET = "models"
@@ -49,14 +50,14 @@ def test_a_store_that_comes_late_is_asked_again(resources: Resources, sender: Se
         wait_until(lambda: "verification.unavailable" in workers[0].output, "the first try")
         assert verified(resources) == [False, False]
         os.killpg(workers[0].process.pid, signal.SIGKILL)
-        workers[0].process.wait(10)
+        workers[0].process.wait(END_S)
         workers[0].start()
         with s3_server(port) as url:
             client = s3_client(url)
             client.create_bucket(Bucket=BUCKET)
             for number in (1, 2):
                 client.put_object(Bucket=BUCKET, Key=f"checkpoints/1/1/epoch-{number}.pt", Body=b"weights")
-            wait_until(lambda: verified(resources) == [True, True], "beat's verification", 60)
+            wait_until(lambda: verified(resources) == [True, True], "beat's verification", 120)
 
 
 def test_a_store_that_never_answers_delays_no_other_work(
@@ -72,9 +73,9 @@ def test_a_store_that_never_answers_delays_no_other_work(
         try:
             worker.start()
             with _running(resources, tmp_path, url):
-                wait_until(worker.is_ready, "the worker's start")
+                wait_until(worker.is_ready, "the worker's start", START_TIMEOUT_S)
                 sender.send(checkpoint(f"s3://{BUCKET}/checkpoints/1/a.pt"))
-                silent.settimeout(30)
+                silent.settimeout(WAIT_S)
                 asked, _ = silent.accept()
                 with asked:
                     sender.send(logs("still here"))

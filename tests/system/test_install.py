@@ -38,7 +38,7 @@ with Run.from_env() as run:
     run.metric(loss=sum(module.MINE for module in (schemas, stores, ingest, workers, client, gateway, cli, stack)))
 """
 READY = "Ctrl-C stops it."
-SWEEP_DEADLINE_S = 60
+SWEEP_DEADLINE_S = 180
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,6 @@ def test_the_wheel_has_one_package(wheel: Path) -> None:
     assert {f"trainwire/{name}" for name in packed} <= set(names)
 
 
-@pytest.mark.timeout(180)
 def test_the_small_set_is_enough(
     wheel: Path, project: Path, client: redis.Redis, redis_url: str, tmp_path: Path
 ) -> None:
@@ -123,7 +122,6 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("python_path", ["", "."], ids=["plain", "PYTHONPATH=."])
 def test_a_project_may_use_our_names(installed: Path, project: Path, python_path: str, tmp_path: Path) -> None:
     """Stack, launcher, SDK and workers run in the project, and the training imports its own modules."""
@@ -167,7 +165,7 @@ def run_command(
     *command: str | Path, env: dict[str, str] | os._Environ[str], cwd: Path
 ) -> subprocess.CompletedProcess[str]:
     """Run a command and wait for its end."""
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=180)
 
 
 @contextmanager
@@ -177,9 +175,9 @@ def stack_running(command: list[str | Path], env: dict[str, str], project: Path)
     with output.open("wb") as file:
         up = subprocess.Popen(command, env=env, cwd=project, stdout=file, stderr=subprocess.STDOUT)
     try:
-        wait_until(lambda: READY in output.read_text() or up.poll() is not None, "the stack", 120)
+        wait_until(lambda: READY in output.read_text() or up.poll() is not None, "the stack", 240)
         assert up.poll() is None, output.read_text()
         yield
     finally:
         up.terminate()
-        assert up.wait(60) == 0, output.read_text()
+        assert up.wait(120) == 0, output.read_text()

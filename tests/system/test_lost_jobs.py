@@ -10,14 +10,14 @@ from pathlib import Path
 from redis.client import PubSub
 
 from tests.factories import Sender, logs, one
-from tests.processes import ROOT, wait_until, workers_running
+from tests.processes import END_S, ROOT, wait_until, workers_running
 from tests.system.test_announcing import Subscriber
 from trainwire.schemas.events import TrainingStatus
 from trainwire.schemas.keys import events_channel
 from trainwire.schemas.tables import training_jobs
 from trainwire.workers.resources import Resources
 
-TRAINER = "import time\nfrom trainwire import Run\nrun = Run(42)\ntime.sleep(120)\n"
+TRAINER = "import time\nfrom trainwire import Run\nrun = Run(42)\ntime.sleep(600)\n"
 
 
 def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: Path) -> None:
@@ -39,9 +39,9 @@ def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: P
             wait_until(lambda: is_watched(resources), "its first heartbeat")
         finally:
             trainer.kill()
-            trainer.wait(10)
+            trainer.wait(END_S)
         event = subscriber.wait_for(
-            lambda event: isinstance(event, TrainingStatus) and event.status == "lost", "the loss", timeout_s=40
+            lambda event: isinstance(event, TrainingStatus) and event.status == "lost", "the loss", timeout_s=120
         )
         assert isinstance(event, TrainingStatus)
         assert (event.previous_status, event.attempt) == ("running", 1)

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.factories import rows
 from tests.processes import ROOT, wait_until, workers_running
 from trainwire.schemas.tables import training_attempts, training_jobs, training_logs
@@ -24,7 +22,6 @@ with Run(name="digits") as run:
 """
 
 
-@pytest.mark.timeout(240)
 def test_two_processes_of_one_launch_are_one_job(resources: Resources, tmp_path: Path) -> None:
     """A script and its child process are one job with one end, with and without a launcher."""
     script = tmp_path / "train.py"
@@ -45,11 +42,14 @@ def test_two_processes_of_one_launch_are_one_job(resources: Resources, tmp_path:
         def statuses() -> list[tuple[object, ...]]:
             return rows(resources.engine, training_jobs, "name", "status", "attempt", order=["created_at"])
 
+        def lines() -> list[int]:
+            return rows(resources.engine, training_logs, "job_id", order=["job_id", "seq"])
+
         wait_until(lambda: [row[1] for row in statuses()] == ["completed"] * 3, "three jobs that have ended")
+        wait_until(lambda: len(lines()) == 6, "all lines: each kind of messages has its own stream")
     assert statuses() == [("digits", "completed", 1)] * 3
     ids = set(rows(resources.engine, training_jobs, "id", order=["id"]))
     assert min(ids) > 2**46
-    lines = rows(resources.engine, training_logs, "job_id", order=["job_id", "seq"])
-    assert {job_id: lines.count(job_id) for job_id in ids} == dict.fromkeys(ids, 2)
+    assert {job_id: lines().count(job_id) for job_id in ids} == dict.fromkeys(ids, 2)
     recorded = rows(resources.engine, training_attempts, "provenance", order=["job_id"])
     assert [items["command"][-1] for items in recorded] == [str(script)] * 3

@@ -9,7 +9,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import pytest
 import requests
 from sqlalchemy import Engine, func, select
 
@@ -28,7 +27,6 @@ ROUNDS = 30
 OFF = "false"
 
 
-@pytest.mark.timeout(240)
 def test_all_parts_work_by_transaction(resources: Resources, sender: Sender, tmp_path: Path) -> None:
     """Two workers and beat store and deliver all rows once, in order; the gateway and the commands read them."""
     with PgBouncer(tmp_path / "pooler", resources.settings.database_url.get_secret_value()) as pooler:
@@ -45,10 +43,10 @@ def test_all_parts_work_by_transaction(resources: Resources, sender: Sender, tmp
             with WebSocketClient(gateway, "/jobs/1/ws") as page:
                 for number in range(1, ROUNDS):
                     send_round(resources.engine, sender, number)
-                    answer = requests.get(f"{gateway.url}/jobs/{number % len(JOBS) + 1}/logs", timeout=20)
+                    answer = requests.get(f"{gateway.url}/jobs/{number % len(JOBS) + 1}/logs", timeout=60)
                     assert answer.status_code == 200, answer.text
                 page.until("logs", ROUNDS)
-            wait_until(lambda: len(twin.lines()) == len(JOBS) * ROUNDS, "all lines in Loki", 60)
+            wait_until(lambda: len(twin.lines()) == len(JOBS) * ROUNDS, "all lines in Loki", 120)
             sent = [f"line {number}" for number in range(ROUNDS)]
             assert all([line.line for line in twin.lines(job)] == sent for job in JOBS)
             env = {"DATABASE_URL": urls[0], "REDIS_URL": urls[1], "DATABASE_PREPARED_STATEMENTS": OFF}
@@ -81,6 +79,6 @@ def commanded(env: dict[str, str], *arguments: str) -> str:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     return done.stdout

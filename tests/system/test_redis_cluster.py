@@ -47,7 +47,6 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
         yield cluster
 
 
-@pytest.mark.timeout(600)
 def test_a_server_of_the_cluster_dies_and_comes_back(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:
@@ -96,7 +95,7 @@ def test_callbacks_over_http_go_to_the_cluster(
     urls = (settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
     body = {"log_type": "stdout", "lines": ["over HTTP"]}
     with GatewayProcess(tmp_path, *urls, STREAMS_URL=cluster.url) as gateway:
-        answer = requests.post(f"{gateway.url}/jobs/{CALLED}/callback/logs", json=body, timeout=20)
+        answer = requests.post(f"{gateway.url}/jobs/{CALLED}/callback/logs", json=body, timeout=60)
         assert answer.status_code == 202, answer.text
         with cluster.client() as client:
             assert client.xlen(stream_key("logs", shard_of(CALLED, SHARDS))) == 1

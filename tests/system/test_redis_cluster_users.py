@@ -91,7 +91,6 @@ def streams_tls(env: Mapping[str, str]) -> dict[str, str]:
     return cast("dict[str, str]", found)
 
 
-@pytest.mark.timeout(600)
 def test_trainers_and_workers_on_a_cluster_over_tls(
     resources: Resources, cluster: ValkeyCluster, proxies: list[TlsProxy], tls: Tls, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from tests.processes import Process, server_variables, wait_until, workers_running
+from tests.processes import START_TIMEOUT_S, Process, server_variables, wait_until, workers_running
 from tests.trainer_processes import (
     check_command,
     check_each_once,
@@ -52,10 +52,9 @@ def start_again(worker: Process) -> None:
     """Start a killed worker and wait until it takes orders."""
     before = worker.output.count(" ready.")
     worker.start()
-    wait_until(lambda: worker.output.count(" ready.") > before, "the worker's start")
+    wait_until(lambda: worker.output.count(" ready.") > before, "the worker's start", START_TIMEOUT_S)
 
 
-@pytest.mark.timeout(600)
 def test_a_replica_takes_over_and_its_missing_messages_are_resent(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:

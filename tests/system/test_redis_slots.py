@@ -30,7 +30,6 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
         yield cluster
 
 
-@pytest.mark.timeout(600)
 def test_a_shard_moves_while_its_trainers_send(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:

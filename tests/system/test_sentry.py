@@ -102,12 +102,12 @@ def test_an_error_of_a_request_is_reported(resources: Resources, receiver: Recei
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: _status(f"{url}/healthz") == 200, "the gateway's start", 90)
         headers = {"Authorization": f"Bearer {SECRET}", "Cookie": f"session={SECRET}", "X-Token": SECRET}
-        answer = requests.get(f"{url}/jobs/1?after={SECRET}", headers=headers, timeout=10)
+        answer = requests.get(f"{url}/jobs/1?after={SECRET}", headers=headers, timeout=60)
         assert answer.status_code >= 500, answer.text
         wait_until(lambda: reports(receiver), "a report")
     finally:
         gateway.terminate()
-        gateway.wait(20)
+        gateway.wait(60)
     report = reports(receiver)[0]
     assert report["tags"]["process"] == "gateway"
     assert "a defect of a test" in json.dumps(report)
@@ -123,7 +123,7 @@ def test_an_invalid_address_is_named(resources: Resources, address: str, expecte
         env=os.environ | environment(resources) | {"SENTRY_DSN": address},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 78
@@ -133,6 +133,6 @@ def test_an_invalid_address_is_named(resources: Resources, address: str, expecte
 
 def _status(url: str) -> int:
     try:
-        return requests.get(url, timeout=5).status_code
+        return requests.get(url, timeout=20).status_code
     except requests.RequestException:
         return 0

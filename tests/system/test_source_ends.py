@@ -55,7 +55,8 @@ if sys.argv[1] == "stored":
     while not acks.hexists("ingest:acks:2", f"{run.source}:logs"):
         time.sleep(0.05)
 else:
-    time.sleep(1)  # the spool has each line after 0.2 s
+    while not run._session.outbox.is_all_spooled:
+        time.sleep(0.05)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 FULL = """
@@ -65,7 +66,8 @@ run = Run(job_id=3)
 for number in range(400):
     run.log(os.urandom(20_000).hex())
     time.sleep(0.002)
-time.sleep(1)
+while not run._session.outbox.is_all_spooled:
+    time.sleep(0.05)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -101,7 +103,7 @@ def python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
     )
 
 
@@ -167,7 +169,7 @@ def test_the_end_of_a_script_killed_under_its_launcher_is_inferred(working: Reso
         REDIS_URL=url_of(working),
     )
     assert run.returncode == 128 + signal.SIGKILL
-    assert sum_of(working, 2).state == "unproven"
+    wait_until(lambda: sum_of(working, 2).state == "unproven", "the launcher's completion")
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     found = sum_of(working, 2)
@@ -215,12 +217,12 @@ from dataclasses import replace
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.settings.trainer_settings import Timing
 # Until now it has reached no Redis: its end waits for one, as it would for one that has answered before.
-run = Run(job_id=5, settings=replace(TrainerSettings.from_env(), timing=Timing(away_s=30)))
+run = Run(job_id=5, settings=replace(TrainerSettings.from_env(), timing=Timing(away_s=300, settle_s=60)))
 run.log("before the copy")
 while not os.path.exists(sys.argv[1]):
     time.sleep(0.05)
 run.log("after the copy")
-print(run.finish())
+print(run.finish(timeout_s=300))
 """
 RANKS = """
 import sys
@@ -254,7 +256,7 @@ def test_a_copied_spool_takes_nothing_from_its_living_trainer(working: Resources
                 assert (found.state, found.silent_sources) == ("open", (about.source,))
                 proxy.mend()
                 flag.touch()
-                receipt = trainer.communicate(timeout=60)[0]
+                receipt = trainer.communicate(timeout=360)[0]
             finally:
                 trainer.kill()
     assert "stored={'logs': 2, 'metrics': 1, 'completions': 1}" in receipt
@@ -272,6 +274,7 @@ def test_a_rank_without_a_way_to_redis_is_named_until_its_spool_is_sent(
         ended = python("-c", RANKS, **env)
         assert ended.returncode == 0, ended.stderr
     wait_until(lambda: sum_of(working, 6).status == "completed", "rank 0")
+    wait_until(lambda: sum_of(working, 6).state == "unproven", "all of its messages")
     status = python("-m", "trainwire", "status", "6", **addresses(working))
     assert "unproven: " in status.stdout
     assert "; not reported: rank 1 of 2\n" in status.stdout

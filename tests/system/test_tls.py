@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.factories import rows
-from tests.processes import ROOT, Process, wait_until, workers_running
+from tests.processes import ROOT, START_TIMEOUT_S, Process, wait_until, workers_running
 from tests.s3 import s3_client, s3_environment, s3_server
 from tests.tls_servers import Tls, over
 from tests.twins.loki import LokiTwin
@@ -56,7 +56,7 @@ def train(settings: Settings, folder: Path, **env: str) -> str:
         env=os.environ | {"PYTHONPATH": str(ROOT), "REDIS_URL": settings.redis_url.get_secret_value(), **env},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -78,15 +78,19 @@ def test_all_of_it_over_tls(resources: Resources, engine: Engine, tls: Tls, tmp_
             stderr = train(settings, tmp_path, **files)
             assert "cannot" not in stderr
             wanted = [f"line {number}" for number in range(LINES)]
-            wait_until(lambda: rows(engine, training_jobs, "status", order=["id"]) == ["completed"], "the end", 60)
+            wait_until(
+                lambda: rows(engine, training_jobs, "status", order=["id"]) == ["completed"], "the end", 120
+            )
+            wait_until(lambda: len(rows(engine, training_logs, "seq")) == LINES, "all rows", 120)
             assert rows(engine, training_logs, "content") == wanted
-            wait_until(lambda: len(twin.lines(JOB)) == LINES, "all lines in Loki", 60)
+            wait_until(lambda: len(twin.lines(JOB)) == LINES, "all lines in Loki", 120)
             assert [line.line for line in twin.lines(JOB)] == wanted
-            uri = rows(engine, training_checkpoints, "uri")[0]
+            wait_until(lambda: any(rows(engine, training_checkpoints, "verified_at")), "verification", 120)
+            (uri,) = rows(engine, training_checkpoints, "uri")
             assert uri.startswith("s3://models/checkpoints/42/")
-            wait_until(lambda: rows(engine, training_checkpoints, "verified_at") != [None], "verification", 60)
             assert loki.handshakes
             assert s3.handshakes
+            wait_until(lambda: answering_workers(settings, 5), "an answer of the worker", 120)
             (answering,) = answering_workers(settings, 5)
             assert answering.startswith("w0@")
             assert "insecure" not in worker.output  # kombu's warning when it verifies no certificate
@@ -106,7 +110,7 @@ def flower_sees_queues(settings: Settings, folder: Path) -> bool:
             return False
 
     try:
-        wait_until(shows, "Flower's look into Redis", 90)
+        wait_until(shows, "Flower's look into Redis", 120)
     finally:
         flower.stop()
     return "Unable to get queues" not in flower.output
@@ -120,7 +124,7 @@ def test_a_worker_without_the_ca_ends_at_once(store: str, resources: Resources, 
     urls = {field: getattr(right, field).get_secret_value() for field in ("redis_url", "database_url")}
     settings = load_settings(**urls | {name: getattr(wrong, name).get_secret_value()})
     worker = Process(settings, tmp_path / "worker.log", "worker").start()
-    assert worker.process.wait(60) == 78
+    assert worker.process.wait(START_TIMEOUT_S) == 78
     last = worker.output.strip().splitlines()[-1]
     assert last.startswith(f"trainwire worker: {store.capitalize()}: ")
     assert "127.0.0.1" in last
@@ -138,8 +142,8 @@ def test_lines_wait_for_a_loki_that_is_not_trusted(
         wrong, right = ({**env, "LOKI_CA_FILE": str(ca)} for ca in (tls.stranger, tls.ca))
         with workers_running(resources.settings, tmp_path / "first", workers=1, beat=True, **wrong) as (worker,):
             train(resources.settings, tmp_path)
-            wait_until(lambda: len(rows(engine, training_logs, "seq")) == LINES, "all rows", 60)
-            wait_until(lambda: "name the file of its CA with LOKI_CA_FILE" in worker.output, "the refusal", 60)
+            wait_until(lambda: len(rows(engine, training_logs, "seq")) == LINES, "all rows", 120)
+            wait_until(lambda: "name the file of its CA with LOKI_CA_FILE" in worker.output, "the refusal", 120)
             assert twin.lines() == []
         with workers_running(resources.settings, tmp_path, workers=1, beat=True, **right):
-            wait_until(lambda: len(twin.lines(JOB)) == LINES, "all lines in Loki", 60)
+            wait_until(lambda: len(twin.lines(JOB)) == LINES, "all lines in Loki", 120)

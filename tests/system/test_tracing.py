@@ -37,7 +37,7 @@ from trainwire import Run
 run = Run(42, "digits")
 run.log("a line")
 run.metric(step=1, loss=0.5)
-receipt = run.finish(timeout_s=60)
+receipt = run.finish(timeout_s=180)
 print(json.dumps({"complete": receipt.complete, "traceparent": run.origin.traceparent}))
 """
 RECYCLING: Final = """
@@ -70,10 +70,10 @@ def train(script: str = TRAINER, **env: str) -> tuple[dict[str, Any], str]:
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
-        env=os.environ | env,
+        env=os.environ | {"TRAINWIRE_SETTLE_S": "60"} | env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=True,
     )
     return json.loads(done.stdout), done.stderr
@@ -116,7 +116,7 @@ def test_one_trace_from_the_run_to_the_event(
         receipt, _ = train(TRAINWIRE_URL=gateway.url, TRAINWIRE_TOKEN=token, TRACEPARENT=cause, **env)
         assert receipt["complete"]
         expected = {"run", "POST /jobs/{job_id}/messages", "drain", "commit", "deliver", "publish"}
-        wait_until(lambda: expected <= {span.name for span in in_trace(collector)}, "a span of each kind", 60)
+        wait_until(lambda: expected <= {span.name for span in in_trace(collector)}, "a span of each kind", 120)
         published = [message["data"] for message in iter(lambda: events.get_message(timeout=1), None)]
     (run,) = collector.named("run")
     assert run.parent_id == CAUSE[1]
@@ -147,7 +147,7 @@ def test_only_slow_spans_by_default(
     with LokiTwin() as loki, workers_running(resources.settings, tmp_path, LOKI_URL=loki.url, **env):
         loki.faults.append(Fault(kind="slow", times=1, delay_s=2))
         send_traced(sender, 1, f"00-{CAUSE[0]}-{CAUSE[1]}-01")
-        wait_until(lambda: collector.named("deliver"), "the span of the slow delivery", 60)
+        wait_until(lambda: collector.named("deliver"), "the span of the slow delivery", 120)
     assert collector.named("deliver")[0].parent_id == CAUSE[1]
     assert all(span.seconds >= 1 for span in collector.spans), collector.spans
 
@@ -161,15 +161,15 @@ def test_pool_children_are_traced_after_they_are_replaced(
     with recycling_worker(resources, tmp_path, **env) as worker:
         for seq in range(1, 13):
             send_traced(sender, seq, f"00-{CAUSE[0]}-{CAUSE[1]}-01")
-            wait_until(lambda seq=seq: len(rows(resources.engine, training_logs, "seq")) == seq, "the row", 60)  # type: ignore[misc]
-        wait_until(lambda: len({span.pid for span in collector.named("drain")}) >= 3, "three generations", 60)
+            wait_until(lambda seq=seq: len(rows(resources.engine, training_logs, "seq")) == seq, "the row", 120)  # type: ignore[misc]
+        wait_until(lambda: len({span.pid for span in collector.named("drain")}) >= 3, "three generations", 120)
         pids = {span.pid for span in collector.named("drain")}
         assert worker.process.pid not in pids
         for child in psutil.Process(worker.process.pid).children():
             os.kill(child.pid, signal.SIGKILL)
             killed = child.pid
         send_traced(sender, 13, f"00-{CAUSE[0]}-{CAUSE[1]}-01")
-        wait_until(lambda: len(rows(resources.engine, training_logs, "seq")) == 13, "the last row", 60)
+        wait_until(lambda: len(rows(resources.engine, training_logs, "seq")) == 13, "the last row", 120)
         worker.process.terminate()
         worker.process.wait(60)
     last = {span.pid for span in collector.named("drain")} - pids
@@ -207,8 +207,8 @@ def test_log_events_have_the_ids_of_their_span(
     ):
         loki.fail_with(503)
         send_traced(sender, 1, f"00-{CAUSE[0]}-{CAUSE[1]}-01")
-        wait_until(lambda: "delivery.unavailable" in worker.output, "the failed delivery", 60)
-        wait_until(lambda: [span for span in collector.named("deliver") if span.is_error], "its span", 60)
+        wait_until(lambda: "delivery.unavailable" in worker.output, "the failed delivery", 120)
+        wait_until(lambda: [span for span in collector.named("deliver") if span.is_error], "its span", 120)
     (line,) = [line for line in worker.output.splitlines() if "delivery.unavailable" in line][:1]
     event = json.loads(line)
     assert (event["trace_id"], event["job_id"]) == (CAUSE[0], 1)
@@ -233,7 +233,7 @@ def test_a_launched_training_is_part_of_its_launcher(
         command = [sys.executable, "-m", "trainwire", "run", "--job-id", "7", "--", sys.executable, str(script)]
         subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=120, capture_output=True)
         stored = {"parent", "child"}
-        wait_until(lambda: stored <= set(rows(resources.engine, training_logs, "content")), "both lines", 60)
+        wait_until(lambda: stored <= set(rows(resources.engine, training_logs, "content")), "both lines", 120)
     launcher, inner = sorted(collector.named("run"), key=lambda span: span.parent_id)
     assert not launcher.parent_id
     assert (inner.trace_id, inner.parent_id) == (launcher.trace_id, launcher.span_id)

@@ -23,7 +23,7 @@ from trainwire.schemas.tables import training_jobs, training_logs
 from trainwire.workers.resources import Resources
 
 AT_ONCE = 8
-SETTLED_WITHIN_S = 30
+SETTLED_WITHIN_S = 180
 
 
 class Outcome(NamedTuple):
@@ -43,7 +43,6 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
         yield resources
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("is_launched", [False, True], ids=["alone", "launched"])
 def test_every_end_is_stored_as_it_was(working: Resources, tmp_path: Path, is_launched: bool) -> None:
     """Without a launcher the status has only the process' own report; a launcher's exit code takes precedence."""
@@ -56,13 +55,13 @@ def test_every_end_is_stored_as_it_was(working: Resources, tmp_path: Path, is_la
         script.write_text(HEAD + end.script)
         launcher = [sys.executable, "-m", "trainwire.ingest", "--job-id", str(job), "--"] if is_launched else []
         command = [*launcher, *end.command, sys.executable, str(script), str(job)]
-        ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60, check=False)
+        ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=240, check=False)
         (tmp_path / f"{job}.err").write_bytes(ended.stderr)
         return ended.returncode
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         codes = dict(zip(jobs, pool.map(run, jobs, [end for _, end in jobs.values()]), strict=True))
-    wait_until(partial(nothing_is_left, tmp_path / "spool", env["REDIS_URL"]), "the end of all leftovers")
+    wait_until(partial(nothing_is_left, tmp_path / "spool", env["REDIS_URL"]), "the end of all leftovers", 120)
     deadline = time.monotonic() + SETTLED_WITHIN_S
     while wrong := {
         name: (found_outcome, wanted, (tmp_path / f"{job}.err").read_text()[-1000:])

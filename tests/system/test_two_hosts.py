@@ -71,10 +71,9 @@ def let_more_arrive(followers: Sequence[Follower]) -> None:
     """Wait until every follower has some more lines."""
     for follower in followers:
         wanted = follower.client.have["logs"] + A_WHILE
-        wait_until(partial(follower.has, "logs", wanted), "more lines", 60)
+        wait_until(partial(follower.has, "logs", wanted), "more lines", 120)
 
 
-@pytest.mark.timeout(600)
 def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Host], loki: LokiTwin) -> None:
     """The host with the active beat is killed, and after its return the other one: no line is lost or doubled."""
     first, second = hosts
@@ -107,7 +106,7 @@ def check_loki(resources: Resources, loki: LokiTwin, job: int) -> None:
             delivery, _ = job_deliveries(connection, job)["loki"]
         return delivery.confirmed_seq == delivery.last_seq
 
-    wait_until(is_delivered, f"job {job} in Loki", 60)
+    wait_until(is_delivered, f"job {job} in Loki", 120)
     stored = [row[1] for row in rows(resources.engine, training_logs, "job_id", "content") if row[0] == job]
     assert [line.line for line in loki.lines(job)] == stored
 

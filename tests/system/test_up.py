@@ -20,12 +20,14 @@ import psutil
 import pytest
 import requests
 
-from tests.processes import ROOT, START_TIMEOUT_S, wait_until
+from tests.processes import ROOT, wait_until
 from tests.twins.loki import LokiTwin
 from trainwire.stack.folders import hold, published
 from trainwire.stack.stack import Stack, StackOptions
 
 READY = "Ctrl-C stops it."
+STACK_TIMEOUT_S = 240
+"""Ten processes start one after the other: at a load of 40 on two cores, 90 s were too few."""
 WITHOUT_WEB = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat")
 PARTS = (*WITHOUT_WEB, "flower", "gateway", "metrics")
 
@@ -72,7 +74,7 @@ class Terminal:
         """Run another trainwire command."""
         command = [self.python, "-m", "trainwire", *arguments]
         return subprocess.run(
-            command, env=self.env, cwd=self.cwd, capture_output=True, text=True, check=False, timeout=60
+            command, env=self.env, cwd=self.cwd, capture_output=True, text=True, check=False, timeout=180
         )
 
     def document(self, *arguments: str) -> Any:
@@ -92,7 +94,7 @@ class Terminal:
         """Return the process of a part."""
         return psutil.Process(json.loads((self.data_dir / "run" / f"{name}.json").read_text())["pid"])
 
-    def wait_for(self, condition: Callable[[], object], timeout_s: float = START_TIMEOUT_S) -> None:
+    def wait_for(self, condition: Callable[[], object], timeout_s: float = STACK_TIMEOUT_S) -> None:
         """Wait until `condition()` holds; fail with the output of `up`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
@@ -116,7 +118,7 @@ def ended(made: Terminal) -> Iterator[Terminal]:
         for process in made.ups:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(120)
         for pid_path in made.data_dir.glob("run/*.json"):
             psutil.Process(json.loads(pid_path.read_text())["pid"]).kill()
 
@@ -126,7 +128,6 @@ def is_gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.timeout(300)  # two whole stacks and seven commands, each a process, on a slow machine
 def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     """up, run, status, logs and env work in several terminals; Ctrl-C exits with 0, and the data is kept."""
     up = terminal.up()
@@ -144,25 +145,26 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
         "stderr err",
         "stdout out",
     ]
+    terminal.wait_for(lambda: _is_complete(terminal, 42))
     status = terminal.document("status", "42")
     assert (status["name"], status["exit_code"], status["completeness"]["state"]) == ("odd", 3, "complete")
     env = terminal.run("env").stdout
     metrics = re.search(r"METRICS_URL=(\S+)", env)
     assert metrics is not None
     assert f"Prometheus finds metrics at {metrics[1]}\n" in terminal.output()
-    exported = requests.get(metrics[1], timeout=20).text
+    exported = requests.get(metrics[1], timeout=60).text
     assert 'trainwire_store_up{store="postgres"} 1.0' in exported
     assert 'trainwire_jobs{status="failed"} 1.0' in exported
     flower, gateway = (re.search(rf"{name}_URL=(\S+)", env) for name in ("FLOWER", "GATEWAY"))
     assert flower is not None
     assert gateway is not None
-    assert requests.get(f"{gateway[1]}/session", timeout=20).json()["flower_url"] == flower[1]
+    assert requests.get(f"{gateway[1]}/session", timeout=60).json()["flower_url"] == flower[1]
     secret = re.search(r"trainwire:([^@]+)@", env)
     assert secret is not None
     assert secret[1] not in terminal.output()
     processes = [terminal.part(name) for name in PARTS]
     up.send_signal(signal.SIGINT)
-    assert up.wait(60) == 0, terminal.output()
+    assert up.wait(120) == 0, terminal.output()
     assert [process for process in processes if not is_gone(process)] == []
     assert terminal.output().endswith(f"stopped; the data is in {terminal.data_dir}\n")
     assert "no trainwire is running" in terminal.run("jobs").stderr
@@ -180,10 +182,10 @@ def test_the_gateway_shows_its_callbacks(terminal: Terminal) -> None:
     url = found[1]
     assert f"See your trainings at {url}" in terminal.output()
     end = {"status": "completed", "exit_code": 0, "final_metrics": {"loss": 0.0}}
-    assert requests.post(f"{url}/jobs/5/callback/completion", json=end, timeout=20).status_code == 202
+    assert requests.post(f"{url}/jobs/5/callback/completion", json=end, timeout=60).status_code == 202
 
     def shown() -> dict[str, Any]:
-        answer: dict[str, Any] = requests.get(f"{url}/jobs/5", timeout=20).json()
+        answer: dict[str, Any] = requests.get(f"{url}/jobs/5", timeout=60).json()
         return answer
 
     terminal.wait_for(lambda: shown().get("status") == "completed")
@@ -205,7 +207,7 @@ def test_parts_that_die_come_back(terminal: Terminal) -> None:
     ran = terminal.run("run", "--job-id", "1", "--", sys.executable, "-c", "print('still here')")
     assert ran.returncode == 0
     terminal.wait_for(lambda: (terminal.document("status", "1") or {}).get("status") == "completed")
-    assert "still here" in terminal.run("logs", "1").stdout
+    terminal.wait_for(lambda: "still here" in terminal.run("logs", "1").stdout)
 
 
 def test_two_stacks_that_start_at_once_have_their_own_addresses(tmp_path: Path) -> None:
@@ -243,9 +245,9 @@ def test_a_slow_gateway_is_announced_when_it_is_ready(
             assert any("gateway: still starting after 0.01 s (log: " in line for line in output)
             threading.Thread(target=stack.watch).start()
             wait_until(lambda: stack.late == [], "the gateway", 120)
-            wait_until(lambda: f"gateway: ready at {stack.address.gateway_url}" in output, "its address", 20)
+            wait_until(lambda: f"gateway: ready at {stack.address.gateway_url}" in output, "its address")
             assert (published(tmp_path) or {})["gateway_url"] == stack.address.gateway_url
-            assert requests.get(f"{stack.address.gateway_url}/healthz", timeout=20).status_code == 200
+            assert requests.get(f"{stack.address.gateway_url}/healthz", timeout=60).status_code == 200
         finally:
             stack.request_stop()
             stack.stop()
@@ -284,10 +286,11 @@ def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
     """A second Ctrl-C kills all parts at once, and no process is left."""
     up = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     processes = [terminal.part(name) for name in WITHOUT_WEB]
+    terminal.part("worker").suspend()  # an orderly stop waits ten seconds for it
     up.send_signal(signal.SIGINT)
     terminal.wait_for(lambda: "stopping" in terminal.output())
     up.send_signal(signal.SIGINT)
-    assert up.wait(60) == 130, terminal.output()
+    assert up.wait(120) == 130, terminal.output()
     assert [process for process in processes if not is_gone(process)] == []
 
 
@@ -347,22 +350,21 @@ def _is_complete(terminal: Terminal, job: int) -> bool:
     return status is not None and status["completeness"]["state"] == "complete"
 
 
-@pytest.mark.timeout(300)
 def test_a_training_needs_no_address(terminal: Terminal) -> None:
     """Without any variable, runs before, during and after a stack that is killed are stored in its Postgres."""
     options = ("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     terminal.env |= {"LOKI_ENABLED": "false"}
-    _, output = _train(terminal, 1).communicate(timeout=60)
+    _, output = _train(terminal, 1).communicate(timeout=180)
     assert output.count("\n") == 1
-    early = _train(terminal, 2, 1000, 0.1)
+    early = _train(terminal, 2, 10_000, 0.1)
     first = terminal.up(*options)
-    _, output = _train(terminal, 3).communicate(timeout=60)
+    _, output = _train(terminal, 3).communicate(timeout=180)
     assert output == ""
     terminal.wait_for(lambda: _is_complete(terminal, 1) and _is_complete(terminal, 3))
     terminal.wait_for(lambda: (terminal.document("status", "2") or {}).get("status") == "running")
     first.kill()
     first.wait()
-    _, output = _train(terminal, 4).communicate(timeout=60)
+    _, output = _train(terminal, 4).communicate(timeout=180)
     assert "no trainwire is running" in output
     port = terminal.document_of("secrets.json")["valkey_port"]
     for name in ("worker", "notifier", "checkpoints", "beat", "valkey"):
@@ -377,7 +379,7 @@ def test_a_training_needs_no_address(terminal: Terminal) -> None:
         terminal.wait_for(lambda: terminal.document("status", "2")["rows"]["metrics"] > before)
         terminal.wait_for(lambda: _is_complete(terminal, 4))
     early.terminate()
-    early.communicate(timeout=60)
+    early.communicate(timeout=180)
     terminal.wait_for(lambda: terminal.document("status", "2")["completeness"]["state"] == "complete")
 
 
@@ -395,15 +397,16 @@ def test_a_loki_that_starts_later_gets_the_waiting_rows(terminal: Terminal) -> N
     options = ("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     terminal.env |= {"LOKI_ENABLED": "false"}
     first = terminal.up(*options)
-    _train(terminal, 1).communicate(timeout=60)
+    _train(terminal, 1).communicate(timeout=180)
     terminal.wait_for(lambda: _is_complete(terminal, 1))
     first.send_signal(signal.SIGINT)
-    first.wait(60)
+    first.wait(120)
     with LokiTwin() as twin:
         terminal.env |= {"LOKI_ENABLED": "true", "LOKI_URL": twin.url}
         terminal.up(*options)
         del terminal.env["LOKI_URL"]
         terminal.env["LOKI_ENABLED"] = "false"
         terminal.wait_for(lambda: len(twin.lines(1)) == 1)
+        # A row is in Loki a moment before Postgres has that.
+        terminal.wait_for(lambda: "fully delivered" in terminal.run("deliveries").stdout)
         assert terminal.run("verify", "1", "--sink", "loki").returncode == 0
-        assert "fully delivered" in terminal.run("deliveries").stdout

@@ -18,13 +18,14 @@ import requests
 from sqlalchemy import text
 
 from tests.factories import one, rows
-from tests.integration.gateway.feed_clients import GatewayProcess, free_port
+from tests.integration.gateway.feed_clients import GatewayProcess
 from tests.previous_release import previous_python
 from tests.processes import ROOT, wait_until, workers_running
 from tests.system.test_up import Terminal, ended
 from trainwire import Client
 from trainwire.ingest.spool.listing import list_spool
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
+from trainwire.stack.persisted_config import free_port
 from trainwire.stores.postgres.completeness import assess
 from trainwire.stores.postgres.source_positions import find_positions
 from trainwire.workers.resources import Resources
@@ -125,7 +126,7 @@ def test_a_spool_of_the_previous_release_is_sent(
 
     wait_until(lambda: of_spool("show", "5").stdout.count(" of 5") == STEPS, "its last line is on the disk", 120)
     training.kill()
-    training.wait(30)
+    training.wait(60)
     with workers_running(resources.settings, tmp_path):
         sent = of_spool("send", "--any-server")
         assert sent.returncode == 0, sent.stderr
@@ -197,7 +198,7 @@ def test_an_old_gateway_serves_on_the_newer_tables(
         check_receipt(training)
         check_receipt(train(sys.executable, 7, "preempted"))
         for gateway in (old, new):
-            assert requests.get(f"{gateway.url}/readyz", timeout=30).status_code == 200
+            assert requests.get(f"{gateway.url}/readyz", timeout=60).status_code == 200
             assert [found["status"] for found in _items(gateway, "/jobs")] == ["preempted", "completed"]
             assert len(_items(gateway, "/jobs/7/logs?limit=1000")) == STEPS
             with Client(gateway.url) as client:
@@ -209,7 +210,7 @@ def test_an_old_gateway_serves_on_the_newer_tables(
 
 
 def _items(gateway: GatewayProcess, path: str) -> list[dict[str, Any]]:
-    answer = requests.get(gateway.url + path, timeout=30)
+    answer = requests.get(gateway.url + path, timeout=60)
     assert answer.status_code == 200, answer.text
     items: list[dict[str, Any]] = answer.json()["items"]
     return items
@@ -236,4 +237,4 @@ def test_a_data_folder_of_the_previous_release_opens(tmp_path: Path, previous_py
                 printed = terminal.run("logs", str(known), "--limit", "10000").stdout.splitlines()
                 assert sum(f" of {known}" in line for line in printed) == STEPS
             up.send_signal(signal.SIGINT)
-            assert up.wait(60) == 0, terminal.output()
+            assert up.wait(120) == 0, terminal.output()

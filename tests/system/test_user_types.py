@@ -144,14 +144,12 @@ def scripts(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.timeout(600)
 def test_mypy_accepts_right_uses_and_refuses_wrong_ones(installed: Path, scripts: Path) -> None:
     """In strict mode each wrong use is an error, else its `type: ignore` would be reported as unused."""
     arguments = ["--strict", "--warn-unreachable", "--python-executable", str(installed), "right.py", "wrong.py"]
     assert checked(scripts, ENV, "mypy", *arguments) == "Success: no issues found in 2 source files\n"
 
 
-@pytest.mark.timeout(600)
 def test_pyright_accepts_right_uses_and_refuses_wrong_ones(installed: Path, scripts: Path) -> None:
     """In strict mode, which also reports unknown types, only wrong uses are errors."""
     output = checked(scripts, ENV, "basedpyright", "--pythonpath", str(installed))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -19,9 +18,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.factories import Sender
 from tests.forked_starts import StartedProcess, start_module
-from tests.processes import START_TIMEOUT_S, wait_until
+from tests.processes import END_S, START_TIMEOUT_S, wait_until
 from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
 from trainwire.schemas.wire.messages import KIND_OF_BODY, Body
+from trainwire.stack.persisted_config import free_port
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import IngestStream
@@ -30,12 +30,6 @@ from trainwire.workers.resources import Resources
 
 DEADLINE_S = 90
 ITEMS = {"logs": "lines", "metrics": "points", "checkpoints": "checkpoints"}
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class GatewayAddress:
@@ -98,7 +92,7 @@ class GatewayProcess(GatewayAddress):
         """Kill it, by default with SIGKILL."""
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(20)
+            self._process.wait(END_S)
             self._process = None
 
     def restart(self) -> None:
@@ -115,7 +109,7 @@ class GatewayProcess(GatewayAddress):
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text()
         try:
-            with urllib.request.urlopen(f"{self.url}/healthz", timeout=5):
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=20):
                 return True
         except OSError:
             return False

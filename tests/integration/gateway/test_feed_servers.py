@@ -9,10 +9,11 @@ import pytest
 import uvicorn
 
 from tests.factories import logs
-from tests.integration.gateway.feed_clients import GatewayAddress, Trainer, WebSocketClient, free_port
+from tests.integration.gateway.feed_clients import GatewayAddress, Trainer, WebSocketClient
 from tests.processes import wait_until
 from trainwire.gateway.app import create_app
 from trainwire.gateway.settings import load_gateway_settings
+from trainwire.stack.persisted_config import free_port
 
 
 @pytest.fixture
