@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -355,7 +356,8 @@ def assert_same_as_full(records: list[bytes]) -> None:
         fast, fast_tally = items_of(path)
         patch.setattr(RowDecoder, "decode", lambda *_: None)
         full, full_tally = items_of(path)
-    assert repr(fast) == repr(full)
+    # As texts, because NaN is not equal to itself; the order of the values of a point has no meaning.
+    assert repr(msgspec.to_builtins(fast, order="sorted")) == repr(msgspec.to_builtins(full, order="sorted"))
     assert fast_tally.skipped == full_tally.skipped
     assert bool(fast_tally.problems) == bool(full_tally.problems)
 

@@ -294,7 +294,8 @@ def test_a_disk_that_fails_leaves_the_messages_in_memory(
     assert outbox.receipt().spooled == {"logs": 4}
     assert [record.getMessage() for record in caplog.records] == [
         f"job 42: the spool {spool.folder.path} does not take messages (No space left on device): "
-        "messages are kept in memory"
+        "messages are kept in memory",
+        "job 42: the disk takes messages again",
     ]
 
 
