@@ -11,6 +11,10 @@ class Unavailable(Exception):  # noqa: N818 - the term of the whole project
     """The work cannot be done now, usually because a store does not answer or requests a retry later."""
 
 
+class RowsLocked(Unavailable):
+    """Another session of Postgres has locked rows for long, such as that of a job in an open transaction."""
+
+
 class WrongPooler(Unavailable):
     """A connection pooler in transaction mode lost prepared statements.
 

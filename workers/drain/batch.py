@@ -54,6 +54,7 @@ class Batch:
         self._storage = ROW_KINDS["logs" if kind == "completions" else kind]
         job_ids = {each.content.job_id for each in arrivals if each.content.job_id and each.content.source}
         with store.pipelined(connection) as driver:
+            driver.execute(store.LOCK_BRIEFLY)
             lock = job_rows.JobLock(driver, job_ids)
             query = positions.PositionQuery(driver, named(kind, [each.content for each in arrivals]))
             driver.execute(store.SAVEPOINT)

@@ -18,7 +18,7 @@ from trainwire.workers.drain.decoding import RawEntry, Rejected
 from trainwire.workers.drain.lookahead import START, LookAhead, SourceDigest, heavy_sources, source_of, waited_ms
 from trainwire.workers.drain.poison_entries import PoisonSearch
 from trainwire.workers.drain.stream import IngestStream
-from trainwire.workers.errors import DrainsEnd, MostlyInvalid, Refused, Unavailable, WrongPooler
+from trainwire.workers.errors import DrainsEnd, MostlyInvalid, Refused, RowsLocked, Unavailable, WrongPooler
 from trainwire.workers.job_traces import traces_of
 from trainwire.workers.settings import Settings
 
@@ -87,6 +87,8 @@ class Drain:
         self._lookahead = LookAhead(stream.client, stream)
         self._with_invalid: set[SourceDigest] = set()
         """Sources that have invalid entries at the head of the stream."""
+        self._locked_jobs: set[int] = set()
+        """Jobs whose rows another session of Postgres had locked when the stream was read ahead last."""
         self._is_resting = False
         """Whether the stream, which is empty, may collect messages before the next drain."""
 
@@ -126,11 +128,18 @@ class Drain:
         """Drain one batch, with retries; return whether the end of the stream is reached.
 
         If nearly all entries are invalid, store valid messages from behind them until `deadline`, mark the stream
-        as halted, and raise `MostlyInvalid`. After `DrainsEnd`, only mark it and raise.
+        as halted, and raise `MostlyInvalid`. After `DrainsEnd`, only mark it and raise. If another session has
+        locked the row of a job, store the messages of other jobs until `deadline`, and raise `RowsLocked`.
         """
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._try_transaction(total)
+            except RowsLocked as exc:
+                self._poison.record_rollback()
+                self._locked_jobs.clear()
+                self._store_all_valid(total, deadline)
+                jobs = ", ".join(map(str, sorted(self._locked_jobs)))
+                raise RowsLocked(f"{exc}; messages of these jobs wait for another session: {jobs}") from exc
             except Unavailable as exc:
                 self._poison.record_rollback()
                 if attempt == _TRIES or isinstance(exc, WrongPooler):
@@ -138,9 +147,7 @@ class Drain:
             except MostlyInvalid as exc:
                 if not isinstance(exc, DrainsEnd):
                     self._poison.reset()
-                    with suppress(Unavailable):
-                        while self._store_valid(total) and self._clock() < deadline:
-                            pass
+                    self._store_all_valid(total, deadline)
                 with suppress(Unavailable):  # a full Redis: the reason is also logged
                     self._stream.halt(str(exc))
                 raise
@@ -251,17 +258,24 @@ class Drain:
         heavy = heavy_sources(raws)
         return self._decode_valid(self._lookahead.read(raws[-1].entry_id, heavy)) if heavy else []
 
+    def _store_all_valid(self, total: Drained, deadline: float) -> None:
+        """Call `_store_valid` until the end of the stream, `deadline` or an error of a store."""
+        with suppress(Unavailable):
+            while self._store_valid(total) and self._clock() < deadline:
+                pass
+
     def _store_valid(self, total: Drained) -> bool:
-        """Store valid messages from behind the invalid entries at the beginning of the stream.
+        """Store valid messages from behind the entries at the beginning of the stream, which cannot be stored now.
 
         Returns whether the stream may have further ones. Messages of sources that have invalid entries are not
-        stored, because that would change their order.
+        stored, because that would change their order, nor are those of jobs that another session has locked.
         """
         with self._leased() as connection:
             if connection is None:
                 return False
             began, began_ns = self._clock(), time.time_ns()
             arrivals = self._decode_valid(self._lookahead.read(START, self._with_invalid))
+            arrivals = self._without_locked(connection, arrivals)
             if not arrivals:
                 self._lookahead.save(())
                 return self._lookahead.found_invalid or not self._lookahead.is_at_end
@@ -276,7 +290,9 @@ class Drain:
         self._stream.acknowledge(batch.acks())
         self._lookahead.save(arrival.raw for arrival in arrivals)
         self._count(total, batch, len(arrivals), traces)
-        return self._lookahead.is_partial or not self._lookahead.is_at_end
+        # A look-ahead that starts again reads the entry of `State.held` once more: that is no progress.
+        has_progress = batch.stored > 0 or len(arrivals) > 1
+        return (self._lookahead.is_partial and has_progress) or not self._lookahead.is_at_end
 
     def _decode_valid(self, entries: Sequence[RawEntry]) -> list[Arrival]:
         """Decode up to one batch of entries that were read ahead; return those of sources without invalid entries.
@@ -289,6 +305,15 @@ class Drain:
         self._lookahead.skip(invalid, are_invalid=True)
         self._lookahead.skip(entries[len(arrivals) :], are_invalid=False)
         return [arrival for arrival in arrivals if source_of(arrival.raw) not in with_invalid]
+
+    def _without_locked(self, connection: Connection, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """Return the arrivals of jobs that no other session has locked; mark the others as skipped."""
+        job_ids = {arrival.content.job_id for arrival in arrivals if arrival.content.job_id is not None}
+        locked = store.locked_jobs(connection, job_ids)
+        self._locked_jobs |= locked
+        skipped = (arrival.raw for arrival in arrivals if arrival.content.job_id in locked)
+        self._lookahead.skip(skipped, are_invalid=False)
+        return [arrival for arrival in arrivals if arrival.content.job_id not in locked]
 
     def _count(self, total: Drained, batch: Batch, entries: int, traces: Mapping[int, str]) -> None:
         """Add the counts of a committed batch to `total`; call `on_commit` if the batch stored messages."""

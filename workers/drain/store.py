@@ -31,10 +31,16 @@ from trainwire.workers.drain.decoding import Rejected
 from trainwire.workers.drain.occurrences import insert_dead_letters
 from trainwire.workers.drain.rows import Row
 from trainwire.workers.durations import bucket_of
-from trainwire.workers.errors import Refused, Unavailable, WrongPooler
+from trainwire.workers.errors import Refused, RowsLocked, Unavailable, WrongPooler
 
 _REFUSED_CLASSES: Final = ("22", "23", "54")
 """SQLSTATE classes for which a retry is useless: data exception, integrity violation, program limit exceeded."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+LOCK_BRIEFLY: Final = "SET LOCAL lock_timeout = '5s'"
+"""A drain that waits for a locked row occupies a pool process, and all jobs of its stream wait with it.
+
+It is several times `LONGEST_BATCH_S`, because drains of other kinds lock the rows of the same jobs.
+"""
 SAVEPOINT: Final = "SAVEPOINT batch"
 _ROLLBACK: Final = "ROLLBACK TO SAVEPOINT batch"
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -53,6 +59,8 @@ def postgres_errors() -> Iterator[None]:
         state = getattr(cause, "sqlstate", None) or ""
         if state[:2] in _REFUSED_CLASSES:
             raise Refused(_first_line(cause)) from exc
+        if state == _LOCK_NOT_AVAILABLE:
+            raise RowsLocked(f"Postgres: {postgres_trouble(exc)}") from exc
         if has_lost_statements(exc):
             raise WrongPooler(f"Postgres: {postgres_trouble(exc)}") from exc
         if is_unavailable(exc):
@@ -98,6 +106,14 @@ def take_lease(connection: Connection, stream: str) -> bool:
     with connection.engine.begin() as at_once:
         at_once.execute(insert(ingest_cursors).values(stream=stream).on_conflict_do_nothing())
     return connection.execute(lease, {"stream": stream}).first() is not None
+
+
+def locked_jobs(connection: Connection, job_ids: Iterable[int]) -> set[int]:
+    """Return those of `job_ids` whose rows another session has locked; lock the others for this transaction."""
+    given = {"ids": list(job_ids)}
+    known = connection.execute(text("SELECT id FROM training_jobs WHERE id = ANY(:ids)"), given).scalars()
+    free = text("SELECT id FROM training_jobs WHERE id = ANY(:ids) FOR UPDATE SKIP LOCKED")
+    return set(known) - set(connection.execute(free, given).scalars())
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from trainwire.schemas.wire.entries import encode_entry
 from trainwire.schemas.wire.messages import Message
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import IngestStream
-from trainwire.workers.errors import MostlyInvalid
+from trainwire.workers.errors import MostlyInvalid, RowsLocked
 from trainwire.workers.resources import Resources
 
 STREAM = stream_key("logs", 1)
@@ -187,3 +187,28 @@ def test_a_jam_and_its_repair_do_not_end_the_look(resources: Resources, sender: 
     assert drained() == ["before", "after"]
     sender.send(logs("later"), job=5)
     assert drained() == ["before", "after", "later"]
+
+
+def test_a_locked_job_holds_up_no_other(resources: Resources, sender: Sender) -> None:
+    """While a session has locked the row of a job, messages of other jobs are stored, and then its own."""
+    sender.send(logs("first"))
+    drained_once(resources)
+    for number in range(3):
+        sender.send(logs(f"locked {number}"))
+        sender.send(logs(f"other {number}"), job=5)
+    stream = IngestStream(resources.streams, "logs", 1)
+    began = time.monotonic()
+    with resources.engine.begin() as session:
+        session.execute(text("SELECT FROM training_jobs WHERE id = 1 FOR UPDATE"))
+        for _ in range(2):
+            with pytest.raises(RowsLocked, match=r"wait for another session: 1$"):
+                Drain(resources.engine, stream, resources.settings).run()
+        assert rows(resources.engine, training_logs, "content", order=["job_id", "seq"]) == [
+            *("first", "other 0", "other 1", "other 2")
+        ]
+        sender.send(logs("locked 3"))
+    assert time.monotonic() - began < resources.settings.drain_slice_s, "no drain waits or searches for long"
+    while sender.client.xlen(STREAM):
+        Drain(resources.engine, stream, resources.settings).run()
+    stored = rows(resources.engine, training_logs, "content", order=["job_id", "seq"])
+    assert stored == ["first", *(f"locked {n}" for n in range(4)), *(f"other {n}" for n in range(3))]
