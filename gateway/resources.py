@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class Resources:
     callback_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CALLBACK_THREADS))
     trainer_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(TRAINER_THREADS))
     readiness_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(READINESS_THREADS))
+    readiness_running: defaultdict[str, set[object]] = field(default_factory=lambda: defaultdict(set))
+    """A mark for each check of `/readyz` that runs, by store."""
 
     @property
     def streams(self) -> Redis:

@@ -79,19 +79,21 @@ class ImportReport(msgspec.Struct, kw_only=True):
     complete: bool
 
 
-def run_report(connection: Connection, run: SourceRun, tally: Tally, sent: int, *, is_deleted: bool) -> RunReport:
+def run_report(connection: Connection, run: SourceRun, tally: Tally, sent: int) -> RunReport:
     """Compare the counts of an imported run with its rows in Postgres.
 
-    Rows that are absent because the job was deleted (`is_deleted`) or because of retention count as skipped.
+    Rows that are absent because the job was deleted, also during the import, or because of retention count as
+    skipped.
     """
+    was_deleted = is_deleted(connection, run.job_id)
     found = connection.execute(_STORED, {"job": run.job_id, "source": run.source}).mappings().one()
     counts = {}
     for kind in COUNTED:
         taken, skipped = tally.taken[kind], dict(tally.skipped[kind])
         stored = taken if kind == "files" else int(found[kind])
         missing = taken - stored
-        if missing > 0 and (is_deleted or found[f"removed_{kind}"]):
-            skipped[DELETED if is_deleted else REMOVED] = missing
+        if missing > 0 and (was_deleted or found[f"removed_{kind}"]):
+            skipped[DELETED if was_deleted else REMOVED] = missing
             missing = 0
         counts[kind] = Count(
             source=taken + sum(tally.skipped[kind].values()), stored=stored, skipped=skipped, missing=missing

@@ -20,7 +20,6 @@ class _Read:
     run: SourceRun
     tally: Tally
     sent: int
-    is_deleted: bool
 
 
 def import_runs(
@@ -44,18 +43,17 @@ def import_runs(
             read.append(_read(run, connection, sender, on_progress))
     if sender is not None:
         sender.finish()
-    reports = (
-        run_report(connection, each.run, each.tally, each.sent, is_deleted=each.is_deleted) for each in read
-    )
+    reports = (run_report(connection, each.run, each.tally, each.sent) for each in read)
     return report_of(reports, left_out)
 
 
 def _read(run: SourceRun, connection: Connection, sender: Sender | None, on_progress: OnProgress) -> _Read:
-    read = _Read(run, Tally(), 0, is_deleted(connection, run.job_id))
+    read = _Read(run, Tally(), 0)
+    was_deleted = is_deleted(connection, run.job_id)
     stored = {} if sender is None else sender.positions(run.job_id, run.source)
     for message in messages_of(run, read.tally):
         on_progress(run.name, read.tally.taken["points"], read.tally.share)
-        if sender is None or read.is_deleted or message.seq <= stored.get(message.kind, 0):
+        if sender is None or was_deleted or message.seq <= stored.get(message.kind, 0):
             continue
         sender.send(message)
         read.sent += 1

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from trainwire.schemas.keys import HOLD_KEY, SHARDS_KEY, Kind, read_shards, shard_of, stream_key
 from trainwire.schemas.streams.clients import STREAM_ERRORS
-from trainwire.schemas.tables import source_positions
+from trainwire.schemas.tables import deleted_jobs, source_positions
 from trainwire.schemas.wire.entries import Entry, encode_entry
 from trainwire.schemas.wire.messages import Message
 from trainwire.stack.errors import Problem
@@ -149,13 +149,24 @@ class Sender:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _drop_acked(self) -> bool:
-        """Forget the sent messages that Postgres has committed; return whether there were any."""
-        stored = read_positions(self._connection, {each.job_id for each in self._unacked})
-        left = [each for each in self._unacked if each.seq > stored.get((each.job_id, each.source, each.kind), 0)]
+        """Forget the sent messages that are committed or whose job was deleted; return whether there were any."""
+        job_ids = {each.job_id for each in self._unacked}
+        stored, deleted = read_positions(self._connection, job_ids), self._deleted(job_ids)
+        left = [
+            each
+            for each in self._unacked
+            if each.job_id not in deleted and each.seq > stored.get((each.job_id, each.source, each.kind), 0)
+        ]
         is_progress = len(left) < len(self._unacked)
         self._unacked = left
         self._unacked_bytes = sum(each.size for each in left)
         return is_progress
+
+    def _deleted(self, job_ids: set[int]) -> set[int]:
+        """Return the jobs that were deleted: workers discard their messages, so that no position changes."""
+        table = deleted_jobs.c
+        found = self._connection.execute(select(table.job_id).where(table.job_id.in_(list(job_ids))))
+        return set(found.scalars())
 
 
 def read_positions(connection: Connection, job_ids: Iterable[int]) -> Positions:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 import redis
 import structlog
-from anyio import to_thread
+from anyio import move_on_after, to_thread
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import require
 from trainwire.gateway.http.responses import described, described_problems, json_response
-from trainwire.gateway.resources import Resources
+from trainwire.gateway.resources import READINESS_THREADS, Resources
 from trainwire.gateway.routes.parameters import ResourcesDep
 from trainwire.gateway.telemetry import Telemetry
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
@@ -26,6 +26,11 @@ from trainwire.stores.postgres.connections import postgres_trouble
 log = structlog.get_logger("trainwire.gateway.health")
 
 router = APIRouter(tags=["health"])
+NO_ANSWER: Final = "does not answer"
+CHECK_TIMEOUT_S: Final = 6.0
+"""Longest time of one check of `/readyz`; connecting to Postgres or Redis takes at most 5 s."""
+MOST_RUNNING: Final = 2 * READINESS_THREADS
+"""Number of running checks of one store, abandoned ones included, from which on no further one is started."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,16 +60,38 @@ async def healthz() -> Response:
 @router.get("/readyz", responses=described(Readiness))
 async def readyz(resources: ResourcesDep) -> Response:
     """Check whether Postgres and Redis respond and the tables are migrated to this version; return the results."""
-    checks = await to_thread.run_sync(_checks, resources, limiter=resources.readiness_threads)
+    checks = {name: await _answer(name, check, resources) for name, check in _checks(resources).items()}
     is_ready = set(checks.values()) == {"ok"}
     return json_response(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
 
 
-def _checks(resources: Resources) -> dict[str, str]:
-    checks = {"postgres": _outcome(lambda: _ask_postgres(resources)), "redis": _outcome(resources.redis.ping)}
+async def _answer(name: str, check: Callable[[], object], resources: Resources) -> str:
+    """Return the outcome of a check, or NO_ANSWER after CHECK_TIMEOUT_S; its thread ends when the server answers.
+
+    A server that is frozen, or behind a broken network, ends neither a read nor a statement timeout.
+    """
+    running = resources.readiness_running[name]
+    if len(running) >= MOST_RUNNING:
+        return NO_ANSWER
+
+    def run() -> str:
+        mark = object()
+        running.add(mark)
+        try:
+            return _outcome(check)
+        finally:
+            running.discard(mark)
+
+    with move_on_after(CHECK_TIMEOUT_S):
+        return await to_thread.run_sync(run, limiter=resources.readiness_threads, abandon_on_cancel=True)
+    return NO_ANSWER
+
+
+def _checks(resources: Resources) -> dict[str, Callable[[], object]]:
+    checks = {"postgres": lambda: _ask_postgres(resources), "redis": resources.redis.ping}
     streams = resources.stream_client
     if streams is not None:
-        checks["streams"] = _outcome(lambda: _ask_streams(streams))
+        checks["streams"] = lambda: _ask_streams(streams)
     return checks
 
 
@@ -113,10 +140,10 @@ def _outcome(check: Callable[[], object]) -> str:
         check()
     except SQLAlchemyError as exc:
         log.warning("readiness.postgres_unavailable", reason=postgres_trouble(exc))
-        return "does not answer"
+        return NO_ANSWER
     except STREAM_ERRORS as exc:
         log.warning("readiness.redis_unavailable", reason=redis_trouble(exc))
-        return "does not answer"
+        return NO_ANSWER
     except WrongSchemaRevision as exc:
         log.warning("readiness.wrong_schema", reason=str(exc))
         return "is not migrated to this version: run `trainwire migrate` of the newest version, or install that"

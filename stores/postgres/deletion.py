@@ -169,7 +169,8 @@ def begin_deletion(
     After the commit the job is not listed any more, and none of its messages are stored or delivered. Workers
     delete the remaining data. `by` and `reason` (at most MAX_REASON_CHARS) are stored in the tombstone.
     If the job was deleted before, parts with the state `left` are set to `open`, and so are `kept` parts that
-    `choice` does not keep. Kept files stay `kept`, because the rows that list them are deleted.
+    `choice` does not keep; copies in sinks that are not deleted yet and that `choice` keeps are set to `kept`.
+    Kept files stay `kept`, because the rows that list them are deleted.
     Raises `NoSuchJob` if there is neither a job nor a tombstone, and `StillAtWork` if the job has not ended and
     `force` is False.
     """
@@ -256,8 +257,11 @@ def _reopened(name: PartName, part: DeletionPart, choice: Choice) -> DeletionPar
     """Return `part` with the state `open` if it must be processed again, otherwise unchanged.
 
     That is the case if it is `left`, or if it is `kept` and `choice` no longer keeps it. Kept files stay `kept`,
-    because the rows that list them are deleted.
+    because the rows that list them are deleted. A sink's copies that are `open` or `left` become `kept` if
+    `choice` keeps them: the sink may never be able to delete them.
     """
+    if name in choice.keep and part.state in ("open", "left"):
+        return replace(part, state="kept", notes=[])
     was_kept = part.state == "kept" and name != "s3" and not choice.keeps(name)
     return replace(part, state="open", notes=[]) if part.state == "left" or was_kept else part
 

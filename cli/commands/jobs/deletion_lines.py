@@ -34,9 +34,9 @@ def plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
         kept = f" (kept: --keep-{name})" if choice.keeps(name) else ""
         lines += [f"  {SINKS[name].title}: {copies:,} {SINKS[name].copies}{kept}"] if copies else []
     if plan.mlflow_runs:
-        lines.append(f"    {', '.join(plan.mlflow_runs)}")
+        lines.append(f"  runs in MLflow: {', '.join(plan.mlflow_runs)}")
     if plan.own_runs:
-        lines.append(f"    made by its trainer, kept: {', '.join(plan.own_runs)}")
+        lines.append(f"  runs in MLflow that its trainer made, kept: {', '.join(plan.own_runs)}")
     if plan.file_count:
         kept = "" if choice.with_files else "; kept, without a record in trainwire (--with-files deletes them)"
         lines.append(f"  S3: {plan.file_count:,} files, {shown_size(plan.file_bytes)}{kept}")

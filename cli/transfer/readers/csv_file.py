@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
@@ -49,7 +50,7 @@ def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
     as another job.
     """
     try:
-        path = path.resolve(strict=True)
+        path = Path(os.path.realpath(path, strict=True))  # Path.resolve raises RuntimeError for a loop of links
         if not path.is_file():  # a pipe cannot be read twice
             raise Problem(f"{path} is not a file: write the CSV to a file first")
         digest = content_hash(path)

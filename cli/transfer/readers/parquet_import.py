@@ -37,6 +37,7 @@ _MS: Final = 1_000_000
 _READ: Final = ("project_id", "run_id", "attribute_path", "attribute_type", "step", "timestamp")
 _SERIES_COLUMNS: Final = (*_READ, "float_value", "string_value")
 _SINGLE_COLUMNS: Final = (*_READ[:4], *VALUE_COLUMNS.values())
+_IDS: Final = frozenset(_READ[:4])
 _STREAMS: Final = ("stdout", "stderr")
 
 
@@ -69,7 +70,7 @@ def parquet_runs(path: Path, copy: str) -> Iterator[SourceRun]:
             hashes[file] = content_hash(file)
         except OSError as exc:
             raise Problem(f"cannot read {file}: {exc.strerror or exc}") from exc
-        except pa.ArrowException as exc:
+        except (pa.ArrowException, UnicodeDecodeError) as exc:
             raise Problem(f"{file} is not a parquet file, or it is damaged: {exc}") from exc
     for run in runs.values():
         used = " ".join(dict.fromkeys(hashes[file] for file, _ in run.groups))
@@ -77,17 +78,20 @@ def parquet_runs(path: Path, copy: str) -> Iterator[SourceRun]:
 
 
 def _find_runs(file: Path, opened: Any, wanted: list[str], runs: dict[tuple[str, str], _Run]) -> None:
-    missing = sorted(set(wanted) - set(opened.schema_arrow.names))
-    if missing:
-        raise Problem(f"{file} has no column {missing[0]!r}: expected the schema of neptune-exporter")
+    names = opened.schema_arrow.names
+    wrong = next((name for name in sorted(wanted) if names.count(name) != 1), None)
+    if wrong is not None:
+        number = f"{names.count(wrong)} columns" if wrong in names else "no column"
+        raise Problem(f"{file} has {number} {wrong!r}: expected the schema of neptune-exporter")
     for group in range(opened.num_row_groups):
         table = opened.read_row_group(group, columns=["project_id", "run_id"])
         keys = table.group_by(["project_id", "run_id"], use_threads=False).aggregate([]).to_pylist()
         for key in keys:
-            project, run_id = str(key["project_id"]), str(key["run_id"])
+            project, run_id = (str(_text(key[name])) for name in ("project_id", "run_id"))
             run = runs.setdefault((project, run_id), _Run(project, run_id))
-            run.groups.append((file, group))
-            run.rows += table.num_rows
+            if (file, group) not in run.groups[-1:]:  # a number and a text may be the same id
+                run.groups.append((file, group))
+                run.rows += table.num_rows
 
 
 def _source_run(run: _Run, identity: str, pq: Any) -> SourceRun:
@@ -119,10 +123,11 @@ class _RunReader:
         yield from lines
         last_ts = max([last_ts, *(line.ts for line in lines)])
         self._tally.taken["files"] += len({file for file, _ in self._run.groups} - self._damaged)
+        error = single.get("sys/error_message")
         yield End(
             ts=to_ns(ended) if isinstance(ended, datetime) else last_ts,
             status=_status(single),
-            error_message=single.get("sys/error_message"),
+            error_message=None if error is None else str(error),
         )
 
     def _header(self, single: dict[str, Any], started_ns: int | None) -> Header:
@@ -145,9 +150,7 @@ class _RunReader:
         kinds = pa.array(list(VALUE_COLUMNS))
         values = {}
         for rows in self._rows(_SINGLE_COLUMNS):
-            for row in rows.filter(
-                pc.is_in(rows.column("attribute_type").cast(pa.string()), value_set=kinds)
-            ).to_pylist():
+            for row in rows.filter(pc.is_in(rows.column("attribute_type"), value_set=kinds)).to_pylist():
                 value = row[VALUE_COLUMNS[row["attribute_type"]]]
                 if value is not None:
                     values[row["attribute_path"]] = value
@@ -205,15 +208,14 @@ class _RunReader:
 
     def _rows(self, columns: tuple[str, ...]) -> Iterator[Any]:
         """Yield the rows of this run in batches."""
-        pa, _ = arrow()
         pc = _compute()
         by_file: dict[Path, list[int]] = defaultdict(list)
         for file, group in self._run.groups:
             by_file[file].append(group)
         for file, groups in by_file.items():
             for batch in self._batches(file, groups, columns):
-                is_project = pc.equal(batch.column("project_id").cast(pa.string()), self._run.project)
-                is_run = pc.equal(batch.column("run_id").cast(pa.string()), self._run.run_id)
+                is_project = pc.equal(batch.column("project_id"), self._run.project)
+                is_run = pc.equal(batch.column("run_id"), self._run.run_id)
                 yield batch.filter(pc.and_(is_project, is_run))
 
     def _batches(self, file: Path, groups: list[int], columns: tuple[str, ...]) -> Iterator[Any]:
@@ -221,11 +223,50 @@ class _RunReader:
         pa, _ = arrow()
         try:
             for batch in self._pq.ParquetFile(file).iter_batches(row_groups=groups, columns=list(columns)):
-                yield batch.select(list(columns))
-        except (pa.ArrowException, OSError) as exc:
+                yield self._converted(batch, columns)
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as exc:
             if file not in self._damaged:
                 self._damaged.add(file)
                 self._tally.fail_within(file, exc)
+
+    def _converted(self, batch: Any, columns: tuple[str, ...]) -> Any:
+        """Return columns of a batch with the types of the schema, steps as floats, and null ids as empty texts.
+
+        Times of attributes that cannot be stored become null, with a note. Raises pyarrow's error, with the name
+        of the column, for values that cannot be converted.
+        """
+        pa, _ = arrow()
+        pc = _compute()
+        types = schema(pa)
+        arrays = []
+        for name in columns:
+            column, wanted = batch.column(name), pa.float64() if name == "step" else types.field(name).type
+            try:
+                column = column if column.type == wanted else column.cast(wanted, safe=not _is_number(wanted, pa))
+                column.validate(full=True)
+            except pa.ArrowException as exc:
+                raise pa.ArrowInvalid(f"column {name!r}: {exc}") from exc
+            if name in _IDS:
+                column = pc.fill_null(column, "")
+            if name == "datetime_value":
+                is_in = _is_storable(column.cast(pa.int64()))
+                if out := pc.sum(pc.invert(is_in)).as_py():
+                    self._tally.notes.append(f"{out:,} attributes are left out: their {OUT_OF_RANGE}")
+                column = pc.if_else(is_in, column, pa.scalar(None, wanted))
+            arrays.append(column)
+        return pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+
+def _text(value: object) -> object:
+    """Return the id of a project or run as `_converted` does: empty for null, bytes as text."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return "" if value is None else value
+
+
+def _is_number(wanted: Any, pa: Any) -> bool:
+    """Return whether values of other types may be rounded to this type: a number or a time."""
+    return bool(pa.types.is_floating(wanted) or pa.types.is_timestamp(wanted))
 
 
 def _compute() -> Any:
@@ -234,11 +275,10 @@ def _compute() -> Any:
 
 
 def _with_numbers(rows: Any) -> Any:
-    """Convert steps to floats (0 if absent), and times to milliseconds since 1970."""
+    """Replace absent steps by 0, and convert times to milliseconds since 1970."""
     pa, _ = arrow()
-    steps = _compute().fill_null(rows.column("step").cast(pa.float64()), 0.0)
-    times_ms = rows.column("timestamp").cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
-    values = {"step": steps, "timestamp": times_ms, "float_value": rows.column("float_value").cast(pa.float64())}
+    steps = _compute().fill_null(rows.column("step"), 0.0)
+    values = {"step": steps, "timestamp": rows.column("timestamp").cast(pa.int64())}
     for name, column in values.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows
@@ -246,8 +286,11 @@ def _with_numbers(rows: Any) -> Any:
 
 def _in_range(rows: Any) -> Any:
     """Return a mask of the rows whose time can be stored, or is absent."""
+    return _is_storable(rows.column("timestamp"))
+
+
+def _is_storable(times_ms: Any) -> Any:
     pc = _compute()
-    times_ms = rows.column("timestamp")
     is_in = pc.and_(pc.greater(times_ms, MIN_NS // _MS), pc.less(times_ms, MAX_NS // _MS))
     return pc.fill_null(is_in, True)
 

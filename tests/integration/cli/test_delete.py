@@ -166,7 +166,7 @@ def test_an_incomplete_deletion_is_reported(
 def test_a_loki_without_a_delete_api_is_reported(
     connected: Trainwire, resources: Resources, job: int, alone: pytest.MonkeyPatch, loki: LokiTwin
 ) -> None:
-    """The reason and the necessary configuration are shown."""
+    """The reason and the necessary configuration are shown; the lines can be kept, and then the job is deleted."""
     alone.setenv("LOKI_ENABLED", "true")
     with resources.engine.begin() as connection:
         connection.execute(
@@ -179,3 +179,7 @@ def test_a_loki_without_a_delete_api_is_reported(
     assert "retention_enabled: true" in done.out
     assert "repeat `trainwire delete 1`" in done.out
     assert connected("delete", str(job), "--forget").code == 1
+    assert "--keep-loki" in done.out
+    done = connected("delete", str(job), "--yes", "--keep-loki")
+    assert (done.code, "lines in Loki: kept" in done.out) == (0, True)
+    assert connected("delete", str(job), "--forget").code == 0

@@ -7,10 +7,12 @@ import math
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from tests.factories import drain, one, rows
 from tests.integration.cli.conftest import Trainwire
@@ -18,11 +20,17 @@ from tests.mlflow_server import MlflowServer
 from tests.unit.cli.event_files import event_file, hparams, scalar, text
 from tests.unit.cli.wandb_files import START_S, exit_record, history, output, run_record, set_age, wandb_file
 from trainwire.cli.transfer import sending
+from trainwire.cli.transfer.import_report import DELETED
+from trainwire.cli.transfer.importing import import_runs
+from trainwire.cli.transfer.runs import End, Header, Item, SourceRun, Tally
+from trainwire.cli.transfer.sending import Sender
 from trainwire.schemas.keys import HOLD_KEY, KINDS
 from trainwire.schemas.tables import source_positions, training_jobs, training_logs, training_metrics
+from trainwire.schemas.wire.messages import Point
 from trainwire.stores.mlflow import runs
 from trainwire.stores.mlflow.http import MlflowUnavailable
 from trainwire.stores.mlflow.runs import get_metric_page
+from trainwire.stores.postgres.deletion import Choice, begin_deletion
 from trainwire.workers.resources import Resources
 
 POINTS = ("epoch", "step", "loss", "accuracy", "extra_metrics")
@@ -127,6 +135,28 @@ def test_a_deleted_import_is_named(connected: Trainwire, tmp_path: Path) -> None
     assert list(skipped.values()) == [2]
     assert "--copy" in next(iter(skipped))
     assert receipt_of(connected, "csv", str(file), "--copy", "2")["points"]["stored"] == 2
+
+
+def test_a_job_that_is_deleted_during_its_import_ends_the_wait(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers discard its messages, so the import does not wait for them, and names the deletion."""
+    monkeypatch.setattr(sending, "STALLED_S", 2.0)
+
+    def items(tally: Tally) -> Iterator[Item]:
+        yield Header(name="digits", started_ns=None)
+        yield Point(ts=1, step=1, values={"loss": 0.5})
+        tally.taken["points"] += 1
+        with resources.engine.begin() as other:
+            other.execute(insert(training_jobs).values(id=run.job_id, name="digits", status="running"))
+            begin_deletion(other, run.job_id, Choice(), by="a test", force=True)
+        yield End(ts=2)
+
+    run = SourceRun(tool="csv", identity="deleted while it is read", name="digits", items=items)
+    with resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        report = import_runs([run], connection, Sender(resources.redis, connection), lambda *_: None)
+    assert (report.points.stored, report.points.skipped) == (0, {DELETED: report.points.source})
+    assert report.complete
 
 
 @pytest.mark.usefixtures("workers")

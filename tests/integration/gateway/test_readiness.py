@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import Engine, text
 
 from tests.gateway_server import GatewayServer, gateway_settings
+from tests.processes import wait_until
+from tests.tcp_proxy import TcpProxy
 from tests.valkey_cluster import ValkeyCluster
+from trainwire.gateway.routes import health_routes
+from trainwire.gateway.routes.health_routes import MOST_RUNNING
 from trainwire.schemas.migrations import head_revision
 from trainwire.stack.valkey import EmbeddedValkey
 
@@ -27,6 +32,27 @@ def test_streams_on_a_server_of_their_own(database_url: str, redis_url: str, tmp
             assert gateway.get("/healthz") == {"status": "ok"}
             streams.start()
             assert gateway.get("/readyz")["ready"]
+
+
+def test_a_frozen_postgres_is_reported_in_time(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose connections stay open and silent makes the gateway unready, without a wait for its return."""
+    monkeypatch.setattr(health_routes, "CHECK_TIMEOUT_S", 0.5)
+    url = urlsplit(database_url)
+    with TcpProxy(f"{url.hostname}:{url.port}") as proxy:
+        user, _, _ = url.netloc.rpartition("@")
+        through = url._replace(netloc=f"{user}@{urlsplit(proxy.url).netloc}").geturl()
+        with GatewayServer(gateway_settings(through, redis_url)) as gateway:
+            assert gateway.get("/readyz")["ready"]
+            proxy.freeze()
+            away = {"postgres": "does not answer", "redis": "ok"}
+            for _ in range(MOST_RUNNING + 2):
+                answer = gateway.http.get(f"{gateway.url}/readyz", timeout=10)
+                assert (answer.status_code, answer.json()["checks"]) == (503, away)
+            assert len(gateway.app.state.resources.readiness_running["postgres"]) <= MOST_RUNNING
+            proxy.thaw()
+            wait_until(lambda: gateway.request("GET", "/readyz").status_code == 200, "the gateway is ready again")
 
 
 JOBS = "ALTER TABLE training_jobs"

@@ -242,3 +242,11 @@ def test_the_same_content_makes_the_same_messages(tmp_path: Path) -> None:
     assert [message.seq for message in first] == [1, 2, 3, 4, 5, 1]
     path.write_text("step,loss\n1,1\n")
     assert csv_run(path, None, "").job_id != first[0].job_id != csv_run(path, None, "2").job_id
+
+
+def test_a_loop_of_links_is_named(tmp_path: Path) -> None:
+    """A link to itself is an unreadable file, not an internal error."""
+    loop = tmp_path / "loop.csv"
+    loop.symlink_to(loop)
+    with pytest.raises(Problem, match=r"cannot read .*loop\.csv: Too many levels of symbolic links"):
+        csv_run(loop, None, "")
