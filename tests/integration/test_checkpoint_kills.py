@@ -25,7 +25,7 @@ from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.resources import Resources
 
 Files = Mapping[str, bytes]
-TIMEOUT_S: Final = 60
+TIMEOUT_S: Final = 180
 LARGE: Final = 6 * 1024 * 1024
 """Two parts of five megabytes at most."""
 
@@ -86,7 +86,7 @@ print("saved", flush=True)
 sys.stdin.readline()
 is_armed = True
 save(2)
-run.finish(timeout_s=40)
+run.finish(timeout_s=120)
 print("requests:", next(numbers) - 1, flush=True)
 """
 )
@@ -141,7 +141,7 @@ class Training:
     def verify(self) -> None:
         """Store the rows that have come, and verify them."""
         drain(self._resources, "checkpoints", 42)
-        Verification(self._resources.engine, open_s3, [f"s3://{self._bucket.name}/"], slice_s=5).run()
+        Verification(self._resources.engine, open_s3, [f"s3://{self._bucket.name}/"], slice_s=60).run()
 
     def offered(self) -> dict[str, Files]:
         """Download the last checkpoint and every verified one; return their files."""

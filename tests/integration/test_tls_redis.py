@@ -41,7 +41,8 @@ import os, time
 from trainwire import Run
 with Run({JOB}) as run:
     run.log("before")
-    time.sleep(1)  # the connection is there
+    while not run._session.outbox.sent_kinds():
+        time.sleep(0.02)  # until the connection is there
     for number in range(3):
         if os.fork() == 0:
             run.log(f"child {{number}}")
@@ -127,7 +128,7 @@ def test_a_trainer_with_a_wrong_ca_trains_on(
     assert "the file of its CA is not there: name it in REDIS_URL, ?ssl_ca_certs=/path/to/ca.pem" in missing
     right = redis_over(ssl_ca_certs=tls.ca)
     for number in range(2):
-        (left,) = send_leftovers(tmp_path / f"spool{number}", right, timing, 10)
+        (left,) = send_leftovers(tmp_path / f"spool{number}", right, timing, 60)
         assert not any(left.receipt.unsent.values())
     entries: Any = client.xrange(stream_key("logs", 2))  # some twice: no worker acknowledges them
     assert len({(fields[b"source"], fields[b"seq"]) for _, fields in entries}) == 2
@@ -144,7 +145,7 @@ def test_forked_children_and_their_parent_over_tls(
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -183,7 +184,7 @@ def test_a_trainer_with_tls_at_a_port_without_tls(
     redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error for rediss:// at a port without TLS names the cause."""
-    monkeypatch.setattr(link, "SOCKET_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(link, "SOCKET_TIMEOUT_S", 3.0)
     secure = redis_url.replace("redis", kind, 1).rpartition("/")[0]
     with pytest.raises(outage.Unavailable, match=r"it does not (answer the TLS handshake|use TLS): correct"):
         RedisConnection(secure, JOB, "0-test").read_reports(["logs"])
@@ -223,5 +224,5 @@ def test_workers_and_doctor_without_tls_at_a_port_with_tls(
     alone.setenv("LOKI_ENABLED", "false")
     assert named in trainwire("doctor", "--json").out
     command = [sys.executable, "-m", "trainwire.workers", "worker"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
     assert (done.returncode, named in done.stderr) == (78, True)

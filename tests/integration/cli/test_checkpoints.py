@@ -17,8 +17,8 @@ from sqlalchemy import text
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain
 from tests.integration.cli.conftest import Trainwire
 from tests.integration.conftest import Bucket
-from tests.s3 import free_port
 from trainwire.schemas.checkpoint_keys import ManifestFile, encode_manifest
+from trainwire.stack.persisted_config import free_port
 from trainwire.stores.files.s3 import open_s3
 from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.resources import Resources
@@ -107,7 +107,7 @@ def test_a_lent_address_gives_the_file_until_it_expires(
     record(bucket.put("c/best.pt", WEIGHTS) | {"kind": "best"})
     printed = connected("checkpoints", "42", "--url", "best", "--expires", "60").out.strip()
     assert "X-Amz-Expires=60&" in printed
-    with urllib.request.urlopen(printed, timeout=10) as answer:
+    with urllib.request.urlopen(printed, timeout=60) as answer:
         assert answer.read() == WEIGHTS
     assert connected("checkpoints", "42", "--url", "last").err.startswith(
         "trainwire: job 42 has no last checkpoint"
@@ -244,7 +244,7 @@ def test_a_connection_that_breaks_leaves_nothing(
         thread.start()
         cut.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         broken = connected("checkpoints", "42", "--download", "last")
-        thread.join(10)
+        thread.join(60)
     assert (broken.code, list(Path().iterdir())) == (1, [])
     assert f"cannot download s3://{bucket.name}/c/last.pt: S3: " in broken.err
     assert connected("checkpoints", "42", "--download", "last").code == 0

@@ -12,11 +12,11 @@ from sqlalchemy import text
 from tests.factories import Sender, checkpoint, completion, drain, logs, metrics, rows
 from tests.integration.cli.conftest import Trainwire
 from tests.integration.conftest import Bucket
-from tests.s3 import free_port
 from tests.twins.loki import LokiTwin
 from trainwire.schemas.keys import JOB_DELETED_FIELD, acks_key
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.tables import training_jobs, training_logs
+from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
 
 HOSTILE = "[red]x[/red] \x1b]0;x\x07\x1b[2Jend"

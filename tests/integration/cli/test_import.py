@@ -95,11 +95,13 @@ def test_an_interrupted_import_continues(
     assert "run the same command again" in done.err
     assert 4 <= sum(resources.redis.xlen(key) for key in resources.redis.keys("ingest:{*}:metrics")) <= 12
     assert receipt_of(connected, "csv", str(file), "--verify", code=1)["points"]["missing"] == 25_500
-    worker = threading.Thread(target=_drain_for, args=(resources, 20.0, stop := threading.Event()))
+    worker = threading.Thread(target=_drain_for, args=(resources, 280.0, stop := threading.Event()))
     worker.start()
-    receipt = receipt_of(connected, "csv", str(file))
-    stop.set()
-    worker.join()
+    try:
+        receipt = receipt_of(connected, "csv", str(file))
+    finally:
+        stop.set()
+        worker.join()
     assert receipt["points"] == {"source": 25_500, "stored": 25_500, "skipped": {}, "missing": 0}
     assert rows(resources.engine, training_metrics, "step") == list(range(25_500))
 

@@ -47,7 +47,7 @@ def delivered(engine: Engine, loki: LokiTwin) -> Engine:
 
 def deliver(engine: Engine, loki: LokiTwin) -> None:
     """Deliver waiting rows."""
-    Delivery(engine, LogBacklog(engine, LokiSink.name), LokiSink(LokiHttp(loki.url)), slice_s=10).run()
+    Delivery(engine, LogBacklog(engine, LokiSink.name), LokiSink(LokiHttp(loki.url)), slice_s=60).run()
 
 
 def _push(loki: LokiTwin, *lines: tuple[str, dict[str, str]], **labels: str) -> None:

@@ -496,7 +496,7 @@ def test_nothing_but_the_protocol_is_on_stdout(gateway: GatewayServer, tmp_path:
             answers.append(json.loads(process.stdout.readline()))
         process.stdin.close()
         rest = process.stdout.read()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     assert {answer["jsonrpc"] for answer in answers} == {"2.0"}
     assert rest == ""
     assert answers[-1]["result"]["isError"] is True
@@ -512,7 +512,7 @@ def test_over_http_it_serves_this_machine_only(gateway: GatewayServer, tmp_path:
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
     ) as process:
         try:
-            wait_until(lambda: is_listening(port) or process.poll() is not None, "the server", 60)
+            wait_until(lambda: is_listening(port) or process.poll() is not None, "the server", 120)
             with start_blocking_portal() as portal, portal.wrap_async_context_manager(Client(url)) as client:
                 result = portal.call(client.call_tool, "list_jobs", {})
             assert json.loads(text_of(result))["jobs"] == []
@@ -520,7 +520,7 @@ def test_over_http_it_serves_this_machine_only(gateway: GatewayServer, tmp_path:
             assert refused.status_code == 421
         finally:
             process.terminate()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert out == b""
     assert b"to all users of this machine" in err
     assert b"Traceback" not in err

@@ -37,7 +37,7 @@ def deliver(resources: Resources, mlflow_server: MlflowServer, experiment: str) 
 
     def run() -> None:
         sink = MlflowSink(mlflow_server.api, experiment)
-        Delivery(resources.engine, MetricBacklog("mlflow"), sink, slice_s=30).run()
+        Delivery(resources.engine, MetricBacklog("mlflow"), sink, slice_s=60).run()
 
     return run
 

@@ -27,7 +27,7 @@ VERIFY = ("verify", "42", "--sink", "loki")
 
 
 def _deliver(engine: Engine, loki: LokiTwin) -> None:
-    Delivery(engine, LogBacklog(engine, LokiSink.name), LokiSink(LokiHttp(loki.url)), slice_s=10).run()
+    Delivery(engine, LogBacklog(engine, LokiSink.name), LokiSink(LokiHttp(loki.url)), slice_s=60).run()
 
 
 def _run(engine: Engine, statement: str) -> None:

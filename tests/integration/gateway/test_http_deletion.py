@@ -12,11 +12,11 @@ from sqlalchemy import text
 from tests.factories import Sender, completion, drain, logs, one, rows
 from tests.gateway_server import GatewayServer
 from tests.integration.gateway.test_authorization import bearer, make_token
-from tests.s3 import free_port
 from trainwire.gateway.auth.tokens import Role
 from trainwire.gateway.routes.deletion_routes import forget
 from trainwire.schemas.keys import acks_key
 from trainwire.schemas.tables import deleted_jobs, training_jobs, training_logs
+from trainwire.stack.persisted_config import free_port
 from trainwire.stores.files.s3 import open_s3
 from trainwire.stores.postgres.deletion import Choice, begin_deletion
 from trainwire.workers.operations.job_deletion import JobDeleter

@@ -81,7 +81,6 @@ def test_an_old_gateway_stays_ready_on_newer_tables(
             connection.execute(set_revision, {"to": head_revision()})
 
 
-@pytest.mark.timeout(180)
 def test_streams_on_a_cluster(database_url: str, redis_url: str, tmp_path: Path) -> None:
     """A gateway starts without its cluster, is not ready, and becomes ready with the first server."""
     with ValkeyCluster(tmp_path) as cluster:

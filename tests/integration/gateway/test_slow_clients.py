@@ -19,7 +19,7 @@ from trainwire.gateway.http.timeouts import Timeouts
 from trainwire.workers.resources import Resources
 
 SHORT = Timeouts(head_s=1.0, body_s=1.0, body_bytes_per_s=1_000_000, stall_s=1.0)
-PLENTY = Timeouts(head_s=3600.0, body_s=3600.0, stall_s=1.0)
+PLENTY = Timeouts(head_s=3600.0, body_s=3600.0, stall_s=2.0)
 DEADLINE_S = 60
 BODY = json.dumps({"lines": ["x" * 60]}).encode()
 HEAD = (
@@ -37,7 +37,7 @@ def hasty(database_url: str, redis_url: str, resources: object) -> Iterator[Gate
 
 @pytest.fixture
 def patient(database_url: str, redis_url: str, resources: object) -> Iterator[GatewayServer]:  # noqa: ARG001 - empties the stores
-    """A gateway with long timeouts for requests, and one second for clients that read nothing."""
+    """A gateway with long timeouts for requests, and two seconds for clients that read nothing."""
     with GatewayServer(gateway_settings(database_url, redis_url), PLENTY) as server:
         yield server
 
@@ -85,7 +85,7 @@ def test_a_request_that_does_not_come_is_ended(
     hasty: GatewayServer, begin: bytes, rest: bytes, reason: str
 ) -> None:
     """A slow request is answered 408 and counted."""
-    with socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=DEADLINE_S) as client:
         client.sendall(begin)
         # A body's bytes are few enough for its end not to come before its time does.
         came = drip(client, rest if reason == "slow_head" else b" ")
@@ -96,7 +96,7 @@ def test_a_request_that_does_not_come_is_ended(
 
 def test_a_later_request_has_a_time_too(hasty: GatewayServer) -> None:
     """The timeout applies to later requests of a connection too."""
-    with socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=DEADLINE_S) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while b"ok" not in client.recv(65536):
             pass

@@ -47,21 +47,21 @@ def test_everything_is_below_the_path(nginx: Nginx, resources: Resources, sender
     """Page and scripts, JSON, OpenAPI, server-sent events and WebSockets are found by relative addresses."""
     sender.send(logs("hello"))
     drain(resources)
-    page = requests.get(nginx.url.rstrip("/"), timeout=20)
+    page = requests.get(nginx.url.rstrip("/"), timeout=60)
     assert page.url == nginx.url
     files = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
     assert len(files) >= 8
     for file in files:
-        assert requests.get(urljoin(page.url, file), timeout=20).status_code == 200
-    assert requests.get(f"{nginx.url}jobs/1/logs", timeout=20).json()["items"][0]["text"] == "hello"
-    document = requests.get(f"{nginx.url}openapi.json", timeout=20)
+        assert requests.get(urljoin(page.url, file), timeout=60).status_code == 200
+    assert requests.get(f"{nginx.url}jobs/1/logs", timeout=60).json()["items"][0]["text"] == "hello"
+    document = requests.get(f"{nginx.url}openapi.json", timeout=60)
     server = urljoin(document.url, document.json()["servers"][0]["url"])
-    assert requests.get(f"{server}jobs", timeout=20).status_code == 200
-    with requests.get(f"{nginx.url}jobs/1/events", stream=True, timeout=20) as events:
+    assert requests.get(f"{server}jobs", timeout=60).status_code == 200
+    with requests.get(f"{nginx.url}jobs/1/events", stream=True, timeout=60) as events:
         assert b"snapshot" in next(line for line in events.iter_lines() if line.startswith(b"event"))
     own = Origin(nginx.url.removesuffix("/trainwire/"))
     with connect(f"ws{nginx.url.removeprefix('http')}jobs/1/ws", origin=own) as feed:
-        assert "snapshot" in str(feed.recv(timeout=20))
+        assert "snapshot" in str(feed.recv(timeout=60))
 
 
 @pytest.mark.parametrize("path", ["jobs/", "jobs/?limit=1", "jobs/1/logs/?limit=1"])
@@ -69,7 +69,7 @@ def test_a_redirect_stays_below_the_path(nginx: Nginx, resources: Resources, sen
     """A path with an extra slash is redirected to the path without it, with the query."""
     sender.send(logs("hello"))
     drain(resources)
-    answer = requests.get(nginx.url + path, timeout=20)
+    answer = requests.get(nginx.url + path, timeout=60)
     assert (answer.status_code, answer.url) == (200, nginx.url + path.replace("/?", "?").rstrip("/"))
 
 
@@ -78,18 +78,18 @@ def test_the_cookie_is_for_the_path_alone(guarded: GatewayServer, resources: Res
     with resources.engine.begin() as connection:
         _, token = create_token(connection, "page", "viewer")
     with Nginx(tmp_path, guarded.url) as nginx, requests.Session() as browser:
-        assert browser.post(f"{nginx.url}session", json={"token": token}, timeout=20).status_code == 200
+        assert browser.post(f"{nginx.url}session", json={"token": token}, timeout=60).status_code == 200
         assert [cookie.path for cookie in browser.cookies] == ["/trainwire"]
-        assert browser.get(f"{nginx.url}jobs", timeout=20).status_code == 200
-        assert browser.delete(f"{nginx.url}session", timeout=20).status_code == 204
-        assert browser.get(f"{nginx.url}jobs", timeout=20).status_code == 401
+        assert browser.get(f"{nginx.url}jobs", timeout=60).status_code == 200
+        assert browser.delete(f"{nginx.url}session", timeout=60).status_code == 204
+        assert browser.get(f"{nginx.url}jobs", timeout=60).status_code == 401
 
 
 def test_a_proxy_that_keeps_the_host_back_is_named(gateway: GatewayServer, tmp_path: Path) -> None:
     """If the proxy does not pass Host on, the problem names the header and nginx' setting for it."""
     with Nginx(tmp_path, gateway.url, NO_HOST) as nginx:
         own = {"Origin": nginx.url.removesuffix("/trainwire/")}
-        answer = requests.delete(f"{nginx.url}session", headers=own, timeout=20)
+        answer = requests.delete(f"{nginx.url}session", headers=own, timeout=60)
     assert answer.status_code == 403
     assert "proxy_set_header Host $http_host" in answer.json()["detail"]
     assert f"Host header 127.0.0.1:{gateway.port}" in answer.json()["detail"]
@@ -109,7 +109,7 @@ def test_a_trainer_sends_through_nginx(
         with Run(2, "digits", settings=trainer) as run:
             texts = [os.urandom(32).hex() for _ in range(50_000)]
             run.log_lines(texts, "stdout", time.time_ns())
-            receipt = run.finish(timeout_s=60)
+            receipt = run.finish(timeout_s=180)
     assert receipt.unsent == {"logs": 0, "metrics": 0, "completions": 0}
     drain(resources, "logs", 2)
     assert rows(resources.engine, training_logs, "content") == texts

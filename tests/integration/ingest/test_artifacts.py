@@ -187,7 +187,7 @@ def test_ctrl_c_ends_the_wait_for_uploads(valkey: Any, bucket: Any, folder: Path
     # Not its end alone: the kernel drops a signal for a command that is just ending.
     wait_until(lambda: command not in children(process.pid), "the launcher's notice of the end", 60)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     (row,) = valkey.checkpoints()
     assert row.upload_error is not None

@@ -44,13 +44,13 @@ print(sum(receipt.produced.values()))
 
 
 def ended(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the script to its end, which comes within a minute."""
+    """Run the script to its end, which comes within three minutes."""
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT), **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 

@@ -42,7 +42,12 @@ def wait_until(condition):
     while not condition():  # the process has a time limit
         time.sleep(0.02)
 """
-LEFT = "run = Run(42, rank=1); run.log('left'); time.sleep(1); os._exit(0)"
+LEFT = """
+run = Run(42, rank=1)
+run.log("left")
+wait_until(lambda: run._session.outbox.is_all_spooled)
+os._exit(0)
+"""
 NO_DESCRIPTORS = """
 exhaust()
 run = Run(42)
@@ -53,25 +58,25 @@ run.log("with descriptors")
 import redis
 server = redis.Redis.from_url(os.environ["REDIS_URL"])
 wait_until(lambda: any(entry[b"source"].startswith(b"1-") for _, entry in server.xrange("ingest:{2}:logs")))
-run.finish(timeout_s=10)
+run.finish(timeout_s=60)
 """
 """The messages of the earlier run are recovered with pauses that double, so in a time that cannot be given."""
 UPLOAD = """
 run = Run(42)
-time.sleep(1)
+wait_until(run._session.outbox.sent_kinds)
 run.checkpoint(os.environ["CHECKPOINT"])
 exhaust()
 time.sleep(3)
 recover()
-run.finish(timeout_s=30)
+run.finish(timeout_s=120)
 """
 NO_DISK = """
 run = Run(42)
 run.log("without a disk")
-time.sleep(1)
+wait_until(lambda: any("there is no spool (" in text for text in warned))
 os.unlink(os.environ["IN_THE_WAY"])
 run.log("with a disk")
-run.finish(timeout_s=0.5)
+run.finish(timeout_s=10)
 """
 NO_THREADS = """
 import threading
@@ -86,7 +91,7 @@ threading.Thread.start = start
 time.sleep(1)
 run.log("with threads")
 time.sleep(1)
-run.finish(timeout_s=10)
+run.finish(timeout_s=60)
 """
 
 
@@ -133,7 +138,7 @@ def ended(script: str, **env: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
     assert process.returncode == 0, process.stderr

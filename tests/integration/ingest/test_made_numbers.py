@@ -33,7 +33,7 @@ def start(valkey: Any, *command: str, **environment: str) -> subprocess.Popen[st
 
 def finish(process: subprocess.Popen[str]) -> tuple[list[int], str]:
     """Return the job numbers that the process printed, and its stderr; it must have ended well."""
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
     return [int(line) for line in output.split()], errors
 
@@ -44,13 +44,13 @@ def run(valkey: Any, script: str, **environment: str) -> list[int]:
 
 
 def bodies(valkey: Any, kind: Any) -> dict[int, list[Any]]:
-    """Return the bodies of a kind in all streams, by job."""
-    found = defaultdict(list)
+    """Return the bodies of a kind in all streams, by job, without those that were sent again."""
+    found: dict[int, dict[tuple[str, int], Any]] = defaultdict(dict)
     for shard in range(4):
         for _, fields in valkey.client.xrange(stream_key(kind, shard)):
             envelope = open_envelope(fields)
-            found[envelope.job_id].append(decode_body(kind, envelope))
-    return found
+            found[envelope.job_id].setdefault((envelope.source, envelope.seq), decode_body(kind, envelope))
+    return defaultdict(list, {job_id: list(messages.values()) for job_id, messages in found.items()})
 
 
 def completions(valkey: Any) -> dict[int, list[Completion]]:
@@ -215,7 +215,7 @@ def test_a_rank_that_cannot_know_its_launch_is_told_so(valkey: Any) -> None:
     """`Run` raises one sentence with the remedy; the launcher writes it, and runs the command all the same."""
     ranks = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}
     alone = start(valkey, sys.executable, "-c", SAYS, **ranks)
-    _, errors = alone.communicate(timeout=60)
+    _, errors = alone.communicate(timeout=180)
     assert alone.returncode == 1
     assert "rank 1 of 2 ranks has no job number" in errors.splitlines()[-1]
     assert "export TRAINWIRE_JOB_ID with one number for all ranks" in errors

@@ -92,7 +92,7 @@ def ended(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     environment |= {"PYTHONPATH": str(ROOT), "TRAINWIRE_SETTLE_S": "0.5", **env}
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=180, check=False
     )
 
 
@@ -101,6 +101,11 @@ def bodies(valkey: Any, kind: Kind) -> list[Any]:
     found = valkey.client.xrange(stream_key(kind, 2))
     messages = {(fields[b"source"], fields[b"seq"]): fields for _, fields in found}
     return [decode_body(kind, open_envelope(fields)) for fields in messages.values()]
+
+
+def send_the_rest(valkey: Any, tmp_path: Path) -> None:
+    """Send what a child could not: it has two seconds at its end, on a slow machine too few for the imports."""
+    list(send_leftovers(tmp_path / "spool", valkey.url, Timing(settle_s=0.5), timeout_s=120))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -112,8 +117,7 @@ def test_processes_that_get_a_pickle_report_to_the_run(valkey: Any, tmp_path: Pa
     process = ended(str(script), valkey.url)
     assert process.returncode == 0, process.stderr
     assert "Traceback" not in process.stderr
-    # A child has two seconds to send at its end, which a slow machine may need for the imports.
-    list(send_leftovers(tmp_path / "spool", valkey.url, Timing(settle_s=0.5), timeout_s=20))
+    send_the_rest(valkey, tmp_path)
     expected = ["line of the parent", *(f"line of {name}" for name in names)]
     assert sorted(line for body in bodies(valkey, "logs") for line in body.lines) == sorted(expected)
     headers = [body.progress for body in bodies(valkey, "metrics") if body.progress is not None]
@@ -141,9 +145,10 @@ def test_a_loaded_checkpoint_reports_to_the_run_that_it_was_saved_by(valkey: Any
     saved = tmp_path / "trainer.pkl"
     run = Run(42, redis_url=valkey.url, attempt=3)
     saved.write_bytes(pickle.dumps({"run": run}))
-    run.finish(timeout_s=2)
+    run.finish(timeout_s=60)
     process = ended("-c", LOADED, str(saved))
     assert process.returncode == 0, process.stderr
+    send_the_rest(valkey, tmp_path)
     assert valkey.lines("stdout") == ["line of another process"]
     assert [completion.status for completion in valkey.completions()] == ["completed", "ended"]
     valkey.stop()
@@ -161,6 +166,7 @@ def test_wrong_settings_of_another_process_raise_nothing(valkey: Any, tmp_path: 
     process = ended("-c", LOADED, str(saved), TRAINWIRE_RANK="none", REDIS_URL="nowhere")
     run.finish(timeout_s=0)
     assert process.returncode == 0, process.stderr
+    send_the_rest(valkey, tmp_path)
     assert valkey.lines("stdout") == ["line of another process"]
 
 

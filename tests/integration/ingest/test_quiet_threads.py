@@ -23,7 +23,7 @@ for number in range(5):
     time.sleep(0.2)
 if "CHECKPOINT" in os.environ:
     run.checkpoint(os.environ["CHECKPOINT"])
-run.finish(timeout_s=30)
+run.finish(timeout_s=120)
 """
 OWN_USE = """
 import boto3
@@ -39,7 +39,7 @@ def ended(script: str, **env: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": str(ROOT), "TRAINWIRE_SETTLE_S": "0.5", **env},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
     assert process.returncode == 0, process.stderr
@@ -55,7 +55,7 @@ def test_nothing_of_redis_is_shown_or_logged(valkey: Any) -> None:
 
 def test_nothing_of_an_outage_but_its_warning_is_shown() -> None:
     """Failures to connect have tracebacks of ours at DEBUG, which the training did not ask for."""
-    process = ended(SCRIPT.replace("timeout_s=30", "timeout_s=1"), REDIS_URL="redis://127.0.0.1:1/0")
+    process = ended(SCRIPT.replace("timeout_s=120", "timeout_s=1"), REDIS_URL="redis://127.0.0.1:1/0")
     names = [line.split()[1:3] for line in process.stderr.splitlines()]
     assert ["mine", "DEBUG"] in names
     assert {tuple(name) for name in names} == {("mine", "DEBUG"), ("trainwire.ingest", "WARNING")}

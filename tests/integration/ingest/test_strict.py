@@ -61,7 +61,7 @@ def test_the_second_of_two_strict_trainers_does_not_begin(beating: TrainerSettin
 def test_the_rank_of_one_that_ended_or_died_is_free(valkey: Any, beating: TrainerSettings, until: Until) -> None:
     """A run that ends gives its rank back; the claim of a killed one is taken when it has missed two beats."""
     ended = Run(42, settings=beating)
-    until(lambda: claims(valkey), 40)
+    until(lambda: claims(valkey))
     ended.finish(timeout_s=0.5)
     until(lambda: not claims(valkey))
     script = "from trainwire import Run\nrun = Run(42, strict=True)\nprint('claimed', flush=True)\ninput()"
@@ -72,7 +72,7 @@ def test_the_rank_of_one_that_ended_or_died_is_free(valkey: Any, beating: Traine
     assert killed.stdout is not None
     assert killed.stdout.readline() == b"claimed\n"
     killed.kill()
-    killed.communicate(timeout=10)
+    killed.communicate(timeout=120)
     assert claims(valkey)
     run = Run(42, strict=True, settings=beating)
     assert [sha256(run.source.encode()).hexdigest().encode() in claim for claim in claims(valkey)] == [True]
@@ -85,7 +85,7 @@ def test_a_strict_end_says_what_is_not_stored(settings: TrainerSettings) -> None
     run = Run(42, strict=True, settings=settings)
     run.log("a")
     with pytest.raises(NotStored, match=r"job 42: 3 messages are not stored; nothing keeps them") as caught:
-        run.finish(timeout_s=0.5)
+        run.finish(timeout_s=5)
     assert caught.value.receipt.sent == {"logs": 1, "metrics": 1, "completions": 1}
     assert run.finish() is caught.value.receipt
 
@@ -94,7 +94,7 @@ def test_a_strict_end_waits_for_the_workers(valkey: Any, until: Until) -> None:
     """Unlike another run's, it outlasts workers that are slow to begin: `settle_s` is no end of it."""
     script = (
         "from trainwire import Run\nrun = Run(42, strict=True)\nprint(run.source, flush=True)\n"
-        "print(run.finish(timeout_s=60).complete)"
+        "print(run.finish(timeout_s=240).complete)"
     )
     env = os.environ | {"REDIS_URL": valkey.url, "TRAINWIRE_SETTLE_S": "0"}
     trainer = subprocess.Popen(
@@ -102,12 +102,12 @@ def test_a_strict_end_waits_for_the_workers(valkey: Any, until: Until) -> None:
     )
     assert trainer.stdout is not None
     source = trainer.stdout.readline().strip()
-    until(valkey.completions, 40)
+    until(valkey.completions)
     with pytest.raises(subprocess.TimeoutExpired):
         trainer.wait(1)
     for kind in ("metrics", "completions"):
         valkey.ack(source, kind, 1)
-    said, _ = trainer.communicate(timeout=60)
+    said, _ = trainer.communicate(timeout=120)
     assert (trainer.returncode, said) == (0, "True\n")
 
 
@@ -149,7 +149,7 @@ def launched(redis_url: str, *command: str) -> subprocess.CompletedProcess[str]:
         "--",
         *command,
     ]
-    return subprocess.run(launcher, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(launcher, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=180)
 
 
 def test_a_strict_launcher(valkey: Any) -> None:
@@ -193,7 +193,7 @@ def test_no_claim_keeps_a_strict_run_from_beginning(
     FORGED[name](valkey.client, claim_key(42, 0, 0, ""))
     began = time.monotonic()
     run = Run(42, strict=True, settings=settings)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert [sha256(run.source.encode()).hexdigest().encode() in claim for claim in claims(valkey)] == [True]
     with pytest.raises(NotStored):
         run.finish(timeout_s=0.1)
@@ -206,6 +206,6 @@ def test_no_claim_stops_the_heartbeats_of_another_run(
     """A run that is not strict sends messages and heartbeats, whatever the claim of its rank contains."""
     FORGED[name](valkey.client, claim_key(42, 0, 0, ""))
     run = Run(42, settings=settings)
-    until(lambda: valkey.client.keys("ingest:*:alive"), 20)
-    run.finish(timeout_s=0.5)
+    until(lambda: valkey.client.keys("ingest:*:alive"))
+    run.finish(timeout_s=60)
     assert valkey.completions()

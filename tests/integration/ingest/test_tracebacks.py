@@ -96,7 +96,7 @@ def run_script(valkey: Any, folder: Path, script: str, *, launcher: tuple[str, .
             **env,
         },
         capture_output=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     # A traceback may show the command, whose path may have a folder "trainwire".

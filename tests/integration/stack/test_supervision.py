@@ -15,6 +15,7 @@ from threading import Thread
 import psutil
 import pytest
 
+from tests.processes import wait_until
 from trainwire.stack.child import Child
 from trainwire.stack.errors import PartEnded, PartFailed
 from trainwire.stack.persisted_config import Port, free_port, is_free, usable_port
@@ -40,7 +41,7 @@ class Watch:
         self.lines: list[str] = []
         self.supervisor = Supervisor(self.lines.append)
 
-    def check_until(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
+    def check_until(self, condition: Callable[[], object], timeout_s: float = 60) -> None:
         """Let the supervisor look at its parts until `condition()`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
@@ -155,9 +156,17 @@ def test_a_deaf_part_is_killed_after_its_time(tmp_path: Path) -> None:
     """A part that ignores SIGTERM is killed after its timeout."""
     child = Child("deaf", tmp_path, stop_timeout_s=0.3)
     child.start(STUBBORN)
-    child.wait_ready(lambda: "deaf" in child.log_path.read_text(), 20)
+    child.wait_ready(lambda: "deaf" in child.log_path.read_text(), 60)
     child.stop()
     assert child.exit_code() == -signal.SIGKILL
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether a process has ended."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_children_of_a_killed_child_die_too(tmp_path: Path) -> None:
@@ -165,10 +174,10 @@ def test_children_of_a_killed_child_die_too(tmp_path: Path) -> None:
     code = f"import subprocess; print(subprocess.Popen({FOREVER!r}).pid, flush=True); input()"
     child = Child("parent", tmp_path)
     child.start([sys.executable, "-c", f"{code}; import signal; signal.pause()".replace("; input()", "")])
-    child.wait_ready(lambda: child.log_path.read_text().endswith("\n"), 20)
+    child.wait_ready(lambda: child.log_path.read_text().endswith("\n"), 60)
     grandchild = int(child.log_path.read_text())
     child.kill()
-    assert not psutil.pid_exists(grandchild) or (psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: is_gone(grandchild), "its end")
 
 
 def test_the_leftover_of_a_killed_supervisor_is_stopped(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class Alerts:
 
     def send(self, backoff: Backoff = NO_BACKOFF) -> None:
         """Send waiting alerts."""
-        AlertDelivery(self.resources.engine, load_rules(self.path), slice_s=5, backoff=backoff).run()
+        AlertDelivery(self.resources.engine, load_rules(self.path), slice_s=60, backoff=backoff).run()
 
     @property
     def log(self) -> list[AlertEntry]:

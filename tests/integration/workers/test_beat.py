@@ -17,7 +17,7 @@ from trainwire.workers.beat import BeatLease, LeasedScheduler
 from trainwire.workers.resources import Resources
 
 EVERY_S = 0.02
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 MOST_ORDERS = 10
 """Number of orders after which a command that has not failed yet will not be reached."""
 

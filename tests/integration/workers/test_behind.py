@@ -56,7 +56,7 @@ def test_one_source_does_not_slow_down_the_others(resources: Resources, sender: 
     for _ in range(50):
         sender.send(logs("flood"), source="0-flood", entry_id=ago(resources, 20))
     for job in (1, 5, 9):
-        sender.send(logs("quiet"), job=job, source="0-quiet", entry_id=ago(resources, 0))
+        sender.send(logs("quiet"), job=job, source="0-quiet", entry_id=ago(resources, -30))
     drain(resources)
     assert published(resources) == [0, 0]
 
@@ -79,7 +79,7 @@ def test_a_slow_drain_makes_messages_larger(resources: Resources, trainer: Run) 
             lines += 1
             time.sleep(0.12)  # longer than the time after which lines are on the disk
     assert most_lines(resources) >= 3
-    trainer.finish(timeout_s=1)
+    trainer.finish(timeout_s=60)
     drain(resources, "logs", JOB)
     assert rows(resources.engine, training_logs, "content") == [f"line {number}" for number in range(lines)]
 

@@ -36,7 +36,7 @@ def drain_in_a_child(resources: Resources) -> int:
 
 def drain_patiently(resources: Resources) -> Drained:
     """Drain with a time slice that lasts on a busy machine too."""
-    patient = resources.settings.model_copy(update={"drain_slice_s": 30.0})
+    patient = resources.settings.model_copy(update={"drain_slice_s": 300.0})
     return Drain(resources.engine, IngestStream(resources.streams, "logs", 1), patient).run()
 
 
@@ -95,8 +95,8 @@ def test_an_entry_that_hangs_its_decoder(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An alarm ends a decoder that hangs, twice."""
-    monkeypatch.setattr(poison_entries, "CHILD_TIMEOUT_S", 1)
-    kill_decoder(monkeypatch, lambda: time.sleep(60))
+    monkeypatch.setattr(poison_entries, "CHILD_TIMEOUT_S", 4)
+    kill_decoder(monkeypatch, lambda: time.sleep(600))
     for line in ("a", "deadly", "b"):
         sender.send(logs(line))
     sender.client.hincrby(trials_key(STREAM), "begun", 1)  # of a drain that was ended by its time limit

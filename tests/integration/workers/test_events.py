@@ -374,7 +374,7 @@ def listener(client: redis.Redis) -> Iterator[PubSub]:
     with PubSub(client.connection_pool, ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(events_channel(1), JOBS_CHANNEL)
         for _ in range(2):
-            pubsub.get_message(timeout=5)
+            pubsub.get_message(timeout=60)
         yield pubsub
 
 
@@ -388,7 +388,7 @@ def test_events_reach_their_channels(resources: Resources, sender: Sender, liste
     publish(resources.redis, said)
     heard: dict[str, list[Event]] = {events_channel(1): [], JOBS_CHANNEL: []}
     for _ in range(6):
-        message = listener.get_message(timeout=5)
+        message = listener.get_message(timeout=60)
         assert message is not None
         heard[message["channel"].decode()].append(decode_event(message["data"]))
     assert heard[events_channel(1)] == [event for event in said if event.job_id == 1]
@@ -421,11 +421,11 @@ def test_events_without_a_subscriber_are_not_made(
     assert (wanted("logs"), wanted("metrics")) == ([], [])
     with PubSub(resources.redis.connection_pool, ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(events_channel(5))
-        pubsub.get_message(timeout=5)
+        pubsub.get_message(timeout=60)
         send(2)
         assert (wanted("logs"), wanted("metrics")) == ([5], [5])
         pubsub.subscribe(all_jobs)
-        pubsub.get_message(timeout=5)
+        pubsub.get_message(timeout=60)
         sender.send(logs("the first"), job=9)
         send(3)
         assert sorted(wanted("logs")) == [5, 9]  # the event that job 9 has begun is for all

@@ -19,7 +19,6 @@ from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs,
 from tests.integration.conftest import Bucket
 from tests.mlflow_server import MlflowServer
 from tests.processes import wait_until
-from tests.s3 import free_port
 from tests.twins.loki import Limits, LokiTwin
 from trainwire.schemas.checkpoint_keys import new_upload_folder
 from trainwire.schemas.events import TrainingDeleted, decode_event
@@ -36,6 +35,7 @@ from trainwire.schemas.keys import (
     shard_of,
 )
 from trainwire.schemas.tables import deleted_jobs, ingest_cursors, metadata
+from trainwire.stack.persisted_config import free_port
 from trainwire.stores.files.s3 import open_s3
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.stores.mlflow.runs import get_run
@@ -102,7 +102,7 @@ def leave_rows(resources: Resources, sender: Sender, job: int = 1, lines: int = 
 def delete(resources: Resources, job: int = 1, *, force: bool = False, **choice: Any) -> Deletion:
     """Delete a job as the command does, and return its tombstone."""
     begin(resources, job, force=force, **choice)
-    assert JobDeleter(resources, open_s3).run(job)
+    assert JobDeleter(resources, open_s3).run(job, run_s=240)
     return tombstone(resources, job)
 
 
@@ -149,7 +149,7 @@ def test_nothing_of_a_job_is_left_in_postgres_and_all_of_the_others(resources: R
     counted = {name: count for name, count in others.items() if name not in {"training_jobs", *DERIVED}}
     assert {name: count for name, count in plan.rows.items() if count} == counted
     begin(resources)
-    assert JobDeleter(resources, open_s3, batch_rows=1).run(1)
+    assert JobDeleter(resources, open_s3, batch_rows=1).run(1, 240)
     assert rows_of(resources, 1) == {}
     assert rows_of(resources, 5) == others
     done = tombstone(resources)
@@ -268,7 +268,7 @@ def test_of_two_processes_one_deletes(resources: Resources, sender: Sender) -> N
     others: list[bool] = []
 
     def look(_deletion: Deletion) -> None:
-        others.append(JobDeleter(resources, open_s3).run(1))
+        others.append(JobDeleter(resources, open_s3).run(1, 240))
 
     assert JobDeleter(resources, open_s3).run(1, 60, look)
     assert set(others) == {False}
@@ -292,7 +292,7 @@ def test_a_drain_under_way_leaves_no_rows_behind(resources: Resources, sender: S
                 wait_until(partial(has_row, resources, job), f"job {job}")
                 begin(resources, job, force=True)
                 sender.send(logs("late"), job=job)
-                assert JobDeleter(resources, open_s3).run(job)
+                assert JobDeleter(resources, open_s3).run(job, run_s=240)
             wait_until(lambda: not resources.redis.xlen("ingest:{1}:logs"), "the last drain")
         finally:
             stop.set()
@@ -327,7 +327,7 @@ def test_a_number_is_free_again_once_nothing_is_left(resources: Resources, sende
     begin(resources)
     with resources.engine.begin() as connection, pytest.raises(StillDeleting, match="not deleted completely"):
         forget_deletion(connection, 1)
-    JobDeleter(resources, open_s3).run(1)
+    JobDeleter(resources, open_s3).run(1, 240)
     with resources.engine.begin() as connection:
         forget_deletion(connection, 1)
     with resources.engine.begin() as connection, pytest.raises(NoSuchJob, match="job 1 was not deleted"):
@@ -352,9 +352,9 @@ def test_redis_keeps_only_why_nothing_is_stored(resources: Resources, sender: Se
     heard: Any
     with cast("Any", client).pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe(JOBS_CHANNEL)
-        heard.get_message(timeout=5)
+        heard.get_message(timeout=60)
         delete(resources)
-        message = heard.get_message(timeout=5)
+        message = heard.get_message(timeout=60)
     assert message is not None
     assert decode_event(message["data"]) == TrainingDeleted(job_id=1, attempt=1)
     left = {key.decode() for key in client.scan_iter()}
@@ -428,11 +428,11 @@ def test_a_loki_that_is_down_is_retried(resources: Resources, sender: Sender, lo
     assert "does not answer" in done.parts["loki"].notes[0]
     assert set(rows_of(resources)) == {"delivery_cursors"}
     loki.start()
-    JobDeleter(configured, open_s3).run_due()
+    JobDeleter(configured, open_s3).run_due(240)
     assert not tombstone(resources).is_finished  # its time has not come
     with resources.engine.begin() as connection:
         connection.execute(sqlalchemy.update(deleted_jobs).values(next_attempt_at=sqlalchemy.func.now()))
-    JobDeleter(configured, open_s3).run_due()
+    JobDeleter(configured, open_s3).run_due(240)
     assert tombstone(resources).is_complete
     assert rows_of(resources) == {}
     assert loki.lines(1) == []
@@ -459,7 +459,7 @@ def test_a_delivery_under_way_writes_no_cursor_of_a_deleted_job(resources: Resou
 
         def deliver(self, _job_id: int, _batch: Any) -> Iterator[Any]:
             is_sending.set()
-            may_end.wait(20)
+            may_end.wait(120)
             yield from self._fail()
 
         def _fail(self) -> Iterator[Any]:
@@ -471,9 +471,9 @@ def test_a_delivery_under_way_writes_no_cursor_of_a_deleted_job(resources: Resou
 
     sending = threading.Thread(target=deliver)
     sending.start()
-    assert is_sending.wait(10)
+    assert is_sending.wait(60)
     begin(resources)
-    deleting = threading.Thread(target=JobDeleter(configured, open_s3).run, args=(1,))
+    deleting = threading.Thread(target=JobDeleter(configured, open_s3).run, args=(1, 240))
     deleting.start()
     deleting.join(0.3)
     assert deleting.is_alive()
@@ -548,9 +548,9 @@ def test_a_store_that_is_not_named_here_is_left_to_the_workers(resources: Resour
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_attempts SET mirror_run_id = 'abc'"))
     begin(resources)
-    JobDeleter(configured, open_s3, is_worker=False).run(1)
+    JobDeleter(configured, open_s3, is_worker=False).run(1, 240)
     assert (tombstone(resources).parts["mlflow"].state, tombstone(resources).is_finished) == ("open", False)
-    JobDeleter(configured, open_s3).run(1)
+    JobDeleter(configured, open_s3).run(1, 240)
     part = tombstone(resources).parts["mlflow"]
     assert (part.state, part.notes) == ("left", ["MLFLOW_TRACKING_URI is not set here"])
     assert set(rows_of(resources)) == {"training_attempts"}
@@ -685,12 +685,12 @@ def test_a_store_that_is_down_keeps_the_list_of_files(
     begin(resources, force=True, with_files=True)
     with monkeypatch.context() as away:
         away.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-        JobDeleter(configured, open_s3).run(1)
+        JobDeleter(configured, open_s3).run(1, 240)
     done = tombstone(resources)
     assert (done.parts["s3"].state, done.is_finished, done.attempts) == ("open", False, 1)
     assert done.next_attempt_at is not None
     assert done.next_attempt_at > done.deleted_at + timedelta(seconds=1)
     assert rows_of(resources) == {"training_checkpoints": 1}
-    JobDeleter(configured, open_s3).run(1)
+    JobDeleter(configured, open_s3).run(1, 240)
     assert tombstone(resources).is_complete
     assert not bucket.has("checkpoints/1/1/a.pt")

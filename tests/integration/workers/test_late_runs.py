@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.factories import drain, one, rows
-from tests.s3 import free_port
 from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.tables import training_attempts, training_jobs, training_logs
+from trainwire.stack.persisted_config import free_port
 from trainwire.workers.resources import Resources
 
 TRAINER = """
@@ -35,7 +35,7 @@ def train(name: str, redis_url: str, spool: Path, ago_s: int, loss: float) -> No
     """Run a trainer of job 7 whose clock is `ago_s` seconds behind."""
     env = os.environ | {"REDIS_URL": redis_url, "TRAINWIRE_SPOOL_DIR": str(spool), "PYTHONPATH": os.getcwd()}
     command = [sys.executable, "-c", TRAINER, name, str(ago_s), str(loss)]
-    subprocess.run(command, env=env, timeout=60, check=name != "late")
+    subprocess.run(command, env=env, timeout=180, check=name != "late")
 
 
 @pytest.mark.parametrize("ago_s", [3600, 0])
@@ -49,7 +49,7 @@ def test_a_spool_that_is_sent_late_does_not_replace_the_newer_result(
         drain(resources, kind, 7)
     newest = one(resources.engine, training_jobs, id=7)
     assert newest["status"] == "completed"
-    (left,) = send_leftovers(tmp_path / "late", redis_url, Timing(), 3.0, any_server=True)
+    (left,) = send_leftovers(tmp_path / "late", redis_url, Timing(), 10.0, any_server=True)
     assert not any(left.receipt.unsent.values())
     for kind in reversed(KINDS):  # the completions first
         drain(resources, kind, 7)

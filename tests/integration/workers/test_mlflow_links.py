@@ -50,12 +50,12 @@ def test_a_tagged_run_is_linked_and_the_mirror_ends(
 ) -> None:
     """The job and its attempt get the trainer's run; the mirror that began before ends, with the reason."""
     sink = MlflowSink(mlflow_server.api, f"test-{uuid.uuid4()}")
-    Delivery(resources.engine, MetricBacklog("mlflow"), sink, slice_s=30).run()
+    Delivery(resources.engine, MetricBacklog("mlflow"), sink, slice_s=60).run()
     ours = one(resources.engine, training_jobs, id=job)["mlflow_run_id"]
     theirs = make_run(mlflow_server, job)
     assert link_runs(resources.engine, mlflow_server.api) == 1
     assert one(resources.engine, training_jobs, id=job)["mlflow_run_id"] == theirs
-    Delivery(resources.engine, MetricBacklog("mlflow"), sink, slice_s=30).run()
+    Delivery(resources.engine, MetricBacklog("mlflow"), sink, slice_s=60).run()
     row = one(resources.engine, training_attempts, job_id=job)
     assert (row["mlflow_run_id"], row["mirror_run_id"]) == (theirs, ours)
     run = get_run(mlflow_server.api, ours)

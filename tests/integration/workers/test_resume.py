@@ -97,11 +97,11 @@ def test_rolled_back_points_stay_readable(
         run = Run(7, resume_from_step=resume, settings=settings_of_trainer)
         for step in steps:
             run.metric(step=step, loss=float(step))
-        run.finish("failed" if resume is None else "completed", timeout_s=5)
+        run.finish("failed" if resume is None else "completed", timeout_s=60)
         drain_all(resources, job=7)
     for is_rolled_up in (False, True):
         if is_rolled_up:
-            RollupFollower(resources.engine).run(10)
+            RollupFollower(resources.engine).run(120)
         series = {each["attempt"]: each for each in gateway.get("/jobs/7/metrics?names=loss")["series"]}
         assert [point[0] for point in series[1]["points"]] == [0, 1, 2, 3, 4, 5]
         assert [point[0] for point in series[2]["points"]] == [4, 5, 6, 7]
@@ -119,7 +119,7 @@ def test_a_fork_is_shown_with_its_parent(
 ) -> None:
     """The fork has its parent and the step, and the parent its forks, over HTTP, in filters and in Python."""
     for number, arguments in ((7, {}), (8, {"parent": 7, "fork_step": 4000})):
-        Run(number, f"job-{number}", settings=settings_of_trainer, **arguments).finish(timeout_s=5)  # type: ignore[arg-type]
+        Run(number, f"job-{number}", settings=settings_of_trainer, **arguments).finish(timeout_s=60)  # type: ignore[arg-type]
         drain_all(resources, job=number)
     fork = gateway.get("/jobs/8")
     assert (fork["parent_id"], fork["fork_step"], fork["forks"]) == (7, 4000, [])
@@ -138,13 +138,13 @@ def test_the_launcher_resumes(resources: Resources, tmp_path: Path) -> None:
     drain_all(resources, job=7)
     command = [sys.executable, "-m", "trainwire.ingest", "--job-id", "7", "--resume-from-step", "4"]
     done = subprocess.run(
-        [*command, "--", sys.executable, "-c", script], env=environment, cwd=tmp_path, check=False, timeout=60
+        [*command, "--", sys.executable, "-c", script], env=environment, cwd=tmp_path, check=False, timeout=180
     )
     assert done.returncode == 0
     drain_all(resources, job=7)
     assert attempts(resources) == [(1, "lost", None), (2, "completed", 4)]
     wrong = subprocess.run(
-        [*command, "--parent", "3", "--", "true"], env=environment, capture_output=True, check=False, timeout=60
+        [*command, "--parent", "3", "--", "true"], env=environment, capture_output=True, check=False, timeout=180
     )
     assert wrong.returncode == 2
     assert b"give one of the two" in wrong.stderr

@@ -11,10 +11,10 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, drain, one, rows
 from tests.integration.conftest import Bucket
-from tests.s3 import free_port
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 from trainwire.schemas.tables import training_checkpoints, training_jobs
 from trainwire.schemas.wire.messages import Metrics
+from trainwire.stack.persisted_config import free_port
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.workers.checkpoints import surplus
 from trainwire.workers.checkpoints.retention import Retention

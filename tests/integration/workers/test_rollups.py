@@ -349,7 +349,7 @@ def test_blocks_can_be_built_again(training: Training) -> None:
         for statement in statements.replace("42", str(JOB)).splitlines():
             connection.exec_driver_sql(statement)
     assert rows(training.engine, metric_series, "series", order=("series",)) == []
-    assert RollupFollower(training.engine).run(30) > 0
+    assert RollupFollower(training.engine).run(120) > 0
     assert rows(training.engine, metric_blocks, "points", order=("series", "level", "number")) == before
     check(training.engine, wanted(training))
 
@@ -373,17 +373,17 @@ def test_a_job_is_followed_when_it_is_due(resources: Resources, sender: Sender) 
     engine = resources.engine
     sender.send(metrics(loss=0.5))
     drain(resources, "metrics")
-    RollupFollower(engine).run(30)
+    RollupFollower(engine).run(120)
     cursor = one(engine, delivery_cursors, sink="rollups", job_id=1)
     assert (cursor["confirmed_seq"], cursor["state"]["series"]) == (1, 1)
     sender.send(metrics(loss=0.25, acc=1.0))
     drain(resources, "metrics")
-    RollupFollower(engine).run(30)
+    RollupFollower(engine).run(120)
     assert one(engine, delivery_cursors, sink="rollups", job_id=1)["confirmed_seq"] == 1
     with engine.begin() as connection:
         connection.execute(text("UPDATE delivery_cursors SET next_attempt_at = now()"))
         connection.execute(text("UPDATE training_jobs SET last_seen_at = now() - interval '1 hour'"))
-    RollupFollower(engine).run(30)
+    RollupFollower(engine).run(120)
     assert one(engine, delivery_cursors, sink="rollups", job_id=1)["confirmed_seq"] == 2
     assert one(engine, training_jobs, id=1)["settled"] == "rollups"
     assert rows(engine, metric_series, "series", "name", order=("series",)) == [(1, "loss"), (2, "accuracy")]
@@ -407,7 +407,7 @@ def test_a_job_that_is_deleted_meanwhile_is_left_out(
         return leased
 
     monkeypatch.setattr(cursors, "lease_jobs", lease_and_delete)
-    RollupFollower(engine).run(30)
+    RollupFollower(engine).run(120)
     assert rows(engine, metric_series, "job_id", order=("job_id",)) == [5]
     assert rows(engine, delivery_cursors, "job_id", order=("job_id",)) == [5]
 

@@ -164,7 +164,7 @@ def test_a_replay_of_removed_rows_ends(resources: Resources, store_rows: StoreRo
     store_rows(1, old=3, new=2)
     with LokiTwin() as loki:
         sink = LokiSink(LokiHttp(loki.url))
-        delivery = Delivery(resources.engine, LogBacklog(resources.engine, "loki"), sink, slice_s=10)
+        delivery = Delivery(resources.engine, LogBacklog(resources.engine, "loki"), sink, slice_s=60)
         delivery.run()
         assert RowRetention(resources.engine, LOGS_IN_LOKI).run(dry_run=False) == 3
         with resources.engine.begin() as connection:

@@ -42,7 +42,7 @@ import time
 from trainwire import Run
 with Run(7, name="looping") as run:
     print("began", flush=True)
-    for step in range(3000):
+    for step in range(100_000):
         run.metric(step=step, loss=1 / (1 + step))
         time.sleep(0.02)
         if run.should_stop:
@@ -55,7 +55,7 @@ from trainwire import Run
 {handler}
 with Run(7) as run:
     print("began", flush=True)
-    for step in range(3000):
+    for step in range(100_000):
         run.metric(step=step, loss=1.0)
         time.sleep(0.02)
 """
@@ -90,7 +90,7 @@ def _workers(resources: Resources) -> Iterator[None]:
     thread.start()
     yield
     ended.set()
-    thread.join(30)
+    thread.join(120)
 
 
 Begin = Callable[..., "subprocess.Popen[bytes]"]
@@ -262,7 +262,7 @@ def test_the_launcher_terminates_the_command(
     process = begin(script, "--name", "launched")
     wait_until(runs(resources), "the training runs")
     ask(resources, reason=None)
-    assert process.wait(40) == (143 if shell else 0)
+    assert process.wait(120) == (143 if shell else 0)
     wait_until(runs(resources, "stopped"), "the job is stopped")
     assert "cleaned up" in (tmp_path / "output.txt").read_text()
     assert "never printed" not in (tmp_path / "output.txt").read_text()

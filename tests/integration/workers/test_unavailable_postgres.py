@@ -154,7 +154,6 @@ def read_only(settings: Settings, mode: str) -> None:
             )
 
 
-@pytest.mark.timeout(180)
 def test_workers_outlast_a_read_only_server(resources: Resources, sender: Sender, tmp_path: Path) -> None:
     """Sessions that were opened while the server was read-only do not stay, and no traceback is logged."""
     settings = resources.settings

@@ -13,10 +13,11 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain, one, rows
 from tests.integration.conftest import Bucket
-from tests.s3 import free_port, s3_client, s3_server
+from tests.s3 import s3_client, s3_server
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 from trainwire.schemas.tables import sink_states, training_checkpoints, training_jobs
+from trainwire.stack.persisted_config import free_port
 from trainwire.stores.files.presign_policy import served_prefixes
 from trainwire.stores.files.s3 import ObjectHead, S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import (
@@ -375,11 +376,11 @@ def test_two_workers_do_not_look_at_the_same_file(
     first = threading.Thread(target=verify_files, args=(resources, lambda: store))
     first.start()
     try:
-        assert store.is_asked.wait(20)
+        assert store.is_asked.wait(120)
         assert verify_files(resources, fails_when_asked).verified == 0
     finally:
         store.may_answer.set()
-        first.join(20)
+        first.join(120)
     assert found(resources) == [(True, None)] * 3
     assert rows(resources.engine, training_checkpoints, "verify_attempts") == [1, 1, 1]
 
@@ -447,7 +448,7 @@ class HeldStore(S3Store):
     def head(self, uri: S3Uri) -> ObjectHead:
         """Look at an object, in time."""
         self.is_asked.set()
-        assert self.may_answer.wait(20)
+        assert self.may_answer.wait(120)
         return super().head(uri)
 
 
