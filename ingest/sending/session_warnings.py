@@ -60,7 +60,7 @@ class SessionWarnings:
                 "send --any-server` sends them to a running `trainwire up`"
             )
         else:
-            host, remedy = destination.server, f"`{variable}trainwire up` sends them as soon as it runs"
+            host, remedy = destination.server, f"`{variable}trainwire up` sends them, now or once it runs"
             if is_kept and host == ANY_STACK:
                 return  # logged when the run began
         kept = f"they are kept in {self._settings.spool.folder}: {remedy}"
