@@ -187,8 +187,8 @@ def send_order(
 ) -> None:
     """Append a work order that expires after `ORDER_TTL_S` to its queue.
 
-    Does not use kombu, whose producer may raise `AttributeError` for ever after a command that timed out. Raises
-    `Unavailable` if Redis does not accept the order.
+    Does not use kombu, whose producer may raise `AttributeError` after a command that timed out.
+    Raises `Unavailable` if Redis does not accept the order.
 
     Args:
         client: a client of the Redis server of work orders.

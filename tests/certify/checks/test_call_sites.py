@@ -10,7 +10,7 @@ REMEDY = (
     "run `make certify`, then `python -m tests.certify --certificate`; if no scenario reaches them, extend one in "
     "tests/certify/scenarios.py"
 )
-MOST_NOT_YET = 73
+MOST_NOT_YET = 51
 """Number of call sites that no scenario reaches yet; lower it with each scenario, and never raise it."""
 
 
