@@ -19,7 +19,8 @@ from tests.processes import wait_until
 from trainwire.ingest.settings.running_stacks import SECRETS_NAME
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.streams.clients import open_streams
-from trainwire.stack.persisted_config import free_port, write_private
+from trainwire.stack.errors import PartEnded
+from trainwire.stack.persisted_config import PORT_ATTEMPTS, free_port, write_private
 from trainwire.stack.valkey import EmbeddedValkey
 
 NODES: Final = 3
@@ -137,8 +138,27 @@ class ValkeyCluster:
             client.close()
 
     def __enter__(self) -> Self:
+        try:
+            self._form()
+        except BaseException:  # the servers that run would disturb later tests
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self, node: EmbeddedValkey) -> None:
+        """Start a server; choose another port for its bus if a process has bound the chosen one meanwhile."""
+        for _ in range(PORT_ATTEMPTS - 1):
+            try:
+                return node.start()
+            except PartEnded:
+                self._buses[node] = free_port()
+                node._settings["cluster-port"] = str(self._buses[node])
+        return node.start()
+
+    def _form(self) -> None:
+        """Start the servers, share the slots out and let the replicas follow."""
         for node in (*self.nodes, *self.replicas):
-            node.start()
+            self._start(node)
         clients = [cast("Any", redis.Redis.from_url(node.url)) for node in self.nodes]
         bounds = [SLOTS * number // NODES for number in range(NODES + 1)]
         for number, client in enumerate(clients):
@@ -153,7 +173,6 @@ class ValkeyCluster:
             follow(replica, str(client.execute_command("CLUSTER MYID"), "ascii"))
         for client in clients:
             client.close()
-        return self
 
     def __exit__(self, *_: object) -> None:
         for node in (*self.nodes, *self.replicas):
