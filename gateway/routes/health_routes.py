@@ -88,7 +88,10 @@ async def _answer(name: str, check: Callable[[], object], resources: Resources) 
 
 
 def _checks(resources: Resources) -> dict[str, Callable[[], object]]:
-    checks = {"postgres": lambda: _ask_postgres(resources), "redis": resources.redis.ping}
+    checks: dict[str, Callable[[], object]] = {
+        "postgres": lambda: _ask_postgres(resources),
+        "redis": resources.redis.ping,
+    }
     streams = resources.stream_client
     if streams is not None:
         checks["streams"] = lambda: _ask_streams(streams)
