@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from trainwire.cli.transfer.import_report import ImportReport, is_deleted, report_of, run_report
 from trainwire.cli.transfer.messages import messages_of
-from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
+from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally, UnreadableRun
 from trainwire.cli.transfer.sending import Sender
 
 OnProgress = Callable[[str, int, Callable[[], float | None]], None]
@@ -40,7 +40,10 @@ def import_runs(
         if isinstance(run, LeftOut):
             left_out.append(run)
         else:
-            read.append(_read(run, connection, sender, on_progress))
+            try:
+                read.append(_read(run, connection, sender, on_progress))
+            except UnreadableRun as exc:
+                left_out.append(LeftOut(run.name, str(exc), is_failure=True))
     if sender is not None:
         sender.finish()
     reports = (run_report(connection, each.run, each.tally, each.sent) for each in read)

@@ -161,6 +161,10 @@ class LeftOut:
     is_failure: bool = False
 
 
+class UnreadableRun(Exception):  # noqa: N818 - a state
+    """The source cannot return this run; `items` raises it before the first item, so that nothing is sent."""
+
+
 def unreadable(path: Path, error: OSError) -> LeftOut:
     """Return the `LeftOut` for a file that cannot be read."""
     return LeftOut(str(path), f"the file cannot be read: {error.strerror or error}", is_failure=True)

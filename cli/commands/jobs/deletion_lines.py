@@ -67,7 +67,9 @@ def part_line(name: str, part: DeletionPart) -> str:
         "kept": "kept",
         "left": "could not be deleted",
     }[part.state]
-    counts = f"{part.deleted:,}" if part.planned <= part.deleted else f"{part.deleted:,} of {part.planned:,}"
+    # Of a finished part the plan is no measure: rows may have been deleted in the part of another store.
+    is_whole = part.state == "done" or part.planned <= part.deleted
+    counts = f"{part.deleted:,}" if is_whole else f"{part.deleted:,} of {part.planned:,}"
     notes = f"; {'; '.join(part.notes)}" if part.notes else ""
     deleted = "" if part.state == "kept" else f", {counts} deleted"
     return one_line(f"{_PART_NAMES[name]}: {state}{deleted}{notes}")

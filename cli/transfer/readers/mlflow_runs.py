@@ -20,13 +20,15 @@ from trainwire.cli.transfer.runs import (
     LeftOut,
     SourceRun,
     Tally,
+    UnreadableRun,
 )
+from trainwire.cli.transfer.sending import AGAIN
 from trainwire.schemas.times import to_ns
 from trainwire.schemas.wire.limits import MAX_METRIC_NAME_CHARS
-from trainwire.schemas.wire.messages import Outcome, Point
+from trainwire.schemas.wire.messages import Outcome
 from trainwire.stack.errors import Problem
 from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
-from trainwire.stores.mlflow.runs import JOB_TAG, MlflowRun, metric_pages, run_of
+from trainwire.stores.mlflow.runs import JOB_TAG, MlflowRun, RunPoint, metric_pages, run_of
 
 PAGE: Final = 1000
 MOST_FOLDERS: Final = 10_000
@@ -112,6 +114,7 @@ class MlflowRuns:
         return SourceRun(tool="mlflow", identity=f"{run.run_id} {self._copy}", name=run.name, items=items)
 
     def _items(self, run: MlflowRun, experiment: str, tally: Tally) -> Iterator[Item]:
+        series = self._series(run, tally)
         about = {"imported_from": f"mlflow run {run.run_id}", "mlflow.experiment_name": experiment}
         yield Header(
             name=run.name or run.run_id,
@@ -120,15 +123,15 @@ class MlflowRuns:
             params=dict(run.params),
             mlflow_run_id=run.run_id if self._is_mirrored_to else None,
         )
-        yield from self._points(run, tally)
+        yield from series.points()
         self._count_artifacts(run, tally)
 
-    def _points(self, run: MlflowRun, tally: Tally) -> Iterator[Point]:
-        """Yield the points of an MLflow run, ordered by time and step."""
+    def _series(self, run: MlflowRun, tally: Tally) -> MergedSeries:
+        """Read the points of an MLflow run; raise `UnreadableRun` if the server fails at one of its metrics."""
         series = MergedSeries()
         for number, name in enumerate(sorted(run.metrics)):
             tally.share = partial(float, number / len(run.metrics))
-            for page in metric_pages(self._api, run.run_id, name):
+            for page in self._pages_of(run, name):
                 if len(name) > MAX_METRIC_NAME_CHARS:
                     tally.skip("points", LONG_NAME, len(page))
                     continue
@@ -140,7 +143,17 @@ class MlflowRuns:
                     array("q", [point.step for point in points]),
                     array("d", [point.value for point in points]),
                 )
-        yield from series.points()
+        return series
+
+    def _pages_of(self, run: MlflowRun, metric: str) -> Iterator[list[RunPoint]]:
+        try:
+            yield from metric_pages(self._api, run.run_id, metric)
+        except (MlflowRefused, MlflowUnavailable) as exc:
+            if isinstance(exc, MlflowUnavailable) and not exc.failed_inside:
+                raise
+            # Such as a damaged file of the metric: MLflow fails at each request for it.
+            reason = f"MLflow fails at its metric {metric!r}: {exc}; see MLflow's log, then {AGAIN}"
+            raise UnreadableRun(reason) from exc
 
     def _count_artifacts(self, run: MlflowRun, tally: Tally) -> None:
         folders = [""]

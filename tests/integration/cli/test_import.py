@@ -16,6 +16,7 @@ from sqlalchemy import insert
 
 from tests.factories import drain, one, rows
 from tests.integration.cli.conftest import Trainwire
+from tests.mlflow_faults import faulty_mlflow
 from tests.mlflow_server import MlflowServer
 from tests.unit.cli.event_files import event_file, hparams, scalar, text
 from tests.unit.cli.wandb_files import START_S, exit_record, history, output, run_record, set_age, wandb_file
@@ -368,6 +369,28 @@ def test_an_mlflow_server_that_goes_away_is_continued(
     receipt = receipt_of(connected, "mlflow", mlflow_server.url, "--experiment", name)
     assert receipt["points"] == {"source": 2406, "stored": 2406, "skipped": {}, "missing": 0}
     assert len(rows(resources.engine, training_jobs, "id", order=("id",))) == 2
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_run_that_mlflow_cannot_return_is_left_out(
+    connected: Trainwire, resources: Resources, mlflow_server: MlflowServer
+) -> None:
+    """If the server fails at a metric of one run, nothing of that run is sent, and the others are imported."""
+    name = f"import-{uuid.uuid4()}"
+    experiment = mlflow_server.api.post("experiments/create", name=name)["experiment_id"]
+    bad = make_run(mlflow_server, experiment, "FAILED")
+    make_run(mlflow_server, experiment, "FINISHED")
+    with faulty_mlflow(mlflow_server.url) as proxy:
+        proxy.poison = f"metrics/get-history?run_id={bad}&metric_key=loss".encode()
+        receipt = receipt_of(connected, "mlflow", proxy.url, "--experiment", name, code=1)
+        assert proxy.failed
+        (left,) = receipt["left_out"]
+        assert (left["name"], left["is_failure"]) == ("FAILED", True)
+        assert "MLflow fails at its metric 'loss': MLflow answered 500: it hurts" in left["reason"]
+        assert rows(resources.engine, training_jobs, "name", order=("name",)) == ["FINISHED"]
+        proxy.poison = None
+        receipt = receipt_of(connected, "mlflow", proxy.url, "--experiment", name)
+    assert receipt["points"] == {"source": 2406, "stored": 2406, "skipped": {}, "missing": 0}
 
 
 def make_run(server: MlflowServer, experiment: str, status: str) -> str:

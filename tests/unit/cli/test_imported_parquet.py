@@ -82,7 +82,7 @@ def test_a_column_that_cannot_be_converted_is_named(tmp_path: Path, column: str,
         {"attribute_path": pa.array(["loss", "loss"]).dictionary_encode()},
         {"attribute_type": [b"float_series", b"float_series"]},
     ],
-    ids=str,
+    ids=["whole", "decimals", "texts", "nanoseconds", "values", "value texts", "dictionary", "bytes"],
 )
 def test_other_types_are_converted(tmp_path: Path, columns: dict[str, Any]) -> None:
     """Whole numbers, decimals, texts, other units of time and dictionaries are read as the schema's types."""
