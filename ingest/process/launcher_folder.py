@@ -78,11 +78,12 @@ def _remove_leftovers(parent: Path) -> None:
     """Remove the folders of launchers in `parent` that were killed at least `LEFTOVER_S` seconds ago."""
     import shutil  # noqa: PLC0415 - a trainer does not need it
 
-    for path in parent.glob(f"{_PREFIX}*/{_LOCK_NAME}"):
-        with suppress(OSError), path.open("rb") as lock:
-            if time.time() - path.parent.stat().st_mtime > LEFTOVER_S:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while the launcher runs
-                shutil.rmtree(path.parent)
+    with suppress(OSError):  # of the search
+        for path in parent.glob(f"{_PREFIX}*/{_LOCK_NAME}"):
+            with suppress(OSError), path.open("rb") as lock:
+                if time.time() - path.parent.stat().st_mtime > LEFTOVER_S:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while the launcher runs
+                    shutil.rmtree(path.parent)
 
 
 def leave_traceback(folder: Path, source: str, traceback: str) -> bool:
