@@ -29,7 +29,7 @@ from trainwire.stores.postgres.jobs.attempts import find_attempts, find_provenan
 from trainwire.stores.postgres.jobs.job_lookup import Job
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
-EXIT_UNKNOWN: Final = "its process has ended with an unknown exit code (docs/ends.md)"
+EXIT_UNKNOWN: Final = "the exit code of its process is not known (docs/ends.md)"
 ROW_NAMES: Final = {"logs": "log line", "metrics": "metric point", "checkpoints": "checkpoint"}
 _COMMIT_CHARS: Final = 12
 
