@@ -96,9 +96,10 @@ def open_engine(
 def _drop_useless_sessions(context: ExceptionContext) -> None:
     """SQLAlchemy event handler: discard the connection after an error that ended its session.
 
-    Older connections of the pool are discarded too.
+    Older connections of the pool are discarded too. An error of the pool's ping always counts: if a time limit
+    ends a ping of a frozen server, the driver reports a wrong state of the connection.
     """
-    if ends_session(context.original_exception):
+    if context.is_pre_ping or ends_session(context.original_exception):
         context.is_disconnect = True
 
 
