@@ -116,7 +116,7 @@ def send(
         raise typer.Exit(EXIT_LEFT)
     if living := [source for source in remaining if source.is_live]:
         count = sum(source.count for source in living)
-        say(f"{folder} has {count:,} messages that running processes ({len(living):,}) send themselves")
+        say(f"{folder} has messages ({count:,}) that running processes ({len(living):,}) send themselves")
     else:
         say(f"nothing is left in {folder}")
 

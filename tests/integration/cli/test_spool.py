@@ -126,7 +126,7 @@ def test_a_folder_in_use_is_neither_discarded_nor_nothing(connected: Trainwire, 
         assert "in use, stays" in connected("spool", "discard", "--all", "--yes", "--spool", str(spool)).out
         assert path.exists()
         sent = connected("spool", "send", "--any-server", "--spool", str(spool))
-        assert "has 1 messages of 1 running processes" in sent.out
+        assert "has messages (1) that running processes (1) send themselves" in sent.out
         assert (sent.code, "nothing is left" in sent.out) == (0, False)
     finally:
         claimed.forget()
