@@ -11,6 +11,8 @@ from sqlalchemy import Connection, text
 from trainwire.cli.terminal import one_line
 from trainwire.cli.transfer.runs import COUNTED, Counted, LeftOut, SourceRun, Tally
 from trainwire.schemas.tables import LIFTED_SQL
+from trainwire.stores.postgres.deletion import deleted_among
+from trainwire.stores.postgres.jobs.job_values import SHOWN_NAME
 
 DELETED: Final = "its job was deleted: --copy TEXT imports it again, as another job"
 REMOVED: Final = "removed by retention"
@@ -85,7 +87,7 @@ def run_report(connection: Connection, run: SourceRun, tally: Tally, sent: int) 
     Rows that are absent because the job was deleted, also during the import, or because of retention count as
     skipped.
     """
-    was_deleted = is_deleted(connection, run.job_id)
+    was_deleted = bool(deleted_among(connection, [run.job_id]))
     found = connection.execute(_STORED, {"job": run.job_id, "source": run.source}).mappings().one()
     counts = {}
     for kind in COUNTED:
@@ -124,20 +126,14 @@ def report_of(runs: Iterable[RunReport], left_out: Iterable[LeftOut]) -> ImportR
     return ImportReport(runs=all_runs, imported=imported, left_out=others, complete=complete, **_named(sums))
 
 
-def is_deleted(connection: Connection, job_id: int) -> bool:
-    """Return whether the job was deleted, so that its messages are not stored."""
-    return connection.execute(_DELETED, {"job": job_id}).first() is not None
-
-
 def _named(counts: dict[Counted, Count]) -> dict[str, Count]:
     return {str(kind): count for kind, count in counts.items()}
 
 
-_DELETED: Final = text("SELECT 1 FROM deleted_jobs WHERE job_id = :job")
 _STORED: Final = text(
     f"""
     SELECT
-        (SELECT coalesce(given_name, name) FROM training_jobs WHERE id = :job) AS name,
+        (SELECT {SHOWN_NAME} FROM training_jobs WHERE id = :job) AS name,
         (SELECT coalesce(sum(num_nonnulls({LIFTED_SQL}) + CASE WHEN extra_metrics IS NULL THEN 0
                 ELSE (SELECT count(*) FROM jsonb_object_keys(extra_metrics)) END), 0)
             FROM training_metrics WHERE job_id = :job AND source = :source) AS points,

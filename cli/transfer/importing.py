@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from trainwire.cli.transfer.import_report import ImportReport, is_deleted, report_of, run_report
+from trainwire.cli.transfer.import_report import ImportReport, report_of, run_report
 from trainwire.cli.transfer.messages import messages_of
 from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally, UnreadableRun
 from trainwire.cli.transfer.sending import Sender
+from trainwire.stores.postgres.deletion import deleted_among
 
 OnProgress = Callable[[str, int, Callable[[], float | None]], None]
 
@@ -52,7 +53,7 @@ def import_runs(
 
 def _read(run: SourceRun, connection: Connection, sender: Sender | None, on_progress: OnProgress) -> _Read:
     read = _Read(run, Tally(), 0)
-    was_deleted = is_deleted(connection, run.job_id)
+    was_deleted = bool(deleted_among(connection, [run.job_id]))
     stored = {} if sender is None else sender.positions(run.job_id, run.source)
     for message in messages_of(run, read.tally):
         on_progress(run.name, read.tally.taken["points"], read.tally.share)

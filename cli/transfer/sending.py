@@ -13,10 +13,11 @@ from sqlalchemy import Connection, select
 
 from trainwire.schemas.keys import HOLD_KEY, SHARDS_KEY, Kind, read_shards, shard_of, stream_key
 from trainwire.schemas.streams.clients import STREAM_ERRORS
-from trainwire.schemas.tables import deleted_jobs, source_positions
+from trainwire.schemas.tables import source_positions
 from trainwire.schemas.wire.entries import Entry, encode_entry
 from trainwire.schemas.wire.messages import Message
 from trainwire.stack.errors import Problem
+from trainwire.stores.postgres.deletion import deleted_among
 
 WINDOW_BYTES: Final = 16 * 1024 * 1024
 """Largest total size of messages that are sent but not committed in Postgres."""
@@ -151,7 +152,7 @@ class Sender:
     def _drop_acked(self) -> bool:
         """Forget the sent messages that are committed or whose job was deleted; return whether there were any."""
         job_ids = {each.job_id for each in self._unacked}
-        stored, deleted = read_positions(self._connection, job_ids), self._deleted(job_ids)
+        stored, deleted = read_positions(self._connection, job_ids), deleted_among(self._connection, job_ids)
         left = [
             each
             for each in self._unacked
@@ -161,12 +162,6 @@ class Sender:
         self._unacked = left
         self._unacked_bytes = sum(each.size for each in left)
         return is_progress
-
-    def _deleted(self, job_ids: set[int]) -> set[int]:
-        """Return the jobs that were deleted: workers discard their messages, so that no position changes."""
-        table = deleted_jobs.c
-        found = self._connection.execute(select(table.job_id).where(table.job_id.in_(list(job_ids))))
-        return set(found.scalars())
 
 
 def read_positions(connection: Connection, job_ids: Iterable[int]) -> Positions:

@@ -48,6 +48,8 @@ _UNAVAILABLE_STATES: Final = frozenset({"25006", "25P03", "25P04"})
 
 The timeouts are idle_in_transaction_session_timeout and transaction_timeout.
 """
+LOCK_NOT_AVAILABLE: Final = "55P03"
+"""SQLSTATE of a statement that has waited for a lock until its timeout, or was not to wait."""
 _SESSION_ENDS: Final = ("08", "25006", "25P03", "25P04", "57P01", "57P02", "57P03", "57P04", "57P05")
 """Prefixes of SQLSTATEs after which the session has ended, or is useless because its server refuses writes."""
 _LOST_STATES: Final = frozenset({"42P05", "26000"})

@@ -5,7 +5,7 @@ Workers execute the deletion (`trainwire.workers.operations.job_deletion`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -20,6 +20,7 @@ from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.schemas.tables import deleted_jobs
 from trainwire.stores.postgres.columns import columns_of
 from trainwire.stores.postgres.deletion_plan import DeletionPlan, plan_deletion
+from trainwire.stores.postgres.jobs.job_values import SHOWN_NAME
 
 if TYPE_CHECKING:
     import redis
@@ -113,6 +114,11 @@ def plan_or_deletion(connection: Connection, job_id: int) -> DeletionPlan | Dele
     if found is None:
         raise NoSuchJob(f"no job {job_id} in the database")
     return found
+
+
+def deleted_among(connection: Connection, job_ids: Collection[int]) -> set[int]:
+    """Return those of `job_ids` that were deleted, so that workers discard their messages."""
+    return set(connection.execute(_DELETED, {"ids": list(job_ids)}).scalars())
 
 
 def find_deletion(connection: Connection, job_id: int) -> Deletion | None:
@@ -276,11 +282,13 @@ def _json(parts: Mapping[PartName, DeletionPart]) -> str:
     return msgspec.json.encode(parts).decode()
 
 
+_DELETED: Final = text("SELECT job_id FROM deleted_jobs WHERE job_id = ANY(:ids)")
 _LOCK: Final = text("SELECT FROM training_jobs WHERE id = :job_id FOR UPDATE")
 _LOCK_TOMBSTONE: Final = text("SELECT FROM deleted_jobs WHERE job_id = :job_id FOR UPDATE")
 _INSERT_TOMBSTONE: Final = text(
-    "INSERT INTO deleted_jobs (job_id, name, attempt, job_created_at, deleted_by, reason, parts, next_attempt_at) "
-    "SELECT id, coalesce(given_name, name), attempt, created_at, :by, :reason, CAST(:parts AS jsonb), now() "
+    "INSERT INTO deleted_jobs "  # noqa: S608 - our own SQL
+    "(job_id, name, attempt, job_created_at, deleted_by, reason, parts, next_attempt_at) "
+    f"SELECT id, {SHOWN_NAME}, attempt, created_at, :by, :reason, CAST(:parts AS jsonb), now() "
     "FROM training_jobs WHERE id = :job_id"
 )
 _REMOVE: Final = text("DELETE FROM training_jobs WHERE id = :job_id")

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.sinks import SINKS
+from trainwire.stores.postgres.jobs.job_values import SHOWN_NAME
 
 AT_WORK: Final = ("pending", "running", "stalled")
 TABLES: Final = (
@@ -98,7 +99,7 @@ _COPIES: Final = ", ".join(
 )
 _PLAN: Final = text(
     f"""
-    SELECT id AS job_id, coalesce(given_name, name) AS name, status, attempt, created_at,
+    SELECT id AS job_id, {SHOWN_NAME} AS name, status, attempt, created_at,
         last_log_seq - removed_log_seq AS training_logs, last_metric_seq - removed_metric_seq AS training_metrics,
         {_COUNTS}, {_COPIES},
         ARRAY(

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from trainwire.schemas.tables import alerts
 from trainwire.schemas.wire.messages import AlertLevel
 from trainwire.stores.postgres.alerts import CURSOR
+from trainwire.stores.postgres.jobs.job_values import SHOWN_NAME
 from trainwire.stores.postgres.storable_text import storable_text
 from trainwire.workers.alerts.rules import Rule
 from trainwire.workers.sinks import cursors
@@ -105,7 +106,7 @@ def save_alerts(connection: Connection, found: Sequence[Finding]) -> int:
 
 
 _EVALUATION: Final = text("SELECT pg_try_advisory_xact_lock(hashtextextended('alerts', 0))")
-_NAMES: Final = text("SELECT id, coalesce(given_name, name) FROM training_jobs WHERE id = ANY(:ids)")
+_NAMES: Final = text(f"SELECT id, {SHOWN_NAME} FROM training_jobs WHERE id = ANY(:ids)")  # noqa: S608 - our own SQL
 _LAST_HOUR: Final = text(
     "SELECT rule, destination, count(*) FROM alerts WHERE rule = ANY(:rules) AND state <> 'suppressed' "
     "AND created_at > now() - interval '1 hour' GROUP BY rule, destination"

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, text
 
 from trainwire.schemas.backoff import Backoff
 from trainwire.stores.postgres.alerts import health_key
+from trainwire.stores.postgres.jobs.job_values import SHOWN_NAME
 from trainwire.workers.alerts.notifications import Notifications
 from trainwire.workers.alerts.rules import AlertRules, Destination
 from trainwire.workers.alerts.senders import AlertMessage, AlertSender, NotSent, Webhook
@@ -165,14 +166,14 @@ _RESOLVE: Final = text(
     "WHERE destination = :name AND state = 'sending' RETURNING id"
 )
 _CLAIM: Final = text(
-    """
+    f"""
     UPDATE alerts SET state = 'sending', attempts = attempts + 1
     WHERE id = (
         SELECT id FROM alerts WHERE destination = :name AND state = 'waiting' ORDER BY attempts, id LIMIT 1
     )
     RETURNING id, rule, destination, level, title, content, occurred_at, job_id, attempt,
-        (SELECT coalesce(given_name, name) FROM training_jobs AS job WHERE job.id = alerts.job_id) AS job_name
-    """
+        (SELECT {SHOWN_NAME} FROM training_jobs AS job WHERE job.id = alerts.job_id) AS job_name
+    """  # noqa: S608 - our own SQL
 )
 _SENT: Final = text("UPDATE alerts SET state = 'sent', ended_at = now(), last_error = NULL WHERE id = :id")
 _FAILED: Final = text("UPDATE alerts SET state = 'waiting', last_error = :reason WHERE id = :id")

@@ -19,6 +19,7 @@ from trainwire.schemas.tables.kinds import ROW_KINDS
 from trainwire.schemas.wire.messages import FREE_MAPS, Body
 from trainwire.stores.postgres.checkpoints import UNUSABLE
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, RESULTS, first_names
+from trainwire.stores.postgres.deletion import deleted_among
 from trainwire.workers.drain import rows
 from trainwire.workers.drain.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, UNLOADED, JobState
 from trainwire.workers.drain.store import encoded, numbers_array, pipelined, recordset
@@ -96,7 +97,7 @@ def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, Job
 
     Raises `Unavailable` if one of `ids` has neither a row nor a tombstone.
     """
-    deleted = set(connection.execute(_TOMBSTONES, {"ids": ids}).scalars())
+    deleted = deleted_among(connection, ids)
     if gone := set(ids) - jobs.keys() - deleted:
         raise Unavailable(f"the rows of jobs {sorted(gone)} were deleted by another process: try again")
     if deleted:
@@ -259,7 +260,6 @@ _LOCK: Final = (
 )
 _RESULTS: Final = ", ".join(f"{first_names(name, MOST_SHOWN_NAMES)} AS {name}" for name in RESULTS)
 _LOAD_RESULTS: Final = text(f"SELECT id, {_RESULTS} FROM training_jobs WHERE id = ANY(:ids)")  # noqa: S608
-_TOMBSTONES: Final = text("SELECT job_id FROM deleted_jobs WHERE job_id = ANY(:ids)")
 _REMOVE: Final = text("DELETE FROM training_jobs WHERE id = ANY(:ids)")
 # Locked in order, so that two drains with messages of the same jobs do not wait for each other.
 _COUNT_OF_JOBS: Final = text(

@@ -20,6 +20,7 @@ from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import ingest_cursors
 from trainwire.schemas.tables.kinds import RowStorage
 from trainwire.stores.postgres.connections import (
+    LOCK_NOT_AVAILABLE,
     ends_session,
     has_lost_statements,
     is_unavailable,
@@ -35,7 +36,6 @@ from trainwire.workers.errors import Refused, RowsLocked, Unavailable, WrongPool
 
 _REFUSED_CLASSES: Final = ("22", "23", "54")
 """SQLSTATE classes for which a retry is useless: data exception, integrity violation, program limit exceeded."""
-_LOCK_NOT_AVAILABLE: Final = "55P03"
 LOCK_BRIEFLY: Final = "SET LOCAL lock_timeout = '5s'"
 """A drain that waits for a locked row occupies a pool process, and all jobs of its stream wait with it.
 
@@ -59,7 +59,7 @@ def postgres_errors() -> Iterator[None]:
         state = getattr(cause, "sqlstate", None) or ""
         if state[:2] in _REFUSED_CLASSES:
             raise Refused(_first_line(cause)) from exc
-        if state == _LOCK_NOT_AVAILABLE:
+        if state == LOCK_NOT_AVAILABLE:
             raise RowsLocked(f"Postgres: {postgres_trouble(exc)}") from exc
         if has_lost_statements(exc):
             raise WrongPooler(f"Postgres: {postgres_trouble(exc)}") from exc

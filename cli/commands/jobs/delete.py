@@ -248,5 +248,6 @@ def _show_outcome(done: Deletion, *, is_by_workers: bool) -> None:
         say(f"the workers continue with the rest{at_once}")
     elif not done.is_complete:
         say(f"remove the cause, then repeat `trainwire delete {done.job_id}` with the same options")
-        for name in (name for name in SINKS if name in done.parts and done.parts[name].state == "left"):
-            say(f"or leave the copies in {SINKS[name].title} there: add --keep-{name}")
+        for name, sink in SINKS.items():
+            if name in done.parts and done.parts[name].state == "left":
+                say(f"or leave the copies in {sink.title} there: add --keep-{name}")

@@ -29,6 +29,7 @@ from trainwire.schemas.tables import dead_letters
 from trainwire.schemas.wire.validation import MAX_ID
 from trainwire.stack.database import reading, settings_for, sinks_for, writing
 from trainwire.stack.errors import Problem
+from trainwire.stores.postgres.connections import LOCK_NOT_AVAILABLE
 from trainwire.stores.postgres.deliveries import (
     SinkReport,
     counted,
@@ -45,7 +46,6 @@ from trainwire.workers.sinks.plugin import plugin
 
 COLUMNS = ("job", "rows", "oldest", "confirmed", "attempts", "dead-lettered", "last error")
 LEASE_TIMEOUT_S: Final = 60
-LOCK_NOT_AVAILABLE: Final = "55P03"
 _NONE: Final = "no store besides Postgres is switched on: see LOKI_URL and MLFLOW_TRACKING_URI in docs/settings.md"
 
 app = typer.Typer(help="Lag of the stores besides Postgres, and whether they answer.")

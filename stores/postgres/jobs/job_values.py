@@ -48,6 +48,8 @@ _MAX_NUMBER_CHARS: Final = 400
 """Longest text that is converted to a number; JSONB stores 1e300 with all of its digits."""
 _jobs: Final = training_jobs.c
 
+SHOWN_NAME: Final = "coalesce(given_name, name)"
+"""SQL of the name that a person or else the trainer gave to a job."""
 shown_name: Value = func.coalesce(_jobs.given_name, case((func.btrim(_jobs.name) != "", _jobs.name)))
 """The name given by a person; otherwise the trainer's name, unless it is blank."""
 shown_tags: Value = literal_column(

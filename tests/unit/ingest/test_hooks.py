@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,16 +234,23 @@ def test_a_slow_launcher_costs_memory_up_to_a_bound(
     assert taken + left_out == 30_000
 
 
-def test_a_stopped_launcher_with_a_full_queue_blocks_no_training(tmp_path: Path) -> None:
-    """Connections that nobody accepts do not block the training; its records arrive once the launcher goes on."""
+@contextmanager
+def full_queue(path: Path) -> Iterator[socket.socket]:
+    """Yield a listening socket whose queue is full of connections that nobody has accepted."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as launcher, ExitStack() as waiting:
-        launcher.bind(str(tmp_path / "hooks"))
+        launcher.bind(str(path))
         launcher.listen(1)
         with suppress(BlockingIOError):
             while True:
                 other = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
                 other.setblocking(False)
-                other.connect(str(tmp_path / "hooks"))
+                other.connect(str(path))
+        yield launcher
+
+
+def test_a_stopped_launcher_with_a_full_queue_blocks_no_training(tmp_path: Path) -> None:
+    """Connections that nobody accepts do not block the training; its records arrive once the launcher goes on."""
+    with full_queue(tmp_path / "hooks") as launcher:
         sent: list[channel.Channel] = []
 
         def train() -> None:
@@ -270,14 +277,7 @@ def test_a_stopped_launcher_with_a_full_queue_blocks_no_training(tmp_path: Path)
 
 def test_a_channel_without_a_thread_ends_without_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the system refuses a thread, a record waits for the next one, and closing the channel raises nothing."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as launcher, ExitStack() as waiting:
-        launcher.bind(str(tmp_path / "hooks"))
-        launcher.listen(1)
-        with suppress(BlockingIOError):
-            while True:
-                other = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-                other.setblocking(False)
-                other.connect(str(tmp_path / "hooks"))
+    with full_queue(tmp_path / "hooks") as launcher:
 
         def refuse(_thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
