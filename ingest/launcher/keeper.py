@@ -113,7 +113,9 @@ class Output:
             try:
                 chunk = chunk[os.write(self.shown, chunk) :]
             except BlockingIOError:  # the descriptor that the launcher inherited is non-blocking
-                select.select([], [self.shown], [])
+                poll = select.poll()  # `select.select` refuses descriptors above 1023
+                poll.register(self.shown, select.POLLOUT)
+                poll.poll()
             except OSError:  # its reader has ended (`| head`), or the disk is full, maybe for a minute
                 break
         return size_bytes

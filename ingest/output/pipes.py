@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import errno
 import os
-import select
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from itertools import groupby
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from trainwire.ingest.lines.line_splitting import LineCutter
+from trainwire.ingest.output.relay import await_writable
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import start_daemon
 from trainwire.schemas.wire.messages import LogType
@@ -120,7 +120,7 @@ class OutputPipe:
             try:
                 chunk = chunk[os.write(self._shown_fd, chunk) :]
             except BlockingIOError:  # the inherited descriptor is non-blocking
-                select.select([], [self._shown_fd], [])
+                await_writable(self._shown_fd)
             except OSError:  # its reader has ended (`| head`), or the disk is full, maybe for a minute
                 return  # the chunk is logged all the same
 

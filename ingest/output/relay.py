@@ -97,7 +97,7 @@ class Relay(threading.Thread):
             try:
                 chunk = chunk[os.write(self._shown, chunk) :]
             except BlockingIOError:  # the descriptor that the training inherited is non-blocking
-                select.select([], [self._shown], [])
+                await_writable(self._shown)
             except OSError:  # its reader has ended (`| head`), or the disk is full, maybe for a minute
                 return
 
@@ -143,6 +143,13 @@ def _read(source: int) -> bytes:
         return os.read(source, CHUNK_BYTES)
     except OSError:  # EIO on Linux: no process has the terminal open
         return b""
+
+
+def await_writable(descriptor: int) -> None:
+    """Wait until the reader of a non-blocking descriptor has made room, or has ended."""
+    poll = select.poll()  # `select.select` refuses descriptors above 1023
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()
 
 
 def main(arguments: list[str]) -> None:

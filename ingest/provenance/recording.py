@@ -157,8 +157,10 @@ def collected(items: Sequence[str], command: Sequence[str] | None) -> Provenance
 
 def _read(descriptor: int) -> bytes:
     deadline, answer = monotonic_s() + TIMEOUT_S, b""
+    poll = select.poll()  # `select.select` refuses descriptors above 1023
+    poll.register(descriptor, select.POLLIN)
     while len(answer) <= MAX_ANSWER_BYTES:
-        if not select.select([descriptor], [], [], max(0.0, deadline - monotonic_s()))[0]:
+        if not poll.poll(1000 * max(0.0, deadline - monotonic_s())):
             raise TimeoutError(f"the collector has not answered within {TIMEOUT_S:.0f} s")
         chunk = os.read(descriptor, 65536)
         if not chunk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,3 +72,13 @@ def tell() -> Iterator[Callable[..., Told]]:
 def read_bodies() -> Callable[[Outbox, Kind], list[Any]]:
     """Give the reader of an outbox."""
     return bodies_of
+
+
+@pytest.fixture
+def high_descriptor() -> Iterator[int]:
+    """A free number above those that `select.select` accepts, and a limit that allows it."""
+    number = 2000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number + 1), hard))
+    yield number
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 import time
@@ -117,6 +118,36 @@ def _relay(_tell: Callable[..., Any], source: int, shown: int) -> None:
 
 def _keeper(_tell: Callable[..., Any], source: int, shown: int) -> None:
     Output(source, shown).drain()
+
+
+@pytest.mark.parametrize("copy_output", [_launcher, _relay, _keeper])
+def test_a_slow_reader_of_a_descriptor_above_1023_is_awaited(
+    tell: Callable[..., Any], copy_output: Callable[..., None], high_descriptor: int
+) -> None:
+    """A training may have thousands of open files, and inherit a non-blocking output."""
+    (source, written), (seen, shown) = os.pipe(), os.pipe()
+    os.set_blocking(shown, False)
+    fcntl.fcntl(shown, fcntl.F_SETPIPE_SZ, 4096)
+    os.dup2(shown, high_descriptor)
+    os.close(shown)
+    printed = b"x" * 50_000 + b"\n"  # more than this pipe holds
+
+    def print_it() -> None:
+        with open(written, "wb") as command:
+            command.write(printed)
+
+    def copy_it() -> None:
+        copy_output(tell, source, high_descriptor)
+        os.close(high_descriptor)
+
+    threads = [threading.Thread(target=each, daemon=True) for each in (print_it, copy_it)]
+    for thread in threads:
+        thread.start()
+    with open(seen, "rb") as reader:
+        assert reader.read() == printed
+    for thread in threads:
+        thread.join(60)
+    os.close(source)
 
 
 @pytest.mark.parametrize("copy_output", [_launcher, _relay, _keeper])

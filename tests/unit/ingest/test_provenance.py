@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from tests.unit.ingest.conftest import Told
 from trainwire import TrainerSettings
 from trainwire.ingest.identity import open_runs
-from trainwire.ingest.provenance import collector
+from trainwire.ingest.provenance import collector, recording
 from trainwire.ingest.provenance.recording import Recorder, collected, interpreter_of
 from trainwire.schemas.wire.messages import PROVENANCE_ITEMS
 
@@ -201,3 +202,14 @@ def test_the_environment_is_as_before_once_runs_have_ended(
     second.finish(timeout_s=0)
     assert os.environ["TRAINWIRE_JOB_ID"] == "7"
     assert "TRAINWIRE_PARENT_RUN" not in os.environ
+
+
+def test_the_collector_is_read_from_a_descriptor_above_1023(high_descriptor: int) -> None:
+    """A training may have thousands of open files when its run begins."""
+    read, written = os.pipe()
+    os.dup2(read, high_descriptor)
+    os.write(written, b"{}")
+    os.close(written)
+    assert recording._read(high_descriptor) == b"{}"
+    os.close(high_descriptor)
+    os.close(read)
