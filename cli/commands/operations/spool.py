@@ -100,7 +100,7 @@ def send(
     """Send the messages that ended processes have left in the spool; exit code 1 if some remain."""
     url, token, names = _server(data_dir)
     folder = _folder(spool)
-    found = send_leftovers(folder, url, Timing(), timeout_s, servers=names, any_server=any_server, token=token)
+    found = send_leftovers(folder, url, _timing(), timeout_s, servers=names, any_server=any_server, token=token)
     for leftover in found:
         say(_outcome(leftover, url))
     remaining, has_unreadable = _read_spool(folder)
@@ -179,6 +179,13 @@ def _server(data_dir: Path | None) -> tuple[str, str | None, set[str]]:
         redis_url, stack = address.need_redis_url(), address.data_dir
     streams = streams_url(redis_url, os.environ)
     return streams, None, {server_of(streams), ANY_STACK, *([] if stack is None else [name_of(stack)])}
+
+
+def _timing() -> Timing:
+    try:
+        return Timing.from_env(os.environ)
+    except ValueError as exc:
+        raise Problem(str(exc)) from exc
 
 
 def _folder(spool: Path | None) -> Path:

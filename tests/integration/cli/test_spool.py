@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.cli.conftest import Trainwire
+from trainwire.ingest.sending.recovery import Leftover
+from trainwire.ingest.settings.setting_groups import Timing
 from trainwire.ingest.spool.folder import About, SourceFolder
 from trainwire.ingest.spool.spool import Spool
 from trainwire.schemas.wire.entries import encode_entry
@@ -49,6 +52,26 @@ def test_a_job_in_the_spool_is_shown_by_its_name(trainwire: Trainwire, tmp_path:
     assert (several.code, none.code) == (1, 1)
     assert "choose one by its number: 1, 2" in " ".join(several.err.split())
     assert "no messages of job dogs" in " ".join(none.err.split())
+
+
+def test_send_has_the_timing_of_the_trainers_settings(
+    connected: Trainwire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`TRAINWIRE_SETTLE_S` applies to `spool send`; a value that is no number of seconds is named."""
+    timings: list[Timing] = []
+
+    def record(_: Path, __: str, timing: Timing, *___: object, **____: object) -> Iterator[Leftover]:
+        timings.append(timing)
+        yield from ()
+
+    monkeypatch.setattr("trainwire.cli.commands.operations.spool.send_leftovers", record)
+    monkeypatch.setenv("TRAINWIRE_SETTLE_S", "45")
+    assert connected("spool", "send", "--spool", str(tmp_path)).code == 0
+    assert [timing.settle_s for timing in timings] == [45]
+    monkeypatch.setenv("TRAINWIRE_SETTLE_S", "soon")
+    refused = connected("spool", "send", "--spool", str(tmp_path))
+    assert refused.code == 1
+    assert "TRAINWIRE_SETTLE_S='soon' is not a number of seconds from 0 to 600" in " ".join(refused.err.split())
 
 
 @pytest.fixture
